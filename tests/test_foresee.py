@@ -1,0 +1,40 @@
+"""Does a look ahead say what the clock alone will bring?"""
+
+from __future__ import annotations
+
+from kubesyncd.decide import decide, foresee
+from kubesyncd.model import FeatureConfig, Mode, Owner, SystemState, Timing
+from kubesyncd.record import Facts, Record, absorb, project
+from kubesyncd.state import State
+
+KUBE = FeatureConfig(set_owner=Owner.KUBE, fallback=True)
+TIMING = Timing()
+NOW = 1000.0
+
+
+def at_rest(record: Record, config: FeatureConfig) -> tuple[Record, Facts]:
+    """A record that has absorbed a look at nothing running, and a STATE_DB row that says so."""
+    record = absorb(record, config, Facts(row=None), TIMING, NOW)
+    return record, Facts(row=project(record, Facts(row=None)))
+
+
+def test_a_feature_that_waits_for_kube_foresees_its_fallback() -> None:
+    record, facts = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), KUBE)
+    plan = decide(KUBE, record, facts, TIMING, NOW)
+    assert plan.wake_at == NOW + TIMING.fallback_after_s
+    _, then = foresee(KUBE, record, facts, TIMING, plan.wake_at)
+    assert (then.state, then.why) == (
+        State.KUBE_READY,
+        "kube has not deployed in time: the local one returns",
+    )
+    assert then.action is not None
+
+
+def test_a_failure_that_is_due_is_foreseen() -> None:
+    config = FeatureConfig(set_owner=Owner.KUBE, failure_minutes=1)
+    record, facts = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), config)
+    plan = decide(config, record, facts, TIMING, NOW)
+    assert plan.wake_at == NOW + 60
+    foreseen, _ = foresee(config, record, facts, TIMING, plan.wake_at)
+    assert foreseen.failure == "no kube container has run for 1 min"
+    assert record.failure == ""

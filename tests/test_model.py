@@ -1,0 +1,397 @@
+"""Is everything a database may say either understood or the default and a sentence, and never an error?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubesyncd import model
+from kubesyncd.model import (
+    FAILURE_MINUTES_MAX,
+    FailurePolicy,
+    FeatureConfig,
+    MasterConfig,
+    Mode,
+    Owner,
+    Row,
+    SystemState,
+    parse_bool,
+    parse_choice,
+    parse_feature_config,
+    parse_int,
+    parse_master_config,
+    parse_row,
+    valid_feature_name,
+)
+
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+ID = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    "name", ["snmp", "a", "syncd@0", "bgp@123", "dhcp_relay", "mgmt-framework", "a" * 63]
+)
+def test_a_feature_may_be_called(name: str) -> None:
+    assert valid_feature_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Snmp",
+        "1a",
+        "-a",
+        "a b",
+        "a|b",
+        "../x",
+        "a/b",
+        "a.b",
+        "a@",
+        "a@1234",
+        "a@x",
+        "a" * 64,
+        "ä",
+        "a\n",
+        "a@1@2",
+    ],
+)
+def test_a_feature_may_not_be_called(name: str) -> None:
+    assert not valid_feature_name(name)
+
+
+@pytest.mark.parametrize("word", ["true", "True", " ON ", "yes", "1"])
+def test_words_for_true(word: str) -> None:
+    problems: list[str] = []
+    assert parse_bool("k", word, problems, default=False) is True
+    assert problems == []
+
+
+@pytest.mark.parametrize("word", ["false", "False", "off", "NO", "0"])
+def test_words_for_false(word: str) -> None:
+    problems: list[str] = []
+    assert parse_bool("k", word, problems, default=True) is False
+    assert problems == []
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_any_other_word_is_the_default_and_a_problem(*, default: bool) -> None:
+    problems: list[str] = []
+    assert parse_bool("k", "maybe", problems, default=default) is default
+    assert problems == [f"k='maybe' is neither true nor false; taken as {str(default).lower()}"]
+    assert parse_bool("k", " ", problems, default=default) is default
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), (" 7 ", 7), ("65535", 65535), ("00007", 7)])
+def test_whole_numbers(text: str, number: int) -> None:
+    problems: list[str] = []
+    assert parse_int("port", text, problems, default=1, most=65535) == number
+    assert problems == []
+
+
+@pytest.mark.parametrize("text", ["65536", "-1", "1.5", "x", "²", "１", "000007", "9" * 5000])
+def test_what_is_no_such_number_is_the_default_and_a_problem(text: str) -> None:
+    problems: list[str] = []
+    assert parse_int("port", text, problems, default=1, most=65535) == 1
+    (problem,) = problems
+    assert problem.startswith("port=")
+    assert problem.endswith(" is no whole number from 0 to 65535; taken as 1")
+    assert len(problem) < 150
+    assert problem.startswith(f"port={model.shown(text)} is no")
+
+
+def test_an_absent_number_is_the_default_without_a_word() -> None:
+    problems: list[str] = []
+    assert parse_int("port", "", problems, default=5, most=9) == 5
+    assert problems == []
+
+
+def test_choices() -> None:
+    problems: list[str] = []
+    owners = (Owner.LOCAL, Owner.KUBE)
+    assert parse_choice("set_owner", " KUBE ", problems, allowed=owners, default=Owner.LOCAL) is Owner.KUBE
+    assert parse_choice("set_owner", "", problems, allowed=owners, default=Owner.LOCAL) is Owner.LOCAL
+    assert problems == []
+    assert parse_choice("set_owner", "none", problems, allowed=owners, default=Owner.LOCAL) is Owner.LOCAL
+    assert problems == ["set_owner='none' is not one of local|kube; taken as local"]
+    states = tuple(SystemState)
+    parse_choice("system_state", "off", problems, allowed=states, default=SystemState.ABSENT)
+    assert problems[1] == "system_state='off' is not one of \"\"|up|down; taken as absent"
+
+
+def test_a_config_with_every_field() -> None:
+    problems: list[str] = []
+    config = parse_feature_config(
+        {
+            "SET_OWNER": "kube",
+            "Fallback_To_Local": "true",
+            "kube_failure_detection": "5",
+            "failure_policy": "rollback",
+            "has_per_asic_scope": "True",
+            "state": "enabled",
+        },
+        problems,
+    )
+    assert config == FeatureConfig(
+        Owner.KUBE, fallback=True, failure_minutes=5, failure_policy=FailurePolicy.ROLLBACK, local_only=True
+    )
+    assert problems == []
+
+
+def test_an_empty_config_is_the_seeds_default() -> None:
+    problems: list[str] = []
+    assert parse_feature_config({}, problems) == FeatureConfig() == FeatureConfig(Owner.LOCAL)
+    assert parse_feature_config({"failure_policy": " "}, problems).failure_policy is None
+    assert problems == []
+
+
+def test_a_poisoned_config_names_each_field() -> None:
+    problems: list[str] = []
+    poison = {
+        "set_owner": "x",
+        "fallback_to_local": "x",
+        "kube_failure_detection": str(FAILURE_MINUTES_MAX + 1),
+        "failure_policy": "x",
+        "has_per_asic_scope": "x",
+    }
+    assert parse_feature_config(poison, problems) == FeatureConfig(failure_policy=FailurePolicy.ALERT)
+    assert [p.partition("=")[0] for p in problems] == [
+        "failure_policy",
+        "set_owner",
+        "fallback_to_local",
+        "kube_failure_detection",
+    ]
+    assert (
+        parse_feature_config({"kube_failure_detection": str(FAILURE_MINUTES_MAX)}, []).failure_minutes
+        == 5_256_000
+    )
+
+
+def test_which_owner_and_policy_rule() -> None:
+    kube = FeatureConfig(Owner.KUBE)
+    assert kube.owner is Owner.KUBE
+    assert FeatureConfig(Owner.KUBE, local_only=True).owner is Owner.LOCAL
+    assert FeatureConfig(Owner.KUBE, always_local=True).owner is Owner.LOCAL
+    assert kube.policy is FailurePolicy.ALERT
+    assert FeatureConfig(Owner.KUBE, fallback=True).policy is FailurePolicy.SWITCH_TO_LOCAL
+    assert (
+        FeatureConfig(Owner.KUBE, fallback=True, failure_policy=FailurePolicy.ALERT).policy
+        is FailurePolicy.ALERT
+    )
+
+
+def test_a_row_with_every_field() -> None:
+    problems: list[str] = []
+    row = parse_row(
+        {
+            "system_state": "UP",
+            "Current_Owner": "kube",
+            "transition_mode": "kube_ready",
+            "docker-id": ID,
+            "current_owner_update_ts": str(2**62),
+            "failure": "no kube container has run for 5 min",
+            "feature_state": "somebody else's",
+        },
+        problems,
+    )
+    assert row == Row(
+        SystemState.UP, Owner.KUBE, Mode.READY, ID, 2**62, "no kube container has run for 5 min"
+    )
+    assert problems == []
+    assert parse_row({}, problems) == Row()
+    assert problems == []
+
+
+def test_a_poisoned_row_is_empty_and_names_each_field() -> None:
+    problems: list[str] = []
+    names = ("system_state", "current_owner", "transition_mode", "docker_id", "current_owner_update_ts")
+    assert parse_row(dict.fromkeys(names, "\x1b[31m!"), problems) == Row()
+    assert [problem.partition("=")[0] for problem in problems] == ["docker_id", *names[:3], names[4]]
+    assert all("\x1b" not in problem for problem in problems)
+    assert problems[0] == r"docker_id='\x1b[31m!' is no container ID; taken as absent"
+
+
+def test_a_time_beyond_all_clocks_is_none() -> None:
+    problems: list[str] = []
+    assert parse_row({"current_owner_update_ts": str(2**62 + 1)}, problems).update_ts == 0
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize("docker_id", ["0123456789ab", ID])
+def test_short_and_long_ids_are_ids(docker_id: str) -> None:
+    assert parse_row({"docker_id": f" {docker_id} "}, []).docker_id == docker_id
+
+
+@pytest.mark.parametrize("docker_id", ["0123456789a", ID + "0", "0123456789AB", "snmp"])
+def test_what_is_no_id(docker_id: str) -> None:
+    problems: list[str] = []
+    assert parse_row({"docker_id": docker_id}, problems).docker_id == ""
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    "ip", ["10.0.0.1", "fc00::1", "::1", "[fc00::1]", "master.example.org", "master.example.org.", "m", "1.a"]
+)
+def test_a_master_may_be_at(ip: str) -> None:
+    master = parse_master_config({"IP": f" {ip} "})
+    assert (master.ip, master.problems, master.wanted) == (ip, (), True)
+
+
+@pytest.mark.parametrize(
+    "ip",
+    [
+        *("10.0.0.1/24", "10.0.0", "300.1.1.1", "10.0.0.1:6443", "[10.0.0.1]", "fe80::1%eth0", "[::1"),
+        *("a b", "-a", "a-", "a..b", "http://x", "x" * 64, "x." * 127, "a_b", "a;b", "a!", "ä", "5"),
+    ],
+)
+def test_a_master_cannot_be_at(ip: str) -> None:
+    master = parse_master_config({"ip": ip})
+    assert (master.ip, master.wanted) == ("", False)
+    assert len(master.problems) == 1
+
+
+def test_a_master_with_every_field() -> None:
+    got = parse_master_config({"IP": "10.0.0.1", "Port": "443", "insecure": "on", "DISABLE": "True"})
+    assert got == MasterConfig("10.0.0.1", 443, insecure=True, disable=True)
+    assert not got.wanted
+    assert parse_master_config({}) == MasterConfig("", 6443, insecure=False, disable=False)
+    assert parse_master_config({"port": "0"}).port == 6443
+    poisoned = parse_master_config({"ip": "10.0.0.1", "port": "65536", "insecure": "?", "disable": "?"})
+    assert poisoned == MasterConfig("10.0.0.1", problems=poisoned.problems)
+    assert [p.partition("=")[0] for p in poisoned.problems] == ["port", "insecure", "disable"]
+    assert poisoned.wanted
+    assert parse_master_config({"ip": "!"}).problems == (
+        "IP='!' is no address or host name; taken as absent",
+    )
+
+
+def test_a_hostile_value_is_shown_short_and_clean() -> None:
+    for value in ("\x1b[2J" * 1000, "\U0001f600" * 100, "a'b\"c\n", "x" * 40, "x" * 41):
+        text = model.shown(value)
+        assert text.isprintable()
+        assert text.isascii()
+        assert len(text) <= 46
+
+
+def test_the_databases_words_are_these() -> None:
+    def words(kind: type[StrEnum]) -> list[str]:
+        return [each.value for each in kind]
+
+    assert words(Owner) == ["local", "kube", "none"]
+    assert words(SystemState) == ["", "up", "down"]
+    assert words(Mode) == ["none", "kube_pending", "kube_ready"]
+    assert words(FailurePolicy) == ["alert", "switch-to-local", "rollback"]
+    assert [each.value for each in model.KubeLabel] == ["on", "off", "unknown"]
+
+
+TIMES = {
+    "local_wait_s": 60, "stop_grace_s": 10, "kube_stop_grace_s": 60, "label_wait_s": 5, "kubelet_stop_s": 10,
+    "fallback_after_s": 300, "kube_stable_s": 60, "handover_delay_s": 30, "handover_delay_s_max": 3600,
+    "crash_loop_s": 600, "crash_loop_starts": 5, "tag_after_s": 600, "check_every_s": 60, "check_s_max": 10,
+    "check_failures": 3, "hook_s_max": 10, "reboot_s_max": 30, "reask_s": 5, "verb_s_max": 85, "audit_s": 60,
+    "backoff_s": 0.8, "backoff_s_max": 30,
+}  # fmt: skip
+
+
+def test_the_times_are_the_promised_ones() -> None:
+    assert asdict(model.Timing()) == TIMES
+
+
+def test_what_is_not_said_is_the_harmless_thing() -> None:
+    config = FeatureConfig()
+    assert (config.set_owner, config.fallback, config.failure_minutes) == (Owner.LOCAL, False, 0)
+    assert model.Stored(None, Row()) == model.Stored(None, Row(), loading=False, problems=())
+    assert Row() == Row(SystemState.ABSENT, Owner.NONE, Mode.NONE, "", 0, "")
+    assert MasterConfig() == MasterConfig("", 6443, insecure=False, disable=False, problems=())
+    view = model.LabelView()
+    assert (view.value, view.pending, view.failed, view.refused) == (
+        model.KubeLabel.UNKNOWN,
+        False,
+        False,
+        "",
+    )
+    container = model.Container("1", Owner.KUBE, running=False)
+    assert (container.exit_code, container.started, container.gone) == (None, "", False)
+
+
+KNOWN = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=9, failure_policy=FailurePolicy.ROLLBACK)
+
+
+def test_a_field_nobody_can_use_stays_as_it_is_known() -> None:
+    poison = dict.fromkeys(
+        ("set_owner", "fallback_to_local", "kube_failure_detection", "failure_policy"), "kubee"
+    )
+    problems: list[str] = []
+    assert parse_feature_config(poison, problems, KNOWN) == KNOWN
+    assert len(problems) == 4
+    # One that is absent, or blank, is the default all the same.
+    assert parse_feature_config({}, problems, KNOWN) == FeatureConfig()
+    assert parse_feature_config(dict.fromkeys(poison, " "), problems, KNOWN) == FeatureConfig()
+    unsaid = FeatureConfig(Owner.KUBE)
+    assert (
+        parse_feature_config({"failure_policy": "x"}, problems, unsaid).failure_policy is FailurePolicy.ALERT
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("x" * 40, "'" + "x" * 40 + "'"),
+        ("x" * 41, "'" + "x" * 36 + "..."),
+        ("\u00e4" * 10, "'" + "\\xe4" * 10 + "'"),
+        ("\u00e4" * 40, "'" + "\\xe4" * 9 + "..."),
+        ("'\"" + "x" * 37, "'\\'\"" + "x" * 37 + "'"),
+        ("'\"" + "x" * 38, "'\\'\"" + "x" * 33 + "..."),
+    ],
+)
+def test_a_value_is_shown_in_so_many_letters(value: str, said: str) -> None:
+    assert model.shown(value) == said
+
+
+FIELDS = st.dictionaries(
+    st.sampled_from(
+        [
+            "set_owner",
+            "fallback_to_local",
+            "kube_failure_detection",
+            "failure_policy",
+            "has_per_asic_scope",
+            "system_state",
+            "current_owner",
+            "transition_mode",
+            "docker_id",
+            "docker-id",
+            "current_owner_update_ts",
+            "failure",
+            "ip",
+            "port",
+            "insecure",
+            "disable",
+        ]
+    ),
+    st.text() | st.sampled_from(["kube", "true", "1", "up", "kube_ready", "none", ID]),
+)
+
+
+@given(FIELDS)
+def test_parsing_is_total(fields: dict[str, str]) -> None:
+    problems: list[str] = []
+    config, row, master = (
+        parse_feature_config(fields, problems),
+        parse_row(fields, problems),
+        parse_master_config(fields),
+    )
+    assert 0 <= config.failure_minutes <= FAILURE_MINUTES_MAX
+    assert config.set_owner in (Owner.LOCAL, Owner.KUBE)
+    assert row.update_ts >= 0
+    assert 0 < master.port <= 65535
+    for problem in (*problems, *master.problems):
+        assert problem.isprintable()
+        assert len(problem) < 200
