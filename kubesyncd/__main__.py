@@ -1,0 +1,78 @@
+"""How is the daemon started? Read the command line and the settings, set up the log, run the app."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubesyncd import __version__, lean, settings, wire
+from kubesyncd.adapters.sdnotify import listen_fds
+from kubesyncd.peer import identify_peer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from kubesyncd.peer import Peer
+
+EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
+
+
+def main(argv: list[str] | None = None, *, identify: Callable[[socket.socket], Peer] = identify_peer) -> int:
+    """Run the daemon; `identify` tells who is at the other end of a socket. Returns the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="kubesyncd", description="Keeps SONiC features running, locally or by Kubernetes."
+    )
+    parser.add_argument("--config", type=Path, help=f"the settings file (default {settings.DEFAULT_FILE})")
+    parser.add_argument("--version", action="version", version=f"kubesyncd {__version__}")
+    chosen: Path | None = parser.parse_args(argv).config
+    path, inherited = chosen or settings.DEFAULT_FILE, listen_fds()
+    try:
+        current = settings.load(path, required=chosen is not None)
+    except settings.SettingsError as error:
+        print(f"kubesyncd: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    lean.load()
+    return _run(current, path, required=chosen is not None, inherited=inherited, identify=identify)
+
+
+def _run(
+    current: settings.Settings,
+    path: Path,
+    *,
+    required: bool,
+    inherited: dict[str, socket.socket],
+    identify: Callable[[socket.socket], Peer],
+) -> int:
+    """One life after another, each with the settings of its time."""
+    # Not before `lean.load`: these import what it makes small.
+    from kubesyncd.app import App, Ending, StartError
+    from kubesyncd.log import logger
+
+    async def live() -> Ending:
+        # The adapters want a running loop when they are made.
+        return await App(current, log, inherited=inherited, identify=identify).run()
+
+    while True:
+        log = logger(current.log)
+        try:
+            ending = asyncio.run(live())
+        except StartError as error:
+            log.error("start", why=str(error))
+            return wire.EXIT_FAILED
+        if ending is Ending.STOP:
+            return wire.EXIT_DONE
+        # The life that ended is one large cycle: left to chance, its memory would stand beside the next one's.
+        gc.collect()
+        try:
+            current = settings.load(path, required=required)
+        except settings.SettingsError as error:
+            log.error("reload", why=f"{error}; the settings from before stand")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

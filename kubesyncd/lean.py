@@ -1,0 +1,58 @@
+"""How does the daemon stay small? It loads three libraries without what it never uses of them.
+
+asyncio gives each TLS connection a buffer of 256 KiB, filled with zeros; a TLS record has 16 KiB. Buffers of that
+size come and go with every watch, and the holes they leave make the heap grow for an hour. aiohttp reads all public
+authorities' certificates when it is imported, for connections that bring no TLS context; all of ours do. structlog
+imports rich wherever it is installed, for tracebacks in colour. These two are a tenth of the daemon's memory and of
+its time to start, and must not be imported by anybody else before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from asyncio.sslproto import SSLProtocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_AUTHORITIES = "SSL_CERT_FILE"
+TLS_BUFFER_BYTES = 1 << 15
+
+
+def load() -> None:
+    """Import them; later imports find them."""
+    SSLProtocol.max_size = TLS_BUFFER_BYTES
+    with _no_authorities(), _hidden("rich"):
+        import aiohttp
+        import structlog
+
+        del aiohttp, structlog
+
+
+@contextmanager
+def _no_authorities() -> Iterator[None]:
+    before = os.environ.get(_AUTHORITIES)
+    os.environ[_AUTHORITIES] = os.devnull
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_AUTHORITIES]
+        else:
+            os.environ[_AUTHORITIES] = before
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """A package that is not there yet stays away."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]

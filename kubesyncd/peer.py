@@ -1,0 +1,148 @@
+"""Who is at the other end of a Unix socket: a process of the host, or of which container?
+
+Knows no Docker and no feature: it reads what the kernel says (SO_PEERCRED, /proc) and nothing that the peer
+says. Which feature a container is, Docker tells.
+
+A process counts as inside a container *relative to the daemon*, which may live in one itself. Of several
+nested containers the outermost below the daemon's own is taken: that is the one our Docker engine runs, and
+what is below it was named by the container itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+# A cgroup's last step for a container: docker's and the kubelet's plain ID, or a systemd scope such as
+# docker-<id>.scope, cri-containerd-<id>.scope, or kubepods-pod<uid>.slice:cri-containerd:<id>.
+_CONTAINER_STEP = re.compile(r"(?:[^/]*[-:])?([0-9a-f]{64})(?:\.scope)?")
+_CREDENTIALS = struct.Struct("3i")
+# socket.SO_PEERPIDFD, which this Python does not name: Linux 6.5. It stands for the process itself, not for its number.
+_SO_PEERPIDFD = 77
+_FD = struct.Struct("i")
+_PROC_FILE_BYTES_MAX = 64 * 1024
+
+
+class PeerGone(Exception):
+    """The peer cannot be identified (any more): it has ended, or /proc hides it. Answer it with a refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process that connected. `container_id`: 64 hexadecimal digits, None outside every container."""
+
+    pid: int
+    uid: int
+    gid: int
+    container_id: str | None
+
+
+def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
+    """Who connected to `sock`, one end of a connected Unix socket. Raises PeerGone.
+
+    The process is looked at before and after its cgroup is read: if it ended in between, the number may have
+    gone to another process. Where the kernel can tell, one that ended even before we first looked is noticed too.
+    """
+    try:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError as error:
+        raise PeerGone(f"the peer's credentials cannot be read: {error.strerror}") from error
+    pid, uid, gid = _CREDENTIALS.unpack(credentials)
+    if pid <= 0:
+        raise PeerGone("the peer is outside the daemon's PID namespace")
+    before = _life(proc, pid)
+    own, peers = _read(proc / "self" / "cgroup"), _read(proc / str(pid) / "cgroup")
+    if _life(proc, pid) != before:
+        raise PeerGone(f"process {pid} ended while it was looked at")
+    if _has_ended(sock):
+        raise PeerGone(f"process {pid} has ended, and its number may be another's")
+    try:
+        return Peer(pid, uid, gid, container_of(peers, own))
+    except ValueError as error:
+        raise PeerGone(f"process {pid}: {error}") from error
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Whether the process that connected is known to have ended; an older kernel cannot tell."""
+    try:
+        (pidfd,) = _FD.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _FD.size))
+    except OSError as error:
+        return error.errno in (errno.ESRCH, errno.ENODATA)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(pidfd)
+
+
+def container_of(cgroup: str, own_cgroup: str) -> str | None:
+    """The container that a process with this /proc/<pid>/cgroup lives in, as seen by one with `own_cgroup`.
+
+    None where it lives in no container, or in the same one. Raises ValueError where the hierarchies of
+    cgroup v1 name different containers: whoever arranged that speaks for nobody.
+    """
+    own_paths = _container_paths(own_cgroup)
+    found: set[str] = set()
+    for hierarchy, path in _container_paths(cgroup).items():
+        found.update(_below(path, own_paths.get(hierarchy, ()))[:1])
+    if len(found) > 1:
+        raise ValueError(f"its cgroups name {len(found)} containers")
+    return found.pop() if found else None
+
+
+def _below(path: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
+    """What is left of `path` without the containers that it shares with `own`."""
+    shared = 0
+    while shared < min(len(path), len(own)) and path[shared] == own[shared]:
+        shared += 1
+    return path[shared:]
+
+
+def _container_paths(cgroup: str) -> dict[str, tuple[str, ...]]:
+    """The container IDs on the path of each hierarchy, outermost first."""
+    paths: dict[str, tuple[str, ...]] = {}
+    # Only a newline ends a line: besides the slash, it is the one character that a cgroup's name cannot hold.
+    for line in cgroup.split("\n"):
+        number, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if colon:
+            steps = (_CONTAINER_STEP.fullmatch(step) for step in path.removesuffix(" (deleted)").split("/"))
+            paths[f"{number}:{controllers}"] = tuple(step[1] for step in steps if step)
+    return paths
+
+
+def start_ticks(stat: str) -> int | None:
+    """When a process started, in clock ticks since boot, by its /proc/<pid>/stat; None if it is dead.
+
+    A zombie is dead: its number stays taken, but its cgroup may already be the root's.
+    """
+    # The command's name comes second, in brackets, and may hold anything, brackets and blanks too.
+    fields = stat.rpartition(")")[2].split()
+    if len(fields) < 20 or fields[0] in ("Z", "X", "x"):
+        return None
+    ticks = fields[19]
+    return int(ticks) if ticks.isascii() and ticks.isdigit() and len(ticks) <= 20 else None
+
+
+def _life(proc: Path, pid: int) -> int:
+    ticks = start_ticks(_read(proc / str(pid) / "stat"))
+    if ticks is None:
+        raise PeerGone(f"process {pid} has ended")
+    return ticks
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_PROC_FILE_BYTES_MAX).decode(errors="replace")
+    except OSError as error:
+        raise PeerGone(
+            f"{path} cannot be read: {error.strerror}; the process has ended or is hidden"
+        ) from error

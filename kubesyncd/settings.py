@@ -1,0 +1,270 @@
+"""How is this daemon set up? /etc/kubesyncd/kubesyncd.toml as one frozen value.
+
+Knows no client and no coroutine. Every key is optional; an unknown key, section or a wrong type is a
+`SettingsError` that names key, file and what is allowed: the daemon does not start half-configured.
+"""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from kubesyncd.model import Timing
+
+SAID_MAX = 120
+DEFAULT_FILE = Path("/etc/kubesyncd/kubesyncd.toml")
+
+
+class SettingsError(Exception):
+    """The settings file cannot be used; the message says which key, where, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """Where the databases are; SONiC's database_config.json rules where it exists and `url` is not set."""
+
+    url: str = ""
+    config_db: int = 4
+    state_db: int = 6
+    database_config: str = "/var/run/redis/sonic-db/database_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """Where the Docker engine is."""
+
+    url: str = "unix:///var/run/docker.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where clients ask. `container`'s folder is what is mounted into containers, and nothing else of ours."""
+
+    host: str = "/run/kubesyncd/host.sock"
+    container: str = "/run/kubesyncd/container/container.sock"
+    group: str = "docker"
+
+
+def _host_name() -> str:
+    return socket.gethostname().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Kube:
+    """Who this node is to the master, and how it joins: with the admin.conf behind `admin_conf_url` ({ip}, {port} are
+    the master's), or a bootstrap token, or a client certificate that somebody put on the switch.
+    """
+
+    node_name: str = field(default_factory=_host_name)
+    kubeconfig: str = "/etc/kubernetes/kubelet.conf"
+    admin_conf: str = "/etc/sonic/kube_admin.conf"
+    keep_admin_conf: bool = True
+    admin_conf_url: str = "https://{ip}/admin.conf"
+    ca_file: str = ""
+    bootstrap_token_file: str = ""
+    ca_cert_hash: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
+    cri_socket: str = ""
+    ignore_preflight_errors: tuple[str, ...] = ()
+    join_boot_delay_s: float = 300.0
+    join_retry_s: float = 30.0
+    join_retry_s_max: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Systemd:
+    """How units are driven: argument lists, replaceable in tests."""
+
+    systemctl: tuple[str, ...] = ("systemctl",)
+    kubeadm: tuple[str, ...] = ("kubeadm",)
+    kubelet_unit: str = "kubelet.service"
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features with rules of their own."""
+
+    always_local: tuple[str, ...] = ("database",)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Whether a good image that Kubernetes brought becomes the local one, whether the kubelet may remove images that
+    its own containers do not use, and where SONiC names its images.
+    """
+
+    adopt: bool = True
+    kubelet_gc: bool = False
+    names_file: str = "/usr/share/sonic/templates/ctr_image_names.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Which names our database fields have: the design document's or today's SONiC's."""
+
+    names: Literal["hld", "sonic"] = "hld"
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """Where service packages come from; nowhere, unless `url` (of the metadata, https) says so.
+
+    `interval_s`: how often the metadata is asked for. `pubkey`: a minisign public key that must have signed it.
+    `ca_file`: the certificates that the server's is checked against, instead of the system's. `unit`: what
+    installs, outside the daemon's sandbox.
+    """
+
+    url: str = ""
+    interval_s: float = 300.0
+    pubkey: str = ""
+    ca_file: str = ""
+    unit: str = "kubesyncd-packages.service"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where state lives: `state_dir` outlives a boot, `run_dir` does not, and what is in `carry_dir` outlives an
+    upgrade to another SONiC, which has its copy of /etc/sonic in `upgrade_dir`. `boot_id` says which boot this is,
+    `sonic_version` which SONiC.
+    Units and scripts of installed features go below `install_root`.
+    """
+
+    state_dir: str = "/var/lib/kubesyncd"
+    run_dir: str = "/run/kubesyncd"
+    hooks_dir: str = "/etc/kubesyncd/hooks"
+    carry_dir: str = "/etc/sonic/kubesyncd"
+    upgrade_dir: str = "/host/old_config"
+    kubelet_dir: str = "/var/lib/kubelet"
+    boot_id: str = "/proc/sys/kernel/random/boot_id"
+    sonic_version: str = "/etc/sonic/sonic_version.yml"
+    install_root: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """How the daemon speaks."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole file."""
+
+    redis: Redis = field(default_factory=Redis)
+    docker: Docker = field(default_factory=Docker)
+    sockets: Sockets = field(default_factory=Sockets)
+    kube: Kube = field(default_factory=Kube)
+    systemd: Systemd = field(default_factory=Systemd)
+    timing: Timing = field(default_factory=Timing)
+    features: Features = field(default_factory=Features)
+    images: Images = field(default_factory=Images)
+    schema: Schema = field(default_factory=Schema)
+    packages: Packages = field(default_factory=Packages)
+    paths: Paths = field(default_factory=Paths)
+    log: Log = field(default_factory=Log)
+
+
+def load(path: Path, *, required: bool = False) -> Settings:
+    """Read and check the file. A missing file means all defaults, unless `required`.
+
+    Raises SettingsError.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"{path}: no such file; give an existing one with --config") from None
+        return Settings()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    return decode(data, str(path))
+
+
+def decode(data: bytes, where: str) -> Settings:
+    """Read and check a file's content; `where` names it in errors. Raises SettingsError."""
+    try:
+        tables = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{where}: not TOML: {_short(str(error))}") from error
+    return parse(tables, where)
+
+
+def parse(tables: dict[str, Any], where: str) -> Settings:
+    """Check already decoded tables; `where` names them in errors. Raises SettingsError."""
+    sections = {f.name: f for f in fields(Settings)}
+    hints = get_type_hints(Settings)
+    chosen: dict[str, Any] = {}
+    for name, table in tables.items():
+        if name not in sections:
+            raise SettingsError(f"{where}: unknown section [{name}]; allowed: {', '.join(sorted(sections))}")
+        if not isinstance(table, dict):
+            raise SettingsError(f"{where}: {name} must be a section: [{name}]")
+        chosen[name] = _section(hints[name], name, table, where)
+    return Settings(**chosen)
+
+
+def _section(kind: type[Any], name: str, table: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    chosen: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise SettingsError(
+                f"{where}: unknown key {key!r} in [{name}]; allowed: {', '.join(sorted(hints))}"
+            )
+        chosen[key] = _value(hints[key], f"[{name}] {key}", value, where)
+    return kind(**chosen)
+
+
+def _value(hint: Any, key: str, value: Any, where: str) -> Any:
+    """`value` as the type `hint` says, or a SettingsError that names the key."""
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        if value not in allowed:
+            raise SettingsError(f"{where}: {key} = {_said(value)}; allowed: {', '.join(map(repr, allowed))}")
+        return value
+    if get_origin(hint) is tuple:
+        # A program needs a name; other lists may be empty.
+        least = "a non-empty list" if key.startswith("[systemd]") else "a list"
+        strings = isinstance(value, list) and all(isinstance(v, str) and v for v in value)
+        if not strings or (not value and least != "a list"):
+            raise SettingsError(f"{where}: {key} = {_said(value)}; allowed: {least} of strings")
+        return tuple(value)
+    assert get_origin(hint) not in (UnionType, NoneType), f"{key}: no rule for {hint}"
+    if hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 10**7:
+            raise SettingsError(
+                f"{where}: {key} = {_said(value)}; allowed: seconds, above 0 and at most 10000000"
+            )
+        return float(value)
+    if hint is int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10**6:
+            raise SettingsError(f"{where}: {key} = {_said(value)}; allowed: a whole number from 0 to 1000000")
+        return value
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{where}: {key} = {_said(value)}; allowed: true or false")
+        return value
+    assert hint is str, f"{key}: no rule for {hint}"
+    if not isinstance(value, str):
+        raise SettingsError(f"{where}: {key} = {_said(value)}; allowed: a string")
+    return value
+
+
+def _said(value: Any) -> str:
+    """A value nobody can use, short enough for one line."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "a number of thousands of digits"
+    return _short(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SAID_MAX else f"{text[: SAID_MAX - 3]}..."
