@@ -1,0 +1,64 @@
+"""Which Docker engine answers, and how was a container made? For a command at a terminal, without the daemon's loop.
+
+Knows HTTP over a Unix socket; changes nothing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from kubesyncd.ports import Forbidden, Unavailable
+
+SERVICE = "Docker"
+ANSWER_BYTES_MAX = 1 << 20
+
+
+def docker_version(url: str, seconds: float) -> str:
+    """The version of the engine at `url`, asked with this deadline. Raises Unavailable, Forbidden."""
+    _, answer = _get(url, "/version", seconds)
+    return str(answer.get("Version", ""))
+
+
+def inspect(url: str, name: str, seconds: float) -> dict[str, Any] | None:
+    """What the engine at `url` says of the container `name`; None: there is none. Raises Unavailable, Forbidden."""
+    status, answer = _get(url, f"/containers/{quote(name, safe='')}/json", seconds)
+    return answer if status == http.client.OK else None
+
+
+def _get(url: str, path: str, seconds: float) -> tuple[int, dict[str, Any]]:
+    where = urlsplit(url)
+    connection = (
+        _UnixHTTP(where.path, seconds)
+        if where.scheme == "unix"
+        else http.client.HTTPConnection(where.netloc, timeout=seconds)
+    )
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, dict(json.loads(response.read(ANSWER_BYTES_MAX)))
+    except PermissionError as error:
+        raise Forbidden(SERVICE, f"{url}: permission denied; use sudo") from error
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
+        raise Unavailable(SERVICE, f"{url} does not answer ({reason})") from error
+    finally:
+        connection.close()
+
+
+class _UnixHTTP(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
+        self._path = path
+        self._seconds = seconds
+
+    def connect(self) -> None:
+        """See http.client."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self._seconds)
+        self.sock.connect(self._path)

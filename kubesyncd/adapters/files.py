@@ -1,0 +1,122 @@
+"""How does state survive a crash and a power cut? Files replaced as a whole, or not at all.
+
+Knows paths and modes; knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kubesyncd.ports import Unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVICE = "state file"
+# Twice what any of our own files may grow to; whoever finds more there has found somebody else's file.
+BYTES_MAX = 8 << 20
+SETTLED_S_MAX = 10.0
+
+
+def atomic_write(path: Path, data: bytes, mode: int) -> None:
+    """Make `path` hold `data` with exactly `mode`. After a crash it holds the old content or the new one.
+
+    Raises OSError; the old content is intact then and nothing is left behind.
+    """
+    # One name per file: what a crash left behind is taken away by the next write.
+    temporary = path.with_name(f".{path.name}.new")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # whatever the umask is
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` themselves durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StateFile:
+    """One small file that is read once and replaced often; its folder is made where it is missing (0755)."""
+
+    def __init__(self, path: Path, mode: int = 0o600) -> None:
+        self._path = path
+        self._mode = mode
+
+    def load(self) -> bytes | None:
+        """Its content, or None where there is no such file. Raises Unavailable."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(BYTES_MAX + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{self._path} cannot be read: {error.strerror}") from error
+        if len(data) > BYTES_MAX:
+            raise Unavailable(SERVICE, f"{self._path} is longer than {BYTES_MAX} bytes; move it away")
+        return data
+
+    def forget(self) -> None:
+        """Take it away, durably; gone already is success. Raises Unavailable."""
+        try:
+            self._path.unlink(missing_ok=True)
+            sync_folder(self._path.parent)
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{self._path} cannot be removed: {error.strerror}") from error
+
+    def save(self, data: bytes) -> None:
+        """Replace the content, durably. Raises Unavailable, and then the old content stands."""
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            atomic_write(self._path, data, self._mode)
+        except OSError as error:
+            detail = f"{self._path} cannot be written: {error.strerror}; make room or check its folder"
+            raise Unavailable(SERVICE, detail) from error
+
+
+class DiskFile:
+    """ports.DurableFile: a StateFile that does not hold up the loop while the disk, which others write to, syncs.
+
+    One thread, so that changes are made one at a time and in order, whoever has stopped waiting for them.
+    """
+
+    def __init__(self, file: StateFile) -> None:
+        self._file = file
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state-file")
+
+    def load(self) -> bytes | None:
+        """See StateFile."""
+        return self._file.load()
+
+    async def save(self, data: bytes) -> None:
+        """See StateFile."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.save, data)
+
+    async def forget(self) -> None:
+        """See StateFile."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.forget)
+
+    async def settled(self) -> None:
+        """Return once all that was begun is done; on a disk that does not answer, after `SETTLED_S_MAX`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED_S_MAX):
+                await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)

@@ -1,0 +1,82 @@
+"""Which programs has an operator hooked in, and how did one end? Folders below the hooks' directory.
+
+Knows files, modes and how to run a program; knows nothing of what a hook is for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from kubesyncd.adapters.programs import NotStarted, run
+from kubesyncd.ports import Ran, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SERVICE = "hooks"
+HOOKS_MAX = 256
+TEXT_MAX = 200
+# What editors and package managers leave behind beside a hook is none.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
+_LEFT_BEHIND = (".dpkg-old", ".dpkg-new", ".dpkg-dist", ".bak", ".orig", ".rpmsave")
+
+
+class HookFolders:
+    """ports.Hooks under `root`. `left_out` gets the path of each file that is no hook to be run, and why, once."""
+
+    def __init__(self, root: Path, left_out: Callable[[str, str], object]) -> None:
+        self._root = root
+        self._left_out = left_out
+        self._said: set[str] = set()
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """See ports.Hooks. A folder that does not exist has none."""
+        try:
+            with os.scandir(self._root / folder) as entries:
+                found = sorted((entry for entry in entries if _is_name(entry.name)), key=lambda e: e.name)
+        except OSError:
+            return ()
+        return tuple(entry.name for entry in found[:HOOKS_MAX] if self._may_run(entry))
+
+    async def run(self, folder: str, name: str, arguments: tuple[str, ...], seconds: float) -> Ran:
+        """See ports.Hooks."""
+        command = (str(self._root / folder / name), *arguments)
+        try:
+            ended = await run(command, seconds, SERVICE)
+        except NotStarted as error:
+            raise Refused(SERVICE, error.detail) from error
+        except Unavailable:
+            return Ran(-1, f"it has not ended within {seconds:g} s", ended=False)
+        return Ran(ended.code, _said(ended.err) or _said(ended.out) or f"it ended with code {ended.code}")
+
+    def _may_run(self, entry: os.DirEntry[str]) -> bool:
+        """Whether it is a program that nobody but root (and we) could have put there."""
+        why = ""
+        try:
+            status = entry.stat()
+        except OSError as error:
+            why = f"it cannot be looked at: {error.strerror}"
+        else:
+            if not stat.S_ISREG(status.st_mode):
+                return False
+            if not status.st_mode & 0o100:
+                why = "it is not executable; chmod 755 it"
+            elif status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
+                why = "others than root may write it; chown root and chmod 755 it"
+        if why and entry.path not in self._said:
+            self._said.add(entry.path)
+            self._left_out(entry.path, why)
+        return not why
+
+
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and not name.endswith(_LEFT_BEHIND)
+
+
+def _said(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ascii(lines[-1][:TEXT_MAX])[1:-1] if lines else ""

@@ -1,0 +1,161 @@
+"""What does the whole cluster look like, for an operator at a terminal? A few GETs, each with a hard deadline.
+
+Knows HTTP and kubeconfigs; knows no feature, no coroutine and not the Kubernetes library. The daemon never
+uses it: it only asks about its own Node, with the kubelet's credential.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
+from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+# With the start of Python this stays within the three seconds that a command may take.
+CALL_S = 1.5
+ANSWER_BYTES_MAX = 16 << 20
+ITEMS_MAX = 500
+T = TypeVar("T")
+
+_FORBIDDEN = (401, 403)
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What was listed, and how many more the master has."""
+
+    items: tuple[dict[str, Any], ...]
+    more: int
+
+
+class KubeAdmin:
+    """The API server that `kubeconfig` names. `insecure`: its certificate is not checked. `call_s`: seconds per
+    call, whatever the server does, names that do not resolve included.
+    """
+
+    def __init__(self, kubeconfig: Path, *, insecure: bool = False, call_s: float = CALL_S) -> None:
+        self._kubeconfig = kubeconfig
+        self._insecure = insecure
+        self._call_s = call_s
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Whose credential is used."""
+        return self._kubeconfig
+
+    def nodes(self) -> Listing:
+        """All nodes. Raises Unavailable, Forbidden, Refused."""
+        return self._list("/api/v1/nodes")
+
+    def pods(self, node: str = "") -> Listing:
+        """All pods, or those on `node`. Raises Unavailable, Forbidden, Refused."""
+        return self._list("/api/v1/pods", f"&fieldSelector=spec.nodeName%3D{node}" if node else "")
+
+    def daemonsets(self) -> Listing:
+        """All DaemonSets. Raises Unavailable, Forbidden, Refused."""
+        return self._list("/apis/apps/v1/daemonsets")
+
+    def clock_skew_s(self) -> float:
+        """How many seconds the master's clock is ahead of ours. Raises Unavailable, Refused."""
+        _, date = self._get("/version")
+        return parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0
+
+    def _list(self, path: str, selector: str = "") -> Listing:
+        answer, _ = self._get(f"{path}?limit={ITEMS_MAX}{selector}")
+        try:
+            items = tuple(dict(item) for item in answer["items"])
+            return Listing(items, int(answer.get("metadata", {}).get("remainingItemCount") or 0))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise Unavailable(SERVICE, f"{path}: the master's answer is no list") from error
+
+    def _get(self, path: str) -> tuple[Any, str]:
+        """The decoded answer and its Date."""
+        try:
+            os.stat(self._kubeconfig)
+            readable = os.access(self._kubeconfig, os.R_OK)
+        except FileNotFoundError:
+            readable = True  # what is missing is said by whoever reads it
+        except PermissionError:
+            readable = False
+        if not readable:
+            raise Forbidden(SERVICE, f"{self._kubeconfig} may be read by root only; use sudo")
+        return _within(self._call_s, lambda: self._exchange(path))
+
+    def _exchange(self, path: str) -> tuple[Any, str]:
+        cluster, user = current_context(self._kubeconfig)
+        context = tls_context(self._kubeconfig.parent, cluster, user, insecure=self._insecure)
+        server = urlsplit(str(cluster["server"]))
+        where = server.netloc
+        try:
+            connection = http.client.HTTPSConnection(where, timeout=self._call_s, context=context)
+            try:
+                connection.request(
+                    "GET", f"{server.path.rstrip('/')}{path}", headers={"User-Agent": "kubesync"}
+                )
+                response = connection.getresponse()
+                body = response.read(ANSWER_BYTES_MAX + 1)
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = (
+                getattr(error, "reason", None)
+                or getattr(error, "strerror", None)
+                or str(error)
+                or "no answer"
+            )
+            raise Unavailable(SERVICE, f"the master at {where} does not answer ({reason})") from error
+        return _decoded(where, path, response.status, body), response.headers.get("Date", "")
+
+
+def _decoded(where: str, path: str, status: int, body: bytes) -> Any:
+    """The JSON of a good answer, or the port error that a bad one is."""
+    what = path.partition("?")[0]
+    if status in _FORBIDDEN:
+        raise Forbidden(SERVICE, f"the master refuses our credential for {what} ({status}); join again")
+    if status == _NOT_FOUND:
+        raise Missing(SERVICE, f"the master at {where} knows no {what}")
+    if 400 <= status < 500:
+        raise Refused(SERVICE, f"the master refuses {what} ({status})")
+    if status != http.client.OK or len(body) > ANSWER_BYTES_MAX:
+        raise Unavailable(SERVICE, f"the master at {where} cannot answer {what} now ({status})")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Unavailable(SERVICE, f"{where} answers {what} with something that is not JSON") from error
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises. Nothing bounds a look-up of a name, or a server that trickles, but leaving
+    it alone: the thread that hangs ends with the process.
+    """
+    outcome: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="kubernetes")
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not outcome:
+        raise Unavailable(SERVICE, f"the master does not answer within {seconds:g} s")
+    return outcome[0]

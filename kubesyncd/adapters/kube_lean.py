@@ -1,0 +1,58 @@
+"""How is kubernetes_asyncio imported without its thousand generated modules?
+
+Knows the package's layout (its version is pinned for that) and nothing of Kubernetes itself. The
+package's `__init__` files import every API and every model, though a client that speaks in plain
+dicts needs neither. Empty stand-ins put in their place first keep those files from running.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+_PACKAGE = "kubernetes_asyncio"
+# `client.models` stays empty: only an answer asked for as a model looks into it, and we ask for dicts.
+_STUBS = (_PACKAGE, f"{_PACKAGE}.client", f"{_PACKAGE}.client.models")
+
+
+def available() -> bool:
+    """Whether the Kubernetes package is installed; imports nothing."""
+    return _PACKAGE in sys.modules or importlib.util.find_spec(_PACKAGE) is not None
+
+
+def load() -> tuple[Any, Any]:
+    """The classes `ApiClient` and `Configuration`.
+
+    The stand-ins stay, so the rest of the package cannot be imported in this process afterwards.
+    Raises ImportError, with nothing left behind, where the package is missing or laid out differently.
+    """
+    mine = _stub()
+    try:
+        api_client = importlib.import_module(f"{_PACKAGE}.client.api_client")
+        configuration = importlib.import_module(f"{_PACKAGE}.client.configuration")
+        return api_client.ApiClient, configuration.Configuration
+    except (ImportError, AttributeError) as error:
+        for name in [n for n in sys.modules if mine and n.split(".")[0] == _PACKAGE]:
+            del sys.modules[name]
+        raise ImportError(f"{_PACKAGE} has another layout than expected; install kubesyncd[kube]") from error
+
+
+def _stub() -> bool:
+    """Put the stand-ins in place unless somebody has imported the package already."""
+    if _PACKAGE in sys.modules:
+        return False
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"{_PACKAGE} is not installed; install kubesyncd[kube]")
+    root = spec.submodule_search_locations[0]
+    for name in _STUBS:
+        module = ModuleType(name)
+        module.__path__ = ["/".join([root, *name.split(".")[1:]])]
+        sys.modules[name] = module
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+    return True

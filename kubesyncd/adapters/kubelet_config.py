@@ -1,0 +1,77 @@
+"""Does the kubelet leave this switch's images and disk alone? Its configuration file, as far as that goes.
+
+The kubelet knows its own containers only. To its image collector, and to its eviction for want of disk space, the
+local images of stopped features and the one kept for a rollback are waste; kubesyncd removes what is not needed by a
+rule that knows them (see shelf). Whatever else the file says stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from kubesyncd import documents
+from kubesyncd.adapters.files import BYTES_MAX, atomic_write
+from kubesyncd.ports import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVICE = "kubelet"
+FILE = "config.yaml"
+# The kubelet takes a high threshold of 100 % for "never", and wants the low one below it.
+COLLECTOR = {"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99}
+# A threshold of 0 % is none. Whoever sets one threshold loses the defaults of all others, so memory's is set too.
+EVICTION = "evictionHard"
+_DISK = ("imagefs.available", "nodefs.available", "nodefs.inodesFree")
+_MEMORY = {"memory.available": "100Mi"}
+
+
+class KubeletConfig:
+    """`config.yaml` in the kubelet's folder, as kubeadm has written it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+
+    def wrong(self) -> tuple[str, ...]:
+        """The settings by which the kubelet would remove what is not its own. Raises Refused, Unavailable."""
+        tree = self._read()
+        return tuple(key for key, value in suited(tree).items() if tree.get(key) != value)
+
+    def suit(self) -> bool:
+        """Make it leave images and disk alone; whether anything had to be changed, and the kubelet be restarted.
+
+        Raises Refused where nobody can read the file, Unavailable.
+        """
+        tree = self._read()
+        wanted = {**tree, **suited(tree)}
+        if wanted == tree:
+            return False
+        try:
+            mode = self.path.stat().st_mode & 0o777
+            atomic_write(self.path, yaml.safe_dump(wanted, sort_keys=False).encode(), mode)
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{self.path} cannot be written: {error.strerror}") from error
+        return True
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            with self.path.open("rb") as file:
+                tree = documents.parse(file.read(BYTES_MAX))
+        except FileNotFoundError:
+            raise Refused(SERVICE, f"there is no {self.path}; set [paths] kubelet_dir") from None
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{self.path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise Refused(SERVICE, f"{self.path} is no YAML: {error}") from error
+        if not isinstance(tree, dict):
+            raise Refused(SERVICE, f"{self.path} is no kubelet configuration")
+        return tree
+
+
+def suited(tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings that have to be in a configuration which says `tree` now."""
+    told = tree.get(EVICTION)
+    kept = told if isinstance(told, dict) else {}
+    return {**COLLECTOR, EVICTION: {**_MEMORY, **kept, **dict.fromkeys(_DISK, "0%")}}

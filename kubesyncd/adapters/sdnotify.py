@@ -1,0 +1,65 @@
+"""How does systemd know that we are well, and which sockets has it opened for us?
+
+Plain sd_notify(3) and sd_listen_fds(3); without systemd both do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+_FIRST_FD = 3
+_FDS_MAX = 64
+_SEND_S = 1.0
+
+
+def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell systemd `READY=1`, `WATCHDOG=1`, `STATUS=…`, `STOPPING=1`. Returns whether anybody was told.
+
+    Never raises: a manager that does not listen must not stop us.
+    """
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    # A status of several lines would be read as several assignments.
+    message = "\n".join(assignment.replace("\n", " ") for assignment in assignments).encode(errors="replace")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(_SEND_S)
+            sender.sendto(message, "\0" + address[1:] if address[0] == "@" else address)
+    except OSError:
+        return False
+    return True
+
+
+def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds within which systemd expects the next `WATCHDOG=1`; None: it expects none from us."""
+    microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(microseconds) / 1_000_000
+
+
+def listen_fds(environ: MutableMapping[str, str] = os.environ) -> dict[str, socket.socket]:
+    """The sockets systemd has opened for us, by their FileDescriptorName=. Ours from now on: take them once.
+
+    Empty where the variables are missing, are another process's, or make no sense.
+    """
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal() or not 0 < int(count) <= _FDS_MAX:
+        return {}
+    sockets: dict[str, socket.socket] = {}
+    for index in range(int(count)):
+        name = names[index] if index < len(names) and names[index] else f"fd{index}"
+        try:
+            os.set_inheritable(_FIRST_FD + index, False)
+            sockets[name] = socket.socket(fileno=_FIRST_FD + index)
+        except OSError:
+            continue
+        sockets[name].setblocking(False)
+    return sockets

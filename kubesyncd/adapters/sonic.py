@@ -1,0 +1,34 @@
+"""Which SONiC is this, and how does it call its images? Two of its files, read for one word each."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BYTES_MAX = 64 * 1024
+_BUILD = re.compile(r"^build_version:\s*['\"]?([^'\"\n]*?)['\"]?\s*$", re.MULTILINE)
+
+
+def os_version(file: Path) -> str:
+    """The build version in SONiC's version file; nothing where there is no such file."""
+    try:
+        with file.open("rb") as content:
+            found = _BUILD.search(content.read(BYTES_MAX).decode(errors="replace"))
+    except OSError:
+        return ""
+    return found[1] if found is not None else ""
+
+
+def image_name(file: Path, feature: str) -> str:
+    """The name (without a tag) of a feature's image, by SONiC's list; nothing where it is not on it."""
+    try:
+        with file.open("rb") as content:
+            listed = json.loads(content.read(BYTES_MAX))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    found = listed.get(feature, "") if isinstance(listed, dict) else ""
+    return found if isinstance(found, str) else ""

@@ -1,0 +1,113 @@
+"""How are units driven? The few systemctl calls we need, each with a deadline.
+
+Knows nothing of features' states.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kubesyncd.adapters.programs import run
+from kubesyncd.model import valid_feature_name
+from kubesyncd.ports import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from kubesyncd.settings import Systemd
+
+SERVICE = "systemd"
+
+LOOK_S = 10.0
+CHANGE_S = 30.0
+
+_INACTIVE = (3, 4)  # systemctl(1): the unit is not active, there is no such unit
+# A unit that waits to be restarted starts its containers again by itself: it counts as running.
+_RUNNING_WORDS = frozenset({"active", "activating", "reloading", "refreshing"})
+
+
+class SystemdUnits:
+    """ports.Units through systemctl. `look_s` and `change_s`: deadlines in seconds, shortened by tests."""
+
+    def __init__(self, systemd: Systemd, *, look_s: float = LOOK_S, change_s: float = CHANGE_S) -> None:
+        self._systemctl = systemd.systemctl
+        self._kubelet = systemd.kubelet_unit
+        self._look_s = look_s
+        self._change_s = change_s
+
+    async def kubelet_running(self) -> bool:
+        """See ports.Units. A kubelet between two restarts counts as running. Raises Unavailable."""
+        ended = await run((*self._systemctl, "is-active", self._kubelet), self._look_s, SERVICE)
+        if ended.code == 0:
+            return True
+        if ended.code in _INACTIVE:
+            return ended.out.strip() in _RUNNING_WORDS
+        raise Unavailable(SERVICE, f"is-active {self._kubelet}: {ended.reason or f'exit code {ended.code}'}")
+
+    async def start_kubelet(self) -> None:
+        """See ports.Units. Raises Refused, Unavailable."""
+        await self._change("enable", "--now", self._kubelet)
+
+    async def stop_kubelet(self) -> None:
+        """See ports.Units. Raises Refused, Unavailable."""
+        await self._change("disable", "--now", self._kubelet)
+
+    async def restart(self, feature: str) -> None:
+        """See ports.Units; returns once the job is queued. Raises Refused, Unavailable."""
+        if not valid_feature_name(feature):
+            raise Refused(SERVICE, f"{feature[:80]!a} is no feature's name")
+        # A unit that used up its start limit would refuse; one that never failed has nothing to reset.
+        with suppress(Refused):
+            await self._change("reset-failed", f"{feature}.service")
+        await self._change("restart", "--no-block", f"{feature}.service")
+
+    async def begin(self, unit: str) -> None:
+        """Start a oneshot unit of our own; returns once the job is queued. Raises Refused, Unavailable."""
+        with suppress(Refused):
+            await self._change("reset-failed", unit)
+        await self._change("start", "--no-block", unit)
+
+    async def end(self, unit: str) -> None:
+        """Stop a unit of our own and wait until it has ended. Raises Refused, Unavailable."""
+        await self._change("stop", unit)
+
+    async def active(self, feature: str) -> bool:
+        """Whether the feature's unit runs. Raises Unavailable."""
+        ended = await run((*self._systemctl, "is-active", f"{feature}.service"), self._look_s, SERVICE)
+        return ended.code == 0
+
+    async def reload(self) -> None:
+        """Make systemd read all unit files again. Raises Refused, Unavailable."""
+        await self._change("daemon-reload")
+
+    async def enable(self, feature: str) -> None:
+        """Enable the feature's unit as its file says now, whatever it said before. Raises Refused, Unavailable."""
+        await self._change("reenable", f"{feature}.service")
+
+    async def disable(self, feature: str) -> None:
+        """Disable the feature's unit; it goes on running. Raises Refused, Unavailable."""
+        await self._change("disable", f"{feature}.service")
+
+    async def stop(self, feature: str) -> None:
+        """Stop the feature's unit and wait until it has ended. Raises Refused, Unavailable."""
+        await self._change("stop", f"{feature}.service")
+        # One that failed would stay in lists after its file has gone.
+        with suppress(Refused):
+            await self._change("reset-failed", f"{feature}.service")
+
+    async def has_unit(self, feature: str) -> bool:
+        """Whether the feature has a service. Raises Unavailable."""
+        if not valid_feature_name(feature):
+            return False
+        ended = await run((*self._systemctl, "cat", f"{feature}.service"), self._look_s, SERVICE)
+        return ended.code == 0
+
+    async def starts_at_boot(self, feature: str) -> bool:
+        """Whether the feature's unit is enabled. Raises Unavailable."""
+        ended = await run((*self._systemctl, "is-enabled", f"{feature}.service"), self._look_s, SERVICE)
+        return ended.code == 0
+
+    async def _change(self, *arguments: str) -> None:
+        ended = await run((*self._systemctl, *arguments), self._change_s, SERVICE)
+        if ended.code != 0:
+            reason = ended.reason or f"exit code {ended.code}"
+            raise Refused(SERVICE, f"{' '.join(arguments)}: {reason}")
