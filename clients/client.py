@@ -1,0 +1,537 @@
+"""How do units, scripts and containers ask kubesyncd? As container, container_state, kube_join, kube_reset.
+
+Knows no rule of the daemon's: only how to ask, and what to do where nobody listens. It starts many times
+a second on a busy switch and runs in old containers too. So the usual road loads nothing but `_socket`
+beyond what the interpreter has loaded itself, and needs no more than Python 3.9.
+"""
+
+import posix
+import sys
+from _socket import AF_UNIX, SOCK_STREAM, socket, timeout
+
+HOST_SOCK = posix.environ.get(b"KUBESYNCD_HOST_SOCK", b"/run/kubesyncd/host.sock")
+CONTAINER_SOCK = posix.environ.get(b"KUBESYNCD_CONTAINER_SOCK", b"/run/kubesyncd/container/container.sock")
+LEDGER = posix.environ.get(b"KUBESYNCD_LEDGER", b"/run/kubesyncd/features.json")
+# Left beside the ledger by a package that is being removed: nobody will ever answer again.
+GONE = LEDGER.rpartition(b"/")[0] + b"/removed"
+# Set by a waiter for itself when it asks again: how often, and whether it has met the daemon. Who has never goes
+# round it.
+ASKED = b"KUBESYNCD_ASKED"
+MET = b"KUBESYNCD_MET"
+# The waiter's script goes here and not on its command line, which `systemctl status` shows: that one names the feature.
+WAITER_ENV = b"KUBESYNCD_WAITER"
+SHELLS = ("/bin/dash", "/bin/sh")
+
+FIRST_CONTACT_S = 2
+SETTLING_S = 1  # a new socket is given to its group a moment after it has been made
+VERB_S_MAX = 90  # a little more than the daemon allows itself
+STATE_S_MAX = 10  # docker's default grace: who says `down` is about to be killed
+JOIN_S_MAX = 600  # kubeadm's own limits add up to less
+FOREVER_S = float("inf")
+REASON_MAX = 200  # characters of a reason that anybody will read
+RECV_S_MAX = 1000000  # poll() counts milliseconds in 32 bits
+REPLY_LINE_MAX = 1 << 16
+
+FAILED, USAGE, UNAVAILABLE, TIMED_OUT, NOT_ALLOWED, INTERRUPTED = 1, 64, 69, 75, 77, 130
+
+FORMS = {
+    "start": "container start NAME",
+    "stop": "container stop [-t SECS] NAME",
+    "kill": "container kill [-s SIGNAL] [--no-kubelet-check] NAME",
+    "wait": "container wait NAME",
+    "id": "container id NAME",
+    "inspect": "container inspect [docker options] NAME",
+    "exec": "container exec [docker options] NAME COMMAND...",
+    "state": "container state NAME [up local | up kube | down | healthy | unhealthy REASON]",
+    "container_state": "container_state NAME up|down [local|kube] | healthy | unhealthy REASON",
+    "kube_join": "kube_join [-f]",
+    "kube_reset": "kube_reset",
+}
+
+# docker's options that take a value, and its short ones that take none.
+INSPECT_OPTIONS = (("-f", "--format", "--type"), "s")
+EXEC_OPTIONS = (("-e", "--env", "--env-file", "-u", "--user", "-w", "--workdir", "--detach-keys"), "dit")
+
+# Waiting costs a shell 0.2 MiB and Python 4. The shell reads the reply, and at an end of stream without
+# a result becomes this script again: the same process, so systemd sees nothing of a daemon's restart.
+WAITER = r"""
+while IFS= read -r line; do
+  export KUBESYNCD_MET=1
+  case $line in
+    "R "*) exit "${line#R }" ;;
+    "O "*) printf "%s\n" "${line#O }" ;;
+    "E "*) printf "%s\n" "${line#E }" >&2 ;;
+    "S "*) [ -z "$NOTIFY_SOCKET" ] || systemd-notify --status="${line#S }" </dev/null ;;
+  esac
+done
+sleep "$1" || sleep 1
+shift
+exec "$@"
+"""
+DOCKER_WAIT = 'code=$(docker wait "$1") || exit; exit "$code"'
+
+
+class ClientError(Exception):
+    """We cannot go on: the exit code, and the line `subject: what happened; what to do`."""
+
+    def __init__(self, code, line):
+        super().__init__(line)
+        self.code = code
+
+
+class AbsentError(ClientError):
+    """Nobody listens, or nobody has for FIRST_CONTACT_S."""
+
+    def __init__(self, name):
+        super().__init__(UNAVAILABLE, f"{name}: kubesyncd is not there; run systemctl start kubesyncd")
+
+
+def main(argv):
+    """Do what the command line `argv` says; returns the exit code, or becomes docker or a waiting shell."""
+    program = argv[0].rpartition("/")[2]
+    try:
+        if program in PROGRAMS:
+            return PROGRAMS[program](program, argv[1:])
+        return container(argv[1:])
+    except ClientError as failure:
+        say(sys.stderr, f"{program}: {failure}".encode(errors="replace"))
+        return failure.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+
+
+def container(args):
+    verb, rest = (args[0], args[1:]) if args else ("", [])
+    if verb in VERBS:
+        # What follows exec's NAME belongs to the command in the container.
+        if asks_help(rest[:1] if verb == "exec" else rest):
+            return show_usage([verb])
+        return VERBS[verb](verb, rest)
+    if asks_help([verb]):
+        return show_usage(VERBS)
+    raise ClientError(USAGE, f"{shown(verb)} is no verb; type: container {'|'.join(VERBS)} NAME")
+
+
+# The verbs: what to send, and the plain docker command that does it where nobody listens.
+
+
+def start(verb, args):
+    name = one_name(verb, options(verb, args, ())[1])
+    return ask([verb, name], docker=[verb, name])
+
+
+def stop(verb, args):
+    found, rest = options(verb, args, ("-t", "--time", "--timeout"))
+    name, grace_s = one_name(verb, rest), "".join(found[-1:])
+    if found and not (grace_s.isdigit() and grace_s.isascii() and len(grace_s) <= 5):
+        raise usage(verb, f"-t {shown(grace_s)} is no whole number of seconds")
+    return ask([verb, name, grace_s], docker=[verb, *(["-t", grace_s] if found else []), name])
+
+
+def kill(verb, args):
+    unchecked = "1" if "--no-kubelet-check" in args else "0"
+    found, rest = options(verb, [arg for arg in args if arg != "--no-kubelet-check"], ("-s", "--signal"))
+    name, signal = one_name(verb, rest), (found or ["KILL"])[-1].upper()
+    signal = signal.removeprefix("SIG")
+    if not (signal.isascii() and signal.replace("+", "").replace("-", "").isalnum() and len(signal) <= 10):
+        raise usage(verb, f"-s {shown(signal)} is no signal")
+    return ask([verb, name, signal, unchecked], docker=[verb, *(["-s", signal] if found else []), name])
+
+
+def wait(verb, args):
+    name = one_name(verb, options(verb, args, ())[1])
+    try:
+        return wait_for([verb, name], [HOST_SOCK])
+    except AbsentError:
+        follow = granted(name) if gone() else ""
+        if not follow:
+            only_if_local(name)
+        become(SHELLS, ["sh", "-c", DOCKER_WAIT, "container", follow or name])
+        raise ClientError(UNAVAILABLE, f"{name}: no shell to wait in; install /bin/sh") from None
+
+
+def identify(verb, args):
+    name = one_name(verb, options(verb, args, ())[1])
+    return ask([verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name])
+
+
+def inspect(verb, args):
+    at = name_index(args, *INSPECT_OPTIONS)
+    rest = args[at + 1 :]
+    if name_index(rest, *INSPECT_OPTIONS) < len(rest):
+        raise usage(verb, "takes one feature name")
+    return through_docker(verb, args, at)
+
+
+def execute(verb, args):
+    at = name_index(args, *EXEC_OPTIONS)
+    if len(args) < at + 2:
+        raise usage(verb, "needs a feature name and a command")
+    return through_docker(verb, args, at)
+
+
+def through_docker(verb, args, at):
+    """The docker command, with the feature's name at `at` replaced by its container's."""
+    name, lines = one_name(verb, args[at : at + 1]), []
+    code = ask(["resolve", name], docker=[verb, *args], take=lines.append)
+    if code == 0:
+        become_docker([verb, *args[:at], b"".join(lines).decode() or name, *args[at + 1 :]])
+    return code
+
+
+def state(verb, args):
+    if not args or (len(args) == 1 and verb != "state"):
+        raise usage(verb, "says too little")
+    name, direction, owner, *more = [*args, "", ""][: max(3, len(args))]
+    one_name(verb, [name])
+    if direction in ("healthy", "unhealthy"):
+        reason = " ".join(" ".join([owner, *more]).split())[:REASON_MAX].encode(errors="replace").decode()
+        if bool(reason) != (direction == "unhealthy"):
+            raise usage(verb, "healthy takes no reason, and unhealthy needs one")
+        return ask(["state", name, direction, reason], [HOST_SOCK, CONTAINER_SOCK], bound_s=STATE_S_MAX)
+    if direction not in ("up", "down", "") or owner not in ("local", "kube", "") or more:
+        raise usage(verb, f"{shown(' '.join(args[1:]))} is no state")
+    request, socks = ["state", name, direction, owner], [HOST_SOCK, CONTAINER_SOCK]
+    if not direction:
+        return ask(request, socks)
+    # Without an owner the daemon asks Docker who we are; until then we may be Kubernetes'.
+    if direction == "up" and owner != "local":
+        return wait_for(request, socks)
+    try:
+        return ask(request, socks, bound_s=STATE_S_MAX)
+    except ClientError as failure:
+        # A local container needs nobody's leave, and its end is seen by Docker too.
+        if failure.code not in (UNAVAILABLE, TIMED_OUT):
+            raise
+        say(sys.stderr, f"container: {name}: kubesyncd is not there; went on without it".encode())
+        return 0
+
+
+def container_state(program, args):
+    return show_usage([program]) if asks_help(args) else state(program, args)
+
+
+def cluster(program, args):
+    if asks_help(args):
+        return show_usage([program])
+    if args and (args != ["-f"] or program == "kube_reset"):
+        raise usage(program, f"{shown(' '.join(args))} is not known")
+    return ask(["reset"] if program == "kube_reset" else ["join", str(len(args))], bound_s=JOIN_S_MAX)
+
+
+VERBS = {
+    "start": start,
+    "stop": stop,
+    "kill": kill,
+    "wait": wait,
+    "id": identify,
+    "inspect": inspect,
+    "exec": execute,
+    "state": state,
+}
+PROGRAMS = {"container_state": container_state, "kube_join": cluster, "kube_reset": cluster}
+
+
+# The command line.
+
+
+def options(verb, args, valued):
+    """Values of the one option, in its spellings `valued`, and the other arguments."""
+    values, rest, queue = [], [], list(args)
+    while queue:
+        arg = queue.pop(0)
+        if arg == "--":
+            return values, rest + queue
+        if not arg.startswith("-"):
+            rest.append(arg)
+            continue
+        cut = len(arg.partition("=")[0]) if arg.startswith("--") else 2
+        if arg[:cut] not in valued:
+            raise usage(verb, f"{shown(arg)} is not known")
+        if len(arg) == cut and not queue:
+            raise usage(verb, f"{arg} needs a value")
+        values.append(queue.pop(0) if len(arg) == cut else arg[cut:].lstrip("="))
+    return values, rest
+
+
+def name_index(args, valued, switches):
+    """Where docker's first argument is that is neither an option nor the value of one.
+
+    `valued` options take a value, attached or as the next argument; `switches` are letters that may precede
+    a short one in the same argument, as in -itu root.
+    """
+    at = 0
+    while at < len(args):
+        arg = args[at]
+        if arg == "--":
+            return at + 1
+        if not arg.startswith("-") or arg == "-":
+            return at
+        at += 2 if "-" + arg[1:].lstrip(switches) in valued else 1
+    return at
+
+
+def one_name(verb, rest):
+    """The one argument, if it may be a feature's name: nothing that docker or a path could misread."""
+    if len(rest) != 1:
+        raise usage(verb, "takes one feature name")
+    base, at, asic = rest[0].partition("@")
+    letters = base.replace("-", "").replace("_", "")
+    good = letters.isalnum() and base.isascii() and base.islower() and base[0].isalpha() and len(base) <= 63
+    if not good or (at and not (asic.isdigit() and asic.isascii() and len(asic) <= 3)):
+        raise usage(verb, f"{shown(rest[0])} is no feature name such as snmp or bgp@0")
+    return rest[0]
+
+
+def asks_help(args):
+    return "--help" in args or "-h" in args
+
+
+def show_usage(names):
+    say(sys.stdout, "usage: {}".format("\n       ".join(FORMS[name] for name in names)).encode())
+    return 0
+
+
+def usage(verb, problem):
+    line = f"{problem}; type: {FORMS[verb]}"
+    return ClientError(USAGE, f"{verb}: {line}" if verb in VERBS else line)
+
+
+def shown(text):
+    """What somebody typed, short and clean enough for one line."""
+    return ascii(text if len(text) <= 40 else text[:37] + "...")
+
+
+def say(stream, line):
+    """One line, at once. A closed stream is None: nobody wants to hear."""
+    if stream is not None:
+        stream.buffer.write(line + b"\n")
+        stream.buffer.flush()
+
+
+# Asking.
+
+
+def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None):
+    """Ask until there is a result, and return it. Output is printed, or given to `take` line by line.
+
+    With `docker`, an absent daemon makes us become this docker command; without, it raises AbsentError.
+    """
+    begin, met = clock(), False
+    while True:
+        sock, there = connect(socks)
+        code, heard = converse(sock, request, begin + bound_s, take) if sock else (None, there)
+        if code is not None:
+            return code
+        met = met or heard
+        if clock() >= begin + (bound_s if met else FIRST_CONTACT_S):
+            break
+        pause()
+    subject = "kubernetes" if request[0] in ("join", "reset") else request[1]
+    if met:
+        what = f"no answer from kubesyncd within {bound_s} s; see systemctl status kubesyncd"
+        raise ClientError(TIMED_OUT if there else UNAVAILABLE, f"{subject}: {what}")
+    if docker is None:
+        raise AbsentError(subject)
+    only_if_local(subject)
+    return become_docker(docker)
+
+
+def wait_for(request, socks):
+    """Ask, and wait for as long as it takes: as a shell, or in Python where there is none.
+
+    A daemon that never comes to answering may be cut off from its sockets for a while, and `wait` goes round it
+    then: it has met only one that said something. For `state` a connection will do, as it has no other way.
+    """
+    shells = [shell for shell in SHELLS if posix.access(shell, posix.X_OK)]
+    if not shells:
+        return ask(request, socks, bound_s=FOREVER_S)
+    asked, met = int(posix.environ.get(ASKED, b"0")), MET in posix.environ
+    until = clock() + FIRST_CONTACT_S
+    sock, there = connect(socks)
+    if not there and gone():
+        raise AbsentError(request[1])
+    while not (there or met):
+        if clock() >= until:
+            raise AbsentError(request[1])
+        pause()
+        sock, there = connect(socks)
+    if sock and send(sock, request):
+        sock.settimeout(None)
+        posix.dup2(sock.fileno(), 0)
+    else:
+        posix.dup2(posix.open("/dev/null", posix.O_RDONLY), 0)
+    posix.set_inheritable(0, True)
+    delay_s = jitter() * min(0.2 * 2**asked, 1.6)
+    again = [f"{delay_s:.3f}", sys.executable or "/usr/bin/python3", "-IS", *sys.argv]
+    posix.environ[ASKED] = b"%d" % min(asked + 1, 9)
+    if there and request[0] == "state":
+        posix.environ[MET] = b"1"
+    posix.environ[WAITER_ENV] = WAITER.encode()
+    become(shells, ["sh", "-c", 'eval "$KUBESYNCD_WAITER"', "container", *again])
+    raise ClientError(FAILED, f"{request[1]}: {shells[0]} cannot be run; repair it")
+
+
+def connect(socks):
+    """A connection to the first of `socks` that exists (or None), and whether anybody is there."""
+    until = clock() + SETTLING_S
+    while True:
+        try:
+            return connect_once(socks)
+        except PermissionError as denied:
+            if clock() >= until:
+                path = shown(denied.filename.decode(errors="replace"))
+                line = f"{path}: permission denied; use sudo, or join its group"
+                raise ClientError(NOT_ALLOWED, line) from None
+        pause()
+
+
+def connect_once(socks):
+    """As connect. Raises PermissionError, with the socket's path as its filename."""
+    for path in socks:
+        sock = socket(AF_UNIX, SOCK_STREAM)
+        sock.settimeout(FIRST_CONTACT_S)
+        try:
+            sock.connect(path)
+            return sock, True
+        except FileNotFoundError:
+            continue
+        except (BlockingIOError, timeout):
+            return None, True  # there are more callers than the daemon has greeted yet
+        except PermissionError as denied:
+            denied.filename = path
+            raise
+        except OSError:
+            break
+    return None, False
+
+
+def send(sock, request):
+    try:
+        sock.sendall("\0".join(["1", *request]).encode() + b"\n")
+        return True
+    except (ConnectionError, timeout):
+        return False
+
+
+def converse(sock, request, until, take):
+    """The result of one request, or None where the stream ends without: ask again. And whether it was heard.
+
+    A request that nobody has read is reset; where the stream just ends, or time is up, somebody has.
+    """
+    rest, heard = b"", False
+    alive = send(sock, request)
+    while alive:
+        try:
+            chunk = receive(sock, until)
+        except ConnectionError:
+            break
+        heard = True
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            kind, text = line[:2], line[2:]
+            # As the daemon's own reader has it: Python reads no number of thousands of digits.
+            if kind == b"R " and text.isdigit() and len(text) <= 3 and int(text) <= 255:
+                return int(text), heard
+            tell(kind, text, take)
+        alive = chunk and len(rest) <= REPLY_LINE_MAX
+    return None, heard
+
+
+def receive(sock, until):
+    """Some bytes; none when the stream has ended or time is up. Raises ConnectionError."""
+    try:
+        sock.settimeout(min(max(until - clock(), 0.001), RECV_S_MAX))
+        return sock.recv(REPLY_LINE_MAX)
+    except timeout:
+        return b""
+
+
+def tell(kind, text, take):
+    if kind == b"O ":
+        take(text) if take else say(sys.stdout, text)
+    elif kind == b"E ":
+        say(sys.stderr, text)
+    elif kind == b"S " and b"NOTIFY_SOCKET" in posix.environ:
+        command = [b"systemd-notify", b"--status=" + text]
+        try:
+            posix.waitpid(posix.posix_spawnp(command[0], command, posix.environ), 0)
+        except OSError:
+            return  # a status that cannot be shown is no reason to fail
+
+
+# Nobody listens.
+
+
+def only_if_local(name):
+    """Raise AbsentError where the ledger says that Kubernetes has, or should have, a hand in this feature."""
+    try:
+        config, record = remembered(name)
+        local_only = config.get("always_local") or config.get("local_only")
+        kube = record.get("grant") or (config.get("set_owner") == "kube" and not local_only)
+    except PermissionError:
+        kube = True
+    if kube:
+        raise AbsentError(name)
+
+
+def granted(name):
+    """The ID of the kube container that owns the feature by the ledger, or nothing."""
+    try:
+        return str(remembered(name)[1].get("grant") or "")
+    except PermissionError:
+        return ""
+
+
+def remembered(name):
+    """What the ledger has of a feature, its config and its record. Raises PermissionError."""
+    import json  # costs as much as the whole usual road
+
+    try:
+        with open(LEDGER, "rb") as ledger:
+            entry = json.load(ledger)["features"][name]
+        return dict(entry.get("config") or {}), dict(entry.get("record") or {})
+    except PermissionError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}, {}  # no daemon has run since boot, or it knows nothing of this feature
+
+
+def gone():
+    """Whether the package is being removed, or has been."""
+    return posix.access(GONE, posix.F_OK)
+
+
+def become_docker(arguments):
+    """docker itself, from PATH, with environment, terminal and exit code as ever. Never returns."""
+    path = posix.environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
+    become([f"{folder}/docker" for folder in path.split(":") if folder], ["docker", *arguments])
+    raise ClientError(UNAVAILABLE, "docker: not found in PATH; install docker or set PATH")
+
+
+def become(programs, arguments):
+    """Replace this process by the first of `programs` that can be run; return if none can."""
+    for program in programs:
+        try:
+            posix.execve(program, arguments, posix.environ)
+        except OSError:
+            continue
+
+
+def clock():
+    import time  # the interpreter has loaded it itself
+
+    return time.monotonic()
+
+
+def jitter():
+    """From 0.5 to 1, so that many waiters do not ask again all at once."""
+    return 0.5 + posix.urandom(1)[0] / 512
+
+
+def pause():
+    import time
+
+    time.sleep(0.1 * jitter())
