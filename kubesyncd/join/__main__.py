@@ -1,0 +1,124 @@
+"""How is a join or reset run? `python -m kubesyncd.join join|reset [-f]`: settings, configuration, plan, work.
+
+A composition root: it puts the job together and decides nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubesyncd import settings, wire
+from kubesyncd.adapters.join_files import JoinFiles
+from kubesyncd.adapters.redis import RedisStore
+from kubesyncd.backoff import Backoff
+from kubesyncd.join.hands import SwitchHands
+from kubesyncd.join.plan import Job, address, plan_join, plan_reset
+from kubesyncd.join.progress import Phase, Progress
+from kubesyncd.join.work import Work
+from kubesyncd.log import logger
+from kubesyncd.model import MasterConfig
+from kubesyncd.ports import PortError, Unavailable
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.join.plan import Plan
+    from kubesyncd.settings import Settings
+
+EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
+CONFIGURATION_S_MAX = 15.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do the job. Returns the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kubesyncd.join", description="Joins a Kubernetes master, or leaves it."
+    )
+    parser.add_argument("job", type=Job, choices=tuple(Job), metavar="join|reset")
+    parser.add_argument("-f", "--force", action="store_true", help="join anew where it is joined already")
+    parser.add_argument("--config", type=Path, help=f"the settings file (default {settings.DEFAULT_FILE})")
+    given = parser.parse_args(argv)
+    try:
+        current = settings.load(given.config or settings.DEFAULT_FILE, required=given.config is not None)
+    except settings.SettingsError as error:
+        print(f"kubesyncd.join: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    log = logger(current.log).bind(job=given.job.value)
+    try:
+        return asyncio.run(_run(given.job, current, log, force=given.force))
+    except asyncio.CancelledError:
+        return wire.EXIT_FAILED
+    except PortError as error:
+        log.error("not_begun", why=str(error))
+        return wire.EXIT_FAILED
+
+
+async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force: bool) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    files = JoinFiles(current)
+    with files.locked():
+        force = files.take_request() or force
+        master = await _configuration(job, current, log)
+        progress = Progress(job, address(master) if master.ip else "", force, _boottime())
+        files.report(progress)
+        try:
+            plan = _plan(job, master, files, force=force)
+        except PortError as error:
+            log.error("refused", why=error.detail)
+            files.report(progress.ended(Phase.FAILED, error.detail, _boottime()))
+            return wire.EXIT_FAILED
+        log.info("begins", master=progress.master, force=force, why=plan.why)
+        try:
+            hands = SwitchHands(job, current, master, files, log)
+            ended = await Work(hands, files.report, _boottime, log).carry_out(plan, progress)
+        finally:
+            # Whatever became of it: no administrator's credential stays behind.
+            with suppress(Unavailable):
+                files.forget(files.credential)
+    return wire.EXIT_DONE if ended.phase is Phase.DONE else wire.EXIT_FAILED
+
+
+def _plan(job: Job, master: MasterConfig, files: JoinFiles, *, force: bool) -> Plan:
+    found = files.found()
+    return plan_join(master, found, force=force) if job is Job.JOIN else plan_reset(found)
+
+
+async def _configuration(job: Job, current: Settings, log: FilteringBoundLogger) -> MasterConfig:
+    """What CONFIG_DB says of the master. Without Redis a reset goes on all the same. Raises Unavailable."""
+    rng = random.SystemRandom()
+    store = RedisStore(current.redis, current.schema.names, rng, frozenset())
+    backoff = Backoff(rng, 0.8, 4.0)
+    try:
+        async with asyncio.timeout(CONFIGURATION_S_MAX):
+            while True:
+                try:
+                    return await store.master()
+                except Unavailable as error:
+                    why = str(error)
+                await asyncio.sleep(backoff.next_s())
+    except TimeoutError:
+        if job is Job.RESET:
+            log.warning("no_configuration", why=why)
+            return MasterConfig()
+        raise Unavailable("Redis", why) from None
+    finally:
+        await store.close()
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""With what does a switch introduce itself to a master? The documents kubeadm is given, made from what we have.
+
+Pure: bytes in, bytes out. A kubeconfig from the network may name programs to run and files to read; of such a
+one only the certificates, the key and the token are taken over.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from kubesyncd import documents
+from kubesyncd.ports import Refused
+
+SERVICE = "Kubernetes"
+DOCUMENT_BYTES_MAX = 256 * 1024
+# A token the master does not know is looked for again and again; kubeadm's own limit, 5 min, is ours for a whole join.
+DISCOVERY_TIMEOUT = "30s"
+
+# Everything else a user may have in a kubeconfig runs a program or reads a file of this switch.
+_USER_KEYS = ("client-certificate-data", "client-key-data", "token")
+_CA_KEY = "certificate-authority-data"
+# kubeadm's own: before 1.22 it reads v1beta2 only, from then on v1beta3 too.
+_V1BETA3_SINCE = (1, 22)
+
+
+def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
+    """`document`'s current context as a kubeconfig for `master` (`ip:port`), nothing else taken over.
+
+    `ca`: for one that has no CA inside. Raises Refused where it cannot be used to join.
+    """
+    cluster, user = _current(document)
+    foreign = sorted(key for key in user if key not in _USER_KEYS)
+    if foreign:
+        raise Refused(
+            SERVICE, f"the master's admin.conf names its user by {foreign[0][:40]}; it must be inline"
+        )
+    if not ("token" in user or {"client-certificate-data", "client-key-data"} <= user.keys()):
+        raise Refused(SERVICE, "the master's admin.conf has neither a token nor a certificate with its key")
+    inside = cluster.get(_CA_KEY) or (base64.b64encode(ca).decode() if ca else "")
+    if not inside:
+        raise Refused(
+            SERVICE,
+            "the master's admin.conf has no certificate-authority-data; put the CA in it or set [kube] ca_file",
+        )
+    return _kubeconfig(master, inside, {key: str(user[key]) for key in _USER_KEYS if key in user})
+
+
+def from_certificate(master: str, ca: bytes, certificate: bytes, key: bytes) -> bytes:
+    """A kubeconfig for `master` from a client certificate that somebody put on this switch (all PEM)."""
+    user = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
+    return _kubeconfig(master, _base64(ca), user)
+
+
+def from_token(
+    master: str, token: str, ca_hash: str, node: str, cri_socket: str, kubeadm: tuple[int, int]
+) -> bytes:
+    """kubeadm's configuration for a bootstrap token: in a file, because a command line is everybody's to read.
+
+    `kubeadm`: its major and minor version.
+    """
+    group = "v1beta3" if kubeadm >= _V1BETA3_SINCE else "v1beta2"
+    registration = {"name": node, **({"criSocket": cri_socket} if cri_socket else {})}
+    discovery = {"apiServerEndpoint": master, "token": token, "caCertHashes": [ca_hash]}
+    document = {
+        "apiVersion": f"kubeadm.k8s.io/{group}",
+        "kind": "JoinConfiguration",
+        "discovery": {"bootstrapToken": discovery, "timeout": DISCOVERY_TIMEOUT},
+        "nodeRegistration": registration,
+    }
+    return json.dumps(document, indent=1).encode()
+
+
+def _current(document: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    if len(document) > DOCUMENT_BYTES_MAX:
+        raise Refused(SERVICE, f"the master's admin.conf is longer than {DOCUMENT_BYTES_MAX} bytes")
+    try:
+        config = documents.parse(document)
+        context = _named(config, "context", config["current-context"])
+        return _named(config, "cluster", context["cluster"]), _named(config, "user", context["user"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        detail = "what the master calls admin.conf is no kubeconfig; check [kube] admin_conf_url"
+        raise Refused(SERVICE, detail) from error
+
+
+def _named(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    return {entry["name"]: dict(entry[kind]) for entry in config[f"{kind}s"]}[name]
+
+
+def _kubeconfig(master: str, ca: str, user: dict[str, str]) -> bytes:
+    """JSON, which is YAML."""
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "master", "cluster": {"server": f"https://{master}", _CA_KEY: ca}}],
+        "users": [{"name": "switch", "user": user}],
+        "contexts": [{"name": "switch@master", "context": {"cluster": "master", "user": "switch"}}],
+        "current-context": "switch@master",
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def _base64(pem: bytes) -> str:
+    return base64.b64encode(pem).decode()

@@ -1,0 +1,105 @@
+"""How far is the join or reset under way? One small value in a file: the job writes it, daemon and operators read it.
+
+Pure; reading is total. Times are BOOTTIME seconds, and the file does not outlive a boot.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from kubesyncd.join.plan import Job, Step
+
+FILE = "join.json"
+REQUEST_FILE = "join.request"
+LOCK_FILE = "join.lock"
+DETAIL_MAX = 600
+LEFT_OVER_MAX = 8
+
+
+class Phase(StrEnum):
+    """Where a job is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step that is over. `detail`: what there is to say of it; where it failed, why."""
+
+    step: Step
+    ok: bool
+    took_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One job, from its first moment to its end and after. `master`: `ip:port`, empty where none is configured."""
+
+    job: Job
+    master: str
+    force: bool
+    begun_at: float
+    phase: Phase = Phase.RUNNING
+    step: Step | None = None
+    steps: tuple[Done, ...] = ()
+    left_over: tuple[str, ...] = ()
+    why: str = ""
+    ended_at: float | None = None
+
+    def at(self, step: Step) -> Progress:
+        """It works on `step` now."""
+        return replace(self, step=step)
+
+    def over(self, done: Done) -> Progress:
+        """The step is over."""
+        return replace(self, step=None, steps=(*self.steps, done))
+
+    def leaving_over(self, what: str) -> Progress:
+        """Something could not be done, and the job goes on."""
+        return replace(self, left_over=(*self.left_over, what)[:LEFT_OVER_MAX])
+
+    def ended(self, phase: Phase, why: str, at: float) -> Progress:
+        """The job is over."""
+        return replace(self, phase=phase, step=None, why=why, ended_at=at)
+
+    @property
+    def sentence(self) -> str:
+        """One line for operators."""
+        if self.phase is Phase.RUNNING:
+            return f"{self.job.value}: {self.step.value if self.step else 'begins'}"
+        left = f"; left over: {', '.join(self.left_over)}" if self.left_over else ""
+        return f"{self.why}{left}"
+
+
+def encode(progress: Progress) -> bytes:
+    """As a file's content."""
+    return json.dumps(asdict(progress)).encode() + b"\n"
+
+
+def decode(data: bytes | None) -> Progress | None:
+    """What a file says; None where there is none or nobody can read it. Never raises."""
+    try:
+        tree: dict[str, Any] = json.loads(data or b"")
+        return Progress(
+            job=Job(tree["job"]),
+            master=str(tree["master"]),
+            force=tree["force"] is True,
+            begun_at=float(tree["begun_at"]),
+            phase=Phase(tree["phase"]),
+            step=Step(tree["step"]) if tree["step"] else None,
+            steps=tuple(
+                Done(Step(d["step"]), d["ok"] is True, float(d["took_s"]), str(d["detail"]))
+                for d in tree["steps"]
+            ),
+            left_over=tuple(str(what) for what in tree["left_over"]),
+            why=str(tree["why"]),
+            ended_at=None if tree["ended_at"] is None else float(tree["ended_at"]),
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
