@@ -1,0 +1,161 @@
+"""Which image does a feature start from locally, which one is kept for a rollback, and which may go? A pure policy.
+
+Knows no Docker, no clock, no coroutine. Tags are the memory: the *local name* (what the unit's script starts from,
+`docker-snmp:latest`) names the good image, and `docker-snmp:kubesyncd-previous` the one before it. Besides, `Shelf`
+remembers which images ever ran here by our doing: only those are ever removed. Every function returns the next
+step only, so that a power cut between two steps is just another look. Seed: section Image management.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+PREVIOUS_TAG = "kubesyncd-previous"
+# An image of each update of some years; the oldest are forgotten first, and then left alone.
+KNOWN_MAX = 32
+# What may reach Docker's paths as an image's name: registry, folders, name, tag (never a digest, never a `..`).
+NAME = re.compile(
+    r"(?=.{1,251}\Z)[a-z0-9][a-zA-Z0-9._-]*(?::[0-9]{1,5}(?=/))?(?:/[a-zA-Z0-9][a-zA-Z0-9._-]*)*"
+    r"(?::[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127})?"
+)
+IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image on the switch. `names`: its tags (`registry/docker-snmp:v2`). `repositories`: where it was pulled from.
+
+    `created`: seconds since the epoch. `size`: bytes.
+    """
+
+    id: str
+    names: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
+    created: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """All images, and the IDs of those that any container, running or not, was made from."""
+
+    images: tuple[Image, ...]
+    used: frozenset[str] = frozenset()
+
+    def named(self, name: str) -> str:
+        """The ID of the image with this name; empty where there is none."""
+        return next((image.id for image in self.images if name in image.names), "")
+
+    def image(self, image_id: str) -> Image | None:
+        """The image with this ID, if it is there."""
+        return next((image for image in self.images if image.id == image_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What is remembered of one feature's images. `local`: the local name. `known`: IDs that ran here, oldest first.
+
+    `failed`: the image it was rolled back from, `failed_newest` and `failure` as in its record.
+    """
+
+    local: str = ""
+    known: tuple[str, ...] = ()
+    failed: str = ""
+    failed_newest: str = ""
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """Let `name` name this image from now on."""
+
+    image_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take this name, or an image without one, away."""
+
+    reference: str
+
+
+def base(name: str) -> str:
+    """A name without registry, folders and tag: `docker-snmp` of `registry:5000/sonic/docker-snmp:v2`."""
+    return name.rpartition("/")[2].partition(":")[0]
+
+
+def previous_name(local: str) -> str:
+    """The name of the image kept for a rollback."""
+    folder, slash, last = local.rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}:{PREVIOUS_TAG}"
+
+
+def local_name(made_from: str, remembered: str, listed: str, image: Image | None) -> str:
+    """What the unit's script starts from; empty where nobody can tell.
+
+    What the local container was made from says it best; then what it said once, what SONiC's list of names says,
+    and last the name that the master's image has in its registry.
+    """
+    for name in (made_from, remembered, listed and f"{listed}:latest"):
+        if name and NAME.fullmatch(name) and not IMAGE_ID.fullmatch(name):
+            return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    named = (*image.names, *image.repositories) if image is not None else ()
+    return next((f"{base(name)}:latest" for name in named if NAME.fullmatch(name)), "")
+
+
+def remember(shelf: Shelf, *image_ids: str) -> Shelf:
+    """The shelf once these images are known to have run here."""
+    fresh = tuple(dict.fromkeys(i for i in image_ids if i and i not in shelf.known))
+    return replace(shelf, known=(*shelf.known, *fresh)[-KNOWN_MAX:]) if fresh else shelf
+
+
+def adopt(shelf: Shelf, stock: Stock, image_id: str) -> Tag | None:
+    """The next step until the local name names this image and the one before it is kept; None: it is done."""
+    now, previous = stock.named(shelf.local), previous_name(shelf.local)
+    if now == image_id:
+        return None
+    if now and stock.named(previous) != now:
+        return Tag(now, previous)
+    return Tag(image_id, shelf.local)
+
+
+def restore(shelf: Shelf, stock: Stock, failed_image: str) -> Tag | None:
+    """The next step until the local name names a good image again; None: it does, or there is none to go back to."""
+    previous = stock.named(previous_name(shelf.local))
+    if stock.named(shelf.local) != failed_image or previous in ("", failed_image):
+        return None
+    return Tag(previous, shelf.local)
+
+
+def removable(shelf: Shelf, stock: Stock) -> tuple[Image, ...]:
+    """Images that ran here, that nothing uses or falls back to, and that have no name somebody else gave them."""
+    kept = {stock.named(shelf.local), stock.named(previous_name(shelf.local)), *stock.used}
+    family = base(shelf.local)
+    return tuple(
+        image
+        for image in stock.images
+        if image.id in shelf.known
+        and image.id not in kept
+        and all(base(name) == family for name in (*image.names, *image.repositories))
+    )
+
+
+def tidy(shelf: Shelf, stock: Stock) -> Remove | None:
+    """The next removal; None: there is nothing to remove. The last name of an image takes it along."""
+    for image in removable(shelf, stock):
+        return Remove(image.names[0] if image.names else image.id)
+    return None
+
+
+def role(shelf: Shelf, stock: Stock, image: Image) -> str:
+    """What an image is to its feature, in a word or two for operators."""
+    words = []
+    if image.id == stock.named(shelf.local):
+        words.append("local")
+    if image.id == stock.named(previous_name(shelf.local)):
+        words.append("previous")
+    if image.id == shelf.failed:
+        words.append("failed")
+    return ", ".join(words) or ("in use" if image.id in stock.used else "old")
