@@ -1,0 +1,256 @@
+"""Why is a feature where it is, and what happens next? `explain NAME` and `watch`.
+
+Everything told comes from the daemon's own words: the reason of its last decision, and what the same rules make
+of the moment they look again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubesyncd.cli.grammar import Command
+from kubesyncd.cli.reader import Declined
+from kubesyncd.cli.shared import (
+    FeatureName,
+    ago,
+    brief,
+    clock,
+    colour,
+    count,
+    json_option,
+    paper,
+    print_json,
+    put,
+    reader,
+    span,
+    table,
+    when,
+)
+from kubesyncd.labels import feature_label
+from kubesyncd.ports import PortError
+from kubesyncd.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import RenderableType
+    from rich.text import Text
+
+SHORT_ID = 12
+LOOK_EVERY_S = 1.0
+
+
+@click.command(cls=Command, options_metavar="[--json]")
+@click.argument("name", metavar="NAME", type=FeatureName())
+@json_option
+def explain(name: str, as_json: bool) -> None:
+    """Why a feature is in its state, and what happens next."""
+    found = reader().feature(name)
+    if as_json:
+        print_json({**found, "waits_for": waits_for(found), "next_text": what_next(found)})
+        return
+    put(*explained(found, time.time()))
+
+
+def explained(found: Mapping[str, Any], now: float) -> list[RenderableType]:
+    """The whole answer, on paper."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Text.assemble(
+        (found["feature"], "bold"),
+        " is ",
+        (found["state"], f"bold {colour(found['state'])}"),
+        f" for {ago(found['since'], now)}",
+    )
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    if not found["why"].startswith(found["meaning"]):
+        grid.add_row("means", found["meaning"])
+    grid.add_row("because", found["why"])
+    grid.add_row("wanted", wanted(found))
+    grid.add_row("waits for", waits_for(found))
+    grid.add_row("next", what_next(found))
+    for container in containers(found):
+        grid.add_row("container", container)
+    for trouble in found["troubles"]:
+        grid.add_row("trouble", Text(trouble, "red"))
+    if found["row"]["failure"]:
+        grid.add_row("failed", Text(found["row"]["failure"], "red"))
+    return [head, Padding(grid, (0, 0, 0, 2)), Text(""), history(found["history"], now)]
+
+
+def wanted(found: Mapping[str, Any]) -> str:
+    """What the configuration asks for, in a sentence."""
+    config = found["config"]
+    if config["always_local"]:
+        return "local, whatever the configuration says: kubesyncd itself needs it"
+    if config["local_only"]:
+        return "local: it has a container per ASIC, and kube can run none of these"
+    parts = [f"owner {config['set_owner']}", f"fallback {'on' if config['fallback'] else 'off'}"]
+    if config["failure_minutes"]:
+        parts.append(f"failed after {config['failure_minutes']} min without a kube container")
+    if config["failure_policy"]:
+        parts.append(f"policy {config['failure_policy']}")
+    if found["boot_fallback"]:
+        parts.append("after a prepared reboot local until kube has taken over and stayed")
+    if found["rolled_back"]:
+        parts.append("rolled back to local until another image comes, or: kubesync clear NAME")
+    return ", ".join(parts)
+
+
+def waits_for(found: Mapping[str, Any]) -> str:
+    """Whom or what the feature waits for; the state says it, and what is known of labels and containers."""
+    state, name = State(found["state"]), found["feature"]
+    match state:
+        case State.UNKNOWN | State.INIT:
+            return f"its unit: systemctl start {name}"
+        case State.LOCAL_EXITED:
+            return f"systemd to restart its unit; see: journalctl -u {name}"
+        case State.LOCAL if found["config"]["set_owner"] == "kube" and not found["rolled_back"]:
+            return _deployment(found)
+        case State.KUBE_READY:
+            return _deployment(found)
+        case State.LOCAL_TO_KUBE:
+            return "the local container to end" if found["stopping"] else "the local container to be stopped"
+        case State.KUBE_PENDING:
+            return "kubesyncd to let the kube container through"
+        case State.KUBE_STOPPED | State.STARTING:
+            return "the local container to start"
+        case State.DRIFT:
+            return "kubesyncd to repair it"
+        case _:
+            return "nothing"
+
+
+def _deployment(found: Mapping[str, Any]) -> str:
+    """How far the deployment by kube has come, as far as this node can tell."""
+    if found["refused_for_s"]:
+        return f"its kube container to prove itself; the next hand-over may begin in {span(found['refused_for_s'])}"
+    if not found["joined"]:
+        return "this switch to join a master: kubesync config kube join"
+    label, seen = found["label"], feature_label(found["feature"])
+    if label["pending"]:
+        return f"the master to take the label {seen}=true" + (
+            ", which failed and is tried again" if label["failed"] else ""
+        )
+    if label["value"] == "on":
+        return f"kube to deploy it; this node has the label {seen}=true"
+    return f"the label {seen}=true to be asked for"
+
+
+def what_next(found: Mapping[str, Any]) -> str:
+    """What the clock alone will bring, and when."""
+    coming, in_s = found["next"], found["next_in_s"]
+    if coming is None or in_s is None:
+        return "nothing, until something changes"
+    when = f"in {span(in_s)}"
+    if coming["failed"]:
+        return f"{when} it counts as failed: {coming['failed']}"
+    if coming["stable"]:
+        return f"{when} its kube container counts as stable"
+    if coming["acts"]:
+        return f"{when}: {coming['why']}"
+    return f"{when} it is looked at again: {coming['why']}"
+
+
+def containers(found: Mapping[str, Any]) -> list[str]:
+    """Its containers in a line each, the running ones first."""
+    lines = []
+    for c in sorted(found["containers"], key=lambda c: not c["running"]):
+        how = "runs" if c["running"] else f"ended ({'unknown' if c['exit_code'] is None else c['exit_code']})"
+        marks = [
+            word
+            for word, ids in (("waits", found["waiting"]), ("is being stopped", found["stopping"]))
+            if c["id"] in ids
+        ]
+        if c["running"] and c["id"] == found["granted"]:
+            marks.append("stable" if found["proven"] else "let through, not stable yet")
+        lines.append(f"{c['owner']} {c['id'][:SHORT_ID]} {', '.join([how, *marks])}")
+    return lines
+
+
+def history(changes: Sequence[Mapping[str, Any]], now: float) -> RenderableType:
+    """The last changes of state, the newest first."""
+    from rich.text import Text
+
+    if not changes:
+        return Text("no change of state since the switch booted")
+    made = table("When", "State", "Because")
+    for change in reversed(changes):
+        made.add_row(when(change["at"], now), Text(change["to"], colour(change["to"])), change["why"])
+    return made
+
+
+# ---- watch ----------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
+def watch(name: str | None) -> None:
+    """All features live, or one with its reasons. Ctrl-C ends it."""
+    console = paper()
+    # The first look fails as any command does; later ones say so and go on.
+    picture = _look(name)
+    if not sys.stdout.isatty():
+        put(*picture)
+        return
+    from rich.console import Group as Stack
+    from rich.live import Live
+    from rich.text import Text
+
+    trouble: list[RenderableType] = []
+    with suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(Stack(*trouble, *picture), refresh=True)
+            time.sleep(LOOK_EVERY_S)
+            try:
+                picture, trouble = _look(name), []
+            except (PortError, Declined) as error:
+                trouble = [Text(f"{clock(time.time(), date=False)}  {error}", "bold red")]
+
+
+def _look(name: str | None) -> list[RenderableType]:
+    """The picture as it is now."""
+    now = time.time()
+    if name is not None:
+        return explained(reader().feature(name), now)
+    return [live_head(reader().cluster(), now), live_table(reader().features(), now)]
+
+
+def live_head(known: Mapping[str, Any], now: float) -> Text:
+    """One line about the master."""
+    from rich.text import Text
+
+    words = [clock(now, date=False)]
+    if not known["joined"]:
+        words.append("no master joined")
+    else:
+        words.append(f"master {known['master']} {'connected' if known['connected'] else 'unreachable'}")
+        words.append(f"kubelet {'runs' if known['kubelet'] else 'stopped'}")
+    if known["pending"]:
+        words.append(f"{count(len(known['pending']), 'label')} waiting")
+    return Text("  ".join(words), "bold")
+
+
+def live_table(features: Sequence[Mapping[str, Any]], now: float) -> RenderableType:
+    """A line per feature: state, since when, why, and what comes next."""
+    from rich.text import Text
+
+    made = table("Feature", "State", "Since", "Next in", "Why")
+    for found in features:
+        made.add_row(
+            Text(found["feature"], "bold"),
+            Text(found["state"], colour(found["state"])),
+            brief(found["since"], now),
+            "" if found["next_in_s"] is None else brief(now - found["next_in_s"], now),
+            found["why"],
+        )
+    return made

@@ -1,0 +1,116 @@
+"""How does FEATURE survive `config load_minigraph`? `feature-table save|restore`; our plugin types both by itself.
+
+The daemon itself mends the table as soon as the load is done, from the copy that `save` leaves; `restore` is for
+when it does not run, and for a look.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kubesyncd.cli.grammar import Command, Failure, Group
+from kubesyncd.cli.shared import count, json_option, print_json, reader
+
+if TYPE_CHECKING:
+    from kubesyncd.adapters.files import StateFile
+    from kubesyncd.cli.reader import Reader
+    from kubesyncd.feature_table import Saved
+
+
+@click.group("feature-table", cls=Group)
+def feature_table() -> None:
+    """What `config load_minigraph` would forget of the FEATURE table."""
+
+
+@feature_table.command(cls=Command)
+@json_option
+def save(as_json: bool) -> None:
+    """Copy the table; the next load of CONFIG_DB within an hour gets back what it has lost."""
+    saved = _save(reader())
+    if as_json:
+        print_json(saved.rows)
+        return
+    kept = count(len(saved.rows), "feature")
+    click.echo(f"saved: {kept}; the next load of CONFIG_DB within an hour gets back what it has lost")
+
+
+@feature_table.command(cls=Command)
+@json_option
+def restore(as_json: bool) -> None:
+    """Give the table back now what it has lost since it was saved."""
+    switch = reader()
+    if _load(switch) is None:
+        raise Failure("nothing was saved; kubesync feature-table save does, before the table is made anew")
+    fields = _restore(switch)
+    if as_json:
+        print_json(fields)
+        return
+    for name, given in fields.items():
+        click.echo(f"{name}: {', '.join(f'{field}={value}' for field, value in given.items())}")
+    if not fields:
+        click.echo("nothing is missing")
+
+
+@feature_table.command(cls=Command, hidden=True)
+def forget() -> None:
+    """Let the copy mend no load: the one it was made for was given up."""
+    _disarm(reader())
+
+
+def _file(switch: Reader) -> StateFile:
+    from kubesyncd.adapters.files import StateFile
+    from kubesyncd.feature_table import FILE
+
+    return StateFile(Path(switch.settings.paths.state_dir) / FILE)
+
+
+def _load(switch: Reader) -> Saved | None:
+    from kubesyncd.feature_table import decode
+
+    data = _file(switch).load()
+    try:
+        return decode(data) if data is not None else None
+    except ValueError as error:
+        raise Failure(f"{error}; save it anew") from error
+
+
+def _save(switch: Reader) -> Saved:
+    from kubesyncd.feature_table import Saved, encode
+
+    rows = {name: dict(switch.stored(name).config) for name in switch.feature_names()}
+    if not rows:
+        raise Failure("FEATURE is empty, so there is nothing to save")
+    saved = Saved(rows, time.time())
+    _file(switch).save(encode(saved))
+    return saved
+
+
+def _restore(switch: Reader) -> dict[str, dict[str, str]]:
+    """Write what is missing; what was written. Rows of features without a service stay away."""
+    from kubesyncd.adapters.schema import normal
+    from kubesyncd.feature_table import lost
+
+    saved = _load(switch)
+    if saved is None:
+        return {}
+    now = {name: switch.stored(name).config for name in switch.feature_names()}
+    fields = lost(saved.rows, now, switch.schema.own_config_names, normal)
+    given = {name: row for name, row in fields.items() if name in now or switch.has_unit(name)}
+    for name, row in given.items():
+        switch.write_feature(name, row)
+    _disarm(switch)
+    return given
+
+
+def _disarm(switch: Reader) -> None:
+    """The copy stays for a look, and mends no load any more."""
+    from kubesyncd.feature_table import encode
+
+    saved = _load(switch)
+    if saved is not None and saved.armed:
+        _file(switch).save(encode(replace(saved, armed=False)))

@@ -1,0 +1,204 @@
+"""How does an operator bring a Kubernetes-only service onto this switch? `config feature install|uninstall`.
+
+Everything typed is checked first; what is then written, and how it is taken back, is `installer`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubesyncd import wire
+from kubesyncd.cli.grammar import Command, Failure
+from kubesyncd.cli.reader import Declined
+from kubesyncd.cli.shared import FeatureName, json_option, print_json, reader
+from kubesyncd.ports import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+
+    from kubesyncd.cli.reader import Reader
+    from kubesyncd.installer import Done, Installer
+    from kubesyncd.services import File, ServiceSpec
+
+# Beyond a unit's TimeoutStopSec: its feature may get all its graces.
+STOP_S = 150.0
+LOOK_S = 10.0
+
+
+class SwitchRows:
+    """installer.Rows: Redis and the daemon, through the commands' reader."""
+
+    def __init__(self, switch: Reader) -> None:
+        self._switch = switch
+
+    def daemon_answers(self) -> None:
+        """See installer.Rows."""
+        self._switch.cluster()
+
+    def feature_row(self, feature: str) -> dict[str, str]:
+        """See installer.Rows."""
+        return dict(self._switch.stored(feature).config)
+
+    def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
+        """See installer.Rows."""
+        self._switch.replace_feature(feature, fields)
+
+    def forget(self, feature: str) -> None:
+        """See installer.Rows."""
+        try:
+            # A unit that had failed, or ran without us, has not told us of its end: systemd stops none twice.
+            self._switch.ask("stop", feature, within_s=STOP_S)
+            self._switch.ask("forget", feature)
+        except Declined as no:
+            raise Refused("kubesyncd", str(no)) from no
+        self._switch.remove_state(feature)
+
+
+def installer(switch: Reader) -> Installer:
+    """The installer of this switch."""
+    from kubesyncd.adapters.systemd import SystemdUnits
+    from kubesyncd.installer import Installer
+
+    settings = switch.settings
+    return Installer(
+        root=Path(settings.paths.install_root),
+        state_dir=Path(settings.paths.state_dir),
+        units=SystemdUnits(settings.systemd, look_s=LOOK_S, change_s=STOP_S),
+        rows=SwitchRows(switch),
+        ours=switch.schema.encode_config,
+        always_local=frozenset(settings.features.always_local),
+    )
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Do one piece of the installer's work; `Declined` becomes a failure."""
+    import asyncio
+
+    try:
+        return asyncio.run(work)
+    except Declined as no:
+        raise Failure(str(no), no.code) from no
+
+
+@click.command("install", cls=Command, options_metavar="[--file FILE] [--replace] [--dry-run]")
+@click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
+@click.argument("words", metavar="[required SERVICE…]", nargs=-1)
+@click.option(
+    "--file", "file", metavar="FILE", help="Read a YAML description instead (see docs/features.md)."
+)
+@click.option("--replace", is_flag=True, help="Put it in the place of one that is there.")
+@click.option("--dry-run", is_flag=True, help="Show the files, and write nothing.")
+@json_option
+def install(
+    name: str | None, words: tuple[str, ...], file: str | None, replace: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Make a service of a feature that only Kubernetes runs: unit, scripts, FEATURE row.
+
+    It runs only as long as the required services do (swss, when none is named).
+    """
+    # Here and below: sonic-utilities import this module with every command, and templates are slow to load.
+    from kubesyncd import services
+
+    spec = _described(name, words, file)
+    made = services.files(spec)
+    switch = reader()
+    hand = installer(switch)
+    if dry_run:
+        run(hand.check(spec, made, replace=replace))
+        _show_files(made, as_json=as_json)
+        return
+    done = run(hand.install(spec, made, replace=replace))
+    if as_json:
+        print_json(_told(done))
+        return
+    for path in done.manifest.files:
+        click.echo(path)
+    click.echo(_sentence(spec.name, done))
+
+
+def _described(name: str | None, words: Sequence[str], file: str | None) -> ServiceSpec:
+    """What was typed, or what the file says. Raises UsageError, Failure."""
+    from kubesyncd import services
+
+    try:
+        if file is None:
+            if name is None:
+                raise click.UsageError("neither a NAME nor a --file is given")
+            return services.service(name, _required(words))
+        if words:
+            raise click.UsageError("what a service requires is in the FILE or after NAME, not in both")
+        spec = services.parse(_read(file))
+    except services.InvalidService as error:
+        where = f"{file}: " if file is not None else ""
+        raise Failure(f"{where}{error}", wire.EXIT_USAGE) from None
+    if name not in (None, spec.name):
+        raise click.UsageError(f"{file} describes {spec.name}, not {name}")
+    return spec
+
+
+def _required(words: Sequence[str]) -> list[str]:
+    from kubesyncd import services
+
+    if not words:
+        return list(services.DEFAULT_REQUIRES)
+    if not "required".startswith(words[0].lower()) or len(words[0]) < 3:
+        raise click.UsageError(f"{words[0][:40]!a} is not known after NAME, only `required SERVICE…`")
+    names = [name for word in words[1:] for name in word.split(",") if name]
+    if not names:
+        raise click.UsageError("required needs at least one service")
+    return names
+
+
+def _read(file: str) -> bytes:
+    from kubesyncd import services
+
+    try:
+        with Path(file).open("rb") as source:
+            return source.read(services.TEXT_BYTES_MAX + 1)
+    except OSError as error:
+        raise Failure(f"{file} cannot be read: {error.strerror}; give a file with a description") from error
+
+
+def _show_files(made: Sequence[File], *, as_json: bool) -> None:
+    if as_json:
+        print_json([{"path": f.path, "mode": f"{f.mode:04o}", "content": f.content.decode()} for f in made])
+        return
+    for file in made:
+        click.echo(f"==> {file.path} ({file.mode:04o})\n{file.content.decode()}")
+    click.echo("nothing was written; leave --dry-run out to install it")
+
+
+def _told(done: Done) -> dict[str, Any]:
+    return {
+        "feature": done.manifest.name,
+        "files": dict(done.manifest.files),
+        "row": dict(done.manifest.row),
+        "started": done.started,
+        "waits_for": list(done.waits_for),
+    }
+
+
+def _sentence(name: str, done: Done) -> str:
+    if done.started:
+        return (
+            f"{name} is installed and starts now; Kubernetes runs it once it is deployed: show feature {name}"
+        )
+    return f"{name} is installed; it starts together with {', '.join(done.waits_for)}, which does not run now"
+
+
+@click.command("uninstall", cls=Command, options_metavar="[--force]")
+@click.argument("name", metavar="NAME", type=FeatureName())
+@click.option("--force", is_flag=True, help="Remove files that were changed since, too.")
+@json_option
+def uninstall(name: str, force: bool, as_json: bool) -> None:
+    """Stop a feature that was installed, then remove what `install` wrote and its rows in both databases."""
+    manifest = run(installer(reader()).uninstall(name, force=force))
+    if as_json:
+        print_json({"feature": name, "files": list(manifest.files)})
+        return
+    for path in manifest.files:
+        click.echo(path)
+    click.echo(f"{name} is removed" + (", its own service is back" if manifest.row_before else ""))

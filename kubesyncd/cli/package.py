@@ -1,0 +1,174 @@
+"""Which service packages does this node have, and are they what the server offers? `package sync|list`.
+
+`sync` is what the daemon's unit runs; an operator may run it as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubesyncd import wire
+from kubesyncd.cli.grammar import Command, Failure, Group
+from kubesyncd.cli.install import installer, run
+from kubesyncd.cli.shared import json_option, print_json, put, reader, table
+from kubesyncd.packages import Unusable, plan
+from kubesyncd.ports import PortError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kubesyncd.cli.reader import Reader
+    from kubesyncd.manifests import Manifest
+    from kubesyncd.packages import Metadata
+    from kubesyncd.sync import PackageSync, Result
+
+NO_SERVER = "no packages' server is configured; set url in [packages] of kubesyncd.toml"
+
+
+@click.group("package", cls=Group)
+def package() -> None:
+    """Services that come as packages from a server."""
+
+
+@package.command(cls=Command, options_metavar="[--dry-run]")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@json_option
+def sync(dry_run: bool, as_json: bool) -> None:
+    """Install, update and remove packages, so that this node has what it is eligible for."""
+    switch = reader()
+    worker = _worker(switch)
+    labels = _labels(switch)
+    try:
+        if dry_run:
+            metadata, steps = run(worker.plan(labels))
+            _say_problems(metadata)
+            _print([{"step": str(step), "done": False, "failure": ""} for step in steps], as_json=as_json)
+            return
+        results: Sequence[Result] = run(worker.run(labels))
+    except Unusable as error:
+        raise Failure(str(error)) from error
+    _print(
+        [{"step": str(r.step), "done": not r.failure, "failure": r.failure} for r in results], as_json=as_json
+    )
+    failed = [result for result in results if result.failure]
+    if failed:
+        text = f"{len(failed)} of {len(results)} packages are not as they should be"
+        raise Failure(f"{text}; the first: {failed[0].step}: {failed[0].failure}")
+
+
+@package.command("list", cls=Command)
+@json_option
+def list_packages(as_json: bool) -> None:
+    """What is installed, and what the server offers to this node."""
+    switch = reader()
+    installed = installer(switch).installed()
+    followed = bool(switch.settings.packages.url)
+    labels = _labels_or_none(switch) if followed else None
+    rows = _rows(installed, _offered(switch) if followed else None, labels)
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        offers = "none is offered to this node" if followed else NO_SERVER
+        click.echo(f"no packages: none is installed, and {offers}")
+        return
+    shown = table("name", "installed", "offered", "will be")
+    for row in rows:
+        shown.add_row(row["name"], row["installed"], row["offered"], row["step"])
+    put(shown)
+
+
+def _worker(switch: Reader) -> PackageSync:
+    from kubesyncd.adapters.files import StateFile
+    from kubesyncd.adapters.https import HttpsFiles
+    from kubesyncd.adapters.openssl import is_true
+    from kubesyncd.supply import SEEN_FILE, Supply
+    from kubesyncd.sync import PackageSync
+
+    wanted = switch.settings.packages
+    if not wanted.url:
+        raise Failure(NO_SERVER)
+    files = HttpsFiles(wanted.ca_file)
+    seen = StateFile(Path(switch.settings.paths.state_dir) / SEEN_FILE)
+    try:
+        supply = Supply(wanted.url, wanted.pubkey, files, is_true, seen)
+    except Unusable as error:
+        raise Failure(str(error), wire.EXIT_USAGE) from error
+    return PackageSync(supply, files, installer(switch))
+
+
+def _labels(switch: Reader) -> Mapping[str, str]:
+    """The own Node's labels; without them nothing may be concluded. Raises Failure."""
+    labels = _labels_or_none(switch)
+    if labels is None:
+        text = (
+            "the master has not told this node's labels yet, so it is not known which packages it should have"
+        )
+        raise Failure(f"{text}; see: kubesync show kubernetes status")
+    return labels
+
+
+def _labels_or_none(switch: Reader) -> Mapping[str, str] | None:
+    found: dict[str, str] | None = switch.cluster().get("node_labels")
+    return found
+
+
+def _offered(switch: Reader) -> Metadata | None:
+    """What the server offers; None, and a note, where it does not say."""
+    try:
+        metadata, _ = run(_worker(switch).plan({}))
+    except (Failure, PortError, Unusable) as error:
+        click.echo(f"note: what is offered is not known: {error}", err=True)
+        return None
+    _say_problems(metadata)
+    found: Metadata = metadata
+    return found
+
+
+def _say_problems(metadata: Metadata) -> None:
+    for problem in metadata.problems:
+        click.echo(f"note: {problem}", err=True)
+
+
+def _rows(
+    installed: Mapping[str, Manifest], offered: Metadata | None, labels: Mapping[str, str] | None
+) -> list[dict[str, Any]]:
+    """A row for each service installed, and for each package that this node is eligible for."""
+    from kubesyncd.manifests import hashes
+
+    steps: dict[str, str] = {}
+    fitting: dict[str, str] = {}
+    if offered is not None and labels is not None:
+        steps = {step.name: step.do.value for step in plan(offered, labels, hashes(installed))}
+        for each in offered.packages:
+            if each.fits(labels):
+                fitting.setdefault(each.name, each.version)
+    return [
+        {
+            "name": name,
+            "installed": _version(installed.get(name)),
+            "offered": fitting.get(name, ""),
+            "step": steps.get(name, ""),
+        }
+        for name in sorted({*installed, *fitting})
+    ]
+
+
+def _version(manifest: Manifest | None) -> str:
+    if manifest is None:
+        return ""
+    return manifest.package.version if manifest.package else "by an operator"
+
+
+def _print(steps: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json(list(steps))
+        return
+    for step in steps:
+        state = f"failed: {step['failure']}" if step["failure"] else "done" if step["done"] else "to do"
+        click.echo(f"{step['step']}: {state}")
+    if not steps:
+        click.echo("every package is as it should be")

@@ -1,0 +1,38 @@
+"""How do our `config` commands come into sonic-utilities? This module lies in their `config/plugins` folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kubesyncd.cli import config as ours
+from kubesyncd.cli.plugins.join_in import accept_names, add_missing, answer_to, around, take_over
+from kubesyncd.cli.plugins.stand_in import become, kept, stand_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) -> None:
+    """Extend `config`; `run` carries out what was typed. Its `feature` group keeps every command it has.
+
+    Its `load_minigraph` keeps what FEATURE says about Kubernetes. Its `kubernetes` group writes for another
+    daemon, labels where nobody reads them and a master that is never verified: there, commands of the same name
+    become ours.
+    """
+    around(cli.commands.get("load_minigraph"), kept)
+    mine = stand_in(ours.config, ["config"], run)
+    feature, kube = mine.commands["feature"], mine.commands["kube"]
+    their_feature = cli.commands.get("feature")
+    if their_feature is None:
+        cli.add_command(feature)
+    elif isinstance(their_feature, click.Group):
+        add_missing(their_feature, feature)
+        accept_names(their_feature, feature.each, ours.is_name)
+    their_kube = cli.commands.get("kubernetes")
+    if their_kube is None:
+        cli.add_command(kube, "kubernetes")
+    elif isinstance(their_kube, click.Group):
+        take_over(their_kube, kube)
+    answer_to(cli, "kube", kube)

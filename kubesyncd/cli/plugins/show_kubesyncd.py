@@ -1,0 +1,40 @@
+"""How do our `show` commands come into sonic-utilities? This module lies in their `show/plugins` folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kubesyncd.cli import show as ours
+from kubesyncd.cli.plugins.join_in import accept_names, accept_nothing, answer_to, take_over
+from kubesyncd.cli.plugins.stand_in import become, stand_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) -> None:
+    """Extend `show`; `run` carries out what was typed. Its `feature` group keeps every command it has and shows ours
+    where none is typed; so does its `kubernetes server`. Its other kubernetes commands of the same name become ours:
+    they read where nobody writes.
+    """
+    mine = stand_in(ours.show, ["show"], run)
+    feature, kubernetes = mine.commands["feature"], mine.commands["kubernetes"]
+    their_feature = cli.commands.get("feature")
+    if their_feature is None:
+        cli.add_command(feature)
+    elif isinstance(their_feature, click.Group):
+        accept_names(their_feature, feature, no_command)
+        accept_nothing(their_feature, feature)
+    their_kubernetes = cli.commands.get("kubernetes")
+    if their_kubernetes is None:
+        cli.add_command(kubernetes)
+    elif isinstance(their_kubernetes, click.Group):
+        take_over(their_kubernetes, kubernetes)
+    answer_to(cli, "kube", kubernetes)
+
+
+def no_command(group: click.Group, words: Sequence[str]) -> bool:
+    """Whether no command of the group begins like the first word."""
+    return not any(name.startswith(words[0].lower()) for name in group.commands)

@@ -1,0 +1,289 @@
+"""How does a reboot script get this switch ready? `reboot prepare warm|fast`, and what comes back after an upgrade.
+
+The daemon sees to images, the hold and the kubelet; what needs root's whole view of the system is done here: files of
+other programs are copied, and hooks run. Everything together takes at most `reboot_s_max`. One failed step takes all
+the others back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubesyncd import wire
+from kubesyncd.adapters.files import StateFile
+from kubesyncd.carry import Carry, places, sources
+from kubesyncd.cli.grammar import Command, Group
+from kubesyncd.cli.shared import json_option, print_json, reader
+from kubesyncd.manifests import FOLDER, read_manifests
+from kubesyncd.mortality import crash_after
+from kubesyncd.ports import PortError, Unavailable
+from kubesyncd.reboot import HOLD_FILE, PROMISED_FILE, Grade, Kind, Step, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kubesyncd.cli.reader import Reader
+    from kubesyncd.manifests import Manifest
+
+# What takes back a preparation has this long, and a failed one that share of the preparation's own limit.
+UNDO_S = 5.0
+UNDO_SHARE = 1 / 6
+# A hook that must succeed says so by its name: `50-cache.abort`. Any other one only warns.
+ABORT = ".abort"
+# Below the install root, as manifests name it.
+HOOKS = "/etc/kubesyncd/hooks"
+SHOWN = {Grade.OK: "ok   ", Grade.WARN: "warn ", Grade.FAIL: "FAIL "}
+
+
+@click.group(cls=Group)
+def reboot() -> None:
+    """For the reboot scripts: what has to be done before, and what comes back after."""
+
+
+@reboot.command(cls=Command, options_metavar="[--undo] [--dry-run] [--json]")
+@click.argument("kind", metavar="warm|fast", type=click.Choice([kind.value for kind in Kind]), required=False)
+@click.option("--undo", is_flag=True, help="Take it back: the reboot will not take place.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@json_option
+def prepare(kind: str | None, undo: bool, dry_run: bool, as_json: bool) -> None:
+    """Get features, images, kubelet and certificates ready for a reboot, within 30 seconds.
+
+    The last line begins with "prepared" (exit code 0) or "not prepared" (1, and nothing is held). To be run again
+    does no harm.
+    """
+    if undo:
+        click.echo(_taken_back(reader()))
+        return
+    if kind is None:
+        raise click.UsageError("warm or fast is missing")
+    work = Preparation(reader(), Kind(kind), dry=dry_run)
+    steps = work.run()
+    failed = [step for step in steps if step.grade is Grade.FAIL]
+    if failed and not dry_run:
+        steps.append(work.take_back())
+    warnings = sum(step.grade is Grade.WARN for step in steps)
+    summary = _summary(kind, failed, warnings, time.monotonic() - work.begun, dry=dry_run)
+    if as_json:
+        told = [asdict(step) for step in steps]
+        print_json(
+            {
+                "prepared": not failed,
+                "dry_run": dry_run,
+                "kind": kind,
+                "steps": told,
+                "warnings": warnings,
+                "summary": summary,
+            }
+        )
+    else:
+        for step in steps:
+            click.echo(f"{SHOWN[step.grade]}{step.what}: {step.text}")
+        click.echo(summary)
+    sys.exit(wire.EXIT_FAILED if failed else wire.EXIT_DONE)
+
+
+def _summary(kind: str, failed: Sequence[Step], warnings: int, took_s: float, *, dry: bool) -> str:
+    if failed:
+        return f"not prepared for a {kind} reboot: {failed[0].what}: {failed[0].text}"
+    would = "would be " if dry else ""
+    many = "no warnings" if not warnings else "1 warning" if warnings == 1 else f"{warnings} warnings"
+    return f"{would}prepared for a {kind} reboot: {many}, {took_s:.1f} s"
+
+
+@reboot.command(cls=Command, hidden=True)
+def restore() -> None:
+    """Put back what an earlier boot has saved and this image lacks; once. For kubesyncd-restore.service."""
+    switch = reader()
+    for folder in (*carry_folders(switch), _moved(switch)):
+        for path in _restoring(switch, folder).restore(but=_lifted(switch), then=_enabler(switch)):
+            click.echo(f"restored {path}")
+
+
+def _restoring(switch: Reader, folder: Path) -> Carry:
+    """The folder, and where it may put things back to: what is installed on this image says nothing of the last one."""
+    from kubesyncd.services import SCRIPT_FOLDER, UNIT_FOLDER
+
+    hooks = switch.settings.paths.hooks_dir
+    ours = (*places(switch.settings, more=(UNIT_FOLDER, SCRIPT_FOLDER, HOOKS)), Path(hooks))
+    return Carry(folder, ours, _boot_id(switch), crash_after(os.environ))
+
+
+def _enabler(switch: Reader) -> Callable[[tuple[str, ...]], None]:
+    """What makes services of operators' features services of this image too."""
+    from kubesyncd.adapters.systemd import SystemdUnits
+
+    units = SystemdUnits(switch.settings.systemd)
+
+    async def enable(services: tuple[str, ...]) -> None:
+        missing = [service for service in services if not await units.starts_at_boot(service)]
+        if missing:
+            await units.reload()
+        for service in missing:
+            await units.enable(service)
+            await units.restart(service)
+            click.echo(f"enabled {service}.service")
+
+    return lambda services: asyncio.run(enable(services))
+
+
+def _lifted(switch: Reader) -> Path | None:
+    """The hold, if the daemon was faster and has lifted it in this boot: it must not come back."""
+    state = Path(switch.settings.paths.state_dir)
+    promised = decode(StateFile(state / PROMISED_FILE).load())
+    return state / HOLD_FILE if promised.boot_id == _boot_id(switch) else None
+
+
+def _boot_id(switch: Reader) -> str:
+    return Path(switch.settings.paths.boot_id).read_text().strip()
+
+
+def carry_folders(switch: Reader) -> tuple[Path, ...]:
+    """Where the next image finds what is carried: what becomes its /etc/sonic comes first, if it is an upgrade."""
+    ours = Path(switch.settings.paths.carry_dir)
+    upgrade = Path(switch.settings.paths.upgrade_dir)
+    return (upgrade / ours.name, ours) if upgrade.is_dir() else (ours,)
+
+
+def _moved(switch: Reader) -> Path:
+    """Where the first boot of another SONiC moves what an upgrade carries."""
+    ours = Path(switch.settings.paths.carry_dir)
+    return ours.parent / Path(switch.settings.paths.upgrade_dir).name / ours.name
+
+
+def _carry(switch: Reader, folder: Path, after_effect: Callable[[], None] = lambda: None) -> Carry:
+    return Carry(folder, sources(switch.settings, _installed(switch)), _boot_id(switch), after_effect)
+
+
+def _installed(switch: Reader) -> dict[str, Manifest]:
+    return read_manifests(Path(switch.settings.paths.state_dir) / FOLDER)
+
+
+async def _enabled(switch: Reader, within_s: float) -> list[str]:
+    """Features of operators that start at boot. Raises Unavailable."""
+    from kubesyncd.adapters.systemd import SystemdUnits
+
+    units = SystemdUnits(switch.settings.systemd)
+    try:
+        async with asyncio.timeout(within_s):
+            return [name for name in _installed(switch) if await units.starts_at_boot(name)]
+    except TimeoutError:
+        raise Unavailable("systemd", "it did not answer in time") from None
+
+
+def _taken_back(switch: Reader) -> str:
+    """The hold first: a switch without a kubelet is worse than one with a copy too many."""
+    step = json.loads(switch.ask("reboot-undo", within_s=UNDO_S)[0])
+    for folder in carry_folders(switch):
+        _carry(switch, folder).drop()
+    return f"{step['what']}: {step['text']}"
+
+
+class Preparation:
+    """One run of `reboot prepare`. `begun`: when, by time.monotonic."""
+
+    def __init__(self, switch: Reader, kind: Kind, *, dry: bool) -> None:
+        self.begun = time.monotonic()
+        self._switch = switch
+        self._kind = kind
+        self._dry = dry
+        self._timing = switch.settings.timing
+        self._after_effect = crash_after(os.environ)
+        self._deadline = self.begun + self._timing.reboot_s_max * (1 - UNDO_SHARE)
+
+    def run(self) -> list[Step]:
+        """Everything, in order, up to the first step that failed. Raises Unavailable where there is no daemon."""
+        try:
+            steps = self._daemon()
+        except PortError as error:
+            if not self._held:
+                raise
+            return [Step(Grade.FAIL, "kubesyncd", error.detail)]
+        for part in (self._save, self._hooks):
+            if any(step.grade is Grade.FAIL for step in steps):
+                break
+            steps += part()
+        return steps
+
+    @property
+    def _held(self) -> bool:
+        """Whether the daemon came as far as the hold before it fell silent."""
+        return (Path(self._switch.settings.paths.state_dir) / HOLD_FILE).exists()
+
+    def take_back(self) -> Step:
+        """After a failure nothing is held."""
+        try:
+            return Step(Grade.OK, "undo", _taken_back(self._switch))
+        except PortError as error:
+            return Step(Grade.FAIL, "undo", f"{error}; run: kubesync reboot prepare --undo")
+
+    def _daemon(self) -> list[Step]:
+        request = ("reboot-prepare", self._kind.value, str(int(self._dry)))
+        lines = self._switch.ask(*request, within_s=self._left_s())
+        return [_step(json.loads(line)) for line in lines if line]
+
+    def _save(self) -> list[Step]:
+        """Certificates and state for an image that is about to be booted for the first time."""
+        steps: list[Step] = []
+        try:
+            services = asyncio.run(_enabled(self._switch, self._left_s()))
+        except PortError as error:
+            return [Step(Grade.FAIL, "context", error.detail)]
+        for folder in carry_folders(self._switch):
+            try:
+                carry = _carry(self._switch, folder, self._after_effect)
+                count = len(carry.found()) if self._dry else carry.save(self._left_s(), services)
+            except PortError as error:
+                return [*steps, Step(Grade.FAIL, "context", error.detail)]
+            would = "would be " if self._dry else ""
+            steps.append(Step(Grade.OK, "context", f"{count} files {would}saved in {folder}"))
+        return steps
+
+    def _hooks(self) -> list[Step]:
+        from kubesyncd.adapters.hooks import HookFolders
+
+        steps: list[Step] = []
+
+        def left_out(hook: str, why: str) -> None:
+            steps.append(Step(Grade.WARN, Path(hook).name, f"left out: {why}"))
+
+        folder = f"{self._kind.value}-reboot.d"
+        hooks = HookFolders(Path(self._switch.settings.paths.hooks_dir), left_out)
+        for name in hooks.names(folder):
+            if self._dry:
+                steps.append(Step(Grade.OK, name, "would be run"))
+                continue
+            steps.append(self._hook(hooks, folder, name))
+            self._after_effect()
+            if steps[-1].grade is Grade.FAIL:
+                break
+        return steps
+
+    def _hook(self, hooks: Any, folder: str, name: str) -> Step:
+        bad = Grade.FAIL if name.endswith(ABORT) else Grade.WARN
+        seconds = min(self._timing.hook_s_max, self._left_s())
+        if seconds <= 0:
+            return Step(bad, name, f"not run: no time is left of {self._timing.reboot_s_max:g} s")
+        try:
+            ran = asyncio.run(hooks.run(folder, name, (self._kind.value,), seconds))
+        except PortError as error:
+            return Step(bad, name, error.detail)
+        return Step(Grade.OK, name, "done") if ran.good else Step(bad, name, f"it failed: {ran.text}")
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+
+def _step(tree: dict[str, str]) -> Step:
+    try:
+        return Step(Grade(tree["grade"]), tree["what"], tree["text"])
+    except (LookupError, ValueError) as error:
+        raise Unavailable("kubesyncd", f"an answer nobody can read: {error!r}") from error

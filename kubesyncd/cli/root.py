@@ -1,0 +1,58 @@
+"""Which commands has `kubesync`? The one list.
+
+A room of its own for more commands adds them here: import its commands, add them to the group they belong to.
+"""
+
+from __future__ import annotations
+
+import click
+
+from kubesyncd import __version__
+from kubesyncd.cli.config import config
+from kubesyncd.cli.diagram import diagram
+from kubesyncd.cli.doctor import doctor
+from kubesyncd.cli.explain import explain, watch
+from kubesyncd.cli.feature_table import feature_table
+from kubesyncd.cli.grammar import Group
+from kubesyncd.cli.image import clear, image
+from kubesyncd.cli.manifest import manifest
+from kubesyncd.cli.manual import completion, man
+from kubesyncd.cli.package import package
+from kubesyncd.cli.reboot import reboot
+from kubesyncd.cli.shared import SETTINGS_FILE
+from kubesyncd.cli.show import show
+from kubesyncd.cli.timeline import timeline
+
+
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, options_metavar="[--config FILE]"
+)
+@click.option("--config", "settings_file", metavar="FILE", help="kubesyncd's settings file.")
+@click.version_option(__version__, prog_name="kubesync", message="%(prog)s %(version)s")
+@click.pass_context
+def root(ctx: click.Context, settings_file: str | None) -> None:
+    """Features that run from the switch's own image or from Kubernetes, and who moves them between the two.
+
+    Every word may be cut to what makes it unique: `kubesync sh fea` is `kubesync show feature`.
+    """
+    ctx.meta[SETTINGS_FILE] = settings_file
+
+
+for command in (
+    config,
+    show,
+    explain,
+    watch,
+    timeline,
+    diagram,
+    doctor,
+    manifest,
+    completion,
+    man,
+    package,
+    feature_table,
+    image,
+    clear,
+    reboot,
+):
+    root.add_command(command)
