@@ -1,0 +1,173 @@
+"""Which stand-ins run as processes of their own? The lab's Docker engine and API server, to be started and stopped.
+
+Same shape as tests/real's engines, so that a switch takes either. Knows nothing of kubesyncd.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_S_MAX = 60.0
+END_S_MAX = 20.0
+
+
+class Docker(Protocol):
+    """A Docker engine."""
+
+    folder: Path
+    socket: Path
+
+    @property
+    def url(self) -> str: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Kube(Protocol):
+    """An API server, and the kubelet of its node `node` as a unit for tests/lab/systemctl.py."""
+
+    node: str
+    admin_conf: Path
+    kubelet_conf: Path
+
+    @property
+    def url(self) -> str: ...
+    def start(self) -> None: ...
+    def stop_api(self) -> None: ...
+    def freeze_api(self) -> None: ...
+    def thaw_api(self) -> None: ...
+    def stop(self) -> None: ...
+    def kubelet_unit(self, docker_socket: Path) -> dict[str, Any]: ...
+
+
+class LabDockerProcess:
+    """tests.lab.docker_engine under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.socket = folder / "docker.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Answering when this returns."""
+        self._process = spawn(["-m", "tests.lab.docker_engine", str(self.socket)], self.folder / "log")
+        until(self.socket.exists, f"the lab's Docker engine does not answer; see {self.folder}/log")
+
+    def stop(self) -> None:
+        """End it, and its containers."""
+        if not end(self._process):
+            print(f"the lab's Docker engine did not end in time: {(self.folder / 'log').read_text()[-3000:]}")
+        self._process = None
+
+
+class LabKubeProcess:
+    """tests.lab.kube_api under `folder`, and tests.lab.kubelet as a unit."""
+
+    def __init__(self, folder: Path, node: str = "switch1") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.node = node
+        self.admin_conf = folder / "admin.conf"
+        self.kubelet_conf = folder / "kubelet.conf"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{(self.folder / 'port').read_text()}"
+
+    def start(self) -> None:
+        """Answering when this returns; where it answered before, with the same objects."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        log = self.folder / "log"
+        said_before = log.read_bytes().count(b"ready ") if log.exists() else 0
+        self._process = spawn(["-m", "tests.lab.kube_api", str(self.folder), "--node", self.node], log)
+        until(
+            lambda: log.read_bytes().count(b"ready ") > said_before,
+            f"the lab's API server does not answer; see {log}",
+        )
+
+    def stop_api(self) -> None:
+        """End it at once; the objects stay."""
+        end(self._process, signal.SIGKILL)
+        self._process = None
+
+    def freeze_api(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw_api(self) -> None:
+        """Go on where `freeze_api` stopped."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it."""
+        self.stop_api()
+
+    def kubelet_unit(self, docker_socket: Path) -> dict[str, Any]:
+        """The kubelet as a unit for tests/lab/systemctl.py."""
+        command = ["-m", "tests.lab.kubelet", "--kubeconfig", str(self.kubelet_conf), "--node", self.node]
+        return {
+            "command": [sys.executable, *command, "--docker", str(docker_socket)],
+            "cwd": str(ROOT),
+            "pid_file": str(self.folder / "kubelet.pid"),
+        }
+
+
+def spawn(
+    arguments: list[str], log: Path, *, python: str = sys.executable, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """A Python with these arguments, from the checkout's root, in a session of its own."""
+    inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            [python, *arguments],
+            cwd=ROOT,
+            env={**inherited, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+
+
+def end(process: subprocess.Popen[bytes] | None, how: signal.Signals = signal.SIGTERM) -> bool:
+    """End a process with this signal, with SIGKILL where that takes too long. Returns whether it ended in time."""
+    if process is None:
+        return True
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(how)
+    try:
+        process.wait(END_S_MAX)
+    except subprocess.TimeoutExpired:
+        # A fault handler, where there is one, tells where it hangs.
+        process.send_signal(signal.SIGABRT)
+        process.wait()
+        return False
+    return True
+
+
+def until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Return once it holds. Raises TimeoutError with the sentence `otherwise`."""
+    deadline = time.monotonic() + READY_S_MAX
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise)
+        time.sleep(0.02)

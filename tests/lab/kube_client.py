@@ -1,0 +1,139 @@
+"""How do tests and stand-ins speak to an API server? A few plain calls with a kubeconfig's credential.
+
+Knows HTTP and TLS; never used by the product, whose adapter it checks from the other side.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MERGE = "application/merge-patch+json"
+NODES = "/api/v1/nodes"
+PODS = "/api/v1/namespaces/default/pods"
+DAEMONSETS = "/apis/apps/v1/namespaces/default/daemonsets"
+
+
+class KubeError(Exception):
+    """The server answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+class KubeClient:
+    """Use as `async with KubeClient(kubeconfig) as api`."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._server, self._tls = _credential(kubeconfig)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._tls), timeout=aiohttp.ClientTimeout(total=10)
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def get(self, path: str, **query: str) -> Any:
+        """The object or list at `path`. Raises KubeError."""
+        return await self._call("GET", path, params=query)
+
+    async def post(self, path: str, body: Any) -> Any:
+        """Create. Raises KubeError."""
+        return await self._call("POST", path, json=body)
+
+    async def patch(self, path: str, body: Any) -> Any:
+        """Merge-patch. Raises KubeError."""
+        return await self._call("PATCH", path, data=json.dumps(body), headers={"Content-Type": MERGE})
+
+    async def delete(self, path: str, grace_s: int | None = None) -> None:
+        """Delete; gone already is success. Raises KubeError."""
+        body = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
+        try:
+            await self._call("DELETE", path, json=body)
+        except KubeError as error:
+            if error.status != 404:
+                raise
+
+    async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[dict[str, Any]]:
+        """Events after `version`, until the server ends the watch."""
+        params = {**query, "watch": "true", "resourceVersion": version}
+        timeout = aiohttp.ClientTimeout(total=None, connect=3, sock_read=60)
+        async with self._session.get(self._server + path, params=params, timeout=timeout) as response:
+            if response.status != 200:
+                raise KubeError(response.status, await response.text())
+            async for line in response.content:
+                yield json.loads(line)
+
+    async def _call(self, method: str, path: str, **request: Any) -> Any:
+        async with self._session.request(method, self._server + path, **request) as response:
+            text = await response.text()
+            if response.status >= 300:
+                raise KubeError(response.status, text)
+            return json.loads(text) if text.startswith("{") else text
+
+
+def node(name: str, **labels: str) -> dict[str, Any]:
+    """A Node as a manifest."""
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+
+def daemonset(
+    feature: str, image: str, command: list[str], env: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A DaemonSet that runs `feature` on every node labelled `<feature>_enabled=true`."""
+    container = {
+        "name": feature,
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": command,
+        "env": [{"name": key, "value": value} for key, value in (env or {}).items()],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": feature, "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": feature}},
+            "template": {
+                "metadata": {"labels": {"app": feature}},
+                "spec": {
+                    "hostNetwork": True,
+                    "automountServiceAccountToken": False,
+                    "terminationGracePeriodSeconds": 2,
+                    "nodeSelector": {f"{feature}_enabled": "true"},
+                    "tolerations": [{"operator": "Exists"}],
+                    "containers": [container],
+                },
+            },
+        },
+    }
+
+
+def _credential(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
+    """Server and TLS of the kubeconfig's first cluster and user."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+    if "client-certificate" in user:
+        tls.load_cert_chain(user["client-certificate"], user["client-key"])
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            pair = Path(folder, "crt"), Path(folder, "key")
+            for path, key in zip(pair, ("client-certificate-data", "client-key-data"), strict=True):
+                path.write_bytes(base64.b64decode(user[key]))
+            tls.load_cert_chain(*pair)
+    return cluster["server"], tls

@@ -1,0 +1,91 @@
+"""What does systemctl do on a lab switch? Starts and stops the kubelet, restarts units, notes each call.
+
+    python -IS tests/lab/systemctl.py FOLDER is-active|enable --now|disable --now|restart --no-block|… UNIT
+
+FOLDER/units/UNIT.json tells a unit's `command`, its `cwd` and the `pid_file` that says it runs; FOLDER/calls
+gets one line per call. Knows nothing of kubesyncd. Standard library only: it starts often.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STOP_S_MAX = 20.0
+INACTIVE, NO_UNIT = 3, 5
+
+
+def main(folder: Path, words: list[str]) -> int:
+    """Do as told; returns systemctl's exit code."""
+    with (folder / "calls").open("a") as calls:
+        calls.write(" ".join(words) + "\n")
+    verb, name = words[0], words[-1]
+    if (folder / "fails").exists():
+        print((folder / "fails").read_text(), file=sys.stderr)
+        return 1
+    file = folder / "units" / f"{name}.json"
+    if verb == "reset-failed" or not file.exists():
+        return {"is-active": INACTIVE, "reset-failed": 0}.get(verb, NO_UNIT)
+    if "--no-block" in words:
+        if os.fork():
+            return 0
+        for stream in (0, 1, 2):  # whoever called reads to their end
+            os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    unit = json.loads(file.read_text())
+    pid_file = Path(unit["pid_file"])
+    match verb:
+        case "is-active":
+            alive = running(pid_file)
+            print("active" if alive else "inactive")
+            return 0 if alive else INACTIVE
+        case "enable" | "start" | "restart":
+            start(unit, pid_file, again=verb == "restart")
+        case "disable" | "stop":
+            stop(pid_file)
+    return 0
+
+
+def start(unit: dict[str, object], pid_file: Path, *, again: bool) -> None:
+    """Start the unit's program, in a session of its own; one that runs is left alone, or replaced."""
+    if running(pid_file):
+        if not again:
+            return
+        stop(pid_file)
+    with Path(f"{pid_file}.log").open("ab") as log:
+        process = subprocess.Popen(
+            unit["command"], cwd=unit["cwd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    pid_file.write_text(str(process.pid))
+
+
+def stop(pid_file: Path) -> None:
+    """SIGTERM, and after a while SIGKILL for all that it started; returns when it has ended."""
+    pid = running(pid_file)
+    if pid:
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S_MAX
+    while running(pid_file):
+        if time.monotonic() > deadline:
+            os.killpg(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    pid_file.unlink(missing_ok=True)
+
+
+def running(pid_file: Path) -> int:
+    """The unit's process; 0 where it has ended."""
+    try:
+        pid = int(pid_file.read_text())
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError):
+        return 0
+    return 0 if state in "ZX" else pid
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

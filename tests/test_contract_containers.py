@@ -1,0 +1,731 @@
+"""Does the Containers port keep its promises, over the lab's engine and over the real dockerd alike?
+
+Everything here holds for both, so that whoever trusts the lab's engine knows why. No test depends on how
+fast an engine is: each waits for what must come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aiohttp
+import pytest
+
+from kubesyncd.adapters.docker import KUBE_NAME, KUBE_TYPE, DockerContainers
+from kubesyncd.model import Owner, Signal
+from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.settings import Docker
+from tests.lab.docker_engine import LabDocker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from pathlib import Path
+
+PATIENCE_S = 60.0
+# A signal before the trap is set would end them otherwise: `Api.marked` waits for $MARK.
+POLITE = ("sh", "-c", 'trap "exit 5" TERM; : >$MARK; while :; do sleep 0.05; done')
+STUBBORN = ("sh", "-c", 'trap "" TERM; : >$MARK; while :; do sleep 0.05; done')
+# Long enough that the stop is still under way when its caller leaves.
+SLOW = ("sh", "-c", 'trap ": >$MARK.term; sleep 1; exit 6" TERM; : >$MARK; while :; do sleep 0.05; done')
+BRIEF = ("sh", "-c", "exit 3")
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+NUMBERS = itertools.count()
+
+
+class Engine(Protocol):
+    """What a test may do to an engine, besides speaking to it."""
+
+    socket: Path
+
+    @property
+    def url(self) -> str: ...
+    async def restart(self, *, live_restore: bool) -> None: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+
+
+class Api:
+    """The engine's HTTP API, plainly: what the docker command and the kubelet do beside us."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """Status and decoded body, over a connection of its own."""
+        connector = aiohttp.UnixConnector(str(self._socket), force_close=True)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+        async with (
+            aiohttp.ClientSession("http://docker", connector=connector, timeout=timeout) as session,
+            session.request(method, path, **options) as response,
+        ):
+            is_json = response.content_type == "application/json"
+            return response.status, await (response.json() if is_json else response.text())
+
+    async def create(
+        self, name: str, command: tuple[str, ...] = POLITE, labels: Mapping[str, str] = NO_LABELS
+    ) -> str:
+        """A container that has not run yet; its ID."""
+        body = {
+            "Image": "busybox:lab",
+            "Cmd": command,
+            "Labels": dict(labels),
+            "Env": [f"MARK=mark-{name}"],
+            "HostConfig": {"NetworkMode": "none"},
+        }
+        status, answer = await self.ask("POST", "/containers/create", params={"name": name}, json=body)
+        assert status == 201, answer
+        return str(answer["Id"])
+
+    async def create_kube(self, feature: str, command: tuple[str, ...] = POLITE, attempt: int = 0) -> str:
+        """A container as the kubelet names and labels it."""
+        labels = {KUBE_NAME: feature, KUBE_TYPE: "container"}
+        name = f"k8s_{feature}_pod_default_{feature}_{attempt}"
+        return await self.create(name, command, labels)
+
+    async def do(self, method: str, container: str, verb: str = "", **params: str) -> None:
+        """An action that must succeed."""
+        status, answer = await self.ask(method, f"/containers/{container}{verb}", params=params)
+        assert status in (200, 204, 304), answer
+
+    async def run(
+        self, name: str, command: tuple[str, ...] = POLITE, labels: Mapping[str, str] = NO_LABELS
+    ) -> str:
+        """A running local container."""
+        container = await self.create(name, command, labels)
+        await self.do("POST", container, "/start")
+        return container
+
+    async def run_kube(self, feature: str, command: tuple[str, ...] = POLITE, attempt: int = 0) -> str:
+        """A running kube container."""
+        container = await self.create_kube(feature, command, attempt)
+        await self.do("POST", container, "/start")
+        return container
+
+    async def marked(self, container: str, mark: str = "$MARK") -> None:
+        """Until its program has left the mark that says how far it is."""
+        body = {"Cmd": ["sh", "-c", f"test -e {mark}"]}
+
+        async def there() -> bool:
+            _, run = await self.ask("POST", f"/containers/{container}/exec", json=body)
+            await self.ask("POST", f"/exec/{run['Id']}/start", json={"Detach": True})
+            answer = {"Running": True}
+            while answer["Running"] or answer["ExitCode"] is None:
+                _, answer = await self.ask("GET", f"/exec/{run['Id']}/json")
+            return bool(answer["ExitCode"] == 0)
+
+        await eventually(there)
+
+    async def wait(self, container: str) -> None:
+        """Until it has ended."""
+        await self.do("POST", container, "/wait")
+
+    async def remove(self, container: str) -> None:
+        """Gone, running or not."""
+        await self.do("DELETE", container, force="1")
+
+    async def clear(self) -> None:
+        """Leave nothing behind."""
+        _, boxes = await self.ask("GET", "/containers/json", params={"all": "1"})
+        for box in boxes:
+            with contextlib.suppress(AssertionError):
+                await self.remove(box["Id"])
+
+
+class Heard:
+    """What the event stream has said, and a way to wait for more."""
+
+    def __init__(self, containers: DockerContainers) -> None:
+        self.said: list[str | Signal] = []
+        self._news = asyncio.Condition()
+        self._task = asyncio.create_task(self._listen(containers))
+
+    async def until(self, enough: Callable[[list[str | Signal]], bool]) -> None:
+        """Wait until what was said is enough."""
+        async with asyncio.timeout(PATIENCE_S), self._news:
+            await self._news.wait_for(lambda: enough(self.said))
+
+    async def anew(self, word: str | Signal, times: int = 1) -> None:
+        """Wait until `word` is said so often, then forget what was said."""
+        await self.until(lambda said: said.count(word) >= times)
+        self.said.clear()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _listen(self, containers: DockerContainers) -> None:
+        async for word in containers.events():
+            async with self._news:
+                self.said.append(word)
+                self._news.notify_all()
+
+
+async def eventually(look: Callable[[], Awaitable[bool]]) -> None:
+    """Until `look` is true."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await look():
+            await asyncio.sleep(0.02)
+
+
+def sandbox_of(feature: str) -> dict[str, str]:
+    """Labels of a pod's pause container that pretends to be the feature's."""
+    return {KUBE_NAME: feature, KUBE_TYPE: "podsandbox"}
+
+
+def conflict(name: str, container: str) -> str:
+    """Docker's words for a name that is taken."""
+    return (
+        f'Conflict. The container name "/{name}" is already in use by container "{container}". '
+        "You have to remove (or rename) that container to be able to reuse that name."
+    )
+
+
+@pytest.fixture(params=["lab", pytest.param("real", marks=pytest.mark.real("docker"))])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    if request.param == "real":
+        yield request.getfixturevalue("real_docker")
+        return
+    async with LabDocker(tmp_path) as lab:
+        yield lab
+
+
+@pytest.fixture
+def feature() -> str:
+    """A name of its own for every test: the real engine's journal remembers the tests before."""
+    return f"snmp{next(NUMBERS)}"
+
+
+@pytest.fixture
+def other(feature: str) -> str:
+    """Another feature."""
+    return f"other-{feature}"
+
+
+@pytest.fixture
+async def api(engine: Engine) -> AsyncIterator[Api]:
+    api = Api(engine.socket)
+    yield api
+    engine.thaw()
+    await api.clear()
+
+
+@pytest.fixture
+async def containers(engine: Engine, api: Api) -> AsyncIterator[DockerContainers]:
+    """The port, with no event stream yet."""
+    port = DockerContainers(Docker(engine.url), random.Random(1), quiet_s=0.5)
+    yield port
+    await port.close()
+
+
+@pytest.fixture
+async def heard(containers: DockerContainers) -> AsyncIterator[Heard]:
+    """The event stream, connected."""
+    heard = Heard(containers)
+    await heard.anew(Signal.GAP)
+    yield heard
+    await heard.close()
+
+
+class TestWhatIsListed:
+    async def test_a_feature_without_containers_has_none(
+        self, containers: DockerContainers, feature: str
+    ) -> None:
+        assert await containers.list(feature) == ()
+
+    async def test_a_local_container_is_the_one_named_after_the_feature(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+        await api.run(f"{feature}2")
+
+        (found,) = await containers.list(feature)
+
+        assert (found.id, found.owner, found.running, found.exit_code) == (snmp, Owner.LOCAL, True, None)
+        assert found.image == "busybox:lab"
+
+    async def test_a_kube_container_is_found_by_its_label_and_its_sandbox_is_not_counted(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        kube = await api.run_kube(feature)
+        await api.run("k8s_POD_pod", labels={KUBE_NAME: "POD", KUBE_TYPE: "podsandbox"})
+        await api.run("k8s_snmp_sandbox", labels=sandbox_of(feature))
+
+        (found,) = await containers.list(feature)
+
+        assert (found.id, found.owner, found.running) == (kube, Owner.KUBE, True)
+
+    async def test_a_kube_container_named_after_another_feature_is_only_what_its_label_says(
+        self, containers: DockerContainers, api: Api, feature: str, other: str
+    ) -> None:
+        await api.run(other, labels={KUBE_NAME: feature, KUBE_TYPE: "container"})
+
+        assert await containers.list(other) == ()
+        assert [c.owner for c in await containers.list(feature)] == [Owner.KUBE]
+
+    async def test_the_oldest_container_comes_first(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        ids = [await api.run(feature), await api.run_kube(feature), await api.run_kube(feature, attempt=1)]
+
+        assert [c.id for c in await containers.list(feature)] == ids
+
+    async def test_a_container_that_never_ran_has_no_exit_code(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        await api.create(feature)
+
+        (found,) = await containers.list(feature)
+
+        assert (found.running, found.exit_code, found.started, found.gone) == (False, None, "", False)
+
+    async def test_an_ended_container_has_its_exit_code(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        await api.wait(await api.run(feature, BRIEF))
+
+        (found,) = await containers.list(feature)
+
+        assert (found.running, found.exit_code, found.gone) == (False, 3, False)
+
+    async def test_a_feature_whose_name_begins_another_containers_id_has_none(
+        self, containers: DockerContainers, api: Api
+    ) -> None:
+        attempts = [await api.create(f"box{n}", BRIEF) for n in range(30)]
+        feature = next(box[:8] for box in attempts if box[0] in "abcdef")
+
+        assert await containers.list(feature) == ()
+
+    @pytest.mark.parametrize("name", ["", "../snmp", "SNMP", "a/json?x=", "snmp\n", "x" * 80])
+    async def test_what_is_no_features_name_is_refused(self, containers: DockerContainers, name: str) -> None:
+        with pytest.raises(Refused, match="no feature's name"):
+            await containers.list(name)
+
+
+class TestStartStopKill:
+    async def test_a_start_is_seen_at_once_and_a_second_one_is_success(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        snmp = await api.create(feature)
+        await heard.anew(feature)
+        assert [c.running for c in await containers.list(feature)] == [False]
+
+        await containers.start(snmp)
+        assert [c.running for c in await containers.list(feature)] == [True]
+        await containers.start(snmp)
+
+    async def test_starting_what_is_not_there_is_missing(
+        self, containers: DockerContainers, api: Api
+    ) -> None:
+        with pytest.raises(Missing, match="No such container"):
+            await containers.start("ab" * 32)
+
+    async def test_a_start_docker_cannot_do_is_refused_with_its_reason(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.create(feature, ("no-such-program",))
+
+        with pytest.raises(Refused, match="executable file not found"):
+            await containers.start(snmp)
+        assert [c.exit_code for c in await containers.list(feature)] == [None]
+
+    async def test_a_stop_returns_when_it_has_ended_with_its_own_code(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+        await heard.anew(feature, times=2)
+        assert [c.running for c in await containers.list(feature)] == [True]
+        await api.marked(snmp)
+
+        await containers.stop(snmp, 30)
+
+        assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 5)]
+
+    async def test_a_container_deaf_to_sigterm_is_killed_after_the_grace(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature, STUBBORN)
+        await api.marked(snmp)
+
+        await containers.stop(snmp, 1)
+
+        assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
+
+    async def test_killing_ends_it_with_137(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature, STUBBORN)
+
+        await containers.kill(snmp, "KILL")
+        await api.wait(snmp)
+
+        assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
+
+    async def test_another_signal_reaches_the_container(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+        await api.marked(snmp)
+
+        await containers.kill(snmp, "TERM")
+        await api.wait(snmp)
+
+        assert [c.exit_code for c in await containers.list(feature)] == [5]
+
+    async def test_stopping_and_killing_what_has_ended_or_is_gone_is_success(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        ended = await api.run(feature, BRIEF)
+        await api.wait(ended)
+
+        for container in (ended, "ab" * 32):
+            await containers.stop(container, 1)
+            await containers.kill(container, "KILL")
+
+    async def test_an_unknown_signal_is_refused(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+
+        with pytest.raises(Refused, match="Invalid signal"):
+            await containers.kill(snmp, "NOPE")
+
+    async def test_what_is_no_container_id_is_refused_before_docker_sees_it(
+        self, containers: DockerContainers, api: Api
+    ) -> None:
+        await api.run("snmp")
+
+        for call in (containers.start("snmp"), containers.stop("../snmp", 1), containers.kill("", "KILL")):
+            with pytest.raises(Refused, match="no container ID"):
+                await call
+
+    async def test_a_stop_outlives_its_caller(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature, SLOW)
+        await api.marked(snmp)
+
+        caller = asyncio.create_task(containers.stop(snmp, 30))
+        await api.marked(snmp, "$MARK.term")
+        caller.cancel()
+        await asyncio.wait([caller])
+        await containers.close(drain_s=PATIENCE_S)
+
+        _, found = await api.ask("GET", f"/containers/{snmp}/json")
+        assert (found["State"]["Running"], found["State"]["ExitCode"]) == (False, 6)
+
+
+class TestEvents:
+    async def test_what_happens_outside_is_heard_and_then_listed(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        assert await containers.list(feature) == ()
+
+        snmp = await api.create(feature)
+        await heard.anew(feature)
+        assert [c.running for c in await containers.list(feature)] == [False]
+
+        await api.do("POST", snmp, "/start")
+        await heard.anew(feature)
+        assert [c.running for c in await containers.list(feature)] == [True]
+
+        await api.do("POST", snmp, "/kill")
+        await heard.anew(feature)
+        assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
+
+    async def test_kube_containers_are_heard_by_their_label_and_sandboxes_not_at_all(
+        self, heard: Heard, api: Api, feature: str, other: str
+    ) -> None:
+        await api.run("k8s_snmp_sandbox", labels=sandbox_of(feature))
+        await api.run_kube(other)
+
+        await heard.until(lambda said: other in said)
+        assert feature not in heard.said
+
+    async def test_a_rename_is_heard_under_both_names(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str, other: str
+    ) -> None:
+        snmp = await api.run(feature)
+        await heard.anew(feature, times=2)
+
+        await api.do("POST", snmp, "/rename", name=other)
+
+        await heard.until(lambda said: {feature, other} <= set(said))
+        assert await containers.list(feature) == ()
+        assert [c.id for c in await containers.list(other)] == [snmp]
+
+    async def test_nothing_is_asked_again_while_nothing_happens(
+        self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
+    ) -> None:
+        await api.run(feature)
+        await heard.until(lambda said: said.count(feature) >= 2)
+        before = await containers.list(feature)
+
+        engine.freeze()
+
+        assert await containers.list(feature) == before
+
+    async def test_without_an_event_stream_nothing_is_believed_twice(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+        assert [c.running for c in await containers.list(feature)] == [True]
+
+        await api.do("POST", snmp, "/stop")
+
+        assert [c.running for c in await containers.list(feature)] == [False]
+
+
+class TestExitsOfTheDestroyed:
+    """The kubelet destroys a container 0.7 s after it died: how it ended must be known all the same."""
+
+    async def test_an_exit_heard_outlives_the_container(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        kube = await api.run_kube(feature)
+        await api.marked(kube)
+        await api.do("POST", kube, "/stop")
+        await api.remove(kube)
+        await heard.until(lambda said: said.count(feature) >= 4)
+
+        (found,) = await containers.list(feature)
+
+        assert (found.id, found.owner, found.running, found.exit_code) == (kube, Owner.KUBE, False, 5)
+        assert found.gone
+
+    async def test_an_exit_from_before_the_stream_is_learnt_from_dockers_journal(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        kube = await api.run_kube(feature, BRIEF)
+        await api.wait(kube)
+        await api.remove(kube)
+        assert await containers.list(feature) == ()
+
+        heard = Heard(containers)
+        await heard.until(lambda said: said.count(feature) >= 4)
+
+        assert [(c.id, c.exit_code, c.gone) for c in await containers.list(feature)] == [(kube, 3, True)]
+        await heard.close()
+
+    async def test_one_that_runs_again_is_listed_once_and_running(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature, SLOW)
+        await api.do("POST", snmp, "/kill")
+        await api.do("POST", snmp, "/start")
+        await heard.until(lambda said: said.count(feature) >= 4)
+
+        assert [(c.id, c.running, c.exit_code) for c in await containers.list(feature)] == [
+            (snmp, True, None)
+        ]
+
+    async def test_only_the_last_four_are_kept(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        ids = []
+        for attempt in range(6):
+            ids.append(await api.run_kube(feature, BRIEF, attempt))
+            await api.wait(ids[-1])
+            await api.remove(ids[-1])
+        await heard.until(lambda said: said.count(feature) >= 6 * 4)
+
+        assert [c.id for c in await containers.list(feature)] == ids[-4:]
+
+
+class TestIdentity:
+    async def test_a_local_container_is_its_name(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+
+        for reference in (snmp, snmp[:12]):
+            found = await containers.identify(reference)
+            assert (found.container_id, found.feature, found.owner) == (snmp, feature, Owner.LOCAL)
+
+    async def test_a_kube_container_is_its_label(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        kube = await api.run_kube(feature)
+
+        found = await containers.identify(kube)
+
+        assert (found.container_id, found.feature, found.owner) == (kube, feature, Owner.KUBE)
+
+    async def test_sandboxes_strangers_and_nobody_are_missing(
+        self, containers: DockerContainers, api: Api
+    ) -> None:
+        sandbox = await api.run("k8s_snmp_sandbox", labels=sandbox_of("snmp"))
+        stranger = await api.run("Not.A.Feature")
+
+        for reference in (sandbox, stranger, "ab" * 32, "snmp", "../json", ""):
+            with pytest.raises(Missing):
+                await containers.identify(reference)
+
+    async def test_a_container_named_like_an_id_is_nobodys(
+        self, containers: DockerContainers, api: Api
+    ) -> None:
+        await api.run("ab" * 16)
+
+        with pytest.raises(Missing):
+            await containers.identify("ab" * 16)
+
+
+class TestWhenDockerGoesAway:
+    async def test_with_live_restore_containers_run_on_and_two_gaps_are_heard(
+        self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+        await heard.anew(feature, times=2)  # created, started
+
+        await engine.restart(live_restore=True)
+
+        await heard.until(lambda said: said.count(Signal.GAP) >= 2)
+        assert [(c.id, c.running) for c in await containers.list(feature)] == [(snmp, True)]
+        heard.said.clear()
+        await api.do("POST", snmp, "/kill")
+        await heard.anew(feature)
+        assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
+
+    async def test_without_live_restore_they_have_ended(
+        self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+        await heard.anew(feature, times=2)
+        assert [c.running for c in await containers.list(feature)] == [True]
+
+        await engine.restart(live_restore=False)
+
+        await heard.until(lambda said: said.count(Signal.GAP) >= 2)
+        assert [(c.id, c.running) for c in await containers.list(feature)] == [(snmp, False)]
+
+    async def test_an_engine_that_hangs_is_a_gap_and_its_cache_is_not_believed(
+        self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
+    ) -> None:
+        await api.run(feature)
+        await heard.anew(feature, times=2)
+        await containers.list(feature)
+
+        engine.freeze()
+        await heard.anew(Signal.GAP)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):  # only the cache could answer
+                await containers.list(feature)
+
+        engine.thaw()
+        await heard.anew(Signal.GAP)
+        assert [c.running for c in await containers.list(feature)] == [True]
+
+    async def test_no_engine_is_unavailable_never_missing(self, tmp_path: Path) -> None:
+        port = DockerContainers(Docker(f"unix://{tmp_path}/nobody.sock"), random.Random(1))
+        calls: list[Awaitable[object]] = [
+            port.list("snmp"),
+            port.identify("ab" * 32),
+            port.start("ab" * 32),
+            port.stop("ab" * 32, 1),
+            port.kill("ab" * 32, "KILL"),
+        ]
+        for call in calls:
+            with pytest.raises(Unavailable):
+                await call
+        await port.close()
+
+
+class TestTheApiItself:
+    """What the lab's engine is held to beyond our port: the docker command and the kubelet read these."""
+
+    async def test_errors_have_dockers_status_and_words(self, api: Api) -> None:
+        running, created = await api.run("snmp"), await api.create("lldp")
+        unknown, clash = "No such container: nosuch", conflict("snmp", running)
+        busy = "Stop the container before attempting removal or force remove"
+        for method, path, status, message in [
+            ("POST", "/containers/nosuch/start", 404, unknown),
+            ("POST", "/containers/nosuch/stop", 404, unknown),
+            ("GET", "/containers/nosuch/json", 404, unknown),
+            ("POST", "/containers/nosuch/kill", 404, f"Cannot kill container: nosuch: {unknown}"),
+            (
+                *("POST", "/containers/lldp/kill", 409),
+                f"Cannot kill container: lldp: Container {created} is not running",
+            ),
+            ("POST", "/containers/snmp/kill?signal=FOO", 400, "Invalid signal: FOO"),
+            ("DELETE", "/containers/snmp", 409, f"You cannot remove a running container {running}. {busy}"),
+            (
+                *("POST", "/containers/lldp/rename?name=snmp", 409),
+                f"Error when allocating new name: {clash}",
+            ),
+            ("GET", "/images/nosuch/json", 404, "no such image: nosuch: No such image: nosuch:latest"),
+            ("GET", '/containers/json?filters={"bogus":["x"]}', 400, "Invalid filter 'bogus'"),
+            ("GET", "/no/such/path", 404, "page not found"),
+        ]:
+            assert await api.ask(method, path) == (status, {"message": message})
+
+    async def test_a_name_in_use_and_an_unknown_image_are_refused(self, api: Api) -> None:
+        snmp = await api.create("snmp")
+        body = {"Image": "busybox:lab", "Cmd": ["true"]}
+
+        answer = await api.ask("POST", "/containers/create?name=snmp", json=body)
+        assert answer == (409, {"message": conflict("snmp", snmp)})
+        body["Image"] = "nosuch:1"
+        answer = await api.ask("POST", "/containers/create?name=lldp", json=body)
+        assert answer == (404, {"message": "No such image: nosuch:1"})
+
+    async def test_starting_the_running_and_stopping_the_stopped_change_nothing(self, api: Api) -> None:
+        snmp = await api.create("snmp")
+
+        assert (await api.ask("POST", f"/containers/{snmp}/stop"))[0] == 304
+        assert (await api.ask("POST", f"/containers/{snmp}/start"))[0] == 204
+        assert (await api.ask("POST", f"/containers/{snmp}/start"))[0] == 304
+
+    async def test_a_containers_life_is_told_in_order(self, api: Api) -> None:
+        snmp = await api.run("snmp", labels={"a": "b"})
+        await api.marked(snmp)
+        await api.do("POST", snmp, "/stop")
+        await api.do("POST", snmp, "/start")
+        await api.do("POST", snmp, "/rename", name="lldp")
+        await api.do("POST", snmp, "/kill")
+        await api.wait(snmp)
+        await api.remove(snmp)
+
+        told = await self._journal(api, snmp)
+
+        attributes = [event["Actor"]["Attributes"] for event in told]
+        assert [event["Action"] for event in told] == [
+            *("create", "start", "kill", "die", "stop", "start", "rename", "kill", "die", "destroy")
+        ]
+        assert [a["exitCode"] for a in attributes if "exitCode" in a] == ["5", "137"]
+        assert [a["signal"] for a in attributes if "signal" in a] == ["15", "9"]
+        assert [a["name"] for a in attributes] == ["snmp"] * 6 + ["lldp"] * 4
+        assert attributes[6]["oldName"] == "/snmp"
+        assert all(a["a"] == "b" and a["image"] == "busybox:lab" for a in attributes)
+        assert sorted(e["timeNano"] for e in told) == [e["timeNano"] for e in told]
+
+    async def test_wait_tells_the_exit_code_then_and_later(self, api: Api) -> None:
+        snmp = await api.run("snmp", SLOW)
+        waiter = asyncio.create_task(api.ask("POST", f"/containers/{snmp}/wait"))
+        await api.do("POST", snmp, "/kill")
+
+        for answer in (await waiter, await api.ask("POST", f"/containers/{snmp}/wait")):
+            assert answer == (200, {"Error": None, "StatusCode": 137})
+
+    @staticmethod
+    async def _journal(api: Api, container: str) -> list[dict[str, Any]]:
+        """What the engine still knows to tell of one container."""
+        connector = aiohttp.UnixConnector(str(api._socket))
+        seen: list[dict[str, Any]] = []
+        params = {"since": "0", "filters": '{"type": ["container"]}'}
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            aiohttp.ClientSession("http://docker", connector=connector) as session,
+            session.get("/events", params=params) as response,
+        ):
+            async for line in response.content:
+                event = json.loads(line)
+                if event["Actor"]["ID"] == container and not event["Action"].startswith("exec_"):
+                    seen.append(event)
+                if seen and seen[-1]["Action"] == "destroy":
+                    break
+        return seen
