@@ -1,0 +1,124 @@
+"""What goes wrong, how often, and in which words is it told? Everything that one seed decides.
+
+One random generator owns every draw. Each seed arms its own mix of fault kinds (a swarm): a kind that is not
+armed never strikes, so rare combinations get room. What happens is told line by line; the digest of those
+lines is the run's trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+STORY_LINES = 400
+ARMED_SHARE = 0.4
+
+
+class Fault(StrEnum):
+    """What may go wrong. Those of a call strike with a chance of their own, the rest last for a while."""
+
+    NOTE_LOST = "a notification is lost"
+    NOTE_TWICE = "a notification comes twice"
+    NOTE_LATE = "a notification is late"
+    RESUBSCRIBED = "a subscription is replaced, what was told meanwhile is lost"
+    REDIS_ERROR = "a Redis call fails"
+    REDIS_DOWN = "Redis is away"
+    ROW_FLUSHED = "STATE_DB is flushed"
+    RELOAD = "config reload"
+    POISON = "a FEATURE row holds nonsense"
+    DOCKER_ERROR = "a Docker call fails and does nothing"
+    DOCKER_DONE_ERROR = "a Docker call does it and fails"
+    DOCKER_DOWN = "Docker does not answer"
+    DOCKER_RESTART = "dockerd restarts and takes every container with it"
+    STOP_SLOW = "a container ignores SIGTERM"
+    NAME_CONFLICT = "docker start is refused"
+    GONE_MIDCALL = "a container is removed in the middle of a call"
+    API_DOWN = "the API server refuses connections"
+    API_SILENT = "the API server is silent (half open)"
+    API_SLOW = "the API server takes seconds to answer"
+    API_TLS = "the API server's certificate has expired"
+    API_FORBIDDEN = "401 or 403"
+    API_MISSING = "404 on the own Node"
+    API_BUSY = "409, 410, 429 or 500"
+    API_INVALID = "422: the master refuses a label"
+    REPLY_LOST = "the label patch is applied, its reply is lost"
+    DRIFT = "someone else changes our label on the Node"
+    WITHDRAWN = "the master's operator withdraws a manifest"
+    MASTER_DISABLED = "the operator disables the master for a while"
+    HOLD = "a reboot is prepared, and undone"
+    WALL_JUMP = "the wall clock jumps"
+    KUBELET_STUCK = "systemctl fails on the kubelet"
+    DAEMON_KILLED = "the daemon is killed"
+    DAEMON_RESTARTED = "the daemon is restarted"
+    CLIENT_GONE = "a client goes away in the middle of its request"
+    CLIENT_FORGES = "a container speaks for another feature"
+    SHORT_READ = "a request arrives in pieces"
+    EARLY_WAKE = "a keeper is woken for nothing"
+    DISK_FULL = "the disk is full"
+    LOCAL_CRASH = "a local container crashes"
+    KUBE_CRASH = "a kube container crashes"
+    SAYS_UNHEALTHY = "a kube container says that it is unhealthy"
+    BY_HAND_START = "someone starts a container by hand"
+    BY_HAND_STOP = "someone stops a container by hand"
+    BY_HAND_RM = "someone removes a container by hand"
+    SWIZZLE = "Redis, Docker and the API server go one by one and come back in another order"
+    REBOOT = "the switch reboots"
+
+
+class Chance:
+    """One seed's draws, its armed faults, and the story so far."""
+
+    def __init__(self, rng: Random, now: Callable[[], float]) -> None:
+        self.rng = rng
+        self.calm = False
+        self.struck: Counter[Fault] = Counter()
+        self._now = now
+        self._digest = hashlib.blake2b(digest_size=8)
+        self._story: deque[str] = deque(maxlen=STORY_LINES)
+        self.armed = {fault: rng.uniform(0.01, 0.15) for fault in Fault if rng.random() < ARMED_SHARE}
+
+    def strikes(self, fault: Fault, about: str = "") -> bool:
+        """Whether `fault` strikes here and now."""
+        chance = 0.0 if self.calm else self.armed.get(fault, 0.0)
+        if not chance or self.rng.random() >= chance:
+            return False
+        self.strike(fault, about)
+        return True
+
+    def strike(self, fault: Fault, about: str = "") -> None:
+        """Note that it has."""
+        self.struck[fault] += 1
+        self.tell("FAULT", f"{fault.value} {about}".rstrip())
+
+    def tell(self, who: str, what: str) -> None:
+        """One line of the story."""
+        line = f"{self._now():10.3f} {who:10} {what}"
+        self._digest.update(line.encode())
+        self._story.append(line)
+
+    def between(self, least: float, most: float) -> float:
+        """A draw."""
+        return self.rng.uniform(least, most)
+
+    def one_of(self, what: Sequence[T]) -> T:
+        """A draw."""
+        return self.rng.choice(what)
+
+    @property
+    def trace(self) -> str:
+        """What the whole story so far comes to."""
+        return self._digest.hexdigest()
+
+    @property
+    def story(self) -> str:
+        """The last lines of it."""
+        return "\n".join(self._story)
