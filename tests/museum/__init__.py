@@ -1,0 +1,125 @@
+"""Would a bug we once had be found again? Each piece puts one back; the test it names must fail.
+
+A piece is a text: what went wrong and how it was found, `file:`, `fails:`, and after a line `----` the code as it is,
+a line `====`, and the code as it was. What must fail is a test, or `storm FIRST-LAST`: one of these seeds, or
+`explore`: one of the walks that `make test` takes; each of them where several lines say so. `storm FIRST-LAST S5`:
+it must be S5 that one of these seeds breaks.
+`rules/` holds no bugs: each breaks a rule on purpose, and those who watch over it must notice.
+`python -m tests.museum NAME` shows one piece at work. A piece whose code has changed is renewed or retired by hand.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+PIECES = Path(__file__).parent
+
+
+class Outdated(Exception):
+    """The code that a piece changes is no longer there."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One bug, ready to come back."""
+
+    name: str
+    story: str
+    file: str
+    fails: tuple[str, ...]
+    now: str
+    then: str
+
+    @property
+    def module(self) -> str:
+        return self.file.removesuffix(".py").replace("/", ".")
+
+    def source(self) -> str:
+        """The module's source with the bug in it. Raises Outdated."""
+        text = (ROOT / self.file).read_text()
+        if text.count(self.now) != 1:
+            raise Outdated(
+                f"{self.name}: its code is {text.count(self.now)} times in {self.file}; renew the piece"
+            )
+        return text.replace(self.now, self.then)
+
+
+def pieces() -> list[Piece]:
+    """All of them."""
+    return [read(path.relative_to(PIECES)) for path in sorted(PIECES.rglob("*.txt"))]
+
+
+def read(path: Path) -> Piece:
+    """One piece, by its file below this folder."""
+    head, _, change = (PIECES / path).read_text().partition("\n----\n")
+    now, _, then = change.partition("\n====\n")
+    lines = head.splitlines()
+    (file,) = (line.removeprefix("file: ") for line in lines if line.startswith("file: "))
+    fails = tuple(line.removeprefix("fails: ") for line in lines if line.startswith("fails: "))
+    story = "\n".join(line for line in lines if not line.startswith(("file: ", "fails: ")))
+    return Piece(str(path.with_suffix("")), story.strip(), file, fails, now, then.removesuffix("\n"))
+
+
+class Ghost(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Lets the bug be imported instead of the module."""
+
+    def __init__(self, piece: Piece) -> None:
+        self._piece = piece
+        self._source = piece.source()
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
+        if fullname != self._piece.module:
+            return None
+        return importlib.util.spec_from_loader(fullname, self, origin=str(ROOT / self._piece.file))
+
+    def exec_module(self, module: Any) -> None:
+        exec(compile(self._source, module.__spec__.origin, "exec"), module.__dict__)
+
+
+def found_again(piece: Piece) -> bool:
+    """Whether all that the piece names fail. To be asked once, in a process of its own."""
+    sys.meta_path.insert(0, Ghost(piece))
+    return all(map(_fails, piece.fails))
+
+
+def _fails(what: str) -> bool:
+    if what == "explore":
+        return _walks_fail()
+    if what.startswith("storm "):
+        return _storms_fail(*what.split()[1:])
+    import pytest
+
+    options = ["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"-c{ROOT}/pyproject.toml"]
+    return pytest.main([*options, str(ROOT / what)]) == pytest.ExitCode.TESTS_FAILED
+
+
+def _storms_fail(seeds: str, promise: str = "") -> bool:
+    from tests.world import storm
+
+    first, _, last = seeds.partition("-")
+    for seed in range(int(first), int(last) + 1):
+        for broken in storm.play(seed).failures:
+            print(f"storm {seed}: {broken}")
+            if broken.startswith(f"{promise}: " if promise else ""):
+                return True
+    return False
+
+
+def _walks_fail() -> bool:
+    from tests.world.explore import MENUS, explore
+    from tests.world.model import Broken, starts, working_starts
+
+    try:
+        for menu in MENUS:
+            for start in (*starts(), *working_starts()):
+                explore(menu, start, most=600)
+    except Broken as broken:
+        print(broken)
+        return True
+    return False

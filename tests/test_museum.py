@@ -1,0 +1,46 @@
+"""Is every bug we once had found again, if it comes back?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests import museum
+from tests.museum import ROOT, Outdated, Piece, pieces
+from tests.world import storm
+
+
+@pytest.mark.parametrize("piece", pieces(), ids=lambda piece: piece.name)
+def test_a_bug_that_comes_back_is_found_again(piece: Piece) -> None:
+    piece.source()
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.museum", piece.name],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, (
+        f"one of {', '.join(piece.fails)} does not notice:\n"
+        f"{piece.story}\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
+    )
+
+
+def test_a_piece_whose_code_has_changed_says_so() -> None:
+    piece = Piece("x", "", "kubesyncd/wire.py", ("tests/test_wire.py",), "no such line", "")
+    with pytest.raises(Outdated, match="0 times in kubesyncd/wire"):
+        piece.source()
+
+
+def test_a_storm_that_breaks_another_promise_than_the_one_named_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {1: (), 2: ("L1: it never comes to rest",), 3: ("S1: two",)}
+    monkeypatch.setattr(storm, "play", lambda seed: storm.Told(seed, "", failures=told[seed]))
+    assert museum._fails("storm 1-2")
+    assert museum._fails("storm 1-3 S1")
+    assert not museum._fails("storm 1-3 S10")
+    assert not museum._fails("storm 1-1")
+    assert "storm 2: L1: it never comes to rest" in capsys.readouterr().out
