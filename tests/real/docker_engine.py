@@ -1,0 +1,157 @@
+"""Which real Docker engine do tests share? A private dockerd: own folders, own socket, no network.
+
+Knows nothing of kubesyncd. `tests/conftest.py` makes its fixture known; a test that asks for it is marked
+`real("docker")`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+READY_S = 60.0
+IMAGE = "busybox:lab"
+PROGRAMS = ("sh", "sleep", "true", "cat", "env", "echo", "kill")
+
+
+def missing_for_docker() -> str:
+    """What this machine lacks for a dockerd of our own, in one sentence; empty when nothing."""
+    for program in ("dockerd", "docker", "busybox"):
+        if shutil.which(program) is None:
+            return f"there is no {program}; `make engines` installs it"
+    return "" if os.geteuid() == 0 else "dockerd must be started by root"
+
+
+class RealDocker:
+    """dockerd under `folder`, a short path: a socket's name has 107 bytes at most."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "docker.sock"
+        self._live_restore = False
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Ready to answer when this returns."""
+        self._configure()
+        command = [
+            "dockerd",
+            f"--config-file={self.folder}/daemon.json",
+            f"--data-root={self.folder}/data",
+            f"--exec-root={self.folder}/exec",
+            f"--pidfile={self.folder}/pid",
+            f"--host={self.url}",
+            "--iptables=false",
+            "--bridge=none",
+        ]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        _until(lambda: self._get("/_ping") == b"OK", f"dockerd does not answer; see {self.folder}/log")
+
+    def stop(self) -> None:
+        """Stop it and, without live-restore, its containers."""
+        self.thaw()
+        self._process.terminate()
+        try:
+            self._process.wait(READY_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    async def restart(self, *, live_restore: bool) -> None:
+        """As `systemctl restart docker` does; with live-restore the containers live on."""
+        await asyncio.to_thread(self._restart, live_restore)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on where `freeze` stopped."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def import_image(self, tag: str = IMAGE) -> None:
+        """An image with nothing but a static busybox in it."""
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as tar:
+            tar.add(shutil.which("busybox") or "/bin/busybox", "bin/busybox")
+            for name in PROGRAMS:
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                tar.addfile(link)
+        command = ["docker", "-H", self.url, "import", "-", tag]
+        subprocess.run(command, input=content.getvalue(), check=True, capture_output=True, timeout=READY_S)
+
+    def _restart(self, live_restore: bool) -> None:
+        self._live_restore = live_restore
+        self._configure()
+        self._process.send_signal(signal.SIGHUP)
+        wanted = b'"LiveRestoreEnabled":%s' % json.dumps(live_restore).encode()
+        _until(lambda: wanted in self._get("/info"), f"dockerd did not reload; see {self.folder}/log")
+        self.stop()
+        self.start()
+
+    def _configure(self) -> None:
+        (self.folder / "daemon.json").write_text(json.dumps({"live-restore": self._live_restore}))
+
+    def _get(self, path: str) -> bytes:
+        """The body of one answer, read with nothing that could hide a broken engine."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(READY_S)
+            link.connect(str(self.socket))
+            link.sendall(f"GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            return b"".join(iter(lambda: link.recv(65536), b"")).partition(b"\r\n\r\n")[2]
+        return b""
+
+
+@pytest.fixture(scope="session")
+def real_docker() -> Iterator[RealDocker]:
+    """The run's dockerd; a test that uses it removes its containers."""
+    folder = Path(tempfile.mkdtemp(prefix="kd-"))
+    engine = RealDocker(folder)
+    try:
+        engine.start()
+        engine.import_image()
+        yield engine
+    finally:
+        engine.stop()
+        _forget(folder)
+
+
+def _forget(folder: Path) -> None:
+    """Unmount what a killed dockerd left behind, or its folder cannot be removed."""
+    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+        where = line.split()[1]
+        if where.startswith(f"{folder}/"):
+            subprocess.run(["umount", "-l", where], check=False, timeout=READY_S)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _until(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise)
+        time.sleep(0.05)

@@ -1,0 +1,94 @@
+"""Does the whole story end the same, whichever effect the daemon is killed after?
+
+One story for one feature: local, to kube, stopped while the master is away, started when it is back, local again.
+Each time it is played, the daemon dies without a goodbye after its n-th effect, a label PATCH and a kubelet toggle
+counted too, and is started again. No container may start oftener than in an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tests.real.test_switch_kube import master
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.lab.switch import Switch
+
+POINTS_MAX = 80
+# A story takes seconds: `make test` plays every ninth point, `make crashpoints` every one.
+STRIDE = int(os.environ.get("KUBESYNCD_CRASH_POINTS", "9"))
+
+
+class Mortal:
+    """A switch whose daemon dies once, and is started again by whoever waits for something."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch = switch
+        self.died = False
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for it, whether or not the daemon dies meanwhile."""
+
+        def holds() -> object:
+            daemon = self.switch.daemon
+            if daemon is None or daemon.poll() is not None:
+                self.died = True
+                self.switch.start_daemon()
+            return condition()
+
+        self.switch.wait_for(holds, what)
+
+
+def story(mortal: Mortal, feature: str) -> None:
+    """All of it, for a feature that is LOCAL now."""
+    switch = mortal.switch
+
+    def ups(*owners: str) -> Callable[[], bool]:
+        """Exactly these have got past `state up`, and the last one owns the feature."""
+        return lambda: (
+            switch.ups(feature) == [*owners] and switch.row(feature).get("current_owner") == owners[-1]
+        )
+
+    switch.config(feature, set_owner="kube")
+    mortal.until(ups("local", "kube"), "kube has taken over")
+    master(switch).stop_api()
+    mortal.until(lambda: switch.connected == "False", "the outage is noticed")
+    stopping = switch.spawn("stop", feature)
+    mortal.until(lambda: stopping.poll() is not None, "the stop has returned")
+    assert stopping.returncode == 0
+    mortal.until(lambda: not switch.running(feature), "nothing runs")
+    master(switch).start()
+    mortal.until(lambda: switch.pending == "" and switch.kubelet_runs, "the queue is empty, the kubelet runs")
+    starting = switch.spawn("start", feature)
+    mortal.until(lambda: starting.poll() is not None, "the start has returned")
+    assert starting.returncode == 0
+    mortal.until(ups("local", "kube", "kube"), "kube runs it again")
+    switch.config(feature, set_owner="local")
+    mortal.until(
+        ups("local", "kube", "kube", "local"), "local again, and no container has started once too often"
+    )
+
+
+def test_the_whole_story_ends_the_same_whichever_effect_the_daemon_is_killed_after(
+    lab_kube_switch: Switch,
+) -> None:
+    switch = lab_kube_switch
+    for effects in range(1, POINTS_MAX, STRIDE):
+        feature = f"snmp{effects}"
+        switch.boot_local(feature)
+        switch.deploy(feature)
+        switch.stop_daemon()
+        switch.start_daemon(KUBESYNCD_CRASH_AFTER=str(effects))
+        mortal = Mortal(switch)
+        story(mortal, feature)
+        assert switch.label_of(feature) == ""
+        assert switch.pending == ""
+        assert len(switch.running(feature)) == 1
+        assert switch.twice(feature) == ""
+        if not mortal.died:
+            assert effects > 15, "the story has hardly any effects: nobody counts them"
+            return
+    raise AssertionError(f"the story has more than {POINTS_MAX} effects")
