@@ -1,0 +1,342 @@
+"""What does the Kubernetes adapter make of a master's ill will? Faults no real server can be asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
+
+from kubesyncd.adapters.kube import KubeCluster
+from kubesyncd.model import MasterConfig
+from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+from tests.lab.kube_api import Fault, LabKube
+from tests.lab.kube_client import NODES, KubeClient, KubeError, node
+from tests.lab.kube_rules import RESOURCES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+NODE = "switch1"
+SECURE = MasterConfig(ip="127.0.0.1")
+PATIENCE_S = 60
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[LabKube]:
+    """The lab's API server with our Node on it."""
+    async with LabKube(tmp_path, node=NODE) as api, KubeClient(api.admin_conf) as admin:
+        await admin.post(NODES, node(NODE, a="1"))
+        yield api
+
+
+@asynccontextmanager
+async def cluster(kubeconfig: Path) -> AsyncIterator[KubeCluster]:
+    adapter = KubeCluster(kubeconfig, NODE, SECURE, watch_s=2, silence_s=4)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield adapter
+    finally:
+        await adapter.close()
+
+
+def stored(api: LabKube) -> dict[str, str]:
+    labels: dict[str, str] = api.store.get(RESOURCES["nodes"], "", NODE)["metadata"]["labels"]
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, Refused),
+        (403, Forbidden),
+        (404, Missing),
+        (409, Unavailable),
+        (422, Refused),
+        (429, Unavailable),
+        (500, Unavailable),
+        (502, Unavailable),
+        (503, Unavailable),
+    ],
+)
+async def test_each_status_becomes_one_of_our_errors_and_changes_nothing(
+    api: LabKube, status: int, error: type[PortError]
+) -> None:
+    api.faults.append(Fault("status", "PATCH", status=status, body="<html>\n\x1b[31mnot JSON</html>"))
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(error) as caught:
+            await adapter.apply_labels({"a": "2"})
+    assert type(caught.value) is error
+    assert caught.value.detail.isprintable()
+    assert stored(api) == {"a": "1"}
+
+
+async def test_a_server_that_asks_for_patience_is_quoted(api: LabKube) -> None:
+    api.faults.append(Fault("status", "PATCH", status=429, headers={"Retry-After": "7"}))
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(Unavailable, match="retry_after=7"):
+            await adapter.apply_labels({"a": "2"})
+
+
+async def test_one_unauthorized_answer_is_tried_again_with_a_fresh_connection(api: LabKube) -> None:
+    api.faults.append(Fault("status", "PATCH", status=401))
+    async with cluster(api.kubelet_conf) as adapter:
+        await adapter.apply_labels({"a": "2"})
+    assert stored(api) == {"a": "2"}
+
+
+async def test_a_hanging_call_is_unavailable(api: LabKube) -> None:
+    api.faults.append(Fault("hang", "PATCH"))
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(Unavailable, match="does not answer in time"):
+            await adapter.apply_labels({"a": "2"})
+
+
+@pytest.mark.parametrize(("kind", "after"), [("close", {"a": "1"}), ("lost", {"a": "2"})])
+async def test_a_lost_answer_is_unavailable_and_the_same_change_can_be_asked_again(
+    api: LabKube, kind: str, after: dict[str, str]
+) -> None:
+    api.faults.append(Fault(kind, "PATCH"))  # type: ignore[arg-type]
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(Unavailable, match="closed the connection"):
+            await adapter.apply_labels({"a": "2"})
+        assert stored(api) == after
+        await adapter.apply_labels({"a": "2"})
+    assert stored(api) == {"a": "2"}
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"items": 3}', "not JSON", '{"items": [1], "metadata": {}}'])
+async def test_what_is_no_kubernetes_api_is_unavailable(api: LabKube, body: str) -> None:
+    api.faults.append(Fault("status", "GET", status=200, body=body))
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(Unavailable):
+            await anext(adapter.watch())
+
+
+async def test_an_endless_answer_is_cut_off(api: LabKube) -> None:
+    api.faults.append(Fault("status", "GET", status=200, body="x" * (9 * 2**20)))
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(Unavailable, match="longer than"):
+            await anext(adapter.watch())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>502</html>\n",
+        '"a string"\n',
+        '{"type": "MODIFIED"}\n',
+        '{"type": "MODIFIED", "object": {"metadata": null}}\n',
+        '{"type": "ERROR", "object": {"code": 500, "message": "etcdserver: no leader"}}\n',
+        '{"type": "NEVER_HEARD_OF", "object": {}}\n',
+    ],
+)
+async def test_a_watch_that_tells_nonsense_is_unavailable(api: LabKube, body: str) -> None:
+    api.faults.append(Fault("status", "watch=true", status=200, body=body))
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        with pytest.raises(Unavailable):
+            await anext(labels)
+
+
+@pytest.mark.parametrize(
+    ("status", "fix"),
+    [
+        (401, "401: .*may have expired.*config kube join -f"),
+        (403, "403: .*allow it, or join again"),
+        (500, "500"),
+        (503, "503"),
+    ],
+)
+async def test_a_refused_watch_is_unavailable(api: LabKube, status: int, fix: str) -> None:
+    api.faults.append(Fault("status", "watch=true", status=status))
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        with pytest.raises(Unavailable, match=fix):
+            await anext(labels)
+
+
+async def test_a_server_that_ends_every_watch_at_once_is_unavailable_and_not_asked_in_a_loop(
+    api: LabKube,
+) -> None:
+    api.faults.append(Fault("end", "watch=true", times=1000))
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        with pytest.raises(Unavailable, match="ended the watch at once"):
+            await anext(labels)
+    assert sum("watch=true" in line for line in api.requests) <= 2
+
+
+GONE = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old resource version"}}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("status", "watch=true", status=200, body=json.dumps(GONE) + "\n"),
+        Fault("status", "watch=true", status=410),
+    ],
+)
+async def test_a_version_forgotten_meanwhile_is_listed_again_and_only_a_real_change_is_told(
+    api: LabKube, fault: Fault
+) -> None:
+    def asked(watching: bool) -> int:
+        return sum(("watch=true" in line) == watching for line in api.requests if line.startswith("GET"))
+
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        change = asyncio.ensure_future(anext(labels))
+        while not asked(watching=True):
+            await asyncio.sleep(0.05)
+        listed = asked(watching=False)
+        api.faults.append(replace(fault))
+        while asked(watching=False) == listed:
+            await asyncio.sleep(0.05)
+        assert not change.done()
+        await adapter.apply_labels({"a": "2"})
+        assert await change == {"a": "2"}
+
+
+async def test_a_version_forgotten_as_soon_as_it_is_listed_is_unavailable(api: LabKube) -> None:
+    api.faults.append(Fault("status", "watch=true", times=1000, status=410))
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        with pytest.raises(Unavailable, match="ended the watch at once"):
+            await anext(labels)
+    assert sum("watch=true" in line for line in api.requests) == 1
+
+
+async def test_a_compacted_history_is_no_reason_to_end(api: LabKube) -> None:
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        change = asyncio.ensure_future(anext(labels))
+        while sum("watch=true" in line for line in api.requests) < 2:
+            await asyncio.sleep(0.05)
+        async with KubeClient(api.admin_conf) as admin:
+            await admin.post(NODES, node("switch2"))
+            api.store.compact()
+            await admin.patch(f"{NODES}/{NODE}", {"metadata": {"labels": {"a": "2"}}})
+        assert await change == {"a": "2"}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "cannot be read: No such file"),
+        ("", "no usable kubeconfig"),
+        ("{", "no usable kubeconfig"),
+        ("[1, 2]", "no usable kubeconfig"),
+        ("current-context: none\ncontexts: []\n", "no usable kubeconfig"),
+        ("\xff\x00", "no usable kubeconfig"),
+    ],
+)
+async def test_an_unusable_kubeconfig_is_unavailable_and_names_the_fix(
+    tmp_path: Path, content: str | None, complaint: str
+) -> None:
+    kubeconfig = tmp_path / "kubelet.conf"
+    if content is not None:
+        kubeconfig.write_text(content, encoding="latin-1")
+    async with cluster(kubeconfig) as adapter:
+        with pytest.raises(Unavailable, match=complaint) as caught:
+            await adapter.apply_labels({"a": "1"})
+    assert "join" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "complaint"),
+    [
+        ("cluster", {"server": "http://127.0.0.1:1"}, "is not https://"),
+        ("cluster", {"certificate-authority-data": "!"}, "not PEM"),
+        ("cluster", {"certificate-authority-data": "AAAA"}, "cannot be used"),
+        ("cluster", {"certificate-authority-data": None}, "no certificate-authority"),
+        ("user", {"client-key": None}, "no client-key"),
+        ("user", {"client-key": "/nowhere/key"}, "/nowhere/key: No such file"),
+        ("user", {"client-certificate": 3}, "No such file"),
+    ],
+)
+async def test_an_unusable_credential_is_unavailable_and_says_what_is_wrong(
+    api: LabKube, part: str, change: dict[str, object], complaint: str
+) -> None:
+    config = json.loads(api.kubelet_conf.read_text())
+    config[f"{part}s"][0][part].update(change)
+    config[f"{part}s"][0][part] = {k: v for k, v in config[f"{part}s"][0][part].items() if v is not None}
+    api.kubelet_conf.write_text(json.dumps(config))
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(Unavailable, match=complaint):
+            await adapter.apply_labels({"a": "1"})
+
+
+async def test_a_repaired_kubeconfig_is_taken_up_without_a_restart(api: LabKube) -> None:
+    whole = api.kubelet_conf.read_text()
+    api.kubelet_conf.unlink()
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(Unavailable):
+            await adapter.apply_labels({"a": "2"})
+        api.kubelet_conf.write_text(whole)
+        await adapter.apply_labels({"a": "2"})
+        api.kubelet_conf.unlink()
+        with pytest.raises(Unavailable):
+            await adapter.apply_labels({"a": "3"})
+        api.kubelet_conf.write_text(whole)
+        await adapter.apply_labels({"a": "3"})
+    assert stored(api) == {"a": "3"}
+
+
+async def test_nothing_is_left_open_after_close(api: LabKube) -> None:
+    def ours() -> int:
+        sockets = (os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+        return sum("socket:" in name for name in sockets)
+
+    before = ours()
+    for _ in range(3):
+        async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+            await anext(labels)
+            for number in range(3):
+                api.authority.issue("kubelet", f"system:node:{NODE}", "system:nodes")
+                await adapter.apply_labels({"n": str(number)})
+                await anext(labels)
+    async with asyncio.timeout(PATIENCE_S):
+        while ours() > before:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_lab_s_server_keeps_port_and_objects_over_a_kill(tmp_path: Path) -> None:
+    async def start() -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.lab.kube_api", str(tmp_path)), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)
+        assert line.startswith(b"ready https://127.0.0.1:")
+        return process
+
+    first = await start()
+    async with KubeClient(tmp_path / "admin.conf") as admin:
+        await admin.post(NODES, node(NODE, kept="1"))
+    async with cluster(tmp_path / "kubelet.conf") as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"kept": "1"}
+        first.kill()
+        await first.wait()
+        with pytest.raises(Unavailable):
+            await anext(labels)
+        second = await start()
+        async with aclosing(adapter.watch()) as again:
+            assert await anext(again) == {"kept": "1"}
+        second.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(second.wait(), PATIENCE_S) == 0
+
+
+async def test_the_lab_s_server_knows_who_asks(api: LabKube) -> None:
+    async with KubeClient(api.kubelet_conf) as kubelet:
+        with pytest.raises(KubeError) as caught:
+            await kubelet.get("/apis/apps/v1/daemonsets")
+    assert caught.value.status == 403

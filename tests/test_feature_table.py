@@ -1,0 +1,227 @@
+"""Does FEATURE keep what was said about Kubernetes through a load that makes CONFIG_DB anew, and nothing else?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubesyncd.adapters.schema import normal, schema
+from kubesyncd.feature_table import GOOD_FOR_S, Saved, TableMender, decode, encode, lost, of_installed
+from kubesyncd.manifests import Manifest, Phase
+from kubesyncd.ports import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OURS = schema("hld").own_config_names
+NOW = 1_700_000_000.0
+KUBE = {"set_owner": "kube", "fallback_to_local": "true", "state": "enabled", "delayed": "False"}
+IMAGE = {"set_owner": "local", "state": "disabled", "auto_restart": "enabled"}
+
+
+def lost_of(saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> Any:
+    return lost(saved, now, OURS, normal)
+
+
+def test_a_row_that_is_gone_comes_back_whole() -> None:
+    assert lost_of({"tap": KUBE}, {"snmp": IMAGE}) == {"tap": KUBE}
+
+
+def test_in_a_row_that_is_there_only_our_fields_come_back() -> None:
+    assert lost_of({"snmp": KUBE}, {"snmp": IMAGE}) == {
+        "snmp": {"set_owner": "kube", "fallback_to_local": "true"}
+    }
+
+
+def test_a_table_that_lost_nothing_is_left_alone() -> None:
+    assert lost_of({"snmp": KUBE}, {"snmp": {**IMAGE, **KUBE}, "new": IMAGE}) == {}
+
+
+def test_a_field_in_another_spelling_is_not_written_beside_itself() -> None:
+    assert lost_of({"snmp": KUBE}, {"snmp": {"SET_OWNER": "kube", "Fallback-To-Local": "false"}}) == {
+        "snmp": {"Fallback-To-Local": "true"}
+    }
+
+
+def test_sonic_s_own_fields_in_its_own_spelling_stay_sonic_s() -> None:
+    ours = schema("sonic").own_config_names
+    row = {
+        "set_owner": "kube",
+        "no_fallback_to_local": "true",
+        "has_per_asic_scope": "True",
+        "state": "enabled",
+    }
+    now = {"snmp": {"set_owner": "local", "has_per_asic_scope": "False"}}
+    assert lost({"snmp": row}, now, ours, normal) == {
+        "snmp": {"set_owner": "kube", "no_fallback_to_local": "true"}
+    }
+
+
+ROWS = st.dictionaries(
+    st.sampled_from(["snmp", "lldp", "tap"]),
+    st.dictionaries(
+        st.sampled_from(["set_owner", "SET_OWNER", "state", "x"]), st.sampled_from("abc"), min_size=1
+    ),
+)
+
+
+@settings(max_examples=300)
+@given(ROWS, ROWS)
+def test_what_was_given_back_is_never_given_back_again(saved: Any, now: Any) -> None:
+    for row in (*saved.values(), *now.values()):
+        if {"set_owner", "SET_OWNER"} <= row.keys():
+            del row["SET_OWNER"]
+    after = {name: dict(row) for name, row in now.items()}
+    for name, fields in lost_of(saved, now).items():
+        after.setdefault(name, {}).update(fields)
+    assert lost_of(saved, after) == {}
+    assert set(after) == {*saved, *now}
+
+
+def test_only_what_is_wholly_installed_gets_its_row_back() -> None:
+    manifests = {
+        "tap": Manifest("tap", row=KUBE),
+        "going": Manifest("going", Phase.REMOVING, row=KUBE),
+        "coming": Manifest("coming", Phase.INSTALLING, row=KUBE),
+    }
+    assert of_installed(manifests) == {"tap": KUBE}
+
+
+# ---- the copy -------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_good_for_one_load_within_an_hour() -> None:
+    saved = Saved({"snmp": KUBE}, NOW)
+    assert decode(encode(saved)) == saved
+    assert saved.awaits_load(NOW + 1)
+    assert not saved.awaits_load(NOW + GOOD_FOR_S + 1)
+    assert not saved.awaits_load(NOW - 1)
+    assert not Saved({}, NOW, armed=False).awaits_load(NOW + 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 2}',
+        b'{"version": 1, "saved_at": "x", "armed": true, "rows": {}}',
+        b"[" * 9999,
+    ],
+)
+def test_a_copy_nobody_can_read_is_said(data: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be used"):
+        decode(data)
+
+
+# ---- the daemon's part ----------------------------------------------------------------------------
+
+
+class Switch:
+    """CONFIG_DB, a file and systemd, told what to say."""
+
+    def __init__(self) -> None:
+        self.settled = False
+        self.rows: dict[str, dict[str, str]] = {"snmp": dict(IMAGE)}
+        self.data: bytes | None = None
+        self.manifests: dict[str, Manifest] = {}
+        self.units = {"snmp", "tap", "lldp"}
+        self.fails: dict[str, Exception] = {}
+        self.log = structlog.testing.LogCapture()
+        self.mender = TableMender(
+            self,
+            file=self,
+            installed=lambda: self.manifests,
+            has_unit=self.has_unit,
+            ours=OURS,
+            normal=normal,
+            wall=lambda: NOW + 60,
+            log=structlog.wrap_logger(None, processors=[self.log]),
+        )
+
+    def _fail(self, what: str) -> None:
+        if what in self.fails:
+            raise self.fails[what]
+
+    async def feature_rows(self) -> dict[str, dict[str, str]]:
+        self._fail("read")
+        return {name: dict(row) for name, row in self.rows.items()}
+
+    async def add_fields(self, feature: str, fields: Mapping[str, str]) -> None:
+        self._fail(f"write {feature}")
+        self.rows.setdefault(feature, {}).update(fields)
+
+    async def has_unit(self, feature: str) -> bool:
+        self._fail("systemd")
+        return feature in self.units
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    async def save(self, data: bytes) -> None:
+        self._fail("save")
+        self.data = data
+
+
+@pytest.fixture
+def switch() -> Switch:
+    return Switch()
+
+
+async def test_a_saved_table_mends_the_next_load_and_no_other(switch: Switch) -> None:
+    switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE, "gone": KUBE}, NOW))
+    await switch.mender.mend()
+    assert switch.settled
+    assert switch.rows == {"snmp": {**IMAGE, "set_owner": "kube", "fallback_to_local": "true"}, "lldp": KUBE}
+    assert any("no service any more" in entry.get("why", "") for entry in switch.log.entries)
+    switch.rows["snmp"]["set_owner"] = "local"
+    await switch.mender.mend()
+    assert switch.rows["snmp"]["set_owner"] == "local"
+
+
+async def test_an_installed_service_gets_its_row_back_from_any_load_but_keeps_its_own(switch: Switch) -> None:
+    switch.manifests = {"tap": Manifest("tap", row=KUBE)}
+    await switch.mender.mend()
+    assert switch.rows["tap"] == KUBE
+    switch.rows["tap"] = {"set_owner": "local"}
+    await switch.mender.mend()
+    assert switch.rows["tap"] == {"set_owner": "local"}
+
+
+@pytest.mark.parametrize("what", ["read", "write snmp", "systemd", "save"])
+async def test_until_it_is_mended_a_load_counts_as_going_on(switch: Switch, what: str) -> None:
+    switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
+    switch.fails[what] = Unavailable("Redis", "it does not answer")
+    await switch.mender.mend()
+    assert not switch.settled
+    switch.fails.clear()
+    await switch.mender.mend()
+    assert switch.settled
+    assert switch.rows["snmp"]["set_owner"] == "kube"
+    assert switch.rows["lldp"] == KUBE
+
+
+async def test_a_row_that_cannot_be_written_holds_up_no_other(switch: Switch) -> None:
+    switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
+    switch.fails["write lldp"] = Refused("Redis", "the key is no hash")
+    await switch.mender.mend()
+    assert switch.settled
+    assert switch.rows["snmp"]["set_owner"] == "kube"
+
+
+async def test_a_copy_nobody_can_read_holds_up_nothing(switch: Switch) -> None:
+    switch.data = b"garbage"
+    await switch.mender.mend()
+    assert switch.settled
+    assert switch.rows == {"snmp": IMAGE}
+
+
+def test_a_time_beyond_every_machine_makes_a_table_nobody_can_use() -> None:
+    stored = encode(Saved({"snmp": {"set_owner": "kube"}}, 7.5, armed=True))
+    with pytest.raises(ValueError, match="the saved table cannot be used"):
+        decode(stored.replace(b"7.5", b"9" * 400))

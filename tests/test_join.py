@@ -1,0 +1,545 @@
+"""A switch joins its master and leaves it, by the daemon's own clients and processes, against the lab's master."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from kubesyncd.join.plan import Standing
+from kubesyncd.join.progress import Phase
+from tests.lab.admin_conf import AdminConfServer
+from tests.lab.certificates import DAY, Authority, write_kubeconfig
+from tests.lab.engines import ROOT, LabKubeProcess
+from tests.lab.join_switch import JoinSwitch
+from tests.lab.kube_client import NODES, KubeClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.lab.engines import LabDockerProcess
+
+    Make = Callable[..., JoinSwitch]
+
+pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabKubeProcess]:
+    """An API server of this module's own: it is stopped, and its node comes and goes."""
+    kube = LabKubeProcess(tmp_path_factory.mktemp("join"), node="switch9")
+    kube.start()
+    yield kube
+    kube.stop()
+
+
+@pytest.fixture
+def pki(master: LabKubeProcess) -> Path:
+    return master.folder / "pki"
+
+
+@pytest.fixture
+def server(master: LabKubeProcess, pki: Path) -> Iterator[AdminConfServer]:
+    """Where the master's admin.conf is fetched."""
+    pair = Authority(pki).issue("https", "master", server=True)
+    with AdminConfServer(master.admin_conf, pair) as it:
+        yield it
+
+
+@pytest.fixture
+def switches(
+    lab_docker: LabDockerProcess, master: LabKubeProcess, server: AdminConfServer, pki: Path
+) -> Iterator[Make]:
+    """`switches(**kube_settings)`: a switch without a daemon yet; `power_on(switch)` starts it."""
+    made: list[JoinSwitch] = []
+
+    def make(**kube_settings: Any) -> JoinSwitch:
+        master.start()
+        switch = JoinSwitch(lab_docker, master, server, pki, kube_settings=kube_settings)
+        made.append(switch)
+        switch.redis.start()
+        switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
+        switch._add_unit("kubelet.service", switch.kube.kubelet_unit(lab_docker.socket))
+        return switch
+
+    yield make
+    for switch in made:
+        tracebacks = switch.tracebacks if switch.log_file.exists() else []
+        switch.close()
+        assert not tracebacks, "\n".join(tracebacks)
+    forget_node(master)
+
+
+@contextmanager
+def stopped(switch: JoinSwitch) -> Iterator[None]:
+    switch.kube.stop_api()
+    try:
+        yield
+    finally:
+        switch.kube.start()
+
+
+def forget_node(master: LabKubeProcess) -> None:
+    """Leave no Node to the next test."""
+
+    async def delete() -> None:
+        async with KubeClient(master.admin_conf) as admin:
+            await admin.delete(f"{NODES}/{master.node}")
+
+    master.start()
+    asyncio.run(delete())
+
+
+def power_on(switch: JoinSwitch) -> JoinSwitch:
+    switch.start_daemon()
+    return switch
+
+
+def until_joined(switch: JoinSwitch) -> None:
+    """Connected, and the job that joined has ended."""
+    switch.wait_for(lambda: switch.connected == "True", "connected")
+    switch.wait_for(lambda: switch.progress.phase is Phase.DONE, "the job is done")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ---- the job itself ------------------------------------------------------------------------------
+
+
+def test_nothing_configured_and_nothing_happens_ever(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.wait_for(
+        lambda: switch.status["kubelet_why"] != "the configuration has not been read yet", "it looks"
+    )
+    assert switch.kubeadm_calls == []
+    assert switch.systemctl_calls == []
+    assert list((switch.folder / "run").glob("join*")) == []
+
+
+def test_a_join_without_a_master_is_refused_with_the_command_that_sets_one(switches: Make) -> None:
+    ended = switches().job("join")
+    assert ended.returncode == 1
+    assert "no master is configured; run: config kube server ip ADDRESS" in ended.stderr
+
+
+def test_the_operator_joins_resets_and_joins_again(switches: Make, server: AdminConfServer) -> None:
+    switch = power_on(switches(join_boot_delay_s=10_000_000))
+    switch.join()
+    joined = switch.client("kube_join")
+    assert (joined.returncode, joined.stderr) == (0, "")
+    assert joined.stdout.startswith("joined 127.0.0.1:")
+    until_joined(switch)
+    switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
+    assert switch.membership is not None
+    assert switch.membership.standing is Standing.JOINED
+
+    again = switch.client("kube_join")
+    assert again.returncode == 0
+    assert "is joined already" in again.stdout
+    assert switch.kubeadm_calls == ["join"]
+
+    left = switch.client("kube_reset")
+    assert (left.returncode, left.stderr) == (0, "")
+    switch.wait_for(lambda: switch.connected == "False", "not connected")
+    assert not switch.kubelet_runs
+    assert not switch.node_exists
+    assert not switch.kube.kubelet_conf.exists()
+    assert not switch.admin_conf.exists()
+    assert switch.kubeadm_calls == ["join", "reset"]
+
+    assert switch.client("kube_join").returncode == 0
+    switch.wait_for(lambda: switch.connected == "True", "connected again")
+
+
+def test_an_address_that_appears_is_joined_and_a_disabled_one_is_left(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.join()
+    until_joined(switch)
+    switch.join(disable="true")
+    switch.wait_for(lambda: switch.connected == "False", "not connected")
+    switch.wait_for(lambda: switch.status["membership"].get("phase") != "running", "the reset is over")
+    switch.wait_for(lambda: not switch.kube.kubelet_conf.exists(), "the credential is gone")
+    assert not switch.node_exists
+    switch.join(disable="false")
+    switch.wait_for(lambda: switch.connected == "True", "connected again")
+
+
+def test_an_operator_s_reset_stands_until_he_joins_or_changes_the_configuration(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.join()
+    until_joined(switch)
+    assert switch.client("kube_reset").returncode == 0
+    switch.restart_daemon()
+    switch.wait_for(lambda: switch.status["kubelet_why"].startswith("this switch has not joined"), "it looks")
+    assert switch.kubeadm_calls == ["join", "reset"]
+    assert switch.membership is not None
+    assert switch.membership.standing is Standing.LEFT
+    switch.join(disable="true")
+    switch.wait_for(lambda: switch.membership is None, "the reset is forgotten")
+    switch.join(disable="false")
+    switch.wait_for(lambda: switch.connected == "True", "connected again")
+
+
+def test_a_joined_kubelet_is_kept_from_removing_images_it_knows_nothing_of(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.join()
+    until_joined(switch)
+    config = yaml.safe_load(switch.kubelet_config.read_text())
+    assert (config["imageGCHighThresholdPercent"], config["imageGCLowThresholdPercent"]) == (100, 99)
+    assert config["evictionHard"] == {
+        "memory.available": "100Mi",
+        "imagefs.available": "0%",
+        "nodefs.available": "0%",
+        "nodefs.inodesFree": "0%",
+    }
+    assert config["clusterDNS"] == ["10.96.0.10"], "the rest is as the cluster wants it"
+    toggles = [call for call in switch.systemctl_calls if "kubelet" in call]
+    at = len(toggles) - 1 - toggles[::-1].index("disable --now kubelet.service")
+    assert toggles[at + 1] == "enable --now kubelet.service", "it reads the file when it starts"
+    assert switch.kubelet_runs
+
+
+def test_a_cluster_that_wants_its_kubelets_to_collect_images_is_left_alone(
+    lab_docker: LabDockerProcess, master: LabKubeProcess, server: AdminConfServer, pki: Path
+) -> None:
+    switch = JoinSwitch(lab_docker, master, server, pki, settings={"images": {"kubelet_gc": True}})
+    try:
+        switch.redis.start()
+        switch._add_unit("kubelet.service", switch.kube.kubelet_unit(lab_docker.socket))
+        switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
+        power_on(switch).join()
+        until_joined(switch)
+        assert yaml.safe_load(switch.kubelet_config.read_text())["evictionHard"] == {}
+    finally:
+        switch.close()
+        forget_node(master)
+
+
+def test_admin_conf_is_kept_for_root_alone_and_says_the_configured_address(switches: Make) -> None:
+    switch = switches()
+    switch.join(IP="localhost")
+    assert switch.job("join").returncode == 0
+    assert mode(switch.admin_conf) == 0o600
+    port = switch.kube.url.rpartition(":")[2]
+    (cluster,) = yaml.safe_load(switch.admin_conf.read_text())["clusters"]
+    assert cluster["cluster"]["server"] == f"https://localhost:{port}"
+    assert not (switch.folder / "run" / "join.conf").exists()
+
+
+def test_admin_conf_is_not_kept_where_the_settings_say_so(switches: Make) -> None:
+    switch = switches(keep_admin_conf=False)
+    switch.join()
+    assert switch.job("join").returncode == 0
+    assert not switch.admin_conf.exists()
+    assert not (switch.folder / "run" / "join.conf").exists()
+
+
+def test_a_bootstrap_token_joins_without_any_admin_conf(switches: Make, server: AdminConfServer) -> None:
+    switch = switches()
+    token = switch.folder / "token"
+    token.write_text("abcdef.0123456789abcdef\n")
+    switch = switches(
+        bootstrap_token_file=str(token), ca_cert_hash="sha256:" + "0" * 64, keep_admin_conf=False
+    )
+    switch.join()
+    assert switch.job("join").returncode == 0
+    assert server.requests == []
+    assert not switch.admin_conf.exists()
+    assert switch.membership is not None
+    assert switch.membership.how == "token"
+    commands = (switch.kubeadm / "kubeadm.calls").read_text()
+    assert "abcdef" not in commands
+
+
+def test_a_client_certificate_on_the_switch_joins_without_any_admin_conf(
+    switches: Make, server: AdminConfServer, pki: Path
+) -> None:
+    pair = Authority(pki).issue("provisioned", "admin", "system:masters")
+    switch = switches(client_certificate=str(pair.certificate), client_key=str(pair.key))
+    switch.join()
+    assert switch.job("join").returncode == 0
+    assert server.requests == []
+    assert not switch.admin_conf.exists()
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_a_master_that_does_not_answer_is_no_reason_to_tear_anything_down(switches: Make) -> None:
+    switch = switches()
+    switch.join()
+    assert switch.job("join").returncode == 0
+    with stopped(switch):
+        ended = switch.job("join", "-f")
+    assert ended.returncode == 1
+    assert switch.progress.phase is Phase.FAILED
+    assert switch.progress.why.startswith("ask the master: 127.0.0.1:")
+    assert switch.kubeadm_calls == ["join"]
+    assert switch.kube.kubelet_conf.exists()
+    assert switch.kubelet_runs
+    assert switch.job("join").returncode == 0, "and it is joined still"
+
+
+def test_a_forced_join_takes_the_node_off_and_joins_anew(switches: Make) -> None:
+    switch = switches()
+    switch.join()
+    assert switch.job("join").returncode == 0
+    assert switch.job("join", "--force").returncode == 0
+    assert switch.kubeadm_calls == ["join", "reset", "join"]
+    assert switch.kube.kubelet_conf.exists()
+    assert [s.step.name for s in switch.progress.steps] == [
+        "FETCH", "ASK", "TRY", "STOP", "LEAVE", "CLEAN", "JOIN", "KEEP", "SUIT",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["token", "certificate"])
+def test_a_forced_join_with_a_credential_that_may_not_join_costs_no_membership(
+    switches: Make, pki: Path, way: str
+) -> None:
+    folder = pki.parent
+    token = folder / "token"
+    token.write_text("abcdef.0123456789abcdef\n")
+    authority = Authority(pki)
+    pair = authority.issue("introduced", "admin", "system:masters")
+    ways = {
+        "token": {"bootstrap_token_file": str(token), "ca_cert_hash": "sha256:" + "0" * 64},
+        "certificate": {"client_certificate": str(pair.certificate), "client_key": str(pair.key)},
+    }
+    switch = switches(**ways[way])
+    switch.join()
+    assert switch.job("join").returncode == 0
+    token.write_text("abcdef.ffffffffffffffff\n")
+    authority.issue("introduced", "nobody")
+    assert switch.job("join", "--force").returncode == 1
+    assert switch.progress.why.startswith("try the credential: ")
+    assert switch.kubeadm_calls == ["join"], "nothing is reset"
+    assert switch.kube.kubelet_conf.exists()
+    assert switch.membership is not None
+    assert switch.kubelet_runs
+
+
+def test_a_changed_address_is_joined_anew_and_nothing_else_is(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.join()
+    until_joined(switch)
+    switch.join(insecure="true")
+    switch.wait_for(lambda: switch.status["insecure"], "the change is seen")
+    assert switch.kubeadm_calls == ["join"]
+    switch.join(IP="localhost")
+    switch.wait_for(lambda: switch.kubeadm_calls == ["join", "reset", "join"], "joined anew")
+    switch.wait_for(
+        lambda: switch.membership is not None and switch.membership.ip == "localhost", "it is noted"
+    )
+    switch.wait_for(lambda: switch.connected == "True", "connected again")
+
+
+def test_a_failed_join_leaves_nothing_half_done_and_is_tried_again(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.kubeadm_fails("join")
+    switch.join()
+    switch.wait_for(lambda: switch.kubeadm_calls.count("join") >= 2, "tried again")
+    status = switch.status["membership"]
+    assert switch.kubeadm_calls[:2] == ["join", "reset"]
+    assert not switch.admin_conf.exists()
+    switch.kubeadm_fails()
+    switch.wait_for(lambda: switch.connected == "True", "connected in the end")
+    assert status["job"] == "join"
+
+
+def test_what_kubeadm_says_is_what_the_operator_reads(switches: Make) -> None:
+    switch = power_on(switches(join_boot_delay_s=10_000_000))
+    switch.kubeadm_fails("join")
+    switch.join()
+    ended = switch.client("kube_join")
+    assert ended.returncode == 1
+    assert ended.stderr == "kubernetes: kubeadm join: error execution phase join: injected\n"
+    assert not (switch.folder / "run" / "join.conf").exists(), "no administrator's credential stays behind"
+
+
+@pytest.mark.parametrize(
+    ("issue", "reason"),
+    [
+        ({"valid": -DAY}, "certificate has expired"),
+        ({"authority": "other"}, "certificate signature failure"),
+        ({"host": "127.0.0.2"}, "IP address mismatch"),
+    ],
+)
+def test_a_master_that_cannot_prove_itself_is_told_nothing(
+    switches: Make, lab_docker: LabDockerProcess, master: LabKubeProcess, pki: Path, tmp_path: Path,
+    issue: dict[str, Any], reason: str,
+) -> None:  # fmt: skip
+    authority = Authority(tmp_path / "other") if "authority" in issue else Authority(pki)
+    pair = authority.issue("bad", "master", server=True, valid=issue.get("valid", DAY))
+    with AdminConfServer(master.admin_conf, pair, host=issue.get("host", "127.0.0.1")) as liar:
+        switch = switches(admin_conf_url=liar.url)
+        switch.join()
+        ended = switch.job("join")
+        assert ended.returncode == 1
+        assert reason in switch.progress.why
+        assert liar.requests == []
+        assert switch.kubeadm_calls == []
+        switch.join(insecure="on")
+        loud = switch.job("join")
+        assert loud.returncode == 0, loud.stderr
+        assert "any certificate is accepted" in loud.stderr
+
+
+def test_an_api_server_that_admin_conf_s_authority_did_not_sign_is_not_joined(
+    switches: Make, master: LabKubeProcess, pki: Path, tmp_path: Path
+) -> None:
+    other, mine = Authority(tmp_path / "other"), Authority(pki)
+    swapped = tmp_path / "admin.conf"
+    write_kubeconfig(
+        swapped, master.url, other.pem, mine.issue("admin2", "admin", "system:masters"), inline=True
+    )
+    with AdminConfServer(swapped, mine.issue("https", "master", server=True)) as server:
+        switch = switches(admin_conf_url=server.url)
+        switch.join()
+        assert switch.job("join").returncode == 1
+    assert switch.progress.why.startswith("ask the master: the certificate of https://127.0.0.1:")
+    assert "is not trusted" in switch.progress.why
+    assert switch.kubeadm_calls == []
+    assert not switch.admin_conf.exists()
+
+
+def test_a_reset_without_the_master_does_the_rest_and_says_what_is_left_over(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.join()
+    until_joined(switch)
+    switch.wait_for(lambda: switch.node_exists, "the kubelet has made its Node")
+    with stopped(switch):
+        ended = switch.client("kube_reset")
+        assert ended.returncode == 0
+        assert "left over: drain the node:" in ended.stdout
+        assert "run: kubectl delete node switch9" in ended.stdout
+        assert not switch.kubelet_runs
+        assert not switch.kube.kubelet_conf.exists()
+        assert not switch.admin_conf.exists()
+    assert switch.node_exists
+
+
+def test_a_reset_forgets_queued_labels_also_while_the_daemon_is_away(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.join()
+    until_joined(switch)
+    with stopped(switch):
+        switch.wait_for(lambda: switch.connected == "False", "not connected")
+        code, said = switch.ask("label", "rack=7")
+        assert code == 0
+        assert said[0].startswith("queued")
+        switch.stop_daemon()
+        assert switch.job("reset").returncode == 0
+    switch.start_daemon()
+    switch.wait_for(lambda: switch.status["pending"] == [], "the queue is purged")
+    switch.wait_for(lambda: switch.pending == "", "STATE_DB says so")
+    assert not (switch.folder / "state" / "purge").exists()
+
+
+def test_only_one_job_works_at_a_time(switches: Make) -> None:
+    switch = switches()
+    switch.tell_kubeadm(delay_s=4)
+    switch.join()
+    command = [sys.executable, "-m", "kubesyncd.join", "join", "--config", str(switch.config_file)]
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    switch.wait_for(lambda: switch.kubeadm_calls == ["join"], "the first works")
+    second = switch.job("reset")
+    assert second.returncode == 1
+    assert "another join or reset is under way" in second.stderr
+    assert first.wait(60) == 0
+
+
+def test_a_restart_of_the_daemon_does_not_disturb_a_join(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.tell_kubeadm(delay_s=3)
+    switch.join()
+    switch.wait_for(lambda: switch.kubeadm_calls == ["join"], "the join works")
+    switch.restart_daemon()
+    switch.wait_for(lambda: switch.status["membership"]["phase"] == "running", "the new daemon knows of it")
+    until_joined(switch)
+    assert switch.kubeadm_calls == ["join"]
+
+
+def test_a_config_change_while_a_join_works_wins(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.tell_kubeadm(delay_s=60)
+    switch.join()
+    switch.wait_for(lambda: switch.kubeadm_calls == ["join"], "the join works")
+    switch.join(disable="true")
+    switch.wait_for(lambda: switch.status["membership"]["phase"] == "failed", "it is stopped")
+    assert not switch.kube.kubelet_conf.exists()
+    switch.tell_kubeadm()
+    switch.join(disable="false")
+    until_joined(switch)
+
+
+def test_a_join_that_was_killed_is_noticed_and_done_again(switches: Make) -> None:
+    switch = power_on(switches())
+    switch.tell_kubeadm(delay_s=60)
+    switch.join()
+    switch.wait_for(lambda: switch.kubeadm_calls == ["join"], "the join works")
+    switch.tell_kubeadm()
+    os.kill(int((switch.folder / "join.pid").read_text()), signal.SIGKILL)
+    until_joined(switch)
+
+
+def test_the_switch_describes_itself_with_labels(switches: Make, tmp_path: Path) -> None:
+    switch = switches()
+    switch.config_db.hset(
+        "DEVICE_METADATA|localhost", mapping={"hwsku": "Force10 S6000", "type": "ToRRouter"}
+    )
+    power_on(switch)
+    switch.join()
+    switch.wait_for(lambda: switch.node_labels.get("hwsku") == "Force10_S6000", "the label is there")
+    assert switch.node_labels["deployment_type"] == "ToRRouter"
+
+
+def test_the_node_says_what_runs_on_the_switch_and_what_its_labels_cannot(switches: Make) -> None:
+    switch = switches()
+    switch.config_db.hset("DEVICE_METADATA|localhost", mapping={"hwsku": "Force10 S6000"})
+    power_on(switch)
+    switch.boot_local("snmp")
+    switch.join()
+
+    def annotations() -> dict[str, str]:
+        return dict(
+            switch.call_kube("get", f"{NODES}/{switch.kube.node}")["metadata"].get("annotations") or {}
+        )
+
+    switch.wait_for(lambda: switch.connected == "True" and switch.node_labels, "connected")
+    expected = {"feature.kubesyncd/snmp": "LOCAL", "original.kubesyncd/hwsku": "Force10 S6000"}
+    switch.wait_for(lambda: expected.items() <= annotations().items(), "the Node says so")
+    switch.done("stop", "snmp")
+    switch.wait_for(lambda: annotations()["feature.kubesyncd/snmp"] == "INIT", "and follows")
+
+
+def test_status_shows_each_step_and_why_it_failed(switches: Make) -> None:
+    switch = power_on(switches(join_boot_delay_s=10_000_000))
+    switch.kubeadm_fails("join")
+    switch.join()
+    switch.client("kube_join")
+    status = switch.status["membership"]
+    assert status["phase"] == "failed"
+    failed = [step for step in status["steps"] if not step["ok"]]
+    assert [step["step"] for step in failed] == ["kubeadm join"]
+    assert json.dumps(status)
+
+
+def test_after_a_boot_a_join_waits_for_its_turn_but_an_operator_does_not(switches: Make) -> None:
+    switch = switches(join_boot_delay_s=10_000_000)
+    switch.join()
+    power_on(switch)
+    switch.wait_for(lambda: "join_waits" in switch.told(), "it waits")
+    assert switch.kubeadm_calls == []
+    assert switch.client("kube_join").returncode == 0

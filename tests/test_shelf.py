@@ -1,0 +1,334 @@
+"""Is the right image tagged, kept and removed, on real engines, wherever the power was cut?"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from kubesyncd.adapters.docker_images import DockerImages
+from kubesyncd.adapters.files import DiskFile, StateFile
+from kubesyncd.images import Shelf, previous_name
+from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.settings import Docker as DockerSettings
+from kubesyncd.shelf import ImageShelf, decode
+from tests.lab.docker_client import DockerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.lab.engines import Docker
+
+LOCAL = "docker-snmp:latest"
+PREVIOUS = previous_name(LOCAL)
+KUBE = "registry.example:5000/sonic/docker-snmp"
+MUTATING = ("tag", "remove", "renew")
+
+
+class PowerCut(BaseException):
+    """The machine is off."""
+
+
+@dataclass
+class Cut:
+    """The Images port, until the power is cut: right before or right after its n-th change."""
+
+    port: DockerImages
+    at: int = 10**6
+    before: bool = False
+    changes: int = field(default=0)
+
+    def __getattr__(self, name: str) -> Any:
+        asked = getattr(self.port, name)
+        if name not in MUTATING:
+            return asked
+
+        async def change(*arguments: Any) -> Any:
+            self.changes += 1
+            if self.changes == self.at and self.before:
+                raise PowerCut
+            answer = await asked(*arguments)
+            if self.changes == self.at:
+                raise PowerCut
+            return answer
+
+        return change
+
+
+class Bench:
+    """One feature's images and its stopped local container, on an engine."""
+
+    def __init__(self, engine: Docker, folder: Path) -> None:
+        self.port = DockerImages(DockerSettings(url=engine.url))
+        self.docker = DockerClient(engine.socket)
+        self.file = StateFile(folder / "images.json")
+
+    def shelf(self, port: Any = None, **options: Any) -> ImageShelf:
+        """As a daemon has it that has just started."""
+        log = structlog.get_logger()
+        file = options.pop("file", self.file)
+        return ImageShelf(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
+
+    def image(self, name: str) -> str:
+        body = {"Image": "busybox:lab", "Cmd": ["/bin/sleep", "9"], "Labels": {"for": name}}
+        container = self.docker.create("base.base", body)
+        image_id = self.docker.commit(container, name)
+        self.docker.remove(container)
+        return image_id
+
+    def boot(self) -> str:
+        """The image that the switch came with, and the local container; its image's ID."""
+        image_id = self.image(LOCAL)
+        self.docker.create("snmp", {"Image": LOCAL, "HostConfig": {"NetworkMode": "none"}})
+        return image_id
+
+    async def tags(self) -> tuple[str, str]:
+        """What the local name and the previous one name now."""
+        stock = await self.port.stock()
+        return stock.named(LOCAL), stock.named(PREVIOUS)
+
+    @property
+    def container_image(self) -> str:
+        return str(self.docker.inspect("snmp")["Image"])
+
+    def clear(self) -> None:
+        for container in self.docker.list():
+            self.docker.remove(container["Id"])
+        for image in self.docker.ask("GET", "/images/json"):
+            names = [name for name in image["RepoTags"] or () if name != "<none>:<none>"]
+            for name in names or [image["Id"]]:
+                if not name.startswith("busybox:"):
+                    self.docker.remove_image(name)
+
+
+@pytest.fixture
+def bench(engine: Docker, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(engine, tmp_path)
+    yield made
+    made.clear()
+
+
+async def test_both_modes_share_one_image_and_the_one_before_is_kept(bench: Bench) -> None:
+    v1 = bench.boot()
+    v2 = bench.image(f"{KUBE}:v2")
+    shelf = bench.shelf()
+    await shelf.adopt("snmp", v2)
+    assert await bench.tags() == (v2, v1)
+    assert bench.container_image == v2
+    assert await shelf.tidy("snmp") == []
+
+
+async def test_older_images_are_removed_once_nothing_needs_them(bench: Bench) -> None:
+    v1 = bench.boot()
+    await bench.shelf().adopt("snmp", bench.image(f"{KUBE}:v2"))
+    v2, _ = await bench.tags()
+    other = bench.image("docker-snmp-sv2:v1")
+    v3 = bench.image(f"{KUBE}:v3")
+    # A container of the operator's own still needs the first one.
+    keeper = bench.docker.create("debug.mine", {"Image": v1, "Cmd": ["/bin/true"]})
+    await bench.shelf().adopt("snmp", v3)
+    assert await bench.tags() == (v3, v2)
+    shelf = bench.shelf()
+    assert await shelf.tidy("snmp") == []
+    bench.docker.remove(keeper)
+    removed = await shelf.tidy("snmp")
+    assert len(removed) == 1
+    stock = await bench.port.stock()
+    assert stock.image(v1) is None
+    assert all(stock.image(kept) for kept in (v2, v3, other))
+
+
+async def test_a_rollback_goes_back_to_the_image_before_and_so_does_the_local_container(bench: Bench) -> None:
+    v1 = bench.boot()
+    v2 = bench.image(f"{KUBE}:v2")
+    await bench.shelf().adopt("snmp", v2)
+    await bench.shelf().restore("snmp", v2)
+    assert await bench.tags() == (v1, v1)
+    assert bench.container_image == v1
+    await bench.shelf().restore("snmp", v2)
+    assert await bench.tags() == (v1, v1)
+
+
+async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: Bench) -> None:
+    v1 = bench.boot()
+    v2 = bench.image(f"{KUBE}:v2")
+    await bench.shelf().restore("snmp", v2)
+    assert await bench.tags() == (v1, "")
+    with pytest.raises(Refused, match="no image from before it is kept"):
+        await bench.shelf().restore("snmp", v1)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("at", [1, 2, 3])
+async def test_a_power_cut_at_any_step_of_tagging_is_made_good(bench: Bench, at: int, before: bool) -> None:
+    v1 = bench.boot()
+    v2 = bench.image(f"{KUBE}:v2")
+    with pytest.raises(PowerCut):
+        await bench.shelf(Cut(bench.port, at, before)).adopt("snmp", v2)
+    local, _ = await bench.tags()
+    assert local in (v1, v2), "there is a local image at every moment"
+    bench.docker.inspect("snmp")
+    await bench.shelf().adopt("snmp", v2)
+    assert await bench.tags() == (v2, v1)
+    assert bench.container_image == v2
+    assert await bench.shelf().tidy("snmp") == []
+
+
+def cut_at(effect: int) -> Callable[[], None]:
+    """To be called after each effect: the power goes at this one."""
+    left = iter(range(effect, 0, -1))
+
+    def count() -> None:
+        if next(left, 2) == 1:
+            raise PowerCut
+
+    return count
+
+
+async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_made_good(
+    engine: Docker, tmp_path: Path
+) -> None:
+    """Files, tags, and the three steps in which a local container is made anew."""
+    cuts = 0
+    for effect in range(1, 30):
+        bench = Bench(engine, tmp_path)
+        v1, v2 = bench.boot(), bench.image(f"{KUBE}:v2")
+        dies = cut_at(effect)
+        port = DockerImages(DockerSettings(url=engine.url), dies)
+        try:
+            mortal = bench.shelf(port, after_effect=dies)
+            await mortal.adopt("snmp", v2)
+            await mortal.restore("snmp", v2)
+        except PowerCut:
+            cuts += 1
+        shelf = bench.shelf()
+        running = asyncio.create_task(shelf.run())
+        while await bench.port.unfinished():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        assert bench.docker.inspect("snmp")["Image"] in (v1, v2), "there is a local container to start"
+        assert (await bench.tags())[0] in (v1, v2)
+        await shelf.adopt("snmp", v2)
+        assert await bench.tags() == (v2, v1)
+        await shelf.restore("snmp", v2)
+        assert await bench.tags() == (v1, v1)
+        assert bench.container_image == v1
+        bench.clear()
+        bench.file.forget()
+        if cuts < effect:
+            break
+    assert cuts >= 9, "an adoption and a rollback have more effects than that"
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("at", [1, 2])
+async def test_a_power_cut_at_any_step_of_a_rollback_is_made_good(
+    bench: Bench, at: int, before: bool
+) -> None:
+    v1 = bench.boot()
+    v2 = bench.image(f"{KUBE}:v2")
+    await bench.shelf().adopt("snmp", v2)
+    with pytest.raises(PowerCut):
+        await bench.shelf(Cut(bench.port, at, before)).restore("snmp", v2)
+    await bench.shelf().restore("snmp", v2)
+    assert await bench.tags() == (v1, v1)
+    assert bench.container_image == v1
+
+
+async def test_a_feature_without_a_local_image_gets_the_deployed_one(bench: Bench) -> None:
+    v2 = bench.image(f"{KUBE}:v2")
+    shelf = bench.shelf()
+    assert "is made from the deployed image" in await shelf.ensure_local("snmp", v2, dry=True)
+    assert await bench.tags() == ("", "")
+    await shelf.ensure_local("snmp", v2)
+    assert await bench.tags() == (v2, "")
+    assert await shelf.ensure_local("snmp", v2) == f"{LOCAL} is there"
+    with pytest.raises(Refused):
+        await shelf.ensure_local("lldp", f"sha256:{'0' * 64}")
+
+
+async def test_a_local_container_is_made_once_after_the_deployed_one(bench: Bench) -> None:
+    v2 = bench.image(f"{KUBE}:v2")
+    kube = bench.docker.create("k8s_snmp", {"Image": v2, "HostConfig": {"NetworkMode": "none"}})
+    shelf = bench.shelf()
+    await shelf.ensure_local("snmp", v2)
+    assert "would be made" in (await shelf.ensure_container("snmp", kube, dry=True))[0]
+    with pytest.raises(Refused, match="none of kube's"):
+        await shelf.ensure_container("snmp", "")
+    text, whole = await shelf.ensure_container("snmp", kube)
+    assert (text, whole) == ("its local container is made after the one that Kubernetes runs", True)
+    assert bench.container_image == v2
+    assert await shelf.ensure_container("snmp", kube) == ("", True)
+    await shelf.forget("snmp")
+    assert await shelf.ensure_container("snmp", "gone", dry=True) == (
+        "its local container would be made after the one that Kubernetes runs", True
+    )  # fmt: skip
+
+
+async def test_a_full_disk_is_said_and_nothing_is_tagged(bench: Bench, tmp_path: Path) -> None:
+    v1 = bench.boot()
+    v2 = bench.image(f"{KUBE}:v2")
+    full = StateFile(tmp_path / "no" / "such" / "place" / "images.json")
+    (tmp_path / "no").write_text("a file where a folder should be")
+    with pytest.raises(Unavailable):
+        await bench.shelf(file=full).adopt("snmp", v2)
+    assert await bench.tags() == (v1, "")
+
+
+async def test_an_image_that_is_gone_is_missing(bench: Bench) -> None:
+    bench.boot()
+    with pytest.raises(Missing):
+        await bench.shelf().adopt("snmp", f"sha256:{'0' * 64}")
+
+
+async def test_without_adopting_everything_stays(bench: Bench) -> None:
+    v1 = bench.boot()
+    await bench.shelf(adopting=False).adopt("snmp", bench.image(f"{KUBE}:v2"))
+    assert await bench.tags() == (v1, "")
+
+
+async def test_a_rollback_is_remembered_by_the_next_daemon(bench: Bench) -> None:
+    shelf = bench.shelf()
+    await shelf.note_rollback("snmp", "sha256:bad", "2026-01-02", "it failed")
+    assert bench.shelf().remembered("snmp") == Shelf(
+        failed="sha256:bad", failed_newest="2026-01-02", failure="it failed"
+    )
+    await bench.shelf().note_rollback("snmp", "", "", "")
+    assert bench.shelf().remembered("snmp") == Shelf()
+
+
+async def test_a_rollback_that_could_not_be_written_is_written_once_there_is_room(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "full").write_text("a file where a folder should be")
+    file = StateFile(tmp_path / "full" / "images.json")
+    shelf, noted = bench.shelf(file=file), ("snmp", "sha256:bad", "2026-01-02", "it failed")
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await shelf.note_rollback(*noted)
+    (tmp_path / "full").unlink()
+    await shelf.note_rollback(*noted)
+    assert bench.shelf(file=file).remembered("snmp").failure == "it failed"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"version": 2, "features": {}}',
+        b'{"version": 1, "features": {"snmp": {"known": [1]}}}',
+        b"\xff",
+    ],
+)
+async def test_what_cannot_be_read_is_nothing_remembered(bench: Bench, data: bytes) -> None:
+    bench.file.save(data)
+    assert bench.shelf().remembered("snmp") == Shelf()
+    with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):
+        decode(data)

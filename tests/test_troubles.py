@@ -1,0 +1,33 @@
+"""Is a full disk told once, and everything else by everybody?"""
+
+from __future__ import annotations
+
+from kubesyncd.troubles import Troubles
+
+FULL = "state file: /var/lib/x cannot be written: No space left on device; make room"
+
+
+def test_a_full_disk_is_one_alert_whoever_meets_it_and_in_whatever_words() -> None:
+    troubles = Troubles()
+    assert troubles.begins("ledger", "snmp", FULL)
+    assert not troubles.begins("ledger", "lldp", FULL)
+    assert not troubles.begins("image_not_adopted", "snmp", "Docker: write /x: no space left on device")
+    assert not troubles.begins("labels_not_saved", "labels", FULL)
+
+
+def test_once_there_is_room_for_everybody_the_next_full_disk_is_an_alert_again() -> None:
+    troubles = Troubles()
+    troubles.begins("ledger", "snmp", FULL)
+    troubles.begins("ledger", "lldp", FULL)
+    troubles.ends("ledger", "snmp")
+    assert not troubles.begins("ledger", "pmon", FULL), "it is full for lldp still"
+    troubles.ends("ledger", "pmon")
+    troubles.ends("ledger", "lldp")
+    troubles.ends("ledger", "nobody")
+    assert troubles.begins("ledger", "snmp", FULL)
+
+
+def test_other_troubles_are_each_feature_s_own() -> None:
+    troubles = Troubles()
+    assert troubles.begins("image_not_adopted", "snmp", "nobody can tell its name")
+    assert troubles.begins("image_not_adopted", "lldp", "nobody can tell its name")
