@@ -6,17 +6,21 @@ real kube-apiserver, kubelet and dockerd as well, where a DaemonSet's pod comes 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab.kube_client import NODES
+from tests.real.packets import missing_for_packets, packets_lost
 from tests.real.switch_fixtures import joined
 from tests.real.test_switch_local import QUIET_S, started_at
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from tests.lab.engines import Kube
     from tests.lab.switch import Switch
@@ -259,18 +263,45 @@ def test_s4_the_kubelet_runs_only_while_joined_enabled_and_not_held(kube_switche
     switch.wait_for(lambda: not switch.kubelet_runs, "disabled: no kubelet")
 
 
-def test_a_silent_master_is_noticed_and_everything_local_goes_on(lab_kube_switch: Switch) -> None:
+@contextlib.contextmanager
+def frozen(kube: Kube) -> Iterator[None]:
+    """The master's kernel takes what is sent, and nobody answers."""
+    kube.freeze_api()
+    try:
+        yield
+    finally:
+        kube.thaw_api()
+
+
+@pytest.mark.parametrize(
+    "silence",
+    [
+        frozen,
+        pytest.param(
+            lambda kube: packets_lost(kube.url),
+            marks=pytest.mark.skipif(bool(missing_for_packets()), reason=missing_for_packets()),
+        ),
+    ],
+    ids=["frozen", "packets-lost"],
+)
+def test_a_silent_master_is_noticed_and_everything_local_goes_on(
+    lab_kube_switch: Switch, silence: Callable[[Kube], AbstractContextManager[None]]
+) -> None:
     switch = lab_kube_switch
     handed_over(switch)
-    master(switch).freeze_api()
-    switch.boot_local("lldp")
-    switch.done("stop", "snmp")
-    assert switch.running("snmp") == []
-    assert not switch.kubelet_runs
-    switch.wait_for(lambda: switch.connected == "False", "the silence noticed", 90)
-    master(switch).thaw_api()
-    switch.wait_for(lambda: switch.label_of("snmp") == "" and switch.pending == "", "the label follows")
+    with silence(master(switch)):
+        switch.boot_local("lldp")
+        switch.done("stop", "snmp")
+        assert switch.running("snmp") == []
+        assert not switch.kubelet_runs
+        switch.wait_for(lambda: switch.connected == "False", "the silence noticed", 90)
+        code, said = switch.ask("label", "rack=7")
+        assert (code, said[0][:6]) == (0, "queued")
+        switch.wait_for(lambda: switch.pending == "snmp_enabled-,rack=7", "both wait")
+    switch.wait_for(lambda: switch.label_of("snmp") == "" and switch.pending == "", "the labels follow")
+    assert switch.node_labels["rack"] == "7"
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs again")
+    switch.wait_for(lambda: switch.connected == "True", "and STATE_DB says so")
     assert switch.state("lldp") == "LOCAL"
 
 
