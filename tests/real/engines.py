@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,11 @@ def _missing(*programs: str) -> Callable[[], str]:
     return ask
 
 
+def faketime() -> Path | None:
+    """The library that gives one process a wall clock of its own."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
 MISSING: Mapping[str, Callable[[], str]] = {
     "docker": missing_for_docker,
     "kube": missing_for_api,
@@ -44,6 +50,7 @@ MISSING: Mapping[str, Callable[[], str]] = {
     "socat": _missing("socat"),
     "nc": _missing("nc"),
     "perl": _missing("perl"),
+    "faketime": lambda: "" if faketime() else "there is no libfaketime; `make engines` installs it",
 }
 """Per engine: what it lacks on this machine, in one sentence; empty when nothing."""
 

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.lab.switch import Switch
+from tests.real.engines import faketime
 from tests.real.test_switch_local import QUIET_S, started_at, to_kube
 
 if TYPE_CHECKING:
@@ -373,6 +374,51 @@ def test_s10_a_config_reload_moves_nothing(switches: MakeSwitch, restart: bool) 
     assert len(switch.log("action")) == actions, switch.told()
     assert {f: started_at(switch, f) for f in features} == started
     assert {f: switch.row(f) for f in features} == rows
+
+
+# ---- the wall clock -------------------------------------------------------------------------------
+
+
+@pytest.mark.real("faketime")
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_jump_of_the_wall_clock_moves_nothing_and_no_deadline(
+    switches: MakeSwitch, tmp_path: Path, jump_s: int
+) -> None:
+    """NTP reaches a switch an hour wrong while one feature runs by kube and another one waits for its fallback."""
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    faked = {
+        "LD_PRELOAD": str(faketime()),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    switch = switches(timing={"audit_s": 0.5, "fallback_after_s": 15.0}, environ=faked)
+    for feature in ("lldp", "snmp", "bgp"):
+        switch.boot_local(feature)
+    to_kube(switch, "snmp")
+    gone = to_kube(switch, "bgp")
+    switch.config("bgp", fallback_to_local="true")
+    for feature in ("snmp", "bgp"):
+        switch.wait_for(lambda f=feature: switch.shown(f)["proven"], f"{feature} has stayed up long enough")
+    waiters = [switch.waits("snmp"), switch.waits("bgp")]
+    begun = time.monotonic()
+    switch.docker.remove(gone)
+    switch.until_state("bgp", "KUBE_READY")
+    actions = len(switch.log("action"))
+
+    offset.write_text(f"{jump_s:+d}")
+    switch.boot_local("radv")
+    (first, *_) = [datetime.fromisoformat(e["timestamp"]) for e in switch.log("action", feature="radv")]
+    assert abs((first - datetime.now(UTC)).total_seconds() - jump_s) < 1800, "the daemon's clock has jumped"
+    switch.restart_daemon()
+    switch.until_state("snmp", "KUBE_RUNNING")
+    switch.until_state("bgp", "LOCAL")
+    assert time.monotonic() - begun > 14.0, "not before its time"
+    switch.until_ups("bgp", "local", "kube", "local")
+    moved = {e["feature"] for e in switch.log("action")[actions:]}
+    assert moved == {"radv", "bgp"}, switch.told()
+    assert [w.poll() for w in waiters] == [None, None]
 
 
 # ---- Docker ---------------------------------------------------------------------------------------
