@@ -94,7 +94,10 @@ def idle(path, number, end):
 
 
 def vanish(path, *words):
-    """Connect, leave the connection to a child, and be gone before anybody looks who it was."""
+    """Connect, leave the connection to a child, and be gone before anybody looks who it was.
+
+    FILE.gone is there as soon as it is.
+    """
     link = socket.socket(socket.AF_UNIX)
     link.settimeout(PATIENCE_S)
     told, tell = os.pipe()
@@ -111,6 +114,8 @@ def vanish(path, *words):
         os.write(tell, reply or b"-")
         os._exit(0)
     os.wait()
+    with open(f"{sys.argv[3]}.gone", "w", encoding="ascii"):
+        pass
     return {"answer": os.read(told, 65536).decode()}
 
 

@@ -217,6 +217,7 @@ class Switch:
         One that the daemon dies on before may give up, as on any other first contact.
         """
         status = self.folder / f"status-{len(self._running_clients)}"
+        status.unlink(missing_ok=True)  # of a boot before
         path = f"{LAB}:{self.environment['PATH']}"
         client = self.spawn("wait", feature, PATH=path, NOTIFY_SOCKET=str(status))
         self.wait_for(status.exists, f"wait {feature} is told what it waits for")
@@ -289,9 +290,11 @@ class Switch:
         """A hook as an operator puts it there: `script` is sh's."""
         path = self.hooks / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        return path
+        # The daemon looks there at any time, and says of half a hook that it is none.
+        whole = self.folder / "hook"
+        whole.write_text(f"#!/bin/sh\n{script}\n")
+        whole.chmod(0o755)
+        return whole.rename(path)
 
     # ---- databases ------------------------------------------------------------------------------
 
@@ -345,6 +348,16 @@ class Switch:
     def until_state(self, feature: str, *states: str) -> None:
         """Return once the feature is in one of `states`."""
         self.wait_for(lambda: self.state(feature) in states, f"{feature} in {' or '.join(states)}")
+
+    def until_row(self, feature: str, **fields: str) -> None:
+        """Return once the feature's row says this, "" also where there is no such field.
+
+        The row follows the state that `show` tells, and the log, by a moment.
+        """
+        self.wait_for(
+            lambda: all(self.row(feature).get(key, "") == value for key, value in fields.items()),
+            f"{feature}'s row: {fields}",
+        )
 
     def create_local(self, feature: str, **container: Any) -> str:
         """Make the feature's local container, as its unit's script does; its ID."""

@@ -240,7 +240,11 @@ class RealKube:
         file = self.folder / "ports.json"
         if not file.exists():
             names = ("api", "etcd", "peer", "controllers", "scheduler", "kubelet")
-            file.write_text(json.dumps({name: free_port() for name in names}))
+            # Each is let go of before the next one is asked for, which may be the same then.
+            free: set[int] = set()
+            while len(free) < len(names):
+                free.add(free_port())
+            file.write_text(json.dumps(dict(zip(names, free, strict=True))))
         ports: dict[str, int] = json.loads(file.read_text())
         return ports
 

@@ -8,6 +8,7 @@ Whatever a test did, its switches are closed, no container ever broke promise S1
 from __future__ import annotations
 
 import tempfile
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
-from tests.lab.kube_client import NODES
+from tests.lab.kube_client import NODES, PODS
 from tests.lab.switch import Switch
 from tests.real.switch_kube import RealMaster
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from tests.lab.engines import Docker, Kube
 
     MakeSwitch = Callable[..., Switch]
+
+# A controller that has just lost its API server tries again every few seconds.
+PODS_S_MAX = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -143,3 +147,13 @@ def _forget_labels(switch: Switch) -> None:
     ours = {key: None for key in switch.node_labels if "/" not in key}
     if ours:
         switch.call_kube("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
+    # Nor may the kubelet of the next test bring a pod of this one back, which nobody has deleted yet.
+    until = time.monotonic() + PODS_S_MAX
+    while _has_pods(switch) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _has_pods(switch: Switch) -> bool:
+    """Whether a DaemonSet's pod is to stay, by the master's word."""
+    pods = [pod["metadata"] for pod in switch.call_kube("get", PODS)["items"]]
+    return any("deletionTimestamp" not in pod for pod in pods if pod.get("ownerReferences"))

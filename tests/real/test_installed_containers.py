@@ -115,7 +115,8 @@ def test_under_supervisord_a_local_container_says_up_and_down(radv: InstalledSwi
     assert row(radv, "radv")["current_owner"] == "local"
     local = radv.run("docker", "inspect", "-f", "{{.Id}}", "radv")
     radv.run("systemctl", "stop", "radv")
-    assert heard(radv, local) == ["up", "down"]
+    # The journal comes a moment after what it tells of.
+    radv.wait_for(lambda: heard(radv, local) == ["up", "down"], "both are heard")
     assert "state-monitor (exit status 0" in log(radv, "local"), "the monitor has ended well, not been killed"
     assert row(radv, "radv")["current_owner"] == "none"
     assert radv.show("radv", "Result") == "success"
@@ -137,7 +138,7 @@ def test_under_supervisord_a_kube_container_is_held_back_until_it_may(radv: Inst
     assert not running(radv, "radv")
 
     radv.run("docker", "stop", kube)
-    assert heard(radv, kube) == ["up", "down"]
+    radv.wait_for(lambda: heard(radv, kube) == ["up", "down"], "both are heard")
     assert "state-monitor (exit status 0" in log(radv, "kube")
     radv.wait_for(lambda: row(radv, "radv")["current_owner"] == "none", "the end is seen")
     assert radv.show("radv", "NRestarts") == "0"
@@ -148,7 +149,8 @@ def test_a_kube_container_that_says_it_is_local_is_held_back_all_the_same(radv: 
     liar = ("-e", "RUNTIME_OWNER=local", *mounts("/usr/bin/socat"))
     kube = deploy(radv, *liar, IMAGE, f"{HOOKS}/entrypoint", "radv", "sleep", "100000")
     radv.wait_for(lambda: heard(radv, kube) == ["up"], "it asks again as what it is")
-    assert "it may say `up kube`" in radv.process("docker", "logs", kube).stderr
+    refused = "it may say `up kube`"
+    radv.wait_for(lambda: refused in radv.process("docker", "logs", kube).stderr, "it was refused")
     assert not radv.run("docker", "exec", kube, "cat", "/proc/1/cmdline").startswith("sleep")
     assert running(radv, "radv")
 
@@ -192,6 +194,7 @@ def test_the_client_waits_in_an_image_that_has_only_python(radv: InstalledSwitch
 
 def test_a_container_told_to_end_while_it_is_held_back_ends_at_once(radv: InstalledSwitch) -> None:
     kube = deploy(radv, *mounts("/usr/bin/socat"), IMAGE, f"{HOOKS}/entrypoint", "radv", "sleep", "100000")
+    radv.wait_for(lambda: heard(radv, kube) == ["up"], "it asks, and is held back")
     radv.run("docker", "stop", "-t", "60", kube)
     assert radv.run("docker", "inspect", "-f", "{{.State.ExitCode}}", kube) == "143"
 

@@ -60,7 +60,7 @@ def test_join_and_reset_are_units_of_their_own(joined: tuple[InstalledSwitch, Ma
     assert last_run(switch, "kubesyncd-join") in (run, ""), "the daemon's restart began it no second time"
     assert switch.show("kubesyncd-join", "Result") == "success"
     assert switch.run("stat", "-c", "%a", CREDENTIAL) == "600"
-    assert "is connected" in switch.process("kubesync", "doctor").stdout
+    switch.wait_for(lambda: "is connected" in switch.process("kubesync", "doctor").stdout, "the link is back")
 
     switch.run("kube_reset", user="admin")
     assert switch.show("kubesyncd-reset", "Result") == "success"

@@ -107,7 +107,9 @@ def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: In
     fresh.wait_for(lambda: not active(fresh, "kubesyncd.socket"), "its sockets are closed while it fails")
     fresh.run("systemctl", "restart", "snmp")
     assert running(fresh, "snmp")
-    assert "[redis] url" in fresh.run("journalctl", "-u", "kubesyncd", "-o", "cat")
+    fresh.wait_for(
+        lambda: "[redis] url" in fresh.run("journalctl", "-u", "kubesyncd", "-o", "cat"), "it says so"
+    )
 
     fresh.write(SETTINGS, good)
     fresh.wait_for(lambda: active(fresh, "kubesyncd"), "it comes back by itself")
@@ -218,7 +220,7 @@ def test_an_image_without_kubernetes_runs_locally_until_it_is_added(
     install_files(switch, built.kube)
     switch.wait_for(lambda: active(switch, "kubesyncd"), "the daemon runs")
     assert switch.show("kubesyncd", "MainPID") != daemon, "one that runs has looked for the library already"
-    assert master_by_doctor(switch).startswith("not joined")
+    switch.wait_for(lambda: master_by_doctor(switch).startswith("not joined"), "it finds the library")
     assert (unit(switch), started_at(switch)) == (before, started)
 
 

@@ -125,20 +125,24 @@ def test_a_process_that_is_gone_before_it_is_looked_at_speaks_for_nobody(
         sock.hardlink_to(switch.host_sock)
         words = ("stop", "lldp")
     assert switch.daemon is not None
-    _paused(switch, lambda: attacker.begins("vanish", *words, sock=sock))
-    file = switch.marks / "attack1"
+    file, gone = switch.marks / "attack1", switch.marks / "attack1.gone"
+
+    def vanishes() -> None:
+        attacker.begins("vanish", *words, sock=sock)
+        switch.wait_for(gone.exists, "whoever connected is gone", limit_s=120)
+
+    _paused(switch, vanishes)
     switch.wait_for(file.exists, "the attack is over", limit_s=120)
     assert json.loads(file.read_text())["answer"] == "-", "closed without an answer"
     attacker.unnoticed()
 
 
 def _paused(switch: Switch, meanwhile: Callable[[], object]) -> None:
-    """The daemon is too busy to look for two seconds."""
+    """The daemon is too busy to look."""
     assert switch.daemon is not None
     switch.daemon.send_signal(signal.SIGSTOP)
     try:
         meanwhile()
-        time.sleep(2.0)
     finally:
         switch.daemon.send_signal(signal.SIGCONT)
 

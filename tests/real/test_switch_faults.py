@@ -221,7 +221,8 @@ def test_without_a_daemon_local_features_are_plain_docker_and_kube_ones_wait_for
         assert (refused.returncode, refused.stderr.count("\n")) == (69, 1)
         assert "systemctl start kubesyncd" in refused.stderr
     assert switch.running("snmp") == [kube]
-    switch.docker.do("stop", local, t="5")
+    # Without a daemon its goodbye takes seconds.
+    switch.docker.do("stop", local, t="30")
     assert late.wait(30) == 0
     switch.start_daemon()
     switch.until_state("lldp", "LOCAL_EXITED")
@@ -504,14 +505,20 @@ def _stops_of_the_local_one(switch: Switch) -> list[dict[str, Any]]:
     return [e for e in switch.log("action", feature="snmp") if e["action"].startswith("docker stop")]
 
 
-def test_a_local_container_that_crashes_while_kube_waits_completes_the_hand_over(switch: Switch) -> None:
-    stubborn = ["/bin/sh", "-c", "trap '' TERM; sleep 1.5; exit 3"]
+def test_a_local_container_that_crashes_while_kube_waits_completes_the_hand_over(
+    switches: MakeSwitch,
+) -> None:
+    switch = switches(timing={"stop_grace_s": 60.0})
+    crash = switch.marks / "crash"
+    stubborn = ["/bin/sh", "-c", f"trap '' TERM; while [ ! -e {crash} ]; do sleep 0.1; done; exit 3"]
     switch.config("snmp", set_owner="local")
     switch.create_local("snmp", command=stubborn)
     switch.done("start", "snmp")
     waiter = switch.waits("snmp")
     kube = switch.run_kube("snmp")
     switch.config("snmp", set_owner="kube")
+    switch.until_state("snmp", "LOCAL_TO_KUBE")
+    crash.touch()
     switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "the kube container took over")
     assert waiter.poll() is None
 
@@ -583,7 +590,8 @@ def test_systemctl_restart_of_a_kube_unit_waits_for_kube_again(switch: Switch, s
     unit_in(switch, state)
     switch.systemctl("restart", "snmp.service")
     switch.until_state("snmp", "KUBE_READY")
-    assert switch.running("snmp") == [], "the stop has ended everything"
+    # The stop's answer waits for no container that was never let through.
+    switch.wait_for(lambda: switch.running("snmp") == [], "the stop has ended everything")
     kube = to_kube(switch, "snmp", 1)
     assert switch.running("snmp") == [kube]
     switch.systemctl("stop", "snmp.service")

@@ -48,7 +48,9 @@ def made_from(switch: Switch, feature: str) -> str:
 def test_an_image_that_runs_well_becomes_the_local_one_and_fallback_starts_from_it(
     switches: MakeSwitch,
 ) -> None:
-    switch = switches(timing={**SOON, "handover_delay_s": 3000.0, "handover_delay_s_max": 3000.0})
+    # Later than a busy machine needs to see that it has not become the local one yet.
+    late = {"tag_after_s": 6.0, "handover_delay_s": 3000.0, "handover_delay_s_max": 3000.0}
+    switch = switches(timing=late)
     v1 = booted(switch)
     waiter = switch.waits("snmp")
     switch.config("snmp", set_owner="kube", fallback_to_local="true")

@@ -157,7 +157,7 @@ def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_
     assert switch.running("snmp") == []
     assert waiter.wait(30) in (0, 137)
     assert switch.row("snmp")["system_state"] == "down"
-    assert switch.pending == "snmp_enabled-"
+    switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     assert not switch.kubelet_runs
     assert switch.systemctl_calls[-1] == "disable --now kubelet.service"
     time.sleep(QUIET_S)
@@ -180,6 +180,8 @@ def test_s5_ten_label_commands_offline_are_one_patch_later_and_the_last_word_per
     switch = kube_switch
     switch.ask("label", "gone=1", "kept=1")
     switch.wait_for(lambda: switch.node_labels.get("gone") == "1", "labels online")
+    # The master has them before the daemon hears so; it would send them again.
+    switch.wait_for(lambda: any("gone" in patch["labels"] for patch in patches(switch)), "acknowledged")
     down(switch)
     sent = len(patches(switch))
     commands = ("a=1", "b=1", "gone-", "a=2", "c=1", "c-", "d=1", "a=3", "d-", "d=2")
@@ -233,14 +235,16 @@ def test_a_stop_without_a_master_cut_short_by_kill_9_is_finished_at_the_next_sta
     waiter = switch.waits("snmp")
     down(switch)
     stopping = switch.spawn("stop", "snmp")
+    # A client that nobody has heard asks no later daemon.
+    switch.until_state("snmp", "INIT")
     time.sleep(after_s)
     switch.kill9()
     switch.start_daemon()
     assert stopping.wait(60) == 0
     assert switch.running("snmp") == []
     assert waiter.wait(30) in (0, 137)
-    assert not switch.kubelet_runs
-    assert switch.pending == "snmp_enabled-"
+    switch.wait_for(lambda: not switch.kubelet_runs, "no kubelet while a label has failed")
+    switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     master(switch).start()
     switch.wait_for(lambda: switch.kubelet_runs and switch.pending == "", "queue empty, kubelet as ruled")
     assert switch.label_of("snmp") == ""

@@ -108,10 +108,12 @@ def test_a_start_finds_the_container_that_its_unit_s_script_has_just_made(switch
 
 
 def test_a_newer_verb_overtakes_an_older_one(switch: Switch) -> None:
-    stubborn = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+    deaf = switch.marks / "deaf"
+    stubborn = ["/bin/sh", "-c", f"trap '' TERM; echo >{deaf}; while :; do sleep 0.1; done"]
     switch.config("snmp", set_owner="local")
     switch.create_local("snmp", command=stubborn)
     switch.done("start", "snmp")
+    switch.wait_for(deaf.exists, "no stop ends it any more")
     stopping = switch.spawn("stop", "-t", "60", "snmp")
     switch.until_state("snmp", "INIT")
     switch.done("kill", "snmp")
@@ -125,7 +127,7 @@ def test_a_newer_verb_overtakes_an_older_one(switch: Switch) -> None:
 
 def test_the_daemon_tells_what_it_holds_and_lets_go_of_it(switch: Switch) -> None:
     switch.boot_local("snmp")
-    at_rest = held(switch)
+    at_rest = held_at_rest(switch)
     assert (at_rest["features"], at_rest["connections"]["host"]) == (1, 1), "who asks is one of them"
     waiters = [switch.spawn("wait", "snmp") for _ in range(5)]
     switch.wait_for(lambda: held(switch)["connections"]["host"] == 6, "five wait")
@@ -139,6 +141,18 @@ def held(switch: Switch) -> dict[str, Any]:
     """What the daemon says that it holds."""
     _, lines = switch.ask("resources")
     return dict(json.loads(lines[0]))
+
+
+def held_at_rest(switch: Switch) -> dict[str, Any]:
+    """The same, once no look is under way any more: ten times in a row it is the same."""
+    seen = [held(switch)]
+
+    def at_rest() -> bool:
+        seen.append(held(switch))
+        return len(seen) > 10 and all(each == seen[-1] for each in seen[-10:])
+
+    switch.wait_for(at_rest, "nothing comes and goes")
+    return seen[-1]
 
 
 def test_s9_a_container_is_known_by_its_cgroup_and_speaks_only_for_its_own_feature(switch: Switch) -> None:
@@ -217,7 +231,7 @@ def test_s1_a_kube_container_without_a_grant_counts_as_nothing(switch: Switch) -
     switch.docker.do("stop", local, t="5")
     assert waiter.wait(30) == 0, "the unit ends although the blocked container runs"
     switch.until_state("snmp", "LOCAL_EXITED")
-    assert switch.row("snmp")["current_owner"] == "none"
+    switch.until_row("snmp", current_owner="none")
     assert switch.running("snmp") == [blocked]
     switch.until_ups("snmp", "local")
     switch.done("stop", "snmp")
@@ -321,6 +335,7 @@ def test_s8_keyspace_flags_are_added_to_those_set(engine: object, switches: Make
     switch.wait_for(lambda: "K" in flags_set(), "the daemon listens")
     switch.config_db.config_set("notify-keyspace-events", "Elz")
     switch.restart_daemon()
+    switch.wait_for(lambda: "K" in flags_set(), "the next daemon listens")
     switch.boot_local("snmp")
     flags = flags_set()
     assert set("Elz") <= flags

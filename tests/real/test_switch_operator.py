@@ -8,10 +8,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tests.real.switch_fixtures import joined
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.lab.switch import Switch
+    from tests.real.switch_fixtures import MakeSwitch
 
 LIMIT_S = 60.0
 
@@ -69,8 +72,10 @@ def test_an_operator_moves_a_feature_to_kube_and_back_and_sees_why(kube_switch: 
     switch.until_state("snmp", "LOCAL")
 
 
-def test_an_operator_sees_the_cluster_and_its_labels(kube_switch: Switch) -> None:
-    switch = kube_switch
+def test_an_operator_sees_the_cluster_and_its_labels(kube_switches: MakeSwitch) -> None:
+    # Time enough for a busy master to take a label.
+    switch = kube_switches(timing={"label_wait_s": 30.0})
+    joined(switch)
     assert switch.kube is not None
     switch.boot_local("lldp")
     switch.deploy("lldp")

@@ -58,8 +58,9 @@ def up_again(switch: Switch, features: Sequence[str]) -> dict[str, float]:
 
 
 PLAIN, KUBE_RUN = ("lldp", "dhcp", "ntp"), ("snmp", "telemetry", "pmon")
-# Of two features that start at the same time one is first; more than this is another matter.
-SLACK_S = 1.0
+# Of features that start at the same time one is first: a busy machine starts one container after the other. More than
+# this is another matter, and whoever has to wait for kube first waits longer (`fallback_after_s`).
+SLACK_S = 3.0
 # Long enough for a flap, had there been one: longer than every delay these switches have.
 ALONE_S = 8.0
 

@@ -90,7 +90,7 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     assert shown["rolled_back"]
     assert shown["failed_image"] == bad
     assert "rolled back, for the kube container is unhealthy: wrong answers" in shown["why"]
-    assert "unhealthy: wrong answers" in switch.row("snmp")["failure"]
+    switch.wait_for(lambda: "unhealthy: wrong answers" in switch.row("snmp").get("failure", ""), "STATE_DB")
 
     # The same manifest once more: it is seen, and the label goes again.
     label_again(switch)
@@ -109,7 +109,7 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     label_again(switch)
     runs(switch, good)
     assert not switch.shown("snmp")["rolled_back"]
-    assert "failure" not in switch.row("snmp")
+    switch.wait_for(lambda: "failure" not in switch.row("snmp"), "STATE_DB says so too")
     assert switch.log("rollback_over")
     assert waiter.poll() is None
 
@@ -138,7 +138,7 @@ def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_swi
     switch.kube.stop_api()
     switch.done("state", "snmp", "unhealthy", "wrong answers")
     local_again(switch)
-    assert switch.pending == "snmp_enabled-"
+    switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     assert not switch.kubelet_runs, "it would start the pod again"
     assert "because rolled back, for the kube container is unhealthy: wrong answers" in explained(
         switch, "snmp"
@@ -154,12 +154,13 @@ def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_swi
 
 
 def test_a_manifest_that_is_withdrawn_is_no_failure_and_falls_back_in_time(kube_switches: MakeSwitch) -> None:
-    switch = prepared(kube_switches, fallback_after_s=3.0)
+    # Time enough to ask for an explanation before it is over.
+    switch = prepared(kube_switches, fallback_after_s=10.0)
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     deployed(switch, "v2")
     switch.forget_deployments("snmp")
     switch.wait_for(lambda: switch.state("snmp") == "KUBE_READY", "waiting for kube", POD_S)
-    assert "because waiting for kube deployment; the local container returns after 3 s" in explained(
+    assert "because waiting for kube deployment; the local container returns after 10 s" in explained(
         switch, "snmp"
     )
     local_again(switch)
@@ -175,7 +176,8 @@ def test_a_crash_looping_image_is_rolled_back_and_never_takes_the_local_one_down
     switch.image(f"{KUBE}:v2")
     switch.deploy("snmp", image=f"{KUBE}:v2", command=["/bin/sh", "-c", "exit 3"])
     switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "three starts in vain", POD_S)
-    assert "crash-looping: 3 starts within 10 min" in switch.row("snmp")["failure"]
+    failure = "crash-looping: 3 starts within 10 min"
+    switch.wait_for(lambda: failure in switch.row("snmp").get("failure", ""), "the failure in STATE_DB")
     switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off", POD_S)
     local_again(switch)
     switch.until_ups("snmp", "local")

@@ -220,9 +220,10 @@ def load_minigraph(operator: Operator, *features: str) -> None:
     db.flushdb()
     for name in features:
         db.hset(f"FEATURE|{name}", mapping=INIT)
-        time.sleep(0.05)
+        time.sleep(0.2)
     db.hset("DEVICE_METADATA|localhost", "hwsku", "X")
-    time.sleep(0.3)
+    # Longer than a busy machine keeps the daemon from noticing that it is under way.
+    time.sleep(1.5)
     db.set("CONFIG_DB_INITIALIZED", "1")
 
 
