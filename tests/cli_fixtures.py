@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from tests.lab.redis_server import RedisServer
 
-# A day long gone, so that each change of state is shown with its date and none depends on when tests run.
-DAY = 1_769_860_800.0
+# A day long gone, so that each change of state is shown with its date; always as long ago, for a timeline shows it.
+DAY = float(int(time.time()) - 300 * 86_400)
 LOCAL = {
     "set_owner": "local",
     "fallback": False,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.lab.redis_server import RedisServer
 
 GOLDEN = Path(__file__).parent / "golden"
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 CONFIG_DB, STATE_DB = 4, 6
 
 # Says of each service what is written in its file of that name: is-enabled, is-active, cat.

@@ -676,26 +676,30 @@ class TestRedisInTrouble:
     async def test_a_crowd_that_looks_at_once_stands_in_line_and_nobody_takes_that_for_silence(
         self, own_server: RedisServer
     ) -> None:
+        # Three at a time: eight turns of 0.3 s each, the first of which may have begun before them.
+        crowd = 24
         with own_server.client(4) as config_db:
             config_db.set("CONFIG_DB_INITIALIZED", "1")
-        store, over = make_store(own_server), threading.Event()
+        store, slow, over = make_store(own_server), threading.Event(), threading.Event()
 
         def slow_down() -> None:
             """Redis answers everybody, but 0.3 s late."""
             with own_server.client() as client:
                 while not over.is_set():
                     client.execute_command("CLIENT", "PAUSE", "300")
+                    slow.set()
 
         await store.read("f0")
         slowing = asyncio.create_task(asyncio.to_thread(slow_down))
+        await eventually(slow.is_set)
         begun = asyncio.get_running_loop().time()
         try:
-            found = await asyncio.gather(*(store.read(f"f{number}") for number in range(20)))
+            found = await asyncio.gather(*(store.read(f"f{number}") for number in range(crowd)))
         finally:
             over.set()
             await slowing
             await store.close()
-        assert [stored.row for stored in found] == [Row()] * 20
+        assert [stored.row for stored in found] == [Row()] * crowd
         assert asyncio.get_running_loop().time() - begun > SOCKET_S, "longer than any of them may take alone"
 
     async def test_a_subscription_that_alone_went_silent_is_noticed_and_replaced(

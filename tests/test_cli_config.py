@@ -364,6 +364,8 @@ def test_a_switch_without_a_master_is_told_so_in_the_question() -> None:
 class watching:  # noqa: N801
     """The keyspace events on a CONFIG_DB key while the block runs."""
 
+    END = "the block has ended"
+
     def __init__(self, operator: Operator, key: str) -> None:
         self._client = operator.redis.client(CONFIG_DB)
         self._client.config_set("notify-keyspace-events", "KA")
@@ -377,7 +379,11 @@ class watching:  # noqa: N801
         return self._seen
 
     def __exit__(self, *_: object) -> None:
-        while (message := self._listener.get_message(timeout=0.3)) is not None:
+        # Redis tells everything in its order: behind this word nothing of the block can come.
+        self._client.publish(self._channel, self.END)
+        for message in self._listener.listen():
+            if message["data"] == self.END:
+                break
             self._seen.append(message["data"])
         self._listener.close()
         self._client.close()

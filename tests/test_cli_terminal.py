@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tests.operator import Operator
 
 LIMIT_S = 60.0
+# Long enough that whoever has heard a key is gone before it is typed again.
+AGAIN_S = 15.0
+# What each picture of `watch` begins with.
+HOME = "\x1b[H"
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "operators.md"
 
 
@@ -37,9 +41,9 @@ class Terminal:
         self.seen = ""
 
     def until(self, condition: Callable[[str], bool]) -> None:
-        """Read until `condition` holds of what came since the last call."""
+        """Read until `condition` holds of the last picture of those that came since the last call."""
         deadline, self.seen = time.monotonic() + LIMIT_S, ""
-        while not condition(self.seen):
+        while not condition(self.seen.rpartition(HOME)[2]):
             assert time.monotonic() < deadline, self.seen
             if select.select([self._fd], [], [], 1.0)[0]:
                 with contextlib.suppress(OSError):
@@ -49,11 +53,13 @@ class Terminal:
         os.write(self._fd, keys)
 
     def ends(self, keys: bytes = b"") -> int:
-        """Its exit code; `keys` are typed until it ends, for Python misses a key between two of its own steps."""
-        deadline = time.monotonic() + LIMIT_S
-        while time.monotonic() < deadline:
+        """Its exit code; `keys` are typed, and now and then again: Python misses one between two of its own steps."""
+        deadline, due = time.monotonic() + LIMIT_S, 0.0
+        while (now := time.monotonic()) < deadline:
             with contextlib.suppress(OSError):
-                os.write(self._fd, keys)
+                if now >= due:
+                    due = now + AGAIN_S
+                    os.write(self._fd, keys)
                 if select.select([self._fd], [], [], 0.3)[0]:
                     self.seen += os.read(self._fd, 65536).decode(errors="replace")
             pid, status = os.waitpid(self._pid, os.WNOHANG)
@@ -87,8 +93,7 @@ def test_watch_follows_what_happens_survives_a_restart_and_ends_with_ctrl_c(term
         screen.until(lambda seen: "the daemon is not there" in seen and "KUBE_RUNNING" in seen)
         with terminal.daemon:
             screen.until(lambda seen: "connected" in seen and "not there" not in seen)
-        screen.types(b"\x03")
-        assert screen.ends() == 0
+        assert screen.ends(b"\x03") == 0
         assert "Traceback" not in screen.seen
 
 
@@ -103,8 +108,7 @@ def test_a_question_is_answered_at_a_terminal(terminal: Operator) -> None:
 def test_a_question_that_is_interrupted_changes_nothing(terminal: Operator) -> None:
     with on_terminal(terminal, "config feature bgp owner kube") as screen:
         screen.until(lambda seen: "Go on? [y/N]" in seen)
-        screen.types(b"\x03")
-        assert screen.ends() == 64
+        assert screen.ends(b"\x03") == 64
     assert terminal.configured("FEATURE|bgp")["set_owner"] == "local"
 
 

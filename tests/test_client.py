@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -95,16 +96,23 @@ class Daemon:
             with connection.makefile("rb") as lines:
                 request = wire.decode_request(lines.readline(wire.REQUEST_BYTES_MAX + 1))
             reply = self.replies.pop(0) if self.replies else HOLD
-            self._held.append(connection)
-            self.pids.append(identify_peer(connection).pid)
-            self.requests.append(request)
-            held = reply.endswith(HOLD)
-            if not held:
-                self._held.remove(connection)
+            pid = identify_peer(connection).pid
+            if reply.endswith(HOLD):
+                # Whoever sees the request may stop us at once: the caller has been told by then.
+                self._held.append(connection)
+                with contextlib.suppress(OSError):
+                    connection.sendall(reply.removesuffix(HOLD))
+                self._note(request, pid)
+                continue
+            # A caller that has its answer ends, and whoever waits for that looks here.
+            self._note(request, pid)
             with contextlib.suppress(OSError):
-                connection.sendall(reply.removesuffix(HOLD))
-            if not held:
-                connection.close()
+                connection.sendall(reply)
+            connection.close()
+
+    def _note(self, request: list[str], pid: int) -> None:
+        self.pids.append(pid)
+        self.requests.append(request)
 
 
 HOLD = b"hold"
@@ -556,7 +564,9 @@ class LateDaemon:
         return iter([str(self.daemon.path)])
 
 
-def test_a_daemon_that_comes_soon_is_met(one_switch: Switch) -> None:
+def test_a_daemon_that_comes_soon_is_met(one_switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However long a busy machine takes for three tries: who gives up becomes docker, and this process would.
+    monkeypatch.setattr(CLIENT, "FIRST_CONTACT_S", LIMIT_S)
     assert CLIENT.ask(["start", "snmp"], LateDaemon(one_switch.host), docker=["start", "snmp"]) == 9
 
 
@@ -607,7 +617,7 @@ def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
     assert b"\n" not in words.read_bytes()
     switch.host.stop()
     # It asks in vain for longer than a first contact may take, and does not go round the daemon.
-    eventually(lambda: b"KUBESYNCD_ASKED=5" in environ(process))
+    eventually(lambda: re.search(rb"KUBESYNCD_ASKED=[5-9]", environ(process)))
     assert switch.said_to("docker") is None
     switch.host.start(HOLD, wire.result(137))
     eventually(lambda: len(switch.host.requests) == 2)
@@ -699,7 +709,7 @@ def test_a_daemon_that_answered_once_and_stays_away_is_down(one_switch: Switch) 
         target=lambda: (eventually(lambda: one_switch.host.requests), one_switch.host.stop()), daemon=True
     ).start()
     with pytest.raises(CLIENT.ClientError, match="snmp: no answer") as failure:
-        CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=3.0)
+        CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=10.0)
     assert failure.value.code == 69
 
 

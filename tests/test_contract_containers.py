@@ -31,8 +31,8 @@ PATIENCE_S = 60.0
 # A signal before the trap is set would end them otherwise: `Api.marked` waits for $MARK.
 POLITE = ("sh", "-c", 'trap "exit 5" TERM; : >$MARK; while :; do sleep 0.05; done')
 STUBBORN = ("sh", "-c", 'trap "" TERM; : >$MARK; while :; do sleep 0.05; done')
-# Long enough that the stop is still under way when its caller leaves.
-SLOW = ("sh", "-c", 'trap ": >$MARK.term; sleep 1; exit 6" TERM; : >$MARK; while :; do sleep 0.05; done')
+# Long enough that the stop is still under way when its caller leaves, on a busy machine too.
+SLOW = ("sh", "-c", 'trap ": >$MARK.term; sleep 5; exit 6" TERM; : >$MARK; while :; do sleep 0.05; done')
 BRIEF = ("sh", "-c", "exit 3")
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NUMBERS = itertools.count()

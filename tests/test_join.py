@@ -449,7 +449,7 @@ def test_a_reset_forgets_queued_labels_also_while_the_daemon_is_away(switches: M
 
 def test_only_one_job_works_at_a_time(switches: Make) -> None:
     switch = switches()
-    switch.tell_kubeadm(delay_s=4)
+    switch.tell_kubeadm(delay_s=100)
     switch.join()
     command = [sys.executable, "-m", "kubesyncd.join", "join", "--config", str(switch.config_file)]
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -457,16 +457,18 @@ def test_only_one_job_works_at_a_time(switches: Make) -> None:
     second = switch.job("reset")
     assert second.returncode == 1
     assert "another join or reset is under way" in second.stderr
+    switch.let_kubeadm_go()
     assert first.wait(60) == 0
 
 
 def test_a_restart_of_the_daemon_does_not_disturb_a_join(switches: Make) -> None:
     switch = power_on(switches())
-    switch.tell_kubeadm(delay_s=3)
+    switch.tell_kubeadm(delay_s=100)
     switch.join()
     switch.wait_for(lambda: switch.kubeadm_calls == ["join"], "the join works")
     switch.restart_daemon()
     switch.wait_for(lambda: switch.status["membership"]["phase"] == "running", "the new daemon knows of it")
+    switch.let_kubeadm_go()
     until_joined(switch)
     assert switch.kubeadm_calls == ["join"]
 

@@ -82,7 +82,7 @@ class Reader:
             assert is_so(), difference(line, expected, said)
             return
         try:
-            self._switch.wait_for(is_so, line, 20.0)
+            self._switch.wait_for(is_so, line)
         except AssertionError:
             raise AssertionError(difference(line, expected, said)) from None
 

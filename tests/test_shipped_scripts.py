@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LIB = ROOT / "packaging/lib"
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 @dataclass

@@ -69,8 +69,10 @@ async def test_a_server_that_misbehaves_is_an_error_with_its_address(
 ) -> None:
     server.files[METADATA] = b" " * 1000 + b"{}"
     server.misbehave = how
+    # Only who waits for silence is impatient: whatever answers may take its time on a busy machine.
+    limits = {"read_s": 0.5} if how == "stall" else {}
     with pytest.raises(error, match=server.url):
-        await supply_of(server, tmp_path, total_s=20.0, read_s=0.5).look()
+        await supply_of(server, tmp_path, **limits).look()
     assert not any("elsewhere" in path for path, _ in server.asked)
 
 

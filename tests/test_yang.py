@@ -42,7 +42,7 @@ pytestmark = pytest.mark.real("yang")
 def yanglint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "sonic-feature.yang").write_text(SONIC_FEATURE)
     command = ["yanglint", "-p", str(MODELS), "-p", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def problem(folder: Path, **fields: str | int) -> str:

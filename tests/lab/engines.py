@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,7 +67,11 @@ class LabDockerProcess:
     def start(self) -> None:
         """Answering when this returns."""
         self._process = spawn(["-m", "tests.lab.docker_engine", str(self.socket)], self.folder / "log")
-        until(self.socket.exists, f"the lab's Docker engine does not answer; see {self.folder}/log")
+        until(self._listens, f"the lab's Docker engine does not answer; see {self.folder}/log")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as link:
+            return link.connect_ex(str(self.socket)) == 0
 
     def stop(self) -> None:
         """End it, and its containers."""

@@ -118,9 +118,21 @@ class JoinSwitch(Switch):
             "pki": str(self.pki),
             "start": [*self._systemctl, "enable", "--now", KUBELET],
             "token": "abcdef.0123456789abcdef",
+            "go": str(self._kubeadm_may_go),
             **more,
         }
-        (self.kubeadm / "kubeadm.json").write_text(json.dumps(settings))
+        # Replaced at once: kubeadm may be reading it.
+        fresh = self.kubeadm / "kubeadm.json.new"
+        fresh.write_text(json.dumps(settings))
+        fresh.replace(self.kubeadm / "kubeadm.json")
+
+    def let_kubeadm_go(self) -> None:
+        """A join that is being delayed goes on, and no later one is delayed any more."""
+        self._kubeadm_may_go.touch()
+
+    @property
+    def _kubeadm_may_go(self) -> Path:
+        return self.kubeadm / "go"
 
     @property
     def kubeadm_calls(self) -> list[str]:
@@ -148,8 +160,11 @@ class JoinSwitch(Switch):
     @property
     def membership(self) -> plan.Membership | None:
         """What the last join or reset has noted."""
-        file = self.folder / "state" / "membership.json"
-        return plan.decode_membership(file.read_bytes() if file.exists() else None)
+        try:
+            noted = (self.folder / "state" / "membership.json").read_bytes()
+        except FileNotFoundError:
+            noted = None
+        return plan.decode_membership(noted)
 
     @property
     def status(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 FOLDER/kubeadm.json: `kubeconfig`, where the kubelet's credential goes; `config`, where the cluster's settings for
 kubelets go; `pki`, the folder of the CA that signs credentials;
-`start`, the command that starts the kubelet; `token`, the one that is known; `delay_s`, how long a join takes.
+`start`, the command that starts the kubelet; `token`, the one that is known; `delay_s`, how long a join takes;
+`go`, a file that ends this delay.
 FOLDER/kubeadm.calls gets one line per call; what FOLDER/kubeadm.fails names fails. Knows nothing of kubesyncd.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -90,7 +92,11 @@ def join(settings: dict[str, Any], kubeconfig: Path, words: list[str]) -> None:
         raise JoinError(
             f'error execution phase kubelet-start: a Node with name "{node}" and status "Ready" already exists'
         )
-    time.sleep(float(settings.get("delay_s", 0)))
+    parent, deadline = os.getppid(), time.monotonic() + float(settings.get("delay_s", 0))
+    while time.monotonic() < deadline and not Path(settings["go"]).exists():
+        if os.getppid() != parent:
+            raise JoinError("killed")  # with all of its unit, as systemd does it
+        time.sleep(0.05)
     issued = Authority(Path(settings["pki"])).issue("joined", f"system:node:{node}", "system:nodes")
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
     write_kubeconfig(kubeconfig, server, ca, issued, inline=False)

@@ -20,7 +20,7 @@ import redis
 if TYPE_CHECKING:
     from types import TracebackType
 
-START_S_MAX = 20.0
+START_S_MAX = 60.0
 # The socket's path: 107 bytes are all that Linux allows.
 _FOLDER_PREFIX = "ks-redis-"
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 STOP_S_MAX = 20.0
@@ -61,18 +62,23 @@ def start(unit: dict[str, object], pid_file: Path, *, again: bool) -> None:
             unit["command"], cwd=unit["cwd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-    pid_file.write_text(str(process.pid))
+    # Whole or not there: somebody may be looking.
+    fresh = pid_file.with_name(f"{pid_file.name}.new")
+    fresh.write_text(str(process.pid))
+    fresh.replace(pid_file)
 
 
 def stop(pid_file: Path) -> None:
     """SIGTERM, and after a while SIGKILL for all that it started; returns when it has ended."""
     pid = running(pid_file)
-    if pid:
-        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S_MAX
+    with suppress(ProcessLookupError):  # it has ended by itself meanwhile
+        if pid:
+            os.kill(pid, signal.SIGTERM)
     while running(pid_file):
-        if time.monotonic() > deadline:
-            os.killpg(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            if time.monotonic() > deadline:
+                os.killpg(pid, signal.SIGKILL)
         time.sleep(0.02)
     pid_file.unlink(missing_ok=True)
 
