@@ -292,6 +292,9 @@ class ClusterKeeper:
 
     async def run(self) -> None:
         """Never returns. An unexpected exception ends all loops and is raised."""
+        # Until the configuration has been read, whoever has had labels applied is still joined: a stop that an
+        # earlier life began must not end a container while the kubelet sees its label.
+        self.joined = bool(self._queue.applied) and self._kubeconfig_exists()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._report(), name="cluster-report")
             tasks.create_task(self._write(), name="cluster-write")

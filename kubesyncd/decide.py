@@ -386,18 +386,13 @@ def _adopt(look: _Look) -> Plan:
     return look.act(AdoptImage(image_id), "it has run well for long enough: its image becomes the local one")
 
 
-def _waiter(look: _Look) -> str:
-    """The youngest running kube container that waits in `up kube`: an older one is on its way out."""
-    return next((c for c in look.facts.kube_running if c in look.facts.waiting), "")
-
-
 def _may_still_ask(look: _Look) -> bool:
     return look.facts.reasking and bool(look.facts.kube_running)
 
 
 def _beside_local(look: _Look) -> Plan:
     """LOCAL and LOCAL_TO_KUBE: the hand-over from local to kube."""
-    waiter, record = _waiter(look), look.record
+    waiter, record = look.facts.waiter, look.record
     if record.mode is Mode.READY:
         return look.act(SetMode(Mode.NONE), "someone started the local container: kube takes over from there")
     if record.mode is Mode.NONE:
@@ -425,7 +420,7 @@ def _why_refused(record: Record) -> str:
 
 
 def _nothing_runs(look: _Look) -> Plan:
-    waiter, record = _waiter(look), look.record
+    waiter, record = look.facts.waiter, look.record
     if waiter and (record.mode is not Mode.NONE):
         return look.act(Grant(waiter), "no other container runs: the kube container may proceed")
     if record.mode is Mode.PENDING:

@@ -154,6 +154,15 @@ class Facts:
         running = [c for c in self.containers if c.owner is Owner.KUBE and c.running]
         return tuple(c.id for c in sorted(running, key=lambda c: (c.started, c.id), reverse=True))
 
+    @property
+    def waiter(self) -> str:
+        """The kube container that waits in `up kube` and will be there to run, or an empty string.
+
+        The youngest: an older one is on its way out, and so is one that we have asked to end (a stop, then a start).
+        """
+        staying = self.waiting - self.stopping - self.killed
+        return next((c for c in self.kube_running if c in staying), "")
+
 
 def ruling_owner(config: FeatureConfig, record: Record) -> Owner:
     """Who should run the feature: a rolled-back one is local until the operator or a new image clears it."""

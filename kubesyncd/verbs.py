@@ -172,7 +172,7 @@ def wait_code(
     if record.system_state is SystemState.DOWN:
         return _code(record)
     if state_of(config, record, facts) is State.LOCAL_EXITED:
-        takes_over = facts.waiting and ruling_owner(config, record) is Owner.KUBE
+        takes_over = facts.waiter and ruling_owner(config, record) is Owner.KUBE
         return None if takes_over else _code(record)
     return 1 if lost_since is not None and now >= lost_since + timing.local_wait_s else None
 

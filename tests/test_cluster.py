@@ -583,6 +583,31 @@ def test_a_lost_reply_is_a_failure_and_doing_it_again_is_harmless() -> None:
     play(story, **JOINED)
 
 
+@pytest.mark.parametrize("gone", [MASTER, NO_MASTER])
+def test_until_the_configuration_is_read_who_was_joined_still_is(gone: MasterConfig) -> None:
+    """Keepers look at once: a stop cut short must find that a label has to go first."""
+
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        assert await switch.keeper.apply([change("snmp_enabled=true")]) == "applied"
+        switch.store.down, switch.store.config = True, gone
+        calls = list(switch.units.calls)
+        await switch.restart()
+        await asyncio.sleep(600)
+        assert switch.keeper.joined
+        assert switch.units.calls == calls, "nothing is known of the kubelet's rule"
+        switch.kubeconfig = False
+        await switch.restart()
+        await asyncio.sleep(1)
+        assert not switch.keeper.joined, "without a credential nobody is"
+
+        switch.kubeconfig, switch.store.down = True, False
+        await switch.restart()
+        await switch.until(lambda: switch.keeper.joined is bool(gone.ip))
+
+    play(story, **JOINED)
+
+
 def test_what_was_queued_or_failed_before_a_restart_still_is() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()

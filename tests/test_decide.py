@@ -6,6 +6,7 @@ import itertools
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -523,6 +524,21 @@ def test_the_youngest_waiting_kube_container_is_granted() -> None:
     assert plan(KUBE_CONFIG, up(mode=Mode.READY), both).action == Grant(KUBE2)
     older = replace(seen, waiting=frozenset({KUBE}))
     assert plan(KUBE_CONFIG, up(mode=Mode.READY), older).action == Grant(KUBE)
+
+
+@pytest.mark.parametrize("asked", ["stopping", "killed"])
+def test_a_waiting_kube_container_that_an_earlier_stop_ends_takes_nothing_over(asked: str) -> None:
+    ending: dict[str, Any] = {"waiting": frozenset({KUBE}), "label": ON, asked: frozenset({KUBE})}
+    alone = facts(local(running=False), kube(), **ending)
+    assert plan(KUBE_CONFIG, up(mode=Mode.READY), alone).action is None, (
+        "the next one may proceed, not this one"
+    )
+    beside = facts(local(), kube(), **ending)
+    assert plan(FALLBACK, up(), beside).action is None, "the local one stays"
+    assert plan(FALLBACK, up(mode=Mode.PENDING), beside).action == SetMode(Mode.NONE)
+    young = kube(KUBE2, started="2026-01-03")
+    both = replace(alone, containers=(*alone.containers, young), waiting=frozenset({KUBE, KUBE2}))
+    assert plan(KUBE_CONFIG, up(mode=Mode.READY), both).action == Grant(KUBE2)
 
 
 def test_a_blocked_kube_container_does_not_keep_the_local_one_from_starting() -> None:

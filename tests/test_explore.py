@@ -9,10 +9,11 @@ import pytest
 from kubesyncd.model import FailurePolicy, FeatureConfig, Owner
 from tests.world import model
 from tests.world.explore import EVERYTHING, MENUS, UNWELL, Walk, explore
-from tests.world.model import Broken, World, failing_starts, starts, working_starts
+from tests.world.model import Broken, World, failing_starts, starts, waiting_starts, working_starts
 
 WORLDS = list(starts())
 WORKING = list(working_starts())
+WAITING = list(waiting_starts())
 FAILING = list(starts(policies=(FailurePolicy.SWITCH_TO_LOCAL, FailurePolicy.ROLLBACK, FailurePolicy.ALERT)))
 UNWELL_WORLDS = list(failing_starts())
 LOST = "the model has lost its actors"
@@ -41,6 +42,11 @@ def test_everything_near_a_feature_that_kube_runs_keeps_every_promise(
     start: World, menu: frozenset[str]
 ) -> None:
     assert explore(menu, start, most=NEAR).states > NEAR, LOST
+
+
+@pytest.mark.parametrize("start", WAITING[::2], ids=_named)
+def test_everything_near_a_kube_container_that_waits_keeps_every_promise(start: World) -> None:
+    assert explore(frozenset(), start, most=2_000).states > 2_000, LOST
 
 
 @pytest.mark.parametrize("start", FAILING, ids=_named)

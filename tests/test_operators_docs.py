@@ -102,7 +102,8 @@ def difference(line: str, expected: str, said: str) -> str:
 
 
 def test_what_the_page_shows_is_what_is_printed(lab_kube_switches: MakeSwitch) -> None:
-    switch = lab_kube_switches()
+    # A busy master may take a moment, and the page says "applied".
+    switch = lab_kube_switches(timing={"label_wait_s": 30.0})
     assert switch.kube is not None
     metadata = {"type": "LeafRouter", "hwsku": "Force10-S6000", "platform": "x86_64-dell_s6000"}
     switch.config_db.hset("DEVICE_METADATA|localhost", mapping=metadata)

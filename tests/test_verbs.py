@@ -282,6 +282,8 @@ def test_wait_lives_on_where_the_local_container_crashed_and_a_kube_one_waits_to
     assert waited(crashed, waiting, FALLBACK) is None
     assert waited(crashed, waiting, LOCAL_CONFIG) == 5, "kube has no part in it"
     assert waited(crashed, told(STOPPED, kube()), FALLBACK) == 5, "it is running, and nobody lets it through"
+    ending = told(STOPPED, kube(), waiting=frozenset({KUBE}), stopping=frozenset({KUBE}))
+    assert waited(crashed, ending, FALLBACK) == 5, "a stop before has asked it to end"
 
 
 def test_a_blocked_kube_container_does_not_keep_a_stopped_wait() -> None:

@@ -350,6 +350,7 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
         case StartLocal():
             return _local_started(w)
         case EndContainer(container_id, cause):
+            _may_end(w, container_id)
             asked = replace(w, record=replace(w.record, asked=(container_id, cause)))
             if cause is Cause.KILL:
                 return replace(asked, killed=w.killed | {container_id})
@@ -380,7 +381,21 @@ def _granted(w: World, container_id: str) -> World:
         raise Broken("S7: a grant while the unit is not up")
     if w.config.owner is not Owner.KUBE:
         raise Broken("S3: a grant although the feature's owner is local")
+    if container_id in w.stopping | w.killed:
+        raise Broken("S1: a grant to a container that is being ended")
     return replace(w, record=with_grant(w.record, container_id, NOW))
+
+
+def _may_end(w: World, container_id: str) -> None:
+    """Up, and kube its owner: the local container makes room for one that will stay."""
+    if (
+        container_id != LOCAL
+        or w.record.system_state is not SystemState.UP
+        or w.config.owner is not Owner.KUBE
+    ):
+        return
+    if not {k.id for k in w.kube} - w.stopping - w.killed:
+        raise Broken("the local container is stopped for a kube one that is being ended")
 
 
 def _local_started(w: World) -> World:
@@ -622,7 +637,7 @@ def check_state(w: World) -> None:
     if code is not None and state in kube_states:
         raise Broken(f"S6: wait returns in {state}")
     up = w.record.system_state is SystemState.UP
-    if code is not None and up and facts.waiting and ruling_owner(w.config, w.record) is Owner.KUBE:
+    if code is not None and up and facts.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
         raise Broken("S6: wait returns although a kube container waits to take over")
     _check_local_needs_nobody(w, facts)
     _check_plans_end(w)
@@ -732,6 +747,14 @@ def working_starts() -> Iterator[World]:
         labels = Labels(applied=True)
         at_work = replace(world, config=config, record=record, kube=(kube,), labels=labels, server_label=True)
         yield folded(look(at_work)[0])
+
+
+def waiting_starts() -> Iterator[World]:
+    """The same, but its container still waits to be let through: a stop ends what nobody has let through yet."""
+    for world in working_starts():
+        waits = replace(world.kube[0], past_up=False)
+        record = Record(system_state=SystemState.UP, mode=Mode.READY)
+        yield folded(replace(world, kube=(waits,), record=record))
 
 
 def failing_starts(*policies: FailurePolicy) -> Iterator[World]:
