@@ -100,6 +100,12 @@ class JoinSwitch(Switch):
                 {"command": command, "cwd": str(ROOT), "pid_file": str(self.folder / f"{job.value}.pid")},
             )
 
+    def told(self) -> str:
+        """The same, and what joins and resets have said."""
+        jobs = [(self.folder / f"{job.value}.pid.log") for job in UNITS]
+        ends = [f"{log.name}: {log.read_text(errors='replace')[-2000:]}" for log in jobs if log.exists()]
+        return "\n".join([super().told(), *ends])
+
     @property
     def config_file(self) -> Path:
         """The daemon's settings."""

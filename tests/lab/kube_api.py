@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import signal
 import socket
 import ssl
@@ -300,9 +301,16 @@ class LabKube:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """A port of the loopback that nobody listens on, and that no connection gets for its own end.
+
+    A server that is away for a while finds such a port again. Of the others, whoever keeps trying to reach it is
+    given one in the end, and may even reach himself.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_300, first)  # above the kubelet's own
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 async def _spoil(request: web.BaseRequest, fault: Fault) -> web.StreamResponse | None:
