@@ -1,81 +1,87 @@
-# Everything from a fresh clone: each target makes the venv it needs.
+# Everything from a fresh clone: each target makes the venv it needs. `make` lists the targets.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# A venv with what runs (make demo), and one with the development tools besides.
+RUN    := $(VENV)/.run
 READY  := $(VENV)/.ready
+comma  := ,
+# Bytecode is written once, not compiled again by every process of a test.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench engines explore storm crashpoints fuzz soak cover mutants deb clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-system test-deep lint bench engines explore storm fuzz soak cover mutants deb clean
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[kube,cli,dev]'
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+$(RUN): pyproject.toml
+	@tests/install-venv $(PYTHON) $(VENV) kube$(comma)cli
 	@touch $@
 
-demo: $(READY)
-	$(BIN)/python -m tests.lab.demo $(DEMO_ARGS)
+$(READY): pyproject.toml
+	@tests/install-venv $(PYTHON) $(VENV) kube$(comma)cli$(comma)dev
+	@touch $(RUN) $@
 
-# Whole searches only think, and everything else mostly waits: they take turns on a small machine.
-SEARCHES := tests/test_explore.py tests/test_museum.py tests/test_storm.py
-test: $(READY)
-ifdef TEST_ARGS
-	$(BIN)/python -m pytest $(TEST_ARGS)
-else
-	@said=$$(mktemp) && trap 'kill $$searches 2>/dev/null; rm -f $$said' EXIT && trap 'exit 130' INT TERM; \
-	nice -n 19 $(BIN)/python -m pytest $(SEARCHES) >$$said 2>&1 & searches=$$!; \
-	$(BIN)/python -m pytest $(SEARCHES:%=--ignore=%); waits=$$?; \
-	wait $$searches; thinks=$$?; cat $$said; exit $$((waits || thinks))
-endif
+demo: $(RUN) ## a virtual switch plays the whole story, on any Linux machine with Python 3.11 or newer
+	@$(BIN)/python -m tests.lab.demo $(DEMO_ARGS)
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+# The tiers: tests/README.md. TEST_ARGS chooses some tests of one: make test TEST_ARGS='tests/test_wire.py -x'
+WORKERS        ?= 4
+SYSTEM_WORKERS ?= 5
+test: $(READY) ## after each change: no engine needed, minutes
+	@$(BIN)/python -m pytest -q -m fast -n $(WORKERS) --dist worksteal $(TEST_ARGS)
 
-bench: $(READY)
+test-system: $(READY) ## before a change lands: real engines and installed switches, as root
+	@$(BIN)/python -m pytest -q -m system -n $(SYSTEM_WORKERS) --dist loadgroup --no-loadscope-reorder $(TEST_ARGS)
+
+# All of it takes hours. SAMPLE_S: begin no test after so many seconds; SAMPLE_OF: a word that chooses which.
+test-deep: $(READY) ## before a release: storms, crash points, regression corpus, fuzz, mutants
+	@$(BIN)/python -m pytest -m deep -n $(WORKERS) --dist load $(if $(SAMPLE_S),--sample-s $(SAMPLE_S) --sample-of '$(SAMPLE_OF)',-q) $(TEST_ARGS)
+	@$(if $(SAMPLE_S),,$(MAKE) --no-print-directory mutants)
+
+lint: $(READY) ## style, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+engines: ## bring the real engines to a Debian 12 machine, as root
+	@tests/real/install-engines
+
+bench: $(READY) ## figures of docs/performance.md; BENCH_ARGS chooses
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-# Real engines for the real tiers: Debian's packages, and Kubernetes built once into the user's cache.
-engines:
-	tests/real/install-engines
-
-# Every interleaving of the actors of one feature and of two, as far as --states reaches.
-explore: $(READY)
+explore: $(READY) ## every interleaving of the actors of one feature and of two, as far as --states reaches
 	$(BIN)/python -m tests.world.explore $(EXPLORE_ARGS)
 
 SEEDS ?= 1000
 SEED_FROM ?= 1
-storm: $(READY)
+storm: $(READY) ## storms over the real daemon in virtual time, by SEEDS and SEED_FROM
 	$(BIN)/python -m tests.world.storm --seeds $(SEEDS) --from $(SEED_FROM)
 
-# The daemon is killed after each effect of a long story; `make test` plays every ninth.
-crashpoints: $(READY)
-	KUBESYNCD_CRASH_POINTS=1 $(BIN)/python -m pytest tests/real/test_crash_points.py
-
-# Every reader of foreign bytes: by a mutator, then for FUZZ_S seconds each by a fuzzer that sees which code it reaches.
+# By a mutator, then for FUZZ_S seconds each by a fuzzer that sees which code it reaches.
 INPUTS ?= 10000000
 FUZZ_S ?= 60
-fuzz: $(READY)
+fuzz: $(READY) ## every reader of foreign bytes, INPUTS times
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[kube,cli,dev,fuzz]'
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 	$(BIN)/python -m tests.fuzz_guided --seconds $(FUZZ_S)
 
-# Hours of operation and faults on real engines; what grows, stays or does not settle is a failure.
 HOURS ?= 1
-soak: $(READY)
+soak: $(READY) ## HOURS of operation and faults on real engines; what grows, stays or does not settle is a failure
 	$(BIN)/python -m tests.soak --hours $(HOURS) $(SOAK_ARGS)
 
-# Every branch of the core by the core's own tests, or it fails; pyproject.toml says what the core is.
-cover: $(READY)
+# pyproject.toml says what the core is.
+cover: $(READY) ## every branch of the core by the core's own tests, or it fails
 	$(BIN)/coverage run -m pytest -q $(patsubst %,tests/test_%.py,model schema state health record decide foresee verbs labels wire)
 	$(BIN)/coverage report
 
-# Would these tests notice a wrong core? Takes an hour; MUTANT_ARGS='--module wire' for one room.
-mutants: $(READY)
+mutants: $(READY) ## would the core's tests notice a wrong core? an hour; MUTANT_ARGS='--module wire' for one module
 	$(BIN)/python -m tests.mutate $(MUTANT_ARGS)
 
-deb: $(READY)
+deb: $(READY) ## the Debian packages, into dist/
 	PYTHON=$(BIN)/python packaging/build-deb
 
-clean:
+clean: ## remove what the other targets have made in this folder
 	rm -rf $(VENV) build dist *.egg-info bench.json soak.json soak.log .coverage

@@ -3,7 +3,8 @@
 Each mutant is one change of one node of a core module's syntax tree. A forked child imports the mutant instead of
 the module and runs the core's tests; the first failure kills it. What no test kills is shown as before and after.
 Each module's own source goes the same road first: a road that kills it would kill every mutant, and says nothing.
-`python -m tests.mutate [--module decide] [--sample 200]`; less than 95 % killed is a failure.
+`python -m tests.mutate [--module decide] [--sample 200]`; less than 95 % killed is a failure, of a sample: more
+survivors than chance explains.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ast
 import copy
 import importlib.abc
 import importlib.util
+import math
 import os
 import resource
 import sys
@@ -323,7 +325,18 @@ def main(argv: list[str] | None = None) -> int:
             print(f"   {i} of {len(hunted)}, {alive} survive, {time.monotonic() - begun:.0f} s", flush=True)
     share = 1 - alive / len(hunted)
     print(f"{len(hunted)} mutants, {alive} survive: {share:.1%} killed, {time.monotonic() - begun:.0f} s")
+    if chosen.sample:
+        return 0 if may_be_chance(alive, len(hunted)) else 1
     return 0 if share >= TARGET else 1
+
+
+def may_be_chance(survivors: int, hunted: int) -> bool:
+    """Whether so many survivors of a sample fit a core of which `TARGET` is killed; wrongly "no" once in 1,000."""
+    at_least = sum(
+        math.comb(hunted, n) * (1 - TARGET) ** n * TARGET ** (hunted - n)
+        for n in range(survivors, hunted + 1)
+    )
+    return at_least > 0.001
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tests.lab.kube_client import NODES, KubeClient
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.system
 SWITCHES = 4
 
 

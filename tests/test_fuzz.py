@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import subprocess
 from contextlib import asynccontextmanager, suppress
@@ -30,13 +29,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-INPUTS = int(os.environ.get("KUBESYNCD_FUZZ", "100000"))
+INPUTS, MANY_INPUTS = 10_000, 100_000
 PATIENCE_S = 60.0
 IDLE = 2000
 
 
-def test_every_reader_keeps_its_word_on_every_input() -> None:
-    assert sum(count for _, count in fuzz.fuzz(INPUTS, seed=1)) >= INPUTS * 0.99
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        INPUTS,
+        pytest.param(MANY_INPUTS, marks=[pytest.mark.deep, pytest.mark.slow("a hundred thousand inputs")]),
+    ],
+)
+def test_every_reader_keeps_its_word_on_every_input(inputs: int) -> None:
+    assert sum(count for _, count in fuzz.fuzz(inputs, seed=1)) >= inputs * 0.99
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Make = Callable[..., JoinSwitch]
 
 pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,7 @@ def test_the_operator_joins_resets_and_joins_again(switches: Make, server: Admin
     switch.wait_for(lambda: switch.connected == "True", "connected again")
 
 
+@pytest.mark.story
 def test_an_address_that_appears_is_joined_and_a_disabled_one_is_left(switches: Make) -> None:
     switch = power_on(switches())
     switch.join()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import mutate
+
 ROOT = Path(__file__).parent.parent
 SOURCE = "def right() -> bool:\n    return True\n"
 RIGHT = "from kubesyncd import judged\n\ndef test_right():\n    assert judged.right()\n"
+# Other mutants for each commit that `.ci/run` sees.
+SEED = int(hashlib.sha256(os.environ.get("KUBESYNCD_SAMPLE_OF", "").encode()).hexdigest()[:8], 16)
 # In a process of its own: it forks, and waits for whatever child ends.
 PROGRAM = """
 import sys, pathlib
@@ -60,6 +66,19 @@ def test_nothing_is_counted_where_what_is_right_counts_as_killed(tmp_path: Path,
     assert "kubesyncd/judged.py as it is counts as killed; run tests/test_judged.py" in said
     assert "mutants," not in said
     assert code == 2
+
+
+@pytest.mark.deep
+@pytest.mark.slow("each mutant is a run of the core's tests")
+@pytest.mark.parametrize("module", mutate.CORE)
+def test_few_mutants_of_a_sample_survive(module: str) -> None:
+    code, said = run("-m", "tests.mutate", "--module", module, "--sample", "10", "--seed", str(SEED))
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(("survivors", "good"), [(0, True), (4, True), (5, False)])
+def test_a_sample_fails_where_chance_does_not_explain_its_survivors(survivors: int, good: bool) -> None:
+    assert mutate.may_be_chance(survivors, 10) is good
 
 
 def test_the_core_s_own_source_is_not_killed() -> None:

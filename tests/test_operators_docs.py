@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kubesyncd.adapters.kubelet_config import KubeletConfig
 from tests.real.switch_fixtures import joined
 from tests.real.test_switch_operator import settings_of
@@ -101,6 +103,7 @@ def difference(line: str, expected: str, said: str) -> str:
     return f"docs/operators.md, {line}\n\n{expected}\nit shows; printed is\n\n{said}\n{same(expected)}\n{same(said)}"
 
 
+@pytest.mark.system
 def test_what_the_page_shows_is_what_is_printed(lab_kube_switches: MakeSwitch) -> None:
     # A busy master may take a moment, and the page says "applied".
     switch = lab_kube_switches(timing={"label_wait_s": 30.0})

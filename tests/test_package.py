@@ -34,6 +34,8 @@ def field(package: Path, name: str) -> str:
     return run("dpkg-deb", "--field", package, name).stdout.strip()
 
 
+@pytest.mark.deep
+@pytest.mark.slow("builds the packages twice")
 @pytest.mark.real("deb")
 def test_two_builds_give_the_same_bytes(packages: Callable[[str], Packages], tmp_path: Path) -> None:
     first, again = packages(""), build_packages(tmp_path)

@@ -142,6 +142,7 @@ def test_whatever_only_a_bug_writes_into_the_log_is_kept(tmp_path: Path, line: s
 # ---- the real thing -------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_a_switch_settles_after_every_operation_and_every_fault(tmp_path: Path) -> None:
     docker, kube = LabDockerProcess(tmp_path / "docker"), LabKubeProcess(tmp_path / "kube")
     try:

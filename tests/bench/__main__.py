@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from tests.bench.fleet import fleet_figures
 from tests.bench.growth import growth_figures
 from tests.bench.measure import Figure, compile_daemon, idle, interleaved, plain, pss_mib, quantile, run
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
+from tests.lab.places import remove
 from tests.lab.switch import CLIENTS, Switch
 from tests.real.docker_engine import RealDocker, missing_for_docker
 from tests.real.kube_cluster import RealKube, missing_for_kubelet
@@ -71,7 +71,7 @@ def main() -> int:
     whole = True
     with ExitStack() as power:
         folder = Path(tempfile.mkdtemp(prefix="kb-"))
-        power.callback(shutil.rmtree, folder, ignore_errors=True)
+        power.callback(remove, folder)
         compile_daemon(folder / "compiled")
         docker = _docker(console, folder, power)
         for name in chosen.groups or groups:
@@ -165,7 +165,7 @@ def _kube(docker: Docker, power: ExitStack) -> tuple[Kube, str]:
     folder = Path(tempfile.mkdtemp(prefix="kb-"))
     missing = missing_for_kubelet() or ("" if isinstance(docker, RealDocker) else "dockerd is a stand-in")
     if missing:
-        power.callback(shutil.rmtree, folder, ignore_errors=True)
+        power.callback(remove, folder)
         stand_in = LabKubeProcess(folder)
         stand_in.start()
         power.callback(stand_in.stop)

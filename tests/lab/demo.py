@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
+from tests.lab.places import remove
 from tests.lab.switch import Switch
 from tests.real.docker_engine import RealDocker, missing_for_docker
 from tests.real.kube_cluster import RealKube, missing_for_api, missing_for_kubelet
@@ -166,7 +166,7 @@ def main() -> int:
     console.print("\n[bold]kubesyncd[/bold]: a virtual switch plays the whole story\n")
     with ExitStack() as power:
         folder = Path(tempfile.mkdtemp(prefix="kd-"))
-        power.callback(shutil.rmtree, folder, ignore_errors=True)
+        power.callback(remove, folder)
         docker, kube = _engines(console, folder, power, lab=chosen.lab)
         switch = power.enter_context(Switch(docker, kube))
         console.print(f"  [dim]redis   [/dim] {switch.redis.name}\n")

@@ -143,7 +143,7 @@ class RedisServer:
     def close(self) -> None:
         """End it and remove its folder."""
         self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder)
 
     def __enter__(self) -> Self:
         self.start()

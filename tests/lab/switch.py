@@ -11,15 +11,12 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -27,18 +24,18 @@ from tests.lab import kube_client
 from tests.lab.docker_client import DockerClient, DockerError
 from tests.lab.engines import ROOT, LabDockerProcess, end, spawn, until
 from tests.lab.kube_client import DAEMONSETS, NODES, KubeClient, KubeError
+from tests.lab.places import memory_folder, remove
 from tests.lab.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import redis
 
     from tests.lab.engines import Docker, Kube
 
 PATIENCE_S = 60.0
-# A switch's /run is memory; on a disk each note in the ledger would cost a seek that no switch pays.
-RAM = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 CLIENTS = ROOT / "clients"
 LAB = ROOT / "tests" / "lab"
 IMAGE = "busybox:lab"
@@ -78,7 +75,8 @@ class Switch:
         environ: Mapping[str, str] | None = None,
         python: str = sys.executable,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ks-", dir=RAM))
+        # A switch's /run is memory; on a disk each note in the ledger would cost a seek that no switch pays.
+        self.folder = memory_folder("ks-")
         self.engine = docker
         self.docker = DockerClient(docker.socket)
         self.kube = kube
@@ -134,7 +132,7 @@ class Switch:
                 self.docker.remove(container["Id"])
             self._remove_images()
         self.redis.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def start_daemon(self, **environ: str) -> None:
         """Answering when this returns. `environ`: for this life only."""

@@ -3,7 +3,8 @@
 A piece is a text: what went wrong and how it was found, `file:`, `fails:`, and after a line `----` the code as it is,
 a line `====`, and the code as it was. What must fail is a test, or `storm FIRST-LAST`: one of these seeds, or
 `explore`: one of the walks that `make test` takes; each of them where several lines say so. `storm FIRST-LAST S5`:
-it must be S5 that one of these seeds breaks.
+it must be S5 that one of these seeds breaks. `seed:` is the first of them that does, played first: other code may
+have made it another one, and then they are all tried. `python -m tests.museum --renew` writes it again.
 `rules/` holds no bugs: each breaks a rule on purpose, and those who watch over it must notice.
 `python -m tests.museum NAME` shows one piece at work. A piece whose code has changed is renewed or retired by hand.
 """
@@ -35,6 +36,7 @@ class Piece:
     fails: tuple[str, ...]
     now: str
     then: str
+    seed: int | None = None
 
     @property
     def module(self) -> str:
@@ -62,8 +64,10 @@ def read(path: Path) -> Piece:
     lines = head.splitlines()
     (file,) = (line.removeprefix("file: ") for line in lines if line.startswith("file: "))
     fails = tuple(line.removeprefix("fails: ") for line in lines if line.startswith("fails: "))
-    story = "\n".join(line for line in lines if not line.startswith(("file: ", "fails: ")))
-    return Piece(str(path.with_suffix("")), story.strip(), file, fails, now, then.removesuffix("\n"))
+    seeds = [int(line.removeprefix("seed: ")) for line in lines if line.startswith("seed: ")]
+    story = "\n".join(line for line in lines if not line.startswith(("file: ", "fails: ", "seed: ")))
+    name, seed = str(path.with_suffix("")), seeds[0] if seeds else None
+    return Piece(name, story.strip(), file, fails, now, then.removesuffix("\n"), seed)
 
 
 class Ghost(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -85,30 +89,39 @@ class Ghost(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def found_again(piece: Piece) -> bool:
     """Whether all that the piece names fail. To be asked once, in a process of its own."""
     sys.meta_path.insert(0, Ghost(piece))
-    return all(map(_fails, piece.fails))
+    return all(_fails(what, piece.seed) for what in piece.fails)
 
 
-def _fails(what: str) -> bool:
+def first_seed(piece: Piece) -> int | None:
+    """The first seed by which a storm finds the bug; None where no storm has to. In a process of its own."""
+    sys.meta_path.insert(0, Ghost(piece))
+    for what in piece.fails:
+        if what.startswith("storm "):
+            return _storm_that_fails(*what.split()[1:])
+    return None
+
+
+def _fails(what: str, seed: int | None = None) -> bool:
     if what == "explore":
         return _walks_fail()
     if what.startswith("storm "):
-        return _storms_fail(*what.split()[1:])
+        return _storm_that_fails(*what.split()[1:], first=seed) is not None
     import pytest
 
     options = ["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"-c{ROOT}/pyproject.toml"]
     return pytest.main([*options, str(ROOT / what)]) == pytest.ExitCode.TESTS_FAILED
 
 
-def _storms_fail(seeds: str, promise: str = "") -> bool:
+def _storm_that_fails(seeds: str, promise: str = "", first: int | None = None) -> int | None:
     from tests.world import storm
 
-    first, _, last = seeds.partition("-")
-    for seed in range(int(first), int(last) + 1):
+    lowest, _, last = seeds.partition("-")
+    for seed in (*([] if first is None else [first]), *range(int(lowest), int(last) + 1)):
         for broken in storm.play(seed).failures:
             print(f"storm {seed}: {broken}")
             if broken.startswith(f"{promise}: " if promise else ""):
-                return True
-    return False
+                return seed
+    return None
 
 
 def _walks_fail() -> bool:

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.places import remove
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -137,16 +139,7 @@ def real_docker() -> Iterator[RealDocker]:
         yield engine
     finally:
         engine.stop()
-        _forget(folder)
-
-
-def _forget(folder: Path) -> None:
-    """Unmount what a killed dockerd left behind, or its folder cannot be removed."""
-    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-        where = line.split()[1]
-        if where.startswith(f"{folder}/"):
-            subprocess.run(["umount", "-l", where], check=False, timeout=READY_S)
-    shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def _until(condition: Callable[[], bool], otherwise: str) -> None:

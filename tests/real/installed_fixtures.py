@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.installed_switch import ROOT, InstalledSwitch
+from tests.workers import once_per_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,8 +103,11 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Packag
 
     def build(version: str) -> Packages:
         if version not in built:
-            folder = tmp_path_factory.mktemp("deb")
-            built[version] = renumber(build(""), folder, version) if version else build_packages(folder)
+            built[version] = (
+                renumber(build(""), tmp_path_factory.mktemp("deb"), version)
+                if version
+                else once_per_run(tmp_path_factory, "deb", build_packages, found_packages)
+            )
         return built[version]
 
     return build
@@ -115,6 +119,11 @@ def build_packages(folder: Path) -> Packages:
     environ = {**os.environ, "PYTHON": sys.executable}
     made = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=BUILD_S, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
+    return found_packages(folder)
+
+
+def found_packages(folder: Path) -> Packages:
+    """The packages that have been built into `folder`."""
     (daemon,), (kube,) = folder.glob("kubesyncd_*.deb"), folder.glob("kubesyncd-kube_*.deb")
     return Packages(daemon, kube)
 

@@ -17,6 +17,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.lab.places import disk_folder, remove
+from tests.workers import locked
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,18 +74,20 @@ def missing_for_systemd() -> str:
 
 
 def base_root() -> Path:
-    """The Debian root every switch is an overlay of; made on first use, which takes a minute."""
+    """The Debian root every switch is an overlay of; made on first use, which takes a minute.
+
+    `python -m tests.real.installed_switch` makes it ahead of the first test.
+    """
     recipe = repr((PACKAGES, MASKED, DOCKER_CONFIG, HOST_NAME)).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kubesyncd"
     base = cache / f"switch-{hashlib.sha256(recipe).hexdigest()[:12]}"
-    if base.exists():
-        return base
     cache.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix="switch-new-", dir=cache))
-    _bootstrap(made / "root")
-    with contextlib.suppress(OSError):  # another run was faster
-        (made / "root").rename(base)
-    shutil.rmtree(made)
+    with locked(cache / "switch.lock"):
+        if not base.exists():
+            made = Path(tempfile.mkdtemp(prefix="switch-new-", dir=cache))
+            _bootstrap(made / "root")
+            (made / "root").rename(base)
+            shutil.rmtree(made)
     return base
 
 
@@ -119,7 +124,7 @@ class InstalledSwitch:
     """One switch: `with InstalledSwitch() as switch`. `root`: its files, seen from outside while it runs."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ksw-", dir="/var/tmp"))
+        self.folder = disk_folder("ksw-")
         self._boot: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
@@ -173,7 +178,7 @@ class InstalledSwitch:
         self.power_off()
         for hierarchy in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
             _remove_groups(hierarchy / self.folder.name)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def _has_systemd(self) -> bool:
         assert self._boot is not None
@@ -283,3 +288,7 @@ def _remove_groups(group: Path) -> None:
         _remove_groups(below)
     with contextlib.suppress(OSError):
         group.rmdir()
+
+
+if __name__ == "__main__":
+    print(base_root())

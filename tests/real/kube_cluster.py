@@ -26,6 +26,7 @@ from typing import Any
 
 from tests.lab.certificates import Authority, Pair, service_account_keys, write_kubeconfig
 from tests.lab.kube_api import free_port
+from tests.lab.places import remove
 
 API_SERVER = "kube-apiserver"
 # In the order they stop: the kubelet before what it reports to.
@@ -139,11 +140,7 @@ class RealKube:
 
     def forget(self) -> None:
         """Remove the folder, and first the mounts a kubelet leaves in it."""
-        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-            where = line.split()[1]
-            if where.startswith(f"{self.folder}/"):
-                subprocess.run(["umount", "-l", where], check=False, timeout=60)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one program that runs."""

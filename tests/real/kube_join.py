@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -209,12 +208,3 @@ exit 0
 """
         )
         script.chmod(0o755)
-
-
-def forget(folder: Path) -> None:
-    """Remove the folder, and first the mounts a kubelet leaves in it."""
-    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-        where = line.split()[1]
-        if where.startswith(f"{folder}/"):
-            subprocess.run(["umount", "-l", where], check=False, timeout=60)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,7 @@ import pytest
 
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.kube_client import NODES, PODS
+from tests.lab.places import remove
 from tests.lab.switch import Switch
 from tests.real.switch_kube import RealMaster
 
@@ -35,10 +36,12 @@ PODS_S_MAX = 60.0
 @pytest.fixture(scope="session")
 def lab_docker() -> Iterator[LabDockerProcess]:
     """The lab's engine, a process of its own; a test that stops it starts it again."""
-    engine = LabDockerProcess(Path(tempfile.mkdtemp(prefix="kl-")))
+    folder = Path(tempfile.mkdtemp(prefix="kl-"))
+    engine = LabDockerProcess(folder)
     engine.start()
     yield engine
     engine.stop()
+    remove(folder)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +53,12 @@ def lab_kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabKubeProces
     kube.stop()
 
 
-@pytest.fixture(params=["lab", pytest.param("real", marks=pytest.mark.real("docker"))])
+@pytest.fixture(
+    params=[
+        pytest.param("lab", marks=pytest.mark.twin),
+        pytest.param("real", marks=pytest.mark.real("docker")),
+    ]
+)
 def engine(request: pytest.FixtureRequest) -> Docker:
     """A Docker engine that answers."""
     docker: Docker = request.getfixturevalue("lab_docker" if request.param == "lab" else "real_docker")
@@ -76,7 +84,12 @@ def switch(switches: MakeSwitch) -> Switch:
     return switches()
 
 
-@pytest.fixture(params=["lab", pytest.param("real", marks=pytest.mark.real("kubelet"))])
+@pytest.fixture(
+    params=[
+        pytest.param("lab", marks=pytest.mark.twin),
+        pytest.param("real", marks=pytest.mark.real("kubelet")),
+    ]
+)
 def kube_switches(request: pytest.FixtureRequest) -> Iterator[MakeSwitch]:
     """`kube_switches(**options)` powers a switch on that has a master, but has not been told so: `join()`."""
     docker: Docker
@@ -149,11 +162,20 @@ def _forget_labels(switch: Switch) -> None:
         switch.call_kube("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
     # Nor may the kubelet of the next test bring a pod of this one back, which nobody has deleted yet.
     until = time.monotonic() + PODS_S_MAX
-    while _has_pods(switch) and time.monotonic() < until:
+    while left := _pods(switch):
+        assert time.monotonic() < until, f"pods that the master does not delete: {left}\n{switch.told()}"
         time.sleep(0.1)
 
 
-def _has_pods(switch: Switch) -> bool:
-    """Whether a DaemonSet's pod is to stay, by the master's word."""
-    pods = [pod["metadata"] for pod in switch.call_kube("get", PODS)["items"]]
-    return any("deletionTimestamp" not in pod for pod in pods if pod.get("ownerReferences"))
+def _pods(switch: Switch) -> list[str]:
+    """The DaemonSets' pods that a kubelet would run on, by the master's word.
+
+    One that the kubelet has refused, for its node has no label any more, has failed for good and stays listed.
+    """
+    return [
+        f"{pod['metadata']['name']} {pod['status'].get('phase')}"
+        for pod in switch.call_kube("get", PODS)["items"]
+        if pod["metadata"].get("ownerReferences")
+        and "deletionTimestamp" not in pod["metadata"]
+        and pod["status"].get("phase") not in ("Failed", "Succeeded")
+    ]

@@ -1,6 +1,7 @@
 """Does the whole story end the same, whichever effect the daemon is killed after?
 
 One story for one feature: local, to kube, stopped while the master is away, started when it is back, local again.
+The system tier plays every ninth point, the deep tier all of them.
 Each time it is played, the daemon dies without a goodbye after its n-th effect, a label PATCH and a kubelet toggle
 counted too, and is started again. No container may start oftener than in an undisturbed run.
 """
@@ -8,9 +9,10 @@ counted too, and is started again. No container may start oftener than in an und
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.real.test_switch_kube import master
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from tests.lab.switch import Switch
 
 POINTS_MAX = 80
-# A story takes seconds: `make test` plays every ninth point, `make crashpoints` every one.
-STRIDE = int(os.environ.get("KUBESYNCD_CRASH_POINTS", "9"))
+# A story takes seconds.
+STRIDE = 9
+FIRST_POINTS = [1, *(pytest.param(first, marks=pytest.mark.deep) for first in range(2, STRIDE + 1))]
 
 
 class Mortal:
@@ -84,11 +87,13 @@ def story(mortal: Mortal, feature: str) -> None:
     )
 
 
+@pytest.mark.slow("the whole story for each of several effects")
+@pytest.mark.parametrize("first", FIRST_POINTS)
 def test_the_whole_story_ends_the_same_whichever_effect_the_daemon_is_killed_after(
-    lab_kube_switch: Switch,
+    lab_kube_switch: Switch, first: int
 ) -> None:
     switch = lab_kube_switch
-    for effects in range(1, POINTS_MAX, STRIDE):
+    for effects in range(first, POINTS_MAX, STRIDE):
         feature = f"snmp{effects}"
         switch.boot_local(feature)
         switch.deploy(feature)

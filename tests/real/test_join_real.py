@@ -19,9 +19,10 @@ from tests.lab.certificates import DAY, Authority, Pair, write_kubeconfig
 from tests.lab.join_switch import JoinSwitch
 from tests.lab.kube_client import NODES, KubeClient, KubeError
 from tests.lab.kube_client import node as node_named
+from tests.lab.places import remove
 from tests.real.docker_engine import RealDocker
 from tests.real.kube_cluster import API_SERVER
-from tests.real.kube_join import TOKEN, JoinableKube, NodeFolders, forget
+from tests.real.kube_join import TOKEN, JoinableKube, NodeFolders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,7 @@ def lab() -> Iterator[Lab]:
     finally:
         lab.cluster.stop()
         lab.docker.stop()
-        forget(folder)
+        remove(folder)
         print({what: round(seconds, 2) for what, seconds in lab.measured.items()})
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.places import remove
 from tests.real.docker_engine import RealDocker
 from tests.real.test_switch_failure import to_kube
 from tests.real.test_switch_images import REGISTRY, adopted, booted
@@ -122,7 +123,7 @@ def prepare(switch: Switch) -> tuple[int, str]:
 def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(new_switch: MakeSwitch) -> None:
     folder = Path(tempfile.mkdtemp(prefix="kd-"))
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(remove, folder)
         (folder / "data").mkdir()
         data = stack.enter_context(disk(folder / "data", "300m"))
         engine = RealDocker(folder)

@@ -310,6 +310,7 @@ def test_redis_silent_is_as_redis_down(switch: Switch) -> None:
     switch.wait_for(lambda: switch.row("snmp").get("system_state") == "down", "the row follows")
 
 
+@pytest.mark.story
 def test_a_redis_restart_is_followed_without_a_restart_of_the_daemon(switch: Switch) -> None:
     local = switch.boot_local("snmp")
     switch.redis.restart()

@@ -39,6 +39,7 @@ def to_kube(switch: Switch, feature: str, number: int = 0, **container: object) 
 # ---- verbs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.story
 def test_every_verb_does_its_work_on_a_local_feature(switch: Switch) -> None:
     container_id = switch.boot_local("snmp")
     row = switch.row("snmp")
@@ -420,6 +421,7 @@ def test_s6_wait_in_local_mode_without_a_container_gives_up_in_time(switch: Swit
 # ---- liveness -------------------------------------------------------------------------------------
 
 
+@pytest.mark.story
 def test_l1_l4_after_a_storm_by_hand_every_feature_settles_and_then_nothing_happens(
     switches: MakeSwitch,
 ) -> None:

@@ -191,6 +191,7 @@ def test_a_dry_run_says_everything_and_does_nothing(switch: Switch) -> None:
     assert not (switch.folder / "carried").exists()
 
 
+@pytest.mark.story
 def test_a_feature_without_a_local_image_gets_the_deployed_one(switch: Switch) -> None:
     switch.config("snmp", set_owner="kube")
     image_id = switch.image(f"{KUBE}:v2")

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from tests.bench.measure import compile_daemon
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
+from tests.lab.places import remove
 from tests.lab.switch import Switch
 from tests.real.docker_engine import RealDocker, missing_for_docker
 from tests.real.kube_cluster import RealKube, missing_for_kubelet
@@ -176,7 +177,7 @@ class Soak:
 def engines(power: ExitStack, console: Console) -> tuple[Docker, Kube]:
     """The best this machine has; what is missing is said."""
     folder = Path(tempfile.mkdtemp(prefix="kz-"))
-    power.callback(shutil.rmtree, folder, ignore_errors=True)
+    power.callback(remove, folder)
     compile_daemon(folder / "compiled")
     missing = missing_for_kubelet() or missing_for_docker()
     if missing:

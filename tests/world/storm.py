@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ from tests.world.switch import Broken, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import date
 
 STORM_S = 1200.0
 CALM_S_MAX = 3 * 3600.0
@@ -41,6 +44,10 @@ NAMES = ("snmp", "lldp", "telemetry")
 FEW_SEEDS = 200
 HITS_MIN = 100
 FAULTS_PER_HOUR_MIN = 50
+# How many seeds the fast tests play.
+SEEDS_A_DAY = 30
+# An environment variable: their first one.
+SEED_FROM = "KUBESYNCD_SEED_FROM"
 
 
 @dataclass(slots=True)
@@ -499,6 +506,16 @@ class Storm:
         found = world.api.labels.get(key)
         if found != wanted:
             raise Broken(f"L2: at rest the label of {feature} is {found}, not {wanted}: {row}, {config}")
+
+
+def seeds_of_the_day(today: date | None = None) -> range:
+    """The seeds that the fast tests play today (UTC), or those that SEED_FROM asks for."""
+    if first := os.environ.get(SEED_FROM):
+        return range(int(first), int(first) + SEEDS_A_DAY)
+    today = today or datetime.now(UTC).date()
+    # Beyond those that the deep tier plays.
+    first_of_today = 10_000 + (today.toordinal() % 10_000) * SEEDS_A_DAY
+    return range(first_of_today, first_of_today + SEEDS_A_DAY)
 
 
 def play(seed: int) -> Told:

@@ -1,0 +1,79 @@
+"""Find what a test run has left behind: processes, mounts, folders.
+
+`begin` gives a run its name and its folders; every process of the run inherits the name. `found` is asked once all
+tests and workers have ended. Linux only, as the product. Knows nothing of kubesyncd.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from tests.lab.places import DISK, MEMORY, RUN, mounts_below, remove
+
+# What has been told to end may still be at it.
+ENDING_S_MAX = 10.0
+NAME = re.compile(r"ksr-(\d+)")
+# pytest's own folder below the run's, which holds every `tmp_path`.
+BASETEMP = "t"
+
+
+def begin() -> Path:
+    """Give this process's run a name, and folders of its own. Returns the one for temporary files."""
+    for folder in (*Path(tempfile.gettempdir()).glob("ksr-*"), *DISK.glob("ksr-*"), *MEMORY.glob("ksr-*")):
+        number = NAME.fullmatch(folder.name)
+        if number and not Path("/proc", number[1]).exists():
+            remove(folder)
+    name = f"ksr-{os.getpid()}"
+    folder = Path(tempfile.gettempdir(), name)
+    folder.mkdir()
+    os.environ[RUN] = name
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
+    return folder
+
+
+def end(folder: Path) -> None:
+    """Remove the run's folders."""
+    for place in _folders(folder):
+        remove(place)
+
+
+def found(folder: Path) -> list[str]:
+    """One line per process, mount and folder of this run that is still there."""
+    deadline = time.monotonic() + ENDING_S_MAX
+    while (left := _left(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _left(folder: Path) -> list[str]:
+    places = _folders(folder)
+    files = [f for place in places if place.exists() for f in place.iterdir() if f != folder / BASETEMP]
+    return [
+        *(f"process {pid}: {command}" for pid, command in _processes(os.environ[RUN])),
+        *(f"mount: {point}" for place in places for point in mounts_below(place)),
+        *(f"file: {file}" for file in files),
+    ]
+
+
+def _folders(folder: Path) -> tuple[Path, ...]:
+    return (folder, DISK / folder.name, MEMORY / folder.name)
+
+
+def _processes(run: str) -> list[tuple[int, str]]:
+    """Number and command of every process that has inherited the run's name, but this one."""
+    mark = f"{RUN}={run}".encode()
+    running = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (process / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if mark in environ and int(process.name) != os.getpid():
+            running.append((int(process.name), command[:200]))
+    return sorted(running)
