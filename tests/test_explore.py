@@ -70,12 +70,7 @@ def test_one_that_owns_and_one_that_waits_keep_every_promise_beside_each_other()
 
 
 def test_every_actor_has_a_move() -> None:
-    said = ""
-    for menu, start in itertools.product((*MENUS, UNWELL), (UNWELL_WORLDS[0], WORKING[0])):
-        walk = Walk(menu, start)
-        walk.run(300)
-        said += " | ".join(sorted({story for switch in walk.parents for story, _ in walk._moves(switch)}))
-    for actor in (
+    missing = {
         "set_owner=local", "fallback=True", "container start", "container stop", "container kill",
         "container kill --no-kubelet-check",
         "disables the master", "resets", "a reboot is prepared", "the manifest is withdrawn", "changes our label",
@@ -83,8 +78,15 @@ def test_every_actor_has_a_move() -> None:
         "the kubelet deploys", "calls `up kube`", "returns to container", "unhealthy", "crashes",
         "the master goes down", "the master goes up", "answer is lost", "the attempt has failed", "Redis goes down",
         "the kubelet is stopped", "the kubelet is started", "the watch sees", "time passes",
-    ):  # fmt: skip
-        assert actor in said, f"nobody ever does: {actor}"
+    }  # fmt: skip
+    for menu, start in itertools.product((*MENUS, UNWELL), (UNWELL_WORLDS[0], WORKING[0])):
+        walk = Walk(menu, start)
+        walk.run(300)
+        said = {story for switch in walk.parents for story, _ in walk._moves(switch)}
+        missing = {actor for actor in missing if not any(actor in story for story in said)}
+        if not missing:
+            return
+    raise AssertionError(f"these never happen: {missing}")
 
 
 def test_a_broken_promise_is_told_as_a_numbered_story(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ FEW_SEEDS = 200
 HITS_MIN = 100
 FAULTS_PER_HOUR_MIN = 50
 # How many seeds the fast tests play.
-SEEDS_A_DAY = 30
+SEEDS_A_DAY = 20
 # An environment variable: their first one.
 SEED_FROM = "KUBESYNCD_SEED_FROM"
 
