@@ -65,15 +65,18 @@ def _folders(folder: Path) -> tuple[Path, ...]:
 
 
 def _processes(run: str) -> list[tuple[int, str]]:
-    """Number and command of every process that has inherited the run's name, but this one."""
-    mark = f"{RUN}={run}".encode()
+    """Number and command of every process that names the run in its environment, its command or its folder.
+
+    Some have an environment of their own, but every socket and file that they know lies in the run's folders.
+    """
+    mark = re.compile(rb"\b%s\b" % run.encode())
     running = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            environ = (process / "environ").read_bytes().split(b"\0")
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+            known = (process / "environ").read_bytes() + command + os.readlink(process / "cwd").encode()
         except OSError:
             continue
-        if mark in environ and int(process.name) != os.getpid():
-            running.append((int(process.name), command[:200]))
+        if mark.search(known) and int(process.name) != os.getpid():
+            running.append((int(process.name), command.decode(errors="replace")[:200]))
     return sorted(running)

@@ -101,7 +101,7 @@ class LabDocker:
         self.thaw()
         await self.shut()
         for box in self.boxes.values():
-            _kill_session(box.pid)
+            _kill_container(box.pid, box.id[:12])
         await asyncio.gather(*self._reapers)
 
     async def open(self) -> None:
@@ -518,7 +518,7 @@ class LabDocker:
 
     async def _reap(self, box: Box, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
-        _kill_session(process.pid)
+        _kill_container(process.pid, box.id[:12])
         self._unregister(process.pid)
         box.status, box.pid, box.finished = "exited", 0, time.time_ns()
         box.exit_code = code if code >= 0 else 128 - code
@@ -721,13 +721,18 @@ def _relations(pid: int) -> tuple[int, int]:
     return int(fields[1]), int(fields[3])
 
 
-def _kill_session(leader: int) -> None:
-    """In a container everything ends with its first process; here we see to it."""
+def _kill_container(leader: int, host_name: str) -> None:
+    """In a container everything ends with its first process; here we see to it.
+
+    What has a session of its own, and no parent left, is known by the host name in its environment.
+    """
     if not leader:
         return
+    mark = f"HOSTNAME={host_name}".encode()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
-            if _relations(int(entry.name))[1] == leader:
+            session = _relations(int(entry.name))[1]
+            if session == leader or mark in (entry / "environ").read_bytes().split(b"\0"):
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
