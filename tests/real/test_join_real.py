@@ -21,8 +21,9 @@ from tests.lab.kube_client import NODES, KubeClient, KubeError
 from tests.lab.kube_client import node as node_named
 from tests.lab.places import remove
 from tests.real.docker_engine import RealDocker
-from tests.real.kube_cluster import API_SERVER
+from tests.real.kube_cluster import API_SERVER, programs_folder
 from tests.real.kube_join import TOKEN, JoinableKube, NodeFolders
+from tests.workers import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,15 +82,17 @@ class Lab:
 def lab() -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="kj-"))
     lab = Lab(folder)
-    try:
-        lab.docker.start()
-        lab.docker.import_image()
-        lab.cluster.start_for_joins()
-        yield lab
-    finally:
-        lab.cluster.stop()
-        lab.docker.stop()
-        remove(folder)
+    # The kubelet's health port is the machine's: another run's kubelet would answer for ours.
+    with locked(programs_folder().parent / "kubeadm.lock"):
+        try:
+            lab.docker.start()
+            lab.docker.import_image()
+            lab.cluster.start_for_joins()
+            yield lab
+        finally:
+            lab.cluster.stop()
+            lab.docker.stop()
+            remove(folder)
         print({what: round(seconds, 2) for what, seconds in lab.measured.items()})
 
 
