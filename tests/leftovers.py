@@ -6,8 +6,10 @@ tests and workers have ended. Linux only, as the product. Knows nothing of kubes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +24,15 @@ BASETEMP = "t"
 
 
 def begin() -> Path:
-    """Give this process's run a name, and folders of its own. Returns the one for temporary files."""
-    for folder in (*Path(tempfile.gettempdir()).glob("ksr-*"), *DISK.glob("ksr-*"), *MEMORY.glob("ksr-*")):
-        number = NAME.fullmatch(folder.name)
-        if number and not Path("/proc", number[1]).exists():
-            remove(folder)
+    """Give this process's run a name, and folders of its own. Returns the one for temporary files.
+
+    First, runs that failed or were killed are cleared away: their processes end, their folders go.
+    """
+    for place in (Path(tempfile.gettempdir()), DISK, MEMORY):
+        for folder in place.glob("ksr-*"):
+            number = NAME.fullmatch(folder.name)
+            if number and not Path("/proc", number[1]).exists():
+                _clear(folder)
     name = f"ksr-{os.getpid()}"
     folder = Path(tempfile.gettempdir(), name)
     folder.mkdir()
@@ -34,6 +40,13 @@ def begin() -> Path:
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
     return folder
+
+
+def _clear(folder: Path) -> None:
+    for pid, _ in _processes(folder.name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    remove(folder)
 
 
 def end(folder: Path) -> None:
