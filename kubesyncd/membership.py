@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 UNITS = {Job.JOIN: "kubesyncd-join.service", Job.RESET: "kubesyncd-reset.service"}
 # How often a job under way is looked at: a file and a lock.
 LOOK_S = 0.5
-# A unit that has not taken its request by then has not started.
+# A unit that has not taken its request by then may not be coming: systemd is asked, then and again after each pause.
 START_S_MAX = 20.0
+ASK_AGAIN_S = 5.0
 RETRY_S_MIN = 5.0
 READ_RETRY_S = 2.0
 
@@ -49,6 +50,9 @@ class Jobs(Protocol):
 
     async def end(self, unit: str) -> None:
         """Stop it. Raises Refused, Unavailable."""
+
+    async def pending(self, unit: str) -> bool:
+        """Whether it is queued, starting or running. Raises Unavailable."""
 
 
 class Board(Protocol):
@@ -105,12 +109,15 @@ class _Wish:
 
 @dataclass(slots=True)
 class _Started:
-    """A job we have asked systemd for, or found under way; `before`: an older job's progress."""
+    """A job we have asked systemd for, or found under way; `before`: an older job's progress; `asked_at`: when systemd
+    last said that its unit is still to come.
+    """
 
     job: Job
     master: str
     at: float
     before: Progress | None = None
+    asked_at: float | None = None
 
 
 class MembershipKeeper:
@@ -259,8 +266,7 @@ class MembershipKeeper:
     async def _turn(self) -> None:
         config = await self._configuration()
         await self._purge_if_due()
-        self._working = self._board.working()
-        self._watch()
+        await self._watch()
         if self.joining:
             await self._end_if_outdated(config)
             return
@@ -298,8 +304,14 @@ class MembershipKeeper:
 
     # ---- a job under way ------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        """Has the job begun, ended, or never come? One begun before us, or by hand, counts as ours from now on."""
+    async def _watch(self) -> None:
+        """Has the job begun, ended, or never come? One begun before us, or by hand, counts as ours from now on.
+
+        In this order: a job takes the lock, then its request, then reports. Who sees the request gone and the lock
+        free sees the job's last word too.
+        """
+        requested = self._board.requested
+        self._working = self._board.working()
         progress, started = self._board.progress(), self._started
         if self._working:
             if started is None and progress is not None and progress.phase is Phase.RUNNING:
@@ -309,11 +321,29 @@ class MembershipKeeper:
             return
         if progress is not None and progress != started.before and progress.begun_at >= started.at:
             self._over(started, progress)
-        elif not self._board.requested:
+        elif not requested:
             self._gone(started, "it ended without a word")
-        elif self._clock() >= started.at + START_S_MAX:
+        elif not await self._to_come(started) and self._board.requested:
+            # One that has begun and ended while systemd was asked is for the next look.
             self._board.withdraw()
             self._gone(started, f"it has not begun within {START_S_MAX:g} s")
+
+    async def _to_come(self, started: _Started) -> bool:
+        """Whether a unit that has not taken its request yet still will. On a busy switch a start takes its time, and
+        one that is given up begins all the same, without its request: only systemd's word ends the wait.
+        """
+        asked_at, now = started.asked_at, self._clock()
+        if now < (started.at + START_S_MAX if asked_at is None else asked_at + ASK_AGAIN_S):
+            return True
+        unit = UNITS[started.job]
+        with suppress(PortError):
+            if not await self._jobs.pending(unit):
+                return False
+        if asked_at is None:
+            why = f"{unit} has not begun within {START_S_MAX:g} s; systemd is still starting it"
+            self._log.warning("membership", job=started.job.value, why=why)
+        started.asked_at = self._clock()
+        return True
 
     def _over(self, started: _Started, progress: Progress) -> None:
         self._started = None

@@ -53,7 +53,11 @@ class Switch:
         # What goes wrong.
         self.fails = False
         self.never_starts = False
+        # Seconds that a unit takes from its start to its request, and whether systemd answers meanwhile.
+        self.start_s = 0.0
+        self.systemd_silent = False
         self.refuses = False
+        self._unit: asyncio.Task[None] | None = None
         self._job: asyncio.Task[None] | None = None
         self._force = False
         self.keeper = self._new(seed)
@@ -169,11 +173,24 @@ class Systemd:
         if self._switch.refuses:
             raise Refused("systemd", f"{unit} is masked")
         if not self._switch.never_starts and not self._switch.working():
-            self._switch._job = asyncio.get_running_loop().create_task(self._switch.work(JOBS[unit]))
+            self._switch._unit = asyncio.get_running_loop().create_task(self._start(unit))
+
+    async def _start(self, unit: str) -> None:
+        await asyncio.sleep(self._switch.start_s)
+        self._switch._job = asyncio.get_running_loop().create_task(self._switch.work(JOBS[unit]))
+
+    async def pending(self, unit: str) -> bool:
+        await asyncio.sleep(0.05)
+        if self._switch.systemd_silent:
+            raise Unavailable("systemd", f"show {unit}: no answer")
+        begins = self._switch._unit is not None and not self._switch._unit.done()
+        return begins or self._switch.working()
 
     async def end(self, unit: str) -> None:
         await asyncio.sleep(0.05)
         self._switch.ended.append(JOBS[unit])
+        if self._switch._unit is not None:
+            self._switch._unit.cancel()
         if self._switch._job is not None:
             self._switch._job.cancel()
             with suppress(asyncio.CancelledError):
@@ -375,6 +392,29 @@ def test_a_unit_that_does_not_start_is_said_and_tried_again() -> None:
         )
         switch.refuses = False
         await switch.until(lambda: switch.credential)
+
+    play(story, MASTER)
+
+
+def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.keeper.joining)
+        for silent in (False, True):
+            switch.start_s, switch.systemd_silent = 75.0, silent
+            outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
+            assert (outcome.code, outcome.text) == (wire.EXIT_DONE, "join done")
+        assert [force for _, _, force in switch.begun] == [False, True, True]
+
+    play(story, MASTER)
+
+
+def test_a_unit_that_takes_long_to_start_and_is_not_wanted_any_more_is_stopped() -> None:
+    async def story(switch: Switch) -> None:
+        switch.start_s = 75.0
+        await asyncio.sleep(30.0)
+        await switch.configure(replace(MASTER, disable=True))
+        await asyncio.sleep(3600)
+        assert (switch.begun, switch.ended, switch.requested) == ([], [Job.JOIN], False)
 
     play(story, MASTER)
 

@@ -256,3 +256,27 @@ async def test_a_feature_has_a_unit_when_systemd_knows_its_service(tmp_path: Pat
     assert [await units.has_unit(name) for name in ("snmp", "gnmi", "../etc/passwd")] == [True, False, False]
     assert not await units.starts_at_boot("snmp")
     assert fake.calls == ["cat snmp.service", "cat gnmi.service", "is-enabled snmp.service"]
+
+
+@pytest.mark.parametrize(
+    ("said", "pending"),
+    [
+        ("ActiveState=inactive\nJob=417", True),
+        ("ActiveState=activating\nJob=417", True),
+        ("ActiveState=activating", True),
+        ("ActiveState=inactive", False),
+        ("Job=0\nActiveState=inactive", False),
+        ("ActiveState=inactive\nJob=", False),
+        ("ActiveState=failed", False),
+    ],
+)
+async def test_a_unit_is_pending_while_it_is_queued_or_runs(tmp_path: Path, said: str, pending: bool) -> None:
+    fake = FakeSystemctl(tmp_path, f"show) echo '{said}';;")
+    assert await fake.units().pending("kubesyncd-join.service") is pending
+    assert fake.calls == ["show --property=ActiveState,Job kubesyncd-join.service"]
+
+
+async def test_a_systemd_that_does_not_say_what_is_pending_is_unavailable(tmp_path: Path) -> None:
+    fake = FakeSystemctl(tmp_path, "show) echo 'Failed to connect to bus' >&2; exit 1;;")
+    with pytest.raises(Unavailable, match=r"show kubesyncd-join\.service: Failed to connect to bus"):
+        await fake.units().pending("kubesyncd-join.service")

@@ -70,6 +70,16 @@ class SystemdUnits:
         """Stop a unit of our own and wait until it has ended. Raises Refused, Unavailable."""
         await self._change("stop", unit)
 
+    async def pending(self, unit: str) -> bool:
+        """Whether a oneshot unit of our own is queued, starting or running. Raises Unavailable."""
+        command = (*self._systemctl, "show", "--property=ActiveState,Job", unit)
+        ended = await run(command, self._look_s, SERVICE)
+        if ended.code != 0:
+            raise Unavailable(SERVICE, f"show {unit}: {ended.reason or f'exit code {ended.code}'}")
+        said = dict(line.partition("=")[::2] for line in ended.out.splitlines())
+        # Where no job is queued, systemd says nothing after Job=, or 0.
+        return said.get("Job", "") not in ("", "0") or said.get("ActiveState", "") in _RUNNING_WORDS
+
     async def active(self, feature: str) -> bool:
         """Whether the feature's unit runs. Raises Unavailable."""
         ended = await run((*self._systemctl, "is-active", f"{feature}.service"), self._look_s, SERVICE)

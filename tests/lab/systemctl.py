@@ -1,9 +1,10 @@
 """What does systemctl do on a lab switch? Starts and stops the kubelet, restarts units, notes each call.
 
-    python -IS tests/lab/systemctl.py FOLDER is-active|enable --now|disable --now|restart --no-block|… UNIT
+    python -IS tests/lab/systemctl.py FOLDER is-active|show|enable --now|disable --now|restart --no-block|… UNIT
 
-FOLDER/units/UNIT.json tells a unit's `command`, its `cwd` and the `pid_file` that says it runs; FOLDER/calls
-gets one line per call. Knows nothing of kubesyncd. Standard library only: it starts often.
+FOLDER/units/UNIT.json tells a unit's `command`, its `cwd` and the `pid_file` that says it runs; FOLDER/jobs/UNIT is
+there while a change goes on that nobody waits for; FOLDER/calls gets one line per call. Knows nothing of kubesyncd.
+Standard library only: it starts often.
 """
 
 from __future__ import annotations
@@ -32,14 +33,30 @@ def main(folder: Path, words: list[str]) -> int:
     file = folder / "units" / f"{name}.json"
     if verb == "reset-failed" or not file.exists():
         return {"is-active": INACTIVE, "reset-failed": 0}.get(verb, NO_UNIT)
-    if "--no-block" in words:
-        if os.fork():
-            return 0
-        for stream in (0, 1, 2):  # whoever called reads to their end
-            os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    unit = json.loads(file.read_text())
+    unit, job = json.loads(file.read_text()), folder / "jobs" / name
+    if "--no-block" not in words:
+        return carry_out(verb, unit, job)
+    job.parent.mkdir(exist_ok=True)
+    job.touch()
+    if os.fork():
+        return 0
+    for stream in (0, 1, 2):  # whoever called reads to their end
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    try:
+        return carry_out(verb, unit, job)
+    finally:
+        job.unlink(missing_ok=True)
+
+
+def carry_out(verb: str, unit: dict[str, str], job: Path) -> int:
+    """Do as told to a unit that there is; returns systemctl's exit code."""
     pid_file = Path(unit["pid_file"])
     match verb:
+        case "show":
+            # In this order: the job ends once the unit runs.
+            queued = job.exists()
+            print(f"ActiveState={'activating' if running(pid_file) else 'inactive'}")
+            print("Job=1" if queued else "Job=0")
         case "is-active":
             alive = running(pid_file)
             print("active" if alive else "inactive")
@@ -51,7 +68,7 @@ def main(folder: Path, words: list[str]) -> int:
     return 0
 
 
-def start(unit: dict[str, object], pid_file: Path, *, again: bool) -> None:
+def start(unit: dict[str, str], pid_file: Path, *, again: bool) -> None:
     """Start the unit's program, in a session of its own; one that runs is left alone, or replaced."""
     if running(pid_file):
         if not again:
