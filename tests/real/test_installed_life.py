@@ -94,10 +94,24 @@ def test_a_switch_with_the_daemon_masked_runs_its_features_by_plain_docker(fresh
     fresh.power_off()
     fresh.boot()
     fresh.wait_for(lambda: running(fresh, "snmp") and running(fresh, "database"), "up after a boot as well")
+    # Until then its unit may still meet a daemon; from then on the daemon can know of it only by its row.
+    fresh.wait_for(lambda: fresh.succeeds("pgrep", "-fx", "docker wait snmp"), "its unit has gone round us")
+    fresh.wait_for(lambda: redis(fresh, 4, "ping") == "PONG", "Redis answers")
+    load_config(fresh)
+    before = unit(fresh)
     for name in ("kubesyncd.service", "kubesyncd.socket", "kubesyncd-container.socket"):
         fresh.run("systemctl", "unmask", name)
     fresh.run("systemctl", "start", "kubesyncd.socket", "kubesyncd-container.socket", "kubesyncd.service")
     fresh.wait_for(lambda: row(fresh, "snmp").get("current_owner") == "local", "the daemon knows it again")
+    assert unit(fresh) == before
+    fresh.run("systemctl", "restart", "snmp")
+    assert row(fresh, "snmp")["system_state"] == "up", "its unit has spoken"
+
+
+def load_config(switch: InstalledSwitch) -> None:
+    """CONFIG_DB as SONiC fills it after a boot: Redis has forgotten all, and each feature has a row."""
+    redis(switch, 4, "hset", "FEATURE|snmp", "set_owner", "local")
+    redis(switch, 4, "set", "CONFIG_DB_INITIALIZED", "1")
 
 
 def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: InstalledSwitch) -> None:
