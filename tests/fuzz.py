@@ -126,7 +126,7 @@ def tried(target: Target, data: bytes) -> None:
 
 def fuzz(inputs: int, seed: int) -> Iterator[tuple[str, int]]:
     """So many inputs in all, shared among the targets by weight; yields each target's name and count once done."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _only_new_garbage():
         every = targets(Path(folder))
         total = sum(target.weight for target in every)
         for target in every:
@@ -137,6 +137,17 @@ def fuzz(inputs: int, seed: int) -> Iterator[tuple[str, int]]:
                     tried(target, data)
                 _leaves_nothing(target, (mutated(rng, target.seeds) for _ in range(count)), count // 2)
             yield target.name, count
+
+
+@contextmanager
+def _only_new_garbage() -> Iterator[None]:
+    """Each look at memory collects garbage first; what was there before need not be gone through each time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
