@@ -430,16 +430,25 @@ class MembershipKeeper:
         """Start the unit. Raises PortError."""
         master = address(config) if config.ip else ""
         started = _Started(job, master, self._clock(), self._board.progress())
-        self._board.request(force=force)
         # Before the first wait: from here on the kubelet is the job's business.
         self._started = started
         try:
+            await self._end_lingering(UNITS[job])
+            self._board.request(force=force)
             await self._jobs.begin(UNITS[job])
         except PortError:
             self._started = None
             self._board.withdraw()
             raise
         self._log.info("membership", job=job.value, master=master, force=force, why=why)
+
+    async def _end_lingering(self, unit: str) -> None:
+        """End a process of the unit that has let go of the lock. It has no work any more, but for systemd the unit is
+        still being started: another start would be merged with that one, and begin nothing.
+        """
+        with suppress(Unavailable):
+            if await self._jobs.pending(unit):
+                await self._jobs.end(unit)
 
     def _say_once(self, event: str, why: str) -> None:
         if why != self._said:

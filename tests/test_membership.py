@@ -56,6 +56,8 @@ class Switch:
         # Seconds that a unit takes from its start to its request, and whether systemd answers meanwhile.
         self.start_s = 0.0
         self.systemd_silent = False
+        # Seconds that a unit's process is still there after its work.
+        self.ending_s = 0.0
         self.refuses = False
         self._unit: asyncio.Task[None] | None = None
         self._job: asyncio.Task[None] | None = None
@@ -172,19 +174,23 @@ class Systemd:
         await asyncio.sleep(0.05)
         if self._switch.refuses:
             raise Refused("systemd", f"{unit} is masked")
-        if not self._switch.never_starts and not self._switch.working():
-            self._switch._unit = asyncio.get_running_loop().create_task(self._start(unit))
+        if not self._switch.never_starts and not self._pending():
+            self._switch._unit = asyncio.get_running_loop().create_task(self._run(unit))
 
-    async def _start(self, unit: str) -> None:
+    async def _run(self, unit: str) -> None:
         await asyncio.sleep(self._switch.start_s)
-        self._switch._job = asyncio.get_running_loop().create_task(self._switch.work(JOBS[unit]))
+        job = self._switch._job = asyncio.get_running_loop().create_task(self._switch.work(JOBS[unit]))
+        await asyncio.wait({job})
+        await asyncio.sleep(self._switch.ending_s)
+
+    def _pending(self) -> bool:
+        return self._switch._unit is not None and not self._switch._unit.done()
 
     async def pending(self, unit: str) -> bool:
         await asyncio.sleep(0.05)
         if self._switch.systemd_silent:
             raise Unavailable("systemd", f"show {unit}: no answer")
-        begins = self._switch._unit is not None and not self._switch._unit.done()
-        return begins or self._switch.working()
+        return self._pending()
 
     async def end(self, unit: str) -> None:
         await asyncio.sleep(0.05)
@@ -415,6 +421,18 @@ def test_a_unit_that_takes_long_to_start_and_is_not_wanted_any_more_is_stopped()
         await switch.configure(replace(MASTER, disable=True))
         await asyncio.sleep(3600)
         assert (switch.begun, switch.ended, switch.requested) == ([], [Job.JOIN], False)
+
+    play(story, MASTER)
+
+
+def test_a_job_is_begun_although_the_process_of_the_last_one_is_still_ending() -> None:
+    async def story(switch: Switch) -> None:
+        switch.ending_s = 60.0
+        await switch.until(lambda: switch.credential and not switch.keeper.joining)
+        for _ in range(2):
+            outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
+            assert (outcome.code, outcome.text) == (wire.EXIT_DONE, "join done")
+        assert [force for _, _, force in switch.begun] == [False, True, True]
 
     play(story, MASTER)
 

@@ -101,13 +101,13 @@ def stop(pid_file: Path) -> None:
 
 
 def running(pid_file: Path) -> int:
-    """The unit's process; 0 where it has ended."""
+    """The unit's process; 0 where it has ended. Another's that has got its number leads no session, as ours do."""
     try:
         pid = int(pid_file.read_text())
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, _, _, session, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return 0
-    return 0 if state in "ZX" else pid
+    return 0 if state in "ZX" or int(session) != pid else pid
 
 
 if __name__ == "__main__":
