@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import leftovers, sample, tiers
+from tests.lab.places import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +46,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Give the run its own folders, before workers start and before pytest chooses where `tmp_path` lies."""
     if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    if RUN in os.environ:
+        # A run that a test of another run has started; what it leaves is the other one's.
+        os.environ.pop(sample.UNTIL, None)
+        base = Path(os.environ["TMPDIR"], leftovers.BASETEMP)
+        config.option.basetemp = config.option.basetemp or base / f"nested-{os.getpid()}"
         return
     config.stash[RUN_FOLDER] = leftovers.begin()
     sample.begin(config)
