@@ -44,8 +44,12 @@ def test_two_builds_give_the_same_bytes(packages: Callable[[str], Packages], tmp
 
 
 @pytest.mark.real("deb")
-def test_lintian_has_nothing_to_say(packages: Callable[[str], Packages]) -> None:
+def test_lintian_has_nothing_to_say(
+    packages: Callable[[str], Packages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built = packages("")
+    # It leaves files behind.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     said = run("lintian", "--allow-root", "--fail-on", "error,warning,info", built.daemon, built.kube)
     assert (said.returncode, said.stdout) == (0, "")
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Self
 
 import redis
 
+from tests.lab.places import remove
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -143,7 +145,7 @@ class RedisServer:
     def close(self) -> None:
         """End it and remove its folder."""
         self.kill()
-        shutil.rmtree(self._folder)
+        remove(self._folder)
 
     def __enter__(self) -> Self:
         self.start()

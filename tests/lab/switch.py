@@ -119,20 +119,39 @@ class Switch:
 
     def close(self) -> None:
         """Power off: nothing we started is left, and nothing on the engines."""
-        for unit in (self._systemd / "units").iterdir():
-            self.systemctl("stop", unit.stem)
+        units = [unit.stem for unit in (self._systemd / "units").iterdir()]
+        # The daemon starts joins and the kubelet, and a join starts the kubelet: each ends after who would start it.
+        started_by_us = sorted((unit for unit in units if unit.startswith("kube")), reverse=True)
+        for unit in set(units).difference(started_by_us):
+            self.systemctl("stop", unit)
+        self._end_clients()
+        self.stop_daemon()
+        for unit in started_by_us:
+            self.systemctl("stop", unit)
+        self.forget_deployments()
+        with contextlib.suppress(OSError):
+            self._remove_containers()
+            self._remove_images()
+        self.redis.close()
+        remove(self.folder)
+
+    def _end_clients(self) -> None:
         for client in self._running_clients:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(client.pid, signal.SIGKILL)
             client.wait()
-        self.stop_daemon()
-        self.forget_deployments()
-        with contextlib.suppress(OSError, DockerError):
-            for container in self.docker.list():
-                self.docker.remove(container["Id"])
-            self._remove_images()
-        self.redis.close()
-        remove(self.folder)
+        self._running_clients.clear()
+
+    def _remove_containers(self) -> None:
+        """Until none is left: one that is just being removed, or made, would be the next switch's."""
+
+        def none_left() -> bool:
+            for container in (left := self.docker.list()):
+                with contextlib.suppress(DockerError):
+                    self.docker.remove(container["Id"])
+            return not left
+
+        self.wait_for(none_left, "the engine has no container any more")
 
     def start_daemon(self, **environ: str) -> None:
         """Answering when this returns. `environ`: for this life only."""
@@ -176,11 +195,7 @@ class Switch:
         self.kill9()
         if self.kube is not None:
             self.systemctl("stop", KUBELET)
-        for client in self._running_clients:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(client.pid, signal.SIGKILL)
-            client.wait()
-        self._running_clients.clear()
+        self._end_clients()
         for container in self.docker.list(status=["running"]):
             with contextlib.suppress(DockerError):
                 self.docker.do("kill", container["Id"])

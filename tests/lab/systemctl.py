@@ -97,6 +97,10 @@ def stop(pid_file: Path) -> None:
             if time.monotonic() > deadline:
                 os.killpg(pid, signal.SIGKILL)
         time.sleep(0.02)
+    # As systemd: what the unit's program has started and left ends with the unit.
+    with suppress(ProcessLookupError):
+        if pid:
+            os.killpg(pid, signal.SIGKILL)
     pid_file.unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
-from tests.lab.kube_client import NODES, PODS
+from tests.lab.kube_client import NODES, PODS, KubeError
 from tests.lab.places import remove
 from tests.lab.switch import Switch
 from tests.real.switch_kube import RealMaster
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     MakeSwitch = Callable[..., Switch]
 
-# A controller that has just lost its API server tries again every few seconds.
 PODS_S_MAX = 60.0
 
 
@@ -152,7 +151,7 @@ def _check(switch: Switch) -> None:
 
 
 def _forget_labels(switch: Switch) -> None:
-    """Leave the Node as it was: a DaemonSet of the next test must not find an old label."""
+    """Leave the master as it was: a DaemonSet of the next test must not find an old label, nor its kubelet a pod."""
     if switch.kube is None:
         return
     switch.kube.thaw_api()
@@ -160,22 +159,17 @@ def _forget_labels(switch: Switch) -> None:
     ours = {key: None for key in switch.node_labels if "/" not in key}
     if ours:
         switch.call_kube("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
-    # Nor may the kubelet of the next test bring a pod of this one back, which nobody has deleted yet.
+    switch.forget_deployments()
+    # Controllers that have just lost their master take their time; the kubelet waits for nobody but the master.
     until = time.monotonic() + PODS_S_MAX
     while left := _pods(switch):
-        assert time.monotonic() < until, f"pods that the master does not delete: {left}\n{switch.told()}"
-        time.sleep(0.1)
+        assert time.monotonic() < until, f"pods that cannot be deleted: {left}\n{switch.told()}"
+        for name in left:
+            with suppress(KubeError):
+                switch.call_kube("delete", f"{PODS}/{name}")
 
 
 def _pods(switch: Switch) -> list[str]:
-    """The DaemonSets' pods that a kubelet would run on, by the master's word.
-
-    One that the kubelet has refused, for its node has no label any more, has failed for good and stays listed.
-    """
-    return [
-        f"{pod['metadata']['name']} {pod['status'].get('phase')}"
-        for pod in switch.call_kube("get", PODS)["items"]
-        if pod["metadata"].get("ownerReferences")
-        and "deletionTimestamp" not in pod["metadata"]
-        and pod["status"].get("phase") not in ("Failed", "Succeeded")
-    ]
+    """The DaemonSets' pods that nobody has deleted yet."""
+    pods = [pod["metadata"] for pod in switch.call_kube("get", PODS)["items"]]
+    return [p["name"] for p in pods if p.get("ownerReferences") and "deletionTimestamp" not in p]
