@@ -415,6 +415,18 @@ class Switch:
             check=False,
         )  # fmt: skip
 
+    def prints(self, *arguments: str) -> str:
+        """What an operator's command prints, run in this process: for what is asked again until it is so."""
+        # Imported late: demo and benches ask nothing in this way.
+        from click.testing import CliRunner
+
+        from kubesyncd.cli.root import root
+
+        config = ["--config", str(self.folder / "kubesyncd.toml")]
+        return (
+            CliRunner(env=self.environment).invoke(root, [*config, *arguments], prog_name="kubesync").stdout
+        )
+
     def run_kube(self, feature: str, number: int = 0, **container: Any) -> str:
         """A container as a kubelet would make and run it, where there is no kubelet; its ID."""
         config = self._config(feature, "kube", **container)

@@ -70,7 +70,7 @@ def run(switch: Switch, feature: str, number: int, command: list[str]) -> None:
 
 def explained(switch: Switch, feature: str) -> str:
     """What `explain` says, as one line."""
-    return re.sub(r"\s+", " ", switch.kubesync("explain", feature).stdout)
+    return re.sub(r"\s+", " ", switch.prints("explain", feature))
 
 
 @pytest.mark.parametrize("fail", [by_its_own_word, by_the_host_s_check, by_a_crash_loop, by_the_clock])
