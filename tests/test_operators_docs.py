@@ -20,6 +20,7 @@ from tests.real.switch_fixtures import joined
 from tests.real.test_switch_operator import settings_of
 
 if TYPE_CHECKING:
+    from tests.lab.engines import LabDockerProcess, LabKubeProcess
     from tests.lab.switch import Switch
     from tests.real.switch_fixtures import MakeSwitch
 
@@ -104,9 +105,11 @@ def difference(line: str, expected: str, said: str) -> str:
 
 
 @pytest.mark.system
-def test_what_the_page_shows_is_what_is_printed(lab_kube_switches: MakeSwitch) -> None:
+def test_what_the_page_shows_is_what_is_printed(
+    new_switch: MakeSwitch, own_lab_docker: LabDockerProcess, lab_kube: LabKubeProcess
+) -> None:
     # A busy master may take a moment, and the page says "applied".
-    switch = lab_kube_switches(timing={"label_wait_s": 30.0})
+    switch = new_switch(own_lab_docker, lab_kube, timing={"label_wait_s": 30.0})
     assert switch.kube is not None
     metadata = {"type": "LeafRouter", "hwsku": "Force10-S6000", "platform": "x86_64-dell_s6000"}
     switch.config_db.hset("DEVICE_METADATA|localhost", mapping=metadata)

@@ -89,19 +89,39 @@ def stop(pid_file: Path) -> None:
     """SIGTERM, and after a while SIGKILL for all that it started; returns when it has ended."""
     pid = running(pid_file)
     deadline = time.monotonic() + STOP_S_MAX
+    group = below(pid) if pid else set()
     with suppress(ProcessLookupError):  # it has ended by itself meanwhile
         if pid:
             os.kill(pid, signal.SIGTERM)
     while running(pid_file):
-        with suppress(ProcessLookupError):
-            if time.monotonic() > deadline:
-                os.killpg(pid, signal.SIGKILL)
+        group |= below(pid)
+        if time.monotonic() > deadline:
+            kill({pid})
         time.sleep(0.02)
-    # As systemd: what the unit's program has started and left ends with the unit.
-    with suppress(ProcessLookupError):
-        if pid:
-            os.killpg(pid, signal.SIGKILL)
+    # As systemd does with a unit's control group: what its program has started and left ends with it.
+    kill(group)
     pid_file.unlink(missing_ok=True)
+
+
+def below(pid: int) -> set[int]:
+    """A process's children, theirs, and so on, whatever sessions they have."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found, left = set(), list(children.get(pid, ()))
+    while left:
+        found.add(child := left.pop())
+        left += children.get(child, ())
+    return found
+
+
+def kill(pids: set[int]) -> None:
+    """End these at once, where they have not ended."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def running(pid_file: Path) -> int:

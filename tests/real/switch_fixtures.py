@@ -35,6 +35,16 @@ PODS_S_MAX = 60.0
 @pytest.fixture(scope="session")
 def lab_docker() -> Iterator[LabDockerProcess]:
     """The lab's engine, a process of its own; a test that stops it starts it again."""
+    yield from _lab_docker()
+
+
+@pytest.fixture
+def own_lab_docker() -> Iterator[LabDockerProcess]:
+    """A lab's engine of the test's own: a daemon reads in the shared one's events what other tests have run."""
+    yield from _lab_docker()
+
+
+def _lab_docker() -> Iterator[LabDockerProcess]:
     folder = Path(tempfile.mkdtemp(prefix="kl-"))
     engine = LabDockerProcess(folder)
     engine.start()

@@ -131,6 +131,7 @@ def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: In
     assert fresh.run("container", "state", "snmp")
 
 
+@pytest.mark.slow("packages are installed twice under load")
 def test_upgrade_and_downgrade_under_load_are_not_noticed(
     fresh: InstalledSwitch, packages: Callable[[str], Packages]
 ) -> None:
@@ -181,6 +182,7 @@ def test_purge_names_services_that_an_operator_installed_and_keeps_what_removes_
     assert not (fresh.root / "var/lib/kubesyncd").exists()
 
 
+@pytest.mark.slow("packages are installed and removed")
 def test_scripts_that_call_us_by_full_path_outlive_the_package(
     bare_switches: Callable[[], InstalledSwitch], packages: Callable[[str], Packages]
 ) -> None:

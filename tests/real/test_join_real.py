@@ -158,6 +158,7 @@ def connected(switch: JoinSwitch) -> None:
     switch.wait_for(lambda: switch.node_labels, "the Node is there")
 
 
+@pytest.mark.slow("several joins by the real kubeadm")
 def test_a_switch_joins_is_forced_to_join_again_leaves_and_joins(lab: Lab, server: AdminConfServer) -> None:
     with a_switch(lab, server) as switch:
         switch.config_db.hset("DEVICE_METADATA|localhost", mapping={"hwsku": "Force10-S6000"})
@@ -345,6 +346,7 @@ def test_a_master_that_cannot_prove_itself_is_neither_joined_nor_left(
         assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "never re-joined"
 
 
+@pytest.mark.slow("several joins by the real kubeadm")
 def test_a_token_joins_no_master_but_the_one_its_pin_names(lab: Lab, server: AdminConfServer) -> None:
     token = lab.folder / "token"
     token.write_text(TOKEN)
@@ -406,6 +408,7 @@ def give_token(lab: Lab, name: str, *, groups: str) -> None:
     admin(lab, "post", "/api/v1/namespaces/kube-system/secrets", secret)
 
 
+@pytest.mark.slow("several joins by the real kubeadm")
 def test_a_credential_the_master_takes_no_more_is_told_with_the_fix_and_its_successor_is_picked_up(
     lab: Lab, server: AdminConfServer
 ) -> None:
@@ -446,6 +449,7 @@ def told_of(switch: JoinSwitch, *words: str) -> None:
     switch.wait_for(lambda: switch.connected == "False", "STATE_DB says so")
 
 
+@pytest.mark.slow("several joins by the real kubeadm")
 def test_an_outage_tears_nothing_down_and_heals_by_itself(lab: Lab, server: AdminConfServer) -> None:
     with a_switch(lab, server) as switch:
         switch.join()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.lab.switch import CLIENTS
 
 if TYPE_CHECKING:
@@ -147,6 +149,7 @@ def crash(switch: Switch, number: int) -> None:
     switch.docker.remove(name)
 
 
+@pytest.mark.slow("a minute is the shortest time that can be configured")
 def test_an_image_that_never_says_it_is_up_is_failed_by_the_clock(switches: MakeSwitch) -> None:
     switch = switches()
     switch.boot_local("snmp")

@@ -73,6 +73,7 @@ def explained(switch: Switch, feature: str) -> str:
     return re.sub(r"\s+", " ", switch.prints("explain", feature))
 
 
+@pytest.mark.slow("a minute is the shortest time that can be configured")
 @pytest.mark.parametrize("fail", [by_its_own_word, by_the_host_s_check, by_a_crash_loop, by_the_clock])
 def test_a_failure_is_an_alert_a_row_and_a_sentence_and_then_the_policy_rules(
     switches: MakeSwitch, fail: Callable[[Switch, str, str], str]

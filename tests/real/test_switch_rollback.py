@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.lab.kube_client import NODES
 from tests.real.switch_fixtures import joined
 from tests.real.test_switch_images import KUBE, LOCAL, PREVIOUS, adopted, booted
@@ -196,6 +198,7 @@ def failure_event(switch: Switch) -> str:
     return str(told[-1]) if told else ""
 
 
+@pytest.mark.slow("a minute is the shortest time that can be configured")
 def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_one_never_stops(
     kube_switches: MakeSwitch,
 ) -> None:
