@@ -158,6 +158,7 @@ class TestFaults:
         with pytest.raises(Unavailable, match="database is locked"):
             await containers.list("snmp")
 
+    @pytest.mark.slow("waits for a deadline of the product")
     async def test_where_a_dropped_stop_kills_the_container_keeps_its_grace(
         self, lab: LabDocker, containers: DockerContainers
     ) -> None:

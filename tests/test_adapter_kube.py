@@ -95,6 +95,7 @@ async def test_one_unauthorized_answer_is_tried_again_with_a_fresh_connection(ap
     assert stored(api) == {"a": "2"}
 
 
+@pytest.mark.slow("waits for a deadline of the product")
 async def test_a_hanging_call_is_unavailable(api: LabKube) -> None:
     api.faults.append(Fault("hang", "PATCH"))
     async with cluster(api.kubelet_conf) as adapter:

@@ -403,6 +403,7 @@ class TestOneRoundTrip:
         await store.write_row("snmp", KUBE)
         assert (await store.read("snmp")).row == KUBE
 
+    @pytest.mark.slow("hundreds of looks that are cut off")
     async def test_whatever_becomes_of_a_look_rows_are_written_to_state_db_alone(
         self, own_server: RedisServer
     ) -> None:
@@ -652,6 +653,7 @@ class TestRedisInTrouble:
             await heard.until_said("snmp")
         await store.close()
 
+    @pytest.mark.slow("waits for a deadline of the product")
     async def test_a_silent_server_is_unavailable_in_time_and_the_dead_subscription_is_noticed(
         self, own_server: RedisServer
     ) -> None:
@@ -673,6 +675,7 @@ class TestRedisInTrouble:
             assert (await store.read("snmp")).config == FeatureConfig(Owner.KUBE)
         await store.close()
 
+    @pytest.mark.slow("waits for a deadline of the product")
     async def test_a_crowd_that_looks_at_once_stands_in_line_and_nobody_takes_that_for_silence(
         self, own_server: RedisServer
     ) -> None:

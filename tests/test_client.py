@@ -604,6 +604,7 @@ def environ(process: subprocess.Popen[str]) -> bytes:
 @pytest.mark.parametrize(
     "command", [["container", "wait", "snmp"], ["container_state", "snmp", "up", "kube"]]
 )
+@pytest.mark.slow("the daemon is away for seconds")
 def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
     switch: Switch, command: list[str]
 ) -> None:
@@ -703,6 +704,7 @@ def test_a_daemon_that_never_answers_is_timed_out(one_switch: Switch) -> None:
     assert failure.value.code == 75
 
 
+@pytest.mark.slow("waits for a deadline of the product")
 def test_a_daemon_that_answered_once_and_stays_away_is_down(one_switch: Switch) -> None:
     one_switch.host.start()
     threading.Thread(

@@ -312,6 +312,7 @@ async def test_a_stopped_server_is_unavailable_at_once_and_a_started_one_is_take
             assert await anext(labels) == {"a": "2"}
 
 
+@pytest.mark.slow("waits for a deadline of the product")
 async def test_a_silent_server_is_unavailable_to_calls_and_to_the_watch(
     master: Master, admin: KubeClient
 ) -> None:

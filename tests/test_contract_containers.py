@@ -404,6 +404,7 @@ class TestStartStopKill:
             with pytest.raises(Refused, match="no container ID"):
                 await call
 
+    @pytest.mark.slow("a stop's whole grace")
     async def test_a_stop_outlives_its_caller(
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
@@ -603,6 +604,7 @@ class TestWhenDockerGoesAway:
         await heard.until(lambda said: said.count(Signal.GAP) >= 2)
         assert [(c.id, c.running) for c in await containers.list(feature)] == [(snmp, False)]
 
+    @pytest.mark.slow("waits for a deadline of the product")
     async def test_an_engine_that_hangs_is_a_gap_and_its_cache_is_not_believed(
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
     ) -> None:

@@ -404,6 +404,7 @@ def perturbed(s: Snapshot) -> list[Snapshot]:
     ]
 
 
+@pytest.mark.slow("every plan, cut after each action")
 def test_every_interrupted_plan_comes_to_rest_within_eight_actions() -> None:
     replay, longest, seen = Replay(), 0, set()
     for start in snapshots():

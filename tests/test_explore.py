@@ -45,6 +45,7 @@ def test_everything_near_a_feature_that_kube_runs_keeps_every_promise(
 
 
 @pytest.mark.parametrize("start", WAITING[::2], ids=_named)
+@pytest.mark.slow("thousands of states")
 def test_everything_near_a_kube_container_that_waits_keeps_every_promise(start: World) -> None:
     assert explore(frozenset(), start, most=2_000).states > 2_000, LOST
 
@@ -69,6 +70,7 @@ def test_one_that_owns_and_one_that_waits_keep_every_promise_beside_each_other()
     assert explore(frozenset({"restart", "master"}), WORKING[0], waiting, most=10_000).states > 10_000, LOST
 
 
+@pytest.mark.slow("thousands of states")
 def test_every_actor_has_a_move() -> None:
     missing = {
         "set_owner=local", "fallback=True", "container start", "container stop", "container kill",

@@ -214,6 +214,7 @@ async def test_a_request_split_at_every_byte_is_one_request(tmp_path: Path) -> N
         assert await daemon.send([bytes([byte]) for byte in request]) == wire.EXIT_DONE
 
 
+@pytest.mark.slow("waits for a deadline of the product")
 async def test_mutated_requests_are_answered_or_closed(tmp_path: Path) -> None:
     rng = Random(3)
     seeds = tuple(
@@ -232,6 +233,7 @@ async def test_mutated_requests_are_answered_or_closed(tmp_path: Path) -> None:
         assert daemon.world.failures == []
 
 
+@pytest.mark.slow("waits for a deadline of the product")
 async def test_two_thousand_silent_connections_on_one_socket_keep_nobody_from_the_other(
     tmp_path: Path,
 ) -> None:

@@ -165,6 +165,7 @@ def test_the_operator_joins_resets_and_joins_again(switches: Make, server: Admin
 
 
 @pytest.mark.story
+@pytest.mark.slow("a whole switch joins and leaves")
 def test_an_address_that_appears_is_joined_and_a_disabled_one_is_left(switches: Make) -> None:
     switch = power_on(switches())
     switch.join()

@@ -146,6 +146,7 @@ TREES = st.recursive(
 
 @settings(max_examples=200)
 @given(st.binary(max_size=200) | TREES.map(lambda tree: json.dumps(tree).encode()))
+@pytest.mark.slow("hundreds of nested trees")
 def test_a_file_of_nonsense_is_no_file(data: bytes) -> None:
     progress.decode(data)
     plan.decode_membership(data)

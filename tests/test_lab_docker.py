@@ -61,6 +61,7 @@ class TestTheDockerCommand:
         shown = await docker(lab, "inspect", "-f", "{{.Id}} {{.State.Running}} {{.Config.Labels.a}}", "snmp")
         assert shown == (0, f"{made} true b", "")
 
+    @pytest.mark.slow("a stop's whole grace")
     async def test_it_stops_kills_and_waits_with_the_containers_code(self, lab: LabDocker, api: Api) -> None:
         snmp = await api.run("snmp", SLOW)
         await api.marked(snmp)

@@ -135,6 +135,7 @@ class Rogue:
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )  # fmt: skip
+@pytest.mark.slow("waits for a deadline of the product")
 async def test_whatever_answers_there_is_unavailable_in_time(
     tmp_path: Path, behaviour: Behaviour, tls: str
 ) -> None:

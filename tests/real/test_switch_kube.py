@@ -69,6 +69,7 @@ def waiting(waiters: list[subprocess.Popen[str]]) -> bool:
 
 
 @pytest.mark.story
+@pytest.mark.slow("a whole switch, there and back")
 def test_a_feature_moves_to_kube_and_back_and_its_unit_notices_nothing(kube_switch: Switch) -> None:
     """Label on, pod, hand-over (S1), re-deploy, owner local, label off, pod gone, local again (S6)."""
     switch = kube_switch
@@ -142,6 +143,7 @@ def test_kill_of_a_kube_feature_ends_it_for_good(kube_switch: Switch) -> None:
 
 
 @pytest.mark.story
+@pytest.mark.slow("a whole switch, and an outage")
 def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_patch(
     kube_switch: Switch,
 ) -> None:

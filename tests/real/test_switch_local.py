@@ -422,6 +422,7 @@ def test_s6_wait_in_local_mode_without_a_container_gives_up_in_time(switch: Swit
 
 
 @pytest.mark.story
+@pytest.mark.slow("a whole switch, and then a while of nothing")
 def test_l1_l4_after_a_storm_by_hand_every_feature_settles_and_then_nothing_happens(
     switches: MakeSwitch,
 ) -> None:
