@@ -197,8 +197,8 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 @pytest.fixture
 def feature() -> str:
-    """A name of its own for every test: the real engine's journal remembers the tests before."""
-    return f"snmp{next(NUMBERS)}"
+    """A name that no other test has, of any file: the real engine's journal remembers the tests before."""
+    return f"contract{next(NUMBERS)}"
 
 
 @pytest.fixture

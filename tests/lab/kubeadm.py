@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import ctypes
 import json
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -42,11 +44,13 @@ rotateCertificates: true
 staticPodPath: /etc/kubernetes/manifests
 syncFrequency: 0s
 """
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 FATAL = "error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR {}]: {}\n"
 
 
 def main(folder: Path, words: list[str]) -> int:
     """Do as told; returns kubeadm's exit code."""
+    end_with_parent()
     with (folder / "kubeadm.calls").open("a") as calls:
         calls.write(" ".join(words) + "\n")
     settings = json.loads((folder / "kubeadm.json").read_text())
@@ -75,6 +79,14 @@ def main(folder: Path, words: list[str]) -> int:
     return 0
 
 
+def end_with_parent() -> None:
+    """End with the job that has started us, however it ends, as systemd ends all of a unit."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
 class JoinError(Exception):
     """kubeadm gives up."""
 
@@ -92,10 +104,8 @@ def join(settings: dict[str, Any], kubeconfig: Path, words: list[str]) -> None:
         raise JoinError(
             f'error execution phase kubelet-start: a Node with name "{node}" and status "Ready" already exists'
         )
-    parent, deadline = os.getppid(), time.monotonic() + float(settings.get("delay_s", 0))
+    deadline = time.monotonic() + float(settings.get("delay_s", 0))
     while time.monotonic() < deadline and not Path(settings["go"]).exists():
-        if os.getppid() != parent:
-            raise JoinError("killed")  # with all of its unit, as systemd does it
         time.sleep(0.05)
     issued = Authority(Path(settings["pki"])).issue("joined", f"system:node:{node}", "system:nodes")
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)

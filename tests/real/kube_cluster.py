@@ -87,14 +87,32 @@ class RealKube:
         if not self.kubelet_conf.exists():
             self.write_kubeconfigs()
         self._run("etcd", self._etcd_command())
+        was_away = not self._pid(API_SERVER)
         self._run(API_SERVER, self._api_server_command(serving))
         _until(self._ready, f"the API server is not ready; see {self.folder}/log/{API_SERVER}")
+        # One that shows another certificate is nobody they could come back to: they would end.
+        if was_away and serving is None:
+            self._restart_controllers()
+
+    def _restart_controllers(self) -> None:
+        """Those that run: after an outage they look for the API server with pauses of up to a minute."""
+        for name, command in self._controllers():
+            if name in self._children:
+                self.kill(name)
+                self._run(name, command)
+
+    def _controllers(self) -> list[tuple[str, list[str]]]:
+        """What runs beside the API server: names and command lines."""
+        return [
+            ("kube-controller-manager", self._controllers_command()),
+            ("kube-scheduler", self._scheduler_command()),
+        ]
 
     def start_kubelet(self, docker_socket: str) -> None:
         """Controllers, scheduler and a kubelet on that Docker engine; returns when the Node is Ready."""
         _import_pause_image(docker_socket)
-        self._run("kube-controller-manager", self._controllers_command())
-        self._run("kube-scheduler", self._scheduler_command())
+        for name, command in self._controllers():
+            self._run(name, command)
         (self.folder / "kubelet.yaml").write_text(json.dumps(self._kubelet_settings(), indent=1))
         self._run("kubelet", self.kubelet_command(docker_socket))
         _until(self._node_ready, f"node {self.node} is not Ready; see {self.folder}/log/kubelet")

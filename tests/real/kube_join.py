@@ -38,7 +38,6 @@ FOLDERS = (
     "/var/run/kubernetes",
 )
 TOKEN = "abcdef.0123456789abcdef"
-CONTROLLERS = "kube-controller-manager"
 # The kubelet's port for its health is written into kubeadm.
 HEALTH_PORT = 10248
 PATIENCE_S = 120
@@ -60,22 +59,12 @@ class JoinableKube(RealKube):
     def start_for_joins(self) -> None:
         """API server, controllers, and everything `kubeadm join` looks for."""
         self.start()
-        self._start_controllers()
-        self._run("kube-scheduler", self._scheduler_command())
+        for name, command in self._controllers():
+            self._run(name, command)
         self._publish()
 
-    def start_again(self) -> None:
-        """The API server is back, and so are the controllers.
-
-        They are started anew: after an outage they look for it with pauses of up to a minute, and joins wait for them.
-        """
-        self.start()
-        self.kill(CONTROLLERS)
-        self._start_controllers()
-
-    def _start_controllers(self) -> None:
-        command = [*self._controllers_command(), "--controllers=*,bootstrapsigner,tokencleaner"]
-        self._run(CONTROLLERS, command)
+    def _controllers_command(self) -> list[str]:
+        return [*super()._controllers_command(), "--controllers=*,bootstrapsigner,tokencleaner"]
 
     @property
     def ca_hash(self) -> str:

@@ -44,7 +44,7 @@ class RealMaster:
         self.node = NODE
         self.admin_conf = cluster.admin_conf
         self.kubelet_conf = Path("/etc/kubernetes/kubelet.conf")
-        self.start = cluster.start_again
+        self.start = cluster.start
 
     @property
     def url(self) -> str:
@@ -313,10 +313,7 @@ def lying(lab: Lab, lie: str) -> Iterator[None]:
 
 def serve(lab: Lab, pair: Pair | None) -> None:
     lab.cluster.kill(API_SERVER)
-    if pair is None:
-        lab.cluster.start_again()
-    else:
-        lab.cluster.start(pair)
+    lab.cluster.start(pair)
 
 
 @pytest.mark.parametrize("lie", LIES)
