@@ -242,7 +242,7 @@ class TestWhatIsListed:
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
         snmp = await api.run(feature)
-        await api.run(f"{feature}2")
+        await api.run(f"{feature}x")
 
         (found,) = await containers.list(feature)
 
