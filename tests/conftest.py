@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytest_plugins = [
     "tests.cli_fixtures",
     "tests.lab.redis_fixtures",
-    "tests.real.docker_engine",
+    "tests.real.docker_fixtures",
     "tests.real.installed_fixtures",
     "tests.real.kube_fixtures",
     "tests.real.switch_fixtures",

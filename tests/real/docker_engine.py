@@ -1,7 +1,6 @@
 """Which real Docker engine do tests share? A private dockerd: own folders, own socket, no network.
 
-Knows nothing of kubesyncd. `tests/conftest.py` makes its fixture known; a test that asks for it is marked
-`real("docker")`.
+Knows nothing of kubesyncd and no test: the demo uses it too. Its fixture is in docker_fixtures.py.
 """
 
 from __future__ import annotations
@@ -16,17 +15,12 @@ import signal
 import socket
 import subprocess
 import tarfile
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.lab.places import remove
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 READY_S = 60.0
 IMAGE = "busybox:lab"
@@ -126,20 +120,6 @@ class RealDocker:
             link.sendall(f"GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
             return b"".join(iter(lambda: link.recv(65536), b"")).partition(b"\r\n\r\n")[2]
         return b""
-
-
-@pytest.fixture(scope="session")
-def real_docker() -> Iterator[RealDocker]:
-    """The run's dockerd; a test that uses it removes its containers."""
-    folder = Path(tempfile.mkdtemp(prefix="kd-"))
-    engine = RealDocker(folder)
-    try:
-        engine.start()
-        engine.import_image()
-        yield engine
-    finally:
-        engine.stop()
-        remove(folder)
 
 
 def _until(condition: Callable[[], bool], otherwise: str) -> None:
