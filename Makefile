@@ -16,7 +16,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 $(RUN): pyproject.toml
-	@tests/install-venv $(PYTHON) $(VENV) kube$(comma)cli
+	@tests/install-venv $(PYTHON) $(VENV) kube$(comma)cli$(comma)demo
 	@touch $@
 
 $(READY): pyproject.toml

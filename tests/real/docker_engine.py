@@ -16,11 +16,11 @@ import socket
 import subprocess
 import tarfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 READY_S = 60.0
 IMAGE = "busybox:lab"
