@@ -41,7 +41,7 @@ QUIET_S = 3600.0
 STILL_S = 660.0
 NAMES = ("snmp", "lldp", "telemetry")
 # A run of fewer seeds says nothing of how often each kind of fault strikes.
-FEW_SEEDS = 200
+FEW_SEEDS = 50
 HITS_MIN = 100
 FAULTS_PER_HOUR_MIN = 50
 # How many seeds the fast tests play.
