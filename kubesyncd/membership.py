@@ -38,6 +38,8 @@ LOOK_S = 0.5
 # A unit that has not taken its request by then may not be coming: systemd is asked, then and again after each pause.
 START_S_MAX = 20.0
 ASK_AGAIN_S = 5.0
+# While systemd does not answer, a job may come for as long as its unit's TimeoutStartSec=.
+SILENT_S_MAX = 660.0
 RETRY_S_MIN = 5.0
 READ_RETRY_S = 2.0
 
@@ -326,7 +328,7 @@ class MembershipKeeper:
         elif not await self._to_come(started) and self._board.requested:
             # One that has begun and ended while systemd was asked is for the next look.
             self._board.withdraw()
-            self._gone(started, f"it has not begun within {START_S_MAX:g} s")
+            self._gone(started, f"it has not begun within {self._clock() - started.at:.0f} s")
 
     async def _to_come(self, started: _Started) -> bool:
         """Whether a unit that has not taken its request yet still will. On a busy switch a start takes its time, and
@@ -335,12 +337,16 @@ class MembershipKeeper:
         asked_at, now = started.asked_at, self._clock()
         if now < (started.at + START_S_MAX if asked_at is None else asked_at + ASK_AGAIN_S):
             return True
-        unit = UNITS[started.job]
-        with suppress(PortError):
+        unit, why = UNITS[started.job], "systemd is still starting it"
+        try:
             if not await self._jobs.pending(unit):
                 return False
+        except PortError as error:
+            if now > started.at + SILENT_S_MAX:
+                return False
+            why = str(error)
         if asked_at is None:
-            why = f"{unit} has not begun within {START_S_MAX:g} s; systemd is still starting it"
+            why = f"{unit} has not begun within {now - started.at:.0f} s; {why}"
             self._log.warning("membership", job=started.job.value, why=why)
         started.asked_at = self._clock()
         return True
@@ -434,6 +440,7 @@ class MembershipKeeper:
         self._started = started
         try:
             await self._end_lingering(UNITS[job])
+            started.at, started.before = self._clock(), self._board.progress()
             self._board.request(force=force)
             await self._jobs.begin(UNITS[job])
         except PortError:
@@ -447,7 +454,7 @@ class MembershipKeeper:
         still being started: another start would be merged with that one, and begin nothing.
         """
         with suppress(Unavailable):
-            if await self._jobs.pending(unit):
+            if await self._jobs.pending(unit) and not self._board.working():
                 await self._jobs.end(unit)
 
     def _say_once(self, event: str, why: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -50,25 +51,28 @@ class Switch:
         self.ended: list[Job] = []
         self.purges = 0
         self.events: Counter[str] = Counter()
+        self.warned: list[str] = []
         # What goes wrong.
         self.fails = False
         self.never_starts = False
         # Seconds that a unit takes from its start to its request, and whether systemd answers meanwhile.
         self.start_s = 0.0
         self.systemd_silent = False
+        self.answer_s = 0.05
         # Seconds that a unit's process is still there after its work.
         self.ending_s = 0.0
         self.refuses = False
         self._unit: asyncio.Task[None] | None = None
         self._job: asyncio.Task[None] | None = None
         self._force = False
+        self.systemd = Systemd(self)
         self.keeper = self._new(seed)
         self._life: asyncio.Task[None] | None = None
 
     def _new(self, seed: int) -> MembershipKeeper:
         return MembershipKeeper(
             store=self,  # type: ignore[arg-type]
-            jobs=Systemd(self),
+            jobs=self.systemd,
             board=self,
             labels=self,
             kube=Kube(),
@@ -138,7 +142,12 @@ class Switch:
     def __getattr__(self, level: str) -> Any:
         if level not in ("info", "warning", "error"):
             raise AttributeError(level)
-        return lambda event, **_: self.events.update([event])
+        return lambda event, **more: self._log(level, event, more)
+
+    def _log(self, level: str, event: str, more: dict[str, Any]) -> None:
+        self.events.update([event])
+        if level == "warning":
+            self.warned.append(more["why"])
 
     # a job's life
 
@@ -187,7 +196,7 @@ class Systemd:
         return self._switch._unit is not None and not self._switch._unit.done()
 
     async def pending(self, unit: str) -> bool:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(self._switch.answer_s)
         if self._switch.systemd_silent:
             raise Unavailable("systemd", f"show {unit}: no answer")
         return self._pending()
@@ -410,6 +419,36 @@ def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() 
             outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
             assert (outcome.code, outcome.text) == (wire.EXIT_DONE, "join done")
         assert [force for _, _, force in switch.begun] == [False, True, True]
+        assert [why.partition(";")[2] for why in switch.warned] == [
+            " systemd is still starting it",
+            " systemd: show kubesyncd-join.service: no answer",
+        ]
+
+    play(story, MASTER)
+
+
+def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit_may_start() -> None:
+    async def story(switch: Switch) -> None:
+        switch.never_starts = switch.systemd_silent = True
+        outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
+        assert outcome.code == wire.EXIT_FAILED
+        assert re.search("has not begun within 66. s; see journalctl", outcome.text), outcome.text
+        assert not switch.requested
+        switch.never_starts = switch.systemd_silent = False
+        await switch.until(lambda: switch.credential)
+
+    play(story, MASTER)
+
+
+def test_a_job_that_somebody_begins_while_systemd_is_asked_is_not_ended() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.keeper.joining)
+        switch.answer_s = 1.0
+        asked = asyncio.ensure_future(switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None))
+        await switch.until(lambda: switch.keeper.joining)
+        await switch.systemd.begin("kubesyncd-join.service")
+        assert (await asked).code == wire.EXIT_FAILED
+        assert (switch.ended, jobs(switch), switch.requested) == ([], [Job.JOIN, Job.JOIN], False)
 
     play(story, MASTER)
 
