@@ -29,16 +29,18 @@ demo: $(RUN) ## a virtual switch plays the whole story, on any Linux machine wit
 # The tiers: tests/README.md. TEST_ARGS chooses some tests of one: make test TEST_ARGS='tests/test_wire.py -x'
 WORKERS        ?= 4
 SYSTEM_WORKERS ?= 5
+# A worker that dies fails the run, and is not replaced in silence.
+NO_NEW         := --max-worker-restart=0
 test: $(READY) ## after each change: no engine needed, minutes
-	@$(BIN)/python -m pytest -q -m fast -n $(WORKERS) --dist worksteal $(TEST_ARGS)
+	@$(BIN)/python -m pytest -q -m fast -n $(WORKERS) --dist worksteal $(NO_NEW) $(TEST_ARGS)
 
 test-system: $(READY) ## before a change lands: real engines and installed switches, as root
-	@$(BIN)/python -m pytest -q -m system -n $(SYSTEM_WORKERS) --dist loadgroup --no-loadscope-reorder $(TEST_ARGS)
+	@$(BIN)/python -m pytest -q -m system -n $(SYSTEM_WORKERS) --dist loadgroup --no-loadscope-reorder $(NO_NEW) $(TEST_ARGS)
 
 # All of it takes hours. SAMPLE_S: begin no test after so many seconds; SAMPLE_OF: a word that chooses which.
 test-deep: $(READY) ## before a release: storms, crash points, regression corpus, fuzz, mutants
-	@$(BIN)/python -m pytest -m deep -n $(WORKERS) --dist load $(if $(SAMPLE_S),--sample-s $(SAMPLE_S) --sample-of '$(SAMPLE_OF)',-q) $(TEST_ARGS)
-	@$(if $(SAMPLE_S),,$(MAKE) --no-print-directory mutants)
+	@$(BIN)/python -m pytest -m deep -n $(WORKERS) --dist load $(NO_NEW) $(if $(SAMPLE_S),--sample-s $(SAMPLE_S) --sample-of '$(SAMPLE_OF)',-v) $(TEST_ARGS)
+	@$(if $(SAMPLE_S)$(TEST_ARGS),,$(MAKE) --no-print-directory mutants)
 
 lint: $(READY) ## style, types, import rules
 	@$(BIN)/ruff check .

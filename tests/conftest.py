@@ -111,7 +111,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     found = [r for same in terminalreporter.stats.values() for r in same]
     reports = [r for r in found if isinstance(r, pytest.TestReport)]
     sample.tell(config, reports, terminalreporter)
-    if any("test_storm.py" in report.nodeid for report in reports):
+    if any("the_seeds_of_the_day" in report.nodeid for report in reports):
         terminalreporter.line(f"storm seeds: from KUBESYNCD_SEED_FROM={os.environ['KUBESYNCD_SEED_FROM']} on")
     slow = {text for r in reports for name, text in r.user_properties if name == "slow"}
     if slow:
@@ -129,6 +129,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         return
     if left := leftovers.found(folder):
         print(f"\nthe test run has left behind, in or below {folder}:", *left, sep="\n  ")
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+    if session.config.stash.get(sample.PLAYED, 1) == 0:
+        print("\nthe sample has played no test")
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         leftovers.end(folder)

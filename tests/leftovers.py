@@ -26,13 +26,15 @@ BASETEMP = "t"
 def begin() -> Path:
     """Give this process's run a name, and folders of its own. Returns the one for temporary files.
 
-    First, runs that failed or were killed are cleared away: their processes end, their folders go.
+    First, runs that failed or were killed are cleared away: their processes end, their folders go. What belongs to
+    another user stays, and does not keep this run from beginning.
     """
     for place in (Path(tempfile.gettempdir()), DISK, MEMORY):
-        for folder in place.glob("ksr-*"):
-            number = NAME.fullmatch(folder.name)
-            if number and not Path("/proc", number[1]).exists():
+        for folder in filter(_abandoned, place.glob("ksr-*")):
+            try:
                 _clear(folder)
+            except OSError as error:
+                print(f"the test run cannot remove {folder}, which an earlier one has left: {error}")
     name = f"ksr-{os.getpid()}"
     folder = Path(tempfile.gettempdir(), name)
     folder.mkdir()
@@ -42,10 +44,20 @@ def begin() -> Path:
     return folder
 
 
+def _abandoned(folder: Path) -> bool:
+    """Whether the run has ended. One with our number had it before us."""
+    number = NAME.fullmatch(folder.name)
+    return bool(number) and (int(number[1]) == os.getpid() or not Path("/proc", number[1]).exists())
+
+
 def _clear(folder: Path) -> None:
-    for pid, _ in _processes(folder.name):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Raises OSError."""
+    deadline = time.monotonic() + ENDING_S_MAX
+    while (running := _processes(folder.name)) and time.monotonic() < deadline:
+        for pid, _ in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
     remove(folder)
 
 
@@ -78,18 +90,28 @@ def _folders(folder: Path) -> tuple[Path, ...]:
 
 
 def _processes(run: str) -> list[tuple[int, str]]:
-    """Number and command of every process that names the run in its environment, its command or its folder.
+    """Number and command of every process of the run.
 
-    Some have an environment of their own, but every socket and file that they know lies in the run's folders.
+    Some have an environment of their own, but every socket and file that they know lies in the run's folders. A shell
+    or pager of somebody who looks at these has a terminal.
     """
-    mark = re.compile(rb"\b%s\b" % run.encode())
+    mark, inherited = re.compile(rb"\b%s\b" % run.encode()), f"{RUN}={run}".encode()
     running = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ")
-            known = (process / "environ").read_bytes() + command + os.readlink(process / "cwd").encode()
+            named = command + os.readlink(process / "cwd").encode()
+            inherits = inherited in (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if mark.search(known) and int(process.name) != os.getpid():
+        ours = inherits or (mark.search(named) and not _has_terminal(process))
+        if ours and int(process.name) != os.getpid():
             running.append((int(process.name), command.decode(errors="replace")[:200]))
     return sorted(running)
+
+
+def _has_terminal(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[4] != "0"
+    except OSError:
+        return False

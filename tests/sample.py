@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Workers inherit it; the clock is the machine's, so they agree on it.
 UNTIL, WORD = "KUBESYNCD_SAMPLE_UNTIL", "KUBESYNCD_SAMPLE_OF"
 NOT_PLAYED = "not in this sample"
+PLAYED = pytest.StashKey[int]()
+"""How many tests a sample has played, once it is over."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -56,6 +58,7 @@ def tell(
     if not config.option.sample_s:
         return
     played = sorted((r.nodeid, r.duration) for r in reports if r.when == "call")
+    config.stash[PLAYED] = len(played)
     terminal.section(f"sample of {config.option.sample_of or 'no word'}: {len(played)} tests played")
     for test, duration_s in played:
         terminal.line(f"{duration_s:6.1f} s  {test}")

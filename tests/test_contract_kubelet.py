@@ -114,6 +114,8 @@ async def _lab(folder: Path) -> AsyncIterator[Switch]:
 @asynccontextmanager
 async def _real(real: RealKubelet) -> AsyncIterator[Switch]:
     cluster = real.cluster
+    # A test before this one may have ended it.
+    await asyncio.to_thread(cluster.start_kubelet, real.docker_socket)
 
     async def stop(program: str) -> None:
         await asyncio.to_thread(cluster.stop, program)

@@ -38,7 +38,7 @@ IDLE = 2000
     "inputs",
     [
         INPUTS,
-        pytest.param(MANY_INPUTS, marks=[pytest.mark.deep, pytest.mark.slow("a hundred thousand inputs")]),
+        pytest.param(MANY_INPUTS, marks=pytest.mark.deep),
     ],
 )
 def test_every_reader_keeps_its_word_on_every_input(inputs: int) -> None:

@@ -13,7 +13,6 @@ from tests.world import storm
 
 
 @pytest.mark.deep
-@pytest.mark.slow("some of them search hundreds of storms")
 @pytest.mark.parametrize("piece", pieces(), ids=lambda piece: piece.name)
 def test_a_bug_that_comes_back_is_found_again(piece: Piece) -> None:
     piece.source()

@@ -69,7 +69,6 @@ def test_nothing_is_counted_where_what_is_right_counts_as_killed(tmp_path: Path,
 
 
 @pytest.mark.deep
-@pytest.mark.slow("each mutant is a run of the core's tests")
 @pytest.mark.parametrize("module", mutate.CORE)
 def test_few_mutants_of_a_sample_survive(module: str) -> None:
     code, said = run("-m", "tests.mutate", "--module", module, "--sample", "10", "--seed", str(SEED))

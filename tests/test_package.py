@@ -35,7 +35,6 @@ def field(package: Path, name: str) -> str:
 
 
 @pytest.mark.deep
-@pytest.mark.slow("builds the packages twice")
 @pytest.mark.real("deb")
 def test_two_builds_give_the_same_bytes(packages: Callable[[str], Packages], tmp_path: Path) -> None:
     first, again = packages(""), build_packages(tmp_path)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import signal
 import subprocess
 from datetime import date
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests import leftovers, sample, tiers, workers
 from tests.lab.places import RUN
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TODAY = date(2026, 11, 28)
 
@@ -24,7 +25,7 @@ def item(name: str, *marks: pytest.MarkDecorator, folder: str = "tests") -> Any:
     found = {mark.name: mark.mark for mark in marks}
     return SimpleNamespace(
         nodeid=f"{folder}/test_x.py::{name}",
-        path=SimpleNamespace(parent=SimpleNamespace(parts=tuple(folder.split("/")))),
+        path=Path(__file__).parent.parent / folder / "test_x.py",
         iter_markers=lambda name=None: [m for m in found.values() if name in (None, m.name)],
         get_closest_marker=found.get,
     )
@@ -82,6 +83,62 @@ def test_a_process_and_a_file_that_stay_are_found(tmp_path: Path, monkeypatch: p
     assert file == f"file: {folder}/kd-1"
     leftovers.end(folder)
     assert leftovers.found(folder) == []
+
+
+def test_a_shell_of_somebody_who_looks_at_a_run_s_folder_is_none_of_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ksr-0"
+    monkeypatch.setenv(RUN, folder.name)
+    monkeypatch.setattr(leftovers, "ENDING_S_MAX", 0.0)
+    folder.mkdir()
+    ours, theirs = pty.openpty()
+    command = ["setsid", "--ctty", "sh", "-c", "echo $$; exec sleep 600"]
+    with subprocess.Popen(command, cwd=folder, env={}, stdin=theirs, stdout=subprocess.PIPE) as shell:
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        try:
+            assert leftovers.found(folder) == []
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_folders_of_runs_that_have_ended_are_cleared_and_one_that_cannot_be_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def remove(folder: Path) -> None:
+        if folder.name == ended.name:
+            raise PermissionError("not yours")
+        folder.rmdir()
+
+    for name in (RUN, "TMPDIR"):
+        monkeypatch.setenv(name, os.environ[name])
+    monkeypatch.setattr(leftovers, "DISK", tmp_path)
+    monkeypatch.setattr(leftovers, "MEMORY", tmp_path)
+    monkeypatch.setattr(leftovers, "remove", remove)
+    monkeypatch.setattr(leftovers.tempfile, "tempdir", str(tmp_path))
+    with subprocess.Popen(["true"]) as process:
+        ended = tmp_path / f"ksr-{process.pid}"
+    alive, same_number = tmp_path / f"ksr-{os.getppid()}", tmp_path / f"ksr-{os.getpid()}"
+    for folder in (ended, alive, same_number):
+        folder.mkdir()
+    assert leftovers.begin() == same_number
+    assert alive.exists()
+    assert f"cannot remove {ended}, which an earlier one has left: not yours" in capsys.readouterr().out
+
+
+def test_a_lock_that_nobody_lets_go_of_is_given_up_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "x.lock"
+    with (
+        workers.locked(file),
+        pytest.raises(TimeoutError, match=re.escape(f"{file} has been locked for 0 s")),
+        workers.locked(file, limit_s=0.0),
+    ):
+        pytest.fail("two have it")
+    with workers.locked(file):
+        pass
 
 
 def test_what_all_workers_share_is_made_once(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SYSTEM_FOLDER = "real"
+SYSTEM_FOLDER = Path(__file__).parent / "real"
 # Costly engines, and how many workers start one each. The kubelet's health port is written into kubeadm: one at a time.
 GROUPS = {"kubeadm": 1, "kubelet": 2, "installed": 2, "kube": 1}
 # A test above its tier's limit says why: `@pytest.mark.slow("why")`.
@@ -35,7 +36,7 @@ def tier_of(item: pytest.Item) -> str:
     # Another variant of the same test runs on real engines.
     if "twin" in marked:
         return "deep"
-    return "system" if "system" in marked or SYSTEM_FOLDER in item.path.parent.parts else "fast"
+    return "system" if "system" in marked or item.path.is_relative_to(SYSTEM_FOLDER) else "fast"
 
 
 def assign(items: list[pytest.Item]) -> None:

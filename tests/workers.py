@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,11 +21,25 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
+# Whoever holds one of these locks builds a root file system at the longest.
+LOCK_S_MAX = 1800.0
+
+
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold the lock `file` against every other process; a process that dies lets go of it."""
+def locked(file: Path, limit_s: float = LOCK_S_MAX) -> Iterator[None]:
+    """Hold the lock `file` against every other process; a process that dies lets go of it. Raises TimeoutError."""
+    deadline = time.monotonic() + limit_s
     with file.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"{file} has been locked for {limit_s:g} s; see who holds it: fuser -v {file}"
+                    ) from None
+            time.sleep(0.1)
         yield
 
 

@@ -75,9 +75,10 @@ class LabDockerProcess:
 
     def stop(self) -> None:
         """End it, and its containers."""
-        if not end(self._process):
-            print(f"the lab's Docker engine did not end in time: {(self.folder / 'log').read_text()[-3000:]}")
-        self._process = None
+        process, self._process = self._process, None
+        if not end(process):
+            log = (self.folder / "log").read_text()[-3000:]
+            raise TimeoutError(f"the lab's Docker engine did not end in time: {log}")
 
 
 class LabKubeProcess:

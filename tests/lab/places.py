@@ -21,8 +21,9 @@ UMOUNT_S_MAX = 60
 
 def memory_folder(prefix: str) -> Path:
     """A new folder in memory, as a switch's /run is; on disk where the machine offers no memory."""
-    writable = os.access(MEMORY, os.W_OK)
-    return _made(prefix, MEMORY if writable else Path(tempfile.gettempdir()))
+    if os.access(MEMORY, os.W_OK):
+        return _made(prefix, MEMORY)
+    return Path(tempfile.mkdtemp(prefix=prefix))
 
 
 def disk_folder(prefix: str) -> Path:

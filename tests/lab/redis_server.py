@@ -22,7 +22,7 @@ from tests.lab.places import remove
 if TYPE_CHECKING:
     from types import TracebackType
 
-START_S_MAX = 60.0
+START_S_MAX = END_S_MAX = 60.0
 # The socket's path: 107 bytes are all that Linux allows.
 _FOLDER_PREFIX = "ks-redis-"
 
@@ -122,10 +122,11 @@ class RedisServer:
         # A paused process takes no SIGTERM.
         process.send_signal(signal.SIGCONT)
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=END_S_MAX)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=END_S_MAX)
+            raise
 
     def pause(self) -> None:
         """Make it silent without ending it: connections stay open, nothing is answered."""

@@ -17,8 +17,11 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
+
+import aiohttp
 
 from tests.lab import kube_client
 from tests.lab.docker_client import DockerClient, DockerError
@@ -28,7 +31,7 @@ from tests.lab.places import memory_folder, remove
 from tests.lab.redis_server import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import redis
@@ -122,18 +125,33 @@ class Switch:
         units = [unit.stem for unit in (self._systemd / "units").iterdir()]
         # The daemon starts joins and the kubelet, and a join starts the kubelet: each ends after who would start it.
         started_by_us = sorted((unit for unit in units if unit.startswith("kube")), reverse=True)
-        for unit in set(units).difference(started_by_us):
-            self.systemctl("stop", unit)
-        self._end_clients()
-        self.stop_daemon()
-        for unit in started_by_us:
-            self.systemctl("stop", unit)
-        self.forget_deployments()
-        with contextlib.suppress(OSError):
+        steps = (
+            partial(self._stop_units, set(units).difference(started_by_us)),
+            self._end_clients,
+            self.stop_daemon,
+            partial(self._stop_units, started_by_us),
+            self.forget_deployments,
+            self._clear_engine,
+            self.redis.close,
+            partial(remove, self.folder),
+        )
+        # One that raises does not keep the others from being done.
+        with contextlib.ExitStack() as closing:
+            for step in reversed(steps):
+                closing.callback(step)
+
+    def _stop_units(self, units: Iterable[str]) -> None:
+        # A test may have made systemctl fail.
+        (self._systemd / "fails").unlink(missing_ok=True)
+        for unit in units:
+            code = self.systemctl("stop", unit)
+            assert code == 0, f"systemctl stop {unit}: exit code {code}"
+
+    def _clear_engine(self) -> None:
+        """Where a test has ended the engine, it has nothing either."""
+        with contextlib.suppress(ConnectionError, FileNotFoundError):
             self._remove_containers()
             self._remove_images()
-        self.redis.close()
-        remove(self.folder)
 
     def _end_clients(self) -> None:
         for client in self._running_clients:
@@ -442,7 +460,7 @@ class Switch:
         """Take DaemonSets away (all where none is named), and the node's labels with them all."""
         if self.kube is None:
             return
-        with contextlib.suppress(OSError, KubeError, TimeoutError):
+        with contextlib.suppress(aiohttp.ClientConnectionError, KubeError):
             names = features or [d["metadata"]["name"] for d in self.call_kube("get", DAEMONSETS)["items"]]
             for name in names:
                 self.call_kube("delete", f"{DAEMONSETS}/{name}")

@@ -35,6 +35,8 @@ def main(folder: Path, words: list[str]) -> int:
         return {"is-active": INACTIVE, "reset-failed": 0}.get(verb, NO_UNIT)
     unit, job = json.loads(file.read_text()), folder / "jobs" / name
     if "--no-block" not in words:
+        if verb in ("stop", "disable"):
+            await_job(job)
         return carry_out(verb, unit, job)
     job.parent.mkdir(exist_ok=True)
     job.touch()
@@ -46,6 +48,15 @@ def main(folder: Path, words: list[str]) -> int:
         return carry_out(verb, unit, job)
     finally:
         job.unlink(missing_ok=True)
+
+
+def await_job(job: Path) -> None:
+    """Return once a change that nobody waits for has been carried out: what it starts is there to be stopped."""
+    deadline = time.monotonic() + STOP_S_MAX
+    while job.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{job.name} is being changed, for over {STOP_S_MAX:g} s")
+        time.sleep(0.02)
 
 
 def carry_out(verb: str, unit: dict[str, str], job: Path) -> int:
@@ -87,19 +98,17 @@ def start(unit: dict[str, str], pid_file: Path, *, again: bool) -> None:
 
 def stop(pid_file: Path) -> None:
     """SIGTERM, and after a while SIGKILL for all that it started; returns when it has ended."""
-    pid = running(pid_file)
     deadline = time.monotonic() + STOP_S_MAX
-    group = below(pid) if pid else set()
-    with suppress(ProcessLookupError):  # it has ended by itself meanwhile
-        if pid:
-            os.kill(pid, signal.SIGTERM)
-    while running(pid_file):
+    told, group = 0, set()
+    while pid := running(pid_file):
         group |= below(pid)
-        if time.monotonic() > deadline:
-            kill({pid})
+        how = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
+        if pid != told or how is signal.SIGKILL:
+            signal_all({pid}, how)
+        told = pid
         time.sleep(0.02)
     # As systemd does with a unit's control group: what its program has started and left ends with it.
-    kill(group)
+    signal_all(group, signal.SIGKILL)
     pid_file.unlink(missing_ok=True)
 
 
@@ -117,11 +126,11 @@ def below(pid: int) -> set[int]:
     return found
 
 
-def kill(pids: set[int]) -> None:
-    """End these at once, where they have not ended."""
+def signal_all(pids: set[int], number: signal.Signals) -> None:
+    """Send a signal to these, where they have not ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
 
 
 def running(pid_file: Path) -> int:

@@ -75,6 +75,7 @@ class RealDocker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            raise
 
     async def restart(self, *, live_restore: bool) -> None:
         """As `systemctl restart docker` does; with live-restore the containers live on."""

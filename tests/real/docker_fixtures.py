@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def real_docker() -> Iterator[RealDocker]:
-    """The run's dockerd; a test that uses it removes its containers."""
+    """The worker's dockerd; a test that uses it removes its containers."""
     folder = Path(tempfile.mkdtemp(prefix="kd-"))
     engine = RealDocker(folder)
     try:

@@ -171,7 +171,9 @@ class InstalledSwitch:
         except subprocess.TimeoutExpired:
             os.killpg(self._boot.pid, signal.SIGKILL)
             self._boot.wait()
-        self._boot, self._pid = None, 0
+            raise
+        finally:
+            self._boot, self._pid = None, 0
 
     def close(self) -> None:
         """Power off for good; nothing of it is left."""

@@ -109,8 +109,11 @@ class RealKube:
         ]
 
     def start_kubelet(self, docker_socket: str) -> None:
-        """Controllers, scheduler and a kubelet on that Docker engine; returns when the Node is Ready."""
-        _import_pause_image(docker_socket)
+        """Controllers, scheduler and a kubelet on that Docker engine, where they do not run; returns when the Node is
+        Ready.
+        """
+        if not self._pid("kubelet"):
+            _import_pause_image(docker_socket)
         for name, command in self._controllers():
             self._run(name, command)
         (self.folder / "kubelet.yaml").write_text(json.dumps(self._kubelet_settings(), indent=1))
@@ -349,8 +352,8 @@ def _docker(docker_socket: str, *arguments: str, check: bool = True) -> str:
 
 
 def _end(pid: int) -> None:
-    """SIGTERM, and SIGKILL after 15 s."""
-    for number, patience_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+    """SIGTERM, and SIGKILL after 15 s. Raises TimeoutError."""
+    for number, patience_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 30)):
         try:
             os.kill(pid, signal.SIGCONT)
             os.kill(pid, number)
@@ -361,6 +364,7 @@ def _end(pid: int) -> None:
             if _gone(pid):
                 return
             time.sleep(0.05)
+    raise TimeoutError(f"process {pid} is still there after SIGKILL")
 
 
 def _gone(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Which real Kubernetes do tests share? One API server per run, and one kubelet with an engine of its own.
+"""Which real Kubernetes do a worker's tests share? One API server, and one kubelet with an engine of its own.
 
 Knows nothing of kubesyncd. `tests/conftest.py` makes these fixtures known to every test; one that asks for
 them carries the mark `real("kube")` or `real("kubelet")`.
@@ -46,7 +46,7 @@ def kube_api_real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKube
 
 @pytest.fixture(scope="session")
 def kubelet_real() -> Iterator[RealKubelet]:
-    """A cluster of its own with controllers, and the real kubelet on a Docker engine of its own."""
+    """A cluster with a Docker engine of its own; each test starts controllers and kubelet, where they do not run."""
     cluster = RealKube(Path(tempfile.mkdtemp(prefix="kk-")))
     docker = RealDocker(cluster.folder / "docker")
     docker.folder.mkdir()
@@ -54,7 +54,6 @@ def kubelet_real() -> Iterator[RealKubelet]:
         docker.start()
         docker.import_image()
         cluster.start()
-        cluster.start_kubelet(str(docker.socket))
         yield RealKubelet(cluster, docker)
     finally:
         cluster.stop()

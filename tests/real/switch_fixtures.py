@@ -109,8 +109,8 @@ def kube_switches(request: pytest.FixtureRequest) -> Iterator[MakeSwitch]:
         else:
             real = request.getfixturevalue("kubelet_real")
             docker, kube = real.docker, RealMaster(real.cluster)
-            # Other tests expect the kubelet to run.
-            stack.callback(real.cluster.start_kubelet, real.docker_socket)
+            # A test before this one may have ended it.
+            real.cluster.start_kubelet(real.docker_socket)
         yield lambda **options: _powered(stack, Switch(docker, kube, **options))
 
 

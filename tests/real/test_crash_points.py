@@ -1,7 +1,7 @@
 """Does the whole story end the same, whichever effect the daemon is killed after?
 
 One story for one feature: local, to kube, stopped while the master is away, started when it is back, local again.
-The system tier plays every ninth point, the deep tier all of them.
+The system tier plays every ninth point, the deep tier those between.
 Each time it is played, the daemon dies without a goodbye after its n-th effect, a label PATCH and a kubelet toggle
 counted too, and is started again. No container may start oftener than in an undisturbed run.
 """
