@@ -60,9 +60,17 @@ class RealDocker:
             "--iptables=false",
             "--bridge=none",
         ]
+        # A containerd that dockerd finds slow writes its stacks to a temporary file.
+        scratch = self.folder / "tmp"
+        scratch.mkdir(exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env={**os.environ, "TMPDIR": str(scratch)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         _until(lambda: self._get("/_ping") == b"OK", f"dockerd does not answer; see {self.folder}/log")
 

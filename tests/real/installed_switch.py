@@ -177,18 +177,21 @@ class InstalledSwitch:
 
     def close(self) -> None:
         """Power off for good; nothing of it is left."""
-        self.power_off()
-        for hierarchy in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-            _remove_groups(hierarchy / self.folder.name)
-        remove(self.folder)
+        try:
+            self.power_off()
+        finally:
+            for hierarchy in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+                _remove_groups(hierarchy / self.folder.name)
+            remove(self.folder)
 
     def _has_systemd(self) -> bool:
         assert self._boot is not None
         assert self._boot.poll() is None, (self.folder / "console").read_text()
         children = Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text().split()
         for child in children:
-            if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
-                self._pid = int(child)
+            with contextlib.suppress(OSError):  # what prepares the root is short-lived
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    self._pid = int(child)
         return bool(self._pid)
 
     # ---- commands inside ------------------------------------------------------------------------
