@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubesyncd import __version__, lean, settings, wire
-from kubesyncd.adapters.sdnotify import listen_fds
-from kubesyncd.peer import identify_peer
+from kubesyncd import __version__, settings
+from kubesyncd.api.peer import identify_peer
+from kubesyncd.core import protocol
+from kubesyncd.runtime import lean_imports
+from kubesyncd.runtime.sdnotify import listen_fds
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from kubesyncd.peer import Peer
+    from kubesyncd.api.peer import Peer
 
 EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
 
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None, *, identify: Callable[[socket.socket], P
     except settings.SettingsError as error:
         print(f"kubesyncd: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    lean.load()
+    lean_imports.load()
     return _run(current, path, required=chosen is not None, inherited=inherited, identify=identify)
 
 
@@ -50,8 +52,8 @@ def _run(
 ) -> int:
     """One life after another, each with the settings of its time."""
     # Not before `lean.load`: these import what it makes small.
-    from kubesyncd.app import App, Ending, StartError
-    from kubesyncd.log import logger
+    from kubesyncd.daemon.app import App, Ending, StartError
+    from kubesyncd.runtime.log import logger
 
     async def live() -> Ending:
         # The adapters want a running loop when they are made.
@@ -63,9 +65,9 @@ def _run(
             ending = asyncio.run(live())
         except StartError as error:
             log.error("start", why=str(error))
-            return wire.EXIT_FAILED
+            return protocol.EXIT_FAILED
         if ending is Ending.STOP:
-            return wire.EXIT_DONE
+            return protocol.EXIT_DONE
         # The life that ended is one large cycle: left to chance, its memory would stand beside the next one's.
         gc.collect()
         try:

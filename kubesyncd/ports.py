@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from kubesyncd.images import Stock
-    from kubesyncd.model import Container, FeatureConfig, Identity, MasterConfig, Row, Signal, Stored
+    from kubesyncd.core.model import Container, FeatureConfig, Identity, MasterConfig, Row, Signal, Stored
+    from kubesyncd.images.policy import Stock
 
 
 class PortError(Exception):

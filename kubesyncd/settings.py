@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from kubesyncd.model import Timing
+from kubesyncd.core.model import Timing
 
 SAID_MAX = 120
 DEFAULT_FILE = Path("/etc/kubesyncd/kubesyncd.toml")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kubesyncd.state import State
+from kubesyncd.core.state import State
 from tests.lab.stub_daemon import KUBE_ID, LOCAL_ID, container, feature
 from tests.operator import CONFIG_DB, Operator
 

@@ -26,28 +26,22 @@ from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd import (
-    archives,
-    certificates,
-    documents,
-    feature_table,
-    labels,
-    manifest,
-    packages,
-    peer,
-    reboot,
-    services,
-    settings,
-    shelf,
-    wire,
-)
-from kubesyncd.adapters import docker, kube, kubeconfig, redis
-from kubesyncd.adapters.schema import HLD, SONIC
+from kubesyncd import settings
+from kubesyncd.adapters import docker_containers, kube_node, kubeconfig, redis_store
+from kubesyncd.adapters.db_schema import HLD, SONIC
+from kubesyncd.api import peer
+from kubesyncd.cli.rules import daemonset_lint
+from kubesyncd.core import labels, protocol
+from kubesyncd.core.labels import Change
+from kubesyncd.core.model import FeatureConfig, Owner, parse_master_config
+from kubesyncd.features import config_backup
+from kubesyncd.features.ledger import Ledger
+from kubesyncd.images import store
 from kubesyncd.join import credential, plan, progress
-from kubesyncd.labels import Change
-from kubesyncd.ledger import Ledger
-from kubesyncd.model import FeatureConfig, Owner, parse_master_config
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.reboot import hold
+from kubesyncd.runtime import x509, yaml_reader
+from kubesyncd.services import catalog, definition, package_archive
 from tests.given import KUBE, granted
 
 if TYPE_CHECKING:
@@ -187,39 +181,39 @@ def resident_bytes() -> int:
 def targets(folder: Path) -> tuple[Target, ...]:
     """Every reader of bytes that come from somebody else."""
     return (
-        Target("a request", _requests(), wire.decode_request, (wire.BadRequest,), 25),
-        Target("a reply", _replies(), wire.decode_reply, (wire.BadRequest,), 10),
+        Target("a request", _requests(), protocol.decode_request, (protocol.BadRequest,), 25),
+        Target("a reply", _replies(), protocol.decode_reply, (protocol.BadRequest,), 10),
         Target("a reply, by the client", _replies(), _client_hears, (), 10),
         Target("CONFIG_DB and STATE_DB rows", _rows(), _read_rows, (), 20),
         Target("the label queue's file", _label_files(), labels.decode, (), 10),
         Target("the ledger", (_ledger_file(),), _read_ledger, (), 4),
         Target("the ledger, by the client", (_ledger_file(),), _client_reader(folder), (), 2),
-        Target("a hold", _hold_files(), reboot.decode, (), 2),
-        Target("the image shelf", _shelf_files(), shelf.decode, SHELF_RAISES, 2),
+        Target("a hold", _hold_files(), hold.decode, (), 2),
+        Target("the image shelf", _shelf_files(), store.decode, SHELF_RAISES, 2),
         Target("what join knows", _membership_files(), plan.decode_membership, (), 2),
         Target("how far join has come", _progress_files(), progress.decode, (), 2),
-        Target("the saved FEATURE table", _saved_tables(), feature_table.decode, (ValueError,), 2),
+        Target("the saved FEATURE table", _saved_tables(), config_backup.decode, (ValueError,), 2),
         Target("an admin.conf", _admin_confs(), _read_admin_conf, (Refused,), 2),
         Target("a manifest to check", _manifests(), _check_manifest, (ValueError,), 1),
         Target("the settings file", _settings_files(), _read_settings, (settings.SettingsError,), 5),
         Target("a /proc/<pid>/cgroup", _cgroups(), _read_cgroup, (ValueError,), 10),
-        Target("a Docker event", _events(), docker.parse_event, (Unavailable,), 10),
+        Target("a Docker event", _events(), docker_containers.parse_event, (Unavailable,), 10),
         Target("a docker inspect", _inspects(), _read_inspect, (Unavailable,), 5),
         Target(
             "a watch event",
             _watch_events(),
-            lambda data: kube._after(kube._Look(None, "1"), data),
+            lambda data: kube_node._after(kube_node._Look(None, "1"), data),
             (Unavailable,),
             5,
         ),
         Target("a kubeconfig", _kubeconfigs(), _kubeconfig_reader(folder), (Unavailable,), 1),
-        Target("a certificate", _certificates(), certificates.not_after, (ValueError,), 5),
+        Target("a certificate", _certificates(), x509.not_after, (ValueError,), 5),
         Target(
             "SONiC's database_config.json", _database_configs(), _database_reader(folder), (Unavailable,), 2
         ),
-        Target("package metadata", _metadata(), packages.parse, (packages.Unusable,), 4),
-        Target("a package archive", _archives(), archives.read_files, (packages.Unusable,), 4),
-        Target("a service's description", _services(), services.parse, (services.InvalidService,), 1),
+        Target("package metadata", _metadata(), catalog.parse, (catalog.Unusable,), 4),
+        Target("a package archive", _archives(), package_archive.read_files, (catalog.Unusable,), 4),
+        Target("a service's description", _services(), definition.parse, (definition.InvalidService,), 1),
     )
 
 
@@ -230,11 +224,14 @@ def _requests() -> tuple[bytes, ...]:
         ["state", "snmp", "up", "kube"],
         ["label", "a=b", "c-"],
     )
-    return tuple(wire.encode_request(list(w)) for w in words)
+    return tuple(protocol.encode_request(list(w)) for w in words)
 
 
 def _replies() -> tuple[bytes, ...]:
-    return (wire.out("a\nb") + wire.err("c") + wire.status("d") + wire.result(0), wire.result(255))
+    return (
+        protocol.out("a\nb") + protocol.err("c") + protocol.status("d") + protocol.result(0),
+        protocol.result(255),
+    )
 
 
 def _client() -> Any:
@@ -275,8 +272,8 @@ def _client_hears(data: bytes) -> None:
     assert heard
     assert code is None or 0 <= code <= 255, code
     try:
-        _, expected = wire.decode_reply(data)
-    except wire.BadRequest:
+        _, expected = protocol.decode_reply(data)
+    except protocol.BadRequest:
         return
     assert code == expected, (code, expected)
 
@@ -319,11 +316,11 @@ def _read_rows(data: bytes) -> None:
     stored = dict(zip(parts[::2], parts[1::2], strict=False))
     problems: list[str] = []
     for schema in (HLD, SONIC):
-        config = schema.decode_config(redis._texts(stored, schema.config_names, problems), problems)
-        row = schema.decode_row(redis._texts(stored, schema.row_names, problems), problems)
+        config = schema.decode_config(redis_store._texts(stored, schema.config_names, problems), problems)
+        row = schema.decode_row(redis_store._texts(stored, schema.row_names, problems), problems)
         assert isinstance(config, FeatureConfig)
         schema.encode_row("snmp", row)
-    master = parse_master_config(redis._texts(stored, redis.MASTER_NAMES, problems))
+    master = parse_master_config(redis_store._texts(stored, redis_store.MASTER_NAMES, problems))
     for problem in (*problems, *master.problems):
         assert problem.isprintable(), problem
         assert len(problem) < 300, problem
@@ -365,7 +362,7 @@ SHELF_RAISES = (ValueError, LookupError, TypeError, AttributeError, RecursionErr
 
 
 def _hold_files() -> tuple[bytes, ...]:
-    return (reboot.encode(reboot.Note("warm", "boot", ("snmp", "lldp"))), b"")
+    return (hold.encode(hold.Note("warm", "boot", ("snmp", "lldp"))), b"")
 
 
 def _shelf_files() -> tuple[bytes, ...]:
@@ -376,7 +373,7 @@ def _shelf_files() -> tuple[bytes, ...]:
         "failed_newest": "",
         "failure": "",
     }
-    return (json.dumps({"version": shelf.VERSION, "features": {"snmp": entry}}).encode(),)
+    return (json.dumps({"version": store.VERSION, "features": {"snmp": entry}}).encode(),)
 
 
 def _membership_files() -> tuple[bytes, ...]:
@@ -392,7 +389,7 @@ def _progress_files() -> tuple[bytes, ...]:
 
 def _saved_tables() -> tuple[bytes, ...]:
     rows = {"snmp": {"set_owner": "kube", "fallback_to_local": "true"}}
-    return (feature_table.encode(feature_table.Saved(rows, 1790000000.0, armed=True)),)
+    return (config_backup.encode(config_backup.Saved(rows, 1790000000.0, armed=True)),)
 
 
 def _admin_confs() -> tuple[bytes, ...]:
@@ -411,7 +408,7 @@ def _read_admin_conf(data: bytes) -> object:
 
 
 def _manifests() -> tuple[bytes, ...]:
-    made = manifest.daemonset("snmp", manifest.Local("registry/snmp:1", binds=("/a:/b:ro",)))
+    made = daemonset_lint.daemonset("snmp", daemonset_lint.Local("registry/snmp:1", binds=("/a:/b:ro",)))
     return (
         json.dumps(made).encode(),
         b"kind: DaemonSet\nspec: {template: {spec: {containers: [{name: snmp}]}}}\n",
@@ -419,7 +416,7 @@ def _manifests() -> tuple[bytes, ...]:
 
 
 def _check_manifest(data: bytes) -> object:
-    return manifest.check([documents.parse(data)])
+    return daemonset_lint.check([yaml_reader.parse(data)])
 
 
 def _settings_files() -> tuple[bytes, ...]:
@@ -474,8 +471,8 @@ def _read_inspect(data: bytes) -> None:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return
-    described = docker.describe(found)
-    docker.whose(described.name, described.labels)
+    described = docker_containers.describe(found)
+    docker_containers.whose(described.name, described.labels)
 
 
 def _watch_events() -> tuple[bytes, ...]:
@@ -531,7 +528,7 @@ def _database_reader(folder: Path) -> Callable[[bytes], object]:
 
     def read(data: bytes) -> object:
         path.write_bytes(data)
-        return redis.locate(settings.Redis(database_config=str(path)))
+        return redis_store.locate(settings.Redis(database_config=str(path)))
 
     return read
 

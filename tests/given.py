@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kubesyncd.decide import Plan, decide
-from kubesyncd.model import Container, FeatureConfig, KubeLabel, LabelView, Mode, Owner, SystemState, Timing
-from kubesyncd.record import Facts, Record, absorb, project
+from kubesyncd.core.model import (
+    Container,
+    FeatureConfig,
+    KubeLabel,
+    LabelView,
+    Mode,
+    Owner,
+    SystemState,
+    Timing,
+)
+from kubesyncd.core.planner import Plan, decide
+from kubesyncd.core.record import Facts, Record, absorb, project
 
 NOW = 100_000.0
 TIMING = Timing()

@@ -31,17 +31,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parent.parent
-CORE = ("model", "state", "health", "record", "decide", "verbs", "labels", "wire")
+PACKAGE = ROOT / "kubesyncd" / "core"
+CORE = tuple(sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"))
 # Who judges a module: its own tests, and those of what is built right on it.
 TESTS = {
     "model": ("test_model", "test_schema"),
     "state": ("test_state", "test_decide"),
     "health": ("test_health", "test_record"),
     "record": ("test_record", "test_health", "test_verbs", "test_decide"),
-    "decide": ("test_decide", "test_foresee", "test_health", "test_verbs"),
+    "planner": ("test_decide", "test_foresee", "test_health", "test_verbs"),
     "verbs": ("test_verbs",),
     "labels": ("test_labels",),
-    "wire": ("test_wire",),
+    "protocol": ("test_wire",),
 }
 SLOW = "interrupted or restart_changes_nothing"
 TARGET = 0.95
@@ -73,7 +74,7 @@ class Mutant:
     source: str
 
     def __str__(self) -> str:
-        return f"kubesyncd/{self.module}.py:{self.line}: {self.before}  ->  {self.after}"
+        return f"kubesyncd/core/{self.module}.py:{self.line}: {self.before}  ->  {self.after}"
 
 
 # ---- making mutants -----------------------------------------------------------------------------
@@ -213,10 +214,10 @@ class _Impostor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._mutant = mutant
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
-        if fullname != f"kubesyncd.{self._mutant.module}":
+        if fullname != f"kubesyncd.core.{self._mutant.module}":
             return None
         return importlib.util.spec_from_loader(
-            fullname, self, origin=f"{ROOT}/kubesyncd/{self._mutant.module}.py"
+            fullname, self, origin=f"{PACKAGE}/{self._mutant.module}.py"
         )
 
     def exec_module(self, module: Any) -> None:
@@ -282,7 +283,7 @@ def check_road(module: str, source: str) -> None:
     ((_, killed),) = survivors([same], 1)
     if killed:
         tests = ", ".join(f"tests/{name}.py" for name in TESTS[module])
-        raise RoadKills(f"kubesyncd/{module}.py as it is counts as killed; run {tests} and repair what fails")
+        raise RoadKills(f"kubesyncd/core/{module}.py as it is counts as killed; run {tests} and repair what fails")
 
 
 def _guarded(mutant: Mutant) -> int:
@@ -300,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 2)
     chosen = parser.parse_args(argv)
-    sources = {module: (ROOT / "kubesyncd" / f"{module}.py").read_text() for module in chosen.module or CORE}
+    sources = {module: (PACKAGE / f"{module}.py").read_text() for module in chosen.module or CORE}
     hunted = [mutant for module, source in sources.items() for mutant in mutants(module, source)]
     if chosen.sample:
         hunted = Random(chosen.seed).sample(hunted, min(chosen.sample, len(hunted)))

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.adapters import docker
-from kubesyncd.adapters.docker import KUBE_NAME, KUBE_TYPE, DockerContainers, describe, parse_event, whose
-from kubesyncd.model import Owner, Signal
+from kubesyncd.adapters import docker_containers
+from kubesyncd.adapters.docker_containers import (
+    KUBE_NAME,
+    KUBE_TYPE,
+    DockerContainers,
+    describe,
+    parse_event,
+    whose,
+)
+from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.settings import Docker
 from tests.lab.docker_engine import LabDocker
@@ -102,9 +109,9 @@ def test_an_exit_code_beyond_every_machine_is_a_container_nobody_can_read() -> N
 
 def test_times_of_docker_sort_by_age_as_text() -> None:
     told = ["2026-11-23T02:34:27Z", "2026-11-23T02:34:27.98Z", "2026-11-23T02:34:27.981401262Z"]
-    ours = [docker._instant(text) for text in told]
+    ours = [docker_containers._instant(text) for text in told]
     assert sorted(ours) == ours
-    assert docker._instant(docker.NEVER) == docker._instant("") == ""
+    assert docker_containers._instant(docker_containers.NEVER) == docker_containers._instant("") == ""
 
 
 @pytest.mark.parametrize("url", ["tcp://10.0.0.1:2375", "docker.sock", ""])
@@ -251,7 +258,7 @@ class TestNonsense:
             with pytest.raises((Unavailable, Refused)):
                 await port.start(ID)
 
-    @pytest.mark.parametrize("body", [b"{}\n", b"\xff\n", b"x" * (docker.EVENT_BYTES_MAX + 2)])
+    @pytest.mark.parametrize("body", [b"{}\n", b"\xff\n", b"x" * (docker_containers.EVENT_BYTES_MAX + 2)])
     async def test_a_stream_of_nonsense_is_a_gap_each_time(self, tmp_path: Path, body: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         async with nonsense(tmp_path, head + body) as port:

@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from kubesyncd import settings
-from kubesyncd.adapters.redis import FLAGS, SOCKET_S, RedisStore, _edge
-from kubesyncd.model import (
+from kubesyncd.adapters.redis_store import FLAGS, SOCKET_S, RedisStore, _edge
+from kubesyncd.core.model import (
     FeatureConfig,
     MasterConfig,
     Mode,

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd import archives
-from kubesyncd.archives import MEMBERS_MAX, UNPACKED_BYTES_MAX, read_files, unpack
-from kubesyncd.packages import Package, Unusable
+from kubesyncd.services import package_archive
+from kubesyncd.services.catalog import Package, Unusable
+from kubesyncd.services.package_archive import MEMBERS_MAX, UNPACKED_BYTES_MAX, read_files, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def test_nothing_is_read_before_the_hash_is_right() -> None:
         with pytest.raises(Unusable, match="SHA-256"):
             unpack(package(data), other)
     with pytest.raises(Unusable, match="more than 4194304 bytes"):
-        unpack(package(data), b"\0" * (archives.ARCHIVE_BYTES_MAX + 1))
+        unpack(package(data), b"\0" * (package_archive.ARCHIVE_BYTES_MAX + 1))
 
 
 def test_an_archive_is_of_the_package_it_was_fetched_for() -> None:
@@ -157,7 +157,7 @@ def test_an_extended_header_changes_neither_name_nor_size() -> None:
 
 def test_a_bomb_is_refused_without_being_unfolded() -> None:
     bomb = gzip.compress(b"\0" * (64 << 20), compresslevel=9)
-    assert len(bomb) < archives.ARCHIVE_BYTES_MAX
+    assert len(bomb) < package_archive.ARCHIVE_BYTES_MAX
     tracemalloc.start()
     with pytest.raises(Unusable, match="unpacks to more than"):
         read_files(bomb)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from kubesyncd.labels import Change
+from kubesyncd.core.labels import Change
 from tests.bench.back import back_figures
 from tests.bench.fleet import Fleet, Store, name_of
 from tests.bench.growth import MANY, MANY_RATE

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.model import FeatureConfig, Owner, Timing
-from kubesyncd.reboot import Note, encode
+from kubesyncd.core.model import FeatureConfig, Owner, Timing
+from kubesyncd.reboot.hold import Note, encode
 from tests.world import loop as virtual
 from tests.world.chance import Chance
 from tests.world.switch import World

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.carry import FILES_MAX, MANIFEST, RESTORED, Carry, sources
-from kubesyncd.manifests import FOLDER, read_manifests
 from kubesyncd.ports import Refused
+from kubesyncd.reboot.context_backup import FILES_MAX, MANIFEST, RESTORED, Carry, sources
+from kubesyncd.services.installed import FOLDER, read_manifests
 from kubesyncd.settings import Kube, Paths, Settings
 
 if TYPE_CHECKING:

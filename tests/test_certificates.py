@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.certificates import not_after
+from kubesyncd.runtime.x509 import not_after
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 

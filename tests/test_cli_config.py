@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kubesyncd import wire
 from kubesyncd.cli.config import Wish, consequence, parse_wish
-from kubesyncd.cli.reader import Stored
-from kubesyncd.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
+from kubesyncd.cli.switch import Stored
+from kubesyncd.core import protocol
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
 from tests.operator import CONFIG_DB, Operator
 
 MASTER = "KUBERNETES_MASTER|SERVER"
@@ -111,9 +111,9 @@ def test_a_features_own_label_is_applied_and_said_to_follow_its_owner(terminal: 
 def test_a_queued_label_says_what_it_waits_for_and_that_the_kubelet_is_stopped(
     bare_terminal: Operator,
 ) -> None:
-    bare_terminal.daemon.replies["label"] = wire.out(
+    bare_terminal.daemon.replies["label"] = protocol.out(
         "queued (the master does not answer; 2 pending)"
-    ) + wire.result(0)
+    ) + protocol.result(0)
     bare_terminal.daemon.cluster |= {"joined": True, "kubelet_may_run": False}
     result = bare_terminal.types("config kube label add rack a7")
     assert result.stdout == (
@@ -143,7 +143,7 @@ def test_an_invalid_label_is_refused_before_anybody_is_asked(
 
 def test_a_label_the_daemon_declines_fails_with_its_words_and_code(bare_terminal: Operator) -> None:
     said = "label: this switch has joined no master; set one with `config kube server ip` and join it"
-    bare_terminal.daemon.replies["label"] = wire.err(said) + wire.result(1)
+    bare_terminal.daemon.replies["label"] = protocol.err(said) + protocol.result(1)
     result = bare_terminal.types("config kube label add rack a7")
     assert result.exit_code == 1
     assert result.stderr == f"kubesync: {said.removeprefix('label: ')}\n"
@@ -153,8 +153,10 @@ def test_a_label_the_daemon_declines_fails_with_its_words_and_code(bare_terminal
 
 
 def test_a_join_is_told_step_by_step(bare_terminal: Operator) -> None:
-    steps = wire.status("fetching admin.conf") + wire.status("kubeadm join")
-    bare_terminal.daemon.replies["join"] = steps + wire.out("joined 10.1.2.3 as switch1") + wire.result(0)
+    steps = protocol.status("fetching admin.conf") + protocol.status("kubeadm join")
+    bare_terminal.daemon.replies["join"] = (
+        steps + protocol.out("joined 10.1.2.3 as switch1") + protocol.result(0)
+    )
     result = bare_terminal.types("config kube join")
     assert result.stdout == "fetching admin.conf\nkubeadm join\njoined 10.1.2.3 as switch1\n"
     assert bare_terminal.types("config kube join -f").exit_code == 0
@@ -162,9 +164,9 @@ def test_a_join_is_told_step_by_step(bare_terminal: Operator) -> None:
 
 
 def test_a_join_that_fails_says_why(bare_terminal: Operator) -> None:
-    bare_terminal.daemon.replies["reset"] = wire.err(
+    bare_terminal.daemon.replies["reset"] = protocol.err(
         "container: the kubelet does not stop; see its journal"
-    ) + wire.result(1)
+    ) + protocol.result(1)
     result = bare_terminal.types("config kube reset")
     assert (result.exit_code, result.stderr) == (1, "kubesync: the kubelet does not stop; see its journal\n")
 

@@ -11,10 +11,10 @@ import pytest
 
 from kubesyncd.adapters import kube_lean
 from kubesyncd.adapters.kubelet_config import KubeletConfig
-from kubesyncd.certificates import not_after
 from kubesyncd.cli.doctor import Finding, Grade, Patient, certificates, examine, judged, skewed
-from kubesyncd.cli.reader import Reader
-from kubesyncd.manifest import Local, daemonset
+from kubesyncd.cli.rules.daemonset_lint import Local, daemonset
+from kubesyncd.cli.switch import Reader
+from kubesyncd.runtime.x509 import not_after
 from kubesyncd.settings import load
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
 from tests.lab.stub_daemon import cluster

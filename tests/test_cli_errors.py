@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd import wire
-from kubesyncd.adapters import kube_admin
-from kubesyncd.cli import reader
-from kubesyncd.cli.grammar import failure_of
+from kubesyncd.adapters import kube_lists
+from kubesyncd.cli import switch
+from kubesyncd.cli.click_groups import failure_of
+from kubesyncd.core import protocol
 from kubesyncd.ports import Unavailable
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.operator import Operator
@@ -80,11 +80,11 @@ def gives_one_line(operator: Operator, line: str, code: int = 69) -> str:
 
 
 def test_no_commands_deadlines_add_up_to_more_than_is_promised() -> None:
-    assert reader.ANSWER_S < PROMISED_S
-    assert reader.SYSTEMCTL_S < PROMISED_S
+    assert switch.ANSWER_S < PROMISED_S
+    assert switch.SYSTEMCTL_S < PROMISED_S
     # One call to Redis hangs and ends the command; whatever answers takes no time.
-    assert reader.REDIS_S + reader.ANSWER_S <= PROMISED_S
-    assert kube_admin.CALL_S < PROMISED_S
+    assert switch.REDIS_S + switch.ANSWER_S <= PROMISED_S
+    assert kube_lists.CALL_S < PROMISED_S
 
 
 @pytest.mark.parametrize("line", NEED_THE_DAEMON)
@@ -250,13 +250,13 @@ def test_a_group_typed_alone_shows_what_may_follow(bare_terminal: Operator) -> N
 
 
 def test_a_reply_of_the_daemon_keeps_its_code(terminal: Operator) -> None:
-    terminal.daemon.replies["show"] = wire.err("container: 'snmp': broken; mend it") + wire.result(75)
+    terminal.daemon.replies["show"] = protocol.err("container: 'snmp': broken; mend it") + protocol.result(75)
     result = terminal.types("explain snmp")
     assert (result.exit_code, result.stderr) == (75, "kubesync: 'snmp': broken; mend it\n")
 
 
 def test_a_socket_we_may_not_use_is_told_apart(terminal: Operator) -> None:
-    with pytest.raises(reader.Forbidden, match="use sudo, or join its group"), reader._daemon_edge("/x"):
+    with pytest.raises(switch.Forbidden, match="use sudo, or join its group"), switch._daemon_edge("/x"):
         raise PermissionError
 
 
@@ -264,7 +264,7 @@ def test_a_redis_we_may_not_use_is_told_from_one_that_is_down() -> None:
     # As redis-py wraps it.
     wrapped = ConnectionError("Error 13 connecting to unix socket")
     wrapped.__cause__ = PermissionError()
-    with pytest.raises(reader.Forbidden, match="use sudo, or join its group"), reader._redis_edge("x"):
+    with pytest.raises(switch.Forbidden, match="use sudo, or join its group"), switch._redis_edge("x"):
         raise wrapped
 
 
@@ -286,8 +286,8 @@ class OfRoot:
 
 
 def test_a_kubeconfig_we_may_not_read_is_a_matter_of_sudo() -> None:
-    with pytest.raises(reader.Forbidden, match="/root/x may be read by root only; use sudo"):
-        kube_admin.KubeAdmin(OfRoot()).nodes()  # type: ignore[arg-type]
+    with pytest.raises(switch.Forbidden, match="/root/x may be read by root only; use sudo"):
+        kube_lists.KubeAdmin(OfRoot()).nodes()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("line", ["package list", "package list --json"])

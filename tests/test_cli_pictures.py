@@ -15,7 +15,7 @@ from kubesyncd.cli.diagram import PLACES, arrows, drawn
 from kubesyncd.cli.svg import FILLS
 from kubesyncd.cli.timeline import BAR_WIDTH, GLYPHS, Lane, Stretch, axis, bar, lane_of
 from kubesyncd.cli.timeline import drawn as drawn_timeline
-from kubesyncd.state import EDGES, State
+from kubesyncd.core.state import EDGES, State
 
 if TYPE_CHECKING:
     from tests.operator import Operator

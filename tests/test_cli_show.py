@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.cli.show import label_rows, node_row, pod_row, status_rows
-from kubesyncd.state import State
+from kubesyncd.core.state import State
 from tests.lab.stub_daemon import KUBE_ID, cluster, feature
 from tests.operator import STATE_DB, Operator, is_golden
 

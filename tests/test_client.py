@@ -1,6 +1,6 @@
 """Do the clients ask what they were told, and do the right thing where nobody answers?
 
-The daemon here is a stub that speaks `kubesyncd.wire` over a real Unix socket; the clients are the real
+The daemon here is a stub that speaks `kubesyncd.core.protocol` over a real Unix socket; the clients are the real
 ones, run as processes by this Python and by the system's.
 """
 
@@ -24,9 +24,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd import wire
-from kubesyncd.model import valid_feature_name
-from kubesyncd.peer import identify_peer
+from kubesyncd.api.peer import identify_peer
+from kubesyncd.core import protocol
+from kubesyncd.core.model import valid_feature_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ class Daemon:
             except OSError:
                 return
             with connection.makefile("rb") as lines:
-                request = wire.decode_request(lines.readline(wire.REQUEST_BYTES_MAX + 1))
+                request = protocol.decode_request(lines.readline(protocol.REQUEST_BYTES_MAX + 1))
             reply = self.replies.pop(0) if self.replies else HOLD
             pid = identify_peer(connection).pid
             if reply.endswith(HOLD):
@@ -119,7 +119,7 @@ HOLD = b"hold"
 """The end of the reply of a daemon that keeps the caller waiting."""
 END = b""
 """The reply of a daemon that goes away without one."""
-DONE = wire.result(0)
+DONE = protocol.result(0)
 
 
 class Switch:
@@ -218,7 +218,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("command", "request_"), REQUESTS, ids=[" ".join(c) for c, _ in REQUESTS])
 def test_every_form_sends_its_request(switch: Switch, command: list[str], request_: list[str]) -> None:
-    switch.host.start(wire.out("done") + wire.result(0))
+    switch.host.start(protocol.out("done") + protocol.result(0))
     assert switch.run(*command) == (0, "done\n", "")
     assert eventually(lambda: switch.host.requests) == [request_]
 
@@ -227,28 +227,28 @@ def test_every_form_sends_its_request(switch: Switch, command: list[str], reques
 @pytest.mark.parametrize("verb", ["stop", "wait"])
 def test_the_daemons_code_is_the_clients(one_switch: Switch, verb: str, code: int) -> None:
     line = "container: snmp: it broke; mend it"
-    one_switch.host.start(wire.err(line) + wire.result(code))
+    one_switch.host.start(protocol.err(line) + protocol.result(code))
     assert one_switch.run("container", verb, "snmp") == (code, "", line + "\n")
 
 
 @pytest.mark.parametrize("verb", ["start", "wait"])
 def test_a_reply_keeps_its_blanks_backslashes_and_foreign_letters(switch: Switch, verb: str) -> None:
     text = "  two  blanks \\n %s é 💡 $HOME `id`"
-    switch.host.start(wire.out(text) + wire.out("") + wire.err(text) + DONE)
+    switch.host.start(protocol.out(text) + protocol.out("") + protocol.err(text) + DONE)
     assert switch.run("container", verb, "snmp") == (0, text + "\n\n", text + "\n")
 
 
 @pytest.mark.parametrize("verb", ["start", "wait"])
 def test_status_lines_reach_systemd(switch: Switch, verb: str) -> None:
     switch.env["NOTIFY_SOCKET"] = "/run/systemd/notify"
-    switch.host.start(wire.status("waiting for kube deployment") + wire.status("$(id)") + DONE)
+    switch.host.start(protocol.status("waiting for kube deployment") + protocol.status("$(id)") + DONE)
     assert switch.run("container", verb, "snmp") == (0, "", "")
     assert switch.said_to("systemd-notify") == ["--status=waiting for kube deployment", "--status=$(id)"]
 
 
 @pytest.mark.parametrize("verb", ["start", "wait"])
 def test_status_lines_without_systemd_go_nowhere(one_switch: Switch, verb: str) -> None:
-    one_switch.host.start(wire.status("waiting") + DONE)
+    one_switch.host.start(protocol.status("waiting") + DONE)
     assert one_switch.run("container", verb, "snmp") == (0, "", "")
     assert one_switch.said_to("systemd-notify") is None
 
@@ -260,7 +260,7 @@ def test_lines_of_a_kind_yet_unknown_are_passed_over(one_switch: Switch) -> None
 
 
 def test_a_reader_that_goes_away_ends_the_client(one_switch: Switch) -> None:
-    one_switch.host.start(wire.out("row\n" * 5000) + DONE)
+    one_switch.host.start(protocol.out("row\n" * 5000) + DONE)
     reader, writer = os.pipe()
     os.close(reader)
     process = one_switch.begin("container", "state", "snmp", stdout=writer)
@@ -270,7 +270,7 @@ def test_a_reader_that_goes_away_ends_the_client(one_switch: Switch) -> None:
 
 
 def test_the_usual_road_loads_nothing_but_the_socket_module(switch: Switch) -> None:
-    switch.host.start(wire.out(ID) + DONE)
+    switch.host.start(protocol.out(ID) + DONE)
     program = (
         "import sys; known = set(sys.modules); sys.path.insert(0, sys.argv[1]); import client;"
         "code = client.main(['container', 'id', 'snmp']); print(code, sorted(set(sys.modules) - known))"
@@ -428,7 +428,7 @@ PASSED_THROUGH = [
 def test_everything_but_the_name_is_passed_through(
     one_switch: Switch, args: list[str], docker: list[str]
 ) -> None:
-    one_switch.host.start(wire.out(ID) + DONE)
+    one_switch.host.start(protocol.out(ID) + DONE)
     one_switch.env["DOCKER_RC"] = "42"
     assert one_switch.run("container", *args) == (42, "", "")
     assert one_switch.said_to("docker") == docker
@@ -437,13 +437,13 @@ def test_everything_but_the_name_is_passed_through(
 
 @pytest.mark.parametrize("verb", [["inspect", "snmp"], ["exec", "snmp", "id"]])
 def test_docker_is_not_asked_about_what_cannot_be_resolved(switch: Switch, verb: list[str]) -> None:
-    switch.host.start(wire.err("container: snmp: no such feature; see show feature") + wire.result(1))
+    switch.host.start(protocol.err("container: snmp: no such feature; see show feature") + protocol.result(1))
     assert switch.run("container", *verb) == (1, "", "container: snmp: no such feature; see show feature\n")
     assert switch.said_to("docker") is None
 
 
 def test_docker_missing_is_a_service_we_need(one_switch: Switch) -> None:
-    one_switch.host.start(wire.out(ID) + DONE)
+    one_switch.host.start(protocol.out(ID) + DONE)
     one_switch.env["PATH"] = "/nonexistent"
     code, _, err = one_switch.run("container", "inspect", "snmp")
     assert (code, err) == (69, "container: docker: not found in PATH; install docker or set PATH\n")
@@ -451,7 +451,7 @@ def test_docker_missing_is_a_service_we_need(one_switch: Switch) -> None:
 
 def test_exec_leaves_standard_input_to_docker(one_switch: Switch) -> None:
     one_switch.stand_in("docker", "cat")
-    one_switch.host.start(wire.out(ID) + DONE)
+    one_switch.host.start(protocol.out(ID) + DONE)
     process = one_switch.begin("container", "exec", "-i", "snmp", "cat", stdin=subprocess.PIPE)
     assert process.communicate("typed\n", timeout=LIMIT_S) == ("typed\n", "")
 
@@ -560,7 +560,7 @@ class LateDaemon:
     def __iter__(self) -> Iterator[str]:
         self.tries += 1
         if self.tries == 3:
-            self.daemon.start(wire.result(9))
+            self.daemon.start(protocol.result(9))
         return iter([str(self.daemon.path)])
 
 
@@ -571,7 +571,7 @@ def test_a_daemon_that_comes_soon_is_met(one_switch: Switch, monkeypatch: pytest
 
 
 def test_in_a_container_the_only_socket_is_the_containers(switch: Switch) -> None:
-    switch.container.start(DONE, DONE, wire.out("row") + DONE)
+    switch.container.start(DONE, DONE, protocol.out("row") + DONE)
     assert switch.run("container_state", "snmp", "up", "kube")[0] == 0
     assert switch.run("container_state", "snmp", "down")[0] == 0
     assert switch.run("container", "state", "snmp") == (0, "row\n", "")
@@ -590,7 +590,7 @@ def test_on_the_host_the_hosts_socket_comes_first(one_switch: Switch) -> None:
 
 @pytest.mark.parametrize("verb", ["start", "stop", "kill", "id", "wait"])
 def test_an_end_without_a_result_means_ask_again(switch: Switch, verb: str) -> None:
-    switch.host.start(END, wire.out("half a li")[:-1], wire.result(3))
+    switch.host.start(END, protocol.out("half a li")[:-1], protocol.result(3))
     code, _, err = switch.run("container", verb, "snmp")
     assert (code, err) == (3, "")
     assert len(switch.host.requests) == 3
@@ -608,7 +608,7 @@ def environ(process: subprocess.Popen[str]) -> bytes:
 def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
     switch: Switch, command: list[str]
 ) -> None:
-    switch.host.start(wire.status("waiting") + HOLD)
+    switch.host.start(protocol.status("waiting") + HOLD)
     process = switch.begin(*command)
     eventually(lambda: switch.host.requests)
     eventually(lambda: "python" not in os.readlink(f"/proc/{process.pid}/exe"))
@@ -620,10 +620,10 @@ def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
     # It asks in vain for longer than a first contact may take, and does not go round the daemon.
     eventually(lambda: re.search(rb"KUBESYNCD_ASKED=[5-9]", environ(process)))
     assert switch.said_to("docker") is None
-    switch.host.start(HOLD, wire.result(137))
+    switch.host.start(HOLD, protocol.result(137))
     eventually(lambda: len(switch.host.requests) == 2)
     switch.host.stop()
-    switch.host.start(wire.result(137))
+    switch.host.start(protocol.result(137))
     assert end(process) == (137, "", "")
     assert switch.host.pids == [process.pid] * 3
 
@@ -667,7 +667,7 @@ def test_a_daemon_that_never_read_the_request_was_never_met(one_switch: Switch, 
 def test_a_waiter_whose_package_is_removed_goes_on_with_docker(one_switch: Switch) -> None:
     one_switch.ledger.write_text(ledger({"lldp": {"record": {"grant": "ab" * 32}}}))
     for name, follows in (("snmp", "snmp"), ("lldp", "ab" * 32)):
-        one_switch.host.start(wire.status("waiting") + HOLD)
+        one_switch.host.start(protocol.status("waiting") + HOLD)
         process = one_switch.begin("container", "wait", name)
         eventually(lambda: one_switch.host.requests)
         (one_switch.root / "removed").touch()
@@ -687,7 +687,7 @@ def test_a_waiter_can_be_terminated(one_switch: Switch) -> None:
 
 
 def test_without_a_shell_python_waits_and_asks_again(switch: Switch) -> None:
-    switch.host.start(END, wire.status("waiting") + wire.result(7))
+    switch.host.start(END, protocol.status("waiting") + protocol.result(7))
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import client; client.SHELLS = ();"
         "sys.exit(client.main(['container_state', 'snmp', 'up', 'kube']))"
@@ -716,13 +716,13 @@ def test_a_daemon_that_answered_once_and_stays_away_is_down(one_switch: Switch) 
 
 
 def test_a_daemon_that_talks_without_end_is_cut_off(one_switch: Switch) -> None:
-    one_switch.host.start(b"O " + b"x" * (4 * CLIENT.REPLY_LINE_MAX), wire.result(5))
+    one_switch.host.start(b"O " + b"x" * (4 * CLIENT.REPLY_LINE_MAX), protocol.result(5))
     assert CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=LIMIT_S) == 5
 
 
 @pytest.mark.parametrize("code", [b"9" * 5000, b"256", b"0000"])
 def test_what_is_no_exit_code_is_no_result(one_switch: Switch, code: bytes) -> None:
-    one_switch.host.start(b"R " + code + b"\n", wire.result(5))
+    one_switch.host.start(b"R " + code + b"\n", protocol.result(5))
     assert CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=LIMIT_S) == 5
 
 
@@ -758,7 +758,7 @@ def run_shell(place: Switch, *args: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize("tool", [pytest.param(tool, marks=pytest.mark.real(tool)) for tool in DIALLERS])
 def test_a_shell_and_a_tool_that_can_dial_are_enough(one_switch: Switch, tool: str) -> None:
     shell_only(one_switch, tool)
-    one_switch.container.start(DONE, END, wire.err("container: snmp: no; ask") + wire.result(77))
+    one_switch.container.start(DONE, END, protocol.err("container: snmp: no; ask") + protocol.result(77))
     assert run_shell(one_switch, "snmp", "up", "local") == (0, "", "")
     assert run_shell(one_switch, "snmp", "up", "kube") == (77, "", "container: snmp: no; ask\n")
     assert (

@@ -16,9 +16,9 @@ from tests.world.loop import Deadlock, run
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from kubesyncd.cluster import ClusterKeeper
-from kubesyncd.labels import PENDING_MAX, Change
-from kubesyncd.model import KubeLabel, MasterConfig, Timing
+from kubesyncd.cluster.controller import ClusterKeeper
+from kubesyncd.core.labels import PENDING_MAX, Change
+from kubesyncd.core.model import KubeLabel, MasterConfig, Timing
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
 
 NO_MASTER = MasterConfig()

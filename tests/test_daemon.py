@@ -7,8 +7,8 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from kubesyncd.daemon import AUDIT_STEP
-from kubesyncd.model import FeatureConfig, Owner, Row, Timing
+from kubesyncd.core.model import FeatureConfig, Owner, Row, Timing
+from kubesyncd.daemon.supervisor import AUDIT_STEP
 from kubesyncd.ports import Unavailable
 from tests.world import loop
 from tests.world.chance import Chance

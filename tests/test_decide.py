@@ -10,9 +10,21 @@ from typing import Any
 
 import pytest
 
-from kubesyncd import verbs
-from kubesyncd.adapters.schema import SONIC
-from kubesyncd.decide import (
+from kubesyncd.adapters.db_schema import SONIC
+from kubesyncd.core import verbs
+from kubesyncd.core.health import Health
+from kubesyncd.core.model import (
+    Container,
+    FailurePolicy,
+    FeatureConfig,
+    KubeLabel,
+    LabelView,
+    Mode,
+    Owner,
+    Row,
+    SystemState,
+)
+from kubesyncd.core.planner import (
     EndContainer,
     Grant,
     Plan,
@@ -27,20 +39,18 @@ from kubesyncd.decide import (
     label_wanted,
     state_of,
 )
-from kubesyncd.health import Health
-from kubesyncd.model import (
-    Container,
-    FailurePolicy,
-    FeatureConfig,
-    KubeLabel,
-    LabelView,
-    Mode,
-    Owner,
-    Row,
-    SystemState,
+from kubesyncd.core.record import (
+    Cause,
+    Exit,
+    Facts,
+    Record,
+    StopStyle,
+    absorb,
+    project,
+    with_grant,
+    with_mode,
 )
-from kubesyncd.record import Cause, Exit, Facts, Record, StopStyle, absorb, project, with_grant, with_mode
-from kubesyncd.state import State, classify
+from kubesyncd.core.state import State, classify
 from tests.given import (
     FALLBACK,
     KUBE,

@@ -4,7 +4,6 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-import kubesyncd
 from kubesyncd.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -30,12 +29,3 @@ def test_every_document_the_readme_names_is_there():
     readme = (DOCS.parent / "README.md").read_text()
     missing = [name for name in re.findall(r"`(docs/[\w.-]+)`", readme) if not (DOCS.parent / name).exists()]
     assert not missing
-
-
-def test_every_room_of_the_house_is_in_the_table_and_no_other():
-    house = Path(kubesyncd.__file__).parent
-    there = {path.name for path in house.glob("*.py") if path.name != "__init__.py"}
-    there |= {f"{path.parent.name}/" for path in house.glob("*/__init__.py")}
-    table = [line for line in (DOCS / "architecture.md").read_text().splitlines() if line.startswith("| ")]
-    told = [name for line in table for name in re.findall(r"`([\w/.]+)`", line.split("|")[1])]
-    assert sorted(told) == sorted(there)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd import documents
+from kubesyncd.runtime import yaml_reader
 
 
 def test_plain_values_are_read() -> None:
-    assert documents.parse(b"a: [1, {b: c}]\n") == {"a": [1, {"b": "c"}]}
-    assert documents.parse(b"") is None
+    assert yaml_reader.parse(b"a: [1, {b: c}]\n") == {"a": [1, {"b": "c"}]}
+    assert yaml_reader.parse(b"") is None
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ def test_plain_values_are_read() -> None:
 )
 def test_what_cannot_be_used_is_refused_in_one_line(text: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said) as raised:
-        documents.parse(text)
+        yaml_reader.parse(text)
     assert "\n" not in str(raised.value)
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_values_or_a_refusal(text: bytes) -> None:
     try:
-        documents.parse(text)
+        yaml_reader.parse(text)
     except ValueError as error:
         assert "\n" not in str(error)  # noqa: PT017 - either outcome is right

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from kubesyncd.model import FailurePolicy, FeatureConfig, Owner
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner
 from tests.world import model
 from tests.world.explore import EVERYTHING, MENUS, UNWELL, Walk, explore
 from tests.world.model import Broken, World, failing_starts, starts, waiting_starts, working_starts

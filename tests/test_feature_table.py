@@ -9,10 +9,18 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.adapters.schema import normal, schema
-from kubesyncd.feature_table import GOOD_FOR_S, Saved, TableMender, decode, encode, lost, of_installed
-from kubesyncd.manifests import Manifest, Phase
+from kubesyncd.adapters.db_schema import normal, schema
+from kubesyncd.features.config_backup import (
+    GOOD_FOR_S,
+    Saved,
+    TableMender,
+    decode,
+    encode,
+    lost,
+    of_installed,
+)
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.services.installed import Manifest, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

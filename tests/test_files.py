@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kubesyncd.adapters.files import DiskFile, StateFile, atomic_write
 from kubesyncd.ports import Unavailable
+from kubesyncd.runtime.state_files import DiskFile, StateFile, atomic_write
 
 
 def mode_of(path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kubesyncd.fleet import BURST_S, PAUSE_S, SPREAD_S, FleetView, Notice, feature_annotation
+from kubesyncd.cluster.node_reports import BURST_S, PAUSE_S, SPREAD_S, FleetView, Notice, feature_annotation
 from kubesyncd.ports import Forbidden, Missing, PortError, Unavailable
 from tests.world.loop import run
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kubesyncd.decide import decide, foresee
-from kubesyncd.model import FeatureConfig, Mode, Owner, SystemState, Timing
-from kubesyncd.record import Facts, Record, absorb, project
-from kubesyncd.state import State
+from kubesyncd.core.model import FeatureConfig, Mode, Owner, SystemState, Timing
+from kubesyncd.core.planner import decide, foresee
+from kubesyncd.core.record import Facts, Record, absorb, project
+from kubesyncd.core.state import State
 
 KUBE = FeatureConfig(set_owner=Owner.KUBE, fallback=True)
 TIMING = Timing()

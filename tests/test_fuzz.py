@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd import wire
-from kubesyncd.model import Owner, Timing
-from kubesyncd.peer import Peer
-from kubesyncd.server import CONNECTIONS_MAX, REQUEST_S_MAX, Role
-from kubesyncd.wire import REQUEST_BYTES_MAX
+from kubesyncd.api.peer import Peer
+from kubesyncd.api.server import CONNECTIONS_MAX, REQUEST_S_MAX, Role
+from kubesyncd.core import protocol
+from kubesyncd.core.model import Owner, Timing
+from kubesyncd.core.protocol import REQUEST_BYTES_MAX
 from tests import fuzz, fuzz_guided
 from tests.given import FALLBACK
 from tests.world.chance import Chance
@@ -110,7 +110,7 @@ class Listening:
 
     async def ask(self, *request: str, role: Role = Role.HOST) -> int | None:
         """An honest client's exit code."""
-        return await self.send([wire.encode_request(list(request))], role)
+        return await self.send([protocol.encode_request(list(request))], role)
 
     async def send(self, pieces: list[bytes], role: Role = Role.HOST) -> int | None:
         """What the daemon answers to these pieces: a code, or None where it just closes."""
@@ -124,7 +124,7 @@ class Listening:
                         await asyncio.sleep(0)
             async with asyncio.timeout(PATIENCE_S):
                 with suppress(ConnectionError):
-                    return wire.decode_reply(await reader.read())[1]
+                    return protocol.decode_reply(await reader.read())[1]
                 return None
         finally:
             writer.close()
@@ -193,32 +193,32 @@ async def test_garbage_is_answered_or_closed_and_nobody_else_notices(tmp_path: P
     async with listening(tmp_path, Timing()) as daemon:
         for what, data in GARBAGE.items():
             code = await daemon.send([data], role)
-            assert code in (None, wire.EXIT_USAGE, wire.EXIT_NOT_ALLOWED), what
-            assert await daemon.ask("id", "snmp") == wire.EXIT_DONE, what
+            assert code in (None, protocol.EXIT_USAGE, protocol.EXIT_NOT_ALLOWED), what
+            assert await daemon.ask("id", "snmp") == protocol.EXIT_DONE, what
             assert daemon.world.failures == [], what
 
 
 async def test_a_user_of_the_host_can_call_no_container_unhealthy(tmp_path: Path) -> None:
     async with listening(tmp_path, Timing()) as daemon:
         said = ("state", "snmp", "unhealthy", "x")
-        assert await daemon.ask(*said, role=Role.CONTAINER) == wire.EXIT_DONE, "the container itself may"
+        assert await daemon.ask(*said, role=Role.CONTAINER) == protocol.EXIT_DONE, "the container itself may"
         daemon.peers[Role.CONTAINER] = Peer(1, 1000, 1000, None)
-        assert await daemon.ask(*said, role=Role.CONTAINER) == wire.EXIT_NOT_ALLOWED
+        assert await daemon.ask(*said, role=Role.CONTAINER) == protocol.EXIT_NOT_ALLOWED
 
 
 async def test_a_request_split_at_every_byte_is_one_request(tmp_path: Path) -> None:
-    request = wire.encode_request(["id", "snmp"])
+    request = protocol.encode_request(["id", "snmp"])
     async with listening(tmp_path, Timing()) as daemon:
         for cut in range(1, len(request)):
-            assert await daemon.send([request[:cut], request[cut:]]) == wire.EXIT_DONE
-        assert await daemon.send([bytes([byte]) for byte in request]) == wire.EXIT_DONE
+            assert await daemon.send([request[:cut], request[cut:]]) == protocol.EXIT_DONE
+        assert await daemon.send([bytes([byte]) for byte in request]) == protocol.EXIT_DONE
 
 
 @pytest.mark.slow("waits for a deadline of the product")
 async def test_mutated_requests_are_answered_or_closed(tmp_path: Path) -> None:
     rng = Random(3)
     seeds = tuple(
-        wire.encode_request(w)
+        protocol.encode_request(w)
         for w in (["id", "snmp"], ["state", "snmp"], ["show"], ["cluster"], ["label", "a=b"])
     )
     async with listening(tmp_path, Timing()) as daemon:
@@ -229,7 +229,7 @@ async def test_mutated_requests_are_answered_or_closed(tmp_path: Path) -> None:
                 [data if b"\n" in data else data + b"\n"],
                 Role.HOST if rng.random() < 0.95 else Role.CONTAINER,
             )
-        assert await daemon.ask("id", "snmp") == wire.EXIT_DONE
+        assert await daemon.ask("id", "snmp") == protocol.EXIT_DONE
         assert daemon.world.failures == []
 
 
@@ -247,7 +247,7 @@ async def test_two_thousand_silent_connections_on_one_socket_keep_nobody_from_th
         for _ in range(3):
             idle = [await asyncio.open_unix_connection(daemon.paths[Role.CONTAINER]) for _ in range(IDLE)]
             assert len(daemon.open) <= CONNECTIONS_MAX + 1
-            assert await daemon.ask("id", "snmp") == wire.EXIT_DONE
+            assert await daemon.ask("id", "snmp") == protocol.EXIT_DONE
             async with asyncio.timeout(PATIENCE_S + REQUEST_S_MAX):
                 # Each of them is asked to say something within REQUEST_S_MAX, or is let go.
                 for reader, writer in idle:
@@ -255,7 +255,7 @@ async def test_two_thousand_silent_connections_on_one_socket_keep_nobody_from_th
                     writer.close()
             while daemon.open:
                 await asyncio.sleep(0.05)
-            assert await daemon.ask("state", "snmp", "up", "local", role=Role.CONTAINER) == wire.EXIT_DONE
+            assert await daemon.ask("state", "snmp", "up", "local", role=Role.CONTAINER) == protocol.EXIT_DONE
             grown.append(fuzz.resident_bytes())
         assert daemon.world.failures == []
     # Each flood finds the memory that the first one needed; what a process has by chance comes but once.

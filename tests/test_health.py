@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from kubesyncd.decide import AdoptImage, RestoreImage, StartLocal, decide
-from kubesyncd.health import (
+from kubesyncd.core.health import (
     FROM_CONTAINER,
     FROM_HOST,
     REASON_MAX,
@@ -25,7 +24,7 @@ from kubesyncd.health import (
     same_image,
     see_starts,
 )
-from kubesyncd.model import (
+from kubesyncd.core.model import (
     Container,
     FailurePolicy,
     FeatureConfig,
@@ -36,8 +35,9 @@ from kubesyncd.model import (
     SystemState,
     Timing,
 )
-from kubesyncd.record import Cause, Record, absorb, cleared, hear, project
-from kubesyncd.record import rolled_back as after_boot
+from kubesyncd.core.planner import AdoptImage, RestoreImage, StartLocal, decide
+from kubesyncd.core.record import Cause, Record, absorb, cleared, hear, project
+from kubesyncd.core.record import rolled_back as after_boot
 from tests.given import (
     FALLBACK,
     KUBE,

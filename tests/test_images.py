@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.images import (
+from kubesyncd.images.policy import (
     KNOWN_MAX,
     Image,
     Remove,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kubesyncd import services
-from kubesyncd.installer import Installer
-from kubesyncd.manifests import Manifest, Package, Phase, read_manifests
 from kubesyncd.ports import PortError, Refused, Unavailable
-from kubesyncd.services import parse, service, unit_path
+from kubesyncd.services import definition
+from kubesyncd.services.definition import parse, service, unit_path
+from kubesyncd.services.installed import Manifest, Package, Phase, read_manifests
+from kubesyncd.services.installer import Installer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,7 +78,7 @@ class World:
         return tree
 
     def _unit(self, feature: str) -> bytes | None:
-        for folder in (services.UNIT_FOLDER, IMAGE_UNIT):
+        for folder in (definition.UNIT_FOLDER, IMAGE_UNIT):
             at = self.root / folder.lstrip("/") / f"{feature}.service"
             if at.exists():
                 return at.read_bytes()
@@ -165,8 +165,8 @@ class World:
             seen[str(at.relative_to(self.root))] = (mode, at.read_bytes() if at.is_file() else None)
         return seen, tree["rows"], tree["enabled"], read_manifests(self.state_dir / "installed")
 
-    def install(self, spec: services.ServiceSpec, **options: Any) -> Any:
-        return asyncio.run(self.installer().install(spec, services.files(spec), **options))
+    def install(self, spec: definition.ServiceSpec, **options: Any) -> Any:
+        return asyncio.run(self.installer().install(spec, definition.files(spec), **options))
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def with_power_cut(world: World, work: Callable[[Installer], Any], at: int) -> b
 
 def test_an_installed_service_has_files_a_row_and_a_started_unit(world: World) -> None:
     done = world.install(FULL)
-    for file in services.files(FULL):
+    for file in definition.files(FULL):
         at = world.root / file.path.lstrip("/")
         assert (at.read_bytes(), stat.S_IMODE(at.stat().st_mode)) == (file.content, file.mode)
     assert world.feature_row("tap") == {
@@ -261,7 +261,7 @@ def test_what_we_did_not_install_is_not_uninstalled(world: World) -> None:
 # ---- refusals -------------------------------------------------------------------------------------
 
 
-def refused(world: World, spec: services.ServiceSpec, **options: Any) -> str:
+def refused(world: World, spec: definition.ServiceSpec, **options: Any) -> str:
     before = world.everything()
     with pytest.raises(Refused) as caught:
         world.install(spec, **options)
@@ -296,7 +296,7 @@ def test_a_required_service_has_to_exist(world: World) -> None:
 
 @pytest.mark.parametrize("link", [False, True])
 def test_a_file_of_somebody_else_is_never_overwritten(world: World, link: bool) -> None:
-    at = world.root / services.script_path("tap").lstrip("/")
+    at = world.root / definition.script_path("tap").lstrip("/")
     at.parent.mkdir(parents=True)
     if link:
         at.symlink_to("/etc/passwd")
@@ -311,7 +311,7 @@ def test_two_at_a_time_are_one_too_many(world: World) -> None:
             with pytest.raises(Refused, match="another installation or removal is running"):
                 world.installer()._alone().__enter__()
 
-    asyncio.run(world.installer(second).install(FULL, services.files(FULL)))
+    asyncio.run(world.installer(second).install(FULL, definition.files(FULL)))
 
 
 # ---- replacing ------------------------------------------------------------------------------------
@@ -323,9 +323,9 @@ def test_a_replacement_takes_what_the_old_one_had_too_much_and_keeps_the_operato
     world.replace_feature_row("tap", custom)
     world.install(SMALL, replace=True, package=Package("2", "0" * 64))
     paths = {str(at) for at in world.root.rglob("*") if at.is_file() and "tap" in at.name}
-    assert paths == {str(world.root) + file.path for file in services.files(SMALL)}
+    assert paths == {str(world.root) + file.path for file in definition.files(SMALL)}
     assert world.feature_row("tap") == custom
-    assert world.load()["enabled"]["tap"].encode() == services.files(SMALL)[0].content
+    assert world.load()["enabled"]["tap"].encode() == definition.files(SMALL)[0].content
     manifest = world.installer().installed()["tap"]
     assert (manifest.phase, manifest.package, manifest.previous) == (
         Phase.INSTALLED,
@@ -385,7 +385,7 @@ def test_an_installation_that_fails_anywhere_leaves_nothing_behind(
             raise OSError(28, "No space left on device", what)
 
     try:
-        asyncio.run(world.installer(fail).install(SMALL, services.files(SMALL), replace=True))
+        asyncio.run(world.installer(fail).install(SMALL, definition.files(SMALL), replace=True))
     except (OSError, Unavailable):
         assert world.everything() == before
     else:
@@ -421,7 +421,7 @@ def test_a_power_cut_at_any_step_is_taken_back_by_the_next_command(
         world = World(tmp_path / str(step))
         start(world)
         before = world.everything()
-        cut = with_power_cut(world, lambda i: i.install(SMALL, services.files(SMALL), replace=True), step)
+        cut = with_power_cut(world, lambda i: i.install(SMALL, definition.files(SMALL), replace=True), step)
         journal = world.installer().installed().get("tap")
         finished = (
             journal is not None and journal.phase is Phase.INSTALLED and journal.files != _files(before)

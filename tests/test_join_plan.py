@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.adapters.kubeadm import reason
+from kubesyncd.core.model import MasterConfig
 from kubesyncd.join import credential, plan, progress
 from kubesyncd.join.plan import STEP_S_MAX, Found, Job, Membership, Standing, Step, due, plan_join, plan_reset
 from kubesyncd.join.progress import Done, Phase, Progress
-from kubesyncd.model import MasterConfig
 from kubesyncd.ports import Refused
 
 HERE = MasterConfig(ip="10.0.0.1")

@@ -7,22 +7,22 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kubesyncd import keeper as keepers
-from kubesyncd.keeper import GONE, Keeper, Surroundings
-from kubesyncd.ledger import Ledger
-from kubesyncd.log import logger
-from kubesyncd.model import FeatureConfig, LabelView, Row, Stored, Timing
+from kubesyncd.core.model import FeatureConfig, LabelView, Row, Stored, Timing
+from kubesyncd.core.state import State
+from kubesyncd.core.verbs import Kill, Start
+from kubesyncd.features import reconciler as keepers
+from kubesyncd.features.ledger import Ledger
+from kubesyncd.features.reconciler import GONE, Keeper, Surroundings
 from kubesyncd.ports import Missing
+from kubesyncd.runtime.log import logger
 from kubesyncd.settings import Log
-from kubesyncd.state import State
-from kubesyncd.verbs import Kill, Start
 from tests.given import LOCAL, local
 
 if TYPE_CHECKING:
     import pytest
 
-    from kubesyncd.model import Container
-    from kubesyncd.verbs import Outcome, Verb
+    from kubesyncd.core.model import Container
+    from kubesyncd.core.verbs import Outcome, Verb
 
 NEW = "beef" * 16
 

@@ -22,7 +22,7 @@ def python(code: str) -> str:
 def test_the_adapter_loads_none_of_the_generated_modules() -> None:
     loaded = json.loads(
         python(
-            "import json, sys, kubesyncd.adapters.kube\n"
+            "import json, sys, kubesyncd.adapters.kube_node\n"
             "print(json.dumps([m for m in sys.modules if m.startswith('kubernetes_asyncio')]))"
         )
     )
@@ -51,7 +51,7 @@ def test_a_missing_package_is_an_import_error_that_names_the_fix() -> None:
         "importlib.util.find_spec = lambda name, *a: None if 'kubernetes' in name else find(name, *a)\n"
         "from kubesyncd.adapters import kube_lean\n"
         "print(kube_lean.available())\n"
-        "try: import kubesyncd.adapters.kube\n"
+        "try: import kubesyncd.adapters.kube_node\n"
         "except ImportError as error: print(error)"
     )
     assert python(code) == "False\nkubernetes_asyncio is not installed; install kubesyncd[kube]"

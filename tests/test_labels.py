@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kubesyncd import labels
-from kubesyncd.labels import Change, Fold, InvalidLabel, Queue, QueueFull, feature_label, feature_of
-from kubesyncd.model import KubeLabel
+from kubesyncd.core import labels
+from kubesyncd.core.labels import Change, Fold, InvalidLabel, Queue, QueueFull, feature_label, feature_of
+from kubesyncd.core.model import KubeLabel
 
 
 def queue_of(*texts: str) -> Queue:

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kubesyncd.lean import TLS_BUFFER_BYTES
+from kubesyncd.runtime.lean_imports import TLS_BUFFER_BYTES
 from tests.lab.certificates import Authority
 
 PROGRAM = """
 import os, ssl, sys
-from kubesyncd import lean
-lean.load()
-import kubesyncd.app
+from kubesyncd.runtime import lean_imports
+lean_imports.load()
+import kubesyncd.daemon.app
 from aiohttp.connector import _SSL_CONTEXT_VERIFIED
 print("rich" in sys.modules, "kubernetes_asyncio" in sys.modules, _SSL_CONTEXT_VERIFIED.cert_store_stats()["x509"])
 print("SSL_CERT_FILE" in os.environ)
@@ -22,8 +22,8 @@ print("SSL_CERT_FILE" in os.environ)
 # A megabyte each way over one TLS connection, in pieces as the network brings them.
 CONVERSATION = """
 import asyncio, ssl, sys
-from kubesyncd import lean
-lean.load()
+from kubesyncd.runtime import lean_imports
+lean_imports.load()
 certificate, key = sys.argv[1:]
 said = bytes(range(256)) * 4096
 

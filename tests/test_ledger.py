@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd import verbs
-from kubesyncd.decide import decide
-from kubesyncd.ledger import Ledger
-from kubesyncd.model import FailurePolicy, FeatureConfig, Mode, Owner, SystemState
+from kubesyncd.core import verbs
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, SystemState
+from kubesyncd.core.planner import decide
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb
+from kubesyncd.core.state import HISTORY_MAX, State, Transition
+from kubesyncd.features.ledger import Ledger
 from kubesyncd.ports import Unavailable
-from kubesyncd.record import Cause, Exit, Record, StopStyle, absorb
-from kubesyncd.state import HISTORY_MAX, State, Transition
 from tests.given import FALLBACK, KUBE, LOCAL, NOW, TIMING, facts, local, up
 
 BOOT = "a-boot"

@@ -12,7 +12,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.manifest import HOOKS, RULES, SOCKET_FOLDER, Local, Weight, check, daemonset, local_of
+from kubesyncd.cli.rules.daemonset_lint import (
+    HOOKS,
+    RULES,
+    SOCKET_FOLDER,
+    Local,
+    Weight,
+    check,
+    daemonset,
+    local_of,
+)
 from tests.lab.kube_client import KubeClient
 
 if TYPE_CHECKING:

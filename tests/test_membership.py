@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd import wire
+from kubesyncd.core import protocol
+from kubesyncd.core.model import MasterConfig
+from kubesyncd.join.controller import UNITS, MembershipKeeper
 from kubesyncd.join.plan import Found, Job, Membership, Standing, address
 from kubesyncd.join.progress import Phase, Progress
-from kubesyncd.membership import UNITS, MembershipKeeper
-from kubesyncd.model import MasterConfig
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.settings import Kube
 from tests.world.loop import run
@@ -352,11 +352,11 @@ def test_an_operator_s_reset_stands_until_he_joins() -> None:
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.credential and not switch.keeper.joining)
         outcome = await switch.keeper.ask(Job.RESET, force=False, say=lambda _: None)
-        assert (outcome.code, outcome.text) == (wire.EXIT_DONE, "reset done")
+        assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "reset done")
         await asyncio.sleep(86_400)
         assert jobs(switch) == [Job.JOIN, Job.RESET]
         outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
-        assert outcome.code == wire.EXIT_DONE
+        assert outcome.code == protocol.EXIT_DONE
         assert switch.credential
 
     play(story, MASTER)
@@ -379,14 +379,14 @@ def test_an_operator_s_reset_overtakes_a_join_and_a_second_join_joins_the_first(
         await switch.until(lambda: switch.working())
         said: list[str] = []
         outcome = await switch.keeper.ask(Job.JOIN, force=False, say=said.append)
-        assert outcome.code == wire.EXIT_DONE
+        assert outcome.code == protocol.EXIT_DONE
         assert said[0].startswith("join: ")
         assert jobs(switch) == [Job.JOIN]
         forced = asyncio.ensure_future(switch.keeper.ask(Job.JOIN, force=True, say=said.append))
         await switch.until(lambda: switch.working())
         outcome = await switch.keeper.ask(Job.RESET, force=False, say=said.append)
-        assert outcome.code == wire.EXIT_DONE
-        assert (await forced).code == wire.EXIT_FAILED
+        assert outcome.code == protocol.EXIT_DONE
+        assert (await forced).code == protocol.EXIT_FAILED
         assert switch.ended == [Job.JOIN]
         assert not switch.credential
 
@@ -397,12 +397,12 @@ def test_a_unit_that_does_not_start_is_said_and_tried_again() -> None:
     async def story(switch: Switch) -> None:
         switch.never_starts = True
         outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
-        assert outcome.code == wire.EXIT_FAILED
+        assert outcome.code == protocol.EXIT_FAILED
         assert "has not begun within 20 s; see journalctl -u kubesyncd-join.service" in outcome.text
         switch.never_starts, switch.refuses = False, True
         outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
         assert (outcome.code, outcome.text) == (
-            wire.EXIT_UNAVAILABLE,
+            protocol.EXIT_UNAVAILABLE,
             "systemd: kubesyncd-join.service is masked; try again",
         )
         switch.refuses = False
@@ -417,7 +417,7 @@ def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() 
         for silent in (False, True):
             switch.start_s, switch.systemd_silent = 75.0, silent
             outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
-            assert (outcome.code, outcome.text) == (wire.EXIT_DONE, "join done")
+            assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
         assert [force for _, _, force in switch.begun] == [False, True, True]
         assert [why.partition(";")[2] for why in switch.warned] == [
             " systemd is still starting it",
@@ -431,7 +431,7 @@ def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit
     async def story(switch: Switch) -> None:
         switch.never_starts = switch.systemd_silent = True
         outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
-        assert outcome.code == wire.EXIT_FAILED
+        assert outcome.code == protocol.EXIT_FAILED
         assert re.search("has not begun within 66. s; see journalctl", outcome.text), outcome.text
         assert not switch.requested
         switch.never_starts = switch.systemd_silent = False
@@ -447,7 +447,7 @@ def test_a_job_that_somebody_begins_while_systemd_is_asked_is_not_ended() -> Non
         asked = asyncio.ensure_future(switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None))
         await switch.until(lambda: switch.keeper.joining)
         await switch.systemd.begin("kubesyncd-join.service")
-        assert (await asked).code == wire.EXIT_FAILED
+        assert (await asked).code == protocol.EXIT_FAILED
         assert (switch.ended, jobs(switch), switch.requested) == ([], [Job.JOIN, Job.JOIN], False)
 
     play(story, MASTER)
@@ -470,7 +470,7 @@ def test_a_job_is_begun_although_the_process_of_the_last_one_is_still_ending() -
         await switch.until(lambda: switch.credential and not switch.keeper.joining)
         for _ in range(2):
             outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
-            assert (outcome.code, outcome.text) == (wire.EXIT_DONE, "join done")
+            assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
         assert [force for _, _, force in switch.begun] == [False, True, True]
 
     play(story, MASTER)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubesyncd import settings
-from kubesyncd.migrate import LABELS_KEY, LEFTOVERS, Old, Way, advise
+from kubesyncd.cli.rules.ctrmgrd import LABELS_KEY, LEFTOVERS, Old, Way, advise
 
 if TYPE_CHECKING:
     from pathlib import Path

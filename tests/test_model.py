@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd import model
-from kubesyncd.model import (
+from kubesyncd.core import model
+from kubesyncd.core.model import (
     FAILURE_MINUTES_MAX,
     FailurePolicy,
     FeatureConfig,

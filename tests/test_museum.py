@@ -30,8 +30,8 @@ def test_a_bug_that_comes_back_is_found_again(piece: Piece) -> None:
 
 
 def test_a_piece_whose_code_has_changed_says_so() -> None:
-    piece = Piece("x", "", "kubesyncd/wire.py", ("tests/test_wire.py",), "no such line", "")
-    with pytest.raises(Outdated, match="0 times in kubesyncd/wire"):
+    piece = Piece("x", "", "kubesyncd/core/protocol.py", ("tests/test_wire.py",), "no such line", "")
+    with pytest.raises(Outdated, match="0 times in kubesyncd/core/protocol"):
         piece.source()
 
 

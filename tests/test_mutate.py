@@ -14,23 +14,25 @@ from tests import mutate
 
 ROOT = Path(__file__).parent.parent
 SOURCE = "def right() -> bool:\n    return True\n"
-RIGHT = "from kubesyncd import judged\n\ndef test_right():\n    assert judged.right()\n"
+RIGHT = "from kubesyncd.core import judged\n\ndef test_right():\n    assert judged.right()\n"
 # Other mutants for each commit that `.ci/run` sees.
 SEED = int(hashlib.sha256(os.environ.get("KUBESYNCD_SAMPLE_OF", "").encode()).hexdigest()[:8], 16)
 # In a process of its own: it forks, and waits for whatever child ends.
 PROGRAM = """
 import sys, pathlib
 from tests import mutate
-mutate.ROOT, mutate.CORE, mutate.TESTS = pathlib.Path(sys.argv[1]), ("judged",), {"judged": ("test_judged",)}
+mutate.ROOT = pathlib.Path(sys.argv[1])
+mutate.PACKAGE = mutate.ROOT / "kubesyncd" / "core"
+mutate.CORE, mutate.TESTS = ("judged",), {"judged": ("test_judged",)}
 sys.exit(mutate.main(["--module", "judged"]))
 """
 
 
 def hunted(folder: Path, tests: str | None) -> tuple[int, str]:
     """Code and output of a hunt in a core of one module, `judged` by these tests."""
-    for name in ("kubesyncd", "tests"):
-        (folder / name).mkdir()
-    (folder / "kubesyncd" / "judged.py").write_text(SOURCE)
+    for name in ("kubesyncd/core", "tests"):
+        (folder / name).mkdir(parents=True)
+    (folder / "kubesyncd" / "core" / "judged.py").write_text(SOURCE)
     (folder / "pyproject.toml").touch()
     if tests is not None:
         (folder / "tests" / "test_judged.py").write_text(tests)
@@ -63,7 +65,7 @@ def test_mutants_are_killed_where_what_is_right_survives(tmp_path: Path) -> None
 )
 def test_nothing_is_counted_where_what_is_right_counts_as_killed(tmp_path: Path, tests: str | None) -> None:
     code, said = hunted(tmp_path, tests)
-    assert "kubesyncd/judged.py as it is counts as killed; run tests/test_judged.py" in said
+    assert "kubesyncd/core/judged.py as it is counts as killed; run tests/test_judged.py" in said
     assert "mutants," not in said
     assert code == 2
 
@@ -81,6 +83,6 @@ def test_a_sample_fails_where_chance_does_not_explain_its_survivors(survivors: i
 
 
 def test_the_core_s_own_source_is_not_killed() -> None:
-    code, said = run("-m", "tests.mutate", "--module", "wire", "--sample", "2")
+    code, said = run("-m", "tests.mutate", "--module", "protocol", "--sample", "2")
     assert "2 mutants, " in said
     assert code in (0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
-from kubesyncd.model import FeatureConfig, Owner, Timing
+from kubesyncd.core.model import FeatureConfig, Owner, Timing
 from tests import fuzz
 from tests.given import FALLBACK
 from tests.world import loop as virtual

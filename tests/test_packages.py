@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd import packages
-from kubesyncd.packages import Do, Metadata, Package, Step, Unusable, parse, plan
+from kubesyncd.services import catalog
+from kubesyncd.services.catalog import Do, Metadata, Package, Step, Unusable, parse, plan
 from tests.test_services import needs
 
 if TYPE_CHECKING:
@@ -139,12 +139,12 @@ def test_no_tree_brings_the_parser_down(tree: Any) -> None:
 )
 def test_packages_come_over_https_only(url: str) -> None:
     with pytest.raises(Unusable, match="https"):
-        packages.check_url(url)
+        catalog.check_url(url)
 
 
 def test_an_archive_lies_beside_the_metadata() -> None:
     package = parse(metadata(entry())).packages[0]
-    assert packages.archive_url("https://h/a/packages.json", package) == "https://h/a/tap-1.tgz"
+    assert catalog.archive_url("https://h/a/packages.json", package) == "https://h/a/tap-1.tgz"
 
 
 # ---- signatures -----------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ class Signer:
 
 
 async def genuine(pubkey: str, signature: bytes, data: bytes) -> bool:
-    from kubesyncd.adapters.openssl import is_true
+    from kubesyncd.adapters.signatures import is_true
 
-    return all([await is_true(claim) for claim in packages.claims(pubkey, signature, data)])
+    return all([await is_true(claim) for claim in catalog.claims(pubkey, signature, data)])
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -201,13 +201,13 @@ def test_a_signature_of_another_key_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     one, two = Signer(tmp_path / "one"), Signer(tmp_path / "two")
     with pytest.raises(Unusable, match="another key"):
-        packages.claims(two.pubkey, one.sign(b"x"), b"x")
+        catalog.claims(two.pubkey, one.sign(b"x"), b"x")
 
 
 @pytest.mark.parametrize("key", ["", "x", "RWQ", base64.b64encode(b"ED" + b"\0" * 40).decode(), "é" * 56])
 def test_a_key_that_is_none_is_refused(key: str) -> None:
     with pytest.raises(Unusable):
-        packages.check_key(key)
+        catalog.check_key(key)
 
 
 @settings(max_examples=300)
@@ -217,7 +217,7 @@ def test_no_signature_brings_the_parser_down(data: bytes) -> None:
     packed = base64.b64encode(b"ED" + b"\0" * 72)
     for signature in (data, b"c\n" + data, b"c\n" + packed + b"\ntrusted comment: " + data + b"\n" + data):
         try:
-            packages.claims(key, signature, b"")
+            catalog.claims(key, signature, b"")
         except Unusable:
             continue
 

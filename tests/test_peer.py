@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.peer import Peer, PeerGone, container_of, identify_peer, start_ticks
+from kubesyncd.api.peer import Peer, PeerGone, container_of, identify_peer, start_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from kubesyncd.adapters.files import StateFile
-from kubesyncd.model import Mode
-from kubesyncd.reboot import Note, begin_boot, decode, encode
-from kubesyncd.record import Record, absorb, local_wanted
-from kubesyncd.verbs import Start, accept
+from kubesyncd.core.model import Mode
+from kubesyncd.core.record import Record, absorb, local_wanted
+from kubesyncd.core.verbs import Start, accept
+from kubesyncd.reboot.hold import Note, begin_boot, decode, encode
+from kubesyncd.runtime.state_files import StateFile
 from tests.given import KUBE_CONFIG, NOW, TIMING, facts, granted, kube, local, look
 
 if TYPE_CHECKING:

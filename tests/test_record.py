@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.health import WELL, Complaint, complain
-from kubesyncd.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
-from kubesyncd.record import (
+from kubesyncd.core.health import WELL, Complaint, complain
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
+from kubesyncd.core.record import (
     Cause,
     Exit,
     Facts,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.adapters.schema import CLOCK_TS_MAX, HLD, SONIC, VALUE_BYTES_MAX, Schema, normal, schema
-from kubesyncd.model import CONTAINER_ID, FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
+from kubesyncd.adapters.db_schema import CLOCK_TS_MAX, HLD, SONIC, VALUE_BYTES_MAX, Schema, normal, schema
+from kubesyncd.core.model import CONTAINER_ID, FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
 
 ID = "0123456789abcdef" * 4
 both = pytest.mark.parametrize("spelling", [HLD, SONIC], ids=["hld", "sonic"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.scripts_check import LINE_CHARS_MAX, REPLACED, check_script
+from kubesyncd.cli.rules.scripts import LINE_CHARS_MAX, REPLACED, check_script
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/sonic.md"
 

@@ -15,8 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd import packages, services
-from kubesyncd.services import File, InvalidService, ServiceSpec, parse, service
+from kubesyncd.services import catalog, definition
+from kubesyncd.services.definition import File, InvalidService, ServiceSpec, parse, service
 from kubesyncd.settings import parse as settings_of
 
 GOLDEN = Path(__file__).parent / "golden" / "service"
@@ -153,7 +153,7 @@ def test_no_bytes_bring_the_parser_down(data: bytes) -> None:
 
 
 def test_the_files_of_a_full_description_are_those_we_have_read() -> None:
-    made = services.files(parse(FULL))
+    made = definition.files(parse(FULL))
     assert [(file.path, file.mode) for file in made] == [
         ("/usr/local/lib/systemd/system/tap.service", 0o644),
         ("/usr/local/lib/kubesyncd/services/tap.sh", 0o755),
@@ -169,22 +169,23 @@ def test_the_files_of_a_full_description_are_those_we_have_read() -> None:
 
 
 def test_without_commands_for_a_reboot_there_are_no_hooks() -> None:
-    assert len(services.files(service("tap"))) == 2
+    assert len(definition.files(service("tap"))) == 2
 
 
 def test_a_package_s_own_programs_are_run_from_where_they_are_placed() -> None:
     spec = parse(b"{name: tap, pre_start: [./probe --all]}", packaged=frozenset({"probe"}))
-    made = {file.path: file for file in services.files(spec, {"probe": b"#!/bin/sh\n"})}
+    made = {file.path: file for file in definition.files(spec, {"probe": b"#!/bin/sh\n"})}
     assert made["/usr/local/lib/kubesyncd/services/tap/probe"].mode == 0o755
     assert (
-        b"run /usr/local/lib/kubesyncd/services/tap/probe --all" in made[services.script_path("tap")].content
+        b"run /usr/local/lib/kubesyncd/services/tap/probe --all"
+        in made[definition.script_path("tap")].content
     )
 
 
 @SPECS
 def test_scripts_pass_a_shell_linter(spec: ServiceSpec, tmp_path: Path) -> None:
     linter = needs("shellcheck")
-    scripts = [str(at) for at in placed(tmp_path, services.files(spec)).values() if at.suffix != ".service"]
+    scripts = [str(at) for at in placed(tmp_path, definition.files(spec)).values() if at.suffix != ".service"]
     ended = subprocess.run([linter, *scripts], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stdout
 
@@ -194,14 +195,14 @@ def test_units_pass_systemd_s_own_check(spec: ServiceSpec, tmp_path: Path) -> No
     analyze = needs("systemd-analyze")
     root = tmp_path / "root"
     units = root / "usr/local/lib/systemd/system"
-    where = placed(root, services.files(spec))
+    where = placed(root, definition.files(spec))
     for other in ("swss", "syncd", "telemetry", "kubesyncd", "docker"):
         (units / f"{other}.service").write_text("[Service]\nExecStart=/bin/sleep 1\n")
     for target in ("sonic", "sysinit", "basic", "shutdown"):
         (units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
     (root / "bin").mkdir()
     shutil.copy(shutil.which("true") or "/bin/true", root / "bin/sleep")
-    unit = where[services.unit_path("tap")]
+    unit = where[definition.unit_path("tap")]
     ended = subprocess.run(
         [analyze, "verify", "--man=no", f"--root={root}", "--recursive-errors=no", unit.name],
         env={"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": "/usr/local/lib/systemd/system"},
@@ -219,7 +220,7 @@ class Scripted:
     def __init__(self, folder: Path, text: bytes, *, container_code: int = 0) -> None:
         self._notes = folder / "notes"
         spec = parse(text)
-        self._script = placed(folder / "root", services.files(spec))[services.script_path(spec.name)]
+        self._script = placed(folder / "root", definition.files(spec))[definition.script_path(spec.name)]
         self._bin = folder / "bin"
         self._bin.mkdir()
         for name, code in (("container", container_code), ("note", 0), ("fail", 7)):
@@ -291,7 +292,7 @@ def test_nothing_in_a_command_is_read_by_a_shell(tmp_path: Path) -> None:
     st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=20), max_size=5)
 )
 def test_any_word_reaches_its_program_as_it_is(words: list[str]) -> None:
-    command = services.Command(("/bin/echo", *words))
+    command = definition.Command(("/bin/echo", *words))
     ended = subprocess.run(
         ["/bin/sh", "-c", command.line.replace("/bin/echo", "/usr/bin/printf '%s\\n'", 1)],
         capture_output=True, timeout=60, check=True,
@@ -308,7 +309,7 @@ def test_the_examples_of_the_docs_are_good() -> None:
     (described,) = [parse(body.encode()) for kind, body in blocks if kind == "yaml"]
     assert described.name == "tap"
     (offered,) = [body for kind, body in blocks if kind == "json"]
-    found = packages.parse(offered.replace("…", "a" * 64).encode())
+    found = catalog.parse(offered.replace("…", "a" * 64).encode())
     assert (found.packages[0].version, found.problems) == ("1.3", ())
     (table,) = [tomllib.loads(body) for kind, body in blocks if kind == "toml"]
-    packages.check_key(settings_of(table, "docs/features.md").packages.pubkey)
+    catalog.check_key(settings_of(table, "docs/features.md").packages.pubkey)

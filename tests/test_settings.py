@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubesyncd import settings
-from kubesyncd.model import Timing
+from kubesyncd.core.model import Timing
 from kubesyncd.settings import Settings, SettingsError, load, parse
 
 SHIPPED = Path(__file__).parent.parent / "etc" / "kubesyncd" / "kubesyncd.toml"

@@ -11,11 +11,11 @@ import pytest
 import structlog
 
 from kubesyncd.adapters.docker_images import DockerImages
-from kubesyncd.adapters.files import DiskFile, StateFile
-from kubesyncd.images import Shelf, previous_name
+from kubesyncd.images.policy import Shelf, previous_name
+from kubesyncd.images.store import ImageShelf, decode
 from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.runtime.state_files import DiskFile, StateFile
 from kubesyncd.settings import Docker as DockerSettings
-from kubesyncd.shelf import ImageShelf, decode
 from tests.lab.docker_client import DockerClient
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from kubesyncd.model import Mode, Owner, Row, SystemState
-from kubesyncd.state import EDGES, MEANING, IllegalTransition, State, check, classify, mermaid
+from kubesyncd.core.model import Mode, Owner, Row, SystemState
+from kubesyncd.core.state import EDGES, MEANING, IllegalTransition, State, check, classify, mermaid
 
 # The seed's diagram (section State diagram), as spec section 2 completes it.
 NAMED = {

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from kubesyncd import services
-from kubesyncd.adapters.files import StateFile
-from kubesyncd.adapters.https import Got, HttpsFiles
-from kubesyncd.adapters.openssl import is_true
-from kubesyncd.manifests import Package, hashes
-from kubesyncd.packages import Unusable
+from kubesyncd.adapters.package_server import Got, HttpsFiles
+from kubesyncd.adapters.signatures import is_true
 from kubesyncd.ports import Missing, Refused, Unavailable
-from kubesyncd.supply import RETRY_S, Follower, Supply
-from kubesyncd.sync import PackageSync
+from kubesyncd.runtime.state_files import StateFile
+from kubesyncd.services import definition
+from kubesyncd.services.catalog import Unusable
+from kubesyncd.services.catalog_watcher import RETRY_S, Follower, Supply
+from kubesyncd.services.installed import Package, hashes
+from kubesyncd.services.package_sync import PackageSync
 from tests.lab.package_server import METADATA, PackageServer
 from tests.test_installer import World, with_power_cut
 from tests.test_packages import Signer
@@ -396,8 +396,8 @@ def test_an_installation_that_was_cut_off_is_taken_back_though_nobody_offers_it_
 ) -> None:
     server.publish()
     before = world.everything()
-    spec = services.parse(b"name: tap\nrequires: [swss]\n")
-    made = services.files(spec)
+    spec = definition.parse(b"name: tap\nrequires: [swss]\n")
+    made = definition.files(spec)
     origin = Package("1", "a" * 64)
     assert with_power_cut(world, lambda installer: installer.install(spec, made, package=origin), 4)
     assert world.everything() != before

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kubesyncd.adapters.sdnotify import listen_fds, notify, watchdog_s
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.sdnotify import listen_fds, notify, watchdog_s
 from kubesyncd.settings import Systemd
 
 FAKE = """#!/bin/sh

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubesyncd.troubles import Troubles
+from kubesyncd.runtime.alerts import Troubles
 
 FULL = "state file: /var/lib/x cannot be written: No space left on device; make room"
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from kubesyncd import verbs
-from kubesyncd.model import FeatureConfig, KubeLabel, LabelView, Mode, Owner, Row, SystemState
-from kubesyncd.record import Cause, Exit, Facts, Record, StopStyle, project
-from kubesyncd.verbs import (
+from kubesyncd.core import verbs
+from kubesyncd.core.model import FeatureConfig, KubeLabel, LabelView, Mode, Owner, Row, SystemState
+from kubesyncd.core.record import Cause, Exit, Facts, Record, StopStyle, project
+from kubesyncd.core.verbs import (
     DONE,
     REDIS_DOWN,
     Kill,

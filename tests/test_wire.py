@@ -6,48 +6,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd import wire
-from kubesyncd.wire import BadRequest
+from kubesyncd.core import protocol
+from kubesyncd.core.protocol import BadRequest
 
 ARGUMENT = st.text(st.characters(exclude_characters="\0\n", exclude_categories=["Cs"]), max_size=40)
 
 
-@given(st.lists(ARGUMENT, min_size=1, max_size=wire.ARGUMENTS_MAX).filter(lambda a: a[0]))
+@given(st.lists(ARGUMENT, min_size=1, max_size=protocol.ARGUMENTS_MAX).filter(lambda a: a[0]))
 def test_a_request_arrives_as_it_was_sent(arguments: list[str]) -> None:
     try:
-        sent = wire.encode_request(arguments)
+        sent = protocol.encode_request(arguments)
     except BadRequest:
-        assert len("\0".join(arguments).encode()) + 3 > wire.REQUEST_BYTES_MAX
+        assert len("\0".join(arguments).encode()) + 3 > protocol.REQUEST_BYTES_MAX
         return
-    assert wire.decode_request(sent) == arguments
+    assert protocol.decode_request(sent) == arguments
 
 
 def test_a_request_is_what_interfaces_says() -> None:
-    assert wire.encode_request(["stop", "snmp", ""]) == b"1\0stop\0snmp\0\n"
-    assert wire.decode_request(b"1\0id\0snmp\n") == ["id", "snmp"]
+    assert protocol.encode_request(["stop", "snmp", ""]) == b"1\0stop\0snmp\0\n"
+    assert protocol.decode_request(b"1\0id\0snmp\n") == ["id", "snmp"]
 
 
 @pytest.mark.parametrize("argument", ["a\0b", "a\nb"])
 def test_an_argument_that_would_be_two_is_refused_where_it_is_made(argument: str) -> None:
     with pytest.raises(BadRequest, match="NUL or a newline"):
-        wire.encode_request(["stop", argument])
+        protocol.encode_request(["stop", argument])
 
 
 def test_a_request_has_at_most_so_many_bytes() -> None:
-    most = wire.REQUEST_BYTES_MAX - len(b"1\0id\0\n")
-    line = wire.encode_request(["id", "x" * most])
-    assert len(line) == wire.REQUEST_BYTES_MAX == 4096
-    assert wire.decode_request(line) == ["id", "x" * most]
+    most = protocol.REQUEST_BYTES_MAX - len(b"1\0id\0\n")
+    line = protocol.encode_request(["id", "x" * most])
+    assert len(line) == protocol.REQUEST_BYTES_MAX == 4096
+    assert protocol.decode_request(line) == ["id", "x" * most]
     with pytest.raises(BadRequest, match="4097 bytes"):
-        wire.encode_request(["id", "x" * (most + 1)])
+        protocol.encode_request(["id", "x" * (most + 1)])
     with pytest.raises(BadRequest, match="longer than 4096 bytes"):
-        wire.decode_request(line[:-1] + b"x\n")
+        protocol.decode_request(line[:-1] + b"x\n")
 
 
 def test_a_request_has_at_most_so_many_arguments() -> None:
-    assert len(wire.decode_request(wire.encode_request(["x"] * 64))) == 64 == wire.ARGUMENTS_MAX
+    assert len(protocol.decode_request(protocol.encode_request(["x"] * 64))) == 64 == protocol.ARGUMENTS_MAX
     with pytest.raises(BadRequest, match="65 arguments"):
-        wire.decode_request(wire.encode_request(["x"] * 65))
+        protocol.decode_request(protocol.encode_request(["x"] * 65))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_request_has_at_most_so_many_arguments() -> None:
 )
 def test_what_is_no_request_is_told_in_one_line(line: bytes, said: str) -> None:
     with pytest.raises(BadRequest) as raised:
-        wire.decode_request(line)
+        protocol.decode_request(line)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -77,44 +77,50 @@ def test_what_is_no_request_is_told_in_one_line(line: bytes, said: str) -> None:
 @given(st.binary(max_size=5000))
 def test_any_bytes_are_a_request_or_a_refusal(line: bytes) -> None:
     try:
-        arguments, said = wire.decode_request(line), ""
+        arguments, said = protocol.decode_request(line), ""
     except BadRequest as refusal:
         arguments, said = [], str(refusal)
     assert bool(arguments and arguments[0]) is not bool(said)
-    assert len(arguments) <= wire.ARGUMENTS_MAX
+    assert len(arguments) <= protocol.ARGUMENTS_MAX
     assert len(said) < 200
 
 
 def test_a_reply_is_lines_and_ends_with_its_code() -> None:
-    reply = wire.out("one\ntwo") + wire.err("bad") + wire.status("a\n b  c") + wire.result(75)
+    reply = protocol.out("one\ntwo") + protocol.err("bad") + protocol.status("a\n b  c") + protocol.result(75)
     assert reply == b"O one\nO two\nE bad\nS a b c\nR 75\n"
-    assert wire.decode_reply(reply) == ([("O", "one"), ("O", "two"), ("E", "bad"), ("S", "a b c")], 75)
+    assert protocol.decode_reply(reply) == ([("O", "one"), ("O", "two"), ("E", "bad"), ("S", "a b c")], 75)
 
 
 def test_only_the_last_line_is_a_code() -> None:
-    assert wire.decode_reply(b"O 5\nR 0\n") == ([("O", "5")], 0)
+    assert protocol.decode_reply(b"O 5\nR 0\n") == ([("O", "5")], 0)
 
 
 def test_exit_codes_are_those_that_scripts_know() -> None:
-    codes = (wire.EXIT_DONE, wire.EXIT_FAILED, wire.EXIT_USAGE, wire.EXIT_UNAVAILABLE, wire.EXIT_TIMED_OUT)
-    assert (*codes, wire.EXIT_NOT_ALLOWED) == (0, 1, 64, 69, 75, 77)
+    codes = (
+        protocol.EXIT_DONE,
+        protocol.EXIT_FAILED,
+        protocol.EXIT_USAGE,
+        protocol.EXIT_UNAVAILABLE,
+        protocol.EXIT_TIMED_OUT,
+    )
+    assert (*codes, protocol.EXIT_NOT_ALLOWED) == (0, 1, 64, 69, 75, 77)
 
 
 def test_a_reply_that_was_cut_off_has_no_code() -> None:
-    assert wire.decode_reply(b"") == ([], None)
-    assert wire.decode_reply(b"O one\nR 0") == ([("O", "one")], None)
-    assert wire.decode_reply(b"R 0\nO late\n") == ([], 0)
+    assert protocol.decode_reply(b"") == ([], None)
+    assert protocol.decode_reply(b"O one\nR 0") == ([("O", "one")], None)
+    assert protocol.decode_reply(b"R 0\nO late\n") == ([], 0)
 
 
 @pytest.mark.parametrize("code", [0, 1, 255])
 def test_an_exit_code_is_one_byte(code: int) -> None:
-    assert wire.decode_reply(wire.result(code)) == ([], code)
+    assert protocol.decode_reply(protocol.result(code)) == ([], code)
 
 
 @pytest.mark.parametrize("code", [-1, 256])
 def test_what_no_process_can_exit_with_is_a_bug_of_ours(code: int) -> None:
     with pytest.raises(AssertionError):
-        wire.result(code)
+        protocol.result(code)
 
 
 @pytest.mark.parametrize(
@@ -133,20 +139,20 @@ def test_what_no_process_can_exit_with_is_a_bug_of_ours(code: int) -> None:
 )
 def test_what_is_no_reply_line_is_refused(line: bytes) -> None:
     with pytest.raises(BadRequest) as raised:
-        wire.decode_reply(line)
+        protocol.decode_reply(line)
     assert str(raised.value) == f"unknown reply line {line[:-1][:40]!a}"
 
 
 def test_a_line_that_is_too_long_is_cut_and_half_letters_are_mended() -> None:
-    assert wire.out("x" * 40000) == b"O " + b"x" * wire.REPLY_LINE_MAX + b"\n"
+    assert protocol.out("x" * 40000) == b"O " + b"x" * protocol.REPLY_LINE_MAX + b"\n"
     # In bytes: the client gives up on a line that is longer than it can hold.
-    assert len(wire.err("\U0001f6a8" * 40000)) == len(wire.out("x" * 40000)) < 1 << 16
-    assert wire.err("\udc80") == b"E ?\n"
-    assert wire.decode_reply(b"O \xff\n") == ([("O", "\ufffd")], None)
+    assert len(protocol.err("\U0001f6a8" * 40000)) == len(protocol.out("x" * 40000)) < 1 << 16
+    assert protocol.err("\udc80") == b"E ?\n"
+    assert protocol.decode_reply(b"O \xff\n") == ([("O", "\ufffd")], None)
 
 
 @given(st.lists(st.tuples(st.sampled_from("OE"), ARGUMENT)), st.integers(0, 255))
 def test_every_reply_arrives_as_it_was_sent(lines: list[tuple[str, str]], code: int) -> None:
-    encode = {"O": wire.out, "E": wire.err}
+    encode = {"O": protocol.out, "E": protocol.err}
     data = b"".join(encode[kind](text) for kind, text in lines)
-    assert wire.decode_reply(data + wire.result(code)) == (lines, code)
+    assert protocol.decode_reply(data + protocol.result(code)) == (lines, code)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kubesyncd.adapters.schema import HLD, SONIC
+from kubesyncd.adapters.db_schema import HLD, SONIC
 
 MODELS = Path(__file__).resolve().parent.parent / "etc/yang"
 # SONiC's model as far as ours hooks into it, with the two lines of docs/sonic.md.

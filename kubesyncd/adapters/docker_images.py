@@ -13,9 +13,17 @@ import aiodocker
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from kubesyncd.adapters.docker import BASE, CONNECT_S, NO_CONNECTION, NOT_FOUND, READ_S, ask, socket_path
-from kubesyncd.images import IMAGE_ID, NAME, Image, Stock
-from kubesyncd.model import CONTAINER_ID, valid_feature_name
+from kubesyncd.adapters.docker_containers import (
+    BASE,
+    CONNECT_S,
+    NO_CONNECTION,
+    NOT_FOUND,
+    READ_S,
+    ask,
+    socket_path,
+)
+from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
+from kubesyncd.images.policy import IMAGE_ID, NAME, Image, Stock
 from kubesyncd.ports import Missing, Refused, Unavailable
 
 if TYPE_CHECKING:

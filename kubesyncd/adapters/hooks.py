@@ -10,8 +10,8 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from kubesyncd.adapters.programs import NotStarted, run
 from kubesyncd.ports import Ran, Refused, Unavailable
+from kubesyncd.runtime.processes import NotStarted, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from kubesyncd.adapters.programs import run
 from kubesyncd.ports import Refused
+from kubesyncd.runtime.processes import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.adapters.programs import Ended
+    from kubesyncd.runtime.processes import Ended
     from kubesyncd.settings import Kube, Systemd
 
 SERVICE = "kubeadm"

@@ -11,9 +11,9 @@ import ssl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd import documents
-from kubesyncd.certificates import not_after
 from kubesyncd.ports import Unavailable
+from kubesyncd.runtime import yaml_reader
+from kubesyncd.runtime.x509 import not_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ SERVICE = "Kubernetes"
 def current_context(kubeconfig: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The cluster and the user of the current context. Raises Unavailable where the file cannot be used."""
     try:
-        config = documents.parse(kubeconfig.read_bytes())
+        config = yaml_reader.parse(kubeconfig.read_bytes())
         context = _named(config, "context", config["current-context"])
         cluster = _named(config, "cluster", context["cluster"])
         user = _named(config, "user", context["user"])

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from kubesyncd import documents
-from kubesyncd.adapters.files import BYTES_MAX, atomic_write
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime import yaml_reader
+from kubesyncd.runtime.state_files import BYTES_MAX, atomic_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ class KubeletConfig:
     def _read(self) -> dict[str, Any]:
         try:
             with self.path.open("rb") as file:
-                tree = documents.parse(file.read(BYTES_MAX))
+                tree = yaml_reader.parse(file.read(BYTES_MAX))
         except FileNotFoundError:
             raise Refused(SERVICE, f"there is no {self.path}; set [paths] kubelet_dir") from None
         except OSError as error:

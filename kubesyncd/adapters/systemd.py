@@ -8,9 +8,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kubesyncd.adapters.programs import run
-from kubesyncd.model import valid_feature_name
+from kubesyncd.core.model import valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.processes import run
 
 if TYPE_CHECKING:
     from kubesyncd.settings import Systemd

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd import wire
-from kubesyncd.cli.grammar import Command, Failure, Group
+from kubesyncd.cli.click_groups import Command, Failure, Group
 from kubesyncd.cli.install import install, uninstall
-from kubesyncd.cli.reader import Declined
-from kubesyncd.cli.shared import FeatureName, ask_first, json_option, print_json, reader, unless
-from kubesyncd.labels import Change, InvalidLabel, feature_of
-from kubesyncd.model import FAILURE_MINUTES_MAX, FailurePolicy, Owner, is_host
+from kubesyncd.cli.output import FeatureName, ask_first, json_option, print_json, reader, unless
+from kubesyncd.cli.switch import Declined
+from kubesyncd.core import protocol
+from kubesyncd.core.labels import Change, InvalidLabel, feature_of
+from kubesyncd.core.model import FAILURE_MINUTES_MAX, FailurePolicy, Owner, is_host
+from kubesyncd.core.state import State, classify
 from kubesyncd.ports import Forbidden, PortError
-from kubesyncd.state import State, classify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kubesyncd.cli.reader import Reader, Stored
+    from kubesyncd.cli.switch import Reader, Stored
 
 JOIN_S_MAX = 600.0
 # Beyond the daemon's own wait for the master's answer.
@@ -153,7 +153,7 @@ def _change_label(key: str, value: str | None, *, as_json: bool) -> None:
         change = str(Change(key, value))
     except InvalidLabel as error:
         # The reason names the fix itself.
-        raise Failure(str(error), wire.EXIT_USAGE) from None
+        raise Failure(str(error), protocol.EXIT_USAGE) from None
     switch = reader()
     # A quick question first: a daemon that hangs is found out in no time, a master that does takes its own.
     switch.cluster()
@@ -211,7 +211,7 @@ def _ask_long(*request: str, done: str) -> None:
             text = (
                 f"this kubesyncd knows no {request[0]}; update it, then restart: systemctl restart kubesyncd"
             )
-            raise Failure(text, wire.EXIT_UNAVAILABLE) from None
+            raise Failure(text, protocol.EXIT_UNAVAILABLE) from None
         raise
     for line in lines or [done]:
         click.echo(line)

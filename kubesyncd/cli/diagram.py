@@ -13,15 +13,15 @@ from xml.sax.saxutils import escape
 import click
 
 from kubesyncd.cli import svg
-from kubesyncd.cli.grammar import Command
-from kubesyncd.cli.shared import FeatureName, reader
+from kubesyncd.cli.click_groups import Command
+from kubesyncd.cli.output import FeatureName, reader
 from kubesyncd.cli.timeline import write
-from kubesyncd.state import EDGES, MEANING, State, mermaid
+from kubesyncd.core.state import EDGES, MEANING, State, mermaid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kubesyncd.state import Edge
+    from kubesyncd.core.state import Edge
 
 
 @click.command(cls=Command, options_metavar="[--svg FILE]")

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kubesyncd import manifest, wire
-from kubesyncd.certificates import EXPIRY_WARNING_S
 from kubesyncd.cli import migrate as moving
-from kubesyncd.cli.grammar import Command, failure_of
-from kubesyncd.cli.reader import Declined, certificate_ends_at
-from kubesyncd.cli.shared import count, json_option, print_json, put, reader, span
-from kubesyncd.labels import feature_of
+from kubesyncd.cli.click_groups import Command, failure_of
+from kubesyncd.cli.output import count, json_option, print_json, put, reader, span
+from kubesyncd.cli.rules import daemonset_lint
+from kubesyncd.cli.switch import Declined, certificate_ends_at
+from kubesyncd.core import protocol
+from kubesyncd.core.labels import feature_of
 from kubesyncd.ports import Forbidden, PortError, Refused, Unavailable
+from kubesyncd.runtime.x509 import EXPIRY_WARNING_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from kubesyncd.adapters.kube_admin import KubeAdmin
-    from kubesyncd.cli.reader import Reader
+    from kubesyncd.adapters.kube_lists import KubeAdmin
+    from kubesyncd.cli.switch import Reader
 
 T = TypeVar("T")
 
@@ -101,7 +102,9 @@ class Patient:
 def doctor(ctx: click.Context, as_json: bool, migrate: bool, scripts: tuple[Path, ...]) -> None:
     """Check all that kubesyncd needs; each line names the fix."""
     if scripts:
-        ctx.exit(wire.EXIT_DONE if moving.check_scripts(scripts, as_json=as_json) else wire.EXIT_FAILED)
+        ctx.exit(
+            protocol.EXIT_DONE if moving.check_scripts(scripts, as_json=as_json) else protocol.EXIT_FAILED
+        )
     if migrate:
         moving.migrate(reader(), as_json=as_json)
         return
@@ -110,7 +113,7 @@ def doctor(ctx: click.Context, as_json: bool, migrate: bool, scripts: tuple[Path
         print_json([asdict(finding) for finding in findings])
     else:
         put(report(findings))
-    ctx.exit(wire.EXIT_FAILED if any(f.grade is Grade.BAD for f in findings) else wire.EXIT_DONE)
+    ctx.exit(protocol.EXIT_FAILED if any(f.grade is Grade.BAD for f in findings) else protocol.EXIT_DONE)
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -378,7 +381,9 @@ def manifests(patient: Patient) -> Iterator[Finding]:
 
 def judged(daemonsets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """What the mandates say of each; one line where they are kept."""
-    broken = [found for found in manifest.check(daemonsets) if found.weight is manifest.Weight.BREAKS]
+    broken = [
+        found for found in daemonset_lint.check(daemonsets) if found.weight is daemonset_lint.Weight.BREAKS
+    ]
     for found in broken if daemonsets else []:
         yield Finding("manifest", Grade.BAD, f"{found.where}: {found.problem}", found.fix)
     if daemonsets and not broken:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd.cli.grammar import Command
-from kubesyncd.cli.reader import Declined
-from kubesyncd.cli.shared import (
+from kubesyncd.cli.click_groups import Command
+from kubesyncd.cli.output import (
     FeatureName,
     ago,
     brief,
@@ -31,9 +30,10 @@ from kubesyncd.cli.shared import (
     table,
     when,
 )
-from kubesyncd.labels import feature_label
+from kubesyncd.cli.switch import Declined
+from kubesyncd.core.labels import feature_label
+from kubesyncd.core.state import State
 from kubesyncd.ports import PortError
-from kubesyncd.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kubesyncd.cli.grammar import Command, Failure, Group
-from kubesyncd.cli.shared import count, json_option, print_json, reader
+from kubesyncd.cli.click_groups import Command, Failure, Group
+from kubesyncd.cli.output import count, json_option, print_json, reader
 
 if TYPE_CHECKING:
-    from kubesyncd.adapters.files import StateFile
-    from kubesyncd.cli.reader import Reader
-    from kubesyncd.feature_table import Saved
+    from kubesyncd.cli.switch import Reader
+    from kubesyncd.features.config_backup import Saved
+    from kubesyncd.runtime.state_files import StateFile
 
 
 @click.group("feature-table", cls=Group)
@@ -63,14 +63,14 @@ def forget() -> None:
 
 
 def _file(switch: Reader) -> StateFile:
-    from kubesyncd.adapters.files import StateFile
-    from kubesyncd.feature_table import FILE
+    from kubesyncd.features.config_backup import FILE
+    from kubesyncd.runtime.state_files import StateFile
 
     return StateFile(Path(switch.settings.paths.state_dir) / FILE)
 
 
 def _load(switch: Reader) -> Saved | None:
-    from kubesyncd.feature_table import decode
+    from kubesyncd.features.config_backup import decode
 
     data = _file(switch).load()
     try:
@@ -80,7 +80,7 @@ def _load(switch: Reader) -> Saved | None:
 
 
 def _save(switch: Reader) -> Saved:
-    from kubesyncd.feature_table import Saved, encode
+    from kubesyncd.features.config_backup import Saved, encode
 
     rows = {name: dict(switch.stored(name).config) for name in switch.feature_names()}
     if not rows:
@@ -92,8 +92,8 @@ def _save(switch: Reader) -> Saved:
 
 def _restore(switch: Reader) -> dict[str, dict[str, str]]:
     """Write what is missing; what was written. Rows of features without a service stay away."""
-    from kubesyncd.adapters.schema import normal
-    from kubesyncd.feature_table import lost
+    from kubesyncd.adapters.db_schema import normal
+    from kubesyncd.features.config_backup import lost
 
     saved = _load(switch)
     if saved is None:
@@ -109,7 +109,7 @@ def _restore(switch: Reader) -> dict[str, dict[str, str]]:
 
 def _disarm(switch: Reader) -> None:
     """The copy stays for a look, and mends no load any more."""
-    from kubesyncd.feature_table import encode
+    from kubesyncd.features.config_backup import encode
 
     saved = _load(switch)
     if saved is not None and saved.armed:

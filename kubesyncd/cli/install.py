@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd import wire
-from kubesyncd.cli.grammar import Command, Failure
-from kubesyncd.cli.reader import Declined
-from kubesyncd.cli.shared import FeatureName, json_option, print_json, reader
+from kubesyncd.cli.click_groups import Command, Failure
+from kubesyncd.cli.output import FeatureName, json_option, print_json, reader
+from kubesyncd.cli.switch import Declined
+from kubesyncd.core import protocol
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
-    from kubesyncd.cli.reader import Reader
-    from kubesyncd.installer import Done, Installer
-    from kubesyncd.services import File, ServiceSpec
+    from kubesyncd.cli.switch import Reader
+    from kubesyncd.services.definition import File, ServiceSpec
+    from kubesyncd.services.installer import Done, Installer
 
 # Beyond a unit's TimeoutStopSec: its feature may get all its graces.
 STOP_S = 150.0
@@ -60,7 +60,7 @@ class SwitchRows:
 def installer(switch: Reader) -> Installer:
     """The installer of this switch."""
     from kubesyncd.adapters.systemd import SystemdUnits
-    from kubesyncd.installer import Installer
+    from kubesyncd.services.installer import Installer
 
     settings = switch.settings
     return Installer(
@@ -100,10 +100,10 @@ def install(
     It runs only as long as the required services do (swss, when none is named).
     """
     # Here and below: sonic-utilities import this module with every command, and templates are slow to load.
-    from kubesyncd import services
+    from kubesyncd.services import definition
 
     spec = _described(name, words, file)
-    made = services.files(spec)
+    made = definition.files(spec)
     switch = reader()
     hand = installer(switch)
     if dry_run:
@@ -121,29 +121,29 @@ def install(
 
 def _described(name: str | None, words: Sequence[str], file: str | None) -> ServiceSpec:
     """What was typed, or what the file says. Raises UsageError, Failure."""
-    from kubesyncd import services
+    from kubesyncd.services import definition
 
     try:
         if file is None:
             if name is None:
                 raise click.UsageError("neither a NAME nor a --file is given")
-            return services.service(name, _required(words))
+            return definition.service(name, _required(words))
         if words:
             raise click.UsageError("what a service requires is in the FILE or after NAME, not in both")
-        spec = services.parse(_read(file))
-    except services.InvalidService as error:
+        spec = definition.parse(_read(file))
+    except definition.InvalidService as error:
         where = f"{file}: " if file is not None else ""
-        raise Failure(f"{where}{error}", wire.EXIT_USAGE) from None
+        raise Failure(f"{where}{error}", protocol.EXIT_USAGE) from None
     if name not in (None, spec.name):
         raise click.UsageError(f"{file} describes {spec.name}, not {name}")
     return spec
 
 
 def _required(words: Sequence[str]) -> list[str]:
-    from kubesyncd import services
+    from kubesyncd.services import definition
 
     if not words:
-        return list(services.DEFAULT_REQUIRES)
+        return list(definition.DEFAULT_REQUIRES)
     if not "required".startswith(words[0].lower()) or len(words[0]) < 3:
         raise click.UsageError(f"{words[0][:40]!a} is not known after NAME, only `required SERVICE…`")
     names = [name for word in words[1:] for name in word.split(",") if name]
@@ -153,11 +153,11 @@ def _required(words: Sequence[str]) -> list[str]:
 
 
 def _read(file: str) -> bytes:
-    from kubesyncd import services
+    from kubesyncd.services import definition
 
     try:
         with Path(file).open("rb") as source:
-            return source.read(services.TEXT_BYTES_MAX + 1)
+            return source.read(definition.TEXT_BYTES_MAX + 1)
     except OSError as error:
         raise Failure(f"{file} cannot be read: {error.strerror}; give a file with a description") from error
 

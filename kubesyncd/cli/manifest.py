@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd import wire
-from kubesyncd.cli.grammar import Command, Failure
-from kubesyncd.cli.shared import FeatureName, json_option, print_json, reader
-from kubesyncd.labels import self_description
-from kubesyncd.manifest import RULES, Finding, Local, Weight, check, daemonset, local_of
+from kubesyncd.cli.click_groups import Command, Failure
+from kubesyncd.cli.output import FeatureName, json_option, print_json, reader
+from kubesyncd.cli.rules.daemonset_lint import RULES, Finding, Local, Weight, check, daemonset, local_of
+from kubesyncd.core import protocol
+from kubesyncd.core.labels import self_description
 from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
-    from kubesyncd.cli.reader import Reader
+    from kubesyncd.cli.switch import Reader
 
 DOCKER_S = 2.0
 FILE_BYTES_MAX = 4 << 20
@@ -41,7 +41,7 @@ def manifest(
     Apply it with: kubesync manifest snmp | kubectl apply -f -
     """
     if (name is None) is (file is None):
-        raise Failure("give a feature's name, or --check and a file", wire.EXIT_USAGE)
+        raise Failure("give a feature's name, or --check and a file", protocol.EXIT_USAGE)
     if file is not None:
         _say(check(_documents(file)), as_json=as_json)
         return
@@ -65,7 +65,7 @@ def manifest(
 
 def _local(switch: Reader, name: str) -> Local:
     """How the switch runs the feature; nothing known where it does not, or Docker does not say."""
-    from kubesyncd.adapters.docker_version import inspect
+    from kubesyncd.adapters.docker_sync import inspect
 
     try:
         found = inspect(switch.settings.docker.url, name, DOCKER_S)
@@ -97,7 +97,9 @@ def _documents(file: str) -> list[Any]:
         text = sys.stdin.read(FILE_BYTES_MAX) if file == "-" else Path(file).read_bytes()[:FILE_BYTES_MAX]
         return list(yaml.safe_load_all(text))
     except OSError as error:
-        raise Failure(f"{file}: {error.strerror}; give a file that can be read", wire.EXIT_USAGE) from error
+        raise Failure(
+            f"{file}: {error.strerror}; give a file that can be read", protocol.EXIT_USAGE
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         at = f" at line {where.line + 1}" if where is not None else ""

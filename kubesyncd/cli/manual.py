@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubesyncd import __version__
-from kubesyncd.cli.grammar import Command, Failure, Group
+from kubesyncd.cli.click_groups import Command, Failure, Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd.cli.grammar import Failure
-from kubesyncd.cli.shared import print_json
-from kubesyncd.migrate import LEFTOVERS, SETTINGS_FILE, Advice, Old, Way, advise
-from kubesyncd.scripts_check import check_script
+from kubesyncd.cli.click_groups import Failure
+from kubesyncd.cli.output import print_json
+from kubesyncd.cli.rules.ctrmgrd import LEFTOVERS, SETTINGS_FILE, Advice, Old, Way, advise
+from kubesyncd.cli.rules.scripts import check_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kubesyncd.cli.reader import Reader
+    from kubesyncd.cli.switch import Reader
 
 FILE_BYTES_MAX = 1 << 20
 SCRIPTS_MAX = 2_000

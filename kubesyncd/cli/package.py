@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd import wire
-from kubesyncd.cli.grammar import Command, Failure, Group
+from kubesyncd.cli.click_groups import Command, Failure, Group
 from kubesyncd.cli.install import installer, run
-from kubesyncd.cli.shared import json_option, print_json, put, reader, table
-from kubesyncd.packages import Unusable, plan
+from kubesyncd.cli.output import json_option, print_json, put, reader, table
+from kubesyncd.core import protocol
 from kubesyncd.ports import PortError
+from kubesyncd.services.catalog import Unusable, plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kubesyncd.cli.reader import Reader
-    from kubesyncd.manifests import Manifest
-    from kubesyncd.packages import Metadata
-    from kubesyncd.sync import PackageSync, Result
+    from kubesyncd.cli.switch import Reader
+    from kubesyncd.services.catalog import Metadata
+    from kubesyncd.services.installed import Manifest
+    from kubesyncd.services.package_sync import PackageSync, Result
 
 NO_SERVER = "no packages' server is configured; set url in [packages] of kubesyncd.toml"
 
@@ -82,11 +82,11 @@ def list_packages(as_json: bool) -> None:
 
 
 def _worker(switch: Reader) -> PackageSync:
-    from kubesyncd.adapters.files import StateFile
-    from kubesyncd.adapters.https import HttpsFiles
-    from kubesyncd.adapters.openssl import is_true
-    from kubesyncd.supply import SEEN_FILE, Supply
-    from kubesyncd.sync import PackageSync
+    from kubesyncd.adapters.package_server import HttpsFiles
+    from kubesyncd.adapters.signatures import is_true
+    from kubesyncd.runtime.state_files import StateFile
+    from kubesyncd.services.catalog_watcher import SEEN_FILE, Supply
+    from kubesyncd.services.package_sync import PackageSync
 
     wanted = switch.settings.packages
     if not wanted.url:
@@ -96,7 +96,7 @@ def _worker(switch: Reader) -> PackageSync:
     try:
         supply = Supply(wanted.url, wanted.pubkey, files, is_true, seen)
     except Unusable as error:
-        raise Failure(str(error), wire.EXIT_USAGE) from error
+        raise Failure(str(error), protocol.EXIT_USAGE) from error
     return PackageSync(supply, files, installer(switch))
 
 
@@ -137,7 +137,7 @@ def _rows(
     installed: Mapping[str, Manifest], offered: Metadata | None, labels: Mapping[str, str] | None
 ) -> list[dict[str, Any]]:
     """A row for each service installed, and for each package that this node is eligible for."""
-    from kubesyncd.manifests import hashes
+    from kubesyncd.services.installed import hashes
 
     steps: dict[str, str] = {}
     fitting: dict[str, str] = {}

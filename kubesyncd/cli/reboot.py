@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd import wire
-from kubesyncd.adapters.files import StateFile
-from kubesyncd.carry import Carry, places, sources
-from kubesyncd.cli.grammar import Command, Group
-from kubesyncd.cli.shared import json_option, print_json, reader
-from kubesyncd.manifests import FOLDER, read_manifests
-from kubesyncd.mortality import crash_after
+from kubesyncd.cli.click_groups import Command, Group
+from kubesyncd.cli.output import json_option, print_json, reader
+from kubesyncd.core import protocol
 from kubesyncd.ports import PortError, Unavailable
-from kubesyncd.reboot import HOLD_FILE, PROMISED_FILE, Grade, Kind, Step, decode
+from kubesyncd.reboot.context_backup import Carry, places, sources
+from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, Grade, Kind, Step, decode
+from kubesyncd.runtime.crash_points import crash_after
+from kubesyncd.runtime.state_files import StateFile
+from kubesyncd.services.installed import FOLDER, read_manifests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kubesyncd.cli.reader import Reader
-    from kubesyncd.manifests import Manifest
+    from kubesyncd.cli.switch import Reader
+    from kubesyncd.services.installed import Manifest
 
 # What takes back a preparation has this long, and a failed one that share of the preparation's own limit.
 UNDO_S = 5.0
@@ -88,7 +88,7 @@ def prepare(kind: str | None, undo: bool, dry_run: bool, as_json: bool) -> None:
         for step in steps:
             click.echo(f"{SHOWN[step.grade]}{step.what}: {step.text}")
         click.echo(summary)
-    sys.exit(wire.EXIT_FAILED if failed else wire.EXIT_DONE)
+    sys.exit(protocol.EXIT_FAILED if failed else protocol.EXIT_DONE)
 
 
 def _summary(kind: str, failed: Sequence[Step], warnings: int, took_s: float, *, dry: bool) -> str:
@@ -110,7 +110,7 @@ def restore() -> None:
 
 def _restoring(switch: Reader, folder: Path) -> Carry:
     """The folder, and where it may put things back to: what is installed on this image says nothing of the last one."""
-    from kubesyncd.services import SCRIPT_FOLDER, UNIT_FOLDER
+    from kubesyncd.services.definition import SCRIPT_FOLDER, UNIT_FOLDER
 
     hooks = switch.settings.paths.hooks_dir
     ours = (*places(switch.settings, more=(UNIT_FOLDER, SCRIPT_FOLDER, HOOKS)), Path(hooks))

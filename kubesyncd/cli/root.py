@@ -8,18 +8,18 @@ from __future__ import annotations
 import click
 
 from kubesyncd import __version__
+from kubesyncd.cli.click_groups import Group
 from kubesyncd.cli.config import config
 from kubesyncd.cli.diagram import diagram
 from kubesyncd.cli.doctor import doctor
 from kubesyncd.cli.explain import explain, watch
 from kubesyncd.cli.feature_table import feature_table
-from kubesyncd.cli.grammar import Group
-from kubesyncd.cli.image import clear, image
+from kubesyncd.cli.images import clear, image
 from kubesyncd.cli.manifest import manifest
 from kubesyncd.cli.manual import completion, man
+from kubesyncd.cli.output import SETTINGS_FILE
 from kubesyncd.cli.package import package
 from kubesyncd.cli.reboot import reboot
-from kubesyncd.cli.shared import SETTINGS_FILE
 from kubesyncd.cli.show import show
 from kubesyncd.cli.timeline import timeline
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd.cli.grammar import Command, Group
-from kubesyncd.cli.reader import Declined
-from kubesyncd.cli.shared import (
+from kubesyncd.cli.click_groups import Command, Group
+from kubesyncd.cli.output import (
     FeatureName,
     ago,
     brief,
@@ -28,13 +27,14 @@ from kubesyncd.cli.shared import (
     unless,
     yes_no,
 )
+from kubesyncd.cli.switch import Declined
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kubesyncd.adapters.kube_admin import KubeAdmin, Listing
-    from kubesyncd.cli.reader import Reader, Stored
+    from kubesyncd.adapters.kube_lists import KubeAdmin, Listing
+    from kubesyncd.cli.switch import Reader, Stored
 
 SHORT_ID = 12
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
-from kubesyncd.state import State
+from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

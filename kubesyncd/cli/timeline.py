@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubesyncd.cli import svg
-from kubesyncd.cli.grammar import Command, Failure
-from kubesyncd.cli.shared import (
+from kubesyncd.cli.click_groups import Command, Failure
+from kubesyncd.cli.output import (
     FeatureName,
     clock,
     colour,
@@ -29,7 +29,7 @@ from kubesyncd.cli.shared import (
     table,
     when,
 )
-from kubesyncd.state import State
+from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

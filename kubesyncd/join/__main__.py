@@ -15,17 +15,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubesyncd import settings, wire
-from kubesyncd.adapters.join_files import JoinFiles
-from kubesyncd.adapters.redis import RedisStore
-from kubesyncd.backoff import Backoff
-from kubesyncd.join.hands import SwitchHands
+from kubesyncd import settings
+from kubesyncd.adapters.redis_store import RedisStore
+from kubesyncd.core import protocol
+from kubesyncd.core.model import MasterConfig
+from kubesyncd.join.files import JoinFiles
 from kubesyncd.join.plan import Job, address, plan_join, plan_reset
 from kubesyncd.join.progress import Phase, Progress
-from kubesyncd.join.work import Work
-from kubesyncd.log import logger
-from kubesyncd.model import MasterConfig
+from kubesyncd.join.runner import Work
+from kubesyncd.join.steps import SwitchHands
 from kubesyncd.ports import PortError, Unavailable
+from kubesyncd.runtime.backoff import Backoff
+from kubesyncd.runtime.log import logger
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -55,10 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return asyncio.run(_run(given.job, current, log, force=given.force))
     except asyncio.CancelledError:
-        return wire.EXIT_FAILED
+        return protocol.EXIT_FAILED
     except PortError as error:
         log.error("not_begun", why=str(error))
-        return wire.EXIT_FAILED
+        return protocol.EXIT_FAILED
 
 
 async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force: bool) -> int:
@@ -77,7 +78,7 @@ async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force:
         except PortError as error:
             log.error("refused", why=error.detail)
             files.report(progress.ended(Phase.FAILED, error.detail, _boottime()))
-            return wire.EXIT_FAILED
+            return protocol.EXIT_FAILED
         log.info("begins", master=progress.master, force=force, why=plan.why)
         try:
             hands = SwitchHands(job, current, master, files, log)
@@ -86,7 +87,7 @@ async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force:
             # Whatever became of it: no administrator's credential stays behind.
             with suppress(Unavailable):
                 files.forget(files.credential)
-    return wire.EXIT_DONE if ended.phase is Phase.DONE else wire.EXIT_FAILED
+    return protocol.EXIT_DONE if ended.phase is Phase.DONE else protocol.EXIT_FAILED
 
 
 def _plan(job: Job, master: MasterConfig, files: JoinFiles, *, force: bool) -> Plan:

@@ -10,8 +10,8 @@ import base64
 import json
 from typing import Any
 
-from kubesyncd import documents
 from kubesyncd.ports import Refused
+from kubesyncd.runtime import yaml_reader
 
 SERVICE = "Kubernetes"
 DOCUMENT_BYTES_MAX = 256 * 1024
@@ -76,7 +76,7 @@ def _current(document: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     if len(document) > DOCUMENT_BYTES_MAX:
         raise Refused(SERVICE, f"the master's admin.conf is longer than {DOCUMENT_BYTES_MAX} bytes")
     try:
-        config = documents.parse(document)
+        config = yaml_reader.parse(document)
         context = _named(config, "context", config["current-context"])
         return _named(config, "cluster", context["cluster"]), _named(config, "user", context["user"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:

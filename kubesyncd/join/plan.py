@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
-    from kubesyncd.model import MasterConfig
+    from kubesyncd.core.model import MasterConfig
 
 SERVICE = "Kubernetes"
 

@@ -10,7 +10,7 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
-from kubesyncd.model import Timing
+from kubesyncd.core.model import Timing
 from tests.bench.measure import Figure, quantile
 from tests.lab.switch import Switch
 

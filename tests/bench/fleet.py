@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from kubesyncd.adapters.kube import KubeCluster
-from kubesyncd.cluster import ClusterKeeper
-from kubesyncd.fleet import FleetView
-from kubesyncd.labels import Change
-from kubesyncd.model import MasterConfig, Timing
+from kubesyncd.adapters.kube_node import KubeCluster
+from kubesyncd.cluster.controller import ClusterKeeper
+from kubesyncd.cluster.node_reports import FleetView
+from kubesyncd.core.labels import Change
+from kubesyncd.core.model import MasterConfig, Timing
 from tests.bench.measure import Figure, cpu_s, pss_mib, quantile
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.lab.kube_client import NODES, KubeClient, node

@@ -113,7 +113,8 @@ def compile_daemon(folder: Path) -> None:
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     everything = (
-        "from kubesyncd import __main__, lean; lean.load(); import kubesyncd.app, kubesyncd.adapters.kube"
+        "from kubesyncd import __main__; from kubesyncd.runtime import lean_imports; lean_imports.load(); "
+        "import kubesyncd.daemon.app, kubesyncd.adapters.kube_node"
     )
     subprocess.run([sys.executable, "-c", everything], check=True, timeout=120, cwd=ROOT)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd.__main__ import main
-from kubesyncd.peer import Peer, PeerGone, identify_peer
+from kubesyncd.api.peer import Peer, PeerGone, identify_peer
 from tests.lab.docker_engine import container_of
 
 if TYPE_CHECKING:

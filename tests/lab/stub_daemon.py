@@ -1,4 +1,4 @@
-"""What would a daemon answer that is told what to? One thread on a real socket, speaking `kubesyncd.wire`.
+"""What would a daemon answer that is told what to? One thread on a real socket, speaking `kubesyncd.core.protocol`.
 
 For tests of what operators see: states that take minutes to reach, and answers no real daemon gives twice.
 """
@@ -12,8 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from kubesyncd import wire
-from kubesyncd.state import MEANING, State
+from kubesyncd.core import protocol
+from kubesyncd.core.state import MEANING, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ class StubDaemon:
             except OSError:
                 return
             with connection.makefile("rb") as lines:
-                request = wire.decode_request(lines.readline(wire.REQUEST_BYTES_MAX))
+                request = protocol.decode_request(lines.readline(protocol.REQUEST_BYTES_MAX))
             self.requests.append(request)
             reply = self.replies.get(request[0], b"") if request[0] in self.replies else self._answer(request)
             if reply is None:
@@ -78,19 +78,21 @@ class StubDaemon:
         match request:
             case ["show"]:
                 lines = [json.dumps(feature) for feature in self.features.values()]
-                return wire.out("\n".join(lines)) + wire.result(0)
+                return protocol.out("\n".join(lines)) + protocol.result(0)
             case ["show", name] if name in self.features:
-                return wire.out(json.dumps(self.features[name])) + wire.result(0)
+                return protocol.out(json.dumps(self.features[name])) + protocol.result(0)
             case ["show", name]:
                 text = f"container: {name}: there is no such feature; see: kubesync show feature"
-                return wire.err(text) + wire.result(1)
+                return protocol.err(text) + protocol.result(1)
             case ["cluster"]:
-                return wire.out(json.dumps(self.cluster)) + wire.result(0)
+                return protocol.out(json.dumps(self.cluster)) + protocol.result(0)
             case ["label", *_]:
-                return wire.out("applied") + wire.result(0)
+                return protocol.out("applied") + protocol.result(0)
             case [verb, *_]:
-                return wire.err(f"container: unknown verb {verb!a}; use one of: show") + wire.result(64)
-        return wire.result(1)
+                return protocol.err(f"container: unknown verb {verb!a}; use one of: show") + protocol.result(
+                    64
+                )
+        return protocol.result(1)
 
 
 def cluster(**said: Any) -> dict[str, Any]:

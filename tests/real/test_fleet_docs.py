@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from kubesyncd.adapters.kube import KubeCluster
-from kubesyncd.model import MasterConfig
+from kubesyncd.adapters.kube_node import KubeCluster
+from kubesyncd.core.model import MasterConfig
 from tests.lab.kube_client import NODES, KubeClient, node
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.services import UNIT_FOLDER
+from kubesyncd.services.definition import UNIT_FOLDER
 from tests.lab.docker_client import DockerError
 from tests.lab.switch import CLIENTS, LAB, PYTHON
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from kubesyncd.adapters.docker import LEFT_BEHIND
+from kubesyncd.adapters.docker_containers import LEFT_BEHIND
 from tests.lab.docker_client import DockerError
 from tests.lab.kube_client import KubeError
 from tests.real.docker_engine import RealDocker

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.model import Container, Identity, Owner, Signal
+from kubesyncd.core.model import Container, Identity, Owner, Signal
 from kubesyncd.ports import Missing, Refused, Unavailable
 from tests.world.chance import Fault
 

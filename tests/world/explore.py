@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kubesyncd.model import FailurePolicy
+from kubesyncd.core.model import FailurePolicy
 from tests.world import model
 from tests.world.model import Broken, World, failing_starts, folded, starts, working_starts
 

@@ -9,8 +9,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kubesyncd.labels import feature_label
-from kubesyncd.model import Owner
+from kubesyncd.core.labels import feature_label
+from kubesyncd.core.model import Owner
 from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
 from tests.world.chance import Fault
 from tests.world.engine import CUT, Stream

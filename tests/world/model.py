@@ -17,8 +17,21 @@ from functools import cache, lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, assert_never
 
-from kubesyncd import verbs
-from kubesyncd.decide import (
+from kubesyncd.core import verbs
+from kubesyncd.core.health import Complaint, Health, Start, complain
+from kubesyncd.core.labels import Change, Entry, Queue
+from kubesyncd.core.model import (
+    Container,
+    FailurePolicy,
+    FeatureConfig,
+    KubeLabel,
+    LabelView,
+    Mode,
+    Owner,
+    SystemState,
+    Timing,
+)
+from kubesyncd.core.planner import (
     AdoptImage,
     EndContainer,
     Grant,
@@ -32,20 +45,7 @@ from kubesyncd.decide import (
     decide,
     state_of,
 )
-from kubesyncd.health import Complaint, Health, Start, complain
-from kubesyncd.labels import Change, Entry, Queue
-from kubesyncd.model import (
-    Container,
-    FailurePolicy,
-    FeatureConfig,
-    KubeLabel,
-    LabelView,
-    Mode,
-    Owner,
-    SystemState,
-    Timing,
-)
-from kubesyncd.record import (
+from kubesyncd.core.record import (
     Cause,
     Facts,
     Record,
@@ -58,12 +58,12 @@ from kubesyncd.record import (
     with_grant,
     with_mode,
 )
-from kubesyncd.state import State, check
+from kubesyncd.core.state import State, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kubesyncd.labels import Fold
+    from kubesyncd.core.labels import Fold
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd import wire
-from kubesyncd.model import Owner
-from kubesyncd.peer import Peer
-from kubesyncd.server import Role
+from kubesyncd.api.peer import Peer
+from kubesyncd.api.server import Role
+from kubesyncd.core import protocol
+from kubesyncd.core.model import Owner
 from tests.world.chance import Fault
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class People:
                         if self._world.life is None:
                             return None
                     await asyncio.sleep(self._world.chance.between(0.2, 1.0))
-        return wire.EXIT_TIMED_OUT
+        return protocol.EXIT_TIMED_OUT
 
     async def _ask_once(
         self, request: tuple[str, ...], box: Box | None, sent: Callable[[], object]
@@ -133,7 +133,7 @@ class People:
         life.serve(role, reader, writer)
         gone = self._world.chance.strikes(Fault.CLIENT_GONE, request[0])
         try:
-            await self._send(reader, wire.encode_request(list(request)))
+            await self._send(reader, protocol.encode_request(list(request)))
             sent()
             if gone:
                 await asyncio.sleep(self._world.chance.between(0.0, 5.0))
@@ -170,7 +170,7 @@ class People:
 
     async def _receive(self, writer: Writer) -> int | None:
         while True:
-            lines, code = wire.decode_reply(writer.sent)
+            lines, code = protocol.decode_reply(writer.sent)
             if code is not None or writer.closed:
                 self._world.promises.replied(lines, code)
                 return code
@@ -201,7 +201,7 @@ class People:
         if box.owner is Owner.KUBE:
             await self._forge(box)
             code = await self.ask("state", box.feature, "up", "kube", box=box)
-            if code != wire.EXIT_DONE:
+            if code != protocol.EXIT_DONE:
                 # `up kube` fails where there is no daemon: the container's script gives up.
                 self._world.engine.die(box, 1)
                 return
@@ -287,10 +287,10 @@ class People:
                 if self._world.engine.local(unit.feature) is None and unit.feature in self._world.creates:
                     self._world.engine.create(unit.feature, Owner.LOCAL)
             code = await self._verb(unit, "start")
-            if code == wire.EXIT_DONE:
+            if code == protocol.EXIT_DONE:
                 code = await self._wait(unit)
                 self._world.chance.tell("systemd", f"{unit.feature}: wait returned {code}")
-                if code == wire.EXIT_DONE:
+                if code == protocol.EXIT_DONE:
                     await self._verb(unit, "stop")
             await asyncio.sleep(RESTART_SEC)
             unit.restarts += 1
@@ -327,16 +327,16 @@ class People:
     async def _without_daemon(self, unit: Unit, verb: str) -> int:
         """Plain docker on the name, where the ledger names no kube container (spec section 4)."""
         if self._kube_knows(unit.feature):
-            return wire.EXIT_UNAVAILABLE
+            return protocol.EXIT_UNAVAILABLE
         box = self._world.engine.local(unit.feature)
         if not self._world.engine.up or box is None:
-            return wire.EXIT_FAILED
+            return protocol.EXIT_FAILED
         self._world.chance.tell("systemd", f"{unit.feature}: no daemon: docker {verb}")
         if verb == "start":
             self._world.engine.start(box)
         else:
             await self._world.engine.stop(box, 10.0 if verb == "stop" else 0.0)
-        return wire.EXIT_DONE
+        return protocol.EXIT_DONE
 
     def _kube_knows(self, feature: str) -> bool:
         """Whether the ledger has a part of Kubernetes in this feature, as clients/client.py reads it."""

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from kubesyncd import wire
-from kubesyncd.labels import feature_label
-from kubesyncd.model import Owner
+from kubesyncd.core import protocol
+from kubesyncd.core.labels import feature_label
+from kubesyncd.core.model import Owner
 from tests.world.engine import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kubesyncd.model import FeatureConfig
+    from kubesyncd.core.model import FeatureConfig
     from tests.world.engine import Box
     from tests.world.people import Unit
     from tests.world.switch import World
@@ -172,7 +172,7 @@ class Promises:
         """A unit's verb has returned."""
         # On a full disk a wish is remembered only for as long as the daemon lives; it says so in an alert.
         if (
-            code == wire.EXIT_DONE
+            code == protocol.EXIT_DONE
             and unit.last_verb == verb
             and not unit.unheard
             and not self._world.disk_full
@@ -214,7 +214,7 @@ class Promises:
 
     def forged(self, box: Box, victim: str, code: int | None) -> None:
         """A container has spoken for another feature."""
-        if code == wire.EXIT_DONE:
+        if code == protocol.EXIT_DONE:
             self._broken(f"S9: a container of {box.feature} spoke for {victim} and was believed")
 
     # ---- S3, S4, S5 -----------------------------------------------------------------------------

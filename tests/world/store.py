@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from kubesyncd.model import FailurePolicy, FeatureConfig, MasterConfig, Row, Signal, Stored
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, MasterConfig, Row, Signal, Stored
 from kubesyncd.ports import Unavailable
 from tests.world.chance import Fault
 from tests.world.engine import CUT, Stream

@@ -21,10 +21,10 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from kubesyncd import labels, wire
-from kubesyncd.labels import feature_label
-from kubesyncd.model import FailurePolicy, FeatureConfig, Owner, Row, SystemState, Timing
-from kubesyncd.state import State, classify
+from kubesyncd.core import labels, protocol
+from kubesyncd.core.labels import feature_label
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner, Row, SystemState, Timing
+from kubesyncd.core.state import State, classify
 from tests.world import loop as virtual
 from tests.world.chance import Chance, Fault
 from tests.world.switch import Broken, World
@@ -255,7 +255,7 @@ class Storm:
         text = f"{key}-" if value is None else f"{key}={value}"
         sent = partial(self.world.promises.label_sent, asked)
         code = await self.world.people.ask("label", text, bound_s=30.0, sent=sent)
-        self.world.promises.label_answered(asked, accepted=code == wire.EXIT_DONE)
+        self.world.promises.label_answered(asked, accepted=code == protocol.EXIT_DONE)
 
     async def _clear(self) -> None:
         await self.world.people.ask("clear", self.chance.one_of(self._kube_features), bound_s=30.0)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kubesyncd.daemon import Daemon, Outside
-from kubesyncd.model import FeatureConfig, MasterConfig, Timing
+from kubesyncd.core.model import FeatureConfig, MasterConfig, Timing
+from kubesyncd.daemon.supervisor import Daemon, Outside
 from kubesyncd.ports import Unavailable
-from kubesyncd.reboot import begin_boot
+from kubesyncd.reboot.hold import begin_boot
 from tests.world.chance import Chance, Fault
 from tests.world.engine import DockerPort, Engine
 from tests.world.master import Api, ClusterPort, Kubelet, UnitsPort
@@ -27,8 +27,8 @@ from tests.world.store import Redis, RedisPort
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from kubesyncd.peer import Peer
-    from kubesyncd.server import Role, Server
+    from kubesyncd.api.peer import Peer
+    from kubesyncd.api.server import Role, Server
     from tests.world.people import Writer
 
 ALWAYS_LOCAL = frozenset({"database"})

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kubesyncd.cli import config as ours
-from kubesyncd.cli.plugins.join_in import accept_names, add_missing, answer_to, around, take_over
-from kubesyncd.cli.plugins.stand_in import become, kept, stand_in
+from kubesyncd.cli.plugins.exec_proxy import become, kept, stand_in
+from kubesyncd.cli.plugins.merge import accept_names, add_missing, answer_to, around, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kubesyncd.cli import show as ours
-from kubesyncd.cli.plugins.join_in import accept_names, accept_nothing, answer_to, take_over
-from kubesyncd.cli.plugins.stand_in import become, stand_in
+from kubesyncd.cli.plugins.exec_proxy import become, stand_in
+from kubesyncd.cli.plugins.merge import accept_names, accept_nothing, answer_to, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

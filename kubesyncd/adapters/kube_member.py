@@ -1,0 +1,245 @@
+"""How do join and reset speak to a master? Fetch its admin.conf; ask, drain and delete with a kubeconfig's credential.
+
+Knows HTTP, TLS and the few paths it needs; knows no kubeadm and no rule of when. One short life per job, so it
+does without the Kubernetes library and without everything that watching needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+import time
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import aiohttp
+
+from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
+from kubesyncd.core.labels import feature_of
+from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+CALL_S = 8.0
+CONNECT_S = 4.0
+FETCH_BYTES_MAX = 256 * 1024
+ANSWER_BYTES_MAX = 16 << 20
+LOOK_S = 0.5
+DETAIL_MAX = 240
+
+_JSON = "application/json"
+_MERGE = "application/merge-patch+json"
+_STRATEGIC = "application/strategic-merge-patch+json"
+_MIRROR = "kubernetes.io/config.mirror"
+
+
+async def fetch(url: str, *, ca_file: str, insecure: bool) -> bytes:
+    """What `url` holds, by HTTPS. `ca_file`: the only CA that is believed; without one, the system's are.
+
+    `insecure`: any certificate is accepted. Raises Refused, Unavailable.
+    """
+    if not url.startswith("https://"):
+        raise Refused(SERVICE, f"{url} is not https://; correct [kube] admin_conf_url")
+    with _edge(url):
+        context = ssl.create_default_context(cafile=ca_file or None)
+        if insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        async with _session(context) as session, session.get(url, allow_redirects=False) as response:
+            if response.status != 200:
+                raise Refused(
+                    SERVICE, f"{url} is answered with {response.status}; check [kube] admin_conf_url"
+                )
+            return await _body(response, FETCH_BYTES_MAX)
+
+
+async def answers(master: str) -> str:
+    """Ask whoever is at `master` (`ip:port`) for its version; nothing is told and nothing believed.
+
+    For a join whose CA only kubeadm will check. Raises Unavailable.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with _edge(master):
+        async with _session(context) as session, session.get(f"https://{master}/version") as response:
+            return f"it answers with {response.status}"
+
+
+class Member:
+    """One node of the cluster that `kubeconfig` names: `async with Member.open(…) as member`."""
+
+    def __init__(self, session: aiohttp.ClientSession, server: str, node: str) -> None:
+        self._session = session
+        self._server = server
+        self._node = f"/api/v1/nodes/{quote(node)}"
+        self._name = node
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, kubeconfig: Path, node: str, *, insecure: bool = False) -> AsyncIterator[Member]:
+        """A session with the credential of `kubeconfig`. Raises Unavailable where that cannot be used."""
+        cluster, user = current_context(kubeconfig)
+        headers = {}
+        if "token" in user:
+            headers["Authorization"] = f"Bearer {user['token']}"
+            context = _trusting(cluster, kubeconfig)
+            if insecure:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+        else:
+            context = tls_context(kubeconfig.parent, cluster, user, insecure=insecure)
+        async with _session(context, headers) as session:
+            yield cls(session, str(cluster["server"]).rstrip("/"), node)
+
+    async def ask(self) -> str:
+        """What the master says of itself. Raises Forbidden where it does not know our credential, Unavailable."""
+        answer = await self._call("GET", "/version")
+        return str(answer.get("gitVersion", "")) if isinstance(answer, dict) else ""
+
+    async def drain(self) -> str:
+        """Withdraw our feature labels, forbid new pods, end the others; returns when no pod of ours is left.
+
+        Pods of DaemonSets that no label of ours chose stay: they would only come back. Raises PortError.
+        """
+        try:
+            node = await self._call("GET", self._node)
+        except Missing:
+            return "the master has no such node"
+        labels = [key for key in node["metadata"].get("labels") or {} if feature_of(key)]
+        patch = {"metadata": {"labels": dict.fromkeys(labels)}, "spec": {"unschedulable": True}}
+        await self._call("PATCH", self._node, patch, _MERGE)
+        ended = 0
+        while pods := await self._pods_to_end(frozenset(labels)):
+            for pod in pods:
+                if not _by_daemonset(pod) and "deletionTimestamp" not in pod["metadata"]:
+                    await self._delete_pod(pod["metadata"])
+                    ended += 1
+            await asyncio.sleep(LOOK_S)
+        return f"{len(labels)} feature labels withdrawn, {ended} pods deleted"
+
+    async def delete(self) -> None:
+        """Delete the Node; gone already is success. Raises Forbidden, Unavailable."""
+        try:
+            await self._call("DELETE", self._node)
+        except Missing:
+            return
+
+    async def say_not_ready(self) -> None:
+        """Tell the master that the Node is not ready: kubeadm refuses to join under a ready one's name.
+
+        A kubelet's own credential may say so, though it may not delete. Raises PortError.
+        """
+        condition = {
+            "type": "Ready",
+            "status": "False",
+            "reason": "JoinsAgain",
+            "message": "kubesyncd is about to join this node again",
+            "lastTransitionTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        try:
+            await self._call(
+                "PATCH", f"{self._node}/status", {"status": {"conditions": [condition]}}, _STRATEGIC
+            )
+        except Missing:
+            return
+
+    async def _pods_to_end(self, labels: frozenset[str]) -> list[dict[str, Any]]:
+        """Our pods that must be gone before we are."""
+        listed = await self._call("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{quote(self._name)}")
+        return [
+            pod
+            for pod in listed.get("items") or ()
+            if _MIRROR not in (pod["metadata"].get("annotations") or {})
+            and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+            and (not _by_daemonset(pod) or labels & (pod["spec"].get("nodeSelector") or {}).keys())
+        ]
+
+    async def _delete_pod(self, metadata: dict[str, Any]) -> None:
+        path = f"/api/v1/namespaces/{quote(metadata['namespace'])}/pods/{quote(metadata['name'])}"
+        try:
+            await self._call("DELETE", path)
+        except Missing:
+            return
+
+    async def _call(self, method: str, path: str, body: Any = None, kind: str = _JSON) -> Any:
+        """The answer's JSON. Raises Forbidden, Missing, Refused, Unavailable."""
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": kind} if data else {}
+        with _edge(self._server):
+            async with self._session.request(
+                method, self._server + path, data=data, headers=headers
+            ) as response:
+                answer = await _body(response, ANSWER_BYTES_MAX)
+                if response.status >= 300:
+                    raise _error(response.status, answer)
+                return json.loads(answer)
+
+
+def _by_daemonset(pod: dict[str, Any]) -> bool:
+    return any(owner.get("kind") == "DaemonSet" for owner in pod["metadata"].get("ownerReferences") or ())
+
+
+def _error(status: int, answer: bytes) -> PortError:
+    try:
+        text = str(json.loads(answer)["message"])
+    except (ValueError, LookupError, TypeError):
+        text = answer.decode(errors="replace")
+    detail = f"{status}: {ascii(text[:DETAIL_MAX])[1:-1]}"
+    if status in (401, 403):
+        return Forbidden(SERVICE, detail)
+    if status == 404:
+        return Missing(SERVICE, detail)
+    return Refused(SERVICE, detail) if status < 500 and status != 429 else Unavailable(SERVICE, detail)
+
+
+def _trusting(cluster: dict[str, Any], kubeconfig: Path) -> ssl.SSLContext:
+    """TLS that believes the kubeconfig's CA only. Raises Unavailable."""
+    try:
+        ca = base64.b64decode(cluster["certificate-authority-data"], validate=True).decode()
+        return ssl.create_default_context(cadata=ca)
+    except (LookupError, TypeError, ValueError, ssl.SSLError) as error:
+        raise Unavailable(SERVICE, f"the CA in {kubeconfig} cannot be used: {error}") from error
+
+
+def _session(context: ssl.SSLContext, headers: dict[str, str] | None = None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=context, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=CALL_S, connect=CONNECT_S),
+        headers={"User-Agent": "kubesyncd", **(headers or {})},
+        trust_env=False,
+    )
+
+
+async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise ValueError(f"the answer is longer than {most} bytes")
+    return bytes(body)
+
+
+@contextmanager
+def _edge(where: str) -> Iterator[None]:
+    """Foreign exceptions become Unavailable, with the fix where there is one."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+        fix = "check this switch's clock, the address, and the CA ([kube] ca_file)"
+        raise Unavailable(SERVICE, f"the certificate of {where} is not trusted: {reason}; {fix}") from error
+    except TimeoutError as error:
+        raise Unavailable(SERVICE, f"{where} does not answer in time") from error
+    except aiohttp.ClientConnectorError as error:
+        raise Unavailable(
+            SERVICE, f"{error.host}:{error.port} cannot be reached: {error.os_error}"
+        ) from error
+    except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
+        said = ascii(str(error) or type(error).__name__)[1 : DETAIL_MAX + 1]
+        raise Unavailable(SERVICE, f"{where}: {said}") from error

@@ -1,0 +1,40 @@
+"""Is a signature good? Asks the openssl program, which every SONiC image has.
+
+The standard library has no ed25519, and a package of Python's would be one more thing in the daemon's memory, for
+something that happens once a release. Knows nothing of what is signed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubesyncd.ports import Unavailable
+from kubesyncd.runtime.processes import run
+
+if TYPE_CHECKING:
+    from kubesyncd.services.catalog import Claim
+
+SERVICE = "openssl"
+VERIFY_S = 10.0
+# The head of an ed25519 public key in DER (RFC 8410); the key's 32 bytes follow.
+_DER = bytes.fromhex("302a300506032b6570032100")
+
+
+async def is_true(claim: Claim) -> bool:
+    """Whether the key has signed the message so. Raises Unavailable where openssl cannot be asked."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="kubesync-") as name:
+            folder = Path(name)
+            for part, data in (("key", _DER + claim.key), ("sig", claim.signature), ("data", claim.message)):
+                (folder / part).write_bytes(data)
+            ended = await run(
+                ("openssl", "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey", f"{folder}/key",
+                 "-rawin", "-in", f"{folder}/data", "-sigfile", f"{folder}/sig"),
+                VERIFY_S,
+                SERVICE,
+            )  # fmt: skip
+    except OSError as error:
+        raise Unavailable(SERVICE, f"the signature cannot be checked: {error.strerror}") from error
+    return ended.code == 0

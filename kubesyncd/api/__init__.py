@@ -1,0 +1,1 @@
+"""Answer requests on the two Unix sockets."""

@@ -1,0 +1,226 @@
+"""How does an operator type, and what is the answer when it does not work? Commands, short forms, one-line errors.
+
+Knows click and what can fail; knows no command by name. SONiC's own groups take unique prefixes and
+so do these. It runs with click 7.0 too, which is what sonic-utilities pin.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from kubesyncd.cli.switch import Declined
+from kubesyncd.core import protocol
+from kubesyncd.ports import Forbidden, Missing, PortError, Refused
+from kubesyncd.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+EXIT_SETTINGS = 78  # sysexits' EX_CONFIG, as the daemon's
+CLOSE_ENOUGH = 0.6
+SENTENCE_MAX = 200
+
+# What to do about a service that does not answer, where the error itself does not say.
+FIX = {
+    "kubesyncd": "start it: systemctl start kubesyncd",
+    "Redis": "start it: systemctl start database",
+    "Docker": "start it: systemctl start docker",
+    "Kubernetes": "look at: kubesync show kubernetes status",
+    "systemd": "look at: systemctl status",
+}
+
+
+# What speaks for itself, without the name of a service before it.
+SELF = ("kubesyncd", "install")
+
+
+class Failure(click.ClickException):
+    """`kubesync: what happened; what to do` on standard error, and an exit code."""
+
+    def __init__(self, text: str, code: int = protocol.EXIT_FAILED) -> None:
+        super().__init__(text)
+        # click declares it on the class; per error is what its main reads.
+        self.__dict__["exit_code"] = code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the one line."""
+        line = " ".join(str(self.message).split())
+        print(f"kubesync: {line}", file=file or sys.stderr)
+
+
+def failure_of(error: PortError | SettingsError | Declined) -> Failure:
+    """What an operator is told of something outside that failed."""
+    if isinstance(error, SettingsError):
+        return Failure(str(error), EXIT_SETTINGS)
+    if isinstance(error, Declined):
+        return Failure(str(error), error.code)
+    text = error.detail if error.service in SELF else str(error)
+    if isinstance(error.__cause__, PermissionError):
+        return Failure(f"{text.partition('; ')[0]}; use sudo", protocol.EXIT_NOT_ALLOWED)
+    if ";" not in text:
+        text = f"{text}; {FIX.get(error.service, 'try again')}"
+    if isinstance(error, Forbidden):
+        return Failure(text, protocol.EXIT_NOT_ALLOWED)
+    return Failure(
+        text, protocol.EXIT_FAILED if isinstance(error, Refused | Missing) else protocol.EXIT_UNAVAILABLE
+    )
+
+
+def usage(ctx: click.Context, problem: str) -> Failure:
+    """What was typed makes no command: what is wrong, and what to type."""
+    problem = problem.rstrip(".")
+    return Failure(f"{problem[:1].lower()}{problem[1:]}; type: {form(ctx)}", protocol.EXIT_USAGE)
+
+
+def form(ctx: click.Context) -> str:
+    """The command as it is typed: `kubesync config kube label add KEY VALUE`."""
+    command = ctx.command
+    if isinstance(command, click.Group):
+        words = [name for name in command.list_commands(ctx) if not command.commands[name].hidden]
+        return f"{ctx.command_path} {'|'.join(words)}"
+    pieces = " ".join(piece for piece in command.collect_usage_pieces(ctx) if piece)
+    return f"{ctx.command_path} {pieces}".strip()
+
+
+class Command(click.Command):
+    """A command whose errors are one line and the exit codes of `interfaces.md`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("options_metavar", "")
+        super().__init__(*args, **kwargs)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """See click; options come last, as one types them."""
+        pieces = [piece for piece in super().collect_usage_pieces(ctx) if piece]
+        return [*pieces[1:], pieces[0]] if self.options_metavar else pieces
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> click.Context:
+        """See click; usage errors become one line."""
+        try:
+            return super().make_context(info_name, args, parent=parent, **extra)
+        except click.UsageError as error:
+            raise usage(
+                error.ctx or click.Context(self, info_name=info_name, parent=parent), _said(error)
+            ) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click; what failed outside becomes one line."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise usage(error.ctx or ctx, _said(error)) from None
+        except (PortError, SettingsError, Declined) as error:
+            raise failure_of(error) from error
+
+
+class Group(click.Group):
+    """Commands by name, by any unique prefix, in any case, and by `aliases` (alias: name).
+
+    `each`: what is no command but looks like a `NAME …` to `is_name` (which sees all words typed) goes to it.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        aliases: Mapping[str, str] | None = None,
+        each: click.Command | None = None,
+        is_name: Callable[[click.Group, list[str]], bool] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("options_metavar", "")
+        kwargs.setdefault("subcommand_metavar", "COMMAND")
+        kwargs.setdefault("no_args_is_help", False)
+        super().__init__(*args, **kwargs)
+        self.aliases = dict(aliases or {})
+        self.each = each
+        self.is_name = is_name
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command `cmd_name` means. Raises UsageError where it could be several."""
+        exact = super().get_command(ctx, cmd_name)
+        if exact is not None:
+            return exact
+        word = cmd_name.lower()
+        if word in self.aliases:
+            return super().get_command(ctx, self.aliases[word])
+        meant = {
+            name for name, command in self.commands.items() if name.startswith(word) and not command.hidden
+        }
+        meant |= {name for alias, name in self.aliases.items() if alias.startswith(word)}
+        if word in meant:
+            meant = {word}
+        if len(meant) > 1 and not ctx.resilient_parsing:
+            raise click.UsageError(f"{cmd_name!a} may be {' or '.join(sorted(meant))}", ctx)
+        return super().get_command(ctx, meant.pop()) if len(meant) == 1 else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """See click; an unknown command is answered with the nearest one and all there are."""
+        if self.each is not None and self.is_name is not None and takes_name(self, self.is_name, args):
+            return "", self.each, args
+        command = self.get_command(ctx, args[0])
+        if command is None and not ctx.resilient_parsing:
+            raise usage(ctx, unknown(args[0], self.list_commands(ctx)))
+        return (None if command is None else command.name), command, args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See click; a sentence that is too long for a line goes on in the next one instead of ending in dots."""
+        shown = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        rows = [(name, each.get_short_help_str(SENTENCE_MAX)) for name, each in shown if not each.hidden]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> Any:
+        """See click; typed alone, a group shows its help and counts as unfinished."""
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit(protocol.EXIT_DONE if ctx.parent is None else protocol.EXIT_USAGE)
+        return super().parse_args(ctx, args)
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> click.Context:
+        """See click; usage errors become one line."""
+        try:
+            return super().make_context(info_name, args, parent=parent, **extra)
+        except click.UsageError as error:
+            raise usage(
+                error.ctx or click.Context(self, info_name=info_name, parent=parent), _said(error)
+            ) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click; usage errors become one line."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise usage(error.ctx or ctx, _said(error)) from None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """See click; where a name may stand, names are offered too."""
+        offered: list[Any] = super().shell_complete(ctx, incomplete)
+        if self.each is not None:
+            first = next(param for param in self.each.params if isinstance(param, click.Argument))
+            offered += first.shell_complete(ctx, incomplete)
+        return offered
+
+
+def takes_name(
+    group: click.Group, is_name: Callable[[click.Group, list[str]], bool], words: list[str]
+) -> bool:
+    """Whether `words` are `NAME …` to a group that takes names besides its commands."""
+    return words[0] not in group.commands and not words[0].startswith("-") and is_name(group, words)
+
+
+def unknown(word: str, known: list[str]) -> str:
+    """`'ipp' is not known, did you mean ip?` without the last part where nothing is near."""
+    near = difflib.get_close_matches(word.lower(), known, 1, CLOSE_ENOUGH)
+    said = f"{word[:40]!a} is not known"
+    return f"{said}, did you mean {near[0]}?" if near else said
+
+
+def _said(error: click.UsageError) -> str:
+    """click's words; a value's own complaint says already what it is about."""
+    own = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
+    return (error.message if own else error.format_message()).replace("\n", " ")

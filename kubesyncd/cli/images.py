@@ -1,0 +1,81 @@
+"""Which images do features start from, and which may go? `image list`, `image gc`; and `clear NAME` after a failure.
+
+The daemon knows and does it; here it is asked and put on paper.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubesyncd.cli.click_groups import Command, Group
+from kubesyncd.cli.output import FeatureName, ago, json_option, print_json, put, reader, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Removing images is the disk's work: some take a minute each.
+GC_S = 300.0
+CLEAR_S = 15.0
+SHORT_ID = 12
+MIB = 1 << 20
+
+
+@click.group(cls=Group)
+def image() -> None:
+    """Images that features start from, and those kept to go back to."""
+
+
+@image.command("list", cls=Command, options_metavar="[--json]")
+@json_option
+def list_images(as_json: bool) -> None:
+    """Every image that ran here by kubesyncd's doing, and what it is to its feature.
+
+    local: what the feature starts from; previous: what a rollback goes back to; old: `image gc` removes it.
+    """
+    found = [json.loads(line) for line in reader().ask("images") if line]
+    if as_json:
+        print_json(found)
+    elif not found:
+        click.echo("no image has come from Kubernetes yet; local images are as the switch brought them")
+    else:
+        put(_table(found))
+
+
+@image.command("gc", cls=Command, options_metavar="[--json]")
+@json_option
+def collect(as_json: bool) -> None:
+    """Remove old images: those that ran here, that no container uses and no rollback needs."""
+    removed = [json.loads(line) for line in reader().ask("image-gc", within_s=GC_S) if line]
+    if as_json:
+        print_json(removed)
+        return
+    for entry in removed:
+        click.echo(f"{entry['feature']}: removed {entry['removed']}")
+    if not removed:
+        click.echo("nothing to remove")
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="NAME", type=FeatureName())
+def clear(name: str) -> None:
+    """Forgive a feature's failure: a rollback ends, and Kubernetes gets another chance at once."""
+    for line in reader().ask("clear", name, within_s=CLEAR_S):
+        click.echo(f"{name}: {line}")
+
+
+def _table(found: list[dict[str, Any]]) -> Any:
+    made = table("Feature", "Image", "Role", "Names", "Size", "Age")
+    for entry in found:
+        made.add_row(*_row(entry))
+    return made
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    names = "\n".join(entry["names"]) or "(none)"
+    size = f"{entry['size'] / MIB:.0f} MiB" if entry["size"] else ""
+    short = entry["image"].partition(":")[2][:SHORT_ID]
+    return entry["feature"], short, entry["role"], names, size, ago(entry["created"], time.time())

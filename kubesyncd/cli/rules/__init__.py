@@ -1,0 +1,1 @@
+"""Judge manifests, scripts and old configurations: pure rules behind operator commands."""

@@ -1,0 +1,154 @@
+"""What does a switch that ctrmgrd has managed need, so that kubesyncd does the same? Says it, does nothing.
+
+Pure: knows no file, no database, no clock. What ctrmgrd has nothing of is left to our defaults.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.labels import Change, InvalidLabel, feature_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SETTINGS_FILE = "/etc/sonic/remote_ctr.config.json"
+LABELS_KEY = "KUBE_LABELS|SET"
+# Where something of ctrmgrd is in our way, and what to do about it.
+LEFTOVERS = {
+    "/lib/systemd/system/ctrmgrd.service": "would manage the same features: systemctl disable --now ctrmgrd",
+    "/usr/local/bin/container": "is what feature scripts call: mv /usr/local/bin/container"
+    " /usr/local/bin/container.ctrmgrd && ln -s /usr/bin/container /usr/local/bin/container",
+    "/usr/local/bin/ctrmgr_tools.py": "reboot scripts call `kubesync reboot prepare` instead (docs/reboot.md)",
+}
+
+# Seconds by seconds.
+_SECONDS = {
+    "join_latency_on_boot_seconds": ("kube", "join_boot_delay_s"),
+    "retry_join_interval_seconds": ("kube", "join_retry_s"),
+    "revert_to_local_on_wait_seconds": ("timing", "fallback_after_s"),
+    "tag_latest_image_on_wait_seconds": ("timing", "tag_after_s"),
+}
+_BY_ITSELF = ("retry_labels_update_seconds", "retry_tag_latest_seconds", "retry_clean_image_seconds")
+_PROXY = "use_k8s_as_http_proxy"
+# kubesyncd writes these itself, under its own names.
+_SELF_LABELS = frozenset({"sonic_version", "hwsku", "deployment_type", "worker.sonic/platform"})
+_OLD_TRUE = ("true", "on", "yes", "1")
+
+
+class Way(StrEnum):
+    """What an advice is."""
+
+    SET = "set"
+    """A line of kubesyncd.toml; `section` says where."""
+    RUN = "run"
+    """A command."""
+    KNOW = "know"
+    """Nothing to do, or nothing that we could say in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing: what to write, run or know, and because of what."""
+
+    way: Way
+    text: str
+    because: str
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """What there is of ctrmgrd: its file, its labels, rows as they stand, and paths that exist."""
+
+    settings: Mapping[str, object] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    master: Mapping[str, str] = field(default_factory=dict)
+    there: frozenset[str] = frozenset()
+
+
+def advise(old: Old) -> Iterator[Advice]:
+    """All of it, in the order in which it is best done."""
+    yield Advice(Way.SET, 'names = "sonic"', "the databases have SONiC's field names", "schema")
+    for key in sorted(old.settings):
+        yield from _setting(key, old.settings[key])
+    yield from _master(old.master)
+    for name in sorted(old.features):
+        yield from _feature(name, old.features[name])
+    for key in sorted(old.labels):
+        yield from _label(key, old.labels[key], old.features)
+    for path, todo in LEFTOVERS.items():
+        if path in old.there:
+            what, _, command = todo.partition(": ")
+            yield Advice(Way.RUN if command else Way.KNOW, command or todo, f"{path} {what}")
+
+
+def _setting(key: str, value: object) -> Iterator[Advice]:
+    if key in _SECONDS:
+        yield _seconds(key, value)
+    elif key in _BY_ITSELF:
+        yield Advice(Way.KNOW, "nothing: kubesyncd tries again with a growing pause", key)
+    elif key == _PROXY:
+        if str(value).strip().lower() == "y":
+            text = "give Docker its proxy yourself: systemctl edit docker (Environment=HTTPS_PROXY=...)"
+            yield Advice(Way.KNOW, text, f"{key} rewrote packets on their way to a fixed address")
+    else:
+        yield Advice(Way.KNOW, f"nothing: ctrmgrd never had a setting {ascii(key)[:60]}", SETTINGS_FILE)
+
+
+def _seconds(key: str, value: object) -> Advice:
+    section, name = _SECONDS[key]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not float(str(value)) <= 10**7:
+        return Advice(Way.KNOW, f"{name} keeps its default", f"{key} = {ascii(value)[:40]} is no time")
+    seconds = float(str(value))
+    if seconds > 0:
+        return Advice(Way.SET, f"{name} = {seconds:g}", key, section)
+    if key.startswith("tag_"):
+        return Advice(Way.SET, "adopt = false", f"{key} = {seconds:g}: no image was tagged", "images")
+    return Advice(Way.SET, f"{name} = 1", f"{key} = {seconds:g}: at once", section)
+
+
+def _master(master: Mapping[str, str]) -> Iterator[Advice]:
+    got = {name.lower(): value.strip().lower() for name, value in master.items()}
+    if got.get("ip") and got.get("insecure") in _OLD_TRUE:
+        text = "kubesync config kube server insecure off"
+        yield Advice(Way.RUN, text, "ctrmgrd's default: the master's certificate was never checked")
+
+
+def _feature(name: str, row: Mapping[str, str]) -> Iterator[Advice]:
+    owner = row.get("set_owner", "local").strip().lower()
+    if owner != "kube":
+        return
+    fallback = row.get("no_fallback_to_local", "").strip().lower() not in _OLD_TRUE
+    means = "with" if fallback else "without"
+    yield Advice(
+        Way.KNOW, f"{name} stays with Kubernetes, {means} its local image to fall back on", f"FEATURE|{name}"
+    )
+    if "fallback_to_local" in row:
+        text = f"kubesync config feature {name} fallback {'true' if fallback else 'false'}"
+        yield Advice(Way.RUN, text, "`config feature fallback` wrote a field that ctrmgrd misread")
+    minutes = row.get("remote_fail_detection", "").strip()
+    if minutes.isdecimal() and len(minutes) <= 9 and int(minutes):
+        text = f"{name} counts as failed after {int(minutes)} minutes without a stable container"
+        yield Advice(Way.KNOW, text, "remote_fail_detection: ctrmgrd never used it")
+
+
+def _label(key: str, value: str, features: Mapping[str, object]) -> Iterator[Advice]:
+    version_of = key.removesuffix("_local") if key.endswith("_local") else ""
+    if feature_of(key) is not None or version_of in features or key in _SELF_LABELS:
+        return
+    because = f"{LABELS_KEY} has {ascii(key)[1:-1][:60]}={ascii(value)[1:-1][:60]}"
+    if value.strip().lower() == "false":
+        yield Advice(Way.KNOW, "nothing: a label that is dropped is removed now, not set to false", because)
+        return
+    try:
+        Change.parse(f"{key}={value}")
+    except InvalidLabel as error:
+        yield Advice(Way.KNOW, f"the master refuses it: {error}", because)
+        return
+    yield Advice(Way.RUN, f"kubesync config kube label add {key} {shlex.quote(value)}", because)

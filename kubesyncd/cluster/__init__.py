@@ -1,0 +1,1 @@
+"""Run this node's side of the master: link, labels, kubelet, reports."""

@@ -1,0 +1,73 @@
+"""Does the kubelet run as ruled? One unit, made to be so.
+
+Knows systemd's port and how to be patient; knows nothing of why it should run or not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubesyncd.ports import PortError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.ports import Units
+    from kubesyncd.runtime.backoff import Backoff
+
+
+class KubeletGate:
+    """The kubelet's unit: looked at, made to be as ruled, looked at again."""
+
+    def __init__(
+        self,
+        units: Units,
+        backoff: Backoff,
+        clock: Callable[[], float],
+        logger: FilteringBoundLogger,
+        after_effect: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._units = units
+        self._backoff = backoff
+        self._clock = clock
+        self._log = logger
+        self._after_effect = after_effect
+        self._ruled: bool | None = None
+        self._failing = False
+        self.running: bool | None = None
+        self.stale = True
+        self.retry_at: float | None = None
+
+    async def rule(self, run: bool, why: str) -> None:
+        """Make it run, or not. A failure is said once and tried again from `retry_at` on."""
+        if run is not self._ruled:
+            self._ruled, self.stale, self.retry_at = run, True, None
+        if not self.stale or (self.retry_at is not None and self._clock() < self.retry_at):
+            return
+        try:
+            await self._make(run, why)
+        except PortError as error:
+            if not self._failing:
+                self._log.error("kubelet_not_ruled", run=run, why=why, error=str(error))
+            self._failing = True
+            self.retry_at = self._clock() + self._backoff.next_s()
+        else:
+            self._backoff.reset()
+            self._failing, self.stale, self.retry_at = False, False, None
+
+    async def _make(self, run: bool, why: str) -> None:
+        self.running = await self._units.kubelet_running()
+        if self.running is run:
+            return
+        begun = self._clock()
+        await (self._units.start_kubelet() if run else self._units.stop_kubelet())
+        self._after_effect()
+        self.running = await self._units.kubelet_running()
+        if self.running is not run:
+            raise Unavailable(
+                "systemd", f"the kubelet is {'not ' * run}active right after it was told otherwise"
+            )
+        took_ms = round((self._clock() - begun) * 1000)
+        self._log.info("kubelet", action="start" if run else "stop", why=why, took_ms=took_ms)

@@ -1,0 +1,137 @@
+"""Is what Kubernetes runs of this feature well? What was seen of its containers, and what was said of them.
+
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). It notices; what follows from
+a failure is `record`'s and `decide`'s business. Seed: section Failure mode detection & rollback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import Owner
+
+if TYPE_CHECKING:
+    from kubesyncd.core.model import Container, Timing
+
+# No more starts than this are remembered, so a crash loop of more than this cannot be noticed.
+STARTS_MAX = 64
+# Enough to know each other by, where crash loops are not looked for.
+_STARTS_KEPT = 8
+COMPLAINTS_MAX = 8
+REASON_MAX = 200
+# Whose word a complaint is, besides a host-side check's file name.
+FROM_CONTAINER = "container"
+FROM_HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a kube container, and when it was seen."""
+
+    container_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Somebody says that this container is unwell. `source` is the container, the host, or a check's file name."""
+
+    container_id: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the ledger keeps of it.
+
+    `starts`: kube containers that started since one last stayed up. `newest`: Docker's start time of the newest
+    one ever seen, and `image_id` its image as far as it is known. `sick`: how often in a row one was ended because
+    of a complaint. `failed_image`, `failed_newest`: `image_id` and `newest` when the feature was rolled back.
+    `withdrawn`: its label has been seen off since.
+    """
+
+    starts: tuple[Start, ...] = ()
+    newest: str = ""
+    image_id: str = ""
+    complaints: tuple[Complaint, ...] = ()
+    sick: int = 0
+    failed_image: str = ""
+    failed_newest: str = ""
+    withdrawn: bool = False
+
+    def complaint_about(self, container_id: str) -> Complaint | None:
+        """What is said against this container, if anything."""
+        return next((c for c in self.complaints if c.container_id == container_id), None)
+
+
+WELL = Health()
+
+
+def see_starts(health: Health, containers: tuple[Container, ...], timing: Timing, now: float) -> Health:
+    """Notice kube containers that have started since the last look; each counts once, however short it ran."""
+    later = sorted(
+        (c for c in containers if c.owner is Owner.KUBE and c.started > health.newest),
+        key=lambda c: c.started,
+    )
+    if not later:
+        return health
+    known = {start.container_id for start in health.starts}
+    # Of those from before our first look, only what still runs says anything about now.
+    fresh = [c for c in later if c.id not in known and (health.newest or c.running)]
+    kept = max(_STARTS_KEPT, min(timing.crash_loop_starts, STARTS_MAX))
+    starts = (*health.starts, *(Start(c.id, now) for c in fresh))[-kept:]
+    image_id = next((c.image_id for c in reversed(later) if c.image_id), health.image_id)
+    return replace(health, starts=starts, newest=later[-1].started, image_id=image_id)
+
+
+def crash_loop(health: Health, timing: Timing, now: float) -> str:
+    """The sentence that says so, or an empty one. `crash_loop_starts` 0: nobody wants to know."""
+    lately = sum(now - start.at <= timing.crash_loop_s for start in health.starts)
+    if not 0 < timing.crash_loop_starts <= lately:
+        return ""
+    return f"crash-looping: {lately} starts within {timing.crash_loop_s / 60:g} min, and none stayed up"
+
+
+def complain(health: Health, complaint: Complaint) -> Health:
+    """The health once this is said; the newest word of each source counts."""
+    others = _without(health.complaints, complaint.container_id, complaint.source)
+    words = " ".join(complaint.reason.split())[:REASON_MAX]
+    reason = "".join(letter if letter.isprintable() else "?" for letter in words) or "no reason given"
+    said = replace(complaint, reason=reason)
+    return replace(health, complaints=(*others, said)[-COMPLAINTS_MAX:])
+
+
+def praise(health: Health, container_id: str, source: str) -> Health:
+    """The health once `source` takes back what it has said against this container."""
+    return replace(health, complaints=_without(health.complaints, container_id, source))
+
+
+def forget_ended(health: Health, containers: tuple[Container, ...]) -> Health:
+    """What was said of a container ends with it."""
+    running = {c.id for c in containers if c.running}
+    kept = tuple(c for c in health.complaints if c.container_id in running)
+    return health if kept == health.complaints else replace(health, complaints=kept)
+
+
+def another_image(health: Health, containers: tuple[Container, ...]) -> bool:
+    """Whether Kubernetes has started something else than what failed, since it failed."""
+    return any(
+        c.owner is Owner.KUBE
+        and c.started > health.failed_newest
+        and c.image_id not in ("", health.failed_image)
+        for c in containers
+    )
+
+
+def same_image(health: Health, containers: tuple[Container, ...]) -> bool:
+    """Whether Kubernetes runs what failed, again."""
+    return any(
+        c.owner is Owner.KUBE and c.running and c.image_id == health.failed_image and c.image_id
+        for c in containers
+    )
+
+
+def _without(complaints: tuple[Complaint, ...], container_id: str, source: str) -> tuple[Complaint, ...]:
+    return tuple(c for c in complaints if (c.container_id, c.source) != (container_id, source))

@@ -1,0 +1,415 @@
+"""What does the keeper remember of one feature, and what does a look at the world add to it?
+
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). `absorb` folds what was
+observed into the record, `project` derives the STATE_DB row from both. Nothing here decides.
+
+The record lives in the ledger for as long as the boot lasts, so a restart of the daemon is just another look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from kubesyncd.core.health import (
+    WELL,
+    Complaint,
+    Health,
+    another_image,
+    complain,
+    crash_loop,
+    forget_ended,
+    praise,
+    same_image,
+    see_starts,
+)
+from kubesyncd.core.model import (
+    Container,
+    FailurePolicy,
+    FeatureConfig,
+    KubeLabel,
+    LabelView,
+    Mode,
+    Owner,
+    Row,
+    SystemState,
+    Timing,
+)
+
+
+class Cause(StrEnum):
+    """Who ended a container."""
+
+    ITSELF = "itself"
+    STOP = "stop"
+    KILL = "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The last end of a container that owned the feature; `code` None: nobody saw it."""
+
+    container_id: str
+    owner: Owner
+    code: int | None
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class StopStyle:
+    """How the unit wants the feature down: an empty `signal` means docker stop, else docker kill.
+
+    `kubelet_check` False: labels and the kubelet are left alone (reboot scripts have no time for them).
+    """
+
+    grace_s: float | None = None
+    signal: str = ""
+    kubelet_check: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The ledger's entry for one feature. Times are BOOTTIME seconds, `owner_ts` seconds since the epoch.
+
+    `grant`: the kube container let past `state up`, until Docker says that it ended. `proven`: it has stayed
+    up `kube_stable_s`. `asked`: the container we last asked to end, and how. `ending`: a stop or kill is
+    still being carried out. `local_due`: the next fallback must not wait. `unit_restarted`: the unit was asked
+    once to create a local container, and nothing has run since. `adopted`: the image that became the local one last;
+    after a failure it is not tried again before `adopt_at`. `restored`: the failed image that the local one was, or
+    could not be, taken back from. `boot_fallback`: a prepared reboot promised the local container at once, until kube
+    has shown that it is there again.
+    """
+
+    system_state: SystemState = SystemState.ABSENT
+    mode: Mode = Mode.NONE
+    grant: str = ""
+    granted_at: float = 0.0
+    proven: bool = False
+    local_id: str = ""
+    exit: Exit | None = None
+    asked: tuple[str, Cause] | None = None
+    style: StopStyle = StopStyle()
+    ending: bool = False
+    ending_since: float | None = None
+    idle_since: float | None = None
+    bad_since: float | None = None
+    crashes: int = 0
+    refuse_until: float = 0.0
+    local_due: bool = False
+    unit_restarted: bool = False
+    failure: str = ""
+    rolled_back: bool = False
+    health: Health = WELL
+    adopted: str = ""
+    adopt_at: float = 0.0
+    restored: str = ""
+    boot_fallback: bool = False
+    owner: Owner = Owner.NONE
+    owner_ts: int = 0
+
+    @property
+    def local_exited(self) -> bool:
+        """Whether the last container to end was a local one that ended by itself."""
+        return self.exit is not None and self.exit.owner is Owner.LOCAL and self.exit.cause is Cause.ITSELF
+
+
+_NO_LABEL = LabelView()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One look at the world, for one feature.
+
+    `row` None: STATE_DB cannot be reached. `waiting`: kube containers blocked in `up kube`. `reasking`: a
+    caller may be about to ask again (the daemon has just started, or a caller's connection has just ended).
+    `stopping`, `killed`: containers whose end we have asked for and not yet seen. `kubelet` None: not known.
+    `hold`: a reboot is being prepared.
+    """
+
+    row: Row | None
+    containers: tuple[Container, ...] = ()
+    waiting: frozenset[str] = frozenset()
+    reasking: bool = False
+    stopping: frozenset[str] = frozenset()
+    killed: frozenset[str] = frozenset()
+    label: LabelView = _NO_LABEL
+    joined: bool = False
+    kubelet: bool | None = None
+    hold: bool = False
+    wall_s: int = 0
+
+    @property
+    def local(self) -> Container | None:
+        """The local container that Docker has, running or not."""
+        return next((c for c in self.containers if c.owner is Owner.LOCAL and not c.gone), None)
+
+    @property
+    def local_running(self) -> str:
+        """The running local container's ID, or an empty string."""
+        return next((c.id for c in self.containers if c.owner is Owner.LOCAL and c.running), "")
+
+    @property
+    def kube_running(self) -> tuple[str, ...]:
+        """IDs of the feature's running kube containers, granted or blocked, the youngest first."""
+        running = [c for c in self.containers if c.owner is Owner.KUBE and c.running]
+        return tuple(c.id for c in sorted(running, key=lambda c: (c.started, c.id), reverse=True))
+
+    @property
+    def waiter(self) -> str:
+        """The kube container that waits in `up kube` and will be there to run, or an empty string.
+
+        The youngest: an older one is on its way out, and so is one that we have asked to end (a stop, then a start).
+        """
+        staying = self.waiting - self.stopping - self.killed
+        return next((c for c in self.kube_running if c in staying), "")
+
+
+def ruling_owner(config: FeatureConfig, record: Record) -> Owner:
+    """Who should run the feature: a rolled-back one is local until the operator or a new image clears it."""
+    return Owner.LOCAL if record.rolled_back else config.owner
+
+
+def local_wanted(config: FeatureConfig, record: Record) -> bool:
+    """Whether a local container should run as long as no kube one does."""
+    if ruling_owner(config, record) is Owner.LOCAL or config.fallback or record.boot_fallback:
+        return True
+    return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
+
+
+def project(record: Record, facts: Facts) -> Row:
+    """The STATE_DB row that record and containers make."""
+    if record.grant and record.grant in facts.kube_running:
+        owner, docker_id = Owner.KUBE, record.grant
+    elif facts.local_running:
+        owner, docker_id = Owner.LOCAL, facts.local_running
+    else:
+        owner, docker_id = Owner.NONE, ""
+    return Row(
+        system_state=record.system_state,
+        current_owner=owner,
+        transition_mode=record.mode,
+        docker_id=docker_id,
+        update_ts=record.owner_ts,
+        failure=record.failure or _said_of_local(record, facts),
+    )
+
+
+def _said_of_local(record: Record, facts: Facts) -> str:
+    """A local container's complaint is told like a kube one's; what follows from it is its unit's business."""
+    complaint = record.health.complaint_about(facts.local_running)
+    if complaint is None:
+        return ""
+    return f"the local container is unhealthy: {complaint.reason} (says {complaint.source})"
+
+
+def with_mode(record: Record, mode: Mode) -> Record:
+    """The record once the keeper has set another mode: a local exit from before is dealt with."""
+    local = record.exit is not None and record.exit.owner is Owner.LOCAL
+    return replace(record, mode=mode, exit=None if local else record.exit)
+
+
+def with_grant(record: Record, container_id: str, now: float) -> Record:
+    """The record once the keeper has let this kube container pass."""
+    return replace(with_mode(record, Mode.READY), grant=container_id, granted_at=now, proven=False)
+
+
+def hear(record: Record, *, said: Complaint, well: bool) -> Record:
+    """The record once somebody has said this of a container, or takes it back (`well`)."""
+    if well:
+        return replace(record, health=praise(record.health, said.container_id, said.source))
+    return replace(record, health=complain(record.health, said))
+
+
+def cleared(record: Record) -> Record:
+    """The record once its failure is forgiven: kube gets another chance, and at once."""
+    health = replace(
+        record.health, starts=(), sick=0, failed_image="", failed_newest="", withdrawn=False, complaints=()
+    )
+    return replace(
+        record,
+        failure="",
+        rolled_back=False,
+        bad_since=None,
+        crashes=0,
+        refuse_until=0.0,
+        restored="",
+        health=health,
+    )
+
+
+def rolled_back(record: Record, failure: str, failed_image: str, failed_newest: str) -> Record:
+    """The first record of a boot for a feature that was rolled back before it."""
+    health = Health(failed_image=failed_image, failed_newest=failed_newest, newest=failed_newest)
+    return replace(record, failure=failure, rolled_back=True, health=health)
+
+
+def absorb(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+    """The record after this look: ends seen, clocks started and stopped, failures noticed. Idempotent."""
+    record = _see_local(record, facts)
+    record = replace(record, health=see_starts(record.health, facts.containers, timing, now))
+    record = _see_grant(record, config, facts, timing, now)
+    record = replace(record, health=_see_health(record, config, facts))
+    record = _keep_clocks(record, config, facts, now)
+    judged = _judge(record, config, facts, timing, now)
+    if judged.rolled_back is not record.rolled_back:
+        # Somebody else rules from here on, and other clocks run.
+        judged = _keep_clocks(judged, config, facts, now)
+    record = judged
+    owner = project(record, facts).current_owner
+    if owner is not record.owner:
+        record = replace(record, owner=owner, owner_ts=facts.wall_s)
+    return record
+
+
+def _see_local(record: Record, facts: Facts) -> Record:
+    running = facts.local_running
+    if record.local_id and record.local_id != running:
+        ended = _exit_of(record, record.local_id, Owner.LOCAL, facts)
+        # What we asked for is done. The same container may be started again, and then crash.
+        asked = record.asked if record.asked is not None and record.asked[0] != record.local_id else None
+        record = replace(record, local_id="", asked=asked, exit=ended)
+    if running:
+        # It runs: what was remembered of its last end is over.
+        last = None if record.exit is not None and record.exit.owner is Owner.LOCAL else record.exit
+        record = replace(record, local_id=running, local_due=False, unit_restarted=False, exit=last)
+    if record.ending and not running and record.grant not in facts.kube_running:
+        record = replace(record, ending=False)
+    return record
+
+
+def _see_grant(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+    if not record.grant:
+        return _see_hand_over(record, config, facts, timing, now)
+    if record.grant in facts.kube_running:
+        if record.unit_restarted:
+            record = replace(record, unit_restarted=False)
+        well = record.health.complaint_about(record.grant) is None
+        if not record.proven and well and now >= record.granted_at + timing.kube_stable_s:
+            record = replace(
+                record, proven=True, crashes=0, refuse_until=0.0, local_due=False, boot_fallback=False
+            )
+        return record
+    ended = _exit_of(record, record.grant, Owner.KUBE, facts)
+    wanted = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.KUBE
+    if wanted and complaint_against(record, config):
+        # One that had been well for long is not taken for the next of a row.
+        before = record.health.sick if now - record.granted_at < timing.handover_delay_s_max else 0
+        record = replace(record, health=replace(record.health, sick=before + 1))
+        record = _refused(record, facts, timing, now)
+    elif wanted and not record.proven and ended.cause is Cause.ITSELF:
+        record = _refused(replace(record, crashes=record.crashes + 1), facts, timing, now)
+    return replace(record, grant="", granted_at=0.0, proven=False, exit=ended)
+
+
+def _see_hand_over(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+    """A kube container that ends after the local one made room for it, and before its grant, did not stay up either."""
+    made_room = record.mode is Mode.PENDING and record.exit is not None and record.exit.owner is Owner.LOCAL
+    runs = facts.local_running or facts.kube_running
+    wanted = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.KUBE
+    if runs or not wanted or not made_room or record.local_due:
+        return record
+    return _refused(replace(record, crashes=record.crashes + 1), facts, timing, now)
+
+
+def complaint_against(record: Record, config: FeatureConfig) -> str:
+    """Why the granted container has to make room for the local one; empty where it need not."""
+    complaint = record.health.complaint_about(record.grant)
+    return complaint.reason if complaint and config.policy is FailurePolicy.SWITCH_TO_LOCAL else ""
+
+
+def _refused(record: Record, facts: Facts, timing: Timing, now: float) -> Record:
+    """The local container returns at once, and the next hand-over has to wait, each time twice as long."""
+    times = record.crashes + record.health.sick - 1
+    delay = min(timing.handover_delay_s * 2.0 ** min(times, 60), timing.handover_delay_s_max)
+    return replace(record, refuse_until=now + delay, local_due=not facts.local_running)
+
+
+def _see_health(record: Record, config: FeatureConfig, facts: Facts) -> Health:
+    health = forget_ended(record.health, facts.containers)
+    counts = record.system_state is SystemState.UP and config.owner is Owner.KUBE and not record.proven
+    return health if counts or not health.starts else replace(health, starts=())
+
+
+def _exit_of(record: Record, container_id: str, owner: Owner, facts: Facts) -> Exit:
+    code = next((c.exit_code for c in facts.containers if c.id == container_id and not c.running), None)
+    asked = record.asked
+    cause = asked[1] if asked is not None and asked[0] == container_id else Cause.ITSELF
+    return Exit(container_id, owner, code, cause)
+
+
+def _keep_clocks(record: Record, config: FeatureConfig, facts: Facts, now: float) -> Record:
+    up = record.system_state is SystemState.UP
+    granted = record.grant in facts.kube_running
+    kube = ruling_owner(config, record) is Owner.KUBE
+    idle_since: float | None = record.idle_since
+    if not up or facts.local_running or record.proven:
+        idle_since = None
+    elif not granted and idle_since is None:
+        idle_since = now
+    bad_since: float | None = None
+    if up and kube and not record.proven:
+        bad_since = now if record.bad_since is None else record.bad_since
+    must_end = (record.system_state is SystemState.DOWN and facts.kube_running) or (
+        up and not kube and granted
+    )
+    ending_since: float | None = None
+    if must_end:
+        ending_since = now if record.ending_since is None else record.ending_since
+    clocks = (idle_since, bad_since, ending_since)
+    if clocks == (record.idle_since, record.bad_since, record.ending_since):
+        return record
+    return replace(record, idle_since=idle_since, bad_since=bad_since, ending_since=ending_since)
+
+
+def failure_deadline(record: Record, config: FeatureConfig) -> float | None:
+    """When the feature will count as failed, if nothing changes until then."""
+    if config.failure_minutes == 0 or record.bad_since is None or record.failure:
+        return None
+    return record.bad_since + config.failure_minutes * 60.0
+
+
+def _judge(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+    """Notice failure and recovery (the seed's section Failure detection)."""
+    if config.owner is not Owner.KUBE:
+        # Right after a boot nobody may have told the configuration yet.
+        over = record.failure or record.rolled_back
+        return cleared(record) if over and record.system_state is not SystemState.ABSENT else record
+    if record.rolled_back:
+        return _see_rollback(record, facts)
+    if not record.failure:
+        record = replace(record, failure=_failure(record, config, facts, timing, now))
+    elif record.proven and record.health.complaint_about(record.grant) is None:
+        record = replace(record, failure="")
+    if record.failure and config.policy is FailurePolicy.ROLLBACK:
+        health = record.health
+        failed = replace(health, failed_image=health.image_id, failed_newest=health.newest, withdrawn=False)
+        record = _see_rollback(replace(record, rolled_back=True, health=failed), facts)
+    return record
+
+
+def _failure(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> str:
+    """Why the feature counts as failed now; empty where it does not."""
+    if record.system_state is not SystemState.UP:
+        return ""
+    complaint = record.health.complaint_about(record.grant)
+    if complaint is not None and record.grant in facts.kube_running:
+        return f"the kube container is unhealthy: {complaint.reason} (says {complaint.source})"
+    deadline = failure_deadline(record, config)
+    if deadline is not None and now >= deadline:
+        return f"no kube container has run for {config.failure_minutes} min"
+    return crash_loop(record.health, timing, now)
+
+
+def _see_rollback(record: Record, facts: Facts) -> Record:
+    """A rolled-back feature's label is withdrawn once; then it is the master's again, which may try another image.
+
+    The node's own credential cannot read the manifest, so it is judged by what it makes the kubelet start.
+    """
+    health, label = record.health, facts.label
+    if another_image(health, facts.containers):
+        return cleared(record)
+    if health.withdrawn and label.value is KubeLabel.ON and same_image(health, facts.containers):
+        return replace(record, health=replace(health, withdrawn=False))
+    if not health.withdrawn and label.value is KubeLabel.OFF and not label.pending:
+        return replace(record, health=replace(health, withdrawn=True))
+    return record

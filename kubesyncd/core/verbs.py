@@ -1,0 +1,189 @@
+"""What does a verb ask for, and when has it been met?
+
+Knows no clock, no client, no coroutine. A verb only changes what is wanted (`accept`); the keeper acts, and
+`outcome` and `wait_code` tell from the next looks whether the caller can be answered. Seed: section Internal
+commands; spec section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, assert_never
+
+from kubesyncd.core import protocol
+from kubesyncd.core.model import Mode, Owner, SystemState
+from kubesyncd.core.planner import label_missing, state_of
+from kubesyncd.core.record import StopStyle, local_wanted, project, ruling_owner
+from kubesyncd.core.state import State
+
+if TYPE_CHECKING:
+    from kubesyncd.core.model import FeatureConfig, Timing
+    from kubesyncd.core.record import Facts, Record
+
+# Signals that end a container; others are no business of `kill` (they would leave a "down" feature running).
+ENDING_SIGNALS = ("KILL", "TERM", "INT", "QUIT", "ABRT")
+
+# systemd's TimeoutStopSec is 90 s: label, kube grace and docker stop must fit into it.
+GRACE_S_MAX = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The unit starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The unit stops; `grace_s` None: the setting's."""
+
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The unit is down at once; without `kubelet_check`, label and kubelet are left alone."""
+
+    signal: str = "KILL"
+    kubelet_check: bool = True
+
+
+Verb = Start | Stop | Kill
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a verb ended: its exit code, and for a failure what happened and what to do."""
+
+    code: int
+    text: str = ""
+
+
+DONE = Outcome(protocol.EXIT_DONE)
+REDIS_DOWN = Outcome(
+    protocol.EXIT_UNAVAILABLE,
+    "Redis does not answer, so nobody knows who should run it; start it again once redis is up",
+)
+
+
+def overtaken(by: Verb) -> Outcome:
+    """The older verb's answer when a newer one comes for the same feature."""
+    return Outcome(
+        protocol.EXIT_FAILED, f"a newer {type(by).__name__.lower()} overtook this one; nothing left to do"
+    )
+
+
+def accept(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Record | Outcome:
+    """The record once the verb's wish is noted, or the reason why it is not."""
+    match verb:
+        case Start():
+            return _accept_start(config, record, facts)
+        case Stop(grace_s):
+            style = StopStyle(grace_s=grace_s)
+        case Kill(signal, kubelet_check):
+            style = StopStyle(signal=signal, kubelet_check=kubelet_check)
+        case _:
+            assert_never(verb)
+    # A stop that finds nothing running ended nothing: an exit from before is not its result.
+    running = facts.local_running or facts.kube_running
+    ended = record.exit if running or record.system_state is SystemState.DOWN else None
+    return replace(
+        record, system_state=SystemState.DOWN, style=style, ending=True, ending_since=None, exit=ended
+    )
+
+
+def _accept_start(config: FeatureConfig, record: Record, facts: Facts) -> Record | Outcome:
+    if facts.row is None and not config.always_local:
+        return REDIS_DOWN
+    came_up = record.system_state is not SystemState.UP
+    started = replace(record, system_state=SystemState.UP, style=StopStyle(), ending=False)
+    if record.grant in facts.kube_running:
+        return replace(started, mode=Mode.READY)
+    if facts.local_running:
+        return replace(started, mode=Mode.NONE if came_up else record.mode)
+    # The unit is being started by its own script right now: asking systemd to do so again would not help.
+    missing = facts.local is None
+    started = replace(started, exit=None, local_due=False, unit_restarted=missing)
+    if ruling_owner(config, record) is Owner.LOCAL:
+        return replace(started, mode=Mode.NONE if came_up or record.mode is not Mode.PENDING else record.mode)
+    if not came_up and record.mode is Mode.PENDING:
+        return started
+    return replace(started, mode=Mode.NONE if local_wanted(config, started) and not missing else Mode.READY)
+
+
+def outcome(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Outcome | None:
+    """The verb's answer, or None as long as there is none. It is only ever given from a look at the world."""
+    if isinstance(verb, Start):
+        return _start_outcome(config, record, facts)
+    told = facts.row is None or facts.row == project(record, facts) or facts.hold
+    running = (record.ending and facts.local_running) or record.grant in facts.kube_running
+    if not running and told and label_missing(config, record, facts) is None:
+        return DONE
+    return None
+
+
+def _start_outcome(config: FeatureConfig, record: Record, facts: Facts) -> Outcome | None:
+    if facts.row is None and not config.always_local:
+        return REDIS_DOWN
+    if facts.row is not None and facts.row != project(record, facts):
+        return None
+    state = state_of(config, record, facts)
+    if state is State.KUBE_RUNNING and ruling_owner(config, record) is Owner.KUBE:
+        return DONE
+    if (
+        facts.local_running
+        and facts.local_running not in facts.stopping
+        and record.grant not in facts.kube_running
+    ):
+        return DONE
+    if state is State.LOCAL_EXITED and record.exit is not None:
+        # It did start; that it ended again is what `wait` tells, as with docker start.
+        return DONE
+    if state in (State.KUBE_READY, State.KUBE_PENDING) and label_missing(config, record, facts) is None:
+        return DONE
+    if state is State.STARTING and facts.local is None:
+        return Outcome(
+            protocol.EXIT_FAILED,
+            "it should run locally but its container does not exist; "
+            "the unit's script creates it: systemctl restart the unit",
+        )
+    return None
+
+
+def wait_follows(config: FeatureConfig, record: Record, facts: Facts) -> bool:
+    """Whether there is anything for `wait` to follow: what runs, an end to tell of, or kube's next deployment."""
+    return _runs(record, facts) or state_of(config, record, facts) not in (State.STARTING, State.UNKNOWN)
+
+
+def wait_code(
+    config: FeatureConfig,
+    record: Record,
+    facts: Facts,
+    timing: Timing,
+    now: float,
+    lost_since: float | None = None,
+) -> int | None:
+    """The exit code `wait` returns now, or None as long as the feature lives (S6).
+
+    It follows the feature, not a container: hand-over, re-deploy, a kube crash and the switch back go by unseen.
+    `lost_since`: for how long this `wait` has had nothing to follow; None: it has.
+    """
+    if _runs(record, facts):
+        return None
+    if record.system_state is SystemState.DOWN:
+        return _code(record)
+    if state_of(config, record, facts) is State.LOCAL_EXITED:
+        takes_over = facts.waiter and ruling_owner(config, record) is Owner.KUBE
+        return None if takes_over else _code(record)
+    return 1 if lost_since is not None and now >= lost_since + timing.local_wait_s else None
+
+
+def _runs(record: Record, facts: Facts) -> bool:
+    return bool(facts.local_running) or record.grant in facts.kube_running
+
+
+def _code(record: Record) -> int:
+    if record.exit is not None and record.exit.code is not None:
+        return min(max(record.exit.code, 0), 255)
+    if record.system_state is SystemState.DOWN:
+        return 137 if record.style.signal == "KILL" else 0
+    return 1

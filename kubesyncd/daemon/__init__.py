@@ -1,0 +1,1 @@
+"""Put the daemon together and keep it alive."""

@@ -1,0 +1,349 @@
+"""What runs, once the ports are there? One task group: keepers, cluster, server, events and the clock's turns.
+
+Knows the ports and no adapter, no signal, no socket: `app` makes those, and the tests' simulated world makes
+others. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kubesyncd.api.join_handlers import verbs as join_verbs
+from kubesyncd.api.server import Server
+from kubesyncd.cluster.controller import ClusterKeeper
+from kubesyncd.cluster.node_reports import FleetView, Notice
+from kubesyncd.core.model import Owner, Row, Signal
+from kubesyncd.core.record import Record, project, rolled_back
+from kubesyncd.features.health_checks import Checks
+from kubesyncd.features.ledger import Ledger
+from kubesyncd.features.reconciler import Keepers, Surroundings
+from kubesyncd.images.store import NoShelf
+from kubesyncd.ports import FeatureStore, Refused, Unavailable
+from kubesyncd.reboot.preparation import Preparation
+from kubesyncd.runtime.alerts import Troubles
+from kubesyncd.runtime.backoff import Backoff
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Mapping
+    from random import Random
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.api.peer import Peer
+    from kubesyncd.api.server import Reply, Request
+    from kubesyncd.core.model import MasterConfig, Timing
+    from kubesyncd.features.ledger import File
+    from kubesyncd.features.reconciler import Keeper, View
+    from kubesyncd.images.store import ImageShelf
+    from kubesyncd.join.controller import Labels, MembershipKeeper
+    from kubesyncd.ports import Cluster, Containers, DurableFile, Hooks, Units
+    from kubesyncd.services.catalog_watcher import Follower
+
+LOOP_LAG_S_MAX = 1.0
+# Longer than any single call of a keeper may take: the adapters' own deadlines are shorter.
+KEEPER_BUSY_S_MAX = 120.0
+# The audit goes round at a walk: hundreds of features at once would keep a verb waiting behind them.
+AUDIT_STEP = 8
+AUDIT_PAUSE_S = 0.05
+
+
+class Store(FeatureStore, Protocol):
+    """The FeatureStore, and whether CONFIG_DB has ever been whole (S10); the ledger brings that back."""
+
+    initialized_seen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """All that a daemon needs from outside. `clock`: BOOTTIME seconds; `wall`: seconds since the epoch;
+    `tell` gets what systemd should hear. `membership` makes who joins and leaves; without, nobody does.
+    `mend` is called before anybody looks at a loaded CONFIG_DB. `follower` makes who follows the packages' server,
+    given how to ask for the Node's labels. `falls_back`: features to which a prepared reboot has promised their local
+    container.
+    """
+
+    store: Store
+    containers: Containers
+    units: Units
+    connect: Callable[[MasterConfig], Cluster]
+    kubeconfig_exists: Callable[[], bool]
+    hold_exists: Callable[[], bool]
+    ledger_file: File
+    labels_file: DurableFile
+    boot_id: str
+    identify: Callable[[socket.socket], Peer]
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    rng: Random
+    log: FilteringBoundLogger
+    tell: Callable[[str], object] = lambda _: None
+    after_effect: Callable[[], None] = lambda: None
+    os_version: Callable[[], str] = lambda: ""
+    credential_ends: Callable[[], float | None] = lambda: None
+    membership: Callable[[Labels], MembershipKeeper] | None = None
+    mend: Callable[[], Awaitable[None]] | None = None
+    follower: Callable[[Callable[[], Mapping[str, str] | None]], Follower] | None = None
+    hooks: Hooks | None = None
+    shelf: ImageShelf | None = None
+    hold: DurableFile | None = None
+    falls_back: frozenset[str] = frozenset()
+
+
+class Daemon:
+    """One life, between the ports and the sockets."""
+
+    def __init__(self, outside: Outside, timing: Timing, always_local: frozenset[str]) -> None:
+        self._outside = outside
+        self._timing = timing
+        self._always_local = always_local
+        self._log = outside.log
+        self._troubles = Troubles()
+        self._ledger = Ledger(outside.ledger_file, outside.boot_id)
+        self._cluster = ClusterKeeper(
+            store=outside.store,
+            units=outside.units,
+            connect=outside.connect,
+            kubeconfig_exists=self._credential_fits,
+            hold_exists=outside.hold_exists,
+            file=outside.labels_file,
+            timing=timing,
+            rng=outside.rng,
+            clock=outside.clock,
+            wall=outside.wall,
+            wake_feature=self._wake,
+            logger=outside.log,
+            joining=lambda: self._membership is not None and self._membership.joining,
+            os_version=outside.os_version,
+            credential_ends=outside.credential_ends,
+            linked=lambda: self._fleet.linked(),
+            notice=lambda reason, message: self._fleet.notice(Notice(reason, message)),
+            after_effect=outside.after_effect,
+            troubles=self._troubles,
+        )
+        self._fleet = FleetView(self._cluster, outside.rng, outside.clock, outside.log)
+        self._membership = outside.membership(self._cluster) if outside.membership is not None else None
+        self._keepers: Keepers | None = None
+        # Whether somebody may be configured whom we have not heard of.
+        self._unmet = asyncio.Event()
+
+    def start(self, tasks: asyncio.TaskGroup, watchdog_s: float | None = None) -> Server:
+        """Start everything in `tasks`; returns who answers requests. `watchdog_s`: what systemd expects."""
+        problem = self._load_ledger()
+        if problem:
+            self._log.warning("ledger", why=problem)
+        keepers = self._keepers = Keepers(self._surroundings(), tasks)
+        for name in self._ledger.records:
+            keepers.get(name)
+        tasks.create_task(self._follow_store(keepers), name="store")
+        tasks.create_task(self._meet_again(keepers), name="meet")
+        tasks.create_task(self._follow_containers(keepers), name="docker")
+        tasks.create_task(self._cluster.run(), name="cluster")
+        tasks.create_task(self._fleet.run(), name="fleet")
+        if self._membership is not None:
+            tasks.create_task(self._membership.run(), name="membership")
+        if self._outside.follower is not None:
+            follower = self._outside.follower(lambda: self._cluster.node_labels)
+            tasks.create_task(follower.run(), name="packages")
+        tasks.create_task(self._audit(keepers), name="audit")
+        if self._outside.hooks is not None:
+            checks = Checks(self._outside.hooks, keepers, self._timing, self._outside.rng, self._log)
+            tasks.create_task(checks.run(), name="checks")
+        if self._outside.shelf is not None:
+            tasks.create_task(self._outside.shelf.run(), name="shelf")
+        if watchdog_s is not None:
+            tasks.create_task(self._feed_watchdog(keepers, watchdog_s / 2), name="watchdog")
+        self._log.info("started", features=len(self._ledger.records), first=self._ledger.first)
+        return Server(
+            keepers=keepers,
+            containers=self._outside.containers,
+            cluster=self._cluster,
+            identify=self._outside.identify,
+            log=self._log,
+            clock=self._outside.clock,
+            extra=self._extra_verbs(keepers),
+        )
+
+    def _extra_verbs(self, keepers: Keepers) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+        """What other rooms answer."""
+        outside = self._outside
+        made: dict[str, Callable[[Request], Awaitable[Reply]]] = {}
+        if self._membership is not None:
+            made |= join_verbs(self._membership, self._cluster)
+        if outside.shelf is not None:
+            made |= outside.shelf.verbs()
+        if outside.shelf is not None and outside.hold is not None:
+            made |= Preparation(
+                hold=outside.hold,
+                boot_id=outside.boot_id,
+                keepers=keepers,
+                cluster=self._cluster,
+                shelf=outside.shelf,
+                timing=self._timing,
+                log=self._log,
+                after_effect=outside.after_effect,
+            ).verbs()
+        return made
+
+    def _credential_fits(self) -> bool:
+        """Whether the kubelet has a credential for the configured master."""
+        return self._membership.fits() if self._membership is not None else self._outside.kubeconfig_exists()
+
+    def _surroundings(self) -> Surroundings:
+        outside = self._outside
+        return Surroundings(
+            store=outside.store,
+            containers=outside.containers,
+            units=outside.units,
+            labels=self._cluster,
+            ledger=self._ledger,
+            timing=self._timing,
+            always_local=self._always_local,
+            clock=outside.clock,
+            wall=outside.wall,
+            rng=outside.rng,
+            log=outside.log,
+            shelf=outside.shelf or NoShelf(),
+            troubles=self._troubles,
+            told=self._tell_fleet,
+            first_record=self._first_record,
+            after_effect=outside.after_effect,
+        )
+
+    def _first_record(self, feature: str) -> Record:
+        """What is known of a feature that the ledger does not know yet: rollbacks and promises outlive the boot."""
+        shelf = self._outside.shelf.remembered(feature) if self._outside.shelf is not None else None
+        record = Record(boot_fallback=feature in self._outside.falls_back)
+        if shelf is None or not shelf.failure:
+            return record
+        return rolled_back(record, shelf.failure, shelf.failed, shelf.failed_newest)
+
+    def _tell_fleet(self, name: str, view: View | None) -> None:
+        if view is None:
+            self._fleet.forget(name)
+        else:
+            self._fleet.feature(name, view.plan.state.value, view.record.failure)
+
+    def _load_ledger(self) -> str:
+        try:
+            problem = self._ledger.load()
+        except Unavailable as error:
+            problem = str(error)
+        self._outside.store.initialized_seen = self._ledger.config_loaded
+        return problem
+
+    def _wake(self, name: str | None) -> None:
+        if self._keepers is not None:
+            self._keepers.wake(name)
+
+    def _wake_cluster(self) -> None:
+        self._cluster.wake()
+        if self._membership is not None:
+            self._membership.wake()
+
+    # ---- events ---------------------------------------------------------------------------------
+
+    async def _follow_store(self, keepers: Keepers) -> None:
+        async for event in self._outside.store.events():
+            if isinstance(event, str):
+                if keepers.known(event) is not None or await self._is_feature(event):
+                    self._hear_of(keepers, event)
+                continue
+            self._wake_cluster()
+            if event is Signal.GAP:
+                await self._meet(keepers)
+                keepers.wake(None)
+
+    async def _follow_containers(self, keepers: Keepers) -> None:
+        async for event in self._outside.containers.events():
+            keepers.wake(event if isinstance(event, str) else None)
+
+    async def _meet(self, keepers: Keepers) -> None:
+        """A keeper for each configured feature, as far as Redis tells."""
+        if self._outside.mend is not None:
+            await self._outside.mend()
+        try:
+            names = sorted(await self._outside.store.features())
+        except (Unavailable, Refused):
+            self._unmet.set()
+        else:
+            self._unmet.clear()
+            for name in names:
+                self._keeper_of(keepers, name)
+        if self._outside.store.initialized_seen and not self._ledger.config_loaded:
+            self._ledger.config_loaded = True
+            with suppress(Unavailable):
+                self._ledger.write()
+
+    async def _meet_again(self, keepers: Keepers) -> None:
+        """Redis has said that it is back, and then did not answer: it will not say so again."""
+        backoff = Backoff(self._outside.rng, self._timing.backoff_s, self._timing.backoff_s_max)
+        while True:
+            if not self._unmet.is_set():
+                backoff.reset()
+                await self._unmet.wait()
+            await asyncio.sleep(backoff.next_s())
+            if self._unmet.is_set():
+                await self._meet(keepers)
+
+    async def _is_feature(self, name: str) -> bool:
+        """Whether a row stands for the feature: the event of its removal must not bring it back to mind."""
+        try:
+            stored = await self._outside.store.read(name)
+        except (Unavailable, Refused):
+            return True
+        return stored.config is not None or stored.loading or stored.row != Row()
+
+    def _hear_of(self, keepers: Keepers, name: str) -> None:
+        keeper = self._keeper_of(keepers, name)
+        if keeper is not None:
+            keeper.dirty.set()
+
+    def _keeper_of(self, keepers: Keepers, name: str) -> Keeper | None:
+        """The feature's keeper, a new one looks by itself; None where there are too many features."""
+        try:
+            return keepers.get(name)
+        except Refused as error:
+            self._log.warning("feature_ignored", feature=name, why=error.detail)
+            return None
+
+    # ---- by the clock ---------------------------------------------------------------------------
+
+    async def _audit(self, keepers: Keepers) -> None:
+        """Nothing should be missed; once a minute everything is looked at all the same."""
+        while True:
+            await asyncio.sleep(self._timing.audit_s)
+            await self._meet(keepers)
+            if self._membership is not None:
+                # The cluster has an audit of its own.
+                self._membership.wake()
+            for number, keeper in enumerate(keepers):
+                if number and number % AUDIT_STEP == 0:
+                    await asyncio.sleep(AUDIT_PAUSE_S)
+                keeper.dirty.set()
+            self._outside.tell(f"STATUS={_summary(keepers, self._cluster.joined, self._cluster.connected)}")
+
+    async def _feed_watchdog(self, keepers: Keepers, every_s: float) -> None:
+        """Tell systemd that we are well: the loop turns, and no keeper hangs. Nobody else's health counts."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + every_s
+            await asyncio.sleep(every_s)
+            now = self._outside.clock()
+            hanging = [k.name for k in keepers if now - (k.busy_since or now) > KEEPER_BUSY_S_MAX]
+            lag_s = loop.time() - due
+            if hanging or lag_s > LOOP_LAG_S_MAX:
+                self._log.error("unwell", alert=True, hanging=hanging, lag_s=round(lag_s, 1))
+                continue
+            self._outside.tell("WATCHDOG=1")
+
+
+def _summary(keepers: Keepers, joined: bool, connected: bool) -> str:
+    """One line for `systemctl status kubesyncd`."""
+    views = [k.view for k in keepers if k.view is not None]
+    kube = sum(project(v.record, v.facts).current_owner is Owner.KUBE for v in views)
+    master = "no master joined" if not joined else f"master {'connected' if connected else 'unreachable'}"
+    return f"{len(views)} features, {kube} run by kube; {master}"

@@ -1,0 +1,1 @@
+"""Reconcile each feature: observe, plan, act, remember."""

@@ -1,0 +1,1 @@
+"""Keep the images that features need, and remove older ones."""

@@ -1,0 +1,331 @@
+"""Which image does each feature start from locally? Carries the policy of `images` out, and remembers on disk.
+
+Knows the Images port and one file; decides neither when an image is good nor when a feature has failed. A keeper
+waits for tags and for the local container, which take Docker no time; images are removed by a coroutine beside,
+because a slow disk may take a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.api.server import Reply, failure
+from kubesyncd.core import protocol
+from kubesyncd.core.model import shown, valid_feature_name
+from kubesyncd.images import policy
+from kubesyncd.images.policy import IMAGE_ID, Shelf
+from kubesyncd.ports import Missing, PortError, Refused, Unavailable
+from kubesyncd.runtime.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from random import Random
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.api.server import Request
+    from kubesyncd.images.policy import Image, Stock
+    from kubesyncd.ports import DurableFile, Images
+
+VERSION = 1
+FEATURES_MAX = 512
+# A policy that wants more steps than this undoes itself: a bug of ours.
+STEPS_MAX = 64
+# How soon Docker is asked again at the start, while it does not answer.
+START_S, START_S_MAX = 0.8, 5.0
+
+
+class NoShelf:
+    """What keepers have where there are no images to look after: everything is as it should be."""
+
+    async def adopt(self, feature: str, image_id: str) -> None:
+        """Nothing to do."""
+
+    async def restore(self, feature: str, failed_image: str) -> None:
+        """Nothing to do."""
+
+    async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
+        """Nothing outlives the boot."""
+
+    async def forget(self, feature: str) -> None:
+        """Nothing is remembered."""
+
+
+class ImageShelf:
+    """All features' images. `listed` tells SONiC's name of a feature's image; an empty one where it has none.
+
+    Without `adopting`, local images stay what they are; rollbacks and `ensure_local` still work.
+    """
+
+    def __init__(
+        self,
+        port: Images,
+        file: DurableFile,
+        listed: Callable[[str], str],
+        log: FilteringBoundLogger,
+        rng: Random,
+        *,
+        adopting: bool = True,
+        after_effect: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._images = port
+        self._file = file
+        self._listed = listed
+        self._log = log
+        self._backoff = Backoff(rng, START_S, START_S_MAX)
+        self._adopting = adopting
+        self._after_effect = after_effect
+        self._shelves: dict[str, Shelf] = {}
+        self._unsaved = False
+        self._untidy: set[str] = set()
+        self._due = asyncio.Event()
+        self._load()
+
+    # ---- for keepers ----------------------------------------------------------------------------
+
+    def remembered(self, feature: str) -> Shelf:
+        """What is known of a feature's images, and of the rollback it is in."""
+        return self._shelves.get(feature, Shelf())
+
+    async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
+        """Remember over the boot that the feature is rolled back, or (all empty) that it is not any more.
+
+        Raises Unavailable; the memory stands, and the next call tries again.
+        """
+        shelf = self.remembered(feature)
+        noted = replace(shelf, failed=failed, failed_newest=failed_newest, failure=failure_text)
+        if noted != shelf or (self._unsaved and feature in self._shelves):
+            await self._keep(feature, noted)
+
+    async def adopt(self, feature: str, image_id: str) -> None:
+        """Make a good image the local one, and keep the one before. Done already is success.
+
+        Raises Missing where the image is gone, Refused where Docker will not or nobody knows the local name,
+        Unavailable (a full disk too).
+        """
+        if not self._adopting:
+            return
+        stock = await self._images.stock()
+        image = stock.image(image_id)
+        if image is None:
+            raise Missing("Docker", f"image {image_id[:19]} is gone")
+        shelf = await self._named(feature, image)
+        # Known before it is tagged: what is not known is never removed, and a power cut may come at any time.
+        shelf = policy.remember(shelf, stock.named(shelf.local), image_id)
+        await self._keep(feature, shelf)
+        for _ in range(STEPS_MAX):
+            step = policy.adopt(shelf, stock, image_id)
+            if step is None:
+                break
+            await self._tag(feature, step)
+            stock = await self._images.stock()
+        await self._renew(feature, shelf)
+        self._untidy.add(feature)
+        self._due.set()
+
+    async def restore(self, feature: str, failed_image: str) -> None:
+        """Make the image before `failed_image` the local one again, where that one is. Done already is success.
+
+        Raises Refused where there is no image to go back to or Docker will not, Unavailable.
+        """
+        stock = await self._images.stock()
+        shelf = await self._named(feature, stock.image(failed_image))
+        step = policy.restore(shelf, stock, failed_image)
+        if step is not None:
+            await self._tag(feature, step)
+        elif stock.named(shelf.local) == failed_image:
+            raise Refused("Docker", f"{shelf.local} is what failed, and no image from before it is kept")
+        await self._renew(feature, shelf)
+
+    async def ensure_local(self, feature: str, deployed: str, *, dry: bool = False) -> str:
+        """See to it that the feature has a local image, where need be the `deployed` one; a sentence about what
+        was (or, with `dry`, would be) done. Raises Refused where there is none, Unavailable.
+        """
+        stock = await self._images.stock()
+        shelf = await self._named(feature, stock.image(deployed))
+        if stock.named(shelf.local):
+            if not dry:
+                await self._keep(feature, shelf)
+            return f"{shelf.local} is there"
+        if stock.image(deployed) is None:
+            raise Refused("Docker", f"there is no {shelf.local}, and no deployed image that could become it")
+        if not dry:
+            await self._tag(feature, policy.Tag(deployed, shelf.local))
+            await self._keep(feature, policy.remember(shelf, deployed))
+        return f"{shelf.local} is made from the deployed image {deployed[7:19]}"
+
+    async def ensure_container(self, feature: str, deployed: str, *, dry: bool = False) -> tuple[str, bool]:
+        """See to it that the feature has a local container, where need be one after the container `deployed` that
+        Kubernetes runs; what was (or, with `dry`, would be) done, nothing where there is one, and whether it has all
+        that the deployed one has. To be called once there is a local image. Raises Refused where there is none and
+        none can be made, Unavailable.
+        """
+        if await self._images.made_from(feature):
+            return "", True
+        if not deployed:
+            raise Refused(
+                "Docker", "there is no local container, and none of kube's that it could be made after"
+            )
+        if dry:
+            return "its local container would be made after the one that Kubernetes runs", True
+        lacking = await self._images.localize(feature, deployed, self.remembered(feature).local)
+        self._log.info("local_container_made", feature=feature, after=deployed, lacking=list(lacking))
+        without = f", without what only Kubernetes has at {', '.join(lacking)}" if lacking else ""
+        return f"its local container is made after the one that Kubernetes runs{without}", not lacking
+
+    async def forget(self, feature: str) -> None:
+        """The feature is uninstalled: take back the local container that was made for it, and remember nothing.
+
+        Its images stay. Raises Refused, Unavailable, and then all is as it was.
+        """
+        if await self._images.unlocalize(feature):
+            self._log.info("local_container_removed", feature=feature, why="the feature was uninstalled")
+        if self._shelves.pop(feature, None) is not None or self._unsaved:
+            await self._save()
+
+    async def run(self) -> None:
+        """Finish what a power cut has interrupted; then remove what is not needed any more, feature by feature, as it
+        falls due. Never returns.
+        """
+        while not await self._finished():  # noqa: ASYNC110 - Docker tells of nothing while it is away
+            await asyncio.sleep(self._backoff.next_s())
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._untidy:
+                feature = self._untidy.pop()
+                try:
+                    await self.tidy(feature)
+                except PortError as error:
+                    self._log.warning("image_kept", feature=feature, why=str(error))
+
+    async def _finished(self) -> bool:
+        """Whether no local container is half made any more."""
+        try:
+            for feature in await self._images.unfinished():
+                if await self._images.finish(feature):
+                    self._log.info("local_container_finished", feature=feature, why="it was cut short")
+        except Unavailable:
+            return False
+        except PortError as error:
+            self._log.warning("local_container_unfinished", why=str(error))
+        return True
+
+    async def tidy(self, feature: str) -> list[str]:
+        """Remove the feature's old images; the names that are gone. Raises Refused, Unavailable."""
+        removed: list[str] = []
+        shelf = self.remembered(feature)
+        for _ in range(STEPS_MAX):
+            step = policy.tidy(shelf, await self._images.stock()) if shelf.local else None
+            if step is None:
+                break
+            await self._images.remove(step.reference)
+            removed.append(step.reference)
+            self._log.info("image_removed", feature=feature, image=step.reference)
+        return removed
+
+    # ---- for operators --------------------------------------------------------------------------
+
+    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+        """What the host socket is asked about images."""
+        return {"images": self._list, "image-gc": self._gc}
+
+    async def _list(self, _: Request) -> Reply:
+        stock = await self._images.stock()
+        return Reply(out="\n".join(json.dumps(line) for line in self._lines(stock)))
+
+    def _lines(self, stock: Stock) -> Iterator[dict[str, Any]]:
+        for feature, shelf in sorted(self._shelves.items()):
+            kept = {stock.named(shelf.local), stock.named(policy.previous_name(shelf.local)), *shelf.known}
+            for image in stock.images:
+                if shelf.local and image.id in kept:
+                    yield {
+                        "feature": feature,
+                        "image": image.id,
+                        "names": list(image.names),
+                        "role": policy.role(shelf, stock, image),
+                        "used": image.id in stock.used,
+                        "created": image.created,
+                        "size": image.size,
+                    }
+
+    async def _gc(self, _: Request) -> Reply:
+        removed, kept = [], []
+        for feature in sorted(self._shelves):
+            try:
+                removed += [{"feature": feature, "removed": name} for name in await self.tidy(feature)]
+            except Refused as error:
+                kept.append(f"{feature}: {error.detail}")
+        out = "\n".join(json.dumps(line) for line in removed)
+        if not kept:
+            return Reply(out=out)
+        why = f"Docker keeps an image ({'; '.join(kept)}); look at: kubesync image list"
+        return Reply(protocol.EXIT_FAILED, out=out, err=failure(protocol.EXIT_FAILED, "", why).err)
+
+    # ---- within ---------------------------------------------------------------------------------
+
+    async def _named(self, feature: str, image: Image | None) -> Shelf:
+        shelf = self.remembered(feature)
+        made_from = await self._images.made_from(feature)
+        local = policy.local_name(made_from, shelf.local, self._listed(feature), image)
+        if not local:
+            fix = "create its local container, or name its image in [images] names_file"
+            raise Refused("Docker", f"nobody can tell the name of {feature}'s local image; {fix}")
+        return replace(shelf, local=local)
+
+    async def _tag(self, feature: str, step: policy.Tag) -> None:
+        await self._images.tag(step.image_id, step.name)
+        self._log.info("image_tagged", feature=feature, image=step.image_id, name=step.name)
+
+    async def _renew(self, feature: str, shelf: Shelf) -> None:
+        if await self._images.renew(feature, shelf.local):
+            self._log.info("local_container_renewed", feature=feature, name=shelf.local)
+
+    async def _keep(self, feature: str, shelf: Shelf) -> None:
+        if feature not in self._shelves and len(self._shelves) >= FEATURES_MAX:
+            raise Refused("kubesyncd", f"images of {FEATURES_MAX} features are remembered already")
+        if self._shelves.get(feature) == shelf and not self._unsaved:
+            return
+        self._shelves[feature] = shelf
+        await self._save()
+
+    async def _save(self) -> None:
+        """All of it, as it is now: the file keeps the order in which it is told."""
+        tree = {"version": VERSION, "features": {n: asdict(s) for n, s in sorted(self._shelves.items())}}
+        try:
+            await self._file.save(json.dumps(tree).encode() + b"\n")
+        except BaseException:
+            self._unsaved = True
+            raise
+        self._unsaved = False
+        self._after_effect()
+
+    def _load(self) -> None:
+        """Nothing readable means nothing remembered, and so nothing removed."""
+        try:
+            data = self._file.load()
+            self._shelves = {} if data is None else decode(data)
+        except Unavailable as error:
+            self._log.error("images", why=f"{error}; what is remembered of images is not used")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            why = f"it cannot be read ({type(error).__name__}: {shown(str(error))}) and is not used"
+            self._log.error("images", why=why)
+
+
+def decode(data: bytes) -> dict[str, Shelf]:
+    """What was remembered. Raises ValueError, LookupError, TypeError, AttributeError, RecursionError."""
+    tree = json.loads(data)
+    if tree["version"] != VERSION:
+        raise ValueError(f"version {tree['version']!a} is not {VERSION}")
+    return {name: _shelf(entry) for name, entry in tree["features"].items() if valid_feature_name(name)}
+
+
+def _shelf(entry: Mapping[str, Any]) -> Shelf:
+    known = entry["known"]
+    words = {key: entry[key] for key in ("local", "failed", "failed_newest", "failure")}
+    if not isinstance(known, list) or not all(isinstance(word, str) for word in (*known, *words.values())):
+        raise TypeError("a shelf holds words")
+    return Shelf(known=tuple(i for i in known if IMAGE_ID.fullmatch(i))[-policy.KNOWN_MAX :], **words)

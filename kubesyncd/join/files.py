@@ -1,0 +1,177 @@
+"""What do a join's files say, and who holds the lock? The board on which daemon and job leave notes for each other.
+
+The daemon writes the request and reads the progress; the job does the opposite, and holds the lock while it works.
+Knows paths and modes; what is in the files is `join.plan`'s and `join.progress`'s.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubesyncd.join import plan, progress
+from kubesyncd.join.plan import Found
+from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.state_files import StateFile, atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kubesyncd.join.plan import Membership
+    from kubesyncd.join.progress import Progress
+    from kubesyncd.settings import Settings
+
+SERVICE = "state file"
+MEMBERSHIP_FILE = "membership.json"
+PURGE_FILE = "purge"
+CREDENTIAL_FILE = "join.conf"
+LOCK_S_MAX = 2.0
+# What kubeadm leaves where a join was cut off; it will not join over it.
+RESIDUE = ("bootstrap-kubelet.conf", "pki/ca.crt")
+
+
+class JoinFiles:
+    """The files of one switch."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._run = Path(settings.paths.run_dir)
+        self._state = Path(settings.paths.state_dir)
+        self.kubeconfig = Path(settings.kube.kubeconfig)
+        self.admin_conf = Path(settings.kube.admin_conf)
+        self.credential = self._run / CREDENTIAL_FILE
+        self._membership = StateFile(self._state / MEMBERSHIP_FILE, 0o644)
+        self._progress = StateFile(self._run / progress.FILE, 0o644)
+        self._request = self._run / progress.REQUEST_FILE
+        self._lock = self._run / progress.LOCK_FILE
+        self._purge = StateFile(self._state / PURGE_FILE, 0o600)
+
+    # ---- for both -------------------------------------------------------------------------------
+
+    def found(self) -> Found:
+        """What there is of a join. Raises Unavailable."""
+        return Found(
+            credential=self.kubeconfig.exists(),
+            residue=any((self.kubeconfig.parent / name).exists() for name in RESIDUE),
+            membership=plan.decode_membership(self._membership.load()),
+        )
+
+    def progress(self) -> Progress | None:
+        """How far the last job of this boot came. Raises Unavailable."""
+        return progress.decode(self._progress.load())
+
+    def forget_membership(self) -> None:
+        """Nothing is noted any more: neither joined nor left by an operator. Raises Unavailable."""
+        _forget(self._state / MEMBERSHIP_FILE)
+
+    # ---- for the daemon -------------------------------------------------------------------------
+
+    def working(self) -> bool:
+        """Whether a job holds the lock. A job that was killed does not."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def request(self, *, force: bool) -> None:
+        """Say what the job that is about to be started shall do. Raises Unavailable."""
+        try:
+            self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
+            atomic_write(self._request, json.dumps({"force": force}).encode(), 0o600)
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{self._request} cannot be written: {error.strerror}") from error
+
+    @property
+    def requested(self) -> bool:
+        """Whether a request waits for its job."""
+        return self._request.exists()
+
+    def withdraw(self) -> None:
+        """The job is not wanted any more, or did not start."""
+        with suppress(OSError):
+            self._request.unlink()
+
+    @property
+    def purge_due(self) -> bool:
+        """Whether a reset wants queued labels to be forgotten."""
+        return (self._state / PURGE_FILE).exists()
+
+    def purged(self) -> None:
+        """They are."""
+        with suppress(OSError):
+            (self._state / PURGE_FILE).unlink()
+
+    # ---- for the job ----------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One job at a time. Raises Refused where another one works."""
+        self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            _take(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def take_request(self) -> bool:
+        """Take the daemon's request away; returns whether it was to be forced."""
+        try:
+            data = self._request.read_bytes()
+            self._request.unlink()
+            return json.loads(data)["force"] is True
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def report(self, now: Progress) -> None:
+        """Tell how far the job is; a full disk must not stop it."""
+        with suppress(Unavailable):
+            self._progress.save(progress.encode(now))
+
+    def keep(self, membership: Membership) -> None:
+        """Note the join or the leave. Raises Unavailable."""
+        self._membership.save(plan.encode_membership(membership))
+
+    def keep_secret(self, path: Path, data: bytes) -> None:
+        """Write a credential, 0600, as a whole. Raises Unavailable."""
+        StateFile(path, 0o600).save(data)
+
+    def forget(self, *paths: Path) -> None:
+        """Remove these files. Raises Unavailable."""
+        for path in paths:
+            _forget(path)
+
+    def ask_to_purge(self) -> None:
+        """Have the daemon forget queued labels, now or when it comes back. Raises Unavailable."""
+        self._purge.save(b"")
+
+
+def _forget(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(SERVICE, f"{path} cannot be removed: {error.strerror}") from error
+
+
+def _take(descriptor: int) -> None:
+    """The daemon holds the lock for an instant when it looks; another job holds it for long."""
+    deadline = time.monotonic() + LOCK_S_MAX
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Refused("join", "another join or reset is under way; wait for it") from None
+            time.sleep(0.05)

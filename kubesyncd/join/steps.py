@@ -1,0 +1,246 @@
+"""How is each step done on this switch? With kubeadm, the master, systemd and a few files.
+
+Knows the adapters; knows no order of steps and no deadline but the runner's.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubesyncd.adapters import kube_member
+from kubesyncd.adapters.kube_member import Member
+from kubesyncd.adapters.kubeadm import Kubeadm
+from kubesyncd.adapters.kubelet_config import KubeletConfig
+from kubesyncd.adapters.systemd import SystemdUnits
+from kubesyncd.join import credential
+from kubesyncd.join.plan import STEP_S_MAX, Job, Membership, Standing, Step, address
+from kubesyncd.ports import Forbidden, PortError, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.core.model import MasterConfig
+    from kubesyncd.join.files import JoinFiles
+    from kubesyncd.settings import Settings
+
+SERVICE = "Kubernetes"
+FILE_BYTES_MAX = 256 * 1024
+
+ADMIN_CONF, TOKEN, CERTIFICATE = "admin.conf", "token", "certificate"
+
+
+class SwitchHands:
+    """work.Hands for one job."""
+
+    def __init__(
+        self, job: Job, settings: Settings, master: MasterConfig, files: JoinFiles, log: FilteringBoundLogger
+    ) -> None:
+        self._job = job
+        self._kube = settings.kube
+        self._config = KubeletConfig(Path(settings.paths.kubelet_dir))
+        self._collects = settings.images.kubelet_gc
+        self._master = master
+        self._files = files
+        self._log = log
+        self._units = SystemdUnits(settings.systemd)
+        self._kubeadm = Kubeadm(settings.systemd, settings.kube, log)
+
+    @property
+    def how(self) -> str:
+        """By which credential this switch joins."""
+        if self._kube.bootstrap_token_file:
+            return TOKEN
+        return CERTIFICATE if self._kube.client_certificate else ADMIN_CONF
+
+    async def do(self, step: Step) -> str:
+        """See work.Hands."""
+        match step:
+            case Step.FETCH:
+                return await self._fetch()
+            case Step.ASK:
+                return await self._ask()
+            case Step.TRY:
+                await self._kubeadm.preflight(
+                    self._files.credential, STEP_S_MAX[step], configuration=self.how == TOKEN
+                )
+                return ""
+            case Step.DRAIN:
+                return await self._drain()
+            case Step.STOP:
+                await self._units.stop_kubelet()
+                return ""
+            case Step.LEAVE:
+                return await self._leave()
+            case Step.CLEAN:
+                return await self._clean()
+            case Step.JOIN:
+                return await self._join()
+            case Step.KEEP:
+                return self._keep()
+            case Step.SUIT:
+                return await self._suit()
+            case Step.FORGET:
+                return self._forget()
+
+    # ---- join -----------------------------------------------------------------------------------
+
+    async def _fetch(self) -> str:
+        where = address(self._master)
+        match self.how:
+            case "token":
+                token = _read(self._kube.bootstrap_token_file).decode(errors="replace").strip()
+                if not self._kube.ca_cert_hash:
+                    raise Refused(SERVICE, 'a bootstrap token needs [kube] ca_cert_hash = "sha256:…"')
+                document = credential.from_token(
+                    where, token, self._kube.ca_cert_hash, self._kube.node_name, self._kube.cri_socket,
+                    await self._kubeadm.version(),
+                )  # fmt: skip
+                said = "a bootstrap token"
+            case "certificate":
+                if not self._kube.ca_file:
+                    raise Refused(SERVICE, "a client certificate needs [kube] ca_file, the CA it believes")
+                document = credential.from_certificate(
+                    where,
+                    _read(self._kube.ca_file),
+                    _read(self._kube.client_certificate),
+                    _read(self._kube.client_key),
+                )
+                said = f"the client certificate {self._kube.client_certificate}"
+            case _:
+                document, said = await self._admin_conf(where)
+        self._files.keep_secret(self._files.credential, document)
+        return said
+
+    async def _admin_conf(self, where: str) -> tuple[bytes, str]:
+        """The master's admin.conf; the one this switch kept, where it cannot be fetched."""
+        url = self._kube.admin_conf_url.replace("{ip}", where.rpartition(":")[0])
+        url = url.replace("{port}", str(self._master.port))
+        if self._master.insecure:
+            self._log.warning("insecure_master", url=url, why="any certificate is accepted; see insecure off")
+        ca = _read(self._kube.ca_file) if self._kube.ca_file else None
+        try:
+            fetched = await kube_member.fetch(url, ca_file=self._kube.ca_file, insecure=self._master.insecure)
+            return credential.for_master(fetched, where, ca), f"from {url}"
+        except Unavailable as error:
+            if not self._files.admin_conf.exists():
+                raise
+            self._log.warning(
+                "admin_conf_kept", why=f"{error.detail}; the kept {self._files.admin_conf} is used"
+            )
+            kept = _read(str(self._files.admin_conf))
+            return credential.for_master(kept, where, ca), f"kept in {self._files.admin_conf}"
+
+    async def _ask(self) -> str:
+        """Before anything is torn down: is kubeadm there, and the master, and does it know our credential?"""
+        await self._kubeadm.version()
+        if self.how == TOKEN:
+            return await kube_member.answers(address(self._master))
+        async with Member.open(self._files.credential, self._kube.node_name) as node:
+            return await node.ask()
+
+    async def _join(self) -> str:
+        await self._kubeadm.join(
+            self._files.credential, STEP_S_MAX[Step.JOIN], configuration=self.how == TOKEN
+        )
+        if not self._files.kubeconfig.exists():
+            detail = f"it has left no {self._files.kubeconfig}; set [kube] kubeconfig to where it keeps the kubelet's"
+            raise Refused("kubeadm", detail)
+        return ""
+
+    def _keep(self) -> str:
+        note = Membership(
+            Standing.JOINED,
+            self._master.ip,
+            self._master.port,
+            self._kube.node_name,
+            self.how,
+            int(time.time()),
+        )
+        self._files.keep(note)
+        if not self._kube.keep_admin_conf:
+            self._files.forget(self._files.admin_conf)
+        elif self.how == ADMIN_CONF:
+            self._files.keep_secret(self._files.admin_conf, _read(str(self._files.credential)))
+        self._files.forget(self._files.credential)
+        return f"{self._files.admin_conf} is {'kept' if self._files.admin_conf.exists() else 'not there'}"
+
+    async def _suit(self) -> str:
+        """kubeadm has just written the cluster's configuration, and the kubelet reads it only when it starts."""
+        if self._collects:
+            return "left as the cluster wants it: [images] kubelet_gc"
+        if not self._config.suit():
+            return "as it should be"
+        await self._units.stop_kubelet()
+        await self._units.start_kubelet()
+        return "it removes no images and evicts nothing for want of disk space"
+
+    # ---- reset ----------------------------------------------------------------------------------
+
+    async def _drain(self) -> str:
+        async with Member.open(
+            self._files.kubeconfig, self._kube.node_name, insecure=self._master.insecure
+        ) as node:
+            return await node.drain()
+
+    async def _leave(self) -> str:
+        """Delete the Node by the best credential there is."""
+        last: PortError = Forbidden(SERVICE, "there is no credential for it")
+        for kubeconfig in self._credentials():
+            try:
+                async with self._node(kubeconfig) as node:
+                    await node.delete()
+                return f"deleted by {kubeconfig}"
+            except PortError as error:
+                last = error
+        if isinstance(last, Forbidden) and self._job is Job.JOIN and self._comes_back:
+            async with self._node(self._files.kubeconfig) as node:
+                await node.say_not_ready()
+            return "not deleted, which this switch's credential does not allow, but said to be not ready"
+        raise type(last)(SERVICE, f"{last.detail}; run: kubectl delete node {self._kube.node_name}")
+
+    @property
+    def _comes_back(self) -> bool:
+        """Whether the master that is left is the one that is joined next."""
+        return self._files.found().belongs_to(self._master)
+
+    def _credentials(self) -> list[Path]:
+        """Kubeconfigs for the master that is left, those with more rights first."""
+        fresh = self._job is Job.JOIN and self._comes_back and self.how != TOKEN
+        paths = (*([self._files.credential] if fresh else []), self._files.admin_conf, self._files.kubeconfig)
+        return [path for path in paths if path.exists()]
+
+    def _node(self, kubeconfig: Path) -> AbstractAsyncContextManager[Member]:
+        return Member.open(kubeconfig, self._kube.node_name, insecure=self._master.insecure)
+
+    async def _clean(self) -> str:
+        """What a join has left. Its note first: a credential without one may be for any master."""
+        self._files.forget_membership()
+        await self._kubeadm.reset(STEP_S_MAX[Step.CLEAN])
+        self._files.forget(self._files.kubeconfig)
+        return ""
+
+    def _forget(self) -> str:
+        self._files.ask_to_purge()
+        self._files.forget(self._files.admin_conf, self._files.kubeconfig, self._files.credential)
+        if not self._master.wanted:
+            self._files.forget_membership()
+            return ""
+        self._files.keep(self._membership(Standing.LEFT))
+        return "it stays so until: config kube join"
+
+    def _membership(self, standing: Standing) -> Membership:
+        master = self._master
+        return Membership(standing, master.ip, master.port, self._kube.node_name, self.how, int(time.time()))
+
+
+def _read(path: str) -> bytes:
+    """A small file. Raises Refused with its name."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(FILE_BYTES_MAX)
+    except OSError as error:
+        raise Refused(SERVICE, f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Prepare a switch for a reboot, and carry its context into the next image."""

@@ -1,0 +1,241 @@
+"""What of this switch's membership goes along into the next image, and how is it put back exactly once?
+
+A SONiC upgrade carries /etc/sonic over, but neither /var/lib/kubelet nor /etc/kubernetes nor our own state. Knows
+files; knows nothing of what is in them. `save` is done before the reboot, `restore` by a unit of its own before
+kubesyncd and the kubelet start. Both can be cut off anywhere: what is not listed in the manifest does not count, and
+the manifest is written last and taken away last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core.model import valid_feature_name
+from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.state_files import atomic_write, sync_folder
+from kubesyncd.services.installed import FOLDER, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from kubesyncd.services.installed import Manifest
+    from kubesyncd.settings import Settings
+
+SERVICE = "saved context"
+VERSION = 1
+FILES_MAX = 1024
+FILE_BYTES_MAX = 4 << 20
+MANIFEST = "manifest.json"
+RESTORED = "restored.json"
+# Of the kubelet's folder: the rest belongs to pods that will not be there any more.
+KUBELET_FILES = ("config.yaml", "kubeadm-flags.env", "pki")
+KUBERNETES_FILES = ("kubelet.conf", "pki")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file, or (with `link`) one symbolic link. `sha256`: of the copy, whose name is its number."""
+
+    path: str
+    mode: int = 0
+    sha256: str = ""
+    link: str = ""
+
+
+def sources(settings: Settings, installed: Mapping[str, Manifest]) -> tuple[Path, ...]:
+    """What is carried: the kubelet's context and certificates, admin.conf, our label queue and all other state, what
+    operators have hooked in, and the units and scripts of the features they have `installed`.
+    """
+    root, hooks = Path(settings.paths.install_root), Path(settings.paths.hooks_dir)
+    whole = (manifest for manifest in installed.values() if manifest.phase is Phase.INSTALLED)
+    files = (root / path.lstrip("/") for manifest in whole for path in manifest.files)
+    return (*places(settings), *sorted(hooks.glob("*.d")), *files)
+
+
+def places(settings: Settings, *, more: Iterable[str] = ()) -> tuple[Path, ...]:
+    """Where what is carried may come from. `more`: folders below the install root."""
+    kubernetes = Path(settings.kube.kubeconfig).parent
+    kubelet = Path(settings.paths.kubelet_dir)
+    return (
+        Path(settings.kube.kubeconfig),
+        *(kubernetes / name for name in KUBERNETES_FILES),
+        *(kubelet / name for name in KUBELET_FILES),
+        Path(settings.kube.admin_conf),
+        Path(settings.paths.state_dir),
+        Path(settings.paths.state_dir) / FOLDER,
+        *(Path(settings.paths.install_root) / folder.lstrip("/") for folder in more),
+    )
+
+
+class Carry:
+    """The folder that the next image will find. `paths`: what to save, or what may be put back below. `boot_id`: this
+    boot's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        paths: Iterable[Path],
+        boot_id: str,
+        after_effect: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder = folder
+        self._paths = tuple(dict.fromkeys(paths))
+        self._boot_id = boot_id
+        self._after_effect = after_effect
+
+    def found(self) -> list[Path]:
+        """What there is to carry: files and links, in order. Raises Refused where that is too much."""
+        found = list(dict.fromkeys(each for path in self._paths for each in _files(path)))
+        if len(found) > FILES_MAX:
+            raise Refused(
+                SERVICE,
+                f"there are {len(found)} files to carry, more than {FILES_MAX}; tidy up {found[-1].parent}",
+            )
+        return found
+
+    def save(self, within_s: float, services: Iterable[str] = ()) -> int:
+        """Copy everything; how many files. Done before is done again. `services`: those to be enabled again.
+
+        Raises Refused, Unavailable.
+        """
+        found, deadline = self.found(), time.monotonic() + within_s
+        items: list[Item] = []
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+            self.drop()
+            for number, path in enumerate(found):
+                if time.monotonic() > deadline:
+                    detail = f"{len(found)} files were not saved in {self._folder} within {within_s:.0f} s"
+                    raise Unavailable(SERVICE, f"{detail}; look at the disk")
+                items.append(self._copied(number, path))
+            tree = {"version": VERSION, "boot_id": self._boot_id, "services": list(services)}
+            tree["items"] = [asdict(item) for item in items]
+            atomic_write(self._folder / MANIFEST, json.dumps(tree).encode(), 0o600)
+            self._after_effect()
+        except OSError as error:
+            detail = (
+                f"{error.filename or self._folder} cannot be saved: {error.strerror}; make room, or be root"
+            )
+            raise Unavailable(SERVICE, detail) from error
+        return len(items)
+
+    def restore(
+        self, *, but: Path | None = None, then: Callable[[tuple[str, ...]], None] = lambda _: None
+    ) -> list[str]:
+        """Put back what is missing (`but` this), once: nothing is left to do afterwards. The paths that were.
+
+        What is there already is newer, or just as old, and stays. Nothing happens in the boot that saved it. `then`
+        gets the services that were enabled, and where it raises, all of it is tried again after the next boot.
+        Raises Refused where the copies are not what was saved, Unavailable.
+        """
+        try:
+            listed = self._listed()
+            if listed is None:
+                return []
+            items, services = listed
+            wanted = [(number, item) for number, item in enumerate(items) if item.path != str(but)]
+            restored = [item.path for number, item in wanted if self._put_back(number, item)]
+            then(services)
+            os.replace(self._folder / MANIFEST, self._folder / RESTORED)
+            sync_folder(self._folder)
+            self._after_effect()
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{error.filename or self._folder}: {error.strerror}") from error
+        self._forget_copies()
+        return restored
+
+    def drop(self) -> None:
+        """The reboot will not take place. Raises Unavailable."""
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (self._folder / MANIFEST).unlink()
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{error.filename}: {error.strerror}") from error
+        self._forget_copies()
+
+    def _copied(self, number: int, path: Path) -> Item:
+        if path.is_symlink():
+            return Item(str(path), link=os.readlink(path))
+        data = path.read_bytes()
+        atomic_write(self._copy(number), data, 0o600)
+        self._after_effect()
+        return Item(str(path), stat.S_IMODE(path.stat().st_mode), hashlib.sha256(data).hexdigest())
+
+    def _listed(self) -> tuple[list[Item], tuple[str, ...]] | None:
+        """What was saved in an earlier boot and not put back yet, and its services; None: nothing. Raises Refused."""
+        try:
+            tree = json.loads((self._folder / MANIFEST).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise Refused(SERVICE, f"{self._folder / MANIFEST} is not what was saved: {error}") from error
+        try:
+            items = [_item(entry) for entry in tree["items"]]
+            version, boot_id = tree["version"], tree["boot_id"]
+            services = tuple(filter(valid_feature_name, map(str, tree["services"])))
+        except (LookupError, TypeError) as error:
+            raise Refused(SERVICE, f"{self._folder / MANIFEST} is not what was saved: {error!r}") from error
+        if version != VERSION:
+            raise Refused(SERVICE, f"version {version!a} of the manifest is not {VERSION}")
+        foreign = [item.path for item in items if not self._ours(Path(item.path))]
+        if foreign:
+            raise Refused(SERVICE, f"{foreign[0][:80]!a} was never ours to carry")
+        return (items, services) if boot_id != self._boot_id else None
+
+    def _ours(self, path: Path) -> bool:
+        return ".." not in path.parts and any(path == ours or ours in path.parents for ours in self._paths)
+
+    def _put_back(self, number: int, item: Item) -> bool:
+        target = Path(item.path)
+        if os.path.lexists(target):
+            return False
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if item.link:
+            target.symlink_to(item.link)
+            return True
+        data = self._copy(number).read_bytes()
+        if hashlib.sha256(data).hexdigest() != item.sha256:
+            raise Refused(SERVICE, f"the copy of {item.path} is damaged")
+        atomic_write(target, data, item.mode)
+        self._after_effect()
+        return True
+
+    def _forget_copies(self) -> None:
+        with suppress(OSError):
+            for copy in self._folder.glob("file-*"):
+                copy.unlink()
+
+    def _copy(self, number: int) -> Path:
+        return self._folder / f"file-{number:03}"
+
+
+def _files(path: Path) -> list[Path]:
+    """The file or link, or what is right below the folder; nothing of other kinds, nothing too long."""
+    if path.is_symlink() or path.is_file():
+        entries = [path]
+    elif path.is_dir():
+        # Those with a dot are somebody's temporary files.
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    else:
+        return []
+    return [e for e in entries if e.is_symlink() or (e.is_file() and e.stat().st_size <= FILE_BYTES_MAX)]
+
+
+def _item(entry: Any) -> Item:
+    item = Item(**entry)
+    words = (item.path, item.sha256, item.link)
+    if not all(isinstance(word, str) for word in words) or not isinstance(item.mode, int):
+        raise TypeError("an item has a path, a mode, a sum and a link")
+    if not 0 <= item.mode <= 0o7777 or not item.path.startswith("/"):
+        raise TypeError(f"{item.path[:80]!a} is no file of ours")
+    return item

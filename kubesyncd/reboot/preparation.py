@@ -1,0 +1,140 @@
+"""What does the daemon do when a reboot is prepared? Local images, the hold, and the kubelet off.
+
+Knows the keepers, the cluster's coroutine, the images and the hold's file; knows no reboot script, no hook and no
+certificate: `kubesync reboot prepare` does what needs root's whole view of the system (see cli/reboot.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from kubesyncd.api.server import Reply, failure
+from kubesyncd.core import protocol
+from kubesyncd.core.model import Owner, shown
+from kubesyncd.ports import PortError, Unavailable
+from kubesyncd.reboot.hold import Grade, Kind, Note, Step, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.api.server import Request
+    from kubesyncd.cluster.controller import ClusterKeeper
+    from kubesyncd.core.model import Container, Timing
+    from kubesyncd.features.reconciler import Keeper, Keepers, View
+    from kubesyncd.images.store import ImageShelf
+    from kubesyncd.ports import DurableFile
+
+LOOK_S = 0.05
+# What the reboot scripts are given at most is shared: the rest is for hooks and files.
+SHARE = 0.6
+
+
+class Preparation:
+    """Answers `reboot-prepare KIND DRY` and `reboot-undo` on the host socket."""
+
+    def __init__(
+        self,
+        *,
+        hold: DurableFile,
+        boot_id: str,
+        keepers: Keepers,
+        cluster: ClusterKeeper,
+        shelf: ImageShelf,
+        timing: Timing,
+        log: FilteringBoundLogger,
+        after_effect: Callable[[], None],
+    ) -> None:
+        self._hold = hold
+        self._boot_id = boot_id
+        self._keepers = keepers
+        self._cluster = cluster
+        self._shelf = shelf
+        self._timing = timing
+        self._log = log
+        self._after_effect = after_effect
+
+    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+        """What the host socket is asked about reboots."""
+        return {"reboot-prepare": self._prepare, "reboot-undo": self._undo}
+
+    async def _prepare(self, request: Request) -> Reply:
+        kind, dry = request.argument(1), request.argument(2) == "1"
+        if kind not in tuple(Kind):
+            text = f"{shown(kind)} is no kind of reboot; use {' or '.join(Kind)}"
+            return failure(protocol.EXIT_USAGE, "", text)
+        kube = [k for k in self._keepers if k.view is not None and k.view.config.owner is Owner.KUBE]
+        kube.sort(key=lambda keeper: keeper.name)
+        blind = [k.name for k in self._keepers if k.view is None]
+        why = "nothing is known of it: Docker has not answered yet"
+        steps = [Step(Grade.WARN, name, why) for name in sorted(blind)]
+        try:
+            async with asyncio.timeout(self._timing.reboot_s_max * SHARE):
+                for keeper in kube:
+                    steps.append(await self._have_local(keeper, dry=dry))  # noqa: PERF401 - time may run out
+                steps.append(await self._hold_on(Kind(kind), kube, dry=dry))
+        except TimeoutError:
+            steps.append(Step(Grade.FAIL, "time", "Docker or systemd did not answer in time"))
+        self._log.info(
+            "reboot_prepared", kind=kind, dry=dry, steps=[f"{s.grade}: {s.what}: {s.text}" for s in steps]
+        )
+        return Reply(out="\n".join(json.dumps(asdict(step)) for step in steps))
+
+    async def _have_local(self, keeper: Keeper, *, dry: bool) -> Step:
+        """The feature can start from local image and container right after the boot, or it is said that it cannot."""
+        view = keeper.view
+        assert view is not None, "keepers without a view were left out"
+        container = _deployed(view)
+        health = view.record.health
+        image_id = container.image_id if container is not None else health.image_id
+        if image_id == health.failed_image:
+            image_id = ""
+        try:
+            text = await self._shelf.ensure_local(keeper.name, image_id, dry=dry)
+            container_id = container.id if container is not None else ""
+            more, whole = await self._shelf.ensure_container(keeper.name, container_id, dry=dry)
+        except PortError as error:
+            return Step(
+                Grade.WARN, keeper.name, f"{error.detail}; after the boot it has to wait for the master"
+            )
+        return Step(Grade.OK if whole else Grade.WARN, keeper.name, f"{text}; {more}" if more else text)
+
+    async def _hold_on(self, kind: Kind, kube: list[Keeper], *, dry: bool) -> Step:
+        """The promise for the next boot and the hold are one file, so that neither is ever without the other."""
+        many = "1 feature" if len(kube) == 1 else f"{len(kube)} features"
+        if dry:
+            return Step(Grade.OK, "kubelet", f"would be stopped; fallback after the boot for {many}")
+        note = Note(kind.value, self._boot_id, tuple(keeper.name for keeper in kube))
+        try:
+            await self._hold.save(encode(note))
+            self._after_effect()
+        except Unavailable as error:
+            return Step(Grade.FAIL, "hold", str(error))
+        self._cluster.wake()
+        # Its own deadline is shorter than the caller's: what is missing then is said by name.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.kubelet_stop_s):
+                while self._cluster.kubelet_running:  # noqa: ASYNC110 - it is systemd's word, which tells no event
+                    await asyncio.sleep(LOOK_S)
+        if self._cluster.kubelet_running:
+            return Step(
+                Grade.FAIL, "kubelet", "it does not stop, and would start again what the reboot kills"
+            )
+        return Step(Grade.OK, "kubelet", f"it is off; fallback to local after the boot for {many}")
+
+    async def _undo(self, _: Request) -> Reply:
+        await self._hold.forget()
+        self._cluster.wake()
+        self._log.info("reboot_undone")
+        return Reply(out=json.dumps(asdict(Step(Grade.OK, "hold", "lifted; the kubelet runs as ruled"))))
+
+
+def _deployed(view: View) -> Container | None:
+    """The container that Kubernetes runs, the granted one first; None where it runs none."""
+    kube = [c for c in view.facts.containers if c.owner is Owner.KUBE and c.running and c.image_id]
+    return max(kube, key=lambda c: (c.id == view.record.grant, c.started), default=None)

@@ -1,0 +1,1 @@
+"""Define, install and update the services of features that only Kubernetes runs."""

@@ -1,0 +1,199 @@
+"""What does the packages' server offer, and does this node have what it wants? Looks, and asks for an installation.
+
+Knows the rules (`packages`) and ports; installs nothing itself: the daemon is in a sandbox that cannot write units,
+and the unit that it starts, `kubesync package sync`, is not. Without a configured url none of this is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from kubesyncd.ports import PortError
+from kubesyncd.runtime.backoff import Backoff
+from kubesyncd.services import catalog
+from kubesyncd.services.catalog import Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from random import Random
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.features.ledger import File
+    from kubesyncd.services.catalog import Claim, Metadata, Step
+
+# Where, below the state folder, the newest serial is kept.
+SEEN_FILE = "packages.json"
+# After a start, or after the power came back to a whole fleet, the first look is some time within this.
+FIRST_S_MAX = 60.0
+RETRY_S = 15.0
+RETRY_S_MAX = 3600.0
+# An interval is stretched or shortened by this much, so that a fleet never asks all at once.
+SPREAD = 0.2
+
+
+class Got(Protocol):
+    """A file, or word that it has not changed."""
+
+    @property
+    def body(self) -> bytes | None:
+        """Its content; None: unchanged."""
+
+    @property
+    def etag(self) -> str:
+        """What to ask with next time."""
+
+
+class Files(Protocol):
+    """An https server's files (adapters.https)."""
+
+    async def get(self, url: str, bytes_max: int, etag: str = "") -> Got:
+        """The file, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
+
+
+class Jobs(Protocol):
+    """systemd, as far as an installation is asked for."""
+
+    async def begin(self, unit: str) -> None:
+        """Start a oneshot unit; returns once the job is queued. Raises Refused, Unavailable."""
+
+
+class Supply:
+    """The metadata at `url`: fetched when it has changed, genuine, and never older than one followed before.
+
+    `pubkey` empty: https alone vouches for it. `is_true` checks a signature. `seen`: where the newest serial is kept.
+    """
+
+    def __init__(
+        self, url: str, pubkey: str, files: Files, is_true: Callable[[Claim], Awaitable[bool]], seen: File
+    ) -> None:
+        catalog.check_url(url)
+        if pubkey:
+            catalog.check_key(pubkey)
+        self.url = url
+        self._pubkey = pubkey
+        self._files = files
+        self._is_true = is_true
+        self._seen = seen
+        self._etag = ""
+        self._metadata: Metadata | None = None
+
+    async def look(self) -> Metadata:
+        """What is offered now. Raises Unusable, Missing, Refused, Unavailable."""
+        etag = self._etag if self._metadata is not None else ""
+        got = await self._files.get(self.url, catalog.METADATA_BYTES_MAX, etag)
+        if got.body is not None:
+            await self._check_signature(got.body)
+            self._metadata, self._etag = catalog.parse(got.body), got.etag
+        assert self._metadata is not None, "only a file we have had can be unchanged"
+        newest = self._newest()
+        if self._metadata.serial < newest:
+            text = (
+                f"the metadata's serial is {self._metadata.serial}, and {newest} was there before: it is old"
+            )
+            raise Unusable(text)
+        return self._metadata
+
+    def follow(self, metadata: Metadata) -> None:
+        """From now on nothing older is followed. Raises Unavailable."""
+        if metadata.serial > self._newest():
+            self._seen.save(json.dumps({"serial": metadata.serial}).encode())
+
+    def _newest(self) -> int:
+        data = self._seen.load()
+        try:
+            return int(json.loads(data)["serial"]) if data is not None else 0
+        except (ValueError, LookupError, TypeError):
+            return 0
+
+    async def _check_signature(self, data: bytes) -> None:
+        if not self._pubkey:
+            return
+        signature = await self._files.get(f"{self.url}.minisig", catalog.SIGNATURE_BYTES_MAX)
+        for claim in catalog.claims(self._pubkey, signature.body or b"", data):
+            if not await self._is_true(claim):
+                raise Unusable(
+                    "the metadata's signature is wrong: somebody has changed it, or it was not signed anew"
+                )
+
+
+class Follower:
+    """Looks again and again, and starts `unit` when this node does not have what it wants. `run()` is its life.
+
+    `labels`: the own Node's, None while they are not known: then nothing is concluded. `installed`: SHA-256 of
+    each service's archive by name, as for `packages.plan`.
+    """
+
+    def __init__(
+        self,
+        supply: Supply,
+        *,
+        labels: Callable[[], Mapping[str, str] | None],
+        installed: Callable[[], Mapping[str, str]],
+        jobs: Jobs,
+        unit: str,
+        interval_s: float,
+        clock: Callable[[], float],
+        rng: Random,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._supply = supply
+        self._labels = labels
+        self._installed = installed
+        self._jobs = jobs
+        self._unit = unit
+        self._interval_s = interval_s
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._backoff = Backoff(rng, RETRY_S, RETRY_S_MAX)
+        self._said = ""
+        # What was asked for last, and until when it is not asked for again: an installation may fail each time.
+        self._asked: tuple[Step, ...] = ()
+        self._asked_until = 0.0
+        self._again = Backoff(rng, interval_s, RETRY_S_MAX)
+
+    async def run(self) -> None:
+        """Never returns."""
+        await asyncio.sleep(self._rng.uniform(0.0, min(FIRST_S_MAX, self._interval_s)))
+        while True:
+            wait_s = await self.look()
+            await asyncio.sleep(wait_s)
+
+    async def look(self) -> float:
+        """Look once; returns the seconds until the next look."""
+        try:
+            await self._compare()
+        except (PortError, Unusable) as error:
+            self._say(str(error))
+            return self._backoff.next_s()
+        self._backoff.reset()
+        return self._interval_s * self._rng.uniform(1 - SPREAD, 1 + SPREAD)
+
+    async def _compare(self) -> None:
+        metadata = await self._supply.look()
+        labels = self._labels()
+        if labels is None:
+            self._say("the labels of this node are not known, so nothing is installed or removed")
+            return
+        self._say("; ".join(metadata.problems))
+        steps = catalog.plan(metadata, labels, self._installed())
+        if not steps:
+            self._asked, self._asked_until = (), 0.0
+            self._again.reset()
+        elif steps != self._asked or self._clock() >= self._asked_until:
+            await self._ask(steps)
+
+    async def _ask(self, steps: tuple[Step, ...]) -> None:
+        if steps != self._asked:
+            self._again.reset()
+        self._log.info("packages", action=f"start {self._unit}", steps=[str(step) for step in steps])
+        await self._jobs.begin(self._unit)
+        self._asked, self._asked_until = steps, self._clock() + self._again.longest_s()
+
+    def _say(self, text: str) -> None:
+        if text and text != self._said:
+            self._log.warning("packages", why=text)
+        self._said = text

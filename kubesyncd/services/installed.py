@@ -1,0 +1,117 @@
+"""What has been installed on this switch? One manifest per service, as it is read and written.
+
+No more than the daemon needs: knows nothing of what is in a service's files, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core.model import FEATURE_NAME, shown
+from kubesyncd.ports import Unavailable
+from kubesyncd.runtime.state_files import StateFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SERVICE = "install"
+VERSION = 1
+INSTALLED_MAX = 512
+# Below the state folder.
+FOLDER = "installed"
+# As an archive's hash: whatever is offered, the service is not what it should be.
+UNFINISHED = "unfinished"
+
+
+class Phase(StrEnum):
+    """How far an installation is."""
+
+    INSTALLING = "installing"
+    INSTALLED = "installed"
+    REMOVING = "removing"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Where a service came from, unless an operator typed it."""
+
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What was installed. `files`: path to SHA-256; `folders`: made for them, in that order.
+
+    `row_before`, `enabled_before`: how the feature was before we came (an image's own, with --replace), to which
+    an uninstall goes back. While installing: `row_now` is what the row goes back to, and `previous` the manifest,
+    whose files stand beside the new ones.
+    """
+
+    name: str
+    phase: Phase = Phase.INSTALLED
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    row_before: Mapping[str, str] = field(default_factory=dict)
+    row: Mapping[str, str] = field(default_factory=dict)
+    enabled_before: bool = False
+    package: Package | None = None
+    row_now: Mapping[str, str] = field(default_factory=dict)
+    previous: Manifest | None = None
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as it is stored."""
+    return json.dumps({"version": VERSION, **asdict(manifest)}, indent=1).encode()
+
+
+def hashes(installed: Mapping[str, Manifest]) -> dict[str, str]:
+    """The archive's SHA-256 of each service, as `packages.plan` wants them: empty for an operator's own."""
+    return {name: _hash(manifest) for name, manifest in installed.items()}
+
+
+def _hash(manifest: Manifest) -> str:
+    if manifest.package is None:
+        return ""
+    return manifest.package.sha256 if manifest.phase is Phase.INSTALLED else UNFINISHED
+
+
+def read_manifests(folder: Path) -> dict[str, Manifest]:
+    """All manifests in `folder` by feature. Raises Unavailable where one cannot be read."""
+    try:
+        names = sorted(path.stem for path in folder.glob("*.json"))
+    except OSError as error:
+        raise Unavailable(SERVICE, f"{folder} cannot be read: {error.strerror}") from error
+    found = {}
+    for name in names[: 2 * INSTALLED_MAX]:
+        data = StateFile(folder / f"{name}.json").load()
+        if data is None or FEATURE_NAME.fullmatch(name) is None:
+            continue
+        try:
+            tree = json.loads(data)
+            if tree.pop("version") != VERSION or tree["name"] != name:
+                raise ValueError("it was written by another version")  # noqa: TRY301
+            found[name] = _manifest(tree)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            text = f"{folder / name}.json cannot be used ({shown(str(error))}); move it away"
+            raise Unavailable(SERVICE, text) from error
+    return found
+
+
+def _manifest(tree: dict[str, Any]) -> Manifest:
+    package, previous = tree.pop("package"), tree.pop("previous")
+    names = ("files", "row_before", "row", "row_now")
+    texts = {name: {str(key): str(text) for key, text in tree.pop(name).items()} for name in names}
+    return Manifest(
+        name=str(tree["name"]),
+        phase=Phase(tree["phase"]),
+        folders=tuple(map(str, tree["folders"])),
+        enabled_before=tree["enabled_before"] is True,
+        package=None if package is None else Package(**package),
+        previous=None if previous is None else _manifest(previous),
+        **texts,
+    )

@@ -1,0 +1,478 @@
+"""How does a service come onto this switch, and go again, as a whole or not at all?
+
+Knows disk, systemd and rows through what it is given; knows nothing of what is in the files (`services`). Before
+anything is changed, a manifest says what will be, and how it was: an installation that fails is taken back at
+once, one that was interrupted by a power cut by the next command. Removal is repeated until it is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from kubesyncd.ports import Forbidden, PortError, Refused, Unavailable
+from kubesyncd.runtime.state_files import StateFile, atomic_write, sync_folder
+from kubesyncd.services.definition import KUBE_ONLY, row, unit_path
+from kubesyncd.services.installed import (
+    FOLDER,
+    INSTALLED_MAX,
+    SERVICE,
+    Manifest,
+    Phase,
+    encode,
+    read_manifests,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from kubesyncd.services.definition import File, ServiceSpec
+    from kubesyncd.services.installed import Package
+
+# What stands beside a file while it is being replaced; systemd and run-parts do not look at either.
+NEW, OLD = ".kubesync-new", ".kubesync-old"
+
+
+class ServiceUnits(Protocol):
+    """systemd, as far as services come and go (adapters.systemd)."""
+
+    async def has_unit(self, feature: str) -> bool:
+        """Whether there is such a service."""
+
+    async def active(self, feature: str) -> bool:
+        """Whether it runs."""
+
+    async def starts_at_boot(self, feature: str) -> bool:
+        """Whether it is enabled."""
+
+    async def reload(self) -> None:
+        """Read all unit files again."""
+
+    async def enable(self, feature: str) -> None:
+        """Enable it as its unit file says now."""
+
+    async def disable(self, feature: str) -> None:
+        """Disable it."""
+
+    async def stop(self, feature: str) -> None:
+        """Stop it; returns when it has ended."""
+
+    async def restart(self, feature: str) -> None:
+        """Start it, anew where it runs; returns once the job is queued."""
+
+
+class Rows(Protocol):
+    """The feature's rows, and the daemon that keeps one of them."""
+
+    def daemon_answers(self) -> None:
+        """Raises Unavailable where the daemon does not answer."""
+
+    def feature_row(self, feature: str) -> dict[str, str]:
+        """CONFIG_DB's row as it stands; empty where there is none. Raises Unavailable, Refused."""
+
+    def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
+        """Make CONFIG_DB's row exactly `fields`; none where that is empty. Raises Unavailable."""
+
+    def forget(self, feature: str) -> None:
+        """The daemon forgets the feature, and STATE_DB's row goes. Raises Unavailable, Refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an installation did. `waits_for`: services it starts together with, because they do not run now."""
+
+    manifest: Manifest
+    started: bool
+    waits_for: tuple[str, ...] = ()
+
+
+class Installer:
+    """Installs and removes services, one at a time. `root`: where `/` is, another folder in tests.
+
+    `ours`: our CONFIG_DB fields as this switch spells them; `always_local`: features that are never Kubernetes'.
+    `after_step` is told of every change made, for tests that interrupt there.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        state_dir: Path,
+        units: ServiceUnits,
+        rows: Rows,
+        ours: Callable[[Mapping[str, str]], dict[str, str]] = dict,
+        always_local: frozenset[str] = frozenset(),
+        after_step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._root = root
+        self._folder = state_dir / FOLDER
+        self._units = units
+        self._rows = rows
+        self._ours = ours
+        self._always_local = always_local
+        self._after_step = after_step
+
+    # ---- looking --------------------------------------------------------------------------------
+
+    def installed(self) -> dict[str, Manifest]:
+        """All manifests by feature. Raises Unavailable."""
+        return read_manifests(self._folder)
+
+    async def check(self, spec: ServiceSpec, files: tuple[File, ...], *, replace: bool = False) -> None:
+        """Whether `install` would go on. Raises Refused with the reason and what to do, Unavailable."""
+        name, there = spec.name, self.installed().get(spec.name)
+        if name in self._always_local:
+            raise Refused(
+                SERVICE, f"{name} always runs locally, kubesyncd itself needs it; choose another name"
+            )
+        if there is not None and there.phase is Phase.REMOVING:
+            raise Refused(
+                SERVICE, f"{name}: its removal was interrupted; run: config feature uninstall {name}"
+            )
+        if there is not None and not replace:
+            raise Refused(SERVICE, f"{name} is installed already; add --replace to install it anew")
+        if there is None:
+            await self._check_stranger(name, replace=replace)
+        self._check_paths(files, there)
+        for service in spec.requires:
+            if not await self._units.has_unit(service):
+                text = f"{name} requires {service}, and there is no {service}.service; name services of this switch"
+                raise Refused(SERVICE, text)
+
+    async def _check_stranger(self, name: str, *, replace: bool) -> None:
+        """A name that is taken, though not by us."""
+        feature, unit = bool(self._rows.feature_row(name)), await self._units.has_unit(name)
+        if unit and not feature and replace:
+            text = (
+                f"{name}.service is no feature of this switch, so it is never replaced; choose another name"
+            )
+            raise Refused(SERVICE, text)
+        if (unit or feature) and not replace:
+            what = " and ".join(["a service"] * unit + ["a FEATURE row"] * feature)
+            fix = f"to let Kubernetes run it: config feature {name} owner kube; to replace its service: --replace"
+            raise Refused(SERVICE, f"{name} has {what} already; {fix}")
+
+    def _check_paths(self, files: tuple[File, ...], there: Manifest | None) -> None:
+        for file in files:
+            at = self._at(file.path)
+            known = there is not None and file.path in there.files
+            if at.is_symlink() or (at.exists() and not known):
+                raise Refused(SERVICE, f"{at} is there and kubesync did not write it; move it away first")
+
+    # ---- installing -----------------------------------------------------------------------------
+
+    async def install(
+        self,
+        spec: ServiceSpec,
+        files: tuple[File, ...],
+        *,
+        replace: bool = False,
+        package: Package | None = None,
+    ) -> Done:
+        """Put everything in place, enable and start it. Raises Refused, Unavailable; nothing is left then."""
+        with self._alone():
+            await self._recover()
+            await self.check(spec, files, replace=replace)
+            journal = await self._journal(spec, files, package)
+            ran = journal.previous is not None and await self._units.active(spec.name)
+            try:
+                await self._put(journal, files)
+                manifest = self._finished(journal)
+                self._save(manifest)
+            except BaseException as error:
+                await self._take_back_or_say(journal, error)
+                raise
+            await self._clear(journal)
+            return await self._start(manifest, spec, ran=ran)
+
+    async def _journal(self, spec: ServiceSpec, files: tuple[File, ...], package: Package | None) -> Manifest:
+        """What will be, and how it is, on disk before anything changes."""
+        name, previous = spec.name, self.installed().get(spec.name)
+        if len(self.installed()) >= INSTALLED_MAX:
+            raise Refused(
+                SERVICE, f"there are {INSTALLED_MAX} installed services already; uninstall one first"
+            )
+        now = self._rows.feature_row(name)
+        ours = self._ours(KUBE_ONLY)
+        # An update leaves the row as its operator has set it since.
+        wanted = now if previous is not None and now else {**row(ours), **now, **ours}
+        journal = Manifest(
+            name=name,
+            phase=Phase.INSTALLING,
+            files={file.path: hashlib.sha256(file.content).hexdigest() for file in files},
+            folders=self._missing_folders(files, previous),
+            row_before=now if previous is None else previous.row_before,
+            row=wanted,
+            enabled_before=await self._enabled_before(name, previous),
+            package=package,
+            row_now=now,
+            previous=previous,
+        )
+        self._save(journal)
+        return journal
+
+    async def _enabled_before(self, name: str, previous: Manifest | None) -> bool:
+        if previous is not None:
+            return previous.enabled_before
+        return await self._units.has_unit(name) and await self._units.starts_at_boot(name)
+
+    def _missing_folders(self, files: tuple[File, ...], previous: Manifest | None) -> tuple[str, ...]:
+        made = dict.fromkeys(previous.folders if previous is not None else ())
+        for file in files:
+            for folder in reversed(Path(file.path).parents):
+                if not self._at(str(folder)).exists():
+                    made[str(folder)] = None
+        return tuple(made)
+
+    async def _put(self, journal: Manifest, files: tuple[File, ...]) -> None:
+        """Everything is written beside its place first: a full disk is met before anything changed."""
+        try:
+            for folder in journal.folders:
+                self._at(folder).mkdir(mode=0o755, exist_ok=True)
+            for file in files:
+                atomic_write(self._beside(file.path, NEW), file.content, file.mode)
+                self._after_step(f"write {file.path}")
+            for file in files:
+                self._exchange(file.path)
+                self._after_step(f"place {file.path}")
+            for path in journal.previous.files if journal.previous is not None else ():
+                if path not in journal.files:
+                    self._rename(self._at(path), self._beside(path, OLD))
+                    self._after_step(f"remove {path}")
+            for parent in {self._at(path).parent for path in journal.files}:
+                sync_folder(parent)
+        except OSError as error:
+            raise _disk(error) from error
+        await self._units.reload()
+        self._after_step("reload")
+        await self._units.enable(journal.name)
+        self._after_step("enable")
+        if journal.row != journal.row_now:
+            self._rows.replace_feature_row(journal.name, journal.row)
+        self._after_step("row")
+
+    def _exchange(self, path: str) -> None:
+        at, old = self._at(path), self._beside(path, OLD)
+        old.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.link(at, old)
+        self._beside(path, NEW).replace(at)
+
+    @staticmethod
+    def _rename(source: Path, target: Path) -> None:
+        with suppress(FileNotFoundError):
+            source.replace(target)
+
+    @staticmethod
+    def _finished(journal: Manifest) -> Manifest:
+        return replace(journal, phase=Phase.INSTALLED, row_now={}, previous=None)
+
+    async def _clear(self, journal: Manifest) -> None:
+        """What stood beside an update goes; what cannot go now is found by the next installation."""
+        paths = {*journal.files, *(journal.previous.files if journal.previous is not None else ())}
+        for path in sorted(paths):
+            with suppress(OSError):
+                self._beside(path, OLD).unlink(missing_ok=True)
+        self._drop_folders(tuple(str(Path(path).parent) for path in paths - set(journal.files)), journal)
+
+    async def _start(self, manifest: Manifest, spec: ServiceSpec, *, ran: bool) -> Done:
+        """A service must not pull up what the operator has stopped: then it starts together with that."""
+        resting = tuple([name for name in spec.requires if not await self._units.active(name)])
+        if resting and not ran:
+            return Done(manifest, started=False, waits_for=resting)
+        await self._units.restart(spec.name)
+        return Done(manifest, started=True)
+
+    # ---- taking back ----------------------------------------------------------------------------
+
+    async def recover(self) -> tuple[str, ...]:
+        """Take back what an earlier command was interrupted in. Returns the features. Raises Unavailable."""
+        with self._alone():
+            return await self._recover()
+
+    async def _recover(self) -> tuple[str, ...]:
+        interrupted = [m for m in self.installed().values() if m.phase is Phase.INSTALLING]
+        for journal in interrupted:
+            await self._take_back(journal)
+        return tuple(journal.name for journal in interrupted)
+
+    async def _take_back_or_say(self, journal: Manifest, error: BaseException) -> None:
+        try:
+            await self._take_back(journal)
+        except PortError as second:
+            text = (
+                f"{error}; and it could not be taken back yet ({second}): the next install or uninstall does"
+            )
+            raise Unavailable(SERVICE, text) from error
+
+    async def _take_back(self, journal: Manifest) -> None:
+        """As it was before, whichever step was the last. What cannot be done now keeps the journal, and the rest
+        is done all the same. Raises the first error.
+        """
+        name, previous = journal.name, journal.previous
+        again = previous is not None or journal.enabled_before
+        errors: list[PortError] = []
+        if not again and self._at(unit_path(name)).exists():
+            with suppress(Refused), _noted(errors):
+                await self._units.disable(name)
+        with _noted(errors):
+            self._restore_files(journal)
+        with _noted(errors):
+            await self._units.reload()
+        if again:
+            with _noted(errors):
+                await self._units.enable(name)
+        with _noted(errors):
+            if self._rows.feature_row(name) != journal.row_now:
+                self._rows.replace_feature_row(name, journal.row_now)
+        if errors:
+            raise errors[0]
+        if previous is None:
+            self._manifest_file(name).unlink(missing_ok=True)
+        else:
+            self._save(previous)
+
+    def _restore_files(self, journal: Manifest) -> None:
+        before = journal.previous.files if journal.previous is not None else {}
+        try:
+            for path in {**journal.files, **before}:
+                self._restore(path, had=path in before)
+            self._drop_folders(tuple(reversed(journal.folders)), journal.previous)
+        except OSError as error:
+            raise _disk(error) from error
+
+    def _restore(self, path: str, *, had: bool) -> None:
+        at, old = self._at(path), self._beside(path, OLD)
+        self._beside(path, NEW).unlink(missing_ok=True)
+        if had:
+            self._rename(old, at)
+        else:
+            at.unlink(missing_ok=True)
+
+    def _drop_folders(self, folders: tuple[str, ...], keep: Manifest | None) -> None:
+        """Folders we made, as far as nothing else is in them."""
+        for folder in folders:
+            if keep is None or not any(path.startswith(f"{folder}/") for path in keep.files):
+                with suppress(OSError):
+                    self._at(folder).rmdir()
+
+    # ---- removing -------------------------------------------------------------------------------
+
+    async def uninstall(self, name: str, *, force: bool = False) -> Manifest:
+        """Stop the feature, then remove all that we wrote and both rows. `force`: also files changed since.
+
+        Raises Refused, Unavailable; begun once, it is repeated until it is done.
+        """
+        with self._alone():
+            await self._recover()
+            manifest = self.installed().get(name)
+            if manifest is None:
+                text = f"{name} was not installed by kubesync, so it removes nothing; installed are: "
+                raise Refused(SERVICE, text + (", ".join(sorted(self.installed())) or "none"))
+            changed = [path for path, sha256 in manifest.files.items() if self._changed(path, sha256)]
+            if changed and not force:
+                text = (
+                    f"{changed[0]} was changed since it was installed; save it, then add --force to remove it"
+                )
+                raise Refused(SERVICE, f"{name}: {text}")
+            self._rows.daemon_answers()
+            manifest = replace(manifest, phase=Phase.REMOVING)
+            self._save(manifest)
+            await self._remove(manifest)
+            return manifest
+
+    def _changed(self, path: str, sha256: str) -> bool:
+        try:
+            return hashlib.sha256(self._at(path).read_bytes()).hexdigest() != sha256
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _disk(error) from error
+
+    async def _remove(self, manifest: Manifest) -> None:
+        name = manifest.name
+        if self._at(unit_path(name)).exists():
+            await self._units.stop(name)
+            self._after_step("stop")
+            await self._units.disable(name)
+            self._after_step("disable")
+        try:
+            for path in manifest.files:
+                self._restore(path, had=False)
+                self._beside(path, OLD).unlink(missing_ok=True)
+                self._after_step(f"remove {path}")
+            self._drop_folders(tuple(reversed(manifest.folders)), None)
+        except OSError as error:
+            raise _disk(error) from error
+        await self._units.reload()
+        self._after_step("reload")
+        self._rows.replace_feature_row(name, manifest.row_before)
+        self._after_step("row")
+        if not manifest.row_before:
+            self._rows.forget(name)
+            self._after_step("forget")
+        elif manifest.enabled_before:
+            await self._units.enable(name)
+            await self._units.restart(name)
+        self._manifest_file(name).unlink(missing_ok=True)
+
+    # ---- files ----------------------------------------------------------------------------------
+
+    def _at(self, path: str) -> Path:
+        assert path.startswith("/"), path
+        return self._root / path.lstrip("/")
+
+    def _beside(self, path: str, suffix: str) -> Path:
+        at = self._at(path)
+        return at.with_name(f".{at.name}{suffix}")
+
+    def _manifest_file(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _save(self, manifest: Manifest) -> None:
+        StateFile(self._manifest_file(manifest.name)).save(encode(manifest))
+        self._after_step(f"manifest {manifest.phase.value}")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One installation or removal at a time, whoever runs it. The kernel lets go however a process ends."""
+        try:
+            self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _disk(error) from error
+        try:
+            _locked(lock)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _locked(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(SERVICE, "another installation or removal is running; try again after it") from None
+
+
+@contextmanager
+def _noted(errors: list[PortError]) -> Iterator[None]:
+    try:
+        yield
+    except PortError as error:
+        errors.append(error)
+
+
+def _disk(error: OSError) -> PortError:
+    reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Forbidden(SERVICE, f"{reason}; use sudo")
+    return Unavailable(
+        SERVICE, f"{reason}; nothing else was done, make room or check the folder, then try again"
+    )
