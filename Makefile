@@ -76,7 +76,7 @@ soak: $(READY) ## HOURS of operation and faults on real engines; what grows, sta
 
 # pyproject.toml says what the core is.
 cover: $(READY) ## every branch of the core by the core's own tests, or it fails
-	$(BIN)/coverage run -m pytest -q $(patsubst %,tests/test_%.py,model schema state health record decide foresee verbs labels wire)
+	$(BIN)/coverage run -m pytest -q $(patsubst %,tests/test_%.py,model schema state health record decide foresee verbs labels wire images feature_table)
 	$(BIN)/coverage report
 
 mutants: $(READY) ## would the core's tests notice a wrong core? an hour; MUTANT_ARGS='--module wire' for one module

@@ -52,7 +52,8 @@ def _run(
 ) -> int:
     """One life after another, each with the settings of its time."""
     # Not before `lean.load`: these import what it makes small.
-    from kubesyncd.daemon.app import App, Ending, StartError
+    from kubesyncd.daemon.app import App, Ending
+    from kubesyncd.daemon.sockets import StartError
     from kubesyncd.runtime.log import logger
 
     async def live() -> Ending:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from kubesyncd.core.image_model import Stock
     from kubesyncd.core.model import Container, FeatureConfig, Identity, MasterConfig, Row, Signal, Stored
-    from kubesyncd.images.policy import Stock
 
 
 class PortError(Exception):
@@ -208,3 +208,22 @@ class Units(Protocol):
 
     async def restart(self, feature: str) -> None:
         """`reset-failed`, then `restart --no-block` the feature's unit."""
+
+
+class File(Protocol):
+    """Where the ledger is kept: one small file, replaced as a whole."""
+
+    def load(self) -> bytes | None:
+        """Its content; None: there is no such file. Raises Unavailable."""
+
+    def save(self, data: bytes) -> None:
+        """Replace its content as a whole. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`key` (32 bytes, ed25519) is said to have signed `message` with `signature` (64 bytes)."""
+
+    key: bytes
+    signature: bytes
+    message: bytes

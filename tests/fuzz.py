@@ -27,14 +27,21 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd import settings
-from kubesyncd.adapters import docker_containers, kube_node, kubeconfig, redis_store
+from kubesyncd.adapters import (
+    docker_containers,
+    docker_events,
+    kube_node,
+    kubeconfig,
+    redis_place,
+    redis_store,
+)
 from kubesyncd.adapters.db_schema import HLD, SONIC
 from kubesyncd.api import peer
-from kubesyncd.cli.rules import daemonset_lint
-from kubesyncd.core import labels, protocol
+from kubesyncd.cli.rules import daemonset, daemonset_lint
+from kubesyncd.core import label_queue, protocol, saved_features
 from kubesyncd.core.labels import Change
-from kubesyncd.core.model import FeatureConfig, Owner, parse_master_config
-from kubesyncd.features import config_backup
+from kubesyncd.core.model import FeatureConfig, Owner
+from kubesyncd.core.parse import parse_master_config
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.images import store
 from kubesyncd.join import credential, plan, progress
@@ -185,19 +192,19 @@ def targets(folder: Path) -> tuple[Target, ...]:
         Target("a reply", _replies(), protocol.decode_reply, (protocol.BadRequest,), 10),
         Target("a reply, by the client", _replies(), _client_hears, (), 10),
         Target("CONFIG_DB and STATE_DB rows", _rows(), _read_rows, (), 20),
-        Target("the label queue's file", _label_files(), labels.decode, (), 10),
+        Target("the label queue's file", _label_files(), label_queue.decode, (), 10),
         Target("the ledger", (_ledger_file(),), _read_ledger, (), 4),
         Target("the ledger, by the client", (_ledger_file(),), _client_reader(folder), (), 2),
         Target("a hold", _hold_files(), hold.decode, (), 2),
         Target("the image shelf", _shelf_files(), store.decode, SHELF_RAISES, 2),
         Target("what join knows", _membership_files(), plan.decode_membership, (), 2),
         Target("how far join has come", _progress_files(), progress.decode, (), 2),
-        Target("the saved FEATURE table", _saved_tables(), config_backup.decode, (ValueError,), 2),
+        Target("the saved FEATURE table", _saved_tables(), saved_features.decode, (ValueError,), 2),
         Target("an admin.conf", _admin_confs(), _read_admin_conf, (Refused,), 2),
         Target("a manifest to check", _manifests(), _check_manifest, (ValueError,), 1),
         Target("the settings file", _settings_files(), _read_settings, (settings.SettingsError,), 5),
         Target("a /proc/<pid>/cgroup", _cgroups(), _read_cgroup, (ValueError,), 10),
-        Target("a Docker event", _events(), docker_containers.parse_event, (Unavailable,), 10),
+        Target("a Docker event", _events(), docker_events.parse_event, (Unavailable,), 10),
         Target("a docker inspect", _inspects(), _read_inspect, (Unavailable,), 5),
         Target(
             "a watch event",
@@ -327,9 +334,11 @@ def _read_rows(data: bytes) -> None:
 
 
 def _label_files() -> tuple[bytes, ...]:
-    queue = labels.Queue().append([Change("snmp_enabled", "true"), Change("rack", None), Change("rack", "a")])
+    queue = label_queue.Queue().append(
+        [Change("snmp_enabled", "true"), Change("rack", None), Change("rack", "a")]
+    )
     applied = queue.acknowledge(queue.fold().only("rack"))
-    return (labels.encode(queue), labels.encode(applied.fail(applied.fold())))
+    return (label_queue.encode(queue), label_queue.encode(applied.fail(applied.fold())))
 
 
 class _Given:
@@ -389,7 +398,7 @@ def _progress_files() -> tuple[bytes, ...]:
 
 def _saved_tables() -> tuple[bytes, ...]:
     rows = {"snmp": {"set_owner": "kube", "fallback_to_local": "true"}}
-    return (config_backup.encode(config_backup.Saved(rows, 1790000000.0, armed=True)),)
+    return (saved_features.encode(saved_features.Saved(rows, 1790000000.0, armed=True)),)
 
 
 def _admin_confs() -> tuple[bytes, ...]:
@@ -408,7 +417,7 @@ def _read_admin_conf(data: bytes) -> object:
 
 
 def _manifests() -> tuple[bytes, ...]:
-    made = daemonset_lint.daemonset("snmp", daemonset_lint.Local("registry/snmp:1", binds=("/a:/b:ro",)))
+    made = daemonset.daemonset("snmp", daemonset.Local("registry/snmp:1", binds=("/a:/b:ro",)))
     return (
         json.dumps(made).encode(),
         b"kind: DaemonSet\nspec: {template: {spec: {containers: [{name: snmp}]}}}\n",
@@ -528,7 +537,7 @@ def _database_reader(folder: Path) -> Callable[[bytes], object]:
 
     def read(data: bytes) -> object:
         path.write_bytes(data)
-        return redis_store.locate(settings.Redis(database_config=str(path)))
+        return redis_place.locate(settings.Redis(database_config=str(path)))
 
     return read
 

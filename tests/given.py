@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubesyncd.core.model import (
     Container,
@@ -15,8 +15,12 @@ from kubesyncd.core.model import (
     SystemState,
     Timing,
 )
-from kubesyncd.core.planner import Plan, decide
-from kubesyncd.core.record import Facts, Record, absorb, project
+from kubesyncd.core.observation import Facts
+from kubesyncd.core.planner import decide
+from kubesyncd.core.record import Record, absorb, project
+
+if TYPE_CHECKING:
+    from kubesyncd.core.actions import Plan
 
 NOW = 100_000.0
 TIMING = Timing()

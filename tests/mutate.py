@@ -35,6 +35,12 @@ PACKAGE = ROOT / "kubesyncd" / "core"
 CORE = tuple(sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"))
 # Who judges a module: its own tests, and those of what is built right on it.
 TESTS = {
+    "actions": ("test_decide",),
+    "image_model": ("test_images",),
+    "label_queue": ("test_labels",),
+    "observation": ("test_record", "test_decide", "test_verbs"),
+    "parse": ("test_model", "test_schema"),
+    "saved_features": ("test_feature_table",),
     "model": ("test_model", "test_schema"),
     "state": ("test_state", "test_decide"),
     "health": ("test_health", "test_record"),
@@ -216,9 +222,7 @@ class _Impostor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
         if fullname != f"kubesyncd.core.{self._mutant.module}":
             return None
-        return importlib.util.spec_from_loader(
-            fullname, self, origin=f"{PACKAGE}/{self._mutant.module}.py"
-        )
+        return importlib.util.spec_from_loader(fullname, self, origin=f"{PACKAGE}/{self._mutant.module}.py")
 
     def exec_module(self, module: Any) -> None:
         exec(compile(self._mutant.source, module.__spec__.origin, "exec"), module.__dict__)
@@ -283,7 +287,9 @@ def check_road(module: str, source: str) -> None:
     ((_, killed),) = survivors([same], 1)
     if killed:
         tests = ", ".join(f"tests/{name}.py" for name in TESTS[module])
-        raise RoadKills(f"kubesyncd/core/{module}.py as it is counts as killed; run {tests} and repair what fails")
+        raise RoadKills(
+            f"kubesyncd/core/{module}.py as it is counts as killed; run {tests} and repair what fails"
+        )
 
 
 def _guarded(mutant: Mutant) -> int:

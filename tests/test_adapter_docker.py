@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.adapters import docker_containers
-from kubesyncd.adapters.docker_containers import (
-    KUBE_NAME,
-    KUBE_TYPE,
-    DockerContainers,
-    describe,
-    parse_event,
-    whose,
-)
+from kubesyncd.adapters import docker_containers, docker_events
+from kubesyncd.adapters.docker_containers import KUBE_NAME, KUBE_TYPE, DockerContainers, describe, whose
+from kubesyncd.adapters.docker_events import parse_event
 from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.settings import Docker
@@ -258,7 +252,7 @@ class TestNonsense:
             with pytest.raises((Unavailable, Refused)):
                 await port.start(ID)
 
-    @pytest.mark.parametrize("body", [b"{}\n", b"\xff\n", b"x" * (docker_containers.EVENT_BYTES_MAX + 2)])
+    @pytest.mark.parametrize("body", [b"{}\n", b"\xff\n", b"x" * (docker_events.EVENT_BYTES_MAX + 2)])
     async def test_a_stream_of_nonsense_is_a_gap_each_time(self, tmp_path: Path, body: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         async with nonsense(tmp_path, head + body) as port:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from kubesyncd.adapters.docker_images import DockerImages
-from kubesyncd.images.policy import NAME
+from kubesyncd.core.image_model import NAME
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.settings import Docker
 

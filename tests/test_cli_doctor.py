@@ -12,7 +12,7 @@ import pytest
 from kubesyncd.adapters import kube_lean
 from kubesyncd.adapters.kubelet_config import KubeletConfig
 from kubesyncd.cli.doctor import Finding, Grade, Patient, certificates, examine, judged, skewed
-from kubesyncd.cli.rules.daemonset_lint import Local, daemonset
+from kubesyncd.cli.rules.daemonset import Local, daemonset
 from kubesyncd.cli.switch import Reader
 from kubesyncd.runtime.x509 import not_after
 from kubesyncd.settings import load

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from kubesyncd.cluster.controller import ClusterKeeper
-from kubesyncd.core.labels import PENDING_MAX, Change
+from kubesyncd.core.label_queue import PENDING_MAX
+from kubesyncd.core.labels import Change
 from kubesyncd.core.model import KubeLabel, MasterConfig, Timing
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
 

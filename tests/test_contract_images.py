@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.adapters.docker_images import DockerImages
-from kubesyncd.images.policy import IMAGE_ID
+from kubesyncd.core.image_model import IMAGE_ID
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.settings import Docker as DockerSettings
 from tests.lab.docker_client import DockerClient, DockerError

@@ -12,6 +12,16 @@ import pytest
 
 from kubesyncd.adapters.db_schema import SONIC
 from kubesyncd.core import verbs
+from kubesyncd.core.actions import (
+    EndContainer,
+    Grant,
+    Plan,
+    RequestLabel,
+    RestartUnit,
+    SetMode,
+    StartLocal,
+    WriteRow,
+)
 from kubesyncd.core.health import Health
 from kubesyncd.core.model import (
     Container,
@@ -24,32 +34,9 @@ from kubesyncd.core.model import (
     Row,
     SystemState,
 )
-from kubesyncd.core.planner import (
-    EndContainer,
-    Grant,
-    Plan,
-    RequestLabel,
-    RestartUnit,
-    SetMode,
-    StartLocal,
-    WriteRow,
-    decide,
-    foresee,
-    label_missing,
-    label_wanted,
-    state_of,
-)
-from kubesyncd.core.record import (
-    Cause,
-    Exit,
-    Facts,
-    Record,
-    StopStyle,
-    absorb,
-    project,
-    with_grant,
-    with_mode,
-)
+from kubesyncd.core.observation import Facts
+from kubesyncd.core.planner import decide, foresee, label_missing, label_wanted, state_of
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb, project, with_grant, with_mode
 from kubesyncd.core.state import State, classify
 from tests.given import (
     FALLBACK,

@@ -10,17 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.adapters.db_schema import normal, schema
-from kubesyncd.features.config_backup import (
-    GOOD_FOR_S,
-    Saved,
-    TableMender,
-    decode,
-    encode,
-    lost,
-    of_installed,
-)
+from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, decode, encode, lost
+from kubesyncd.features.config_backup import TableMender
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.services.installed import Manifest, Phase
+from kubesyncd.services.installed import Manifest, Phase, of_installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,7 +137,7 @@ class Switch:
         self.mender = TableMender(
             self,
             file=self,
-            installed=lambda: self.manifests,
+            installed_rows=lambda: of_installed(self.manifests),
             has_unit=self.has_unit,
             ours=OURS,
             normal=normal,

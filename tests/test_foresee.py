@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kubesyncd.core.model import FeatureConfig, Mode, Owner, SystemState, Timing
+from kubesyncd.core.observation import Facts
 from kubesyncd.core.planner import decide, foresee
-from kubesyncd.core.record import Facts, Record, absorb, project
+from kubesyncd.core.record import Record, absorb, project
 from kubesyncd.core.state import State
 
 KUBE = FeatureConfig(set_owner=Owner.KUBE, fallback=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kubesyncd.core.actions import AdoptImage, RestoreImage, StartLocal
 from kubesyncd.core.health import (
     FROM_CONTAINER,
     FROM_HOST,
@@ -35,7 +36,7 @@ from kubesyncd.core.model import (
     SystemState,
     Timing,
 )
-from kubesyncd.core.planner import AdoptImage, RestoreImage, StartLocal, decide
+from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Record, absorb, cleared, hear, project
 from kubesyncd.core.record import rolled_back as after_boot
 from tests.given import (

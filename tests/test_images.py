@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubesyncd.core.image_model import Image, Stock
 from kubesyncd.images.policy import (
     KNOWN_MAX,
-    Image,
     Remove,
     Shelf,
-    Stock,
     Tag,
     adopt,
     base,

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kubesyncd.core import labels
-from kubesyncd.core.labels import Change, Fold, InvalidLabel, Queue, QueueFull, feature_label, feature_of
+from kubesyncd.core import label_queue, labels
+from kubesyncd.core.label_queue import Fold, Queue, QueueFull
+from kubesyncd.core.labels import Change, InvalidLabel, feature_label, feature_of
 from kubesyncd.core.model import KubeLabel
 
 
@@ -188,35 +189,35 @@ def test_a_value_that_somebody_changed_on_the_node_is_learnt() -> None:
 
 
 def test_a_queue_that_is_just_full_keeps_every_entry() -> None:
-    assert labels.PENDING_MAX == labels.APPLIED_MAX == 1024
+    assert label_queue.PENDING_MAX == label_queue.APPLIED_MAX == 1024
     full = Queue().append(FLOOD)
-    assert len(full.pending) == labels.PENDING_MAX
+    assert len(full.pending) == label_queue.PENDING_MAX
     assert shown(full.append([Change("a", "last")])) == ["a=last"]
 
 
 def test_a_full_queue_drops_superseded_entries_and_refuses_only_new_keys() -> None:
     queue = Queue()
-    for number in range(labels.PENDING_MAX * 3):
+    for number in range(label_queue.PENDING_MAX * 3):
         queue = queue.append([Change(f"k{number % 7}", str(number))])
-    assert len(queue.pending) <= labels.PENDING_MAX
+    assert len(queue.pending) <= label_queue.PENDING_MAX
     assert dict(queue.fold().changes) == {f"k{n % 7}": str(n) for n in range(number - 6, number + 1)}
 
-    full = Queue().append([Change(f"k{n}", "1") for n in range(labels.PENDING_MAX)])
+    full = Queue().append([Change(f"k{n}", "1") for n in range(label_queue.PENDING_MAX)])
     with pytest.raises(QueueFull):
         full.append([Change("one-more", "1")])
     assert full.append([Change("k0", "2")]).effective("k0") == "2"
 
 
 def test_what_is_known_stays_bounded_and_absence_is_forgotten_first() -> None:
-    node = {f"k{n}": "1" for n in range(labels.APPLIED_MAX)}
+    node = {f"k{n}": "1" for n in range(label_queue.APPLIED_MAX)}
     queue = Queue(applied={"absent": None}).observe(node, node)
-    assert len(queue.applied) == labels.APPLIED_MAX
+    assert len(queue.applied) == label_queue.APPLIED_MAX
     assert "absent" not in queue.applied
 
 
 KEYS = st.sampled_from(["a", "b", "snmp_enabled"])
 CHANGES = st.builds(Change, KEYS, st.one_of(st.none(), st.sampled_from(["1", "2", "true"])))
-FLOOD = tuple(Change("a", str(n)) for n in range(labels.PENDING_MAX))
+FLOOD = tuple(Change("a", str(n)) for n in range(label_queue.PENDING_MAX))
 
 
 class WhateverHappens(RuleBasedStateMachine):
@@ -268,7 +269,7 @@ class WhateverHappens(RuleBasedStateMachine):
 
     @rule()
     def the_daemon_restarts(self) -> None:
-        self.queue, problems = labels.decode(labels.encode(self.queue))
+        self.queue, problems = label_queue.decode(label_queue.encode(self.queue))
         self.flight = None
         assert problems == ()
 
@@ -283,7 +284,7 @@ class WhateverHappens(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_stays_small_and_only_queued_labels_count_as_failed(self) -> None:
-        assert len(self.queue.pending) <= labels.PENDING_MAX
+        assert len(self.queue.pending) <= label_queue.PENDING_MAX
         assert self.queue.failed <= self.queue.keys
 
 
@@ -298,20 +299,20 @@ TestWhateverHappens.settings = settings(max_examples=60)
 def test_the_file_gives_back_what_was_written(changes: list[Change], applied: dict[str, str | None]) -> None:
     queue = Queue(applied=applied).append(changes)
     queue = queue.fail(queue.fold())
-    back, problems = labels.decode(labels.encode(queue))
+    back, problems = label_queue.decode(label_queue.encode(queue))
     assert problems == ()
     assert (back.changes, back.applied, back.failed) == (queue.changes, queue.applied, queue.failed)
 
 
 def test_no_file_is_an_empty_queue_without_a_word() -> None:
-    assert labels.decode(None) == (Queue(), ())
+    assert label_queue.decode(None) == (Queue(), ())
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, b" " * (labels.FILE_BYTES_MAX + 1)]
+    "data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, b" " * (label_queue.FILE_BYTES_MAX + 1)]
 )
 def test_an_unreadable_file_is_an_empty_queue_and_one_sentence(data: bytes) -> None:
-    queue, problems = labels.decode(data)
+    queue, problems = label_queue.decode(data)
     assert queue == Queue()
     assert len(problems) == 1
     assert "starts empty" in problems[0]
@@ -323,7 +324,7 @@ def test_the_usable_part_of_a_damaged_file_is_kept() -> None:
         "applied": {"a": "1", "b": 5, "": "x", "c": None},
         "failed": ["a", "nobody"],
     }
-    queue, problems = labels.decode(json.dumps(content).encode())
+    queue, problems = label_queue.decode(json.dumps(content).encode())
     assert shown(queue) == ["a=1", "b-"]
     assert queue.applied == {"a": "1", "c": None}
     assert queue.failed == {"a"}
@@ -332,15 +333,15 @@ def test_the_usable_part_of_a_damaged_file_is_kept() -> None:
 
 def test_a_file_is_read_up_to_two_mib() -> None:
     most = b"{}" + b" " * (2 * 1024 * 1024 - 2)
-    assert labels.decode(most) == (Queue(), ())
-    assert labels.decode(most + b" ")[1] == (
+    assert label_queue.decode(most) == (Queue(), ())
+    assert label_queue.decode(most + b" ")[1] == (
         "the label queue cannot be read ('longer than 2097152 bytes'); it starts empty",
     )
 
 
 def test_a_part_of_the_file_that_is_no_such_thing_is_named() -> None:
     content = {"pending": "a=1", "applied": ["a"], "failed": [1]}
-    assert labels.decode(json.dumps(content).encode())[1] == (
+    assert label_queue.decode(json.dumps(content).encode())[1] == (
         "pending in the label queue's file is no list of strings; it is ignored",
         "applied in the label queue's file is no object; it is ignored",
         "failed in the label queue's file is no list of strings; it is ignored",
@@ -350,7 +351,7 @@ def test_a_part_of_the_file_that_is_no_such_thing_is_named() -> None:
 def test_a_file_of_rubbish_is_five_sentences_at_most() -> None:
     def told(count: int) -> list[str]:
         content = {"applied": {f"k{n}": 0 for n in range(count)}}
-        return list(labels.decode(json.dumps(content).encode())[1])
+        return list(label_queue.decode(json.dumps(content).encode())[1])
 
     assert told(5) == [f"an applied label is ignored: 'k{n}'" for n in range(5)]
     assert told(6) == [*told(4), "2 more problems in the label queue's file"]
@@ -359,7 +360,7 @@ def test_a_file_of_rubbish_is_five_sentences_at_most() -> None:
 def test_the_file_can_be_read_by_people() -> None:
     queue = Queue(applied={"b": None}).append([Change("a", "1")])
     text = '{\n "pending": [\n  "a=1"\n ],\n "applied": {\n  "b": null\n },\n "failed": []\n}\n'
-    assert labels.encode(queue).decode() == text
+    assert label_queue.encode(queue).decode() == text
 
 
 @pytest.mark.parametrize(("text", "said"), [("x" * 80, "x" * 80), ("x" * 81, "x" * 77 + "...")])
@@ -377,8 +378,10 @@ JSON = st.recursive(
 
 @given(st.one_of(st.binary(), st.fixed_dictionaries(dict.fromkeys(("pending", "applied", "failed"), JSON))))
 def test_no_file_content_raises(content: bytes | dict[str, object]) -> None:
-    queue, problems = labels.decode(content if isinstance(content, bytes) else json.dumps(content).encode())
-    assert labels.decode(labels.encode(queue))[1] == ()
+    queue, problems = label_queue.decode(
+        content if isinstance(content, bytes) else json.dumps(content).encode()
+    )
+    assert label_queue.decode(label_queue.encode(queue))[1] == ()
     assert len(problems) <= 5
 
 

@@ -12,16 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.cli.rules.daemonset_lint import (
-    HOOKS,
-    RULES,
-    SOCKET_FOLDER,
-    Local,
-    Weight,
-    check,
-    daemonset,
-    local_of,
-)
+from kubesyncd.cli.rules.daemonset import Local, daemonset, local_of
+from kubesyncd.cli.rules.daemonset_lint import HOOKS, RULES, SOCKET_FOLDER, Weight, check
 from tests.lab.kube_client import KubeClient
 
 if TYPE_CHECKING:

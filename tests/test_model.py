@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.core import model
+from kubesyncd.core import model, parse
 from kubesyncd.core.model import (
-    FAILURE_MINUTES_MAX,
     FailurePolicy,
     FeatureConfig,
     MasterConfig,
@@ -19,13 +18,16 @@ from kubesyncd.core.model import (
     Owner,
     Row,
     SystemState,
+    valid_feature_name,
+)
+from kubesyncd.core.parse import (
+    FAILURE_MINUTES_MAX,
     parse_bool,
     parse_choice,
     parse_feature_config,
     parse_int,
     parse_master_config,
     parse_row,
-    valid_feature_name,
 )
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def test_what_is_no_such_number_is_the_default_and_a_problem(text: str) -> None:
     assert problem.startswith("port=")
     assert problem.endswith(" is no whole number from 0 to 65535; taken as 1")
     assert len(problem) < 150
-    assert problem.startswith(f"port={model.shown(text)} is no")
+    assert problem.startswith(f"port={parse.shown(text)} is no")
 
 
 def test_an_absent_number_is_the_default_without_a_word() -> None:
@@ -274,7 +276,7 @@ def test_a_master_with_every_field() -> None:
 
 def test_a_hostile_value_is_shown_short_and_clean() -> None:
     for value in ("\x1b[2J" * 1000, "\U0001f600" * 100, "a'b\"c\n", "x" * 40, "x" * 41):
-        text = model.shown(value)
+        text = parse.shown(value)
         assert text.isprintable()
         assert text.isascii()
         assert len(text) <= 46
@@ -352,7 +354,7 @@ def test_a_field_nobody_can_use_stays_as_it_is_known() -> None:
     ],
 )
 def test_a_value_is_shown_in_so_many_letters(value: str, said: str) -> None:
-    assert model.shown(value) == said
+    assert parse.shown(value) == said
 
 
 FIELDS = st.dictionaries(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from kubesyncd.core.health import WELL, Complaint, complain
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
+from kubesyncd.core.observation import Facts
 from kubesyncd.core.record import (
     Cause,
     Exit,
-    Facts,
     Record,
     StopStyle,
     absorb,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kubesyncd.core import verbs
 from kubesyncd.core.model import FeatureConfig, KubeLabel, LabelView, Mode, Owner, Row, SystemState
-from kubesyncd.core.record import Cause, Exit, Facts, Record, StopStyle, project
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
 from kubesyncd.core.verbs import (
     DONE,
     REDIS_DOWN,
@@ -39,6 +40,9 @@ from tests.given import (
     local,
     up,
 )
+
+if TYPE_CHECKING:
+    from kubesyncd.core.observation import Facts
 
 STOPPED = local(running=False)
 

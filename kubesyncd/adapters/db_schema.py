@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import (
     CONTAINER_ID,
-    FAILURE_MINUTES_MAX,
     FeatureConfig,
     Mode,
     Owner,
     Row,
     SystemState,
+    valid_feature_name,
+)
+from kubesyncd.core.parse import (
+    FAILURE_MINUTES_MAX,
     parse_bool,
     parse_feature_config,
     parse_int,
     parse_row,
     shown,
-    valid_feature_name,
 )
 
 if TYPE_CHECKING:

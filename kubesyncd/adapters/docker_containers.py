@@ -11,13 +11,13 @@ import json
 import re
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import aiodocker
 import aiohttp
 from aiodocker.exceptions import DockerError
 
+from kubesyncd.adapters.docker_events import ACTIONS, EVENT_BYTES_MAX, PING_S, QUIET_S, Event, parse_event
 from kubesyncd.core.model import CONTAINER_ID, Container, Identity, Owner, Signal, valid_feature_name
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
@@ -37,9 +37,6 @@ KILL_S = 30.0
 # Beyond the grace: Docker itself waits up to 10 s for the SIGKILLed process to vanish.
 STOP_MARGIN_S = 15.0
 CONNECT_S = 3.0
-# How long the event stream may be silent before the engine is asked whether it lives.
-QUIET_S = 60.0
-PING_S = 5.0
 # How long a connection nobody uses is kept; each look at it wakes us up.
 KEEPALIVE_S = 60.0
 BACKOFF_S = 0.8
@@ -51,12 +48,10 @@ EXITS_MAX = 4
 KUBE_CONTAINERS_MAX = 16
 CALLS_MAX = 256
 CONNECTIONS_MAX = 1024
-EVENT_BYTES_MAX = 1 << 20
 
 KUBE_NAME = "io.kubernetes.container.name"
 KUBE_TYPE = "io.kubernetes.docker.type"
 SANDBOX = "podsandbox"
-ACTIONS = ("create", "start", "die", "destroy", "rename")
 NEVER = "0001-01-01T00:00:00Z"
 
 # A dockerd that was stopped while it started a container never starts that one again.
@@ -83,17 +78,6 @@ class Described:
     started: str
     image: str
     image_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One container event. `names`: the container's name, after a rename the old one too. `at`: ISO 8601."""
-
-    action: str
-    container_id: str
-    names: tuple[str, ...]
-    labels: Mapping[str, str]
-    at: str
 
 
 class DockerContainers:
@@ -427,30 +411,6 @@ def whose(name: str, labels: Mapping[str, str]) -> tuple[str, Owner] | None:
     owner = Owner.KUBE if KUBE_NAME in labels else Owner.LOCAL
     feature = labels.get(KUBE_NAME, name.removeprefix("/"))
     return (feature, owner) if valid_feature_name(feature) else None
-
-
-def parse_event(line: bytes) -> Event:
-    """One line of the event stream. Raises Unavailable where Docker does not speak like Docker."""
-    try:
-        event = json.loads(line)
-        attributes = event["Actor"]["Attributes"] or {}
-        names = [str(attributes.get("name", ""))]
-        if event["Action"] == "rename":
-            names.append(str(attributes.get("oldName", "")))
-        return Event(
-            action=str(event["Action"]),
-            container_id=str(event["Actor"]["ID"]),
-            names=tuple(names),
-            labels={str(k): str(v) for k, v in attributes.items()},
-            at=_iso(int(event["timeNano"])),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise Unavailable("Docker", f"an event nobody can read: {line[:80]!a}") from error
-
-
-def _iso(nanos: int) -> str:
-    seconds, rest = divmod(nanos, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def describe(found: DockerContainer) -> Described:

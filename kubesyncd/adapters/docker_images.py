@@ -22,8 +22,8 @@ from kubesyncd.adapters.docker_containers import (
     ask,
     socket_path,
 )
+from kubesyncd.core.image_model import IMAGE_ID, NAME, Image, Stock
 from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
-from kubesyncd.images.policy import IMAGE_ID, NAME, Image, Stock
 from kubesyncd.ports import Missing, Refused, Unavailable
 
 if TYPE_CHECKING:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -24,17 +22,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from kubesyncd.adapters.db_schema import VALUE_BYTES_MAX, normal, schema, shared_row
-from kubesyncd.core.model import (
-    FeatureConfig,
-    MasterConfig,
-    Row,
-    Signal,
-    Stored,
-    parse_master_config,
-    valid_feature_name,
-)
+from kubesyncd.adapters.redis_place import Place, check_url, locate, on_switch
+from kubesyncd.core.model import FeatureConfig, MasterConfig, Row, Signal, Stored, valid_feature_name
+from kubesyncd.core.parse import parse_master_config
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
     import random
@@ -47,7 +38,6 @@ if TYPE_CHECKING:
     Client: TypeAlias = Any
     Link: TypeAlias = Any
 
-DEFAULT_URL = "unix:///var/run/redis/redis.sock"
 FEATURE = "FEATURE|"
 MASTER = "KUBERNETES_MASTER|SERVER"
 MASTER_NAMES = frozenset({"ip", "port", "insecure", "disable"})
@@ -76,22 +66,6 @@ FIELD_NAME_BYTES_MAX = 64
 NO_HASH = "the key is no hash, and only a hash is allowed; delete it"
 METADATA_FIELDS_MAX = 64
 STORED_MAX = 1024
-# Beside database_config.json, on switches with several databases of a kind.
-GLOBAL_CONFIG = "database_global.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the two databases are: one server, because one connection hears both.
-
-    `asics`: the switch has several ASICs, and SONiC one container for each of them (`swss0`, `swss1`) of what
-    FEATURE has one row for. SONiC says so of a row, has_per_asic_scope, on switches with one ASIC as well.
-    """
-
-    url: str
-    config_db: int
-    state_db: int
-    asics: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +103,7 @@ class RedisStore:
         probe_s: float = PROBE_S,
     ) -> None:
         if where.url:
-            _check_url(where.url)
+            check_url(where.url)
         self._where = where
         self._schema = schema(schema_names)
         self._rng = rng
@@ -423,53 +397,6 @@ class RedisStore:
             if missing:
                 await config.config_set(NOTIFY, flags + missing)
         return bool(missing)
-
-
-def _check_url(url: str) -> None:
-    try:
-        parse_url(url)
-    except ValueError as error:
-        raise SettingsError(f"[redis] url = {url!r}: {error}") from error
-
-
-def locate(where: settings.Redis) -> Place:
-    """Where the databases are by now: SONiC's file appears with its database container, maybe after us.
-
-    Raises Unavailable where the file says nothing that can be used (it may be half written).
-    """
-    asics = _several_asics(Path(where.database_config).with_name(GLOBAL_CONFIG))
-    fallback = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
-    if where.url:
-        return fallback
-    try:
-        tables = json.loads(Path(where.database_config).read_bytes())
-        config, state = (tables["DATABASES"][name] for name in ("CONFIG_DB", "STATE_DB"))
-        sockets = {
-            tables["INSTANCES"][database["instance"]]["unix_socket_path"] for database in (config, state)
-        }
-        place = Place(f"unix://{sockets.pop()}", int(config["id"]), int(state["id"]), asics)
-    except FileNotFoundError:
-        return fallback
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        detail = f"{where.database_config} names no CONFIG_DB and STATE_DB ({error!r}); set [redis] url"
-        raise Unavailable("Redis", detail) from error
-    if sockets:
-        detail = f"{where.database_config} has CONFIG_DB and STATE_DB on two servers; one is needed"
-        raise Unavailable("Redis", detail)
-    return place
-
-
-def _several_asics(file: Path) -> bool:
-    """Whether SONiC has databases for each of several ASICs; where its file says nothing of them, it has not."""
-    try:
-        return any(entry.get("namespace") for entry in json.loads(file.read_bytes())["INCLUDES"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return False
-
-
-def on_switch(place: Place, config: FeatureConfig) -> FeatureConfig:
-    """What a row means here: a container per ASIC is no reason to stay local where there is one ASIC."""
-    return config if place.asics else replace(config, local_only=False)
 
 
 def _connect(place: Place) -> Databases:

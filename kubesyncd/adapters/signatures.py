@@ -14,7 +14,7 @@ from kubesyncd.ports import Unavailable
 from kubesyncd.runtime.processes import run
 
 if TYPE_CHECKING:
-    from kubesyncd.services.catalog import Claim
+    from kubesyncd.ports import Claim
 
 SERVICE = "openssl"
 VERIFY_S = 10.0

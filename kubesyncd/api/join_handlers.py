@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from kubesyncd.api.server import Reply
+from kubesyncd.api.messages import Reply
 from kubesyncd.core import protocol
 from kubesyncd.join.plan import Job
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kubesyncd.api.server import Request
+    from kubesyncd.api.messages import Request
     from kubesyncd.cluster.controller import ClusterKeeper
     from kubesyncd.join.controller import MembershipKeeper
 

@@ -11,19 +11,20 @@ import json
 import select
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from enum import Enum
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kubesyncd.api.description import described
+from kubesyncd.api.messages import Denied, Reply, Request, Role, failure
 from kubesyncd.api.peer import PeerGone
+from kubesyncd.api.rate_limit import Caller
 from kubesyncd.core import protocol, verbs
 from kubesyncd.core.health import FROM_CONTAINER, FROM_HOST, Complaint
 from kubesyncd.core.labels import Change, InvalidLabel
 from kubesyncd.core.model import Owner, valid_feature_name
 from kubesyncd.core.protocol import BadRequest
 from kubesyncd.core.record import cleared, hear, project
-from kubesyncd.core.state import MEANING
 from kubesyncd.ports import Missing, PortError, Refused
 
 if TYPE_CHECKING:
@@ -34,71 +35,21 @@ if TYPE_CHECKING:
 
     from kubesyncd.api.peer import Peer
     from kubesyncd.cluster.controller import ClusterKeeper
-    from kubesyncd.features.reconciler import Keeper, Keepers, View
+    from kubesyncd.features.reconciler import Keeper
+    from kubesyncd.features.registry import Keepers
     from kubesyncd.ports import Containers
 
 # Open connections per socket: whoever floods the containers' one must not keep the host out.
 CONNECTIONS_MAX = 1024
 # One container, or user of the host, may hold so many connections to it, and ask so often; more has to wait.
 CONTAINER_CONNECTIONS_MAX = 16
-CONTAINER_REQUESTS_PER_S = 5.0
 CONTAINERS_MAX = 1024
 REQUEST_S_MAX = 5.0
 REPLY_S_MAX = 10.0
 # A client that reads no status lines gets no more of them.
 UNREAD_BYTES_MAX = 65536
 HALF_CLOSED_LOOK_S = 2.0
-# One line of a reply holds a feature, whatever Docker has.
-CONTAINERS_SHOWN_MAX = 16
 NO_SUCH_FEATURE = "there is no such feature; see: kubesync show feature"
-
-
-class Role(Enum):
-    """Which socket a request came through."""
-
-    HOST = "host"
-    CONTAINER = "container"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A decoded request and who sent it; `say` sends a status line at once."""
-
-    arguments: list[str]
-    peer: Peer
-    role: Role
-    say: Callable[[str], None]
-
-    def argument(self, index: int, default: str = "") -> str:
-        return self.arguments[index] if len(self.arguments) > index else default
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the client prints, and its exit code."""
-
-    code: int = protocol.EXIT_DONE
-    out: str = ""
-    err: str = ""
-
-    def encode(self) -> bytes:
-        parts = [protocol.out(self.out)] if self.out else []
-        if self.err:
-            parts.append(protocol.err(self.err))
-        return b"".join((*parts, protocol.result(self.code)))
-
-
-class _Denied(Exception):
-    """The answer is no; the reply says why."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.err)
-        self.reply = reply
-
-
-def failure(code: int, name: str, text: str) -> Reply:
-    """`container: snmp: <what happened>; <what to do>`."""
-    return Reply(code, err=f"container: {name}: {text}" if name else f"container: {text}")
 
 
 class Server:
@@ -122,7 +73,7 @@ class Server:
         self._log = log
         self._clock = clock
         self._tasks: dict[Role, set[asyncio.Task[Any]]] = {role: set() for role in Role}
-        self._callers: OrderedDict[str, _Caller] = OrderedDict()
+        self._callers: OrderedDict[str, Caller] = OrderedDict()
         self._host_verbs: dict[str, Callable[[Request], Awaitable[Reply]]] = {
             "start": self._start,
             "stop": self._stop,
@@ -225,7 +176,7 @@ class Server:
         name = request.argument(1)
         try:
             return await verb(request)
-        except _Denied as denied:
+        except Denied as denied:
             return denied.reply
         except Refused as error:
             return failure(protocol.EXIT_FAILED, name, error.detail)
@@ -234,8 +185,8 @@ class Server:
         except PortError as error:
             return failure(protocol.EXIT_UNAVAILABLE, name, f"{error}; try again once it is up")
 
-    def _caller(self, who: str) -> _Caller:
-        caller = self._callers.setdefault(who, _Caller())
+    def _caller(self, who: str) -> Caller:
+        caller = self._callers.setdefault(who, Caller())
         self._callers.move_to_end(who)
         while len(self._callers) > CONTAINERS_MAX:
             idle = next((c for c, known in self._callers.items() if not known.open), None)
@@ -260,7 +211,7 @@ class Server:
         if not valid_feature_name(name):
             allowed = "a feature's name begins with a letter and has lower-case letters, digits, - and _, at most 63"
             text = f"{name[:64]!a} is no feature's name; {allowed}"
-            raise _Denied(failure(protocol.EXIT_USAGE, "", text))
+            raise Denied(failure(protocol.EXIT_USAGE, "", text))
         return name
 
     def _keeper(self, request: Request) -> Keeper:
@@ -360,7 +311,7 @@ class Server:
     def _known(self, name: str) -> Keeper:
         keeper = self._keepers.known(name)
         if keeper is None:
-            raise _Denied(failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE))
+            raise Denied(failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE))
         return keeper
 
     async def _its_own(self, request: Request, container_id: str, name: str, owner: str) -> Owner:
@@ -369,7 +320,7 @@ class Server:
         try:
             known = await self._containers.identify(container_id)
         except Missing:
-            raise _Denied(
+            raise Denied(
                 self._refuse(request.peer, request.arguments, "the container that asks is no feature's")
             ) from None
         if known.feature != name:
@@ -377,7 +328,7 @@ class Server:
         elif owner and known.owner.value != owner:
             why = f"the container that asks is a {known.owner.value} one; it may say `up {known.owner.value}`"
         if why:
-            raise _Denied(self._refuse(request.peer, request.arguments, why))
+            raise Denied(self._refuse(request.peer, request.arguments, why))
         return known.owner
 
     async def _state_from_host(self, request: Request, name: str, what: str, owner: str) -> Reply:
@@ -449,84 +400,6 @@ class Server:
             "connections": {role.value: len(tasks) for role, tasks in self._tasks.items()},
         }
         return Reply(out=json.dumps(held))
-
-
-def described(keeper: Keeper, view: View, now: float) -> dict[str, Any]:
-    """A feature as `show` and `explain` tell it, in JSON's types."""
-    record, plan = view.record, view.plan
-    return {
-        "feature": keeper.name,
-        "state": plan.state.value,
-        "meaning": MEANING[plan.state],
-        "since": _since(keeper, view),
-        "why": plan.why,
-        "next_in_s": None if plan.wake_at is None else round(max(0.0, plan.wake_at - now), 1),
-        "next": _next(keeper, view),
-        "config": asdict(view.config),
-        "row": asdict(project(record, view.facts)),
-        "joined": view.facts.joined,
-        "waiting": sorted(view.facts.waiting),
-        "stopping": sorted(view.facts.stopping),
-        "granted": record.grant,
-        "proven": record.proven,
-        "label": {**asdict(view.facts.label), "value": view.facts.label.value.value},
-        "crashes": record.crashes,
-        "refused_for_s": round(max(0.0, record.refuse_until - now), 1),
-        "rolled_back": record.rolled_back,
-        "failed_image": record.health.failed_image,
-        "boot_fallback": record.boot_fallback,
-        "troubles": list(keeper.troubles),
-        "complaints": [asdict(c) for c in record.health.complaints],
-        "starts_in_vain": len(record.health.starts),
-        "containers": [asdict(c) for c in view.facts.containers[:CONTAINERS_SHOWN_MAX]],
-        "history": [
-            {"at": t.at, "from": t.source.value, "to": t.target.value, "why": t.why} for t in keeper.history
-        ],
-    }
-
-
-def _since(keeper: Keeper, view: View) -> float:
-    """When the state began (seconds since the epoch); for one that was there at the first look, when its owner's
-    time did.
-    """
-    seen_at = keeper.history[-1].at if keeper.history else 0.0
-    if len(keeper.history) == 1 and view.record.owner is not Owner.NONE and view.record.owner_ts:
-        return float(min(seen_at, view.record.owner_ts))
-    return seen_at
-
-
-def _next(keeper: Keeper, view: View) -> dict[str, Any] | None:
-    """What the clock alone will bring: the state and its reason, and what it will prove."""
-    foreseen = keeper.foreseen()
-    if foreseen is None:
-        return None
-    record, plan = foreseen
-    return {
-        "state": plan.state.value,
-        "why": plan.why,
-        "acts": plan.action is not None,
-        "stable": record.proven and not view.record.proven,
-        "failed": record.failure if not view.record.failure else "",
-    }
-
-
-@dataclass(slots=True)
-class _Caller:
-    """What one container, or user, has asked for lately: a bucket of tokens, and its open connections."""
-
-    open: int = 0
-    tokens: float = CONTAINER_REQUESTS_PER_S
-    at: float | None = None
-
-    def delay_s(self, now: float) -> float:
-        """Seconds the next request has to wait."""
-        if self.at is not None:
-            self.tokens = min(
-                CONTAINER_REQUESTS_PER_S, self.tokens + (now - self.at) * CONTAINER_REQUESTS_PER_S
-            )
-        self.at = now
-        self.tokens -= 1.0
-        return max(0.0, -self.tokens / CONTAINER_REQUESTS_PER_S)
 
 
 async def _read_request(reader: asyncio.StreamReader) -> list[str] | None:

@@ -18,7 +18,8 @@ from kubesyncd.cli.output import FeatureName, ask_first, json_option, print_json
 from kubesyncd.cli.switch import Declined
 from kubesyncd.core import protocol
 from kubesyncd.core.labels import Change, InvalidLabel, feature_of
-from kubesyncd.core.model import FAILURE_MINUTES_MAX, FailurePolicy, Owner, is_host
+from kubesyncd.core.model import FailurePolicy, Owner
+from kubesyncd.core.parse import FAILURE_MINUTES_MAX, is_host
 from kubesyncd.core.state import State, classify
 from kubesyncd.ports import Forbidden, PortError
 

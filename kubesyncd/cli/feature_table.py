@@ -18,7 +18,7 @@ from kubesyncd.cli.output import count, json_option, print_json, reader
 
 if TYPE_CHECKING:
     from kubesyncd.cli.switch import Reader
-    from kubesyncd.features.config_backup import Saved
+    from kubesyncd.core.saved_features import Saved
     from kubesyncd.runtime.state_files import StateFile
 
 
@@ -63,14 +63,14 @@ def forget() -> None:
 
 
 def _file(switch: Reader) -> StateFile:
-    from kubesyncd.features.config_backup import FILE
+    from kubesyncd.core.saved_features import FILE
     from kubesyncd.runtime.state_files import StateFile
 
     return StateFile(Path(switch.settings.paths.state_dir) / FILE)
 
 
 def _load(switch: Reader) -> Saved | None:
-    from kubesyncd.features.config_backup import decode
+    from kubesyncd.core.saved_features import decode
 
     data = _file(switch).load()
     try:
@@ -80,7 +80,7 @@ def _load(switch: Reader) -> Saved | None:
 
 
 def _save(switch: Reader) -> Saved:
-    from kubesyncd.features.config_backup import Saved, encode
+    from kubesyncd.core.saved_features import Saved, encode
 
     rows = {name: dict(switch.stored(name).config) for name in switch.feature_names()}
     if not rows:
@@ -93,7 +93,7 @@ def _save(switch: Reader) -> Saved:
 def _restore(switch: Reader) -> dict[str, dict[str, str]]:
     """Write what is missing; what was written. Rows of features without a service stay away."""
     from kubesyncd.adapters.db_schema import normal
-    from kubesyncd.features.config_backup import lost
+    from kubesyncd.core.saved_features import lost
 
     saved = _load(switch)
     if saved is None:
@@ -109,7 +109,7 @@ def _restore(switch: Reader) -> dict[str, dict[str, str]]:
 
 def _disarm(switch: Reader) -> None:
     """The copy stays for a look, and mends no load any more."""
-    from kubesyncd.features.config_backup import encode
+    from kubesyncd.core.saved_features import encode
 
     saved = _load(switch)
     if saved is not None and saved.armed:

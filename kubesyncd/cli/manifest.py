@@ -10,7 +10,8 @@ import click
 
 from kubesyncd.cli.click_groups import Command, Failure
 from kubesyncd.cli.output import FeatureName, json_option, print_json, reader
-from kubesyncd.cli.rules.daemonset_lint import RULES, Finding, Local, Weight, check, daemonset, local_of
+from kubesyncd.cli.rules.daemonset import Local, daemonset, local_of
+from kubesyncd.cli.rules.daemonset_lint import RULES, Finding, Weight, check
 from kubesyncd.core import protocol
 from kubesyncd.core.labels import self_description
 from kubesyncd.ports import PortError

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECTION = "1"
-SHELLS = ("bash", "zsh", "fish")
 EXIT_CODES = (
     ("0", "done"),
     ("1", "failed; the line on standard error says what to do"),
@@ -28,21 +27,6 @@ EXIT_CODES = (
     ("77", "not allowed; use sudo"),
     ("78", "the settings file cannot be used"),
 )
-
-
-@click.command(cls=Command)
-@click.argument("shell", metavar="|".join(SHELLS), type=click.Choice(SHELLS))
-@click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes a shell complete kubesync's words.
-
-    In bash: eval "$(kubesync completion bash)"
-    """
-    from click.shell_completion import get_completion_class
-
-    kind = get_completion_class(shell)
-    assert kind is not None, f"click completes {', '.join(SHELLS)}"
-    click.echo(kind(ctx.find_root().command, {}, "kubesync", "_KUBESYNC_COMPLETE").source())
 
 
 @click.command(cls=Command, hidden=True)

@@ -9,6 +9,7 @@ import click
 
 from kubesyncd import __version__
 from kubesyncd.cli.click_groups import Group
+from kubesyncd.cli.completion import completion
 from kubesyncd.cli.config import config
 from kubesyncd.cli.diagram import diagram
 from kubesyncd.cli.doctor import doctor
@@ -16,7 +17,7 @@ from kubesyncd.cli.explain import explain, watch
 from kubesyncd.cli.feature_table import feature_table
 from kubesyncd.cli.images import clear, image
 from kubesyncd.cli.manifest import manifest
-from kubesyncd.cli.manual import completion, man
+from kubesyncd.cli.manual import man
 from kubesyncd.cli.output import SETTINGS_FILE
 from kubesyncd.cli.package import package
 from kubesyncd.cli.reboot import reboot

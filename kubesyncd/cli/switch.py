@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kubesyncd.core import protocol
-from kubesyncd.core.model import Row, parse_master_config, valid_feature_name
+from kubesyncd.core.model import Row, valid_feature_name
+from kubesyncd.core.parse import parse_master_config
 from kubesyncd.ports import Forbidden, Refused, Unavailable
 from kubesyncd.runtime.x509 import not_after
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.adapters.db_schema import Schema
     from kubesyncd.adapters.kube_lists import KubeAdmin
-    from kubesyncd.adapters.redis_store import Place
+    from kubesyncd.adapters.redis_place import Place
     from kubesyncd.core.model import FeatureConfig, MasterConfig
     from kubesyncd.settings import Settings
 
@@ -146,7 +147,7 @@ class Reader:
 
     @cached_property
     def _place(self) -> Place:
-        from kubesyncd.adapters.redis_store import locate
+        from kubesyncd.adapters.redis_place import locate
 
         return locate(self.settings.redis)
 
@@ -183,7 +184,8 @@ class Reader:
 
     def stored(self, feature: str) -> Stored:
         """One feature's rows. Raises Unavailable, Refused."""
-        from kubesyncd.adapters.redis_store import FEATURE, on_switch
+        from kubesyncd.adapters.redis_place import on_switch
+        from kubesyncd.adapters.redis_store import FEATURE
 
         config, state = self._hash(0, f"{FEATURE}{feature}"), self._hash(1, f"{FEATURE}{feature}")
         problems: list[str] = []

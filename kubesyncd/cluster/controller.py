@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd.cluster.kubelet import KubeletGate
-from kubesyncd.core import labels
+from kubesyncd.core import label_queue, labels
 from kubesyncd.core.labels import Change, feature_label, feature_of
 from kubesyncd.core.model import KubeLabel, LabelView
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.core.labels import Fold, Queue
+    from kubesyncd.core.label_queue import Fold, Queue
     from kubesyncd.core.model import MasterConfig, Timing
     from kubesyncd.ports import Cluster, DurableFile, FeatureStore, Units
 
@@ -190,7 +190,7 @@ class ClusterKeeper:
         key = feature_label(feature)
         if not labels.is_key(key):
             return LabelView(KubeLabel.OFF, refused="its name is too long for a node label")
-        if len(self._asked) < labels.APPLIED_MAX:
+        if len(self._asked) < label_queue.APPLIED_MAX:
             self._asked.add(key)
         value = self._queue.effective(key)
         if value is KubeLabel.UNKNOWN and self._node is not None:
@@ -249,7 +249,7 @@ class ClusterKeeper:
         Raises Unavailable, and then nothing is forgotten.
         """
         async with self._saving:
-            await self._file.save(labels.encode(self._queue.purge()))
+            await self._file.save(label_queue.encode(self._queue.purge()))
             self._purges += 1
             self._replace(self._queue.purge())
         self._refusals.clear()
@@ -498,7 +498,7 @@ class ClusterKeeper:
         for key, value in fold.changes.items():
             self._log.error("label_rejected", label=key, value=value, why=error.detail)
             self._notice("LabelRejected", f"{key}: {error.detail}")
-            if len(self._refusals) < labels.PENDING_MAX:
+            if len(self._refusals) < label_queue.PENDING_MAX:
                 self._refusals[key] = error.detail
         self._keep(self._queue.reject(fold))
         self._wake_features(fold.changes)
@@ -535,7 +535,7 @@ class ClusterKeeper:
     async def _append_surely(self, changes: Sequence[Change]) -> int:
         """`_append`, once the file has them. Raises Unavailable besides, where they cannot be kept."""
         async with self._saving:
-            await self._file.save(labels.encode(self._with(changes)))
+            await self._file.save(label_queue.encode(self._with(changes)))
             self._troubles.ends("labels_not_saved", "labels")
             self._unsaved = False
             # What happened to the queue while the disk was busy is written next, by `_write`.
@@ -557,7 +557,7 @@ class ClusterKeeper:
     def _with(self, changes: Sequence[Change]) -> Queue:
         try:
             return self._queue.append(changes)
-        except labels.QueueFull as error:
+        except label_queue.QueueFull as error:
             raise Refused(SERVICE, str(error)) from error
 
     def _describe(self) -> None:
@@ -594,7 +594,7 @@ class ClusterKeeper:
 
     async def _save(self) -> None:
         try:
-            await self._file.save(labels.encode(self._queue))
+            await self._file.save(label_queue.encode(self._queue))
         except Unavailable as error:
             if not self._unsaved:
                 alert = self._troubles.begins("labels_not_saved", "labels", str(error))
@@ -606,9 +606,9 @@ class ClusterKeeper:
 
     def _loaded(self) -> Queue:
         try:
-            queue, problems = labels.decode(self._file.load())
+            queue, problems = label_queue.decode(self._file.load())
         except Unavailable as error:
-            queue, problems = labels.Queue(), (f"{error}; the label queue starts empty",)
+            queue, problems = label_queue.Queue(), (f"{error}; the label queue starts empty",)
         for problem in problems:
             self._log.error("labels_not_loaded", why=problem)
         return queue

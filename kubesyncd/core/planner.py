@@ -10,6 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.actions import (
+    Action,
+    AdoptImage,
+    EndContainer,
+    Grant,
+    Plan,
+    RequestLabel,
+    RestartUnit,
+    RestoreImage,
+    SetMode,
+    StartLocal,
+    WriteRow,
+)
 from kubesyncd.core.model import KubeLabel, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import (
     Cause,
@@ -24,94 +37,8 @@ from kubesyncd.core.state import State, classify
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
-    from kubesyncd.core.record import Facts, Record
-
-
-@dataclass(frozen=True, slots=True)
-class WriteRow:
-    """Make STATE_DB say this."""
-
-    row: Row
-
-
-@dataclass(frozen=True, slots=True)
-class SetMode:
-    """Record another transition mode."""
-
-    mode: Mode
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Let this blocked kube container pass `state up`."""
-
-    container_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class RequestLabel:
-    """Queue the feature's node label, on or off."""
-
-    on: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StartLocal:
-    """docker start."""
-
-    container_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndContainer:
-    """docker stop with this grace, or docker kill where `cause` says so."""
-
-    container_id: str
-    cause: Cause
-    grace_s: float = 0.0
-    signal: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RestartUnit:
-    """Ask systemd to restart the unit, whose script creates the missing local container."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptImage:
-    """Make the image that Kubernetes runs the local one, and keep the one before."""
-
-    image_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreImage:
-    """Make the image before the failed one the local one again."""
-
-    failed_image: str
-
-
-Action = (
-    WriteRow
-    | SetMode
-    | Grant
-    | RequestLabel
-    | StartLocal
-    | EndContainer
-    | RestartUnit
-    | AdoptImage
-    | RestoreImage
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What state the feature is in, the one thing to do now, when to look again at the latest, and why."""
-
-    state: State
-    action: Action | None
-    wake_at: float | None
-    why: str
+    from kubesyncd.core.observation import Facts
+    from kubesyncd.core.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from kubesyncd.core.health import (
     WELL,
@@ -24,17 +25,18 @@ from kubesyncd.core.health import (
     see_starts,
 )
 from kubesyncd.core.model import (
-    Container,
     FailurePolicy,
     FeatureConfig,
     KubeLabel,
-    LabelView,
     Mode,
     Owner,
     Row,
     SystemState,
     Timing,
 )
+
+if TYPE_CHECKING:
+    from kubesyncd.core.observation import Facts
 
 
 class Cause(StrEnum):
@@ -111,57 +113,6 @@ class Record:
     def local_exited(self) -> bool:
         """Whether the last container to end was a local one that ended by itself."""
         return self.exit is not None and self.exit.owner is Owner.LOCAL and self.exit.cause is Cause.ITSELF
-
-
-_NO_LABEL = LabelView()
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """One look at the world, for one feature.
-
-    `row` None: STATE_DB cannot be reached. `waiting`: kube containers blocked in `up kube`. `reasking`: a
-    caller may be about to ask again (the daemon has just started, or a caller's connection has just ended).
-    `stopping`, `killed`: containers whose end we have asked for and not yet seen. `kubelet` None: not known.
-    `hold`: a reboot is being prepared.
-    """
-
-    row: Row | None
-    containers: tuple[Container, ...] = ()
-    waiting: frozenset[str] = frozenset()
-    reasking: bool = False
-    stopping: frozenset[str] = frozenset()
-    killed: frozenset[str] = frozenset()
-    label: LabelView = _NO_LABEL
-    joined: bool = False
-    kubelet: bool | None = None
-    hold: bool = False
-    wall_s: int = 0
-
-    @property
-    def local(self) -> Container | None:
-        """The local container that Docker has, running or not."""
-        return next((c for c in self.containers if c.owner is Owner.LOCAL and not c.gone), None)
-
-    @property
-    def local_running(self) -> str:
-        """The running local container's ID, or an empty string."""
-        return next((c.id for c in self.containers if c.owner is Owner.LOCAL and c.running), "")
-
-    @property
-    def kube_running(self) -> tuple[str, ...]:
-        """IDs of the feature's running kube containers, granted or blocked, the youngest first."""
-        running = [c for c in self.containers if c.owner is Owner.KUBE and c.running]
-        return tuple(c.id for c in sorted(running, key=lambda c: (c.started, c.id), reverse=True))
-
-    @property
-    def waiter(self) -> str:
-        """The kube container that waits in `up kube` and will be there to run, or an empty string.
-
-        The youngest: an older one is on its way out, and so is one that we have asked to end (a stop, then a start).
-        """
-        staying = self.waiting - self.stopping - self.killed
-        return next((c for c in self.kube_running if c in staying), "")
 
 
 def ruling_owner(config: FeatureConfig, record: Record) -> Owner:

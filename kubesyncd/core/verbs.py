@@ -18,7 +18,8 @@ from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
-    from kubesyncd.core.record import Facts, Record
+    from kubesyncd.core.observation import Facts
+    from kubesyncd.core.record import Record
 
 # Signals that end a container; others are no business of `kill` (they would leave a "down" feature running).
 ENDING_SIGNALS = ("KILL", "TERM", "INT", "QUIT", "ABRT")

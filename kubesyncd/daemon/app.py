@@ -6,13 +6,10 @@ The only room that knows the adapters. It decides nothing.
 from __future__ import annotations
 
 import asyncio
-import grp
 import os
 import random
 import signal
-import socket
 import time
-from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,22 +23,25 @@ from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.adapters.sonic_files import image_name, os_version
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.api import peer
-from kubesyncd.api.server import Role
+from kubesyncd.api.messages import Role
+from kubesyncd.core import saved_features
 from kubesyncd.core.protocol import REQUEST_BYTES_MAX
+from kubesyncd.daemon.sockets import BACKLOG, bind
 from kubesyncd.daemon.supervisor import Daemon, Outside
-from kubesyncd.features import config_backup
 from kubesyncd.features.config_backup import TableMender
 from kubesyncd.images.store import ImageShelf
 from kubesyncd.join.controller import MembershipKeeper
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
+from kubesyncd.runtime.clock import boot_id, boottime
 from kubesyncd.runtime.crash_points import crash_after
 from kubesyncd.runtime.sdnotify import notify, watchdog_s
 from kubesyncd.runtime.state_files import DiskFile, StateFile
-from kubesyncd.services.installed import FOLDER, read_manifests
+from kubesyncd.services.installed import FOLDER, of_installed, read_manifests
 from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
 
     from structlog.typing import FilteringBoundLogger
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from kubesyncd.services.catalog_watcher import Follower
     from kubesyncd.settings import Settings
 
-BACKLOG = 1024
-
 
 class Ending(Enum):
     """Why the daemon returned."""
@@ -63,22 +61,8 @@ class Ending(Enum):
     RELOAD = "reload"
 
 
-class StartError(Exception):
-    """The daemon cannot start; the message says what is in the way and what to do."""
-
-
 class _Ended(Exception):
     """A signal asks us to end."""
-
-
-def boottime() -> float:
-    """Seconds since boot, suspended ones included; no change of the wall clock moves it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def boot_id(settings: Settings) -> str:
-    """Which boot this is."""
-    return Path(settings.paths.boot_id).read_text().strip()
 
 
 class App:
@@ -170,8 +154,8 @@ class App:
         self._store.mended = True
         return TableMender(
             self._store,
-            file=self._durable(config_backup.FILE),
-            installed=lambda: read_manifests(state_dir / FOLDER),
+            file=self._durable(saved_features.FILE),
+            installed_rows=lambda: of_installed(read_manifests(state_dir / FOLDER)),
             has_unit=units.has_unit,
             ours=schema(self._settings.schema.names).own_config_names,
             normal=normal,
@@ -278,45 +262,3 @@ def _credential_ends(kubeconfig: Path) -> float | None:
     from kubesyncd.adapters.kubeconfig import ends_at
 
     return ends_at(kubeconfig)
-
-
-def bind(path: Path, mode: int, group: str) -> socket.socket:
-    """A listening Unix socket of our own at `path`. Raises StartError where another daemon answers there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if _answers(path):
-            raise StartError(f"{path}: another kubesyncd answers there; stop it first")  # noqa: TRY301
-        with suppress(FileNotFoundError):
-            path.unlink()
-        # Nobody may connect before the mode is right.
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
-        if group:
-            with suppress(KeyError, PermissionError):
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
-        path.chmod(mode)
-        sock.setblocking(False)
-        return sock
-    except OSError as error:
-        sock.close()
-        raise StartError(
-            f"{path}: cannot listen there: {error.strerror}; check [sockets] in the settings"
-        ) from error
-    except StartError:
-        sock.close()
-        raise
-
-
-def _answers(path: Path) -> bool:
-    """Whether somebody listens at `path`."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-    return True

@@ -11,7 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kubesyncd.api.image_handlers import ImageHandlers
 from kubesyncd.api.join_handlers import verbs as join_verbs
+from kubesyncd.api.reboot_handlers import RebootHandlers
 from kubesyncd.api.server import Server
 from kubesyncd.cluster.controller import ClusterKeeper
 from kubesyncd.cluster.node_reports import FleetView, Notice
@@ -19,7 +21,8 @@ from kubesyncd.core.model import Owner, Row, Signal
 from kubesyncd.core.record import Record, project, rolled_back
 from kubesyncd.features.health_checks import Checks
 from kubesyncd.features.ledger import Ledger
-from kubesyncd.features.reconciler import Keepers, Surroundings
+from kubesyncd.features.reconciler import Surroundings
+from kubesyncd.features.registry import Keepers
 from kubesyncd.images.store import NoShelf
 from kubesyncd.ports import FeatureStore, Refused, Unavailable
 from kubesyncd.reboot.preparation import Preparation
@@ -33,14 +36,13 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from kubesyncd.api.messages import Reply, Request
     from kubesyncd.api.peer import Peer
-    from kubesyncd.api.server import Reply, Request
     from kubesyncd.core.model import MasterConfig, Timing
-    from kubesyncd.features.ledger import File
     from kubesyncd.features.reconciler import Keeper, View
     from kubesyncd.images.store import ImageShelf
     from kubesyncd.join.controller import Labels, MembershipKeeper
-    from kubesyncd.ports import Cluster, Containers, DurableFile, Hooks, Units
+    from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, Units
     from kubesyncd.services.catalog_watcher import Follower
 
 LOOP_LAG_S_MAX = 1.0
@@ -168,15 +170,15 @@ class Daemon:
         )
 
     def _extra_verbs(self, keepers: Keepers) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
-        """What other rooms answer."""
+        """What other packages answer."""
         outside = self._outside
         made: dict[str, Callable[[Request], Awaitable[Reply]]] = {}
         if self._membership is not None:
             made |= join_verbs(self._membership, self._cluster)
         if outside.shelf is not None:
-            made |= outside.shelf.verbs()
+            made |= ImageHandlers(outside.shelf).verbs()
         if outside.shelf is not None and outside.hold is not None:
-            made |= Preparation(
+            preparation = Preparation(
                 hold=outside.hold,
                 boot_id=outside.boot_id,
                 keepers=keepers,
@@ -185,7 +187,8 @@ class Daemon:
                 timing=self._timing,
                 log=self._log,
                 after_effect=outside.after_effect,
-            ).verbs()
+            )
+            made |= RebootHandlers(preparation).verbs()
         return made
 
     def _credential_fits(self) -> bool:

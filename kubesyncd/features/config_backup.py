@@ -1,20 +1,12 @@
-"""What of the FEATURE table must survive a load of CONFIG_DB that makes it anew? Copies, and what is missing of them.
-
-`config load_minigraph` empties CONFIG_DB and fills it from minigraph and image, where nobody knows what an operator
-has said about Kubernetes (seed, section Service install). Whoever is about to do that saves the table first; the
-copy is good for one load. `config reload` is something else: it takes back what was never saved, on purpose.
-Pure but for its last class, which the daemon runs between a load and the first look at its result.
-"""
+"""Restore the FEATURE table after a load of CONFIG_DB, before the daemon acts on it."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from kubesyncd.core.model import shown, valid_feature_name
+from kubesyncd.core.saved_features import Saved, decode, encode, lost
 from kubesyncd.ports import PortError, Refused, Unavailable
-from kubesyncd.services.installed import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,80 +14,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.ports import DurableFile
-    from kubesyncd.services.installed import Manifest
 
     Rows: TypeAlias = Mapping[str, Mapping[str, str]]
-
-# Where, below the state folder.
-FILE = "feature-table.json"
-VERSION = 1
-# A load that was given up must not change one much later.
-GOOD_FOR_S = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A copy of the table. `saved_at`: seconds since the epoch; `armed`: the next load is to be mended by it."""
-
-    rows: Rows
-    saved_at: float
-    armed: bool = True
-
-    def awaits_load(self, now: float) -> bool:
-        """Whether a load that is seen now is the one it was saved for."""
-        return self.armed and 0 <= now - self.saved_at <= GOOD_FOR_S
-
-
-def encode(saved: Saved) -> bytes:
-    """As it is stored."""
-    tree = {"version": VERSION, "saved_at": saved.saved_at, "armed": saved.armed, "rows": saved.rows}
-    return json.dumps(tree, indent=1).encode()
-
-
-def decode(data: bytes) -> Saved:
-    """What is stored. Raises ValueError with a reason."""
-    try:
-        tree = json.loads(data)
-        if tree["version"] != VERSION:
-            raise ValueError(f"version {tree['version']}")  # noqa: TRY301
-        rows = {
-            str(name): {str(field): str(value) for field, value in row.items()}
-            for name, row in tree["rows"].items()
-            if valid_feature_name(name)
-        }
-        return Saved(rows, float(tree["saved_at"]), tree["armed"] is True)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"the saved table cannot be used: {shown(str(error))}") from error
-
-
-def lost(
-    saved: Rows, now: Rows, ours: frozenset[str], normal: Callable[[str], str]
-) -> dict[str, dict[str, str]]:
-    """What has to be written so that nothing of ours is lost, by feature. A row that is gone comes back as it was.
-    In a row that is there only `ours` count, fields that nobody else sets: what an image has left out or changed
-    among the others is that image's business. `normal` spells a field's name as `ours` are.
-    """
-    return {
-        name: wanted
-        for name, row in saved.items()
-        if (wanted := dict(row) if name not in now else _lost_fields(row, now[name], ours, normal))
-    }
-
-
-def _lost_fields(
-    row: Mapping[str, str], there: Mapping[str, str], ours: frozenset[str], normal: Callable[[str], str]
-) -> dict[str, str]:
-    spelled = {normal(field): field for field in there}
-    return {
-        spelled.get(normal(field), field): value
-        for field, value in row.items()
-        if normal(field) in ours and there.get(spelled.get(normal(field), field)) != value
-    }
-
-
-def of_installed(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
-    """Rows without which an installed service would have no owner: `uninstall` is the way to lose one."""
-    return {name: dict(m.row) for name, m in installed.items() if m.phase is Phase.INSTALLED and m.row}
 
 
 class Store(Protocol):
@@ -119,7 +39,7 @@ class TableMender:
         store: Store,
         *,
         file: DurableFile,
-        installed: Callable[[], Mapping[str, Manifest]],
+        installed_rows: Callable[[], Mapping[str, Mapping[str, str]]],
         has_unit: Callable[[str], Awaitable[bool]],
         ours: frozenset[str],
         normal: Callable[[str], str],
@@ -128,7 +48,7 @@ class TableMender:
     ) -> None:
         self._store = store
         self._file = file
-        self._installed = installed
+        self._installed_rows = installed_rows
         self._has_unit = has_unit
         self._ours = ours
         self._normal = normal
@@ -144,7 +64,7 @@ class TableMender:
         except PortError:
             return
         saved = self._saved()
-        wanted = of_installed(self._manifests())
+        wanted = self._wanted()
         missing = {name: row for name, row in wanted.items() if name not in now}
         if saved is not None:
             missing |= lost(saved.rows, now, self._ours, self._normal)
@@ -181,9 +101,9 @@ class TableMender:
             return None
         return saved if saved is not None and saved.awaits_load(self._wall()) else None
 
-    def _manifests(self) -> Mapping[str, Manifest]:
+    def _wanted(self) -> Mapping[str, Mapping[str, str]]:
         try:
-            return self._installed()
+            return self._installed_rows()
         except Unavailable as error:
             self._log.warning("feature_table", why=str(error))
             return {}

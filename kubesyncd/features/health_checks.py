@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.core.model import Timing
-    from kubesyncd.features.reconciler import Keeper, Keepers
+    from kubesyncd.features.reconciler import Keeper
+    from kubesyncd.features.registry import Keepers
     from kubesyncd.ports import Hooks
 
 FOLDER = "check.d"

@@ -11,23 +11,17 @@ from dataclasses import asdict, is_dataclass
 from enum import Enum
 from math import isfinite
 from types import NoneType, UnionType
-from typing import Any, Protocol, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from kubesyncd.core.model import FeatureConfig, shown, valid_feature_name
+from kubesyncd.core.model import FeatureConfig, valid_feature_name
+from kubesyncd.core.parse import shown
 from kubesyncd.core.record import Record
 from kubesyncd.core.state import HISTORY_MAX, Transition
 
+if TYPE_CHECKING:
+    from kubesyncd.ports import File
+
 VERSION = 1
-
-
-class File(Protocol):
-    """Where the ledger is kept: one small file, replaced as a whole."""
-
-    def load(self) -> bytes | None:
-        """Its content; None: there is no such file. Raises Unavailable."""
-
-    def save(self, data: bytes) -> None:
-        """Replace its content as a whole. Raises Unavailable."""
 
 
 class Ledger:

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core import protocol, verbs
-from kubesyncd.core.model import FeatureConfig, LabelView, Row, SystemState
-from kubesyncd.core.planner import (
+from kubesyncd.core.actions import (
     AdoptImage,
     EndContainer,
     Grant,
@@ -30,11 +29,11 @@ from kubesyncd.core.planner import (
     SetMode,
     StartLocal,
     WriteRow,
-    decide,
-    foresee,
-    state_of,
 )
-from kubesyncd.core.record import Cause, Facts, Record, absorb, project, with_grant, with_mode
+from kubesyncd.core.model import FeatureConfig, LabelView, Row, SystemState
+from kubesyncd.core.observation import Facts
+from kubesyncd.core.planner import decide, foresee, state_of
+from kubesyncd.core.record import Cause, Record, absorb, project, with_grant, with_mode
 from kubesyncd.core.state import HISTORY_MAX, MEANING, State, Transition, check
 from kubesyncd.core.verbs import Outcome, Verb
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
@@ -47,12 +46,11 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from kubesyncd.core.actions import Action
     from kubesyncd.core.model import Timing
-    from kubesyncd.core.planner import Action
     from kubesyncd.features.ledger import Ledger
     from kubesyncd.ports import Containers, FeatureStore, Units
 
-FEATURES_MAX = 512
 # More plans than this in one turn: two rules undo each other. The feature is slowed down and a traceback is logged.
 PLANS_MAX = 32
 # How long a verb waits for Docker before it says that Docker does not answer.
@@ -665,50 +663,3 @@ def _name(action: Action) -> str:
             return "restore the previous image"
         case WriteRow():
             return "write row"
-
-
-class Keepers:
-    """All keepers: made when a feature is first heard of, woken by name."""
-
-    def __init__(self, around: Surroundings, tasks: asyncio.TaskGroup) -> None:
-        self._around = around
-        self._tasks = tasks
-        self._keepers: dict[str, Keeper] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-
-    def __iter__(self) -> Iterator[Keeper]:
-        return iter(tuple(self._keepers.values()))
-
-    def get(self, name: str) -> Keeper:
-        """The feature's keeper. Raises Refused where there are too many features."""
-        keeper = self._keepers.get(name)
-        if keeper is None:
-            if len(self._keepers) >= FEATURES_MAX:
-                raise Refused(
-                    "kubesyncd", f"there are {FEATURES_MAX} features already; remove one from FEATURE first"
-                )
-            keeper = self._keepers[name] = Keeper(name, self._around)
-            self._running[name] = self._tasks.create_task(keeper.run(), name=f"keeper-{name}")
-        return keeper
-
-    def known(self, name: str) -> Keeper | None:
-        """The feature's keeper if there is one."""
-        return self._keepers.get(name)
-
-    async def forget(self, name: str) -> None:
-        """End the feature's keeper and remember nothing of it: it was uninstalled. Raises Refused, Unavailable."""
-        keeper = self._keepers.get(name)
-        if keeper is None:
-            return
-        await keeper.check_forgettable()
-        await self._around.shelf.forget(name)
-        del self._keepers[name]
-        self._running.pop(name).cancel()
-        keeper.forget()
-        self._around.ledger.forget(name)
-        self._around.told(name, None)
-
-    def wake(self, name: str | None) -> None:
-        """Something may have changed for this feature, or for all."""
-        for keeper in self._keepers.values() if name is None else filter(None, [self._keepers.get(name)]):
-            keeper.dirty.set()

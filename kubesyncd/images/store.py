@@ -12,22 +12,21 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd.api.server import Reply, failure
-from kubesyncd.core import protocol
-from kubesyncd.core.model import shown, valid_feature_name
+from kubesyncd.core.image_model import IMAGE_ID
+from kubesyncd.core.model import valid_feature_name
+from kubesyncd.core.parse import shown
 from kubesyncd.images import policy
-from kubesyncd.images.policy import IMAGE_ID, Shelf
+from kubesyncd.images.policy import Shelf
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from random import Random
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.api.server import Request
-    from kubesyncd.images.policy import Image, Stock
+    from kubesyncd.core.image_model import Image, Stock
     from kubesyncd.ports import DurableFile, Images
 
 VERSION = 1
@@ -229,41 +228,14 @@ class ImageShelf:
 
     # ---- for operators --------------------------------------------------------------------------
 
-    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
-        """What the host socket is asked about images."""
-        return {"images": self._list, "image-gc": self._gc}
+    @property
+    def shelves(self) -> Mapping[str, Shelf]:
+        """What is remembered of each feature's images."""
+        return self._shelves
 
-    async def _list(self, _: Request) -> Reply:
-        stock = await self._images.stock()
-        return Reply(out="\n".join(json.dumps(line) for line in self._lines(stock)))
-
-    def _lines(self, stock: Stock) -> Iterator[dict[str, Any]]:
-        for feature, shelf in sorted(self._shelves.items()):
-            kept = {stock.named(shelf.local), stock.named(policy.previous_name(shelf.local)), *shelf.known}
-            for image in stock.images:
-                if shelf.local and image.id in kept:
-                    yield {
-                        "feature": feature,
-                        "image": image.id,
-                        "names": list(image.names),
-                        "role": policy.role(shelf, stock, image),
-                        "used": image.id in stock.used,
-                        "created": image.created,
-                        "size": image.size,
-                    }
-
-    async def _gc(self, _: Request) -> Reply:
-        removed, kept = [], []
-        for feature in sorted(self._shelves):
-            try:
-                removed += [{"feature": feature, "removed": name} for name in await self.tidy(feature)]
-            except Refused as error:
-                kept.append(f"{feature}: {error.detail}")
-        out = "\n".join(json.dumps(line) for line in removed)
-        if not kept:
-            return Reply(out=out)
-        why = f"Docker keeps an image ({'; '.join(kept)}); look at: kubesync image list"
-        return Reply(protocol.EXIT_FAILED, out=out, err=failure(protocol.EXIT_FAILED, "", why).err)
+    async def stock(self) -> Stock:
+        """The images on this switch. Raises PortError."""
+        return await self._images.stock()
 
     # ---- within ---------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from kubesyncd.core.model import shown, valid_feature_name
+from kubesyncd.core.model import valid_feature_name
+from kubesyncd.core.parse import shown
 from kubesyncd.ports import Unavailable
 
 if TYPE_CHECKING:

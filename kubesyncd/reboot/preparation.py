@@ -7,26 +7,22 @@ certificate: `kubesync reboot prepare` does what needs root's whole view of the 
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from kubesyncd.api.server import Reply, failure
-from kubesyncd.core import protocol
-from kubesyncd.core.model import Owner, shown
+from kubesyncd.core.model import Owner
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.reboot.hold import Grade, Kind, Note, Step, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.api.server import Request
     from kubesyncd.cluster.controller import ClusterKeeper
     from kubesyncd.core.model import Container, Timing
-    from kubesyncd.features.reconciler import Keeper, Keepers, View
+    from kubesyncd.features.reconciler import Keeper, View
+    from kubesyncd.features.registry import Keepers
     from kubesyncd.images.store import ImageShelf
     from kubesyncd.ports import DurableFile
 
@@ -36,7 +32,7 @@ SHARE = 0.6
 
 
 class Preparation:
-    """Answers `reboot-prepare KIND DRY` and `reboot-undo` on the host socket."""
+    """The daemon's part of a prepared reboot."""
 
     def __init__(
         self,
@@ -59,15 +55,8 @@ class Preparation:
         self._log = log
         self._after_effect = after_effect
 
-    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
-        """What the host socket is asked about reboots."""
-        return {"reboot-prepare": self._prepare, "reboot-undo": self._undo}
-
-    async def _prepare(self, request: Request) -> Reply:
-        kind, dry = request.argument(1), request.argument(2) == "1"
-        if kind not in tuple(Kind):
-            text = f"{shown(kind)} is no kind of reboot; use {' or '.join(Kind)}"
-            return failure(protocol.EXIT_USAGE, "", text)
+    async def prepare(self, kind: Kind, *, dry: bool) -> list[Step]:
+        """Make ready for a reboot; `dry`: only say what would be done. Never fails: each step says how it went."""
         kube = [k for k in self._keepers if k.view is not None and k.view.config.owner is Owner.KUBE]
         kube.sort(key=lambda keeper: keeper.name)
         blind = [k.name for k in self._keepers if k.view is None]
@@ -77,13 +66,13 @@ class Preparation:
             async with asyncio.timeout(self._timing.reboot_s_max * SHARE):
                 for keeper in kube:
                     steps.append(await self._have_local(keeper, dry=dry))  # noqa: PERF401 - time may run out
-                steps.append(await self._hold_on(Kind(kind), kube, dry=dry))
+                steps.append(await self._hold_on(kind, kube, dry=dry))
         except TimeoutError:
             steps.append(Step(Grade.FAIL, "time", "Docker or systemd did not answer in time"))
         self._log.info(
             "reboot_prepared", kind=kind, dry=dry, steps=[f"{s.grade}: {s.what}: {s.text}" for s in steps]
         )
-        return Reply(out="\n".join(json.dumps(asdict(step)) for step in steps))
+        return steps
 
     async def _have_local(self, keeper: Keeper, *, dry: bool) -> Step:
         """The feature can start from local image and container right after the boot, or it is said that it cannot."""
@@ -127,11 +116,12 @@ class Preparation:
             )
         return Step(Grade.OK, "kubelet", f"it is off; fallback to local after the boot for {many}")
 
-    async def _undo(self, _: Request) -> Reply:
+    async def undo(self) -> Step:
+        """Lift the hold. Raises Unavailable."""
         await self._hold.forget()
         self._cluster.wake()
         self._log.info("reboot_undone")
-        return Reply(out=json.dumps(asdict(Step(Grade.OK, "hold", "lifted; the kubelet runs as ruled"))))
+        return Step(Grade.OK, "hold", "lifted; the kubelet runs as ruled")
 
 
 def _deployed(view: View) -> Container | None:

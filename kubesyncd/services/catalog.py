@@ -16,7 +16,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from kubesyncd.core.model import FEATURE_NAME, shown
+from kubesyncd.core.model import FEATURE_NAME
+from kubesyncd.core.parse import shown
+from kubesyncd.ports import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,15 +199,6 @@ def _nodes(value: Any) -> dict[str, tuple[str, ...]]:
 
 
 # ---- signatures -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """`key` (32 bytes, ed25519) is said to have signed `message` with `signature` (64 bytes)."""
-
-    key: bytes
-    signature: bytes
-    message: bytes
 
 
 def check_key(pubkey: str) -> None:

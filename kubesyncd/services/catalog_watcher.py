@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.features.ledger import File
-    from kubesyncd.services.catalog import Claim, Metadata, Step
+    from kubesyncd.ports import Claim, File
+    from kubesyncd.services.catalog import Metadata, Step
 
 # Where, below the state folder, the newest serial is kept.
 SEEN_FILE = "packages.json"

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd.core.model import FEATURE_NAME, shown
+from kubesyncd.core.model import FEATURE_NAME
+from kubesyncd.core.parse import shown
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime.state_files import StateFile
 
@@ -115,3 +116,8 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
         previous=None if previous is None else _manifest(previous),
         **texts,
     )
+
+
+def of_installed(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
+    """Rows without which an installed service would have no owner: `uninstall` is the way to lose one."""
+    return {name: dict(m.row) for name, m in installed.items() if m.phase is Phase.INSTALLED and m.row}

@@ -12,7 +12,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import shown
+from kubesyncd.core.parse import shown
 from kubesyncd.services import definition
 from kubesyncd.services.catalog import Unusable
 from kubesyncd.services.definition import InvalidService

@@ -18,8 +18,21 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, assert_never
 
 from kubesyncd.core import verbs
+from kubesyncd.core.actions import (
+    AdoptImage,
+    EndContainer,
+    Grant,
+    Plan,
+    RequestLabel,
+    RestartUnit,
+    RestoreImage,
+    SetMode,
+    StartLocal,
+    WriteRow,
+)
 from kubesyncd.core.health import Complaint, Health, Start, complain
-from kubesyncd.core.labels import Change, Entry, Queue
+from kubesyncd.core.label_queue import Entry, Queue
+from kubesyncd.core.labels import Change
 from kubesyncd.core.model import (
     Container,
     FailurePolicy,
@@ -31,23 +44,10 @@ from kubesyncd.core.model import (
     SystemState,
     Timing,
 )
-from kubesyncd.core.planner import (
-    AdoptImage,
-    EndContainer,
-    Grant,
-    Plan,
-    RequestLabel,
-    RestartUnit,
-    RestoreImage,
-    SetMode,
-    StartLocal,
-    WriteRow,
-    decide,
-    state_of,
-)
+from kubesyncd.core.observation import Facts
+from kubesyncd.core.planner import decide, state_of
 from kubesyncd.core.record import (
     Cause,
-    Facts,
     Record,
     absorb,
     cleared,
@@ -63,7 +63,7 @@ from kubesyncd.core.state import State, check
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kubesyncd.core.labels import Fold
+    from kubesyncd.core.label_queue import Fold
 
 T = TypeVar("T")
 

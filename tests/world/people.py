@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kubesyncd.api.messages import Role
 from kubesyncd.api.peer import Peer
-from kubesyncd.api.server import Role
 from kubesyncd.core import protocol
 from kubesyncd.core.model import Owner
 from tests.world.chance import Fault

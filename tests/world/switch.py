@@ -27,8 +27,9 @@ from tests.world.store import Redis, RedisPort
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from kubesyncd.api.messages import Role
     from kubesyncd.api.peer import Peer
-    from kubesyncd.api.server import Role, Server
+    from kubesyncd.api.server import Server
     from tests.world.people import Writer
 
 ALWAYS_LOCAL = frozenset({"database"})

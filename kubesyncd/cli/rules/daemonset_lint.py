@@ -7,17 +7,18 @@ it. `RULES` is the list; each finding names its rule, what is wrong, and the fix
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from kubesyncd.cli.rules.tree import Tree, at, items, text
 from kubesyncd.core.labels import feature_label, feature_of
-from kubesyncd.core.model import shown, valid_feature_name
+from kubesyncd.core.model import valid_feature_name
+from kubesyncd.core.parse import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-Tree = dict[str, Any]
 
 SOCKET_FOLDER = "/run/kubesyncd/container"
 HOOKS = "/usr/share/kubesyncd/container"
@@ -25,10 +26,6 @@ GATES = ("entrypoint", "start-hook")
 # The kubelet and then we wait so long for a container to end before it is killed (`kube_stop_grace_s`).
 GRACE_S_MAX = 60
 DOCUMENTS_MAX = 64
-# What an image brings itself, and what differs between the two modes.
-_LEFT_OUT = frozenset(
-    {"PATH", "HOME", "HOSTNAME", "DEBIAN_FRONTEND", "RUNTIME_OWNER", "KUBESYNCD_CONTAINER_SOCK"}
-)
 
 
 class Weight(StrEnum):
@@ -66,113 +63,7 @@ class Finding:
     fix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
-    """How the switch itself runs the feature, as far as a manifest can say the same. `binds`: source:target[:mode]."""
-
-    image: str = ""
-    binds: tuple[str, ...] = ()
-    privileged: bool = False
-    capabilities: tuple[str, ...] = ()
-    tmpfs: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
 # ---- a manifest ----------------------------------------------------------------------------------
-
-
-def daemonset(
-    feature: str,
-    local: Local,
-    *,
-    image: str = "",
-    namespace: str = "sonic",
-    select: Mapping[str, str] | None = None,
-    command: Sequence[str] = (),
-) -> Tree:
-    """A DaemonSet for `feature` that runs as `local` does. `image`: instead of the local one. `select`: labels of the
-    switches it is for, besides the feature's own. `command`: for an image whose own start does not call the gate.
-    """
-    mounts, volumes = _mounts(local)
-    container: Tree = {
-        "name": feature,
-        "image": image or local.image or f"REGISTRY/docker-{feature}:VERSION",
-        "imagePullPolicy": "IfNotPresent",
-        **({"command": [f"{HOOKS}/entrypoint", feature, *command]} if command else {}),
-        "env": [
-            {"name": key, "value": value}
-            for key, value in {**local.environment, "RUNTIME_OWNER": "kube"}.items()
-        ],
-        "lifecycle": {"preStop": {"exec": {"command": [f"{HOOKS}/pre-stop", feature]}}},
-        "volumeMounts": mounts,
-    }
-    security = _security(local)
-    if security:
-        container["securityContext"] = security
-    labels = {"app": feature}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": feature, "namespace": namespace, "labels": labels},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "nodeSelector": {feature_label(feature): "true", **(select or {})},
-                    "hostNetwork": True,
-                    "dnsPolicy": "Default",
-                    "automountServiceAccountToken": False,
-                    "tolerations": [{"operator": "Exists"}],
-                    "terminationGracePeriodSeconds": 30,
-                    "containers": [container],
-                    "volumes": volumes,
-                },
-            },
-        },
-    }
-
-
-def _mounts(local: Local) -> tuple[list[Tree], list[Tree]]:
-    """Volume mounts and volumes: what the local container has, and the folder of the switch's socket."""
-    mounts: list[Tree] = [{"name": "kubesyncd", "mountPath": SOCKET_FOLDER}]
-    volumes: list[Tree] = [{"name": "kubesyncd", "hostPath": {"path": SOCKET_FOLDER, "type": "Directory"}}]
-    for number, bind in enumerate(bind for bind in local.binds if SOCKET_FOLDER not in bind.split(":")):
-        source, _, rest = bind.partition(":")
-        target, _, mode = rest.partition(":")
-        name = f"host-{number}"
-        read_only = {"readOnly": True} if "ro" in mode.split(",") else {}
-        mounts.append({"name": name, "mountPath": target or source, **read_only})
-        volumes.append({"name": name, "hostPath": {"path": source}})
-    for number, target in enumerate(local.tmpfs):
-        mounts.append({"name": f"memory-{number}", "mountPath": target})
-        volumes.append({"name": f"memory-{number}", "emptyDir": {"medium": "Memory"}})
-    return mounts, volumes
-
-
-def _security(local: Local) -> Tree:
-    if local.privileged:
-        return {"privileged": True}
-    return {"capabilities": {"add": list(local.capabilities)}} if local.capabilities else {}
-
-
-def local_of(inspected: Mapping[str, Any], image: str = "") -> Local:
-    """How a container runs, by what `docker inspect` says of it."""
-    host = _at(dict(inspected), "HostConfig")
-    environment = dict(
-        pair.partition("=")[::2]
-        for pair in map(_text, _list(_at(dict(inspected), "Config", "Env")))
-        if "=" in pair
-    )
-    return Local(
-        image=image or _text(_at(dict(inspected), "Config", "Image")),
-        binds=tuple(map(_text, _list(_at(host, "Binds")))),
-        privileged=_at(host, "Privileged") is True,
-        capabilities=tuple(_text(name).removeprefix("CAP_") for name in _list(_at(host, "CapAdd"))),
-        tmpfs=tuple(sorted(_at(host, "Tmpfs") or {})),
-        environment={key: value for key, value in sorted(environment.items()) if key not in _LEFT_OUT},
-    )
 
 
 # ---- what is wrong with one ----------------------------------------------------------------------
@@ -183,12 +74,12 @@ def check(documents: Sequence[Any]) -> tuple[Finding, ...]:
     found: list[Finding] = []
     seen = False
     for document in documents[:DOCUMENTS_MAX]:
-        kind, name = _text(_at(document, "kind")), _text(_at(document, "metadata", "name"))
+        kind, name = text(at(document, "kind")), text(at(document, "metadata", "name"))
         where = f"{kind or 'document'}/{name or '?'}"
         if kind == "DaemonSet":
             seen = True
             found += _check_daemonset(where, document)
-        elif _at(document, "spec", "template", "spec", "containers") or kind in ("Pod", "CronJob"):
+        elif at(document, "spec", "template", "spec", "containers") or kind in ("Pod", "CronJob"):
             found.append(
                 _breaks(
                     "daemonset", where, f"a {shown(kind)} is no DaemonSet", "make it a DaemonSet (apps/v1)"
@@ -202,16 +93,16 @@ def check(documents: Sequence[Any]) -> tuple[Finding, ...]:
 
 
 def _check_daemonset(where: str, document: Any) -> Iterator[Finding]:
-    pod = _at(document, "spec", "template", "spec")
+    pod = at(document, "spec", "template", "spec")
     features = sorted({name for key in _required(pod) if (name := feature_of(key))})
-    containers = [c for c in _list(_at(pod, "containers")) if isinstance(c, dict)]
+    containers = [c for c in items(at(pod, "containers")) if isinstance(c, dict)]
     yield from _check_label(where, pod, containers)
     if features:
         yield from _check_name(where, features[0], containers)
     yield from _check_pod(where, pod)
     feature = features[0] if features else ""
     for container in containers:
-        if _text(container.get("name")) == feature or len(containers) == 1:
+        if text(container.get("name")) == feature or len(containers) == 1:
             yield from _check_gate(where, container)
             yield from _check_end(where, container)
         yield from _check_image(where, container)
@@ -221,7 +112,7 @@ def _check_daemonset(where: str, document: Any) -> Iterator[Finding]:
 def _check_label(where: str, pod: Any, containers: list[Tree]) -> Iterator[Finding]:
     required = _required(pod)
     labels = {key: value for key, value in required.items() if feature_of(key)}
-    name = _text(containers[0].get("name")) if containers else ""
+    name = text(containers[0].get("name")) if containers else ""
     wanted = feature_label(name if valid_feature_name(name) else "FEATURE")
     if not labels:
         yield _breaks(
@@ -241,7 +132,7 @@ def _check_label(where: str, pod: Any, containers: list[Tree]) -> Iterator[Findi
 
 
 def _check_name(where: str, feature: str, containers: list[Tree]) -> Iterator[Finding]:
-    names = [_text(c.get("name")) for c in containers]
+    names = [text(c.get("name")) for c in containers]
     if names.count(feature) != 1:
         yield _breaks(
             "container", where, f"no container is called {feature}, but {shown(', '.join(names))}",
@@ -250,16 +141,16 @@ def _check_name(where: str, feature: str, containers: list[Tree]) -> Iterator[Fi
 
 
 def _check_pod(where: str, pod: Any) -> Iterator[Finding]:
-    if _at(pod, "hostNetwork") is not True:
+    if at(pod, "hostNetwork") is not True:
         yield _breaks("network", where, "it has a network of its own", "set hostNetwork: true")
-    if _list(_at(pod, "initContainers")):
+    if items(at(pod, "initContainers")):
         yield _advice(
             "init", where, "its init containers run before the switch has said yes",
             "let the feature's own container do that work, behind its entry point",
         )  # fmt: skip
     everything = any(
-        _at(t, "operator") == "Exists" and not _at(t, "key") and not _at(t, "effect")
-        for t in _list(_at(pod, "tolerations"))
+        at(t, "operator") == "Exists" and not at(t, "key") and not at(t, "effect")
+        for t in items(at(pod, "tolerations"))
     )
     if not everything:
         yield _advice(
@@ -268,27 +159,27 @@ def _check_pod(where: str, pod: Any) -> Iterator[Finding]:
             "a taint on the switch takes the feature away",
             "add tolerations: [{operator: Exists}]",
         )
-    grace_s = _at(pod, "terminationGracePeriodSeconds")
+    grace_s = at(pod, "terminationGracePeriodSeconds")
     if isinstance(grace_s, int) and grace_s > GRACE_S_MAX:
         yield _advice(
             "grace", where, f"it may take {grace_s} s to end, the switch waits {GRACE_S_MAX} s",
             f"set terminationGracePeriodSeconds to at most {GRACE_S_MAX}, or kube_stop_grace_s on the switches to more",
         )  # fmt: skip
-    if _at(pod, "automountServiceAccountToken") is not False:
+    if at(pod, "automountServiceAccountToken") is not False:
         yield _advice(
             "token", where, "it gets a credential for the master", "set automountServiceAccountToken: false"
         )
 
 
 def _check_gate(where: str, container: Tree) -> Iterator[Finding]:
-    command = [_text(word) for word in (*_list(container.get("command")), *_list(container.get("args")))]
+    command = [text(word) for word in (*items(container.get("command")), *items(container.get("args")))]
     gated = any(word.rpartition("/")[2] in GATES for word in command)
     if container.get("command") and not gated:
         yield _breaks(
             "gate", where, f"{shown(command[0]) if command else 'its command'} begins whatever the switch says",
             f"let {HOOKS}/entrypoint {container.get('name')} run it, or leave it out where the image calls start-hook",
         )  # fmt: skip
-    after = [_text(word) for word in _list(_at(container, "lifecycle", "postStart", "exec", "command"))]
+    after = [text(word) for word in items(at(container, "lifecycle", "postStart", "exec", "command"))]
     if any("container_state" in word or word.rpartition("/")[2] in GATES for word in after):
         yield _breaks(
             "gate", where, "a postStart hook runs beside the first process and cannot hold it back",
@@ -297,7 +188,7 @@ def _check_gate(where: str, container: Tree) -> Iterator[Finding]:
 
 
 def _check_end(where: str, container: Tree) -> Iterator[Finding]:
-    if not _at(container, "lifecycle", "preStop"):
+    if not at(container, "lifecycle", "preStop"):
         yield _advice(
             "stop", where, "nothing says that it goes down",
             f"add a preStop hook {HOOKS}/pre-stop {container.get('name')}, unless its supervisord runs state-monitor",
@@ -305,12 +196,12 @@ def _check_end(where: str, container: Tree) -> Iterator[Finding]:
 
 
 def _check_image(where: str, container: Tree) -> Iterator[Finding]:
-    image = _text(container.get("image"))
+    image = text(container.get("image"))
     name, at, _ = image.partition("@")
     tag = name.rpartition("/")[2].partition(":")[2]
     if not image:
         yield _breaks(
-            "pull", where, f"container {shown(_text(container.get('name')))} has no image", "name its image"
+            "pull", where, f"container {shown(text(container.get('name')))} has no image", "name its image"
         )
     elif not at and tag in ("", "latest"):
         yield _breaks(
@@ -320,14 +211,14 @@ def _check_image(where: str, container: Tree) -> Iterator[Finding]:
 
 def _check_mounts(where: str, pod: Any, containers: list[Tree]) -> Iterator[Finding]:
     hosts = {
-        _text(_at(v, "name")): _text(_at(v, "hostPath", "path")).rstrip("/") or "/"
-        for v in _list(_at(pod, "volumes"))
-        if _at(v, "hostPath", "path")
+        text(at(v, "name")): text(at(v, "hostPath", "path")).rstrip("/") or "/"
+        for v in items(at(pod, "volumes"))
+        if at(v, "hostPath", "path")
     }
     mounts = {
-        (hosts.get(_text(_at(m, "name")), ""), _text(_at(m, "mountPath")).rstrip("/"))
+        (hosts.get(text(at(m, "name")), ""), text(at(m, "mountPath")).rstrip("/"))
         for c in containers
-        for m in _list(c.get("volumeMounts"))
+        for m in items(c.get("volumeMounts"))
     }
     if (SOCKET_FOLDER, SOCKET_FOLDER) not in mounts:
         yield _breaks(
@@ -357,14 +248,14 @@ def _check_mounts(where: str, pod: Any, containers: list[Tree]) -> Iterator[Find
 
 def _required(pod: Any) -> Mapping[str, Any]:
     """The labels a node must have: of the node selector, and of the affinity that says the same."""
-    required = dict(_at(pod, "nodeSelector") or {}) if isinstance(_at(pod, "nodeSelector"), dict) else {}
-    affinity = _at(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
-    terms = _list(_at(affinity, "nodeSelectorTerms"))
+    required = dict(at(pod, "nodeSelector") or {}) if isinstance(at(pod, "nodeSelector"), dict) else {}
+    affinity = at(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    terms = items(at(affinity, "nodeSelectorTerms"))
     # Several terms are alternatives: none of them is required.
-    for expression in _list(_at(terms[0], "matchExpressions")) if len(terms) == 1 else ():
-        values = _list(_at(expression, "values"))
-        if _at(expression, "operator") == "In" and len(values) == 1:
-            required.setdefault(_text(_at(expression, "key")), values[0])
+    for expression in items(at(terms[0], "matchExpressions")) if len(terms) == 1 else ():
+        values = items(at(expression, "values"))
+        if at(expression, "operator") == "In" and len(values) == 1:
+            required.setdefault(text(at(expression, "key")), values[0])
     return {key: value for key, value in required.items() if isinstance(key, str)}
 
 
@@ -376,18 +267,3 @@ def _breaks(rule: str, where: str, problem: str, fix: str) -> Finding:
 def _advice(rule: str, where: str, problem: str, fix: str) -> Finding:
     assert rule in RULES, rule
     return Finding(rule, Weight.ADVICE, where, problem, fix)
-
-
-def _at(tree: Any, *path: str) -> Any:
-    """What is at `path`, or None."""
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -1,0 +1,89 @@
+"""Find which Redis databases this daemon uses: settings, or the files of a SONiC switch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from redis.asyncio.connection import parse_url
+
+from kubesyncd.ports import Unavailable
+from kubesyncd.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kubesyncd import settings
+    from kubesyncd.core.model import FeatureConfig
+
+    Hash: TypeAlias = Mapping[bytes, bytes]
+    # redis-py's own hints change with every major version; its answers are looked at where they arrive.
+    Client: TypeAlias = Any
+    Link: TypeAlias = Any
+
+DEFAULT_URL = "unix:///var/run/redis/redis.sock"
+# Beside database_config.json, on switches with several databases of a kind.
+GLOBAL_CONFIG = "database_global.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the two databases are: one server, because one connection hears both.
+
+    `asics`: the switch has several ASICs, and SONiC one container for each of them (`swss0`, `swss1`) of what
+    FEATURE has one row for. SONiC says so of a row, has_per_asic_scope, on switches with one ASIC as well.
+    """
+
+    url: str
+    config_db: int
+    state_db: int
+    asics: bool = False
+
+
+def check_url(url: str) -> None:
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise SettingsError(f"[redis] url = {url!r}: {error}") from error
+
+
+def locate(where: settings.Redis) -> Place:
+    """Where the databases are by now: SONiC's file appears with its database container, maybe after us.
+
+    Raises Unavailable where the file says nothing that can be used (it may be half written).
+    """
+    asics = _several_asics(Path(where.database_config).with_name(GLOBAL_CONFIG))
+    fallback = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
+    if where.url:
+        return fallback
+    try:
+        tables = json.loads(Path(where.database_config).read_bytes())
+        config, state = (tables["DATABASES"][name] for name in ("CONFIG_DB", "STATE_DB"))
+        sockets = {
+            tables["INSTANCES"][database["instance"]]["unix_socket_path"] for database in (config, state)
+        }
+        place = Place(f"unix://{sockets.pop()}", int(config["id"]), int(state["id"]), asics)
+    except FileNotFoundError:
+        return fallback
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        detail = f"{where.database_config} names no CONFIG_DB and STATE_DB ({error!r}); set [redis] url"
+        raise Unavailable("Redis", detail) from error
+    if sockets:
+        detail = f"{where.database_config} has CONFIG_DB and STATE_DB on two servers; one is needed"
+        raise Unavailable("Redis", detail)
+    return place
+
+
+def _several_asics(file: Path) -> bool:
+    """Whether SONiC has databases for each of several ASICs; where its file says nothing of them, it has not."""
+    try:
+        return any(entry.get("namespace") for entry in json.loads(file.read_bytes())["INCLUDES"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def on_switch(place: Place, config: FeatureConfig) -> FeatureConfig:
+    """What a row means here: a container per ASIC is no reason to stay local where there is one ASIC."""
+    return config if place.asics else replace(config, local_only=False)

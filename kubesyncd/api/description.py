@@ -1,0 +1,75 @@
+"""Describe a feature for `show`, `explain` and `watch`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core.model import Owner
+from kubesyncd.core.record import project
+from kubesyncd.core.state import MEANING
+
+if TYPE_CHECKING:
+    from kubesyncd.features.reconciler import Keeper, View
+
+# One line of a reply holds a feature, whatever Docker has.
+CONTAINERS_SHOWN_MAX = 16
+
+
+def described(keeper: Keeper, view: View, now: float) -> dict[str, Any]:
+    """A feature as `show` and `explain` tell it, in JSON's types."""
+    record, plan = view.record, view.plan
+    return {
+        "feature": keeper.name,
+        "state": plan.state.value,
+        "meaning": MEANING[plan.state],
+        "since": _since(keeper, view),
+        "why": plan.why,
+        "next_in_s": None if plan.wake_at is None else round(max(0.0, plan.wake_at - now), 1),
+        "next": _next(keeper, view),
+        "config": asdict(view.config),
+        "row": asdict(project(record, view.facts)),
+        "joined": view.facts.joined,
+        "waiting": sorted(view.facts.waiting),
+        "stopping": sorted(view.facts.stopping),
+        "granted": record.grant,
+        "proven": record.proven,
+        "label": {**asdict(view.facts.label), "value": view.facts.label.value.value},
+        "crashes": record.crashes,
+        "refused_for_s": round(max(0.0, record.refuse_until - now), 1),
+        "rolled_back": record.rolled_back,
+        "failed_image": record.health.failed_image,
+        "boot_fallback": record.boot_fallback,
+        "troubles": list(keeper.troubles),
+        "complaints": [asdict(c) for c in record.health.complaints],
+        "starts_in_vain": len(record.health.starts),
+        "containers": [asdict(c) for c in view.facts.containers[:CONTAINERS_SHOWN_MAX]],
+        "history": [
+            {"at": t.at, "from": t.source.value, "to": t.target.value, "why": t.why} for t in keeper.history
+        ],
+    }
+
+
+def _since(keeper: Keeper, view: View) -> float:
+    """When the state began (seconds since the epoch); for one that was there at the first look, when its owner's
+    time did.
+    """
+    seen_at = keeper.history[-1].at if keeper.history else 0.0
+    if len(keeper.history) == 1 and view.record.owner is not Owner.NONE and view.record.owner_ts:
+        return float(min(seen_at, view.record.owner_ts))
+    return seen_at
+
+
+def _next(keeper: Keeper, view: View) -> dict[str, Any] | None:
+    """What the clock alone will bring: the state and its reason, and what it will prove."""
+    foreseen = keeper.foreseen()
+    if foreseen is None:
+        return None
+    record, plan = foreseen
+    return {
+        "state": plan.state.value,
+        "why": plan.why,
+        "acts": plan.action is not None,
+        "stable": record.proven and not view.record.proven,
+        "failed": record.failure if not view.record.failure else "",
+    }

@@ -1,0 +1,61 @@
+"""Answer `image list` and `image gc`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.api.messages import Reply, failure
+from kubesyncd.core import protocol
+from kubesyncd.images import policy
+from kubesyncd.ports import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from kubesyncd.api.messages import Request
+    from kubesyncd.core.image_model import Stock
+    from kubesyncd.images.store import ImageShelf
+
+
+class ImageHandlers:
+    """The host socket's verbs about images."""
+
+    def __init__(self, store: ImageShelf) -> None:
+        self._store = store
+
+    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+        """Each verb and what answers it."""
+        return {"images": self._list, "image-gc": self._gc}
+
+    async def _list(self, _: Request) -> Reply:
+        stock = await self._store.stock()
+        return Reply(out="\n".join(json.dumps(line) for line in self._lines(stock)))
+
+    def _lines(self, stock: Stock) -> Iterator[dict[str, Any]]:
+        for feature, shelf in sorted(self._store.shelves.items()):
+            kept = {stock.named(shelf.local), stock.named(policy.previous_name(shelf.local)), *shelf.known}
+            for image in stock.images:
+                if shelf.local and image.id in kept:
+                    yield {
+                        "feature": feature,
+                        "image": image.id,
+                        "names": list(image.names),
+                        "role": policy.role(shelf, stock, image),
+                        "used": image.id in stock.used,
+                        "created": image.created,
+                        "size": image.size,
+                    }
+
+    async def _gc(self, _: Request) -> Reply:
+        removed, kept = [], []
+        for feature in sorted(self._store.shelves):
+            try:
+                removed += [{"feature": feature, "removed": name} for name in await self._store.tidy(feature)]
+            except Refused as error:
+                kept.append(f"{feature}: {error.detail}")
+        out = "\n".join(json.dumps(line) for line in removed)
+        if not kept:
+            return Reply(out=out)
+        why = f"Docker keeps an image ({'; '.join(kept)}); look at: kubesync image list"
+        return Reply(protocol.EXIT_FAILED, out=out, err=failure(protocol.EXIT_FAILED, "", why).err)

@@ -1,0 +1,62 @@
+"""Represent requests and replies. Knows no socket and no feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from kubesyncd.core import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kubesyncd.api.peer import Peer
+
+
+class Role(Enum):
+    """Which socket a request came through."""
+
+    HOST = "host"
+    CONTAINER = "container"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A decoded request and who sent it; `say` sends a status line at once."""
+
+    arguments: list[str]
+    peer: Peer
+    role: Role
+    say: Callable[[str], None]
+
+    def argument(self, index: int, default: str = "") -> str:
+        return self.arguments[index] if len(self.arguments) > index else default
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the client prints, and its exit code."""
+
+    code: int = protocol.EXIT_DONE
+    out: str = ""
+    err: str = ""
+
+    def encode(self) -> bytes:
+        parts = [protocol.out(self.out)] if self.out else []
+        if self.err:
+            parts.append(protocol.err(self.err))
+        return b"".join((*parts, protocol.result(self.code)))
+
+
+class Denied(Exception):
+    """The answer is no; the reply says why."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.err)
+        self.reply = reply
+
+
+def failure(code: int, name: str, text: str) -> Reply:
+    """`container: snmp: <what happened>; <what to do>`."""
+    return Reply(code, err=f"container: {name}: {text}" if name else f"container: {text}")

@@ -1,0 +1,40 @@
+"""Answer `reboot-prepare KIND DRY` and `reboot-undo`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from kubesyncd.api.messages import Reply, failure
+from kubesyncd.core import protocol
+from kubesyncd.core.parse import shown
+from kubesyncd.reboot.hold import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kubesyncd.api.messages import Request
+    from kubesyncd.reboot.preparation import Preparation
+
+
+class RebootHandlers:
+    """The host socket's verbs about reboots."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
+
+    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+        """Each verb and what answers it."""
+        return {"reboot-prepare": self._prepare, "reboot-undo": self._undo}
+
+    async def _prepare(self, request: Request) -> Reply:
+        kind, dry = request.argument(1), request.argument(2) == "1"
+        if kind not in tuple(Kind):
+            text = f"{shown(kind)} is no kind of reboot; use {' or '.join(Kind)}"
+            return failure(protocol.EXIT_USAGE, "", text)
+        steps = await self._preparation.prepare(Kind(kind), dry=dry)
+        return Reply(out="\n".join(json.dumps(asdict(step)) for step in steps))
+
+    async def _undo(self, _: Request) -> Reply:
+        return Reply(out=json.dumps(asdict(await self._preparation.undo())))

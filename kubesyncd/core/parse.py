@@ -1,0 +1,191 @@
+"""Parse what CONFIG_DB and STATE_DB hold into values; invalid fields get defaults and are reported."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, TypeVar
+
+from kubesyncd.core.model import (
+    CONTAINER_ID,
+    FailurePolicy,
+    FeatureConfig,
+    MasterConfig,
+    Mode,
+    Owner,
+    Row,
+    SystemState,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T", bound=StrEnum)
+
+
+# Of a value nobody can use, an operator is shown so many characters.
+SHOWN_MAX = 40
+_TRUE = {"true", "on", "yes", "1"}
+
+
+_FALSE = {"false", "off", "no", "0"}
+
+
+def parse_bool(key: str, value: str, problems: list[str], *, default: bool) -> bool:
+    """`true|false|on|off` in any case; anything else is `default` and a problem."""
+    word = value.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    if word:
+        problems.append(f"{key}={shown(value)} is neither true nor false; taken as {str(default).lower()}")
+    return default
+
+
+def parse_int(key: str, value: str, problems: list[str], *, default: int, most: int) -> int:
+    """A whole number from 0 to `most`; anything else is `default` and a problem."""
+    word = value.strip()
+    if word.isascii() and word.isdigit() and len(word) <= len(str(most)) and int(word) <= most:
+        return int(word)
+    if word:
+        problems.append(f"{key}={shown(value)} is no whole number from 0 to {most}; taken as {default}")
+    return default
+
+
+def parse_choice(key: str, value: str, problems: list[str], *, allowed: tuple[T, ...], default: T) -> T:
+    """One of `allowed`, in any case; anything else is `default` and a problem."""
+    word = value.strip().lower()
+    for choice in allowed:
+        if word == choice.value:
+            return choice
+    if word:
+        names = "|".join(c.value or '""' for c in allowed)
+        problems.append(f"{key}={shown(value)} is not one of {names}; taken as {default.value or 'absent'}")
+    return default
+
+
+# Ten years of minutes: more is a typing error, not a wish.
+FAILURE_MINUTES_MAX = 5_256_000
+
+
+def parse_feature_config(
+    fields: Mapping[str, str], problems: list[str], known: FeatureConfig | None = None
+) -> FeatureConfig:
+    """CONFIG_DB fields (the seed's names, any case) as a config.
+
+    An absent field is the seed's default. One that nobody can use stays as it is `known`: a typing error must not
+    move a feature.
+    """
+    got = {key.lower(): value for key, value in fields.items()}
+    absent = FeatureConfig()
+
+    def otherwise(key: str) -> FeatureConfig:
+        return known if known is not None and got.get(key, "").strip() else absent
+
+    owner, fallback, minutes, policy = (
+        "set_owner",
+        "fallback_to_local",
+        "kube_failure_detection",
+        "failure_policy",
+    )
+    chosen = otherwise(policy).failure_policy
+    if got.get(policy, "").strip():
+        allowed = tuple(FailurePolicy)
+        default = chosen or FailurePolicy.ALERT
+        chosen = parse_choice(policy, got[policy], problems, allowed=allowed, default=default)
+    return FeatureConfig(
+        set_owner=parse_choice(
+            owner,
+            got.get(owner, ""),
+            problems,
+            allowed=(Owner.LOCAL, Owner.KUBE),
+            default=otherwise(owner).set_owner,
+        ),
+        fallback=parse_bool(fallback, got.get(fallback, ""), problems, default=otherwise(fallback).fallback),
+        failure_minutes=parse_int(
+            minutes,
+            got.get(minutes, ""),
+            problems,
+            default=otherwise(minutes).failure_minutes,
+            most=FAILURE_MINUTES_MAX,
+        ),
+        failure_policy=chosen,
+        local_only=parse_bool(
+            "has_per_asic_scope", got.get("has_per_asic_scope", ""), problems=[], default=False
+        ),
+    )
+
+
+def parse_row(fields: Mapping[str, str], problems: list[str]) -> Row:
+    """Our STATE_DB fields (the seed's names, any case; `docker-id` is `docker_id`) as a row."""
+    got = {key.lower().replace("-", "_"): value for key, value in fields.items()}
+    docker_id = got.get("docker_id", "").strip()
+    if docker_id and not CONTAINER_ID.fullmatch(docker_id):
+        problems.append(f"docker_id={shown(docker_id)} is no container ID; taken as absent")
+        docker_id = ""
+    return Row(
+        system_state=parse_choice(
+            "system_state",
+            got.get("system_state", ""),
+            problems,
+            allowed=(SystemState.UP, SystemState.DOWN),
+            default=SystemState.ABSENT,
+        ),
+        current_owner=parse_choice(
+            "current_owner", got.get("current_owner", ""), problems, allowed=tuple(Owner), default=Owner.NONE
+        ),
+        transition_mode=parse_choice(
+            "transition_mode",
+            got.get("transition_mode", ""),
+            problems,
+            allowed=tuple(Mode),
+            default=Mode.NONE,
+        ),
+        docker_id=docker_id,
+        update_ts=parse_int(
+            "current_owner_update_ts", got.get("current_owner_update_ts", ""), problems, default=0, most=2**62
+        ),
+        failure=got.get("failure", ""),
+    )
+
+
+# The last part has a letter: 300.1.1.1 and 10.1.2 are mistyped addresses, not names.
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+
+
+_HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?=[^.]*[A-Za-z])({_LABEL})\.?")
+
+
+def is_host(text: str) -> bool:
+    """Whether this is an IP address (an IPv6 one also in brackets, none with a zone) or a host name; without a port."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        found = ip_address(bare)
+    except ValueError:
+        return _HOST.fullmatch(text) is not None
+    return "%" not in text and (found.version == 6 or bare == text)
+
+
+def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
+    """CONFIG_DB `KUBERNETES_MASTER|SERVER` (field names in any case). An IP nobody can use counts as none."""
+    got = {key.lower(): value for key, value in fields.items()}
+    problems: list[str] = []
+    ip = got.get("ip", "").strip()
+    if ip and not is_host(ip):
+        problems.append(f"IP={shown(ip)} is no address or host name; taken as absent")
+        ip = ""
+    return MasterConfig(
+        ip=ip,
+        port=parse_int("port", got.get("port", ""), problems, default=6443, most=65535) or 6443,
+        insecure=parse_bool("insecure", got.get("insecure", ""), problems, default=False),
+        disable=parse_bool("disable", got.get("disable", ""), problems, default=False),
+        problems=tuple(problems),
+    )
+
+
+def shown(value: str) -> str:
+    """A hostile value, short enough and clean enough for one log line."""
+    text = ascii(value[:SHOWN_MAX])
+    return text if len(text) <= SHOWN_MAX + 2 and len(value) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."
