@@ -111,6 +111,6 @@ def test_a_circle_that_nothing_leads_out_of_is_found(monkeypatch: pytest.MonkeyP
     def fickle(world: World) -> list[tuple[str, World]]:
         return [("somebody cannot make up his mind", model.replace(world, local_runs=not world.local_runs))]
 
-    monkeypatch.setattr(model, "keeper_moves", fickle)
+    monkeypatch.setattr(model, "reconciler_moves", fickle)
     with pytest.raises(Broken, match="L1: it never comes to rest"):
         explore(frozenset(), WORLDS[0], most=100)

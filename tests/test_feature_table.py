@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kubesyncd.adapters.db_schema import normal, schema
 from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, decode, encode, lost
-from kubesyncd.features.config_backup import TableMender
+from kubesyncd.features.config_backup import TableRestorer
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.services.installed import Manifest, Phase, of_installed
 
@@ -134,7 +134,7 @@ class Switch:
         self.units = {"snmp", "tap", "lldp"}
         self.fails: dict[str, Exception] = {}
         self.log = structlog.testing.LogCapture()
-        self.mender = TableMender(
+        self.mender = TableRestorer(
             self,
             file=self,
             installed_rows=lambda: of_installed(self.manifests),

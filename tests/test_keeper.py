@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.model import FeatureConfig, LabelView, Row, Stored, Timing
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start
-from kubesyncd.features import reconciler as keepers
+from kubesyncd.features import reconciler as reconcilers
 from kubesyncd.features.ledger import Ledger
-from kubesyncd.features.reconciler import GONE, Keeper, Surroundings
+from kubesyncd.features.reconciler import GONE, Reconciler, Surroundings
 from kubesyncd.ports import Missing
 from kubesyncd.runtime.log import logger
 from kubesyncd.settings import Log
@@ -29,7 +29,7 @@ NEW = "beef" * 16
 
 @dataclass
 class World:
-    """A Redis and a Docker of one feature, as far as a keeper without a master needs them."""
+    """A Redis and a Docker of one feature, as far as a reconciler without a master needs them."""
 
     containers: tuple[Container, ...]
     row: Row = field(default_factory=Row)
@@ -75,7 +75,7 @@ class World:
         self.ledger.append(data)
 
 
-def keeper_in(world: World) -> Keeper:
+def reconciler_in(world: World) -> Reconciler:
     ledger = Ledger(world, "boot")
     ledger.load()
     around = Surroundings(
@@ -92,14 +92,14 @@ def keeper_in(world: World) -> Keeper:
         log=logger(Log(level="error")),
         shelf=world,  # type: ignore[arg-type]
     )
-    return Keeper("snmp", around)
+    return Reconciler("snmp", around)
 
 
-async def carried_out(keeper: Keeper, verb: Verb) -> Outcome:
-    running = asyncio.create_task(keeper.run())
+async def carried_out(reconciler: Reconciler, verb: Verb) -> Outcome:
+    running = asyncio.create_task(reconciler.run())
     try:
         async with asyncio.timeout(60):
-            return await keeper.carry_out(verb)
+            return await reconciler.carry_out(verb)
     finally:
         running.cancel()
         await asyncio.wait([running])
@@ -107,12 +107,12 @@ async def carried_out(keeper: Keeper, verb: Verb) -> Outcome:
 
 async def test_what_happened_is_still_told_after_a_restart_which_writes_nothing_itself() -> None:
     world = World((replace(local(running=False), id=NEW),))
-    keeper = keeper_in(world)
-    assert (await carried_out(keeper, Start())).code == 0
-    told = list(keeper.history)
+    reconciler = reconciler_in(world)
+    assert (await carried_out(reconciler, Start())).code == 0
+    told = list(reconciler.history)
     assert [change.target for change in told] == [State.STARTING, State.LOCAL]
     written = len(world.ledger)
-    again = keeper_in(world)
+    again = reconciler_in(world)
     running = asyncio.create_task(again.run())
     await again.seen()
     running.cancel()
@@ -123,30 +123,30 @@ async def test_what_happened_is_still_told_after_a_restart_which_writes_nothing_
 
 async def test_what_happened_while_nobody_looked_is_told_as_one_change() -> None:
     world = World((replace(local(running=False), id=NEW),))
-    assert (await carried_out(keeper_in(world), Start())).code == 0
+    assert (await carried_out(reconciler_in(world), Start())).code == 0
     world.containers = (replace(local(running=False), id=NEW),)
-    keeper = keeper_in(world)
-    running = asyncio.create_task(keeper.run())
-    await keeper.seen()
+    reconciler = reconciler_in(world)
+    running = asyncio.create_task(reconciler.run())
+    await reconciler.seen()
     running.cancel()
     await asyncio.wait([running])
-    assert [(c.source, c.target) for c in keeper.history][-1] == (State.LOCAL, State.LOCAL_EXITED)
-    assert keeper_in(world).history == keeper.history
+    assert [(c.source, c.target) for c in reconciler.history][-1] == (State.LOCAL, State.LOCAL_EXITED)
+    assert reconciler_in(world).history == reconciler.history
 
 
 async def test_a_start_of_a_container_that_was_made_anew_looks_again_and_succeeds() -> None:
     world = World((local(running=False),))
-    keeper = keeper_in(world)
-    outcome = await carried_out(keeper, Start())
+    reconciler = reconciler_in(world)
+    outcome = await carried_out(reconciler, Start())
     assert outcome.code == 0, outcome
     assert world.row.docker_id == NEW
 
 
 async def test_a_verb_under_way_is_answered_when_the_feature_is_uninstalled() -> None:
-    keeper = keeper_in(World(()))
-    asked = asyncio.create_task(keeper.carry_out(Start()))
+    reconciler = reconciler_in(World(()))
+    asked = asyncio.create_task(reconciler.carry_out(Start()))
     await asyncio.sleep(0)
-    keeper.forget()
+    reconciler.forget()
     async with asyncio.timeout(60):
         outcome = await asked
     assert (outcome.code, outcome.text) == (1, GONE)
@@ -155,8 +155,8 @@ async def test_a_verb_under_way_is_answered_when_the_feature_is_uninstalled() ->
 async def test_a_container_that_is_deaf_to_the_signal_asked_for_is_killed_by_the_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keepers, "KILL_AGAIN_S", 0.05)
+    monkeypatch.setattr(reconcilers, "KILL_AGAIN_S", 0.05)
     world = World((local(),))
-    outcome = await carried_out(keeper_in(world), Kill("TERM"))
+    outcome = await carried_out(reconciler_in(world), Kill("TERM"))
     assert outcome.code == 0, outcome
     assert world.signals == ["TERM", "KILL"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubesyncd.core import protocol
 from kubesyncd.core.model import MasterConfig
-from kubesyncd.join.controller import UNITS, MembershipKeeper
+from kubesyncd.join.controller import UNITS, JoinController
 from kubesyncd.join.plan import Found, Job, Membership, Standing, address
 from kubesyncd.join.progress import Phase, Progress
 from kubesyncd.ports import Refused, Unavailable
@@ -30,7 +30,7 @@ JOBS = {unit: job for job, unit in UNITS.items()}
 
 
 class Switch:
-    """Redis, systemd and the files, and the keeper living among them."""
+    """Redis, systemd and the files, and the reconciler living among them."""
 
     def __init__(
         self, seed: int, config: MasterConfig, *, uptime_s: float = 10_000.0, credential: bool = False
@@ -66,11 +66,11 @@ class Switch:
         self._job: asyncio.Task[None] | None = None
         self._force = False
         self.systemd = Systemd(self)
-        self.keeper = self._new(seed)
+        self.reconciler = self._new(seed)
         self._life: asyncio.Task[None] | None = None
 
-    def _new(self, seed: int) -> MembershipKeeper:
-        return MembershipKeeper(
+    def _new(self, seed: int) -> JoinController:
+        return JoinController(
             store=self,  # type: ignore[arg-type]
             jobs=self.systemd,
             board=self,
@@ -87,7 +87,7 @@ class Switch:
         return self.uptime_s + asyncio.get_running_loop().time()
 
     def live(self) -> None:
-        self._life = asyncio.get_running_loop().create_task(self.keeper.run())
+        self._life = asyncio.get_running_loop().create_task(self.reconciler.run())
 
     async def die(self) -> None:
         assert self._life is not None
@@ -97,7 +97,7 @@ class Switch:
 
     async def configure(self, config: MasterConfig) -> None:
         self.config = config
-        self.keeper.wake()
+        self.reconciler.wake()
         await asyncio.sleep(0.01)
 
     async def until(self, condition: Callable[[], object], within_s: float = 3600.0) -> None:
@@ -242,7 +242,7 @@ def test_nothing_configured_and_nothing_happens_ever() -> None:
     async def story(switch: Switch) -> None:
         for _ in range(24 * 60):
             await asyncio.sleep(60)
-            switch.keeper.wake()
+            switch.reconciler.wake()
         assert not switch.begun
         assert not switch.events
 
@@ -316,7 +316,7 @@ def test_a_joined_switch_never_leaves_or_joins_again_by_itself() -> None:
 def test_a_credential_somebody_else_put_there_is_taken_as_it_is() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(86_400)
-        assert switch.keeper.fits()
+        assert switch.reconciler.fits()
         assert not switch.begun
 
     play(story, MASTER, credential=True)
@@ -324,12 +324,12 @@ def test_a_credential_somebody_else_put_there_is_taken_as_it_is() -> None:
 
 def test_a_changed_address_does_not_fit_and_is_joined() -> None:
     async def story(switch: Switch) -> None:
-        await switch.until(lambda: switch.credential and not switch.keeper.joining)
-        assert switch.keeper.fits()
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        assert switch.reconciler.fits()
         await switch.configure(OTHER)
-        assert not switch.keeper.fits()
-        assert switch.keeper.joining
-        await switch.until(lambda: switch.keeper.fits() and not switch.keeper.joining, 30)
+        assert not switch.reconciler.fits()
+        assert switch.reconciler.joining
+        await switch.until(lambda: switch.reconciler.fits() and not switch.reconciler.joining, 30)
         assert jobs(switch) == [Job.JOIN, Job.JOIN]
 
     play(story, MASTER)
@@ -337,7 +337,7 @@ def test_a_changed_address_does_not_fit_and_is_joined() -> None:
 
 def test_disabling_resets_once_and_enabling_joins() -> None:
     async def story(switch: Switch) -> None:
-        await switch.until(lambda: switch.credential and not switch.keeper.joining)
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
         await switch.configure(replace(MASTER, disable=True))
         await asyncio.sleep(3600)
         assert jobs(switch) == [Job.JOIN, Job.RESET]
@@ -350,12 +350,12 @@ def test_disabling_resets_once_and_enabling_joins() -> None:
 
 def test_an_operator_s_reset_stands_until_he_joins() -> None:
     async def story(switch: Switch) -> None:
-        await switch.until(lambda: switch.credential and not switch.keeper.joining)
-        outcome = await switch.keeper.ask(Job.RESET, force=False, say=lambda _: None)
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        outcome = await switch.reconciler.ask(Job.RESET, force=False, say=lambda _: None)
         assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "reset done")
         await asyncio.sleep(86_400)
         assert jobs(switch) == [Job.JOIN, Job.RESET]
-        outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_DONE
         assert switch.credential
 
@@ -378,13 +378,13 @@ def test_an_operator_s_reset_overtakes_a_join_and_a_second_join_joins_the_first(
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.working())
         said: list[str] = []
-        outcome = await switch.keeper.ask(Job.JOIN, force=False, say=said.append)
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=said.append)
         assert outcome.code == protocol.EXIT_DONE
         assert said[0].startswith("join: ")
         assert jobs(switch) == [Job.JOIN]
-        forced = asyncio.ensure_future(switch.keeper.ask(Job.JOIN, force=True, say=said.append))
+        forced = asyncio.ensure_future(switch.reconciler.ask(Job.JOIN, force=True, say=said.append))
         await switch.until(lambda: switch.working())
-        outcome = await switch.keeper.ask(Job.RESET, force=False, say=said.append)
+        outcome = await switch.reconciler.ask(Job.RESET, force=False, say=said.append)
         assert outcome.code == protocol.EXIT_DONE
         assert (await forced).code == protocol.EXIT_FAILED
         assert switch.ended == [Job.JOIN]
@@ -396,11 +396,11 @@ def test_an_operator_s_reset_overtakes_a_join_and_a_second_join_joins_the_first(
 def test_a_unit_that_does_not_start_is_said_and_tried_again() -> None:
     async def story(switch: Switch) -> None:
         switch.never_starts = True
-        outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_FAILED
         assert "has not begun within 20 s; see journalctl -u kubesyncd-join.service" in outcome.text
         switch.never_starts, switch.refuses = False, True
-        outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert (outcome.code, outcome.text) == (
             protocol.EXIT_UNAVAILABLE,
             "systemd: kubesyncd-join.service is masked; try again",
@@ -413,10 +413,10 @@ def test_a_unit_that_does_not_start_is_said_and_tried_again() -> None:
 
 def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() -> None:
     async def story(switch: Switch) -> None:
-        await switch.until(lambda: switch.credential and not switch.keeper.joining)
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
         for silent in (False, True):
             switch.start_s, switch.systemd_silent = 75.0, silent
-            outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
+            outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
             assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
         assert [force for _, _, force in switch.begun] == [False, True, True]
         assert [why.partition(";")[2] for why in switch.warned] == [
@@ -430,7 +430,7 @@ def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() 
 def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit_may_start() -> None:
     async def story(switch: Switch) -> None:
         switch.never_starts = switch.systemd_silent = True
-        outcome = await switch.keeper.ask(Job.JOIN, force=False, say=lambda _: None)
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_FAILED
         assert re.search("has not begun within 66. s; see journalctl", outcome.text), outcome.text
         assert not switch.requested
@@ -442,10 +442,10 @@ def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit
 
 def test_a_job_that_somebody_begins_while_systemd_is_asked_is_not_ended() -> None:
     async def story(switch: Switch) -> None:
-        await switch.until(lambda: switch.credential and not switch.keeper.joining)
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
         switch.answer_s = 1.0
-        asked = asyncio.ensure_future(switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None))
-        await switch.until(lambda: switch.keeper.joining)
+        asked = asyncio.ensure_future(switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None))
+        await switch.until(lambda: switch.reconciler.joining)
         await switch.systemd.begin("kubesyncd-join.service")
         assert (await asked).code == protocol.EXIT_FAILED
         assert (switch.ended, jobs(switch), switch.requested) == ([], [Job.JOIN, Job.JOIN], False)
@@ -467,9 +467,9 @@ def test_a_unit_that_takes_long_to_start_and_is_not_wanted_any_more_is_stopped()
 def test_a_job_is_begun_although_the_process_of_the_last_one_is_still_ending() -> None:
     async def story(switch: Switch) -> None:
         switch.ending_s = 60.0
-        await switch.until(lambda: switch.credential and not switch.keeper.joining)
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
         for _ in range(2):
-            outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
+            outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
             assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
         assert [force for _, _, force in switch.begun] == [False, True, True]
 
@@ -495,11 +495,11 @@ def test_a_daemon_that_comes_back_finds_its_job_under_way() -> None:
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.working())
         await switch.die()
-        switch.keeper = switch._new(99)
+        switch.reconciler = switch._new(99)
         switch.live()
         await asyncio.sleep(1)
-        assert switch.keeper.joining
-        await switch.until(lambda: not switch.keeper.joining, 60)
+        assert switch.reconciler.joining
+        await switch.until(lambda: not switch.reconciler.joining, 60)
         assert jobs(switch) == [Job.JOIN]
         assert switch.credential
 
@@ -512,7 +512,7 @@ def test_without_the_kubernetes_packages_nothing_happens_unasked() -> None:
         await asyncio.sleep(86_400)
         assert not switch.begun
         assert not switch.events
-        outcome = await switch.keeper.ask(Job.JOIN, force=True, say=lambda _: None)
+        outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
         assert outcome.text.endswith("install kubesyncd-kube")
 
     # Before its first look, so that the packages are missing from the beginning.
@@ -529,7 +529,7 @@ def test_redis_away_moves_nothing_and_the_last_known_configuration_stands() -> N
         await asyncio.sleep(3600)
         assert not switch.begun
         switch.redis_down = False
-        switch.keeper.wake()
+        switch.reconciler.wake()
         await switch.until(lambda: switch.credential, 60)
 
     async def begin(switch: Switch) -> None:

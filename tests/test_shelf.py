@@ -12,7 +12,7 @@ import structlog
 
 from kubesyncd.adapters.docker_images import DockerImages
 from kubesyncd.images.policy import Shelf, previous_name
-from kubesyncd.images.store import ImageShelf, decode
+from kubesyncd.images.store import ImageStore, decode
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.runtime.state_files import DiskFile, StateFile
 from kubesyncd.settings import Docker as DockerSettings
@@ -68,11 +68,11 @@ class Bench:
         self.docker = DockerClient(engine.socket)
         self.file = StateFile(folder / "images.json")
 
-    def shelf(self, port: Any = None, **options: Any) -> ImageShelf:
+    def shelf(self, port: Any = None, **options: Any) -> ImageStore:
         """As a daemon has it that has just started."""
         log = structlog.get_logger()
         file = options.pop("file", self.file)
-        return ImageShelf(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
+        return ImageStore(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
 
     def image(self, name: str) -> str:
         body = {"Image": "busybox:lab", "Cmd": ["/bin/sleep", "9"], "Labels": {"for": name}}
@@ -130,12 +130,12 @@ async def test_older_images_are_removed_once_nothing_needs_them(bench: Bench) ->
     other = bench.image("docker-snmp-sv2:v1")
     v3 = bench.image(f"{KUBE}:v3")
     # A container of the operator's own still needs the first one.
-    keeper = bench.docker.create("debug.mine", {"Image": v1, "Cmd": ["/bin/true"]})
+    reconciler = bench.docker.create("debug.mine", {"Image": v1, "Cmd": ["/bin/true"]})
     await bench.shelf().adopt("snmp", v3)
     assert await bench.tags() == (v3, v2)
     shelf = bench.shelf()
     assert await shelf.tidy("snmp") == []
-    bench.docker.remove(keeper)
+    bench.docker.remove(reconciler)
     removed = await shelf.tidy("snmp")
     assert len(removed) == 1
     stock = await bench.port.stock()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kubesyncd.runtime.alerts import Troubles
+from kubesyncd.runtime.alerts import Alerts
 
 FULL = "state file: /var/lib/x cannot be written: No space left on device; make room"
 
 
 def test_a_full_disk_is_one_alert_whoever_meets_it_and_in_whatever_words() -> None:
-    troubles = Troubles()
+    troubles = Alerts()
     assert troubles.begins("ledger", "snmp", FULL)
     assert not troubles.begins("ledger", "lldp", FULL)
     assert not troubles.begins("image_not_adopted", "snmp", "Docker: write /x: no space left on device")
@@ -16,7 +16,7 @@ def test_a_full_disk_is_one_alert_whoever_meets_it_and_in_whatever_words() -> No
 
 
 def test_once_there_is_room_for_everybody_the_next_full_disk_is_an_alert_again() -> None:
-    troubles = Troubles()
+    troubles = Alerts()
     troubles.begins("ledger", "snmp", FULL)
     troubles.begins("ledger", "lldp", FULL)
     troubles.ends("ledger", "snmp")
@@ -28,6 +28,6 @@ def test_once_there_is_room_for_everybody_the_next_full_disk_is_an_alert_again()
 
 
 def test_other_troubles_are_each_feature_s_own() -> None:
-    troubles = Troubles()
+    troubles = Alerts()
     assert troubles.begins("image_not_adopted", "snmp", "nobody can tell its name")
     assert troubles.begins("image_not_adopted", "lldp", "nobody can tell its name")

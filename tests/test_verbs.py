@@ -212,7 +212,7 @@ def test_stop_is_done_once_what_it_found_has_ended(verb: verbs.Verb) -> None:
     assert answer(verb, down(), told(local())) is DONE
     owned = down(grant=KUBE)
     assert answer(verb, owned, told(kube()), KUBE_CONFIG) is None
-    # A blocked one never proceeds; the keeper ends it in its own time.
+    # A blocked one never proceeds; the reconciler ends it in its own time.
     assert answer(verb, down(), told(kube(KUBE2)), KUBE_CONFIG) is DONE
 
 

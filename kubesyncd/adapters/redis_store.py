@@ -51,7 +51,7 @@ FLAGS = "Kghx$"
 FLAGS_IN_A = "g$lshzxetd"
 
 CONNECTIONS_MAX = 4
-# Keepers take turns: when all look at once, standing in line must not count as Redis being silent. One connection
+# Reconcilers take turns: when all look at once, standing in line must not count as Redis being silent. One connection
 # is left for everybody else.
 TURNS = CONNECTIONS_MAX - 1
 SOCKET_S = 2.0
@@ -182,7 +182,7 @@ class RedisStore:
                     for event in self._heard(message):
                         yield event
             except (Unavailable, Refused):
-                # Keepers look again at once: their own reads find out how Redis is.
+                # Reconcilers look again at once: their own reads find out how Redis is.
                 if subscribed:
                     yield Signal.GAP
             finally:

@@ -10,23 +10,23 @@ from kubesyncd.core.record import project
 from kubesyncd.core.state import MEANING
 
 if TYPE_CHECKING:
-    from kubesyncd.features.reconciler import Keeper, View
+    from kubesyncd.features.reconciler import Reconciler, View
 
 # One line of a reply holds a feature, whatever Docker has.
 CONTAINERS_SHOWN_MAX = 16
 
 
-def described(keeper: Keeper, view: View, now: float) -> dict[str, Any]:
+def described(reconciler: Reconciler, view: View, now: float) -> dict[str, Any]:
     """A feature as `show` and `explain` tell it, in JSON's types."""
     record, plan = view.record, view.plan
     return {
-        "feature": keeper.name,
+        "feature": reconciler.name,
         "state": plan.state.value,
         "meaning": MEANING[plan.state],
-        "since": _since(keeper, view),
+        "since": _since(reconciler, view),
         "why": plan.why,
         "next_in_s": None if plan.wake_at is None else round(max(0.0, plan.wake_at - now), 1),
-        "next": _next(keeper, view),
+        "next": _next(reconciler, view),
         "config": asdict(view.config),
         "row": asdict(project(record, view.facts)),
         "joined": view.facts.joined,
@@ -40,29 +40,30 @@ def described(keeper: Keeper, view: View, now: float) -> dict[str, Any]:
         "rolled_back": record.rolled_back,
         "failed_image": record.health.failed_image,
         "boot_fallback": record.boot_fallback,
-        "troubles": list(keeper.troubles),
+        "troubles": list(reconciler.troubles),
         "complaints": [asdict(c) for c in record.health.complaints],
         "starts_in_vain": len(record.health.starts),
         "containers": [asdict(c) for c in view.facts.containers[:CONTAINERS_SHOWN_MAX]],
         "history": [
-            {"at": t.at, "from": t.source.value, "to": t.target.value, "why": t.why} for t in keeper.history
+            {"at": t.at, "from": t.source.value, "to": t.target.value, "why": t.why}
+            for t in reconciler.history
         ],
     }
 
 
-def _since(keeper: Keeper, view: View) -> float:
+def _since(reconciler: Reconciler, view: View) -> float:
     """When the state began (seconds since the epoch); for one that was there at the first look, when its owner's
     time did.
     """
-    seen_at = keeper.history[-1].at if keeper.history else 0.0
-    if len(keeper.history) == 1 and view.record.owner is not Owner.NONE and view.record.owner_ts:
+    seen_at = reconciler.history[-1].at if reconciler.history else 0.0
+    if len(reconciler.history) == 1 and view.record.owner is not Owner.NONE and view.record.owner_ts:
         return float(min(seen_at, view.record.owner_ts))
     return seen_at
 
 
-def _next(keeper: Keeper, view: View) -> dict[str, Any] | None:
+def _next(reconciler: Reconciler, view: View) -> dict[str, Any] | None:
     """What the clock alone will bring: the state and its reason, and what it will prove."""
-    foreseen = keeper.foreseen()
+    foreseen = reconciler.foreseen()
     if foreseen is None:
         return None
     record, plan = foreseen

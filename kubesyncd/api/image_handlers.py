@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from kubesyncd.api.messages import Request
     from kubesyncd.core.image_model import Stock
-    from kubesyncd.images.store import ImageShelf
+    from kubesyncd.images.store import ImageStore
 
 
 class ImageHandlers:
     """The host socket's verbs about images."""
 
-    def __init__(self, store: ImageShelf) -> None:
+    def __init__(self, store: ImageStore) -> None:
         self._store = store
 
     def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:

@@ -1,6 +1,6 @@
 """What is answered to `join`, `reset` and `cluster` over the host socket? Requests in, replies out.
 
-Knows the wire and the membership's keeper; decides nothing.
+Knows the wire and the membership's reconciler; decides nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kubesyncd.api.messages import Request
-    from kubesyncd.cluster.controller import ClusterKeeper
-    from kubesyncd.join.controller import MembershipKeeper
+    from kubesyncd.cluster.controller import ClusterController
+    from kubesyncd.join.controller import JoinController
 
 
 def verbs(
-    membership: MembershipKeeper, cluster: ClusterKeeper
+    membership: JoinController, cluster: ClusterController
 ) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
     """`join 1|0` (forced or not), `reset`, and `cluster`: what there is to know of the master, as JSON."""
 

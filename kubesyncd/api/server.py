@@ -1,6 +1,6 @@
 """Who asks what, and may they? The two Unix sockets: peers, requests, verbs and replies.
 
-Knows the keepers and the wire protocol; knows no adapter and decides nothing about a feature. A peer is who the
+Knows the reconcilers and the wire protocol; knows no adapter and decides nothing about a feature. A peer is who the
 kernel says it is; what it says about itself is never believed (spec section 8).
 """
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.api.peer import Peer
-    from kubesyncd.cluster.controller import ClusterKeeper
-    from kubesyncd.features.reconciler import Keeper
-    from kubesyncd.features.registry import Keepers
+    from kubesyncd.cluster.controller import ClusterController
+    from kubesyncd.features.reconciler import Reconciler
+    from kubesyncd.features.registry import Reconcilers
     from kubesyncd.ports import Containers
 
 # Open connections per socket: whoever floods the containers' one must not keep the host out.
@@ -58,15 +58,15 @@ class Server:
     def __init__(
         self,
         *,
-        keepers: Keepers,
+        reconcilers: Reconcilers,
         containers: Containers,
-        cluster: ClusterKeeper,
+        cluster: ClusterController,
         identify: Callable[[socket.socket], Peer],
         log: FilteringBoundLogger,
         clock: Callable[[], float],
         extra: dict[str, Callable[[Request], Awaitable[Reply]]],
     ) -> None:
-        self._keepers = keepers
+        self._reconcilers = reconcilers
         self._containers = containers
         self._cluster = cluster
         self._identify = identify
@@ -214,15 +214,15 @@ class Server:
             raise Denied(failure(protocol.EXIT_USAGE, "", text))
         return name
 
-    def _keeper(self, request: Request) -> Keeper:
-        return self._keepers.get(self._feature(request))
+    def _reconciler(self, request: Request) -> Reconciler:
+        return self._reconcilers.get(self._feature(request))
 
     async def _carry_out(self, request: Request, verb: verbs.Verb) -> Reply:
-        keeper = self._keeper(request)
-        outcome = await keeper.carry_out(verb)
+        reconciler = self._reconciler(request)
+        outcome = await reconciler.carry_out(verb)
         if outcome.code == protocol.EXIT_DONE:
             return Reply()
-        return failure(outcome.code, keeper.name, outcome.text)
+        return failure(outcome.code, reconciler.name, outcome.text)
 
     async def _start(self, request: Request) -> Reply:
         return await self._carry_out(request, verbs.Start())
@@ -248,19 +248,19 @@ class Server:
         return await self._carry_out(request, verbs.Kill(signal, kubelet_check=request.argument(3) != "1"))
 
     async def _wait(self, request: Request) -> Reply:
-        return Reply(await self._keeper(request).until_ended(request.say))
+        return Reply(await self._reconciler(request).until_ended(request.say))
 
     async def _id(self, request: Request) -> Reply:
         name = self._feature(request)
-        keeper = self._keepers.known(name)
-        if keeper is None:
+        reconciler = self._reconcilers.known(name)
+        if reconciler is None:
             # Nobody has ever asked for it: looking must not make it a feature.
             containers = [c for c in await self._containers.list(name) if not c.gone]
             if not containers:
                 text = "there is no such feature and no container of that name; see: kubesync show feature"
                 return failure(protocol.EXIT_FAILED, name, text)
             return Reply(out=name)
-        view = keeper.view or await keeper.seen()
+        view = reconciler.view or await reconciler.seen()
         row = project(view.record, view.facts)
         if row.docker_id:
             return Reply(out=row.docker_id)
@@ -283,10 +283,10 @@ class Server:
             return await self._state_from_host(request, name, what, owner)
         known = await self._its_own(request, request.peer.container_id, name, owner if what == "up" else "")
         self._log.info("container_said", feature=name, said=what, container=request.peer.container_id)
-        keeper = self._keepers.get(name)
-        keeper.dirty.set()
+        reconciler = self._reconcilers.get(name)
+        reconciler.dirty.set()
         if what == "up" and known is Owner.KUBE:
-            await keeper.until_granted(request.peer.container_id)
+            await reconciler.until_granted(request.peer.container_id)
         return Reply()
 
     async def _health(self, request: Request, name: str, *, well: bool, reason: str) -> Reply:
@@ -294,25 +294,25 @@ class Server:
         about, source = request.peer.container_id, FROM_CONTAINER
         if about is not None:
             await self._its_own(request, about, name, "")
-            keeper = self._keepers.get(name)
+            reconciler = self._reconcilers.get(name)
         elif request.role is Role.CONTAINER:
             why = "whoever is in no container says how one is through the host socket"
             return self._refuse(request.peer, request.arguments, why)
         else:
-            keeper, source = self._known(name), FROM_HOST
-            view = keeper.view or await keeper.seen()
+            reconciler, source = self._known(name), FROM_HOST
+            view = reconciler.view or await reconciler.seen()
             about = project(view.record, view.facts).docker_id
             if not about:
                 text = "no container of it runs, so none can be unhealthy; say it again once one does"
                 return failure(protocol.EXIT_FAILED, name, text)
-        await keeper.note(partial(hear, said=Complaint(about, source, reason), well=well))
+        await reconciler.note(partial(hear, said=Complaint(about, source, reason), well=well))
         return Reply()
 
-    def _known(self, name: str) -> Keeper:
-        keeper = self._keepers.known(name)
-        if keeper is None:
+    def _known(self, name: str) -> Reconciler:
+        reconciler = self._reconcilers.known(name)
+        if reconciler is None:
             raise Denied(failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE))
-        return keeper
+        return reconciler
 
     async def _its_own(self, request: Request, container_id: str, name: str, owner: str) -> Owner:
         """What kind of container asks; denied unless it is this feature's, and of the kind it says (S9)."""
@@ -334,14 +334,14 @@ class Server:
     async def _state_from_host(self, request: Request, name: str, what: str, owner: str) -> Reply:
         if (what, owner) == ("up", "kube"):
             return self._refuse(request.peer, request.arguments, "only a kube container can say `up kube`")
-        keeper = self._keepers.known(name)
-        if keeper is not None:
-            keeper.dirty.set()
+        reconciler = self._reconcilers.known(name)
+        if reconciler is not None:
+            reconciler.dirty.set()
         return Reply()
 
     async def _print_state(self, name: str) -> Reply:
-        keeper = self._known(name)
-        view = keeper.view or await keeper.seen()
+        reconciler = self._known(name)
+        view = reconciler.view or await reconciler.seen()
         row = asdict(project(view.record, view.facts))
         row["current_owner_update_ts"] = row.pop("update_ts")
         lines = [f"{key}={row[key]!s}" for key in sorted(row)]
@@ -365,9 +365,9 @@ class Server:
 
     async def _clear(self, request: Request) -> Reply:
         """The operator forgives a failure: kube gets another chance, at once."""
-        keeper = self._known(self._feature(request))
-        before = (keeper.view or await keeper.seen()).record
-        after = await keeper.note(cleared)
+        reconciler = self._known(self._feature(request))
+        before = (reconciler.view or await reconciler.seen()).record
+        after = await reconciler.note(cleared)
         if not (before.failure or before.rolled_back or before.refuse_until > self._clock()):
             return Reply(out=f"nothing to clear: {after.plan.why}")
         return Reply(out=f"cleared ({before.failure or 'a hand-over had to wait'}): {after.plan.why}")
@@ -375,17 +375,19 @@ class Server:
     async def _show(self, request: Request) -> Reply:
         """One JSON object per feature and line; all features, or the one named."""
         wanted = request.argument(1)
-        keepers = [k for k in self._keepers if wanted in ("", k.name)]
-        if wanted and not keepers:
+        reconcilers = [k for k in self._reconcilers if wanted in ("", k.name)]
+        if wanted and not reconcilers:
             # A name that can be one is shown as it is.
             name = wanted if valid_feature_name(wanted) else ascii(wanted[:64])
             return failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE)
-        shown = [described(k, k.view, self._clock()) for k in sorted(keepers, key=lambda k: k.name) if k.view]
+        shown = [
+            described(k, k.view, self._clock()) for k in sorted(reconcilers, key=lambda k: k.name) if k.view
+        ]
         return Reply(out="\n".join(json.dumps(s) for s in shown))
 
     async def _forget(self, request: Request) -> Reply:
         name = self._feature(request)
-        await self._keepers.forget(name)
+        await self._reconcilers.forget(name)
         self._log.info("forgotten", feature=name)
         return Reply()
 
@@ -395,7 +397,7 @@ class Server:
     async def _resources(self, _: Request) -> Reply:
         """What the daemon holds and nobody sees from outside: a leak shows here first."""
         held = {
-            "features": sum(1 for _ in self._keepers),
+            "features": sum(1 for _ in self._reconcilers),
             "tasks": len(asyncio.all_tasks()),
             "connections": {role.value: len(tasks) for role, tasks in self._tasks.items()},
         }

@@ -24,7 +24,7 @@ from kubesyncd.core import label_queue, labels
 from kubesyncd.core.labels import Change, feature_label, feature_of
 from kubesyncd.core.model import KubeLabel, LabelView
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
-from kubesyncd.runtime.alerts import Troubles
+from kubesyncd.runtime.alerts import Alerts
 from kubesyncd.runtime.backoff import Backoff
 from kubesyncd.runtime.x509 import EXPIRY_WARNING_S
 
@@ -49,7 +49,7 @@ OUTAGE_REASONS_MAX = 8
 REMINDER_S = 86_400.0
 
 
-class ClusterKeeper:
+class ClusterController:
     """The road of every label, and the kubelet's gate (spec section 6). `run()` is its life.
 
     `connect` makes the adapter for a master; ImportError means: no Kubernetes packages, local mode.
@@ -83,7 +83,7 @@ class ClusterKeeper:
         credential_ends: Callable[[], float | None] = lambda: None,
         linked: Callable[[], None] = lambda: None,
         notice: Callable[[str, str], None] = lambda _reason, _message: None,
-        troubles: Troubles | None = None,
+        troubles: Alerts | None = None,
     ) -> None:
         def backoff() -> Backoff:
             return Backoff(rng, timing.backoff_s, timing.backoff_s_max)
@@ -99,7 +99,7 @@ class ClusterKeeper:
         self._linked = linked
         self._notice = notice
         self._file = file
-        self._troubles = troubles or Troubles()
+        self._troubles = troubles or Alerts()
         self._timing = timing
         self._clock = clock
         self._wall = wall
@@ -163,7 +163,7 @@ class ClusterKeeper:
         self._relink = asyncio.Event()
         self._progress = asyncio.Event()
 
-    # ---- for keepers, server and operators ------------------------------------------------------
+    # ---- for reconcilers, server and operators ------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -215,7 +215,7 @@ class ClusterKeeper:
     async def request_feature(self, feature: str, *, on: bool) -> None:
         """Queue a feature's label. Raises Refused where too many others wait.
 
-        A full disk must stop no feature: the keepers know what they want and ask again after a restart.
+        A full disk must stop no feature: the reconcilers know what they want and ask again after a restart.
         """
         self._append([Change(feature_label(feature), "true" if on else None)])
         self._to_save.set()

@@ -1,4 +1,4 @@
-"""What does the keeper remember of one feature, and what does a look at the world add to it?
+"""What does the reconciler remember of one feature, and what does a look at the world add to it?
 
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). `absorb` folds what was
 observed into the record, `project` derives the STATE_DB row from both. Nothing here decides.
@@ -154,13 +154,13 @@ def _said_of_local(record: Record, facts: Facts) -> str:
 
 
 def with_mode(record: Record, mode: Mode) -> Record:
-    """The record once the keeper has set another mode: a local exit from before is dealt with."""
+    """The record once the reconciler has set another mode: a local exit from before is dealt with."""
     local = record.exit is not None and record.exit.owner is Owner.LOCAL
     return replace(record, mode=mode, exit=None if local else record.exit)
 
 
 def with_grant(record: Record, container_id: str, now: float) -> Record:
-    """The record once the keeper has let this kube container pass."""
+    """The record once the reconciler has let this kube container pass."""
     return replace(with_mode(record, Mode.READY), grant=container_id, granted_at=now, proven=False)
 
 

@@ -2,8 +2,8 @@
 
 Knows no clock, no client, no coroutine, and nothing of why a change is made (`decide` does).
 
-How it works: the state is never stored. Docker says which containers run, the keeper's record says what
-the unit asked for, whom the keeper granted and how far Kubernetes has come; together they make a row
+How it works: the state is never stored. Docker says which containers run, the reconciler's record says what
+the unit asked for, whom the reconciler granted and how far Kubernetes has come; together they make a row
 (`record.project`), and the row names the state. `_UP` is that naming. `EDGES` lists every change of
 state: those marked `ours` are the only ones our own writes may make, and `check` raises on any other
 (a bug of ours, never of the world). The rest are observed: the world may also skip over states, since

@@ -1,6 +1,6 @@
 """What does a verb ask for, and when has it been met?
 
-Knows no clock, no client, no coroutine. A verb only changes what is wanted (`accept`); the keeper acts, and
+Knows no clock, no client, no coroutine. A verb only changes what is wanted (`accept`); the reconciler acts, and
 `outcome` and `wait_code` tell from the next looks whether the caller can be answered. Seed: section Internal
 commands; spec section 4.
 """

@@ -28,9 +28,9 @@ from kubesyncd.core import saved_features
 from kubesyncd.core.protocol import REQUEST_BYTES_MAX
 from kubesyncd.daemon.sockets import BACKLOG, bind
 from kubesyncd.daemon.supervisor import Daemon, Outside
-from kubesyncd.features.config_backup import TableMender
-from kubesyncd.images.store import ImageShelf
-from kubesyncd.join.controller import MembershipKeeper
+from kubesyncd.features.config_backup import TableRestorer
+from kubesyncd.images.store import ImageStore
+from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
 from kubesyncd.runtime.clock import boot_id, boottime
@@ -110,7 +110,7 @@ class App:
             rng=rng,
             log=log,
             tell=notify,
-            shelf=ImageShelf(
+            shelf=ImageStore(
                 DockerImages(settings.docker, after_effect),
                 self._durable("images.json"),
                 lambda feature: image_name(Path(settings.images.names_file), feature),
@@ -126,7 +126,7 @@ class App:
             after_effect=after_effect,
             os_version=lambda: os_version(Path(settings.paths.sonic_version)),
             credential_ends=lambda: _credential_ends(Path(settings.kube.kubeconfig)),
-            membership=lambda labels: MembershipKeeper(
+            membership=lambda labels: JoinController(
                 store=self._store,
                 jobs=units,
                 board=JoinFiles(settings),
@@ -148,11 +148,11 @@ class App:
         self._files.append(DiskFile(StateFile(Path(self._settings.paths.state_dir) / name)))
         return self._files[-1]
 
-    def _mender(self, units: SystemdUnits, log: FilteringBoundLogger) -> TableMender:
+    def _mender(self, units: SystemdUnits, log: FilteringBoundLogger) -> TableRestorer:
         """Who gives CONFIG_DB back what a load has taken from its FEATURE table."""
         state_dir = Path(self._settings.paths.state_dir)
         self._store.mended = True
-        return TableMender(
+        return TableRestorer(
             self._store,
             file=self._durable(saved_features.FILE),
             installed_rows=lambda: of_installed(read_manifests(state_dir / FOLDER)),

@@ -1,4 +1,4 @@
-"""What runs, once the ports are there? One task group: keepers, cluster, server, events and the clock's turns.
+"""What runs, once the ports are there? One task group: reconcilers, cluster, server, events and the clock's turns.
 
 Knows the ports and no adapter, no signal, no socket: `app` makes those, and the tests' simulated world makes
 others. It decides nothing.
@@ -15,18 +15,18 @@ from kubesyncd.api.image_handlers import ImageHandlers
 from kubesyncd.api.join_handlers import verbs as join_verbs
 from kubesyncd.api.reboot_handlers import RebootHandlers
 from kubesyncd.api.server import Server
-from kubesyncd.cluster.controller import ClusterKeeper
+from kubesyncd.cluster.controller import ClusterController
 from kubesyncd.cluster.node_reports import FleetView, Notice
 from kubesyncd.core.model import Owner, Row, Signal
 from kubesyncd.core.record import Record, project, rolled_back
 from kubesyncd.features.health_checks import Checks
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Surroundings
-from kubesyncd.features.registry import Keepers
-from kubesyncd.images.store import NoShelf
+from kubesyncd.features.registry import Reconcilers
+from kubesyncd.images.store import NoImageStore
 from kubesyncd.ports import FeatureStore, Refused, Unavailable
 from kubesyncd.reboot.preparation import Preparation
-from kubesyncd.runtime.alerts import Troubles
+from kubesyncd.runtime.alerts import Alerts
 from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from kubesyncd.api.messages import Reply, Request
     from kubesyncd.api.peer import Peer
     from kubesyncd.core.model import MasterConfig, Timing
-    from kubesyncd.features.reconciler import Keeper, View
-    from kubesyncd.images.store import ImageShelf
-    from kubesyncd.join.controller import Labels, MembershipKeeper
+    from kubesyncd.features.reconciler import Reconciler, View
+    from kubesyncd.images.store import ImageStore
+    from kubesyncd.join.controller import JoinController, Labels
     from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, Units
     from kubesyncd.services.catalog_watcher import Follower
 
 LOOP_LAG_S_MAX = 1.0
-# Longer than any single call of a keeper may take: the adapters' own deadlines are shorter.
+# Longer than any single call of a reconciler may take: the adapters' own deadlines are shorter.
 KEEPER_BUSY_S_MAX = 120.0
 # The audit goes round at a walk: hundreds of features at once would keep a verb waiting behind them.
 AUDIT_STEP = 8
@@ -86,11 +86,11 @@ class Outside:
     after_effect: Callable[[], None] = lambda: None
     os_version: Callable[[], str] = lambda: ""
     credential_ends: Callable[[], float | None] = lambda: None
-    membership: Callable[[Labels], MembershipKeeper] | None = None
+    membership: Callable[[Labels], JoinController] | None = None
     mend: Callable[[], Awaitable[None]] | None = None
     follower: Callable[[Callable[[], Mapping[str, str] | None]], Follower] | None = None
     hooks: Hooks | None = None
-    shelf: ImageShelf | None = None
+    shelf: ImageStore | None = None
     hold: DurableFile | None = None
     falls_back: frozenset[str] = frozenset()
 
@@ -103,9 +103,9 @@ class Daemon:
         self._timing = timing
         self._always_local = always_local
         self._log = outside.log
-        self._troubles = Troubles()
+        self._troubles = Alerts()
         self._ledger = Ledger(outside.ledger_file, outside.boot_id)
-        self._cluster = ClusterKeeper(
+        self._cluster = ClusterController(
             store=outside.store,
             units=outside.units,
             connect=outside.connect,
@@ -128,7 +128,7 @@ class Daemon:
         )
         self._fleet = FleetView(self._cluster, outside.rng, outside.clock, outside.log)
         self._membership = outside.membership(self._cluster) if outside.membership is not None else None
-        self._keepers: Keepers | None = None
+        self._reconcilers: Reconcilers | None = None
         # Whether somebody may be configured whom we have not heard of.
         self._unmet = asyncio.Event()
 
@@ -137,12 +137,12 @@ class Daemon:
         problem = self._load_ledger()
         if problem:
             self._log.warning("ledger", why=problem)
-        keepers = self._keepers = Keepers(self._surroundings(), tasks)
+        reconcilers = self._reconcilers = Reconcilers(self._surroundings(), tasks)
         for name in self._ledger.records:
-            keepers.get(name)
-        tasks.create_task(self._follow_store(keepers), name="store")
-        tasks.create_task(self._meet_again(keepers), name="meet")
-        tasks.create_task(self._follow_containers(keepers), name="docker")
+            reconcilers.get(name)
+        tasks.create_task(self._follow_store(reconcilers), name="store")
+        tasks.create_task(self._meet_again(reconcilers), name="meet")
+        tasks.create_task(self._follow_containers(reconcilers), name="docker")
         tasks.create_task(self._cluster.run(), name="cluster")
         tasks.create_task(self._fleet.run(), name="fleet")
         if self._membership is not None:
@@ -150,26 +150,26 @@ class Daemon:
         if self._outside.follower is not None:
             follower = self._outside.follower(lambda: self._cluster.node_labels)
             tasks.create_task(follower.run(), name="packages")
-        tasks.create_task(self._audit(keepers), name="audit")
+        tasks.create_task(self._audit(reconcilers), name="audit")
         if self._outside.hooks is not None:
-            checks = Checks(self._outside.hooks, keepers, self._timing, self._outside.rng, self._log)
+            checks = Checks(self._outside.hooks, reconcilers, self._timing, self._outside.rng, self._log)
             tasks.create_task(checks.run(), name="checks")
         if self._outside.shelf is not None:
             tasks.create_task(self._outside.shelf.run(), name="shelf")
         if watchdog_s is not None:
-            tasks.create_task(self._feed_watchdog(keepers, watchdog_s / 2), name="watchdog")
+            tasks.create_task(self._feed_watchdog(reconcilers, watchdog_s / 2), name="watchdog")
         self._log.info("started", features=len(self._ledger.records), first=self._ledger.first)
         return Server(
-            keepers=keepers,
+            reconcilers=reconcilers,
             containers=self._outside.containers,
             cluster=self._cluster,
             identify=self._outside.identify,
             log=self._log,
             clock=self._outside.clock,
-            extra=self._extra_verbs(keepers),
+            extra=self._extra_verbs(reconcilers),
         )
 
-    def _extra_verbs(self, keepers: Keepers) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+    def _extra_verbs(self, reconcilers: Reconcilers) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
         """What other packages answer."""
         outside = self._outside
         made: dict[str, Callable[[Request], Awaitable[Reply]]] = {}
@@ -181,7 +181,7 @@ class Daemon:
             preparation = Preparation(
                 hold=outside.hold,
                 boot_id=outside.boot_id,
-                keepers=keepers,
+                reconcilers=reconcilers,
                 cluster=self._cluster,
                 shelf=outside.shelf,
                 timing=self._timing,
@@ -209,7 +209,7 @@ class Daemon:
             wall=outside.wall,
             rng=outside.rng,
             log=outside.log,
-            shelf=outside.shelf or NoShelf(),
+            shelf=outside.shelf or NoImageStore(),
             troubles=self._troubles,
             told=self._tell_fleet,
             first_record=self._first_record,
@@ -239,8 +239,8 @@ class Daemon:
         return problem
 
     def _wake(self, name: str | None) -> None:
-        if self._keepers is not None:
-            self._keepers.wake(name)
+        if self._reconcilers is not None:
+            self._reconcilers.wake(name)
 
     def _wake_cluster(self) -> None:
         self._cluster.wake()
@@ -249,23 +249,23 @@ class Daemon:
 
     # ---- events ---------------------------------------------------------------------------------
 
-    async def _follow_store(self, keepers: Keepers) -> None:
+    async def _follow_store(self, reconcilers: Reconcilers) -> None:
         async for event in self._outside.store.events():
             if isinstance(event, str):
-                if keepers.known(event) is not None or await self._is_feature(event):
-                    self._hear_of(keepers, event)
+                if reconcilers.known(event) is not None or await self._is_feature(event):
+                    self._hear_of(reconcilers, event)
                 continue
             self._wake_cluster()
             if event is Signal.GAP:
-                await self._meet(keepers)
-                keepers.wake(None)
+                await self._meet(reconcilers)
+                reconcilers.wake(None)
 
-    async def _follow_containers(self, keepers: Keepers) -> None:
+    async def _follow_containers(self, reconcilers: Reconcilers) -> None:
         async for event in self._outside.containers.events():
-            keepers.wake(event if isinstance(event, str) else None)
+            reconcilers.wake(event if isinstance(event, str) else None)
 
-    async def _meet(self, keepers: Keepers) -> None:
-        """A keeper for each configured feature, as far as Redis tells."""
+    async def _meet(self, reconcilers: Reconcilers) -> None:
+        """A reconciler for each configured feature, as far as Redis tells."""
         if self._outside.mend is not None:
             await self._outside.mend()
         try:
@@ -275,13 +275,13 @@ class Daemon:
         else:
             self._unmet.clear()
             for name in names:
-                self._keeper_of(keepers, name)
+                self._reconciler_of(reconcilers, name)
         if self._outside.store.initialized_seen and not self._ledger.config_loaded:
             self._ledger.config_loaded = True
             with suppress(Unavailable):
                 self._ledger.write()
 
-    async def _meet_again(self, keepers: Keepers) -> None:
+    async def _meet_again(self, reconcilers: Reconcilers) -> None:
         """Redis has said that it is back, and then did not answer: it will not say so again."""
         backoff = Backoff(self._outside.rng, self._timing.backoff_s, self._timing.backoff_s_max)
         while True:
@@ -290,7 +290,7 @@ class Daemon:
                 await self._unmet.wait()
             await asyncio.sleep(backoff.next_s())
             if self._unmet.is_set():
-                await self._meet(keepers)
+                await self._meet(reconcilers)
 
     async def _is_feature(self, name: str) -> bool:
         """Whether a row stands for the feature: the event of its removal must not bring it back to mind."""
@@ -300,43 +300,45 @@ class Daemon:
             return True
         return stored.config is not None or stored.loading or stored.row != Row()
 
-    def _hear_of(self, keepers: Keepers, name: str) -> None:
-        keeper = self._keeper_of(keepers, name)
-        if keeper is not None:
-            keeper.dirty.set()
+    def _hear_of(self, reconcilers: Reconcilers, name: str) -> None:
+        reconciler = self._reconciler_of(reconcilers, name)
+        if reconciler is not None:
+            reconciler.dirty.set()
 
-    def _keeper_of(self, keepers: Keepers, name: str) -> Keeper | None:
-        """The feature's keeper, a new one looks by itself; None where there are too many features."""
+    def _reconciler_of(self, reconcilers: Reconcilers, name: str) -> Reconciler | None:
+        """The feature's reconciler, a new one looks by itself; None where there are too many features."""
         try:
-            return keepers.get(name)
+            return reconcilers.get(name)
         except Refused as error:
             self._log.warning("feature_ignored", feature=name, why=error.detail)
             return None
 
     # ---- by the clock ---------------------------------------------------------------------------
 
-    async def _audit(self, keepers: Keepers) -> None:
+    async def _audit(self, reconcilers: Reconcilers) -> None:
         """Nothing should be missed; once a minute everything is looked at all the same."""
         while True:
             await asyncio.sleep(self._timing.audit_s)
-            await self._meet(keepers)
+            await self._meet(reconcilers)
             if self._membership is not None:
                 # The cluster has an audit of its own.
                 self._membership.wake()
-            for number, keeper in enumerate(keepers):
+            for number, reconciler in enumerate(reconcilers):
                 if number and number % AUDIT_STEP == 0:
                     await asyncio.sleep(AUDIT_PAUSE_S)
-                keeper.dirty.set()
-            self._outside.tell(f"STATUS={_summary(keepers, self._cluster.joined, self._cluster.connected)}")
+                reconciler.dirty.set()
+            self._outside.tell(
+                f"STATUS={_summary(reconcilers, self._cluster.joined, self._cluster.connected)}"
+            )
 
-    async def _feed_watchdog(self, keepers: Keepers, every_s: float) -> None:
-        """Tell systemd that we are well: the loop turns, and no keeper hangs. Nobody else's health counts."""
+    async def _feed_watchdog(self, reconcilers: Reconcilers, every_s: float) -> None:
+        """Tell systemd that we are well: the loop turns, and no reconciler hangs. Nobody else's health counts."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + every_s
             await asyncio.sleep(every_s)
             now = self._outside.clock()
-            hanging = [k.name for k in keepers if now - (k.busy_since or now) > KEEPER_BUSY_S_MAX]
+            hanging = [k.name for k in reconcilers if now - (k.busy_since or now) > KEEPER_BUSY_S_MAX]
             lag_s = loop.time() - due
             if hanging or lag_s > LOOP_LAG_S_MAX:
                 self._log.error("unwell", alert=True, hanging=hanging, lag_s=round(lag_s, 1))
@@ -344,9 +346,9 @@ class Daemon:
             self._outside.tell("WATCHDOG=1")
 
 
-def _summary(keepers: Keepers, joined: bool, connected: bool) -> str:
+def _summary(reconcilers: Reconcilers, joined: bool, connected: bool) -> str:
     """One line for `systemctl status kubesyncd`."""
-    views = [k.view for k in keepers if k.view is not None]
+    views = [k.view for k in reconcilers if k.view is not None]
     kube = sum(project(v.record, v.facts).current_owner is Owner.KUBE for v in views)
     master = "no master joined" if not joined else f"master {'connected' if connected else 'unreachable'}"
     return f"{len(views)} features, {kube} run by kube; {master}"

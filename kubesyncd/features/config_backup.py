@@ -31,7 +31,7 @@ class Store(Protocol):
         """Set these fields of a FEATURE row. Raises Unavailable, Refused."""
 
 
-class TableMender:
+class TableRestorer:
     """Mends the table after each load, before anybody acts on what it says."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """What do the host's own check scripts say of kube features? One coroutine runs them, now and then.
 
-Knows the hooks' port and the keepers; decides nothing: a check that fails is a complaint, one that is well again
+Knows the hooks' port and the reconcilers; decides nothing: a check that fails is a complaint, one that is well again
 takes it back. `check.d/snmp`, and `check.d/snmp.anything`, get the feature's name and the ID of the kube container that
 owns it. Local containers are not checked: SONiC has monit for them, and local behaviour needs nobody (promise S3).
 """
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.core.model import Timing
-    from kubesyncd.features.reconciler import Keeper
-    from kubesyncd.features.registry import Keepers
+    from kubesyncd.features.reconciler import Reconciler
+    from kubesyncd.features.registry import Reconcilers
     from kubesyncd.ports import Hooks
 
 FOLDER = "check.d"
@@ -36,10 +36,10 @@ class Checks:
     """Runs every check of every kube-owned feature once in `check_every_s`."""
 
     def __init__(
-        self, hooks: Hooks, keepers: Keepers, timing: Timing, rng: Random, log: FilteringBoundLogger
+        self, hooks: Hooks, reconcilers: Reconcilers, timing: Timing, rng: Random, log: FilteringBoundLogger
     ) -> None:
         self._hooks = hooks
-        self._keepers = keepers
+        self._reconcilers = reconcilers
         self._timing = timing
         self._rng = rng
         self._log = log
@@ -56,51 +56,53 @@ class Checks:
         """Every check that is due, at most `AT_ONCE_MAX` at a time."""
         names = self._hooks.names(FOLDER)
         due = [
-            (keeper, owner, name)
-            for keeper, owner in self._owned()
+            (reconciler, owner, name)
+            for reconciler, owner in self._owned()
             for name in names
-            if name.split(".")[0] == keeper.name
+            if name.split(".")[0] == reconciler.name
         ]
         self._failed = {key: self._failed.get(key, 0) for key in ((owner, name) for _, owner, name in due)}
         room = asyncio.Semaphore(AT_ONCE_MAX)
 
-        async def one(keeper: Keeper, container_id: str, name: str) -> None:
+        async def one(reconciler: Reconciler, container_id: str, name: str) -> None:
             async with room:
-                await self._check(keeper, container_id, name)
+                await self._check(reconciler, container_id, name)
 
         await asyncio.gather(*(one(*each) for each in due))
 
-    def _owned(self) -> Iterable[tuple[Keeper, str]]:
-        for keeper in self._keepers:
-            if keeper.view is not None:
-                row = project(keeper.view.record, keeper.view.facts)
+    def _owned(self) -> Iterable[tuple[Reconciler, str]]:
+        for reconciler in self._reconcilers:
+            if reconciler.view is not None:
+                row = project(reconciler.view.record, reconciler.view.facts)
                 if row.current_owner is Owner.KUBE:
-                    yield keeper, row.docker_id
+                    yield reconciler, row.docker_id
 
-    async def _check(self, keeper: Keeper, container_id: str, name: str) -> None:
+    async def _check(self, reconciler: Reconciler, container_id: str, name: str) -> None:
         try:
-            ran = await self._hooks.run(FOLDER, name, (keeper.name, container_id), self._timing.check_s_max)
+            ran = await self._hooks.run(
+                FOLDER, name, (reconciler.name, container_id), self._timing.check_s_max
+            )
         except PortError as error:
             # A broken check says nothing about the feature.
             if name not in self._refused:
                 self._refused.add(name)
-                self._log.warning("check", feature=keeper.name, check=name, why=str(error))
+                self._log.warning("check", feature=reconciler.name, check=name, why=str(error))
             return
         key = (container_id, name)
         self._failed[key] = 0 if ran.good else self._failed.get(key, 0) + 1
         unwell = self._failed[key] >= self._timing.check_failures
-        if unwell is not _complained(keeper, container_id, name) and (unwell or ran.good):
-            await self._tell(keeper, Complaint(container_id, name, ran.text), well=not unwell)
+        if unwell is not _complained(reconciler, container_id, name) and (unwell or ran.good):
+            await self._tell(reconciler, Complaint(container_id, name, ran.text), well=not unwell)
 
-    async def _tell(self, keeper: Keeper, said: Complaint, *, well: bool) -> None:
-        self._log.info("check", feature=keeper.name, check=said.source, well=well, why=said.reason)
+    async def _tell(self, reconciler: Reconciler, said: Complaint, *, well: bool) -> None:
+        self._log.info("check", feature=reconciler.name, check=said.source, well=well, why=said.reason)
         try:
-            await keeper.note(partial(hear, said=said, well=well))
+            await reconciler.note(partial(hear, said=said, well=well))
         except PortError as error:
-            self._log.warning("check", feature=keeper.name, check=said.source, why=str(error))
+            self._log.warning("check", feature=reconciler.name, check=said.source, why=str(error))
 
 
-def _complained(keeper: Keeper, container_id: str, name: str) -> bool:
+def _complained(reconciler: Reconciler, container_id: str, name: str) -> bool:
     """Whether this check's complaint stands already."""
-    complaints = keeper.view.record.health.complaints if keeper.view is not None else ()
+    complaints = reconciler.view.record.health.complaints if reconciler.view is not None else ()
     return any((c.container_id, c.source) == (container_id, name) for c in complaints)

@@ -37,7 +37,7 @@ from kubesyncd.core.record import Cause, Record, absorb, project, with_grant, wi
 from kubesyncd.core.state import HISTORY_MAX, MEANING, State, Transition, check
 from kubesyncd.core.verbs import Outcome, Verb
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
-from kubesyncd.runtime.alerts import Troubles
+from kubesyncd.runtime.alerts import Alerts
 from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ KILL_AGAIN_S = 10.0
 
 
 class LabelQueue(Protocol):
-    """The cluster coroutine, as far as a keeper needs it."""
+    """The cluster coroutine, as far as a reconciler needs it."""
 
     @property
     def joined(self) -> bool:
@@ -87,7 +87,7 @@ class LabelQueue(Protocol):
 
 
 class Shelf(Protocol):
-    """The images, as far as a keeper needs them. Raises Missing, Refused, Unavailable."""
+    """The images, as far as a reconciler needs them. Raises Missing, Refused, Unavailable."""
 
     async def adopt(self, feature: str, image_id: str) -> None:
         """Make this image the local one, and keep the one before."""
@@ -104,7 +104,7 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all keepers share. `clock`: BOOTTIME seconds; `wall`: seconds since the epoch. `first_record`: what is
+    """What all reconcilers share. `clock`: BOOTTIME seconds; `wall`: seconds since the epoch. `first_record`: what is
     known of a feature that the ledger does not know yet. `told`: who hears of each view, and of a feature's end (None).
     """
 
@@ -120,7 +120,7 @@ class Surroundings:
     rng: Random
     log: FilteringBoundLogger
     shelf: Shelf
-    troubles: Troubles = field(default_factory=Troubles)
+    troubles: Alerts = field(default_factory=Alerts)
     first_record: Callable[[str], Record] = lambda _: Record()
     after_effect: Callable[[], None] = lambda: None
     told: Callable[[str, View | None], None] = lambda _name, _view: None
@@ -128,7 +128,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the keeper saw and decided last: all that anybody else gets to know."""
+    """What the reconciler saw and decided last: all that anybody else gets to know."""
 
     config: FeatureConfig
     record: Record
@@ -148,8 +148,8 @@ class LivelockError(Exception):
     """Plans follow plans without coming to rest: a bug of ours."""
 
 
-class Keeper:
-    """The keeper of one feature. Run `run()` once, for as long as we live."""
+class Reconciler:
+    """The reconciler of one feature. Run `run()` once, for as long as we live."""
 
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
@@ -337,7 +337,7 @@ class Keeper:
                         Outcome(protocol.EXIT_FAILED, "kubesyncd has a bug; see `journalctl -u kubesyncd`")
                     )
                     self._retry_at = self._around.clock() + self._backoff.longest_s()
-                    self._log.exception("keeper_failed", why="a bug; only this feature is slowed down")
+                    self._log.exception("reconciler_failed", why="a bug; only this feature is slowed down")
                 finally:
                     self.busy_since = None
         finally:

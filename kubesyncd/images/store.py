@@ -1,6 +1,6 @@
 """Which image does each feature start from locally? Carries the policy of `images` out, and remembers on disk.
 
-Knows the Images port and one file; decides neither when an image is good nor when a feature has failed. A keeper
+Knows the Images port and one file; decides neither when an image is good nor when a feature has failed. A reconciler
 waits for tags and for the local container, which take Docker no time; images are removed by a coroutine beside,
 because a slow disk may take a minute.
 """
@@ -37,8 +37,8 @@ STEPS_MAX = 64
 START_S, START_S_MAX = 0.8, 5.0
 
 
-class NoShelf:
-    """What keepers have where there are no images to look after: everything is as it should be."""
+class NoImageStore:
+    """What reconcilers have where there are no images to look after: everything is as it should be."""
 
     async def adopt(self, feature: str, image_id: str) -> None:
         """Nothing to do."""
@@ -53,7 +53,7 @@ class NoShelf:
         """Nothing is remembered."""
 
 
-class ImageShelf:
+class ImageStore:
     """All features' images. `listed` tells SONiC's name of a feature's image; an empty one where it has none.
 
     Without `adopting`, local images stay what they are; rollbacks and `ensure_local` still work.
@@ -83,7 +83,7 @@ class ImageShelf:
         self._due = asyncio.Event()
         self._load()
 
-    # ---- for keepers ----------------------------------------------------------------------------
+    # ---- for reconcilers ----------------------------------------------------------------------------
 
     def remembered(self, feature: str) -> Shelf:
         """What is known of a feature's images, and of the rollback it is in."""

@@ -122,7 +122,7 @@ class _Started:
     asked_at: float | None = None
 
 
-class MembershipKeeper:
+class JoinController:
     """Run `run()` once. `clock`: BOOTTIME seconds. `loaded`: whether CONFIG_DB is known to have been whole.
     `able`: whether the Kubernetes packages are installed; without them nothing happens, and nothing is said unasked.
     """

@@ -1,6 +1,6 @@
 """What does the daemon do when a reboot is prepared? Local images, the hold, and the kubelet off.
 
-Knows the keepers, the cluster's coroutine, the images and the hold's file; knows no reboot script, no hook and no
+Knows the reconcilers, the cluster's coroutine, the images and the hold's file; knows no reboot script, no hook and no
 certificate: `kubesync reboot prepare` does what needs root's whole view of the system (see cli/reboot.py).
 """
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.cluster.controller import ClusterKeeper
+    from kubesyncd.cluster.controller import ClusterController
     from kubesyncd.core.model import Container, Timing
-    from kubesyncd.features.reconciler import Keeper, View
-    from kubesyncd.features.registry import Keepers
-    from kubesyncd.images.store import ImageShelf
+    from kubesyncd.features.reconciler import Reconciler, View
+    from kubesyncd.features.registry import Reconcilers
+    from kubesyncd.images.store import ImageStore
     from kubesyncd.ports import DurableFile
 
 LOOK_S = 0.05
@@ -39,16 +39,16 @@ class Preparation:
         *,
         hold: DurableFile,
         boot_id: str,
-        keepers: Keepers,
-        cluster: ClusterKeeper,
-        shelf: ImageShelf,
+        reconcilers: Reconcilers,
+        cluster: ClusterController,
+        shelf: ImageStore,
         timing: Timing,
         log: FilteringBoundLogger,
         after_effect: Callable[[], None],
     ) -> None:
         self._hold = hold
         self._boot_id = boot_id
-        self._keepers = keepers
+        self._reconcilers = reconcilers
         self._cluster = cluster
         self._shelf = shelf
         self._timing = timing
@@ -57,15 +57,15 @@ class Preparation:
 
     async def prepare(self, kind: Kind, *, dry: bool) -> list[Step]:
         """Make ready for a reboot; `dry`: only say what would be done. Never fails: each step says how it went."""
-        kube = [k for k in self._keepers if k.view is not None and k.view.config.owner is Owner.KUBE]
-        kube.sort(key=lambda keeper: keeper.name)
-        blind = [k.name for k in self._keepers if k.view is None]
+        kube = [k for k in self._reconcilers if k.view is not None and k.view.config.owner is Owner.KUBE]
+        kube.sort(key=lambda reconciler: reconciler.name)
+        blind = [k.name for k in self._reconcilers if k.view is None]
         why = "nothing is known of it: Docker has not answered yet"
         steps = [Step(Grade.WARN, name, why) for name in sorted(blind)]
         try:
             async with asyncio.timeout(self._timing.reboot_s_max * SHARE):
-                for keeper in kube:
-                    steps.append(await self._have_local(keeper, dry=dry))  # noqa: PERF401 - time may run out
+                for reconciler in kube:
+                    steps.append(await self._have_local(reconciler, dry=dry))  # noqa: PERF401 - time may run out
                 steps.append(await self._hold_on(kind, kube, dry=dry))
         except TimeoutError:
             steps.append(Step(Grade.FAIL, "time", "Docker or systemd did not answer in time"))
@@ -74,31 +74,31 @@ class Preparation:
         )
         return steps
 
-    async def _have_local(self, keeper: Keeper, *, dry: bool) -> Step:
+    async def _have_local(self, reconciler: Reconciler, *, dry: bool) -> Step:
         """The feature can start from local image and container right after the boot, or it is said that it cannot."""
-        view = keeper.view
-        assert view is not None, "keepers without a view were left out"
+        view = reconciler.view
+        assert view is not None, "reconcilers without a view were left out"
         container = _deployed(view)
         health = view.record.health
         image_id = container.image_id if container is not None else health.image_id
         if image_id == health.failed_image:
             image_id = ""
         try:
-            text = await self._shelf.ensure_local(keeper.name, image_id, dry=dry)
+            text = await self._shelf.ensure_local(reconciler.name, image_id, dry=dry)
             container_id = container.id if container is not None else ""
-            more, whole = await self._shelf.ensure_container(keeper.name, container_id, dry=dry)
+            more, whole = await self._shelf.ensure_container(reconciler.name, container_id, dry=dry)
         except PortError as error:
             return Step(
-                Grade.WARN, keeper.name, f"{error.detail}; after the boot it has to wait for the master"
+                Grade.WARN, reconciler.name, f"{error.detail}; after the boot it has to wait for the master"
             )
-        return Step(Grade.OK if whole else Grade.WARN, keeper.name, f"{text}; {more}" if more else text)
+        return Step(Grade.OK if whole else Grade.WARN, reconciler.name, f"{text}; {more}" if more else text)
 
-    async def _hold_on(self, kind: Kind, kube: list[Keeper], *, dry: bool) -> Step:
+    async def _hold_on(self, kind: Kind, kube: list[Reconciler], *, dry: bool) -> Step:
         """The promise for the next boot and the hold are one file, so that neither is ever without the other."""
         many = "1 feature" if len(kube) == 1 else f"{len(kube)} features"
         if dry:
             return Step(Grade.OK, "kubelet", f"would be stopped; fallback after the boot for {many}")
-        note = Note(kind.value, self._boot_id, tuple(keeper.name for keeper in kube))
+        note = Note(kind.value, self._boot_id, tuple(reconciler.name for reconciler in kube))
         try:
             await self._hold.save(encode(note))
             self._after_effect()

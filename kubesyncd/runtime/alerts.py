@@ -11,7 +11,7 @@ FULL_DISK = "full disk"
 _NO_SPACE = "no space left on device"
 
 
-class Troubles:
+class Alerts:
     """What goes wrong just now on this switch, and for whom."""
 
     def __init__(self) -> None:

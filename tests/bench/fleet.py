@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kubesyncd.adapters.kube_node import KubeCluster
-from kubesyncd.cluster.controller import ClusterKeeper
+from kubesyncd.cluster.controller import ClusterController
 from kubesyncd.cluster.node_reports import FleetView
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import MasterConfig, Timing
@@ -142,7 +142,7 @@ class Simulated:
     def __init__(self, number: int, kubeconfig: Path, book: Book) -> None:
         master = MasterConfig(ip="127.0.0.1")
         rng = random.Random(number)
-        self.keeper = ClusterKeeper(
+        self.reconciler = ClusterController(
             store=Store(master),  # type: ignore[arg-type]
             units=Units(),  # type: ignore[arg-type]
             connect=lambda config: CountedCluster(book, kubeconfig, name_of(number), config),
@@ -158,20 +158,20 @@ class Simulated:
             os_version=lambda: "SONiC.202405.7",
             linked=lambda: self.view.linked(),
         )
-        self.view = FleetView(self.keeper, rng, time.monotonic, Quiet())  # type: ignore[arg-type]
+        self.view = FleetView(self.reconciler, rng, time.monotonic, Quiet())  # type: ignore[arg-type]
         for name in FEATURES:
             self.view.feature(name, "LOCAL", "")
 
     async def run(self) -> None:
         """One life."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.keeper.run())
+            tasks.create_task(self.reconciler.run())
             tasks.create_task(self.view.run())
 
     @property
     def quiet(self) -> bool:
         """Connected, and nothing queued."""
-        return self.keeper.connected and not self.keeper.status()["pending"]
+        return self.reconciler.connected and not self.reconciler.status()["pending"]
 
 
 def name_of(number: int) -> str:
@@ -270,7 +270,7 @@ class Fleet:
         self._say("one label on every switch at once")
         begun, before = time.monotonic(), cpu_s(self.pid)
         for switch in self.switches:
-            await switch.keeper.request([Change("snmp_enabled", "true")])
+            await switch.reconciler.request([Change("snmp_enabled", "true")])
             switch.view.feature("snmp", "KUBE_RUNNING", "")
         await self.until_quiet()
         taken = time.monotonic() - begun

@@ -173,7 +173,7 @@ def _repaired(switch: Switch) -> None:
 
 
 def _looks(switch: Switch) -> float:
-    """How often a keeper has looked so far: each look reads a row from both databases."""
+    """How often a reconciler has looked so far: each look reads a row from both databases."""
     client: redis.Redis = switch.redis.client()
     stats = client.info("commandstats")
     return stats.get("cmdstat_hgetall", {"calls": 0})["calls"] / 2

@@ -62,7 +62,7 @@ class Fault(StrEnum):
     CLIENT_GONE = "a client goes away in the middle of its request"
     CLIENT_FORGES = "a container speaks for another feature"
     SHORT_READ = "a request arrives in pieces"
-    EARLY_WAKE = "a keeper is woken for nothing"
+    EARLY_WAKE = "a reconciler is woken for nothing"
     DISK_FULL = "the disk is full"
     LOCAL_CRASH = "a local container crashes"
     KUBE_CRASH = "a kube container crashes"

@@ -82,12 +82,12 @@ class Catalogue:
         return found
 
     def own(self, number: int) -> list[tuple[str, int]]:
-        """What goes on by itself: the keeper, its containers, the kubelet."""
+        """What goes on by itself: the reconciler, its containers, the kubelet."""
         found = self._own[number]
         if found is None:
             world = self.worlds[number]
             model.check_state(world)
-            moves = (*model.keeper_moves(world), *model.engine_moves(world))
+            moves = (*model.reconciler_moves(world), *model.engine_moves(world))
             found = self._own[number] = [(story, self.number(w)) for story, w in moves]
         return found
 

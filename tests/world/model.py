@@ -6,7 +6,7 @@ several features share the master, the kubelet, Redis and the daemon; what is th
 `tests/world/explore.py`, which walks the interleavings.
 
 STATE_DB's row is left out: it mirrors the rest, is read by no rule, and is proved in test_decide.py. So is what a
-local container says (`up local`, `down`): it only makes the keeper look.
+local container says (`up local`, `down`): it only makes the reconciler look.
 Time has one tick: `time_passes` makes every running clock old, and what is set afterwards is new again.
 """
 
@@ -77,7 +77,7 @@ LOCAL = "10ca1" * 12 + "0000"
 KUBE = ("aaaa" * 16, "bbbb" * 16)
 GONE = "dead" * 16
 KEY = "snmp_enabled"
-# The keeper itself gives up after more; a shortest way to rest has eight (test_decide.py).
+# The reconciler itself gives up after more; a shortest way to rest has eight (test_decide.py).
 PLANS_MAX = 16
 
 
@@ -108,7 +108,7 @@ class Labels(NamedTuple):
 
     @property
     def value(self) -> KubeLabel:
-        """As the keeper sees it."""
+        """As the reconciler sees it."""
         effective = _queue(self).effective(KEY)
         if effective is KubeLabel.UNKNOWN:
             return KubeLabel.UNKNOWN
@@ -319,12 +319,12 @@ def _clock(at: float | None) -> float | None:
     return None if at is None else (NOW if at >= NOW else OLD)
 
 
-# ---- the keeper ---------------------------------------------------------------------------------
+# ---- the reconciler ---------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
 def look(w: World) -> tuple[World, Plan]:
-    """One look of the keeper: what it remembers afterwards, and its plan."""
+    """One look of the reconciler: what it remembers afterwards, and its plan."""
     facts = facts_of(w)
     record = absorb(w.record, w.config, facts, w.timing, NOW)
     if w.redis:
@@ -333,7 +333,7 @@ def look(w: World) -> tuple[World, Plan]:
 
 
 def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
-    """The keeper's action, carried out (the twin of keeper.py, without the waiting)."""
+    """The reconciler's action, carried out (the twin of reconciler.py, without the waiting)."""
     match plan.action:
         case None:
             return w
@@ -417,13 +417,13 @@ def _with_kube(w: World, container_id: str, **changes: bool) -> World:
     return replace(w, kube=tuple(replace(k, **changes) if k.id == container_id else k for k in w.kube))
 
 
-def keeper_moves(w: World) -> Iterator[tuple[str, World]]:
-    """What the keeper does by itself, and what comes of what it has asked for."""
+def reconciler_moves(w: World) -> Iterator[tuple[str, World]]:
+    """What the reconciler does by itself, and what comes of what it has asked for."""
     seen, plan = look(w)
     if plan.action is not None:
-        yield f"the keeper: {plan.why}", act(seen, plan)
+        yield f"the reconciler: {plan.why}", act(seen, plan)
     elif folded(seen) != w:
-        yield "the keeper looks", seen
+        yield "the reconciler looks", seen
     for k in w.kube:
         if k.asked and not k.past_up and w.record.grant == k.id:
             yield f"`up kube` returns to container {k.id[:4]}", _with_kube(w, k.id, past_up=True)
@@ -439,11 +439,11 @@ def crash_moves(w: World) -> Iterator[tuple[str, World]]:
     seen, plan = look(w)
     if plan.action is not None:
         done = replace(act(seen, plan), record=seen.record)
-        yield f"the keeper: {plan.why}; it is killed before it remembers so", daemon_restarts(done)
+        yield f"the reconciler: {plan.why}; it is killed before it remembers so", daemon_restarts(done)
 
 
 def verb(w: World, wish: verbs.Verb) -> World:
-    """The keeper takes note of a verb."""
+    """The reconciler takes note of a verb."""
     seen, facts = look(w)[0], facts_of(w)
     accepted = verbs.accept(wish, w.config, seen.record, facts)
     if not isinstance(accepted, Record):
@@ -644,7 +644,7 @@ def check_state(w: World) -> None:
 
 
 def _check_plans_end(w: World) -> None:
-    """L1: the keeper's own plans come to an end, whatever else is late."""
+    """L1: the reconciler's own plans come to an end, whatever else is late."""
     plans: list[str] = []
     while len(plans) < PLANS_MAX:
         seen, plan = look(w)
@@ -680,7 +680,7 @@ def check_rest(w: World) -> None:
         plan = look(again)[1]
         if plan.action is not None:
             raise Broken(f"S2: a restart of the daemon makes it act: {plan.why}")
-        move = next((*keeper_moves(again), *engine_moves(again)).__iter__(), None)
+        move = next((*reconciler_moves(again), *engine_moves(again)).__iter__(), None)
         if move is None:
             return
         again = move[1]
