@@ -26,7 +26,7 @@ $(READY): pyproject.toml
 demo: $(RUN) ## a virtual switch plays the whole story, on any Linux machine with Python 3.11 or newer
 	@$(BIN)/python -m tests.lab.demo $(DEMO_ARGS)
 
-# The tiers: tests/README.md. TEST_ARGS chooses some tests of one: make test TEST_ARGS='tests/test_wire.py -x'
+# The tiers: tests/README.md. TEST_ARGS chooses some tests of one: make test TEST_ARGS='tests/unit/core/test_protocol.py -x'
 WORKERS        ?= 4
 SYSTEM_WORKERS ?= 5
 # A worker that dies fails the run, and is not replaced in silence.
@@ -49,38 +49,38 @@ lint: $(READY) ## style, types, import rules
 	@$(BIN)/lint-imports
 
 engines: ## bring the real engines to a Debian 12 machine, as root
-	@tests/real/install-engines
+	@tests/system/install-engines
 
 bench: $(READY) ## figures of docs/performance.md; BENCH_ARGS chooses
-	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+	$(BIN)/python -m tests.tools.bench $(BENCH_ARGS)
 
 explore: $(READY) ## every interleaving of the actors of one feature and of two, as far as --states reaches
-	$(BIN)/python -m tests.world.explore $(EXPLORE_ARGS)
+	$(BIN)/python -m tests.sim.explore $(EXPLORE_ARGS)
 
 SEEDS ?= 1000
 SEED_FROM ?= 1
 storm: $(READY) ## storms over the real daemon in virtual time, by SEEDS and SEED_FROM
-	$(BIN)/python -m tests.world.storm --seeds $(SEEDS) --from $(SEED_FROM)
+	$(BIN)/python -m tests.sim.storm --seeds $(SEEDS) --from $(SEED_FROM)
 
 # By a mutator, then for FUZZ_S seconds each by a fuzzer that sees which code it reaches.
 INPUTS ?= 10000000
 FUZZ_S ?= 60
 fuzz: $(READY) ## every reader of foreign bytes, INPUTS times
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[kube,cli,dev,fuzz]'
-	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
-	$(BIN)/python -m tests.fuzz_guided --seconds $(FUZZ_S)
+	$(BIN)/python -m tests.tools.fuzz --inputs $(INPUTS)
+	$(BIN)/python -m tests.tools.fuzz_guided --seconds $(FUZZ_S)
 
 HOURS ?= 1
 soak: $(READY) ## HOURS of operation and faults on real engines; what grows, stays or does not settle is a failure
-	$(BIN)/python -m tests.soak --hours $(HOURS) $(SOAK_ARGS)
+	$(BIN)/python -m tests.tools.soak --hours $(HOURS) $(SOAK_ARGS)
 
 # pyproject.toml says what the core is.
 cover: $(READY) ## every branch of the core by the core's own tests, or it fails
-	$(BIN)/coverage run -m pytest -q $(patsubst %,tests/test_%.py,model schema state health record decide foresee verbs labels wire images feature_table)
+	$(BIN)/coverage run -m pytest -q tests/unit/core $(patsubst %,tests/unit/%.py,adapters/test_db_schema images/test_policy features/test_config_backup)
 	$(BIN)/coverage report
 
 mutants: $(READY) ## would the core's tests notice a wrong core? an hour; MUTANT_ARGS='--module wire' for one module
-	$(BIN)/python -m tests.mutate $(MUTANT_ARGS)
+	$(BIN)/python -m tests.tools.mutate $(MUTANT_ARGS)
 
 deb: $(READY) ## the Debian packages, into dist/
 	PYTHON=$(BIN)/python packaging/build-deb

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest_plugins = [
-    "tests.cli_fixtures",
+    "tests.unit.cli.cli_fixtures",
     "tests.lab.redis_fixtures",
-    "tests.real.docker_fixtures",
-    "tests.real.installed_fixtures",
-    "tests.real.kube_fixtures",
-    "tests.real.switch_fixtures",
+    "tests.system.docker_fixtures",
+    "tests.system.installed_fixtures",
+    "tests.system.kube_fixtures",
+    "tests.system.switch_fixtures",
 ]
 
 # A machine that is busy with something else must not fail a test. What keeps a change from landing must be about the
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN_FOLDER] = leftovers.begin()
     sample.begin(config)
     # Imported late, as below. All workers play the same seeds, whatever the time.
-    from tests.world.storm import SEED_FROM, seeds_of_the_day
+    from tests.sim.storm import SEED_FROM, seeds_of_the_day
 
     os.environ[SEED_FROM] = str(seeds_of_the_day()[0])
     # Short, for a socket's path has 107 bytes at most.
@@ -82,7 +82,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Ask for the engines a test is marked with before any of its fixtures starts one."""
     sample.skip_if_over()
     # Imported late: pytest must have rewritten the assertions of the fixtures' modules first.
-    from tests.real.engines import require
+    from tests.system.engines import require
 
     for mark in item.iter_markers("real"):
         require(*mark.args)

@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SYSTEM_FOLDER = Path(__file__).parent / "real"
+SYSTEM_FOLDER = Path(__file__).parent / "system"
 # Costly engines, and how many workers start one each. The kubelet's health port is written into kubeadm: one at a time.
 GROUPS = {"kubeadm": 1, "kubelet": 2, "installed": 2, "kube": 1}
 # A test above its tier's limit says why: `@pytest.mark.slow("why")`.
@@ -29,7 +29,7 @@ def tier_of(item: pytest.Item) -> str:
     marked = {mark.name for mark in item.iter_markers()}
     if "deep" in marked:
         return "deep"
-    if "real" in marked:
+    if "system" in marked:
         return "system"
     if "story" in marked:
         return "fast"

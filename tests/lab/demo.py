@@ -27,9 +27,9 @@ from rich.text import Text
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.places import remove
 from tests.lab.switch import Switch
-from tests.real.docker_engine import RealDocker, missing_for_docker
-from tests.real.kube_cluster import RealKube, missing_for_api, missing_for_kubelet
-from tests.real.switch_kube import RealMaster
+from tests.system.docker_engine import RealDocker, missing_for_docker
+from tests.system.kube_cluster import RealKube, missing_for_api, missing_for_kubelet
+from tests.system.switch_kube import RealMaster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

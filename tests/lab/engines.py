@@ -1,6 +1,6 @@
 """Which stand-ins run as processes of their own? The lab's Docker engine and API server, to be started and stopped.
 
-Same shape as tests/real's engines, so that a switch takes either. Knows nothing of kubesyncd.
+Same shape as tests/system's engines, so that a switch takes either. Knows nothing of kubesyncd.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from tests.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 READY_S_MAX = 60.0
 END_S_MAX = 20.0
 

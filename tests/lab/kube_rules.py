@@ -1,6 +1,6 @@
 """What does an API server accept, and what does a selector mean? Pure rules, the real server's words.
 
-Knows no socket and no store. `tests/test_contract_cluster.py` holds these rules against the real server's.
+Knows no socket and no store. `tests/contract/test_cluster.py` holds these rules against the real server's.
 """
 
 from __future__ import annotations

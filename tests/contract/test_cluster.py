@@ -1,0 +1,406 @@
+"""Does ports.Cluster keep its word, and does the lab's API server answer as the real one? One for both."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
+
+from kubesyncd.adapters import kube_node
+from kubesyncd.adapters.kube_node import KubeCluster
+from kubesyncd.core.model import MasterConfig
+from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
+from tests.lab.certificates import DAY, Authority, write_kubeconfig
+from tests.lab.kube_api import LabKube
+from tests.lab.kube_client import NODES, KubeClient, node
+from tests.system.kube_cluster import API_SERVER, RealKube
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+NODE = "switch1"
+SECURE = MasterConfig(ip="127.0.0.1")
+# No test fails on a clock: whoever waits longer than this waits for something that will not come.
+PATIENCE_S = 60
+
+
+class Master(Protocol):
+    """An API server that tests can stop, freeze and start again."""
+
+    node: str
+    folder: Path
+    authority: Authority
+    admin_conf: Path
+    kubelet_conf: Path
+    url: str
+
+    async def down(self) -> None:
+        """Refuse connections."""
+
+    async def up(self) -> None:
+        """Answer again."""
+
+    async def freeze(self) -> None:
+        """Keep connections and say nothing."""
+
+    async def thaw(self) -> None:
+        """Go on."""
+
+
+class LabMaster:
+    """The lab's."""
+
+    def __init__(self, api: LabKube) -> None:
+        self._api = api
+        self.node, self.folder, self.authority, self.url = api.node, api.folder, api.authority, api.url
+        self.admin_conf, self.kubelet_conf = api.admin_conf, api.kubelet_conf
+
+    async def down(self) -> None:
+        await self._api.stop()
+
+    async def up(self) -> None:
+        await self._api.start()
+
+    async def freeze(self) -> None:
+        self._api.freeze()
+
+    async def thaw(self) -> None:
+        self._api.thaw()
+
+
+class RealMaster:
+    """The real one."""
+
+    def __init__(self, cluster: RealKube) -> None:
+        self._cluster = cluster
+        self.node, self.folder, self.authority, self.url = (
+            cluster.node,
+            cluster.folder,
+            cluster.authority,
+            cluster.url,
+        )
+        self.admin_conf, self.kubelet_conf = cluster.admin_conf, cluster.kubelet_conf
+
+    async def down(self) -> None:
+        await asyncio.to_thread(self._cluster.stop, API_SERVER)
+
+    async def up(self) -> None:
+        await asyncio.to_thread(self._cluster.start)
+
+    async def freeze(self) -> None:
+        self._cluster.signal(API_SERVER, signal.SIGSTOP)
+
+    async def thaw(self) -> None:
+        self._cluster.signal(API_SERVER, signal.SIGCONT)
+
+
+@pytest.fixture(params=["lab", pytest.param("real", marks=pytest.mark.real("kube"))])
+async def master(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Master]:
+    """A master without nodes, up and thawed at the beginning and at the end."""
+    if request.param == "lab":
+        async with LabKube(tmp_path / "lab", node=NODE) as api:
+            yield LabMaster(api)
+            api.thaw()
+        return
+    cluster: RealKube = request.getfixturevalue("kube_api_real")
+    cluster.write_kubeconfigs()
+    async with KubeClient(cluster.admin_conf) as admin:
+        for old in (await admin.get(NODES))["items"]:
+            await admin.delete(f"{NODES}/{old['metadata']['name']}")
+    real = RealMaster(cluster)
+    yield real
+    await real.thaw()
+    await real.up()
+
+
+@pytest.fixture
+async def admin(master: Master) -> AsyncIterator[KubeClient]:
+    """The administrator's eyes and hands."""
+    async with KubeClient(master.admin_conf) as client:
+        yield client
+
+
+@asynccontextmanager
+async def cluster(
+    master: Master, *, name: str = NODE, config: MasterConfig = SECURE, kubeconfig: Path | None = None
+) -> AsyncIterator[KubeCluster]:
+    """The adapter, with watches short enough for a test."""
+    adapter = KubeCluster(kubeconfig or master.kubelet_conf, name, config, watch_s=2, silence_s=5)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield adapter
+    finally:
+        await adapter.close()
+
+
+async def labels_of(admin: KubeClient) -> Mapping[str, str]:
+    return (await admin.get(f"{NODES}/{NODE}"))["metadata"].get("labels", {})
+
+
+async def test_labels_are_added_changed_and_removed(master: Master, admin: KubeClient) -> None:
+    await admin.post(NODES, node(NODE, keep="me", old="1"))
+    async with cluster(master) as adapter:
+        await adapter.apply_labels({"snmp_enabled": "true", "old": "2"})
+        assert await labels_of(admin) == {"keep": "me", "old": "2", "snmp_enabled": "true"}
+        await adapter.apply_labels({"snmp_enabled": None, "old": None})
+        assert await labels_of(admin) == {"keep": "me"}
+
+
+async def test_annotations_are_added_and_removed_beside_everybody_else_s(
+    master: Master, admin: KubeClient
+) -> None:
+    await admin.post(NODES, node(NODE))
+    await admin.patch(f"{NODES}/{NODE}", {"metadata": {"annotations": {"keep": "me"}}})
+    async with cluster(master) as adapter:
+        await adapter.annotate({"feature.kubesyncd/snmp": "KUBE_READY failed: not running for 5 min …"})
+        await adapter.annotate({"feature.kubesyncd/lldp": "LOCAL"})
+        seen = (await admin.get(f"{NODES}/{NODE}"))["metadata"]["annotations"]
+        assert seen == {
+            "keep": "me",
+            "feature.kubesyncd/snmp": "KUBE_READY failed: not running for 5 min …",
+            "feature.kubesyncd/lldp": "LOCAL",
+        }
+        await adapter.annotate({"feature.kubesyncd/snmp": None, "feature.kubesyncd/lldp": None})
+    assert (await admin.get(f"{NODES}/{NODE}"))["metadata"]["annotations"] == {"keep": "me"}
+
+
+async def test_annotating_a_node_that_is_not_there_is_missing(master: Master) -> None:
+    async with cluster(master) as adapter:
+        with pytest.raises(Missing):
+            await adapter.annotate({"feature.kubesyncd/lldp": "LOCAL"})
+
+
+async def test_an_event_about_the_node_is_found_where_kubectl_looks(
+    master: Master, admin: KubeClient
+) -> None:
+    await admin.post(NODES, node(NODE))
+    async with cluster(master) as adapter:
+        await adapter.report("FeatureFailed", "snmp: not running for 5 min", warning=True)
+        await adapter.report("FeatureRecovered", "snmp runs again", warning=False)
+    found = await admin.get(
+        "/api/v1/events", fieldSelector=f"involvedObject.name={NODE},involvedObject.uid={NODE}"
+    )
+    told = {(e["reason"], e["message"], e["type"]) for e in found["items"]}
+    assert told >= {
+        ("FeatureFailed", "snmp: not running for 5 min", "Warning"),
+        ("FeatureRecovered", "snmp runs again", "Normal"),
+    }
+
+
+async def test_removing_an_absent_label_succeeds_and_changes_nothing(
+    master: Master, admin: KubeClient
+) -> None:
+    before = await admin.post(NODES, node(NODE))
+    async with cluster(master) as adapter:
+        await adapter.apply_labels({"never_there": None})
+    after = await admin.get(f"{NODES}/{NODE}")
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+async def test_nothing_to_change_asks_nobody(master: Master) -> None:
+    await master.down()
+    async with cluster(master) as adapter:
+        await adapter.apply_labels({})
+
+
+async def test_another_node_is_forbidden_to_us(master: Master, admin: KubeClient) -> None:
+    await admin.post(NODES, node("switch2"))
+    async with cluster(master, name="switch2") as adapter:
+        with pytest.raises(Forbidden, match="not allowed to modify node"):
+            await adapter.apply_labels({"snmp_enabled": "true"})
+
+
+async def test_a_reserved_label_is_refused_for_the_label_s_sake(master: Master, admin: KubeClient) -> None:
+    await admin.post(NODES, node(NODE))
+    async with cluster(master) as adapter:
+        with pytest.raises(Refused, match=r"modify labels: example\.kubernetes\.io/a") as caught:
+            await adapter.apply_labels({"example.kubernetes.io/a": "b"})
+    assert not isinstance(caught.value, Forbidden)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("a", "two words", 'Invalid value: "two words": a valid label must be an empty string or consist of'),
+        ("a", "x" * 64, "must be no more than 63 characters"),
+        ("bad key", "a", 'Invalid value: "bad key": name part must consist of'),
+        ("x" * 64, "a", "name part must be no more than 63 characters"),
+        ("UPPER/a", "a", "prefix part a lowercase RFC 1123 subdomain must"),
+    ],
+)
+async def test_a_label_no_server_takes_is_refused_with_the_reason_and_nothing_changes(
+    master: Master, admin: KubeClient, key: str, value: str, reason: str
+) -> None:
+    await admin.post(NODES, node(NODE))
+    async with cluster(master) as adapter:
+        with pytest.raises(Refused) as caught:
+            await adapter.apply_labels({"good": "1", key: value})
+    assert reason in caught.value.detail
+    assert "\n" not in caught.value.detail
+    assert await labels_of(admin) == {}
+
+
+async def test_a_node_that_is_not_there_yet_is_missing(master: Master) -> None:
+    async with cluster(master) as adapter:
+        with pytest.raises(Missing, match=NODE):
+            await adapter.apply_labels({"snmp_enabled": "true"})
+
+
+async def test_the_watch_tells_labels_first_and_then_their_changes_only(
+    master: Master, admin: KubeClient
+) -> None:
+    await admin.post(NODES, node(NODE, a="1"))
+    await admin.post(NODES, node("switch2", other="node"))
+    async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        await admin.patch(f"{NODES}/{NODE}/status", {"status": {"nodeInfo": {"osImage": "heartbeat"}}})
+        await admin.patch(f"{NODES}/switch2", {"metadata": {"labels": {"b": "1"}}})
+        await admin.patch(f"{NODES}/{NODE}", {"metadata": {"labels": {"b": "2"}}})
+        assert await anext(labels) == {"a": "1", "b": "2"}
+        await adapter.apply_labels({"a": None})
+        assert await anext(labels) == {"b": "2"}
+
+
+async def test_the_watch_follows_a_node_from_before_its_creation_to_after_its_end(
+    master: Master, admin: KubeClient
+) -> None:
+    async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) is None
+        await admin.post(NODES, node(NODE, a="1"))
+        assert await anext(labels) == {"a": "1"}
+        await admin.delete(f"{NODES}/{NODE}")
+        assert await anext(labels) is None
+        await admin.post(NODES, node(NODE, a="2"))
+        assert await anext(labels) == {"a": "2"}
+
+
+async def test_the_watch_goes_on_when_the_server_ends_it_in_time(master: Master, admin: KubeClient) -> None:
+    await admin.post(NODES, node(NODE, a="1"))
+    async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        change = asyncio.ensure_future(anext(labels))
+        # Two ends of a watch of 2 s lie in this time.
+        await asyncio.sleep(4.5)
+        assert not change.done()
+        await adapter.apply_labels({"a": "2"})
+        assert await change == {"a": "2"}
+
+
+async def test_a_stopped_server_is_unavailable_at_once_and_a_started_one_is_taken_up(
+    master: Master, admin: KubeClient
+) -> None:
+    await admin.post(NODES, node(NODE, a="1"))
+    async with cluster(master) as adapter:
+        async with aclosing(adapter.watch()) as labels:
+            assert await anext(labels) == {"a": "1"}
+            await master.down()
+            with pytest.raises(Unavailable):
+                await anext(labels)
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await adapter.apply_labels({"a": "2"})
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await anext(adapter.watch())
+        await master.up()
+        await adapter.apply_labels({"a": "2"})
+        async with aclosing(adapter.watch()) as labels:
+            assert await anext(labels) == {"a": "2"}
+
+
+@pytest.mark.slow("waits for a deadline of the product")
+async def test_a_silent_server_is_unavailable_to_calls_and_to_the_watch(
+    master: Master, admin: KubeClient
+) -> None:
+    await admin.post(NODES, node(NODE, a="1"))
+    async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {"a": "1"}
+        await master.freeze()
+        with pytest.raises(Unavailable, match="does not answer in time"):
+            await adapter.apply_labels({"a": "2"})
+        with pytest.raises(Unavailable, match="does not answer in time"):
+            await anext(labels)
+        await master.thaw()
+    async with cluster(master) as adapter:
+        await adapter.apply_labels({"a": "3"})
+
+
+def test_the_shipped_limits_notice_silence_within_forty_seconds_and_bound_a_call_by_five() -> None:
+    assert kube_node.WATCH_S < kube_node.SILENCE_S
+    assert kube_node.SILENCE_S + kube_node.CONNECT_S < 40
+    assert kube_node.CALL_S <= 5
+
+
+async def test_an_expired_certificate_is_unavailable_and_its_successor_is_picked_up(
+    master: Master, admin: KubeClient
+) -> None:
+    await admin.post(NODES, node(NODE))
+    subject = (f"system:node:{NODE}", "system:nodes")
+    master.authority.issue("kubelet", *subject, valid=-DAY)
+    async with cluster(master) as adapter:
+        with pytest.raises(Unavailable, match="401"):
+            await adapter.apply_labels({"a": "1"})
+        with pytest.raises(Unavailable, match="401"):
+            await anext(adapter.watch())
+        master.authority.issue("kubelet", *subject)
+        await adapter.apply_labels({"a": "1"})
+        assert await labels_of(admin) == {"a": "1"}
+
+
+async def test_a_rotated_certificate_does_not_disturb_a_running_watch(
+    master: Master, admin: KubeClient
+) -> None:
+    await admin.post(NODES, node(NODE))
+    async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
+        assert await anext(labels) == {}
+        for round_ in ("1", "2", "3"):
+            master.authority.issue("kubelet", f"system:node:{NODE}", "system:nodes")
+            await adapter.apply_labels({"a": round_})
+            assert await anext(labels) == {"a": round_}
+
+
+async def test_another_authority_s_server_is_not_trusted_unless_insecure(
+    master: Master, admin: KubeClient, tmp_path: Path
+) -> None:
+    await admin.post(NODES, node(NODE))
+    kubeconfig = tmp_path / "stale.conf"
+    stranger = Authority(tmp_path / "stranger")
+    pair = master.authority.issue("kubelet", f"system:node:{NODE}", "system:nodes")
+    write_kubeconfig(kubeconfig, master.url, stranger.pem, pair, inline=False)
+    async with cluster(master, kubeconfig=kubeconfig) as adapter:
+        with pytest.raises(Unavailable, match=r"certificate is not trusted: .*; check .*stale\.conf"):
+            await adapter.apply_labels({"a": "1"})
+    insecure = MasterConfig(ip="127.0.0.1", insecure=True)
+    async with cluster(master, kubeconfig=kubeconfig, config=insecure) as adapter:
+        await adapter.apply_labels({"a": "1"})
+
+
+async def test_a_certificate_inside_the_kubeconfig_works_too(master: Master, admin: KubeClient) -> None:
+    await admin.post(NODES, node(NODE))
+    async with cluster(master, kubeconfig=master.admin_conf) as adapter:
+        await adapter.apply_labels({"a": "1"})
+        assert await anext(adapter.watch()) == {"a": "1"}
+
+
+async def test_proxy_variables_are_ignored(
+    master: Master, admin: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await admin.post(NODES, node(NODE))
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with cluster(master) as adapter:
+        await adapter.apply_labels({"a": "1"})
+
+
+async def test_many_calls_at_a_time_all_succeed(master: Master, admin: KubeClient) -> None:
+    await admin.post(NODES, node(NODE))
+    async with cluster(master) as adapter, asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(adapter.apply_labels({f"l{number}": "x"}))
+    assert len(await labels_of(admin)) == 20

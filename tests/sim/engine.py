@@ -1,0 +1,325 @@
+"""What does the simulated Docker do? Containers with lives of their own, and the Containers port over them.
+
+Mirrors what the real adapter promises and no more: reads are cached while the event stream stands and there is a
+local container, and dropped by every event and own call; a call whose caller is gone still happens; the kubelet's
+containers vanish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import Container, Identity, Owner, Signal
+from kubesyncd.ports import Missing, Refused, Unavailable
+from tests.sim.chance import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.sim.switch import Life, World
+
+CUT = object()
+EXITS_KEPT = 4
+CACHE_S = 300.0
+DEADLINE_S = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class Box:
+    """One container. `past_up`: let through `state up` (a local one is so from its start)."""
+
+    id: str
+    feature: str
+    owner: Owner
+    runs: bool = False
+    code: int | None = None
+    started: str = ""
+    starts: int = 0
+    past_up: bool = False
+    by_hand: bool = False
+    destroyed: bool = False
+    body: asyncio.Task[None] | None = None
+    term: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def shown(self) -> Container:
+        ended = bool(self.started) and not self.runs
+        return Container(self.id, self.owner, self.runs, self.code if ended else None, self.started)
+
+
+class Stream:
+    """What one subscriber hears, with everything that may happen to a notification; `sure`: it cannot be lost."""
+
+    def __init__(self, world: World, *, sure: bool = False) -> None:
+        self._world = world
+        self._sure = sure
+        self._heard: deque[object] = deque()
+        self._bell = asyncio.Event()
+        self.deaf = False
+
+    def put(self, event: object) -> None:
+        """Tell the subscriber; it may not get it, or twice, or late."""
+        chance = self._world.chance
+        if self.deaf or (not self._sure and chance.strikes(Fault.NOTE_LOST, str(event))):
+            return
+        for _ in range(2 if chance.strikes(Fault.NOTE_TWICE, str(event)) else 1):
+            delay_s = chance.between(0.5, 8.0) if chance.strikes(Fault.NOTE_LATE, str(event)) else 0.001
+            asyncio.get_running_loop().call_later(delay_s, self._arrive, event)
+
+    def _arrive(self, event: object) -> None:
+        self._heard.append(event)
+        self._bell.set()
+
+    def cut(self) -> None:
+        """The connection breaks; what is under way is lost."""
+        self.deaf = True
+        self._heard.clear()
+        self._arrive(CUT)
+
+    async def next(self) -> object:
+        """The next event, or CUT."""
+        while not self._heard:
+            self._bell.clear()
+            await self._bell.wait()
+        return self._heard.popleft()
+
+
+class Engine:
+    """The engine itself; outlives every daemon."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._numbers = 0
+        self.boxes: dict[str, Box] = {}
+        self.ended: dict[str, list[Container]] = {}
+        self.streams: list[Stream] = []
+        self.up = True
+
+    # ---- what anybody with Docker's socket can do --------------------------------------------------
+
+    def of(self, feature: str, owner: Owner | None = None) -> list[Box]:
+        """The feature's containers, the oldest first."""
+        return [b for b in self.boxes.values() if b.feature == feature and owner in (None, b.owner)]
+
+    def local(self, feature: str) -> Box | None:
+        """The feature's local container."""
+        return next(iter(self.of(feature, Owner.LOCAL)), None)
+
+    def create(self, feature: str, owner: Owner) -> Box:
+        """docker create."""
+        self._numbers += 1
+        kind = "10ca1" if owner is Owner.LOCAL else "c0be"
+        box = Box(f"{kind}{self._numbers:04x}".ljust(64, "0"), feature, owner)
+        self.boxes[box.id] = box
+        self._tell("docker", f"create {owner} {box.id[:9]} of {feature}")
+        self._publish(box)
+        return box
+
+    def start(self, box: Box, *, by_hand: bool = False) -> None:
+        """docker start; running already is success."""
+        if box.runs or box.destroyed:
+            return
+        now = asyncio.get_running_loop().time()
+        box.runs, box.code, box.by_hand, box.past_up = True, None, by_hand, False
+        box.started, box.starts = f"{now:015.6f}", box.starts + 1
+        box.term, box.over = asyncio.Event(), asyncio.Event()
+        self._tell("docker", f"{box.owner} {box.id[:9]} of {box.feature} starts{' by hand' * by_hand}")
+        box.body = asyncio.create_task(self._world.people.live(box), name=f"box-{box.id[:9]}")
+        self._world.promises.started(box)
+        self._publish(box)
+
+    def signal(self, box: Box, name: str) -> None:
+        """docker kill."""
+        if not box.runs:
+            return
+        if name == "KILL":
+            self.die(box, 137)
+        else:
+            box.term.set()
+
+    def die(self, box: Box, code: int) -> None:
+        """The container ends."""
+        if not box.runs:
+            return
+        box.runs, box.code, box.past_up, box.by_hand = False, code, False, False
+        box.over.set()
+        if box.body is not None and box.body is not asyncio.current_task():
+            box.body.cancel()
+        self._tell("docker", f"{box.owner} {box.id[:9]} of {box.feature} ends with {code}")
+        self._remember(box)
+        self._world.promises.ended(box)
+        self._publish(box)
+        self._world.kubelet.ring()
+
+    def destroy(self, box: Box) -> None:
+        """docker rm -f."""
+        if box.destroyed:
+            return
+        self.die(box, 137)
+        box.destroyed = True
+        del self.boxes[box.id]
+        self._tell("docker", f"{box.owner} {box.id[:9]} of {box.feature} is destroyed")
+        self._publish(box)
+
+    async def stop(self, box: Box, grace_s: float) -> None:
+        """docker stop: returns once it has ended."""
+        self.signal(box, "TERM")
+        over = box.over
+        if box.runs:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await over.wait()
+        if not over.is_set():
+            self.signal(box, "KILL")
+
+    def restart(self) -> None:
+        """dockerd restarts without live-restore."""
+        for box in list(self.boxes.values()):
+            self.die(box, 137)
+
+    def cut(self) -> None:
+        """Every event stream breaks."""
+        for stream in list(self.streams):
+            stream.cut()
+
+    def _remember(self, box: Box) -> None:
+        kept = self.ended.setdefault(box.feature, [])
+        others = [c for c in kept if c.id != box.id]
+        kept[:] = [*others[1 - EXITS_KEPT :], replace(box.shown(), gone=True)]
+
+    def _publish(self, box: Box) -> None:
+        if self.up:
+            for stream in self.streams:
+                stream.put(box.feature)
+
+    def _tell(self, who: str, what: str) -> None:
+        self._world.chance.tell(who, what)
+
+
+class DockerPort:
+    """The Containers port, as one daemon's life has it."""
+
+    def __init__(self, world: World, life: Life) -> None:
+        self._world = world
+        self._engine = world.engine
+        self._life = life
+        self._connected = False
+        self._cache: dict[str, tuple[float, tuple[Container, ...]]] = {}
+        self._doubts = 0
+
+    async def events(self) -> AsyncIterator[str | Signal]:
+        while True:
+            await asyncio.sleep(self._world.chance.between(0.0, 1.5))
+            if not self._engine.up:
+                continue
+            stream = Stream(self._world)
+            self._engine.streams.append(stream)
+            try:
+                self._connected = True
+                yield Signal.GAP
+                while (event := await stream.next()) is not CUT:
+                    self._doubt(str(event))
+                    yield str(event)
+            finally:
+                self._connected = False
+                self._cache.clear()
+                self._doubts += 1
+                self._engine.streams.remove(stream)
+            yield Signal.GAP
+
+    async def list(self, feature: str) -> tuple[Container, ...]:
+        now = asyncio.get_running_loop().time()
+        at, known = self._cache.get(feature, (-CACHE_S, ()))
+        if now - at < CACHE_S:
+            return known
+        doubts = self._doubts
+        await self._reach(0.003)
+        boxes = [box.shown() for box in self._engine.of(feature)]
+        ids = [c.id for c in boxes]
+        gone = [c for c in self._engine.ended.get(feature, []) if c.id not in ids]
+        found = tuple(sorted((*boxes, *gone), key=lambda c: (c.started, c.id)))
+        await asyncio.sleep(0.002)
+        made = any(box.owner is Owner.LOCAL for box in boxes)
+        if made and self._connected and doubts == self._doubts:
+            self._cache[feature] = (now, found)
+        return found
+
+    async def start(self, container_id: str) -> None:
+        async def effect() -> None:
+            box = self._find(container_id)
+            if self._world.chance.strikes(Fault.NAME_CONFLICT, box.feature):
+                raise Refused("Docker", "driver failed programming external connectivity")
+            if not box.runs:
+                self._world.effect(self._life, f"docker start of {box.feature}")
+                self._world.promises.may_start(box)
+            self._engine.start(box)
+
+        await self._act(container_id, effect, self._world.chance.between(0.02, 0.4))
+
+    async def stop(self, container_id: str, grace_s: int) -> None:
+        async def effect() -> None:
+            box = self._engine.boxes.get(container_id)
+            if box is not None and box.runs:
+                self._world.effect(self._life, f"docker stop of {box.owner} {box.feature}")
+                self._world.promises.may_end(box)
+                await self._engine.stop(box, grace_s)
+
+        await self._act(container_id, effect, 0.01)
+
+    async def kill(self, container_id: str, signal: str) -> None:
+        async def effect() -> None:
+            box = self._engine.boxes.get(container_id)
+            if box is not None and box.runs:
+                self._world.effect(self._life, f"docker kill of {box.owner} {box.feature}")
+                self._world.promises.may_end(box)
+                self._engine.signal(box, signal)
+
+        await self._act(container_id, effect, 0.01)
+
+    async def identify(self, container_id: str) -> Identity:
+        await self._reach(0.003)
+        box = self._find(container_id)
+        return Identity(box.id, box.feature, box.owner)
+
+    def _find(self, container_id: str) -> Box:
+        box = self._engine.boxes.get(container_id)
+        if box is None:
+            raise Missing("Docker", f"no container {container_id[:12]}")
+        return box
+
+    async def _act(self, container_id: str, effect: Callable[[], Awaitable[None]], takes_s: float) -> None:
+        """Once sent, it happens; whether the caller hears of it is another matter."""
+        await self._reach(takes_s)
+        box = self._engine.boxes.get(container_id)
+        if box is not None and self._world.chance.strikes(Fault.GONE_MIDCALL, box.feature):
+            self._engine.destroy(box)
+        task = self._world.spawn(effect())
+        try:
+            await asyncio.shield(task)
+        finally:
+            self._doubt(box.feature if box is not None else "")
+        if self._world.chance.strikes(Fault.DOCKER_DONE_ERROR):
+            raise Unavailable("Docker", "the connection broke")
+
+    async def _reach(self, takes_s: float) -> None:
+        """One request's way; raises Unavailable."""
+        self._life.check()
+        if not self._engine.up:
+            await asyncio.sleep(self._world.chance.one_of((0.0, 3.0, DEADLINE_S)))
+            if not self._engine.up:
+                raise Unavailable("Docker", "connection refused")
+        await asyncio.sleep(takes_s)
+        self._life.check()
+        if self._world.chance.strikes(Fault.DOCKER_ERROR):
+            raise Unavailable("Docker", "500: server error")
+
+    def _doubt(self, feature: str) -> None:
+        self._doubts += 1
+        if feature:
+            self._cache.pop(feature, None)
+        else:
+            self._cache.clear()

@@ -1,0 +1,764 @@
+"""How does one feature behave under every interleaving of its actors? A small world over the real core.
+
+The world is a value. Each function below that yields moves says in a sentence what one actor may do next, and the
+world after it; the daemon's moves run the real `absorb`, `decide`, `accept` and the real label queue. Worlds of
+several features share the master, the kubelet, Redis and the daemon; what is theirs is moved for all at once, by
+`tests/sim/explore.py`, which walks the interleavings.
+
+STATE_DB's row is left out: it mirrors the rest, is read by no rule, and is proved in test_decide.py. So is what a
+local container says (`up local`, `down`): it only makes the reconciler look.
+Time has one tick: `time_passes` makes every running clock old, and what is set afterwards is new again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache, lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, assert_never
+
+from kubesyncd.core import verbs
+from kubesyncd.core.actions import (
+    AdoptImage,
+    EndContainer,
+    Grant,
+    Plan,
+    RequestLabel,
+    RestartUnit,
+    RestoreImage,
+    SetMode,
+    StartLocal,
+    WriteRow,
+)
+from kubesyncd.core.health import Complaint, Health, Start, complain
+from kubesyncd.core.label_queue import Entry, Queue
+from kubesyncd.core.labels import Change
+from kubesyncd.core.model import (
+    Container,
+    FailurePolicy,
+    FeatureConfig,
+    KubeLabel,
+    LabelView,
+    Mode,
+    Owner,
+    SystemState,
+    Timing,
+)
+from kubesyncd.core.observation import Facts
+from kubesyncd.core.planner import decide, state_of
+from kubesyncd.core.record import (
+    Cause,
+    Record,
+    absorb,
+    cleared,
+    complaint_against,
+    local_wanted,
+    project,
+    ruling_owner,
+    with_grant,
+    with_mode,
+)
+from kubesyncd.core.state import State, check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kubesyncd.core.label_queue import Fold
+
+T = TypeVar("T")
+
+NOW = 1_000_000.0
+OLD = 0.0
+LATER = 2_000_000.0
+# The second start in a row that did not last is a crash loop, in worlds where one may happen.
+TIMING = Timing(crash_loop_starts=0)
+LOOPING = Timing(crash_loop_starts=2)
+LOCAL = "10ca1" * 12 + "0000"
+KUBE = ("aaaa" * 16, "bbbb" * 16)
+GONE = "dead" * 16
+KEY = "snmp_enabled"
+# The reconciler itself gives up after more; a shortest way to rest has eight (test_decide.py).
+PLANS_MAX = 16
+
+
+@cache
+def _shape(kind: type) -> tuple[attrgetter[Any], dict[str, int]]:
+    names = [field.name for field in fields(kind)]
+    return attrgetter(*names), {name: index for index, name in enumerate(names)}
+
+
+def replace(value: T, **changes: Any) -> T:
+    """What dataclasses.replace does, in a fifth of the time: an exploration does hardly anything else."""
+    values_of, index = _shape(type(value))
+    values = list(values_of(value))
+    for name, changed in changes.items():
+        values[index[name]] = changed
+    return type(value)(*values)
+
+
+# ---- the label queue ----------------------------------------------------------------------------
+
+
+class Labels(NamedTuple):
+    """The feature's part of the real queue: what is wanted in order of arrival, applied last, failed since."""
+
+    pending: tuple[bool, ...] = ()
+    applied: bool | None = None
+    failed: bool = False
+
+    @property
+    def value(self) -> KubeLabel:
+        """As the reconciler sees it."""
+        effective = _queue(self).effective(KEY)
+        if effective is KubeLabel.UNKNOWN:
+            return KubeLabel.UNKNOWN
+        return KubeLabel.ON if effective == "true" else KubeLabel.OFF
+
+
+@cache
+def _queue(labels: Labels) -> Queue:
+    entries = tuple(Entry(n, Change(KEY, _text(on))) for n, on in enumerate(labels.pending))
+    applied = {} if labels.applied is None else {KEY: _text(labels.applied)}
+    return Queue(entries, applied, frozenset({KEY} if labels.failed else ()), len(entries))
+
+
+def _labels(queue: Queue) -> Labels:
+    pending = tuple(entry.change.value is not None for entry in queue.pending)
+    applied = None if KEY not in queue.applied else queue.applied[KEY] is not None
+    return Labels(pending, applied, KEY in queue.failed)
+
+
+def _text(on: bool) -> str | None:
+    return "true" if on else None
+
+
+@cache
+def _fold(labels: Labels, sent: int) -> Fold:
+    """The PATCH that holds the first `sent` entries."""
+    queue = _queue(labels)
+    return replace(queue, pending=queue.pending[:sent], arrivals=sent).fold()
+
+
+@cache
+def _appended(labels: Labels, sent: int, on: bool) -> Labels:
+    """Two deep: what is under way, and the last word behind it; those between are superseded by it."""
+    after = _labels(_queue(labels).append([Change(KEY, _text(on))]))
+    return after._replace(pending=after.pending[:sent] + after.pending[sent:][-1:])
+
+
+@cache
+def _acknowledged(labels: Labels, sent: int) -> Labels:
+    return _labels(_queue(labels).acknowledge(_fold(labels, sent)))
+
+
+@cache
+def _in_vain(labels: Labels, sent: int) -> Labels:
+    return _labels(_queue(labels).fail(_fold(labels, sent)))
+
+
+@cache
+def _observed(labels: Labels, on: bool) -> Labels:
+    return _labels(_queue(labels).observe({KEY: "true"} if on else {}, [KEY]))
+
+
+# ---- the world ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kube:
+    """One kube container: whether it has called `up kube`, and whether that has returned."""
+
+    id: str
+    asked: bool = False
+    past_up: bool = False
+    image: str = ""
+
+
+_CONFIG, _RECORD, _LABELS = FeatureConfig(), Record(), Labels()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything there is for one feature, as one hashable value.
+
+    `sent`: so many queued labels are in the PATCH that is under way; `landed`: the master has taken it, and we have
+    not heard so yet. `deployed`: the master has a manifest. From `api` on it is shared by all features.
+    """
+
+    config: FeatureConfig = _CONFIG
+    record: Record = _RECORD
+    reasking: bool = False
+    stopping: frozenset[str] = frozenset()
+    killed: frozenset[str] = frozenset()
+    unit_restarts: bool = False
+    local_exists: bool = True
+    local_runs: bool = False
+    local_by_hand: bool = False
+    kube: tuple[Kube, ...] = ()
+    server_label: bool = False
+    labels: Labels = _LABELS
+    sent: int = 0
+    landed: bool = False
+    waited: bool = False
+    deployed: bool = True
+    image: str = ""
+    api: bool = True
+    redis: bool = True
+    kubelet: bool = True
+    joined: bool = True
+    hold: bool = False
+
+    @property
+    def timing(self) -> Timing:
+        """A manifest with an image may crash-loop."""
+        return LOOPING if self.image else TIMING
+
+
+class Broken(AssertionError):
+    """A promise does not hold."""
+
+
+@lru_cache(maxsize=64)
+def facts_of(w: World) -> Facts:
+    containers = []
+    if w.local_exists:
+        containers.append(
+            Container(LOCAL, Owner.LOCAL, w.local_runs, None if w.local_runs else 7, "2026-01-01")
+        )
+    containers += [
+        Container(k.id, Owner.KUBE, True, None, _started(i), image_id=k.image) for i, k in enumerate(w.kube)
+    ]
+    since = OLD if w.waited else NOW
+    facts = Facts(
+        row=None,
+        containers=tuple(containers),
+        waiting=frozenset(k.id for k in w.kube if k.asked and not k.past_up),
+        reasking=w.reasking,
+        stopping=w.stopping,
+        killed=w.killed,
+        label=LabelView(
+            w.labels.value,
+            pending=bool(w.labels.pending),
+            failed=w.labels.failed,
+            queued_at=since,
+            acked_at=since,
+        ),
+        joined=w.joined,
+        kubelet=w.kubelet,
+        hold=w.hold,
+    )
+    return replace(facts, row=project(w.record, facts)) if w.redis else facts
+
+
+def folded(w: World) -> World:
+    """The same world without what no later decision can tell apart: clocks become new or old, names are reused."""
+    names = {k.id: KUBE[i] for i, k in enumerate(w.kube)}
+    r = w.record
+    running = set(names) | ({LOCAL} if w.local_runs else set())
+    asked = None
+    if r.asked is not None and r.asked[0] in running | {r.grant, r.local_id} and r.asked[0]:
+        asked = (names.get(r.asked[0], r.asked[0]), r.asked[1])
+    falls_back = local_wanted(w.config, r) and r.system_state is SystemState.UP
+    record = replace(
+        r,
+        mode=Mode.NONE if r.system_state is SystemState.DOWN and not r.grant else r.mode,
+        grant=names.get(r.grant, GONE if r.grant else ""),
+        granted_at=OLD if r.granted_at < NOW else NOW,
+        ending_since=_clock(r.ending_since) if w.kube else None,
+        idle_since=_clock(r.idle_since) if falls_back else None,
+        bad_since=_clock(r.bad_since) if w.config.failure_minutes else None,
+        refuse_until=LATER if r.refuse_until > NOW and falls_back else OLD,
+        local_due=r.local_due and falls_back,
+        crashes=0,
+        owner_ts=0,
+        owner=Owner.NONE,
+        asked=asked,
+        exit=replace(r.exit, container_id="") if r.local_exited and r.exit is not None else None,
+        health=_folded_health(w, names),
+    )
+    return replace(
+        w,
+        record=record,
+        kube=tuple(replace(k, id=names[k.id]) for k in w.kube),
+        stopping=frozenset(names.get(c, c) for c in w.stopping if c in running),
+        killed=frozenset(names.get(c, c) for c in w.killed if c in running),
+        reasking=w.reasking and bool(w.kube),
+        waited=w.waited and bool(w.kube or w.labels.pending),
+    )
+
+
+def _folded_health(w: World, names: dict[str, str]) -> Health:
+    """Starts count, whoever started; a start time only says which of the running containers have been seen."""
+    health = w.record.health
+    if not w.image:
+        return Health(newest=_seen(w, health.newest))
+    return replace(
+        health,
+        starts=tuple(Start(GONE, _clock(s.at) or OLD) for s in health.starts)[-LOOPING.crash_loop_starts :],
+        newest=_seen(w, health.newest),
+        failed_newest=_seen(w, health.failed_newest),
+        complaints=tuple(
+            replace(c, container_id=names[c.container_id])
+            for c in health.complaints
+            if c.container_id in names
+        ),
+        sick=0,
+    )
+
+
+def _started(index: int) -> str:
+    return f"2026-01-02-{index}"
+
+
+def _seen(w: World, newest: str) -> str:
+    """The start time of the newest container that still runs, of those seen until `newest`."""
+    return max((_started(i) for i in range(len(w.kube)) if _started(i) <= newest), default="")
+
+
+def _clock(at: float | None) -> float | None:
+    return None if at is None else (NOW if at >= NOW else OLD)
+
+
+# ---- the reconciler ---------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def look(w: World) -> tuple[World, Plan]:
+    """One look of the reconciler: what it remembers afterwards, and its plan."""
+    facts = facts_of(w)
+    record = absorb(w.record, w.config, facts, w.timing, NOW)
+    if w.redis:
+        facts = replace(facts, row=project(record, facts))
+    return replace(w, record=record), decide(w.config, record, facts, w.timing, NOW)
+
+
+def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
+    """The reconciler's action, carried out (the twin of reconciler.py, without the waiting)."""
+    match plan.action:
+        case None:
+            return w
+        case WriteRow():
+            raise Broken("a row is written although it says what is")
+        case SetMode(mode):
+            return _checked(w, replace(w, record=with_mode(w.record, mode)))
+        case Grant(container_id):
+            return _checked(w, _granted(w, container_id))
+        case RequestLabel(on):
+            if w.config.owner is Owner.LOCAL and not w.kube and w.labels.value is KubeLabel.UNKNOWN:
+                raise Broken("S3: a label is queued for a feature that has nothing to do with kube")
+            return replace(w, labels=_appended(w.labels, w.sent, on), waited=False)
+        case StartLocal():
+            return _local_started(w)
+        case EndContainer(container_id, cause):
+            _may_end(w, container_id)
+            asked = replace(w, record=replace(w.record, asked=(container_id, cause)))
+            if cause is Cause.KILL:
+                return replace(asked, killed=w.killed | {container_id})
+            return replace(asked, stopping=w.stopping | {container_id})
+        case RestartUnit():
+            return replace(w, record=replace(w.record, unit_restarted=True), unit_restarts=True)
+        case AdoptImage(image_id):
+            if image_id == w.record.health.failed_image:
+                raise Broken("a failed image becomes the local one")
+            return replace(w, record=replace(w.record, adopted=image_id))
+        case RestoreImage(failed_image):
+            return replace(w, record=replace(w.record, restored=failed_image))
+        case _:
+            assert_never(plan.action)
+
+
+def _checked(before: World, after: World) -> World:
+    """`after`, once the table allows our own write that led there."""
+    states = [state_of(w.config, w.record, facts_of(w)) for w in (before, after)]
+    check(*states)
+    return after
+
+
+def _granted(w: World, container_id: str) -> World:
+    if w.local_runs:
+        raise Broken("S1: a kube container is granted while the local one runs")
+    if w.record.system_state is not SystemState.UP:
+        raise Broken("S7: a grant while the unit is not up")
+    if w.config.owner is not Owner.KUBE:
+        raise Broken("S3: a grant although the feature's owner is local")
+    if container_id in w.stopping | w.killed:
+        raise Broken("S1: a grant to a container that is being ended")
+    return replace(w, record=with_grant(w.record, container_id, NOW))
+
+
+def _may_end(w: World, container_id: str) -> None:
+    """Up, and kube its owner: the local container makes room for one that will stay."""
+    if (
+        container_id != LOCAL
+        or w.record.system_state is not SystemState.UP
+        or w.config.owner is not Owner.KUBE
+    ):
+        return
+    if not {k.id for k in w.kube} - w.stopping - w.killed:
+        raise Broken("the local container is stopped for a kube one that is being ended")
+
+
+def _local_started(w: World) -> World:
+    if any(k.past_up or k.id == w.record.grant for k in w.kube):
+        raise Broken("S1: the local container is started while a kube one owns the feature")
+    if w.record.system_state is not SystemState.UP:
+        raise Broken("S7: the local container is started while the unit is not up")
+    return replace(w, local_runs=True, local_by_hand=False, record=replace(w.record, local_id=LOCAL))
+
+
+def _ended(w: World, container_id: str) -> World:
+    w = replace(w, stopping=w.stopping - {container_id}, killed=w.killed - {container_id})
+    if container_id == LOCAL:
+        return replace(w, local_runs=False, local_by_hand=False)
+    return replace(w, kube=tuple(k for k in w.kube if k.id != container_id))
+
+
+def _with_kube(w: World, container_id: str, **changes: bool) -> World:
+    return replace(w, kube=tuple(replace(k, **changes) if k.id == container_id else k for k in w.kube))
+
+
+def reconciler_moves(w: World) -> Iterator[tuple[str, World]]:
+    """What the reconciler does by itself, and what comes of what it has asked for."""
+    seen, plan = look(w)
+    if plan.action is not None:
+        yield f"the reconciler: {plan.why}", act(seen, plan)
+    elif folded(seen) != w:
+        yield "the reconciler looks", seen
+    for k in w.kube:
+        if k.asked and not k.past_up and w.record.grant == k.id:
+            yield f"`up kube` returns to container {k.id[:4]}", _with_kube(w, k.id, past_up=True)
+    if w.unit_restarts:
+        yield "systemd restarts the unit, whose script creates the local container", restart_unit(w)
+    for container_id in sorted(w.stopping | w.killed):
+        yield f"container {container_id[:4]} ends, as asked", _ended(w, container_id)
+
+
+def crash_moves(w: World) -> Iterator[tuple[str, World]]:
+    """kill -9 anywhere: before an action, after it, and after it but before it is remembered."""
+    yield "the daemon is killed and starts again", daemon_restarts(w)
+    seen, plan = look(w)
+    if plan.action is not None:
+        done = replace(act(seen, plan), record=seen.record)
+        yield f"the reconciler: {plan.why}; it is killed before it remembers so", daemon_restarts(done)
+
+
+def verb(w: World, wish: verbs.Verb) -> World:
+    """The reconciler takes note of a verb."""
+    seen, facts = look(w)[0], facts_of(w)
+    accepted = verbs.accept(wish, w.config, seen.record, facts)
+    if not isinstance(accepted, Record):
+        return w
+    check(state_of(w.config, seen.record, facts), state_of(w.config, accepted, facts))
+    return replace(w, record=accepted)
+
+
+def restart_unit(w: World) -> World:
+    down = verb(w, verbs.Kill(kubelet_check=False))
+    return verb(replace(down, unit_restarts=False, local_exists=True), verbs.Start())
+
+
+def daemon_restarts(w: World) -> World:
+    """Memory is gone, the PATCH under way is nobody's, callers ask again."""
+    kube = tuple(replace(k, asked=k.past_up) for k in w.kube)
+    return replace(
+        w, reasking=True, stopping=frozenset(), killed=frozenset(), kube=kube, sent=0, landed=False
+    )
+
+
+# ---- master and kubelet, each feature's part of what happens to all -------------------------------
+
+
+def labels_sent(w: World) -> World:
+    return replace(w, sent=len(w.labels.pending), landed=False)
+
+
+def labels_landed(w: World) -> World:
+    if not w.sent:
+        return w
+    return replace(w, landed=True, server_label=w.labels.pending[w.sent - 1])
+
+
+def labels_acknowledged(w: World) -> World:
+    if not w.sent:
+        return w
+    labels = _acknowledged(w.labels, w.sent)
+    if labels.applied is not w.labels.pending[w.sent - 1]:
+        raise Broken("S5: the master has taken a label, and another one counts as applied")
+    if labels.pending != w.labels.pending[w.sent :]:
+        raise Broken("S5: a label that was queued during the PATCH is lost with its answer")
+    return replace(w, labels=labels, sent=0, landed=False, waited=False)
+
+
+def labels_failed(w: World) -> World:
+    if not w.sent:
+        return w
+    labels = _in_vain(w.labels, w.sent)
+    return replace(w, labels=labels._replace(pending=labels.pending[-1:]), sent=0, landed=False)
+
+
+def label_observed(w: World) -> World:
+    return replace(w, labels=_observed(w.labels, w.server_label))
+
+
+def queue_purged(w: World) -> World:
+    """`config kube reset`: whatever was queued or known is forgotten, and the switch has left."""
+    return replace(w, labels=Labels(), sent=0, landed=False, joined=False)
+
+
+def master_up(w: World) -> World:
+    return replace(w, api=True)
+
+
+def master_down(w: World) -> World:
+    return replace(w, api=False)
+
+
+def redis_up(w: World) -> World:
+    return replace(w, redis=True)
+
+
+def redis_down(w: World) -> World:
+    return replace(w, redis=False)
+
+
+def kubelet_on(w: World) -> World:
+    return replace(w, kubelet=True)
+
+
+def kubelet_off(w: World) -> World:
+    return replace(w, kubelet=False)
+
+
+def master_joined(w: World) -> World:
+    return replace(w, joined=True)
+
+
+def master_disabled(w: World) -> World:
+    return replace(w, joined=False)
+
+
+def hold_made(w: World) -> World:
+    return replace(w, hold=True)
+
+
+def hold_lifted(w: World) -> World:
+    return replace(w, hold=False)
+
+
+def time_passes(w: World) -> World:
+    r = w.record
+    old = replace(
+        r,
+        granted_at=OLD,
+        ending_since=None if r.ending_since is None else OLD,
+        idle_since=None if r.idle_since is None else OLD,
+        bad_since=None if r.bad_since is None else OLD,
+        refuse_until=OLD,
+        health=replace(r.health, starts=tuple(replace(s, at=OLD) for s in r.health.starts)),
+    )
+    return replace(w, record=old, reasking=False, waited=True)
+
+
+def engine_moves(w: World) -> Iterator[tuple[str, World]]:
+    """The kubelet and the containers, in good health. A kubelet runs on with what it knows while the master is away."""
+    wanted = w.server_label and w.deployed
+    if w.kubelet and w.api and wanted and len(w.kube) == 0:
+        yield "the kubelet deploys a container", replace(w, kube=(Kube(KUBE[0], image=w.image),))
+    for k in w.kube:
+        if not k.asked:
+            yield f"kube container {k.id[:4]} calls `up kube`", _with_kube(w, k.id, asked=True)
+        if w.kubelet and w.api and not wanted:
+            yield f"the kubelet ends container {k.id[:4]}", _ended(w, k.id)
+
+
+# ---- people and faults --------------------------------------------------------------------------
+
+
+def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
+    """Operators, systemd and crashes of containers, as far as they are on the menu."""
+    other = Owner.KUBE if w.config.set_owner is Owner.LOCAL else Owner.LOCAL
+    yield f"set_owner={other}", replace(w, config=replace(w.config, set_owner=other))
+    for wish in (verbs.Start(), verbs.Stop(), verbs.Kill()):
+        yield f"container {type(wish).__name__.lower()}", verb(w, wish)
+    yield "container kill --no-kubelet-check", verb(w, verbs.Kill(kubelet_check=False))
+    if w.local_runs:
+        yield "the local container crashes", _ended(w, LOCAL)
+    elif w.local_exists and "hand" in menu:
+        yield "someone starts the local container by hand", replace(w, local_runs=True, local_by_hand=True)
+    for k in w.kube:
+        yield f"kube container {k.id[:4]} crashes", _ended(w, k.id)
+    if "fallback" in menu:
+        fallback = not w.config.fallback
+        yield f"fallback={fallback}", replace(w, config=replace(w.config, fallback=fallback))
+    if "manifest" in menu:
+        yield f"the manifest is {'withdrawn' if w.deployed else 'back'}", replace(w, deployed=not w.deployed)
+    if "drift" in menu and w.api:
+        yield "somebody changes our label on the node", replace(w, server_label=not w.server_label)
+    if "unwell" in menu:
+        yield from unwell_moves(w)
+
+
+def unwell_moves(w: World) -> Iterator[tuple[str, World]]:
+    """What is said of containers, and what is done about a failure."""
+    for k in w.kube:
+        said = Complaint(k.id, "container", "sick")
+        if w.record.health.complaint_about(k.id) is None:
+            record = replace(w.record, health=complain(w.record.health, said))
+            yield f"kube container {k.id[:4]} says that it is unhealthy", replace(w, record=record)
+    if w.record.failure:
+        yield "the operator clears the failure", replace(w, record=cleared(w.record))
+    if w.record.rolled_back and w.api and not w.server_label:
+        yield "the master's operator labels the node", replace(w, server_label=True)
+        other = "B" if w.image == "A" else "A"
+        again = replace(w, server_label=True, image=other)
+        yield "the manifest gets another image, and the master labels the node", again
+
+
+# ---- what must be true --------------------------------------------------------------------------
+
+
+def check_state(w: World) -> None:
+    """The promises that hold at every single state."""
+    past = [k for k in w.kube if k.past_up]
+    if len(past) + (w.local_runs and not w.local_by_hand) > 1:
+        raise Broken("S1: two containers are past `state up`")
+    facts = facts_of(w)
+    code = verbs.wait_code(w.config, w.record, facts, w.timing, NOW)
+    if code is not None and (w.local_runs or past):
+        raise Broken("S6: wait returns while the feature runs")
+    state = state_of(w.config, w.record, facts)
+    kube_states = (
+        State.KUBE_READY,
+        State.KUBE_PENDING,
+        State.KUBE_RUNNING,
+        State.LOCAL_TO_KUBE,
+        State.KUBE_STOPPED,
+    )
+    if code is not None and state in kube_states:
+        raise Broken(f"S6: wait returns in {state}")
+    up = w.record.system_state is SystemState.UP
+    if code is not None and up and facts.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
+        raise Broken("S6: wait returns although a kube container waits to take over")
+    _check_local_needs_nobody(w, facts)
+    _check_plans_end(w)
+
+
+def _check_plans_end(w: World) -> None:
+    """L1: the reconciler's own plans come to an end, whatever else is late."""
+    plans: list[str] = []
+    while len(plans) < PLANS_MAX:
+        seen, plan = look(w)
+        if plan.action is None:
+            return
+        plans.append(plan.why)
+        w = folded(act(seen, plan))
+    raise Broken("L1: plans follow plans: " + "; ".join(plans[-4:]))
+
+
+def _check_local_needs_nobody(w: World, facts: Facts) -> None:
+    """S3: with the label gone and no kube container, nothing of Kubernetes changes what a local feature does."""
+    if w.config.owner is not Owner.LOCAL or w.kube or w.record.grant or w.labels.value is KubeLabel.ON:
+        return
+    record = look(w)[0].record
+    alone = replace(facts, label=LabelView(), joined=False, kubelet=None, hold=False)
+    plans = [decide(w.config, record, f, w.timing, NOW) for f in (facts, alone)]
+    if plans[0].action != plans[1].action and not isinstance(plans[0].action, RequestLabel):
+        raise Broken(f"S3: Kubernetes makes a local feature do {plans[0].action}, not {plans[1].action}")
+
+
+def check_rest(w: World) -> None:
+    """What must be true once faults have stopped and nothing moves any more (L1 to L3, S2)."""
+    facts = facts_of(w)
+    state = state_of(w.config, w.record, facts)
+    _check_rests(w, state)
+    _check_queue(w)
+    wish = verbs.Start() if w.record.system_state is SystemState.UP else verbs.Stop()
+    if state is not State.UNKNOWN and verbs.outcome(wish, w.config, w.record, facts) is None:
+        raise Broken(f"L1: {wish} is never answered in {state}")
+    again = daemon_restarts(w)
+    for _ in range(10):
+        plan = look(again)[1]
+        if plan.action is not None:
+            raise Broken(f"S2: a restart of the daemon makes it act: {plan.why}")
+        move = next((*reconciler_moves(again), *engine_moves(again)).__iter__(), None)
+        if move is None:
+            return
+        again = move[1]
+
+
+def _check_queue(w: World) -> None:
+    """L2, S4, S5: the queue is empty, the node has what it said, and the kubelet runs as ruled."""
+    if w.kubelet is not w.joined:
+        raise Broken(f"L2: joined is {w.joined}, the kubelet runs: {w.kubelet}")
+    if not w.joined:
+        return
+    if w.labels.pending or w.labels.failed:
+        raise Broken("L2: the label queue is not empty")
+    if w.labels.applied is not w.server_label:
+        raise Broken(f"S5: {w.labels.applied} counts as applied, the node has {w.server_label}")
+
+
+def _check_rests(w: World, state: State) -> None:
+    """Where it may come to rest (L1), and who must run then (L3)."""
+    stable = (
+        State.UNKNOWN,
+        State.INIT,
+        State.LOCAL,
+        State.LOCAL_EXITED,
+        State.KUBE_READY,
+        State.KUBE_RUNNING,
+        State.STARTING,
+    )
+    if state not in stable:
+        raise Broken(f"L1: it comes to rest in {state}")
+    if state is State.STARTING and w.local_exists:
+        raise Broken("L1: it comes to rest in STARTING although there is a local container")
+    kube_fallback = w.config.owner is Owner.KUBE and w.config.fallback and w.local_exists
+    if state is State.KUBE_READY and kube_fallback:
+        raise Broken("L3: kube with fallback, nothing runs, and the local container does not come")
+    if state is State.KUBE_READY and w.joined and not w.server_label:
+        raise Broken("L1: it waits for kube, and no label lets kube deploy")
+    if state is State.KUBE_RUNNING and not any(k.past_up for k in w.kube):
+        raise Broken("L1: a kube container owns the feature, and nobody lets it through")
+    if w.record.rolled_back and any(k.image == w.record.health.failed_image for k in w.kube) and w.joined:
+        raise Broken("L1: rolled back, and what failed runs on")
+    if complaint_against(w.record, w.config) and w.local_exists and state is State.KUBE_RUNNING:
+        raise Broken("L1: an unhealthy kube container owns the feature although a local one could")
+    if state is State.INIT and w.kube:
+        raise Broken("S7: the unit is down and a kube container runs on")
+
+
+def starts(*, policies: tuple[FailurePolicy | None, ...] = (None,)) -> Iterator[World]:
+    """A feature nobody has ever spoken of, with and without fallback and a local container."""
+    for fallback in (False, True):
+        for exists in (True, False):
+            for policy in policies:
+                minutes = 0 if policy is None else 1
+                config = FeatureConfig(fallback=fallback, failure_minutes=minutes, failure_policy=policy)
+                yield World(config=config, local_exists=exists)
+
+
+def working_starts() -> Iterator[World]:
+    """A feature that kube runs and has run for long, the label on: what takes many steps to reach."""
+    kube = Kube(KUBE[0], asked=True, past_up=True)
+    record = Record(system_state=SystemState.UP, mode=Mode.READY, grant=kube.id, granted_at=OLD, proven=True)
+    for world in starts():
+        config = replace(world.config, set_owner=Owner.KUBE)
+        labels = Labels(applied=True)
+        at_work = replace(world, config=config, record=record, kube=(kube,), labels=labels, server_label=True)
+        yield folded(look(at_work)[0])
+
+
+def waiting_starts() -> Iterator[World]:
+    """The same, but its container still waits to be let through: a stop ends what nobody has let through yet."""
+    for world in working_starts():
+        waits = replace(world.kube[0], past_up=False)
+        record = Record(system_state=SystemState.UP, mode=Mode.READY)
+        yield folded(replace(world, kube=(waits,), record=record))
+
+
+def failing_starts(*policies: FailurePolicy) -> Iterator[World]:
+    """Worlds whose manifest has an image that may be bad; KUBE owns the feature and its unit is up."""
+    for world in starts(policies=policies or tuple(FailurePolicy)):
+        config = replace(world.config, set_owner=Owner.KUBE)
+        yield replace(world, config=config, record=Record(system_state=SystemState.UP), image="A")

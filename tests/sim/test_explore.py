@@ -1,0 +1,116 @@
+"""Layer B: every interleaving of the actors of one feature, and of two, over the real core keeps every promise."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner
+from tests.sim import model
+from tests.sim.explore import EVERYTHING, MENUS, UNWELL, Walk, explore
+from tests.sim.model import Broken, World, failing_starts, starts, waiting_starts, working_starts
+
+WORLDS = list(starts())
+WORKING = list(working_starts())
+WAITING = list(waiting_starts())
+FAILING = list(starts(policies=(FailurePolicy.SWITCH_TO_LOCAL, FailurePolicy.ROLLBACK, FailurePolicy.ALERT)))
+UNWELL_WORLDS = list(failing_starts())
+LOST = "the model has lost its actors"
+NEAR = 600
+
+
+def _named(world: World) -> str:
+    policy = f"-{world.config.failure_policy}" if world.config.failure_policy else ""
+    return f"fallback={world.config.fallback}-local={world.local_exists}{policy}"
+
+
+@pytest.mark.parametrize("start", WORLDS, ids=_named)
+def test_everything_near_a_start_keeps_every_promise_without_faults(start: World) -> None:
+    assert explore(frozenset(), start, most=NEAR).states > NEAR, LOST
+
+
+@pytest.mark.parametrize("start", WORLDS, ids=_named)
+@pytest.mark.parametrize("menu", MENUS, ids=lambda menu: "+".join(sorted(menu)))
+def test_everything_near_a_fault_keeps_every_promise(start: World, menu: frozenset[str]) -> None:
+    assert explore(menu, start, most=NEAR).states > NEAR, LOST
+
+
+@pytest.mark.parametrize("start", WORKING, ids=_named)
+@pytest.mark.parametrize("menu", MENUS, ids=lambda menu: "+".join(sorted(menu)))
+def test_everything_near_a_feature_that_kube_runs_keeps_every_promise(
+    start: World, menu: frozenset[str]
+) -> None:
+    assert explore(menu, start, most=NEAR).states > NEAR, LOST
+
+
+@pytest.mark.parametrize("start", WAITING[::2], ids=_named)
+@pytest.mark.slow("thousands of states")
+def test_everything_near_a_kube_container_that_waits_keeps_every_promise(start: World) -> None:
+    assert explore(frozenset(), start, most=2_000).states > 2_000, LOST
+
+
+@pytest.mark.parametrize("start", FAILING, ids=_named)
+def test_a_failed_feature_keeps_every_promise(start: World) -> None:
+    explore(frozenset({"restart", "master"}), start, most=600)
+
+
+@pytest.mark.parametrize("start", UNWELL_WORLDS, ids=_named)
+def test_a_bad_image_and_its_replacement_keep_every_promise(start: World) -> None:
+    assert explore(UNWELL | {"restart", "master"}, start, most=600).states > 600, LOST
+
+
+def test_two_features_that_share_a_switch_keep_every_promise() -> None:
+    assert explore(EVERYTHING, *WORLDS[::2], most=10_000).states > 10_000, LOST
+
+
+def test_one_that_owns_and_one_that_waits_keep_every_promise_beside_each_other() -> None:
+    kube = FeatureConfig(set_owner=Owner.KUBE)
+    waiting = model.replace(WORLDS[0], config=kube)
+    assert explore(frozenset({"restart", "master"}), WORKING[0], waiting, most=10_000).states > 10_000, LOST
+
+
+@pytest.mark.slow("thousands of states")
+def test_every_actor_has_a_move() -> None:
+    missing = {
+        "set_owner=local", "fallback=True", "container start", "container stop", "container kill",
+        "container kill --no-kubelet-check",
+        "disables the master", "resets", "a reboot is prepared", "the manifest is withdrawn", "changes our label",
+        "the daemon is killed", "before it remembers", "the local container crashes", "by hand",
+        "the kubelet deploys", "calls `up kube`", "returns to container", "unhealthy", "crashes",
+        "the master goes down", "the master goes up", "answer is lost", "the attempt has failed", "Redis goes down",
+        "the kubelet is stopped", "the kubelet is started", "the watch sees", "time passes",
+    }  # fmt: skip
+    for menu, start in itertools.product((*MENUS, UNWELL), (UNWELL_WORLDS[0], WORKING[0])):
+        walk = Walk(menu, start)
+        walk.run(300)
+        said = {story for switch in walk.parents for story, _ in walk._moves(switch)}
+        missing = {actor for actor in missing if not any(actor in story for story in said)}
+        if not missing:
+            return
+    raise AssertionError(f"these never happen: {missing}")
+
+
+def test_a_broken_promise_is_told_as_a_numbered_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never_kube(world: World) -> None:
+        if any(kube.past_up for kube in world.kube):
+            raise Broken("S0: a kube container runs")
+
+    monkeypatch.setattr(model, "check_state", never_kube)
+    with pytest.raises(Broken) as told:
+        explore(frozenset(), WORLDS[0], most=5_000)
+    lines = str(told.value).splitlines()
+    assert lines[0] == "S0: a kube container runs"
+    steps = [line for line in lines if line.lstrip()[:1].isdigit()]
+    assert [int(step.split(".")[0]) for step in steps] == list(range(1, len(steps) + 1))
+    assert "set_owner=kube" in steps[0]
+    assert "the kubelet deploys a container" in str(told.value)
+
+
+def test_a_circle_that_nothing_leads_out_of_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fickle(world: World) -> list[tuple[str, World]]:
+        return [("somebody cannot make up his mind", model.replace(world, local_runs=not world.local_runs))]
+
+    monkeypatch.setattr(model, "reconciler_moves", fickle)
+    with pytest.raises(Broken, match="L1: it never comes to rest"):
+        explore(frozenset(), WORLDS[0], most=100)

@@ -1,0 +1,190 @@
+"""Which virtual switches do tests share? Each test gets one of its own, over the lab's engines and the real ones.
+
+`switches` makes switches without a master, `kube_switches` with one; both run a test twice, `lab` and `real`.
+Whatever a test did, its switches are closed, no container ever broke promise S1, and the log has no traceback.
+`tests/conftest.py` makes these fixtures known to every test.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.engines import LabDockerProcess, LabKubeProcess
+from tests.lab.kube_client import NODES, PODS
+from tests.lab.places import remove
+from tests.lab.switch import Switch
+from tests.system.switch_kube import RealMaster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.lab.engines import Docker, Kube
+
+    MakeSwitch = Callable[..., Switch]
+
+PODS_S_MAX = 180.0
+
+
+@pytest.fixture(scope="session")
+def lab_docker() -> Iterator[LabDockerProcess]:
+    """The lab's engine, a process of its own; a test that stops it starts it again."""
+    yield from _lab_docker()
+
+
+@pytest.fixture
+def own_lab_docker() -> Iterator[LabDockerProcess]:
+    """A lab's engine of the test's own: a daemon reads in the shared one's events what other tests have run."""
+    yield from _lab_docker()
+
+
+def _lab_docker() -> Iterator[LabDockerProcess]:
+    folder = Path(tempfile.mkdtemp(prefix="kl-"))
+    engine = LabDockerProcess(folder)
+    engine.start()
+    yield engine
+    engine.stop()
+    remove(folder)
+
+
+@pytest.fixture(scope="session")
+def lab_kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabKubeProcess]:
+    """The lab's API server, a process of its own."""
+    kube = LabKubeProcess(tmp_path_factory.mktemp("kube"))
+    kube.start()
+    yield kube
+    kube.stop()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("lab", marks=pytest.mark.twin),
+        pytest.param("real", marks=pytest.mark.real("docker")),
+    ]
+)
+def engine(request: pytest.FixtureRequest) -> Docker:
+    """A Docker engine that answers."""
+    docker: Docker = request.getfixturevalue("lab_docker" if request.param == "lab" else "real_docker")
+    return docker
+
+
+@pytest.fixture
+def new_switch() -> Iterator[MakeSwitch]:
+    """`new_switch(docker, **options)` powers a switch on; arguments as for `Switch`."""
+    with ExitStack() as stack:
+        yield lambda *engines, **options: _powered(stack, Switch(*engines, **options))
+
+
+@pytest.fixture
+def switches(engine: Docker, new_switch: MakeSwitch) -> MakeSwitch:
+    """`switches(**options)` powers a switch without a master on."""
+    return partial(new_switch, engine)
+
+
+@pytest.fixture
+def switch(switches: MakeSwitch) -> Switch:
+    """A switch without a master."""
+    return switches()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("lab", marks=pytest.mark.twin),
+        pytest.param("real", marks=pytest.mark.real("kubelet")),
+    ]
+)
+def kube_switches(request: pytest.FixtureRequest) -> Iterator[MakeSwitch]:
+    """`kube_switches(**options)` powers a switch on that has a master, but has not been told so: `join()`."""
+    docker: Docker
+    kube: Kube
+    with ExitStack() as stack:
+        if request.param == "lab":
+            docker, kube = request.getfixturevalue("lab_docker"), request.getfixturevalue("lab_kube")
+        else:
+            real = request.getfixturevalue("kubelet_real")
+            docker, kube = real.docker, RealMaster(real.cluster)
+            # A test before this one may have ended it.
+            real.cluster.start_kubelet(real.docker_socket)
+        yield lambda **options: _powered(stack, Switch(docker, kube, **options))
+
+
+@pytest.fixture
+def lab_kube_switches(lab_docker: LabDockerProcess, lab_kube: LabKubeProcess) -> Iterator[MakeSwitch]:
+    """As `kube_switches`, on the lab's engines alone: for what would take minutes on the real ones."""
+    with ExitStack() as stack:
+        yield lambda **options: _powered(stack, Switch(lab_docker, lab_kube, **options))
+
+
+@pytest.fixture
+def lab_kube_switch(lab_kube_switches: MakeSwitch) -> Switch:
+    """As `kube_switch`, on the lab's engines alone."""
+    switch = lab_kube_switches()
+    joined(switch)
+    return switch
+
+
+@pytest.fixture
+def kube_switch(kube_switches: MakeSwitch) -> Switch:
+    """A switch that has joined its master, and its kubelet runs."""
+    switch = kube_switches()
+    joined(switch)
+    return switch
+
+
+def joined(switch: Switch) -> None:
+    """The master is configured, and everything that follows from that has come."""
+    switch.join()
+    switch.wait_for(lambda: switch.connected == "True", "connected to the master")
+    switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
+    switch.wait_for(lambda: switch.node_labels, "the Node is registered")
+
+
+def _powered(stack: ExitStack, switch: Switch) -> Switch:
+    stack.enter_context(switch)
+    stack.callback(_forget_labels, switch)
+    stack.callback(_check, switch)
+    return switch
+
+
+def _check(switch: Switch) -> None:
+    broken = [file.read_text() for file in switch.marks.glob("*.twice")]
+    assert not broken, f"S1: two containers past `state up` at once: {broken}\n{switch.told()}"
+    switch.stop_daemon()
+    assert not switch.tracebacks, "\n".join(switch.tracebacks)
+    assert not switch.overdue, f"the daemon did not end in time\n{switch.told()}"
+
+
+def _forget_labels(switch: Switch) -> None:
+    """Leave the master as it was: a DaemonSet of the next test must not find an old label, nor its kubelet a pod."""
+    if switch.kube is None:
+        return
+    switch.kube.thaw_api()
+    switch.kube.start()
+    ours = {key: None for key in switch.node_labels if "/" not in key}
+    if ours:
+        switch.call_kube("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
+    # The controllers delete the pods, and make no more: what we deleted they might replace, not knowing yet.
+    until = time.monotonic() + PODS_S_MAX
+    while left := _pods(switch):
+        assert time.monotonic() < until, f"pods that the master does not delete: {left}\n{switch.told()}"
+        time.sleep(0.1)
+
+
+def _pods(switch: Switch) -> list[str]:
+    """The DaemonSets' pods that a kubelet would run on, by the master's word.
+
+    One that the kubelet has refused, for its node has no label any more, has failed for good and stays listed.
+    """
+    return [
+        f"{pod['metadata']['name']} {pod['status'].get('phase')}"
+        for pod in switch.call_kube("get", PODS)["items"]
+        if pod["metadata"].get("ownerReferences")
+        and "deletionTimestamp" not in pod["metadata"]
+        and pod["status"].get("phase") not in ("Failed", "Succeeded")
+    ]

@@ -1,0 +1,110 @@
+"""Does the whole story end the same, whichever effect the daemon is killed after?
+
+One story for one feature: local, to kube, stopped while the master is away, started when it is back, local again.
+The system tier plays every ninth point, the deep tier those between.
+Each time it is played, the daemon dies without a goodbye after its n-th effect, a label PATCH and a kubelet toggle
+counted too, and is started again. No container may start oftener than in an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.test_switch_kube import master
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.lab.switch import Switch
+
+POINTS_MAX = 80
+# A story takes seconds.
+STRIDE = 9
+FIRST_POINTS = [1, *(pytest.param(first, marks=pytest.mark.deep) for first in range(2, STRIDE + 1))]
+
+
+class Mortal:
+    """A switch whose daemon dies once, and is started again by whoever waits for something."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch = switch
+        self.died = False
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for it, whether or not the daemon dies meanwhile."""
+
+        def holds() -> object:
+            daemon = self.switch.daemon
+            if daemon is None or daemon.poll() is not None:
+                self.died = True
+                self.switch.start_daemon()
+            return condition()
+
+        self.switch.wait_for(holds, what)
+
+    def kubelet_runs(self) -> bool:
+        """Whether the daemon itself says so: then it has outlived that it started it."""
+        with suppress(OSError, AssertionError):
+            return json.loads(self.switch.ask("cluster")[1][0])["kubelet"] is True
+        return False
+
+
+def story(mortal: Mortal, feature: str) -> None:
+    """All of it, for a feature that is LOCAL now."""
+    switch = mortal.switch
+
+    def ups(*owners: str) -> Callable[[], bool]:
+        """Exactly these have got past `state up`, and the last one owns the feature."""
+        return lambda: (
+            switch.ups(feature) == [*owners] and switch.row(feature).get("current_owner") == owners[-1]
+        )
+
+    switch.config(feature, set_owner="kube")
+    mortal.until(ups("local", "kube"), "kube has taken over")
+    master(switch).stop_api()
+    mortal.until(lambda: switch.connected == "False", "the outage is noticed")
+    stopping = switch.spawn("stop", feature)
+    mortal.until(lambda: stopping.poll() is not None, "the stop has returned")
+    assert stopping.returncode == 0
+    mortal.until(lambda: not switch.running(feature), "nothing runs")
+    master(switch).start()
+    # A start that nobody has heard asks no later daemon: this one must not be about to die.
+    mortal.until(
+        lambda: switch.pending == "" and switch.kubelet_runs and mortal.kubelet_runs(),
+        "the queue is empty, the kubelet runs",
+    )
+    starting = switch.spawn("start", feature)
+    mortal.until(lambda: starting.poll() is not None, "the start has returned")
+    assert starting.returncode == 0
+    mortal.until(ups("local", "kube", "kube"), "kube runs it again")
+    switch.config(feature, set_owner="local")
+    mortal.until(
+        ups("local", "kube", "kube", "local"), "local again, and no container has started once too often"
+    )
+
+
+@pytest.mark.slow("the whole story for each of several effects")
+@pytest.mark.parametrize("first", FIRST_POINTS)
+def test_the_whole_story_ends_the_same_whichever_effect_the_daemon_is_killed_after(
+    lab_kube_switch: Switch, first: int
+) -> None:
+    switch = lab_kube_switch
+    for effects in range(first, POINTS_MAX, STRIDE):
+        feature = f"snmp{effects}"
+        switch.boot_local(feature)
+        switch.deploy(feature)
+        switch.stop_daemon()
+        switch.start_daemon(KUBESYNCD_CRASH_AFTER=str(effects))
+        mortal = Mortal(switch)
+        story(mortal, feature)
+        mortal.until(lambda f=feature: switch.label_of(f) == "" and switch.pending == "", "the label is off")
+        mortal.until(lambda f=feature: len(switch.running(f)) == 1, "only the local container runs")
+        assert switch.twice(feature) == ""
+        if not mortal.died:
+            assert effects > 15, "the story has hardly any effects: nobody counts them"
+            return
+    raise AssertionError(f"the story has more than {POINTS_MAX} effects")

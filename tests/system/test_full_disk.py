@@ -1,0 +1,98 @@
+"""What if there is no byte left where the daemon remembers things? Real tmpfs for /run and /var/lib, filled up.
+
+Stopping needs no byte; a grant does, because a restart must know whom it let through. Nothing that runs is touched,
+and once there is room again all goes on by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.lab.switch import Switch
+    from tests.system.switch_fixtures import MakeSwitch
+
+SIZE = "256k"
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own at `folder`; what is there already is hidden."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=755", "kubesyncd-test", str(folder)]
+    subprocess.run(mount, check=True, capture_output=True, timeout=60)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True, timeout=60)
+
+
+def fill(folder: Path) -> Path:
+    """Not one byte is left; the file that took them."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+    return filler
+
+
+@pytest.fixture
+def cramped(switches: MakeSwitch) -> Iterator[Switch]:
+    """A switch whose /run/kubesyncd and /var/lib/kubesyncd are small disks of their own."""
+    switch = switches()
+    switch.stop_daemon()
+    with ExitStack() as stack:
+        for name in ("run", "state"):
+            stack.enter_context(small_disk(switch.folder / name))
+        switch.container_sock.parent.mkdir()
+        switch.start_daemon()
+        stack.callback(switch.stop_daemon)
+        yield switch
+
+
+def test_on_a_full_disk_features_stop_and_start_and_what_was_let_through_is_never_forgotten(
+    cramped: Switch,
+) -> None:
+    switch = cramped
+    lldp = switch.boot_local("lldp")
+    switch.boot_local("snmp")
+    waiter = switch.spawn("wait", "lldp")
+    fillers = [fill(switch.folder / name) for name in ("run", "state")]
+
+    switch.done("stop", "snmp")
+    assert switch.running("snmp") == []
+    switch.wait_for(lambda: switch.log("ledger", alert=True), "the alert")
+    assert "No space left" in switch.log("ledger", alert=True)[0]["why"]
+    switch.done("start", "snmp")
+    local = switch.running("snmp")
+    switch.config("snmp", set_owner="kube")
+    kube = switch.run_kube("snmp")
+    switch.wait_for(lambda: switch.running("snmp") == [kube], "the local container makes room")
+    # Nobody is let through whom a restart would not know.
+    switch.wait_for(lambda: switch.log("trouble", feature="snmp"), "the grant is not kept")
+    assert switch.row("snmp").get("docker_id") != kube
+    assert (switch.running("lldp"), waiter.poll()) == ([lldp], None)
+
+    for filler in fillers:
+        filler.unlink()
+    switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "there is room: it goes on")
+    switch.restart_daemon()
+    switch.until_state("snmp", "KUBE_RUNNING")
+    assert switch.running("snmp") == [kube]
+    assert local != [kube]
+    assert (switch.running("lldp"), waiter.poll()) == ([lldp], None)
+    switch.done("stop", "lldp")
+    assert waiter.wait(30) == 0

@@ -1,0 +1,68 @@
+"""Do join and reset run as units of their own on an installed switch, whatever befalls the daemon meanwhile?
+
+kubeadm is a stand-in that takes the credential away and puts it back; test_join_real has the real one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.installed_kube import Master
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.system.installed_switch import InstalledSwitch
+
+pytestmark = pytest.mark.real("systemd")
+
+CREDENTIAL = "/etc/kubernetes/kubelet.conf"
+KUBEADM = f"""#!/bin/sh
+case $1 in
+version) echo v1.20.2 ;;
+reset) rm -f {CREDENTIAL} ;;
+join) sleep 4 && cp -p /root/kubelet.conf {CREDENTIAL} ;;
+esac
+"""
+
+
+@pytest.fixture
+def joined(
+    installed: InstalledSwitch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[InstalledSwitch, Master]]:
+    """The switch, which has joined a master and could do so again."""
+    with Master(installed, tmp_path_factory.mktemp("master")) as master:
+        installed.write("/usr/bin/kubeadm", KUBEADM, mode=0o755)
+        installed.write("/etc/sonic/kube_admin.conf", master.admin_conf.read_text(), mode=0o600)
+        shutil.copy(installed.root / CREDENTIAL.lstrip("/"), installed.root / "root/kubelet.conf")
+        yield installed, master
+        for file in ("/usr/bin/kubeadm", "/root/kubelet.conf", CREDENTIAL, "/etc/sonic/kube_admin.conf"):
+            (installed.root / file.lstrip("/")).unlink(missing_ok=True)
+
+
+def last_run(switch: InstalledSwitch, unit: str) -> str:
+    return switch.show(unit, "InvocationID")
+
+
+def test_join_and_reset_are_units_of_their_own(joined: tuple[InstalledSwitch, Master]) -> None:
+    switch, _ = joined
+    before = last_run(switch, "kubesyncd-join")
+    join = switch.spawn("kube_join", "-f", user="admin")
+    switch.wait_for(lambda: switch.show("kubesyncd-join", "ActiveState") == "activating", "it joins")
+    run = last_run(switch, "kubesyncd-join")
+    assert run != before
+    switch.run("systemctl", "restart", "kubesyncd")
+    said, _ = join.communicate(timeout=90)
+    assert join.returncode == 0, said
+    assert last_run(switch, "kubesyncd-join") in (run, ""), "the daemon's restart began it no second time"
+    assert switch.show("kubesyncd-join", "Result") == "success"
+    assert switch.run("stat", "-c", "%a", CREDENTIAL) == "600"
+    switch.wait_for(lambda: "is connected" in switch.process("kubesync", "doctor").stdout, "the link is back")
+
+    switch.run("kube_reset", user="admin")
+    assert switch.show("kubesyncd-reset", "Result") == "success"
+    assert not (switch.root / CREDENTIAL.lstrip("/")).exists()
+    assert not (switch.root / "etc/sonic/kube_admin.conf").exists()

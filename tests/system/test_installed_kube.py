@@ -1,0 +1,195 @@
+"""Does a feature move between switch and Kubernetes without its unit noticing? On a switch with systemd."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.installed_fixtures import add_feature, install, redis, remove_feature, row, running
+from tests.system.installed_kube import Master
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.system.installed_fixtures import Packages
+    from tests.system.installed_switch import InstalledSwitch
+
+pytestmark = pytest.mark.real("systemd")
+
+
+@pytest.fixture
+def master(installed: InstalledSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
+    with Master(installed, tmp_path_factory.mktemp("master")) as master:
+        yield master
+
+
+@pytest.fixture
+def lldp(installed: InstalledSwitch, master: Master) -> Iterator[InstalledSwitch]:
+    """The switch, with a feature lldp that may be run by either."""
+    add_feature(installed, "lldp", set_owner="local")
+    installed.wait_for(lambda: row(installed, "lldp").get("current_owner") == "local", "lldp runs locally")
+    yield installed
+    remove_feature(installed, "lldp")
+
+
+def owner(switch: InstalledSwitch, wanted: str) -> None:
+    redis(switch, 4, "hset", "FEATURE|lldp", "set_owner", wanted)
+
+
+def owned_by(switch: InstalledSwitch, who: str) -> None:
+    switch.wait_for(lambda: row(switch, "lldp").get("current_owner") == who, f"lldp is owned by {who}")
+
+
+def unit(switch: InstalledSwitch) -> tuple[str, str]:
+    return switch.show("lldp", "NRestarts"), switch.show("lldp", "MainPID")
+
+
+def test_hand_over_both_ways_leaves_the_unit_alone(lldp: InstalledSwitch, master: Master) -> None:
+    before = unit(lldp)
+    master.deploy("lldp")
+    owner(lldp, "kube")
+    owned_by(lldp, "kube")
+    assert not running(lldp, "lldp")
+    assert "true" in lldp.run("container", "inspect", "-f", "{{.State.Running}}", "lldp", user="admin")
+    assert lldp.run("container", "exec", "lldp", "echo", "in a pod") == "in a pod"
+
+    owner(lldp, "local")
+    owned_by(lldp, "local")
+    assert running(lldp, "lldp")
+    assert "lldp_enabled" not in (master.labels() or {})
+    assert unit(lldp) == before
+    assert lldp.show("lldp", "Result") == "success"
+
+
+def test_an_upgrade_leaves_a_feature_of_kubernetes_alone(
+    lldp: InstalledSwitch, master: Master, packages: Callable[[str], Packages]
+) -> None:
+    master.deploy("lldp")
+    owner(lldp, "kube")
+    owned_by(lldp, "kube")
+    before, kube = unit(lldp), row(lldp, "lldp")["docker_id"]
+    runs = ("docker", "inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", kube)
+    started = lldp.run(*runs)
+    for version in ("0.9.0~test", ""):
+        daemon = lldp.show("kubesyncd", "MainPID")
+        install(lldp, packages(version))
+        lldp.wait_for(lambda: lldp.show("kubesyncd", "ActiveState") == "active", "the daemon runs")
+        assert lldp.show("kubesyncd", "MainPID") != daemon
+        assert lldp.run("container", "id", "lldp") == kube
+        state = lldp.run("container", "state", "lldp")
+        assert "state=KUBE_RUNNING" in state, state
+    assert (unit(lldp), lldp.run(*runs)) == (before, started)
+    assert not running(lldp, "lldp")
+    assert (master.labels() or {})["lldp_enabled"] == "true"
+
+    owner(lldp, "local")
+    owned_by(lldp, "local")
+    assert unit(lldp) == before, "its waiter has met the new daemon"
+
+
+def test_the_status_line_says_what_is_waited_for(lldp: InstalledSwitch, master: Master) -> None:
+    lldp.run("systemctl", "stop", "lldp")
+    owner(lldp, "kube")
+    lldp.run("systemctl", "start", "lldp")
+    lldp.wait_for(lambda: "waiting for kube deployment" in lldp.run("systemctl", "status", "lldp"), "status")
+    assert not running(lldp, "lldp")
+
+    master.deploy("lldp")
+    owned_by(lldp, "kube")
+    lldp.wait_for(lambda: "waiting" not in lldp.show("lldp", "StatusText"), "status follows")
+    lldp.run("systemctl", "stop", "lldp")
+    assert row(lldp, "lldp")["current_owner"] == "none"
+    assert "lldp_enabled" not in (master.labels() or {})
+
+
+def test_a_kube_feature_stops_while_the_master_is_away(lldp: InstalledSwitch, master: Master) -> None:
+    master.deploy("lldp")
+    owner(lldp, "kube")
+    owned_by(lldp, "kube")
+    lldp.wait_for(lambda: lldp.show("kubelet", "ActiveState") == "active", "the kubelet runs")
+    kube = row(lldp, "lldp")["docker_id"]
+
+    master.stop_api()
+    lldp.run("systemctl", "stop", "lldp")
+    assert row(lldp, "lldp")["system_state"] == "down"
+    assert lldp.process("docker", "inspect", "-f", "{{.State.Running}}", kube).stdout.strip() != "true"
+    assert lldp.show("kubelet", "ActiveState") == "inactive"
+    assert lldp.show("kubelet", "UnitFileState") == "disabled"
+
+    master.start_api()
+    lldp.wait_for(lambda: lldp.show("kubelet", "ActiveState") == "active", "the kubelet runs again")
+    assert "lldp_enabled" not in (master.labels() or {})
+
+
+def test_a_daemon_killed_in_a_hand_over_finishes_it(lldp: InstalledSwitch, master: Master) -> None:
+    before = unit(lldp)
+    master.deploy("lldp")
+    for wanted, who in (("kube", "kube"), ("local", "local")):
+        owner(lldp, wanted)
+        lldp.run("systemctl", "kill", "--signal=KILL", "kubesyncd")
+        owned_by(lldp, who)
+    assert unit(lldp) == before
+
+
+def config_names(switch: InstalledSwitch) -> dict[str, str]:
+    """The fields of lldp's row in CONFIG_DB."""
+    words = redis(switch, 4, "hgetall", "FEATURE|lldp").split("\n")
+    return dict(zip(words[::2], words[1::2], strict=False))
+
+
+def reported(switch: InstalledSwitch) -> set[str]:
+    """What SONiC's container_checker reports: enabled features that neither Docker nor STATE_DB has as running."""
+    features = [key.removeprefix("FEATURE|") for key in redis(switch, 4, "keys", "FEATURE|*").split()]
+    expected = {
+        name
+        for name in features
+        if redis(switch, 4, "hget", f"FEATURE|{name}", "state") not in ("disabled", "always_disabled")
+    }
+    by_docker = set(switch.run("docker", "ps", "--format", "{{.Names}}").split())
+    return expected - by_docker - {name for name in features if row(switch, name).get("container_id")}
+
+
+def test_sonics_own_tools_read_what_they_expect_in_both_modes(
+    sonic_names: InstalledSwitch, lldp: InstalledSwitch, master: Master
+) -> None:
+    redis(lldp, 4, "hset", "FEATURE|lldp", "state", "enabled")
+    redis(lldp, 6, "hset", "FEATURE|lldp", "state", "enabled", "up_status", "true")
+    before = unit(lldp)
+    assert reported(lldp) == set()
+
+    lldp.run("kubesync", "config", "feature", "lldp", "owner", "kube", "fallback", "false", "-y")
+    assert config_names(lldp)["no_fallback_to_local"] == "true"
+    master.deploy("lldp")
+    owned_by(lldp, "kube")
+    said = row(lldp, "lldp")
+    assert time.strptime(said.pop("update_time"), "%Y-%m-%d %H:%M:%S")
+    short_id = said.pop("container_id")
+    assert len(short_id) == 12
+    assert "k8s_lldp_" in lldp.run("docker", "ps", "--filter", f"id={short_id}", "--format", "{{.Names}}")
+    assert said == {
+        "system_state": "up",
+        "current_owner": "kube",
+        "remote_state": "running",
+        "state": "enabled",
+        "up_status": "true",
+    }
+    assert reported(lldp) == set()
+    assert unit(lldp) == before
+
+    master.withdraw("lldp")
+    owned_by(lldp, "none")
+    lldp.wait_for(lambda: row(lldp, "lldp")["remote_state"] == "ready", "it waits for its deployment")
+    assert reported(lldp) == {"lldp"}, "it is enabled and does not run"
+    lldp.run("systemctl", "stop", "lldp")
+    assert row(lldp, "lldp")["remote_state"] == "stopped"
+    assert not row(lldp, "lldp")["container_id"]
+
+    lldp.run("kubesync", "config", "feature", "lldp", "fallback", "true", "-y")
+    assert config_names(lldp)["no_fallback_to_local"] == "false"
+    lldp.run("systemctl", "start", "lldp")
+    owned_by(lldp, "local")
+    assert row(lldp, "lldp")["container_id"] == "lldp"
+    assert reported(lldp) == set()
+    assert (row(lldp, "lldp")["state"], row(lldp, "lldp")["up_status"]) == ("enabled", "true")

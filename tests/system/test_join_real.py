@@ -1,0 +1,538 @@
+"""A switch joins a real master with the real kubeadm and kubelet, loses it, and leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from kubesyncd.join.plan import STEP_S_MAX, Step
+from kubesyncd.join.progress import Phase
+from tests.lab.admin_conf import AdminConfServer
+from tests.lab.certificates import DAY, Authority, Pair, write_kubeconfig
+from tests.lab.join_switch import JoinSwitch
+from tests.lab.kube_client import NODES, KubeClient, KubeError
+from tests.lab.kube_client import node as node_named
+from tests.lab.places import remove
+from tests.system.docker_engine import RealDocker
+from tests.system.kube_cluster import API_SERVER, programs_folder
+from tests.system.kube_join import TOKEN, JoinableKube, NodeFolders
+from tests.workers import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.real("kubeadm")
+
+NODE = "switch2"
+# Whom kubeadm's own roles let join, and nothing else.
+BOOTSTRAPPERS = "system:bootstrappers:kubeadm:default-node-token"
+
+
+class RealMaster:
+    """tests.lab.engines.Kube over a real cluster; the node's kubelet expects kubeadm."""
+
+    def __init__(self, cluster: JoinableKube) -> None:
+        self.cluster = cluster
+        self.node = NODE
+        self.admin_conf = cluster.admin_conf
+        self.kubelet_conf = Path("/etc/kubernetes/kubelet.conf")
+        self.start = cluster.start
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url
+
+    def stop_api(self) -> None:
+        self.cluster.kill(API_SERVER)
+
+    def freeze_api(self) -> None:
+        self.cluster.signal(API_SERVER, signal.SIGSTOP)
+
+    def thaw_api(self) -> None:
+        self.cluster.signal(API_SERVER, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Whoever made the cluster ends it."""
+
+    def kubelet_unit(self, docker_socket: Path) -> dict[str, Any]:
+        raise NotImplementedError(docker_socket)
+
+
+class Lab:
+    """What all tests of this module share: a cluster, an engine, admin.conf's server, and the node's folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("kube", "docker", "node"):
+            (folder / name).mkdir()
+        self.cluster = JoinableKube(folder / "kube", node=NODE)
+        self.docker = RealDocker(folder / "docker")
+        self.master = RealMaster(self.cluster)
+        self.measured: dict[str, float] = {}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    folder = Path(tempfile.mkdtemp(prefix="kj-"))
+    lab = Lab(folder)
+    # The kubelet's health port is the machine's: another run's kubelet would answer for ours.
+    with locked(programs_folder().parent / "kubeadm.lock"):
+        try:
+            lab.docker.start()
+            lab.docker.import_image()
+            lab.cluster.start_for_joins()
+            yield lab
+        finally:
+            lab.cluster.stop()
+            lab.docker.stop()
+            remove(folder)
+        print({what: round(seconds, 2) for what, seconds in lab.measured.items()})
+
+
+@pytest.fixture
+def server(lab: Lab) -> Iterator[AdminConfServer]:
+    pair = Authority(lab.folder / "kube" / "pki").issue("https", "master", server=True)
+    with AdminConfServer(lab.cluster.admin_conf, pair) as it:
+        yield it
+
+
+@contextmanager
+def a_switch(lab: Lab, server: AdminConfServer, **kube_settings: Any) -> Iterator[JoinSwitch]:
+    """A switch that has not joined, its daemon running; whatever becomes of it, its node is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="node-", dir=lab.folder))
+    with NodeFolders(folder, str(lab.docker.socket), NODE) as node:
+        switch = JoinSwitch(
+            lab.docker,
+            lab.master,
+            server,
+            lab.folder / "kube" / "pki",
+            kubeadm=node.kubeadm,
+            python=node.python(),
+            kube_settings={"ignore_preflight_errors": ["all"], **kube_settings},
+            settings={"paths": {"kubelet_dir": "/var/lib/kubelet"}},
+        )
+        node.use_systemctl(switch._systemctl)
+        switch.credential = node.seen("/etc/kubernetes/kubelet.conf")
+        switch.inside = node
+        try:
+            switch.redis.start()
+            switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
+            switch._add_unit("kubelet.service", node.kubelet_unit())
+            switch.start_daemon()
+            yield switch
+        finally:
+            switch.systemctl("stop", "kubelet.service")
+            lab.cluster.signal(API_SERVER, signal.SIGCONT)
+            lab.cluster.start()
+            switch.close()
+            admin(lab, "delete", f"{NODES}/{NODE}")
+
+
+def admin(lab: Lab, verb: str, *arguments: Any, kubeconfig: Path | None = None) -> Any:
+    """One call to the API server, as its administrator."""
+
+    async def call() -> Any:
+        async with KubeClient(kubeconfig or lab.cluster.admin_conf) as api:
+            return await getattr(api, verb)(*arguments)
+
+    return asyncio.run(call())
+
+
+# kubeadm waits for a certificate and then for the Node, and may: controllers that have lost their master look for it
+# again with pauses of up to a minute. The job's own limits are what it is held to.
+JOB_S_MAX = sum(STEP_S_MAX[step] for step in (Step.JOIN, Step.KEEP, Step.SUIT))
+
+
+def connected(switch: JoinSwitch) -> None:
+    switch.wait_for(lambda: switch.connected == "True", "connected", JOB_S_MAX)
+    switch.wait_for(lambda: switch.progress.phase is not Phase.RUNNING, "the job is done", JOB_S_MAX)
+    switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
+    switch.wait_for(lambda: switch.node_labels, "the Node is there")
+
+
+@pytest.mark.slow("several joins by the real kubeadm")
+def test_a_switch_joins_is_forced_to_join_again_leaves_and_joins(lab: Lab, server: AdminConfServer) -> None:
+    with a_switch(lab, server) as switch:
+        switch.config_db.hset("DEVICE_METADATA|localhost", mapping={"hwsku": "Force10-S6000"})
+        begun = time.monotonic()
+        switch.join()
+        connected(switch)
+        lab.measured["join"] = time.monotonic() - begun
+        switch.wait_for(lambda: switch.node_labels.get("hwsku") == "Force10-S6000", "it describes itself")
+        uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
+        leftovers = {path.name for path in switch.credential.parent.iterdir()}
+        assert leftovers == {"kubelet.conf", "pki"}, (
+            "no administrator's credential is left beside the kubelet's"
+        )
+
+        forced = switch.client("kube_join", "-f", limit_s=300)
+        assert forced.returncode == 0, forced.stderr
+        connected(switch)
+        switch.wait_for(
+            lambda: switch.node_labels.get("hwsku") == "Force10-S6000", "it describes itself again"
+        )
+        assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] != uid
+
+        left = switch.client("kube_reset", limit_s=300)
+        assert (left.returncode, left.stdout.strip()) == (0, "left the master"), left.stderr
+        assert not switch.node_exists
+        assert not switch.credential.exists()
+        assert not switch.kubelet_runs
+
+        again = switch.client("kube_join", limit_s=300)
+        assert again.returncode == 0, again.stderr
+        connected(switch)
+
+
+def test_a_joined_kubelet_removes_no_images_and_evicts_nothing_for_want_of_disk(
+    lab: Lab, server: AdminConfServer
+) -> None:
+    with a_switch(lab, server) as switch:
+        switch.join()
+        connected(switch)
+        config = yaml.safe_load(switch.inside.seen("/var/lib/kubelet/config.yaml").read_text())
+        assert config["imageGCHighThresholdPercent"] == 100
+        assert config["evictionHard"]["imagefs.available"] == "0%"
+        log = switch.inside.folder / "kubelet.pid.log"
+        # The kubelet says so itself, once it has read the file.
+        switch.wait_for(lambda: "Disable image GC" in log.read_text(), "the kubelet's own word")
+
+
+def test_our_credential_touches_no_other_node_and_no_kubernetes_label(
+    lab: Lab, server: AdminConfServer
+) -> None:
+    with a_switch(lab, server, keep_admin_conf=False) as switch:
+        switch.join()
+        connected(switch)
+        assert not switch.admin_conf.exists(), "the kubelet's credential is all there is"
+        admin(lab, "post", NODES, node_named("other"))
+        try:
+            own = switch.folder / "own.conf"
+            ca, pair = (
+                lab.cluster.authority.pem,
+                switch.inside.seen("/var/lib/kubelet/pki/kubelet-client-current.pem"),
+            )
+            resolved = pair.parent / pair.readlink().name
+            write_kubeconfig(own, lab.cluster.url, ca, PairOf(resolved), inline=False)
+            labels = {"metadata": {"labels": {"snmp_enabled": "true"}}}
+            reserved = {"metadata": {"labels": {"node-role.kubernetes.io/master": ""}}}
+            assert refusal(lab, own, "patch", f"{NODES}/other", labels) == 403
+            assert refusal(lab, own, "patch", f"{NODES}/{NODE}", reserved) == 403
+            assert refusal(lab, own, "get", "/api/v1/namespaces/kube-system/secrets") == 403
+            assert refusal(lab, own, "delete", f"{NODES}/other") == 403
+            assert refusal(lab, own, "delete", f"{NODES}/{NODE}") == 403, "not even the own one"
+            assert refusal(lab, own, "patch", f"{NODES}/{NODE}", labels) == 0
+        finally:
+            admin(lab, "delete", f"{NODES}/other")
+
+
+class PairOf:
+    """A certificate and its key in one file, as the kubelet keeps them."""
+
+    def __init__(self, file: Path) -> None:
+        self.certificate = self.key = file
+
+
+def refusal(lab: Lab, kubeconfig: Path, verb: str, *arguments: Any) -> int:
+    """The status of a refused call; 0 where it is allowed."""
+    try:
+        admin(lab, verb, *arguments, kubeconfig=kubeconfig)
+    except KubeError as error:
+        return error.status
+    return 0
+
+
+@pytest.mark.parametrize("way", ["token", "certificate"])
+def test_a_switch_joins_and_joins_again_without_an_administrator(
+    lab: Lab, server: AdminConfServer, way: str
+) -> None:
+    token = lab.folder / "token"
+    token.write_text(TOKEN)
+    pair = lab.cluster.authority.issue("bootstrapper", "switches", BOOTSTRAPPERS)
+    ways = {
+        "token": {"bootstrap_token_file": str(token), "ca_cert_hash": lab.cluster.ca_hash},
+        "certificate": {"client_certificate": str(pair.certificate), "client_key": str(pair.key)},
+    }
+    with a_switch(lab, server, **ways[way]) as switch:
+        switch.join()
+        connected(switch)
+        assert not switch.admin_conf.exists()
+        forced = switch.client("kube_join", "-f", limit_s=300)
+        assert forced.returncode == 0, forced.stderr
+        connected(switch)
+        left = switch.client("kube_reset", limit_s=300)
+        assert left.returncode == 0
+        assert f"run: kubectl delete node {NODE}" in left.stdout
+
+
+def test_a_credential_without_rights_joins_nothing_and_leaves_nothing(
+    lab: Lab, server: AdminConfServer
+) -> None:
+    pair = lab.cluster.authority.issue("nobody", "nobody")
+    options = {
+        "client_certificate": str(pair.certificate),
+        "client_key": str(pair.key),
+        "join_boot_delay_s": 1e6,
+    }
+    with a_switch(lab, server, **options) as switch:
+        switch.join()
+        ended = switch.client("kube_join", limit_s=300)
+        assert ended.returncode == 1
+        assert "forbidden" in ended.stderr.lower()
+        assert not switch.credential.exists()
+        assert not switch.kubelet_runs
+
+
+# What the API server's certificate can be, and what our side says of it.
+LIES = {
+    "expired": "certificate has expired",
+    "another CA": "certificate signature failure",
+    "another host": "IP address mismatch",
+}
+
+
+@contextmanager
+def lying(lab: Lab, lie: str) -> Iterator[None]:
+    """The real API server with a certificate that nobody should believe."""
+    authority = Authority(lab.folder / "stranger") if lie == "another CA" else lab.cluster.authority
+    host, valid = {"another host": "127.0.0.2"}.get(lie, "127.0.0.1"), -DAY if lie == "expired" else DAY
+    serve(lab, authority.issue("lie", "kube-apiserver", server=True, host=host, valid=valid))
+    try:
+        yield
+    finally:
+        serve(lab, None)
+
+
+def serve(lab: Lab, pair: Pair | None) -> None:
+    lab.cluster.kill(API_SERVER)
+    lab.cluster.start(pair)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_master_that_cannot_prove_itself_is_neither_joined_nor_left(
+    lab: Lab, server: AdminConfServer, lie: str
+) -> None:
+    with a_switch(lab, server) as switch:
+        with lying(lab, lie):
+            switch.join()
+            ended = switch.client("kube_join", limit_s=300)
+            assert ended.returncode == 1
+            assert f"ask the master: the certificate of {lab.cluster.url} is not trusted" in ended.stderr
+            assert LIES[lie] in ended.stderr
+            assert not switch.credential.exists()
+        connected(switch)
+        uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
+        with lying(lab, lie):
+            switch.wait_for(lambda: LIES[lie] in switch.status["why_disconnected"], "the link tells why")
+            switch.wait_for(lambda: switch.connected == "False", "STATE_DB says so")
+            shown = " ".join(switch.kubesync("show", "kubernetes", "status").stdout.split())
+            assert LIES[lie] in shown
+            assert "check this switch's clock" in shown
+            assert [line for line in switch.log("master", connected=False) if LIES[lie] in line["why"]]
+            forced = switch.client("kube_join", "-f", limit_s=300)
+            assert forced.returncode == 1
+            assert LIES[lie] in forced.stderr
+            assert switch.credential.exists(), "nothing is torn down"
+            assert switch.kubelet_runs
+        connected(switch)
+        assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "never re-joined"
+
+
+@pytest.mark.slow("several joins by the real kubeadm")
+def test_a_token_joins_no_master_but_the_one_its_pin_names(lab: Lab, server: AdminConfServer) -> None:
+    token = lab.folder / "token"
+    token.write_text(TOKEN)
+    settings = {"bootstrap_token_file": str(token), "ca_cert_hash": f"sha256:{'0' * 64}"}
+    with a_switch(lab, server, **settings) as switch:
+        switch.join()
+        ended = switch.client("kube_join", limit_s=300)
+        assert ended.returncode == 1
+        assert "[kube] ca_cert_hash is not that of this master's CA" in ended.stderr
+        assert not switch.credential.exists()
+    with a_switch(lab, server, **{**settings, "ca_cert_hash": lab.cluster.ca_hash}) as switch:
+        with lying(lab, "another CA"):
+            switch.join()
+            ended = switch.client("kube_join", limit_s=300)
+            assert ended.returncode == 1
+            assert "x509" in ended.stderr
+            assert not switch.credential.exists()
+        connected(switch)
+
+
+def test_a_token_without_rights_or_out_of_date_joins_nothing_and_costs_no_membership(
+    lab: Lab, server: AdminConfServer
+) -> None:
+    token = lab.folder / "token"
+    token.write_text("norite.0123456789abcdef")
+    give_token(lab, "norite", groups="system:bootstrappers:nobody")
+    with a_switch(lab, server, bootstrap_token_file=str(token), ca_cert_hash=lab.cluster.ca_hash) as switch:
+        switch.join()
+        ended = switch.client("kube_join", limit_s=300)
+        assert ended.returncode == 1
+        assert 'forbidden: User "system:bootstrap:norite"' in ended.stderr
+        assert "docs/fleet.md" in ended.stderr
+        assert not switch.credential.exists()
+        assert not switch.kubelet_runs
+        token.write_text(TOKEN)
+        connected(switch)
+        uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
+        for old in ("norite.0123456789abcdef", "gone00.0123456789abcdef"):
+            token.write_text(old)
+            forced = switch.client("kube_join", "-f", limit_s=300)
+            assert forced.returncode == 1
+            assert "try the credential:" in forced.stderr
+        assert "kubeadm token create" in forced.stderr
+        connected(switch)
+        assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "nothing was torn down"
+
+
+def give_token(lab: Lab, name: str, *, groups: str) -> None:
+    """A bootstrap token `name`.0123456789abcdef of these groups."""
+    told = {
+        "token-id": name,
+        "token-secret": "0123456789abcdef",
+        "usage-bootstrap-authentication": "true",
+        "usage-bootstrap-signing": "true",
+        "auth-extra-groups": groups,
+    }
+    metadata = {"name": f"bootstrap-token-{name}", "namespace": "kube-system"}
+    secret = {"metadata": metadata, "type": "bootstrap.kubernetes.io/token", "stringData": told}
+    admin(lab, "post", "/api/v1/namespaces/kube-system/secrets", secret)
+
+
+@pytest.mark.slow("several joins by the real kubeadm")
+def test_a_credential_the_master_takes_no_more_is_told_with_the_fix_and_its_successor_is_picked_up(
+    lab: Lab, server: AdminConfServer
+) -> None:
+    with a_switch(lab, server) as switch:
+        switch.join()
+        connected(switch)
+        file = switch.inside.seen("/var/lib/kubelet/pki/kubelet-client-current.pem")
+        good = (file.parent / file.readlink().name).read_bytes()
+        uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
+
+        become(switch, lab.cluster.authority.issue("old", f"system:node:{NODE}", "system:nodes", valid=-DAY))
+        told_of(switch, "401", "the kubelet's certificate, which may have expired")
+        switch.wait_for(lambda: switch.log("credential_expires"), "and the clock's alert", 120)
+        become(switch, lab.cluster.authority.issue("other", "nobody"))
+        told_of(switch, "403", "does not let this node do so")
+        assert switch.kubelet_runs
+        put(file, good)
+        connected(switch)
+        assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "never re-joined"
+
+
+def become(switch: JoinSwitch, pair: Pair) -> None:
+    """Make this the kubelet's certificate, as a renewal does."""
+    file = switch.inside.seen("/var/lib/kubelet/pki/kubelet-client-current.pem")
+    put(file, pair.certificate.read_bytes() + pair.key.read_bytes())
+
+
+def put(file: Path, content: bytes) -> None:
+    fresh = file.with_name("fresh.pem")
+    fresh.write_bytes(content)
+    fresh.replace(file)
+
+
+def told_of(switch: JoinSwitch, *words: str) -> None:
+    """The link is down, and says so with these words and what to do."""
+    words = (*words, "config kube join -f")
+    switch.wait_for(lambda: all(w in switch.status["why_disconnected"] for w in words), words[0], 120)
+    switch.wait_for(lambda: switch.connected == "False", "STATE_DB says so")
+
+
+@pytest.mark.slow("several joins by the real kubeadm")
+def test_an_outage_tears_nothing_down_and_heals_by_itself(lab: Lab, server: AdminConfServer) -> None:
+    with a_switch(lab, server) as switch:
+        switch.join()
+        connected(switch)
+        uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
+
+        switch.kube.stop_api()
+        begun = time.monotonic()
+        switch.wait_for(lambda: switch.connected == "False", "refused connections are noticed")
+        lab.measured["refused"] = time.monotonic() - begun
+        code, said = switch.ask("label", "rack=7")
+        assert code == 0
+        assert said[0].startswith("queued")
+        switch.wait_for(lambda: not switch.kubelet_runs, "the kubelet is stopped meanwhile")
+        switch.restart_daemon()
+        switch.kube.start()
+        connected(switch)
+        switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the queue is drained")
+
+        begun = time.monotonic()
+        switch.kube.freeze_api()
+        switch.wait_for(lambda: switch.connected == "False", "silence is noticed", 120)
+        lab.measured["half-open"] = time.monotonic() - begun
+        switch.kube.thaw_api()
+        connected(switch)
+        assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "never re-joined"
+
+
+def test_a_master_that_is_away_for_the_whole_boot_is_waited_for(lab: Lab, server: AdminConfServer) -> None:
+    with a_switch(lab, server) as switch:
+        switch.kube.stop_api()
+        switch.join()
+        switch.wait_for(lambda: switch.status["membership"].get("phase") == "failed", "the first try is over")
+        assert switch.membership is None
+        assert not switch.credential.exists()
+        switch.kube.start()
+        connected(switch)
+
+
+def test_a_reset_without_the_master_does_the_rest_and_the_switch_can_come_back(
+    lab: Lab, server: AdminConfServer
+) -> None:
+    with a_switch(lab, server) as switch:
+        switch.join()
+        connected(switch)
+        switch.kube.stop_api()
+        left = switch.client("kube_reset", limit_s=300)
+        assert left.returncode == 0
+        assert f"run: kubectl delete node {NODE}" in left.stdout
+        assert not switch.credential.exists()
+        assert not switch.admin_conf.exists()
+        assert not switch.kubelet_runs
+        switch.kube.start()
+        assert switch.node_exists, "nobody could take it off"
+        # kubeadm takes the name again once the master no longer believes in the old node.
+        switch.client("kube_join", limit_s=300)
+        connected(switch)
+
+
+def test_a_joined_switch_lives_a_whole_boot_without_its_master(lab: Lab, server: AdminConfServer) -> None:
+    with a_switch(lab, server) as switch:
+        switch.join()
+        connected(switch)
+        switch.boot_local("snmp")
+        switch.config("snmp", set_owner="kube", fallback_to_local="true")
+        switch.wait_for(lambda: switch.label_of("snmp") == "true", "the master may deploy it")
+        uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
+        joined_at = switch.membership.at
+
+        switch.kube.stop_api()
+        switch.wait_for(lambda: switch.connected == "False", "the outage is noticed")
+        assert switch.ask("label", "rack=7")[1][0].startswith("queued")
+        for _ in range(2):
+            switch.reboot()
+            switch.wait_for(lambda: switch.connected == "False", "this boot finds no master either")
+            switch.done("start", "snmp")
+            switch.until_state("snmp", "LOCAL")
+            switch.wait_for(lambda: "rack=7" in switch.pending, "what was queued is")
+            assert not switch.kubelet_runs, "it would act on old labels"
+        switch.kube.start()
+        connected(switch)
+        switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the queue is drained")
+        switch.wait_for(lambda: not switch.pending, "and empty")
+        assert switch.running("snmp"), "nothing was stopped by the master's return"
+        assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "never re-joined"
+        assert switch.membership.at == joined_at

@@ -1,0 +1,149 @@
+"""Does anything break when a disk is full, and is it told once? Real file systems with no room on them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.places import remove
+from tests.system.docker_engine import RealDocker
+from tests.system.test_switch_failure import to_kube
+from tests.system.test_switch_images import REGISTRY, adopted, booted
+from tests.system.test_switch_policies import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.switch import Switch
+    from tests.system.switch_fixtures import MakeSwitch
+
+pytestmark = pytest.mark.real("docker")
+
+FEATURES = ("snmp", "lldp", "telemetry")
+# Adoption is tried again as often: twice at least while the disk is full.
+TIMING = {"tag_after_s": 1.5}
+NO_SPACE = "No space left on device"
+
+
+class Disk:
+    """A file system of its own, in memory; `fill` leaves no room on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        with self._ballast.open("ab", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                try:
+                    while file.write(b"x" * size):
+                        pass
+                except OSError:
+                    continue
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@contextmanager
+def disk(folder: Path, size: str) -> Iterator[Disk]:
+    """What is in `folder` moves to a file system of this size."""
+    before = Path(tempfile.mkdtemp(prefix="kf-"))
+    shutil.copytree(folder, before, dirs_exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True, timeout=60)
+    try:
+        shutil.copytree(before, folder, dirs_exist_ok=True)
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True, timeout=60)
+        shutil.rmtree(before)
+
+
+def alerts(switch: Switch) -> list[str]:
+    return [f"{line['event']} {line.get('feature', '')}: {line['why']}" for line in switch.log(alert=True)]
+
+
+def run_by_kube(switch: Switch) -> tuple[dict[str, str], dict[str, str]]:
+    """All features handed over to newer images, which have stayed up; old and new images' IDs."""
+    old = {feature: booted(switch, feature) for feature in FEATURES}
+    new = {feature: switch.image(f"{REGISTRY}/docker-{feature}:v2") for feature in FEATURES}
+    for feature in FEATURES:
+        switch.config(feature, set_owner="kube", fallback_to_local="true")
+    return old, new
+
+
+def test_a_full_state_folder_is_one_alert_for_all_features_and_nothing_breaks(
+    new_switch: MakeSwitch, real_docker: RealDocker
+) -> None:
+    with ExitStack() as stack:
+        switch = new_switch(real_docker, timing=TIMING)
+        switch.stop_daemon()
+        state = stack.enter_context(disk(switch.folder / "state", "256k"))
+        stack.callback(switch.stop_daemon)
+        switch.start_daemon()
+        old, new = run_by_kube(switch)
+        state.fill()
+        for feature in FEATURES:
+            to_kube(switch, feature, image=f"{REGISTRY}/docker-{feature}:v2")
+        for feature in FEATURES:
+            switch.wait_for(lambda f=feature: switch.log("image_not_adopted", feature=f), "it is noticed")
+            assert switch.named(f"docker-{feature}:latest") == old[feature]
+        assert len(alerts(switch)) == 1, alerts(switch)
+        assert NO_SPACE in alerts(switch)[0]
+        assert f"trouble state file: {switch.folder}/state/images.json cannot be written: {NO_SPACE}" in (
+            explained(switch, "telemetry")
+        )
+        # Every verb does its work all the same.
+        switch.done("stop", "snmp")
+        switch.done("start", "snmp")
+        switch.until_state("snmp", "LOCAL")
+        switch.config("lldp", set_owner="local")
+        switch.until_state("lldp", "LOCAL")
+        assert switch.state("telemetry") == "KUBE_RUNNING"
+        assert len(alerts(switch)) == 1, alerts(switch)
+        code, lines = prepare(switch)
+        assert code == 1
+        assert NO_SPACE in lines
+        state.free()
+        adopted(switch, new["telemetry"], "telemetry")
+        switch.wait_for(lambda: "trouble" not in explained(switch, "telemetry"), "it is over")
+        assert prepare(switch)[0] == 0
+
+
+def prepare(switch: Switch) -> tuple[int, str]:
+    ended = switch.kubesync("reboot", "prepare", "warm")
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(new_switch: MakeSwitch) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="kd-"))
+    with ExitStack() as stack:
+        stack.callback(remove, folder)
+        (folder / "data").mkdir()
+        data = stack.enter_context(disk(folder / "data", "300m"))
+        engine = RealDocker(folder)
+        engine.start()
+        stack.callback(engine.stop)
+        engine.import_image()
+        # Time enough to hand all of them over before the first one is adopted.
+        switch = new_switch(engine, timing={"tag_after_s": 15.0})
+        old, new = run_by_kube(switch)
+        kube = {f: switch.run_kube(f, image=f"{REGISTRY}/docker-{f}:v2") for f in FEATURES}
+        for feature in FEATURES:
+            switch.until_ups(feature, "local", "kube")
+        data.fill()
+        for feature in FEATURES:
+            switch.wait_for(lambda f=feature: switch.log("image_not_adopted", feature=f), "it is noticed")
+        assert len(alerts(switch)) == 1, alerts(switch)
+        for feature in FEATURES:
+            assert "no space left on device" in explained(switch, feature).lower()
+            assert switch.running(feature) == [kube[feature]]
+            assert switch.named(f"docker-{feature}:latest") == old[feature]
+        data.free()
+        for feature in FEATURES:
+            adopted(switch, new[feature], feature)

@@ -1,0 +1,216 @@
+"""Does a bad image go, a good one come back, and the next one get its chance? With a master and a kubelet.
+
+Each test runs over the lab's master and kubelet and over the real ones (the node's own credential, a DaemonSet).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.kube_client import NODES
+from tests.system.switch_fixtures import joined
+from tests.system.test_switch_images import KUBE, LOCAL, PREVIOUS, adopted, booted
+from tests.system.test_switch_policies import explained
+
+if TYPE_CHECKING:
+    from tests.lab.switch import Switch
+    from tests.system.switch_fixtures import MakeSwitch
+
+POD_S = 120.0
+
+
+def prepared(kube_switches: MakeSwitch, **timing: float) -> Switch:
+    """A joined switch that runs snmp locally, from an image of its own."""
+    switch = kube_switches(timing=timing)
+    joined(switch)
+    booted(switch)
+    return switch
+
+
+def deployed(switch: Switch, version: str) -> str:
+    """snmp run by a pod of that version, which has stayed up; the image's ID."""
+    image_id = switch.named(f"{KUBE}:{version}") or switch.image(f"{KUBE}:{version}")
+    switch.deploy("snmp", image=f"{KUBE}:{version}")
+    runs(switch, image_id)
+    return image_id
+
+
+def runs(switch: Switch, image_id: str) -> None:
+    def by_kube() -> bool:
+        shown = switch.shown("snmp")
+        owner = next((c for c in shown["containers"] if c["id"] == shown["granted"]), None)
+        return bool(shown["proven"] and owner and owner["image_id"] == image_id)
+
+    switch.wait_for(by_kube, f"snmp run by kube from {image_id}", POD_S)
+
+
+def label_again(switch: Switch) -> None:
+    """What the fleet's operator does once there is a better manifest: kubectl label node switch1 snmp_enabled=true"""
+    assert switch.kube is not None
+    body = {"metadata": {"labels": {"snmp_enabled": "true"}}}
+    switch.call_kube("patch", f"{NODES}/{switch.kube.node}", body)
+
+
+def local_again(switch: Switch) -> None:
+    switch.wait_for(lambda: switch.state("snmp") == "LOCAL", "the local container", POD_S)
+    switch.wait_for(lambda: len(switch.running("snmp")) == 1, "no pod any more", POD_S)
+
+
+def test_a_new_image_is_deployed_while_the_unit_stays_up_and_becomes_the_local_one(
+    kube_switches: MakeSwitch,
+) -> None:
+    switch = prepared(kube_switches, tag_after_s=2.0)
+    waiter = switch.waits("snmp")
+    switch.config("snmp", set_owner="kube")
+    v2 = deployed(switch, "v2")
+    adopted(switch, v2)
+    v3 = deployed(switch, "v3")
+    adopted(switch, v3)
+    assert switch.named(PREVIOUS) == v2
+    assert waiter.poll() is None
+    assert [up for up in switch.ups("snmp") if up == "local"] == ["local"]
+
+
+def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_another(
+    kube_switches: MakeSwitch,
+) -> None:
+    switch = prepared(kube_switches, tag_after_s=1.5)
+    v1 = switch.named(LOCAL)
+    waiter = switch.waits("snmp")
+    switch.config("snmp", set_owner="kube", failure_policy="rollback")
+    bad = deployed(switch, "v2")
+    adopted(switch, bad)
+    switch.done("state", "snmp", "unhealthy", "wrong answers")
+    local_again(switch)
+    assert switch.label_of("snmp") == "", "the label is withdrawn"
+    assert switch.named(LOCAL) == v1
+    assert switch.docker.inspect(switch.running("snmp")[0])["Image"] == v1
+    shown = switch.shown("snmp")
+    assert shown["rolled_back"]
+    assert shown["failed_image"] == bad
+    assert "rolled back, for the kube container is unhealthy: wrong answers" in shown["why"]
+    switch.wait_for(lambda: "unhealthy: wrong answers" in switch.row("snmp").get("failure", ""), "STATE_DB")
+
+    # The same manifest once more: it is seen, and the label goes again.
+    label_again(switch)
+    withdrawals = len(switch.log("action", action="label off"))
+    switch.wait_for(
+        lambda: len(switch.log("action", action="label off")) > withdrawals or not switch.label_of("snmp"),
+        "the label is withdrawn again", POD_S,
+    )  # fmt: skip
+    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off again", POD_S)
+    local_again(switch)
+    assert switch.shown("snmp")["rolled_back"]
+
+    # Another image, and the label: kube takes over, and nothing of the failure is left.
+    good = switch.image(f"{KUBE}:v3")
+    switch.deploy("snmp", image=f"{KUBE}:v3")
+    label_again(switch)
+    runs(switch, good)
+    assert not switch.shown("snmp")["rolled_back"]
+    switch.wait_for(lambda: "failure" not in switch.row("snmp"), "STATE_DB says so too")
+    assert switch.log("rollback_over")
+    assert waiter.poll() is None
+
+
+def test_the_operator_s_word_gives_the_same_image_another_chance(kube_switches: MakeSwitch) -> None:
+    switch = prepared(kube_switches)
+    switch.config("snmp", set_owner="kube", failure_policy="rollback")
+    image_id = deployed(switch, "v2")
+    switch.done("state", "snmp", "unhealthy", "a bad day")
+    local_again(switch)
+    switch.restart_daemon()
+    switch.wait_for(
+        lambda: switch.shown("snmp").get("rolled_back"), "a restart of the daemon changes nothing"
+    )
+    ended = switch.kubesync("clear", "snmp")
+    assert ended.returncode == 0, ended
+    assert "cleared (the kube container is unhealthy: a bad day" in ended.stdout
+    runs(switch, image_id)
+
+
+def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_switches: MakeSwitch) -> None:
+    switch = prepared(kube_switches)
+    assert switch.kube is not None
+    switch.config("snmp", set_owner="kube", failure_policy="rollback")
+    deployed(switch, "v2")
+    switch.kube.stop_api()
+    switch.done("state", "snmp", "unhealthy", "wrong answers")
+    local_again(switch)
+    switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
+    assert not switch.kubelet_runs, "it would start the pod again"
+    assert "because rolled back, for the kube container is unhealthy: wrong answers" in explained(
+        switch, "snmp"
+    )
+    switch.kube.start()
+    switch.wait_for(
+        lambda: not switch.pending and switch.kubelet_runs, "label and kubelet are as they should be", POD_S
+    )
+    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off")
+    time.sleep(2.0)
+    local_again(switch)
+    switch.until_ups("snmp", "local", "kube", "local")
+
+
+def test_a_manifest_that_is_withdrawn_is_no_failure_and_falls_back_in_time(kube_switches: MakeSwitch) -> None:
+    # Time enough to ask for an explanation before it is over.
+    switch = prepared(kube_switches, fallback_after_s=10.0)
+    switch.config("snmp", set_owner="kube", fallback_to_local="true")
+    deployed(switch, "v2")
+    switch.forget_deployments("snmp")
+    switch.wait_for(lambda: switch.state("snmp") == "KUBE_READY", "waiting for kube", POD_S)
+    assert "because waiting for kube deployment; the local container returns after 10 s" in explained(
+        switch, "snmp"
+    )
+    local_again(switch)
+    assert "failure" not in switch.row("snmp")
+    deployed(switch, "v2")
+
+
+def test_a_crash_looping_image_is_rolled_back_and_never_takes_the_local_one_down_again(
+    kube_switches: MakeSwitch,
+) -> None:
+    switch = prepared(kube_switches, crash_loop_starts=3)
+    switch.config("snmp", set_owner="kube", fallback_to_local="true", failure_policy="rollback")
+    switch.image(f"{KUBE}:v2")
+    switch.deploy("snmp", image=f"{KUBE}:v2", command=["/bin/sh", "-c", "exit 3"])
+    switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "three starts in vain", POD_S)
+    failure = "crash-looping: 3 starts within 10 min"
+    switch.wait_for(lambda: failure in switch.row("snmp").get("failure", ""), "the failure in STATE_DB")
+    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off", POD_S)
+    local_again(switch)
+    switch.until_ups("snmp", "local")
+    told = explained(switch, "snmp")
+    assert "because rolled back, for crash-looping: 3 starts within 10 min, and none stayed up" in told
+    assert "kubesync clear" in told
+    switch.wait_for(lambda: "crash-looping" in failure_event(switch), "the Event on the Node", POD_S)
+
+
+def failure_event(switch: Switch) -> str:
+    """What the Node's Event says of snmp's failure; empty while there is none."""
+    events = switch.call_kube("get", "/api/v1/namespaces/default/events")["items"]
+    told = [
+        e["message"] for e in events if e["reason"] == "FeatureFailed" and e["message"].startswith("snmp: ")
+    ]
+    return str(told[-1]) if told else ""
+
+
+@pytest.mark.slow("a minute is the shortest time that can be configured")
+def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_one_never_stops(
+    kube_switches: MakeSwitch,
+) -> None:
+    switch = prepared(kube_switches)
+    waiter = switch.spawn("wait", "snmp")
+    switch.config("snmp", set_owner="kube", kube_failure_detection="1", failure_policy="rollback")
+    # Nobody has it, so the kubelet tries in vain to pull it.
+    switch.deploy("snmp", image=f"{KUBE}:nowhere")
+    switch.wait_for(lambda: switch.label_of("snmp"), "the label is on")
+    assert "because the local container runs until kube deploys" in explained(switch, "snmp")
+    switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "a minute in vain", POD_S)
+    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off", POD_S)
+    assert "because rolled back, for no kube container has run for 1 min" in explained(switch, "snmp")
+    switch.until_ups("snmp", "local")
+    assert waiter.poll() is None

@@ -1,0 +1,236 @@
+"""A manifest made here keeps every rule, and one that breaks a mandate is told which, and the fix."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubesyncd.cli.rules.daemonset import Local, daemonset, local_of
+from kubesyncd.cli.rules.daemonset_lint import HOOKS, RULES, SOCKET_FOLDER, Weight, check
+from tests.lab.kube_client import KubeClient
+from tests.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.system.kube_cluster import RealKube
+    from tests.unit.cli.operator import Operator
+
+LOCAL = Local(
+    image="docker-snmp:20240510.12",
+    binds=("/var/run/redis:/var/run/redis:rw", "/etc/sonic:/etc/sonic:ro", f"{SOCKET_FOLDER}:{SOCKET_FOLDER}"),
+    privileged=True,
+    tmpfs=("/tmp", "/var/tmp"),
+    environment={"NAMESPACE_ID": ""},
+)  # fmt: skip
+
+
+def good() -> Any:
+    return daemonset("snmp", LOCAL)
+
+
+def pod(tree: Any) -> Any:
+    return tree["spec"]["template"]["spec"]
+
+
+def container(tree: Any) -> Any:
+    return pod(tree)["containers"][0]
+
+
+def broken(tree: Any) -> set[str]:
+    return {finding.rule for finding in check([tree]) if finding.weight is Weight.BREAKS}
+
+
+def test_a_manifest_made_here_keeps_every_rule() -> None:
+    assert check([good()]) == ()
+    assert check([daemonset("snmp", Local(), image="registry/snmp@sha256:0")]) == ()
+    assert check([daemonset("snmp", LOCAL, command=["/usr/sbin/snmpd", "-f"])]) == ()
+
+
+def test_it_runs_as_the_local_container_does_with_the_switch_s_folder_mounted_once() -> None:
+    made = good()
+    assert [m["mountPath"] for m in container(made)["volumeMounts"]] == [
+        SOCKET_FOLDER, "/var/run/redis", "/etc/sonic", "/tmp", "/var/tmp",
+    ]  # fmt: skip
+    assert container(made)["volumeMounts"][2]["readOnly"] is True
+    assert container(made)["securityContext"] == {"privileged": True}
+    assert {"name": "RUNTIME_OWNER", "value": "kube"} in container(made)["env"]
+    assert pod(made)["nodeSelector"] == {"snmp_enabled": "true"}
+
+
+def test_what_docker_says_of_the_local_container_is_taken_over() -> None:
+    inspected = {
+        "Config": {"Image": "docker-lldp:latest", "Env": ["PATH=/bin", "RUNTIME_OWNER=local", "DEV=x=y"]},
+        "HostConfig": {
+            "Binds": ["/etc/sonic:/etc/sonic:ro"], "CapAdd": ["CAP_NET_ADMIN"], "Tmpfs": {"/tmp": ""},
+        },
+    }  # fmt: skip
+    assert local_of(inspected) == Local(
+        image="docker-lldp:latest",
+        binds=("/etc/sonic:/etc/sonic:ro",),
+        capabilities=("NET_ADMIN",),
+        tmpfs=("/tmp",),
+        environment={"DEV": "x=y"},
+    )
+    assert local_of({}) == Local()
+
+
+def change(**edits: Any) -> Any:
+    """A good manifest with this changed in its pod or its container (None: taken away)."""
+    tree = copy.deepcopy(good())
+    for key, value in edits.items():
+        where = pod(tree) if key in pod(tree) or key in ("initContainers", "affinity") else container(tree)
+        if value is None:
+            where.pop(key, None)
+        else:
+            where[key] = value
+    return tree
+
+
+MOUNT_ALL = [{"name": "kubesyncd", "hostPath": {"path": "/run"}}]
+
+
+@pytest.mark.parametrize(
+    ("tree", "rule"),
+    [
+        (change(nodeSelector=None), "label"),
+        (change(nodeSelector={"snmp_enabled": "yes"}), "label"),
+        (change(nodeSelector={"snmp_enabled": True}), "label"),
+        (change(nodeSelector={"snmp_enabled": "true", "bgp_enabled": "x", "z": "1"}, name="bgp"), "label"),
+        (change(name="snmpd"), "container"),
+        (change(command=["/usr/sbin/snmpd"]), "gate"),
+        (change(lifecycle={"postStart": {"exec": {"command": ["container_state", "snmp", "up"]}}}), "gate"),
+        (change(volumeMounts=None), "socket"),
+        (change(volumes=MOUNT_ALL), "socket"),
+        (change(volumes=[{"name": "kubesyncd", "hostPath": {"path": f"{SOCKET_FOLDER}/container.sock"}}]), "socket"),
+        (change(volumes=[*pod(good())["volumes"], {"name": "d", "hostPath": {"path": "/run/docker.sock"}}]), "socket"),
+        (change(hostNetwork=False), "network"),
+        (change(image="registry/docker-snmp"), "pull"),
+        (change(image="registry:5000/docker-snmp"), "pull"),
+        (change(image="registry/docker-snmp:latest"), "pull"),
+        (change(image=None), "pull"),
+        ({**good(), "kind": "Deployment"}, "daemonset"),
+        ({"kind": "Service", "metadata": {"name": "x"}}, "daemonset"),
+    ],
+)  # fmt: skip
+def test_a_broken_mandate_is_named(tree: Any, rule: str) -> None:
+    assert broken(tree) == {rule}
+
+
+@pytest.mark.parametrize(
+    ("tree", "rule"),
+    [
+        (change(tolerations=None), "taints"),
+        (change(terminationGracePeriodSeconds=300), "grace"),
+        (change(initContainers=[{"name": "i"}]), "init"),
+        (change(automountServiceAccountToken=None), "token"),
+        (change(lifecycle=None), "stop"),
+    ],
+)
+def test_what_is_only_unwise_is_advice(tree: Any, rule: str) -> None:
+    assert [(f.rule, f.weight) for f in check([tree])] == [(rule, Weight.ADVICE)]
+
+
+def test_the_label_may_be_asked_for_by_affinity_too() -> None:
+    term = {"matchExpressions": [{"key": "snmp_enabled", "operator": "In", "values": ["true"]}]}
+    ask = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+    assert check([change(nodeSelector=None, affinity=ask)]) == ()
+    either = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term, term]}
+        }
+    }
+    assert broken(change(nodeSelector=None, affinity=either)) == {"label"}
+
+
+def test_every_finding_names_a_rule_and_a_fix() -> None:
+    for found in check([change(nodeSelector=None, volumeMounts=None, hostNetwork=None, tolerations=None)]):
+        assert found.rule in RULES
+        assert found.fix
+        assert found.where == "DaemonSet/snmp"
+
+
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["DaemonSet", "true"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["kind", "metadata", "spec", "template", "containers", "name", "nodeSelector", "volumes",
+                         "hostPath", "path", "volumeMounts", "mountPath", "command", "affinity", "image",
+                         "tolerations", "snmp_enabled", "lifecycle"]), inner, max_size=4),
+    max_leaves=30,
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(st.lists(TREES, max_size=3), TREES)
+def test_nonsense_is_a_finding_and_never_an_error(documents: list[Any], spec: Any) -> None:
+    assert check(documents)
+    check([{"kind": "DaemonSet", "metadata": spec, "spec": {"template": {"spec": spec}}}])
+    check(
+        [{**good(), "spec": {"template": {"spec": {**pod(good()), "containers": [spec], "volumes": spec}}}}]
+    )
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_prints_what_it_then_finds_right(terminal: Operator, tmp_path: Path) -> None:
+    printed = terminal.types("manifest snmp --image registry/docker-snmp:7")
+    assert printed.exit_code == 0, printed.output
+    text = printed.stdout
+    assert "&id" not in text
+    assert yaml.safe_load(text)["metadata"] == {
+        "name": "snmp",
+        "namespace": "sonic",
+        "labels": {"app": "snmp"},
+    }
+    file = tmp_path / "snmp.yaml"
+    file.write_text(text)
+    checked = terminal.types(f"manifest --check {file}")
+    assert (checked.exit_code, checked.stdout) == (0, f"keeps all {len(RULES)} rules\n")
+
+
+def test_the_command_names_broken_mandates_and_fails(terminal: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(yaml.safe_dump(change(nodeSelector=None)))
+    checked = terminal.types(f"manifest --check {file}")
+    assert checked.exit_code == 1
+    assert "DaemonSet/snmp: breaks label: no switch can say when" in checked.output
+    assert 'add nodeSelector: {snmp_enabled: "true"}' in checked.output
+    as_json = json.loads(terminal.types(f"manifest --check {file} --json").stdout.partition("\nkubesync")[0])
+    assert as_json[0]["rule"] == "label"
+
+
+@pytest.mark.parametrize("words", ["", "snmp --check x", "--check /none", "Bad"])
+def test_what_makes_no_command_is_usage(terminal: Operator, words: str) -> None:
+    assert terminal.types(f"manifest {words}").exit_code == 64
+
+
+def test_a_file_that_is_no_yaml_says_where(terminal: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("a: b\n  c: [")
+    ended = terminal.types(f"manifest --check {file}")
+    assert ended.exit_code == 1
+    assert "is no YAML at line 2" in ended.output
+
+
+@pytest.mark.real("kube")
+async def test_a_real_master_takes_it(kube_api_real: RealKube) -> None:
+    made = daemonset("snmp", LOCAL, command=["/usr/sbin/snmpd"])
+    async with KubeClient(kube_api_real.admin_conf) as admin:
+        await admin.post("/api/v1/namespaces", {"metadata": {"name": "sonic"}})
+        path = "/apis/apps/v1/namespaces/sonic/daemonsets"
+        taken = await admin.post(path, made)
+        assert check([taken]) == ()
+        await admin.delete(f"{path}/snmp")
+
+
+def test_the_hooks_a_manifest_names_are_the_ones_we_ship() -> None:
+    shipped = {path.name for path in (ROOT / "etc" / "container").iterdir()}
+    assert {"entrypoint", "start-hook", "pre-stop"} <= shipped
+    assert HOOKS == "/usr/share/kubesyncd/container"

@@ -1,0 +1,237 @@
+"""Does the doctor look at everything, name each fix, and go on whatever is down?"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kubesyncd.adapters import kube_lean
+from kubesyncd.adapters.kubelet_config import KubeletConfig
+from kubesyncd.cli.doctor import Finding, Grade, Patient, certificates, examine, judged, skewed
+from kubesyncd.cli.rules.daemonset import Local, daemonset
+from kubesyncd.cli.switch import Reader
+from kubesyncd.runtime.x509 import not_after
+from kubesyncd.settings import load
+from tests.lab.certificates import DAY, Authority, write_kubeconfig
+from tests.lab.stub_daemon import cluster
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.unit.cli.operator import Operator
+
+
+SKIPPED = ("master", "kubelet", "images", "certificate", "clock", "manifest", "reboot")
+
+
+@pytest.fixture
+def healthy(terminal: Operator) -> Iterator[Operator]:
+    """Everything is as it should be: Docker answers, certificates are good, the container socket is there."""
+    authority = Authority(terminal.folder / "pki")
+    node = authority.issue("node", "system:node:switch1", "system:nodes", valid=300 * DAY)
+    write_kubeconfig(
+        terminal.folder / "kubelet.conf", "https://127.0.0.1:1", authority.pem, node, inline=False
+    )
+    terminal.unit("kubelet", "is-active")
+    terminal.write_settings(more=f'[paths]\nkubelet_dir = "{terminal.folder}"')
+    (terminal.folder / "config.yaml").write_text("kind: KubeletConfiguration\n")
+    KubeletConfig(terminal.folder).suit()
+    # The clock is the master's business, which has a test of its own.
+    terminal.daemon.cluster["connected"] = False
+    terminal.daemon.cluster["master"] = ""
+    with Docker(terminal.folder / "docker.sock"), socket.socket(socket.AF_UNIX) as container:
+        container.bind(str(terminal.folder / "container.sock"))
+        (terminal.folder / "container.sock").chmod(0o666)
+        yield terminal
+
+
+class Docker:
+    """Answers `GET /version` on a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+
+    def __enter__(self) -> None:
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        body = b'{"Version": "20.10.24"}'
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(head + body)
+
+
+def found(operator: Operator) -> dict[str, Finding]:
+    """The last finding of each subject that is worst."""
+    order = [Grade.SKIP, Grade.GOOD, Grade.WARN, Grade.BAD]
+    worst: dict[str, Finding] = {}
+    for finding in examine(patient(operator)):
+        before = worst.get(finding.subject)
+        if before is None or order.index(finding.grade) >= order.index(before.grade):
+            worst[finding.subject] = finding
+    return worst
+
+
+def patient(operator: Operator) -> Patient:
+    return Patient(Reader(load(operator.settings), {}))
+
+
+def test_a_healthy_switch_has_nothing_to_mend(healthy: Operator) -> None:
+    result = healthy.types("doctor")
+    assert result.exit_code == 0, result.output
+    assert not any(line.startswith(("FAIL", "warn")) for line in result.stdout.splitlines())
+
+
+def test_findings_are_there_as_json(healthy: Operator) -> None:
+    findings: list[dict[str, Any]] = healthy.json("doctor --json")
+    assert {"subject", "grade", "found", "fix"} == set(findings[0])
+
+
+def test_with_everything_down_each_is_named_once_and_the_rest_is_looked_at(terminal: Operator) -> None:
+    terminal.daemon.stop()
+    terminal.write_settings(url=f"unix://{terminal.folder}/nobody.sock")
+    result = terminal.types("doctor")
+    assert result.exit_code == 1
+    begins = [tuple(line.split()[:2]) for line in result.stdout.splitlines() if not line.startswith(" ")]
+    assert begins == [
+        ("FAIL", "daemon"),
+        ("FAIL", "socket"),
+        ("FAIL", "socket"),
+        ("FAIL", "redis"),
+        ("FAIL", "docker"),
+        *(("-", subject) for subject in SKIPPED),
+    ]
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_every_failure_names_its_fix(healthy: Operator) -> None:
+    healthy.daemon.cluster = cluster(
+        connected=False, insecure=True, kubelet_may_run=False, pending=["a=b"], refused={"x": "no"}, hold=True
+    )
+    healthy.daemon.features["snmp"]["row"]["failure"] = "no kube container has run for 10 min"
+    healthy.configure("FEATURE|snmp", kube_failure_detection="soon")
+    (healthy.folder / "host.sock").chmod(0o666)
+    with healthy.redis.client(4) as client:
+        client.config_set("notify-keyspace-events", "Ex")
+        client.delete("CONFIG_DB_INITIALIZED")
+    worst = found(healthy)
+    bad = {subject for subject, finding in worst.items() if finding.grade is Grade.BAD}
+    assert {"feature", "socket", "events", "master", "labels", "kubelet"} <= bad
+    assert {subject for subject, finding in worst.items() if finding.grade is Grade.WARN} == {
+        "redis",
+        "row",
+        "reboot",
+    }
+    assert all(finding.fix for finding in worst.values() if finding.grade in (Grade.BAD, Grade.WARN))
+
+
+def test_kubernetes_packages_that_are_in_use_count_as_installed(healthy: Operator) -> None:
+    healthy.daemon.cluster = cluster()
+    kube_lean.load()
+    assert found(healthy)["master"].grade is Grade.GOOD
+
+
+def test_a_local_switch_is_not_bothered_with_kubernetes(healthy: Operator) -> None:
+    healthy.daemon.cluster = cluster(master="", joined=False, connected=False)
+    worst = found(healthy)
+    assert worst["master"] == Finding("master", Grade.SKIP, "none configured: nothing runs by Kubernetes")
+    assert not {"kubelet", "certificate", "clock"} & set(worst)
+
+
+@pytest.mark.parametrize(
+    ("valid", "grade", "words"),
+    [
+        (300.1 * DAY, Grade.GOOD, "is good for 300 d"),
+        (30.1 * DAY, Grade.GOOD, "is good for 30 d"),
+        (29.9 * DAY, Grade.WARN, "ends in 29 d"),
+        (-1.1 * DAY, Grade.BAD, "ended 1 d"),
+    ],
+)
+def test_a_certificate_is_told_by_how_long_it_is_good_for(
+    terminal: Operator, valid: dt.timedelta, grade: Grade, words: str
+) -> None:
+    authority = Authority(terminal.folder / "pki")
+    for inline in (True, False):
+        pair = authority.issue(f"node{inline}", "system:node:switch1", "system:nodes", valid=valid)
+        write_kubeconfig(terminal.folder / "kubelet.conf", "https://x:1", authority.pem, pair, inline=inline)
+        (finding,) = certificates(patient(terminal))
+        assert (finding.grade, words in finding.found) == (grade, True), finding
+
+
+def test_a_kubelet_that_may_remove_local_images_is_told_by_what_lets_it(healthy: Operator) -> None:
+    config = healthy.folder / "config.yaml"
+    config.write_text("imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n")
+    told = found(healthy)["images"]
+    assert told.grade is Grade.WARN
+    assert f"evictionHard in {config}" in told.found
+    config.unlink()
+    assert found(healthy)["images"].grade is Grade.WARN
+    healthy.write_settings(more="[images]\nkubelet_gc = true")
+    assert "images" not in found(healthy), "somebody wants it so"
+
+
+def test_an_admin_conf_that_others_may_read_is_told(terminal: Operator) -> None:
+    authority = Authority(terminal.folder / "pki")
+    pair = authority.issue("admin", "admin", "system:masters")
+    write_kubeconfig(terminal.admin_conf, "https://x:1", authority.pem, pair, inline=True)
+    terminal.admin_conf.chmod(0o644)
+    fixes = [finding.fix for finding in certificates(patient(terminal))]
+    assert f"run: chmod 600 {terminal.admin_conf}" in fixes
+
+
+def test_a_kubeconfig_that_is_none_says_to_join_again(terminal: Operator) -> None:
+    (terminal.folder / "kubelet.conf").write_text(json.dumps({"kind": "Config"}))
+    (finding,) = certificates(patient(terminal))
+    assert (finding.grade, "join again" in finding.fix) == (Grade.BAD, True)
+
+
+def test_the_end_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -> None:
+    from cryptography import x509
+
+    authority = Authority(tmp_path)
+    # 2050 and later are spelled with four digits.
+    for valid in (DAY, 40 * 365 * DAY, -DAY):
+        pem = authority.issue("c", "c", valid=valid).certificate.read_bytes()
+        expected = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+        assert not_after(pem) == expected.timestamp()
+
+
+@pytest.mark.parametrize("junk", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_what_is_no_certificate_has_no_end(junk: bytes) -> None:
+    with pytest.raises(ValueError):
+        not_after(junk)
+
+
+def test_a_clock_that_differs_from_the_masters_is_told() -> None:
+    assert skewed(-29.0).grade is Grade.GOOD
+    assert skewed(600.0).found.startswith("this switch is 10 min behind the master")
+    assert skewed(-600.0).found.startswith("this switch is 10 min ahead of the master")
+
+
+def test_a_features_daemonset_that_breaks_a_mandate_is_told_with_its_fix() -> None:
+    good = {**daemonset("snmp", Local(), image="registry/snmp@sha256:0"), "kind": "DaemonSet"}
+    (finding,) = judged([good])
+    assert finding.grade is Grade.GOOD, finding
+    bad = json.loads(json.dumps(good))
+    bad["spec"]["template"]["spec"]["hostNetwork"] = False
+    (finding,) = judged([bad])
+    assert (finding.grade, finding.fix) == (Grade.BAD, "set hostNetwork: true")
+    assert list(judged([])) == []

@@ -1,0 +1,306 @@
+"""Whatever is down or mistyped: is it one line that says what to do, the right exit code, and soon?
+
+Three seconds are promised; the limit here is wider, because tests share their machine. What is checked besides is
+that no deadline of a command adds up to more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kubesyncd.adapters import kube_lists
+from kubesyncd.cli import switch
+from kubesyncd.cli.click_groups import failure_of
+from kubesyncd.core import protocol
+from kubesyncd.ports import Unavailable
+from tests.lab.certificates import Authority, write_kubeconfig
+from tests.unit.cli.operator import Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.lab.redis_server import RedisServer
+
+PROMISED_S = 3.0
+# A loaded machine may take long to start Python; what hangs takes far longer.
+LIMIT_S = 60.0
+ONE_LINE = re.compile(r"kubesync: [^\n]+; [^\n]+\n")
+
+NEED_THE_DAEMON = [
+    "show feature",
+    "show feature snmp",
+    "show kubernetes status",
+    "show kubernetes labels",
+    "explain snmp",
+    "watch",
+    "watch snmp",
+    "timeline",
+    "diagram snmp",
+    "config kube label add rack a7",
+    "config kube label drop rack",
+    "config kube join",
+    "config kube reset",
+    "clear snmp",
+    "image list",
+    "image gc",
+    "reboot prepare warm",
+    "reboot prepare --undo",
+]
+NEED_REDIS = [
+    "show feature",
+    "show feature snmp",
+    "show kubernetes server",
+    "show kubernetes nodes",
+    "show kubernetes pods",
+    "config kube server ip 10.1.1.1",
+    "config kube server disable on",
+    "config feature snmp owner local -y",
+    "config feature owner snmp local",
+    "config feature install tap",
+    "feature-table save",
+]
+
+
+def gives_one_line(operator: Operator, line: str, code: int = 69) -> str:
+    """The one line of a process that ends soon with nothing on standard output."""
+    begun = time.monotonic()
+    result = operator.runs(*line.split())
+    assert time.monotonic() - begun < LIMIT_S
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert ONE_LINE.fullmatch(result.stderr), result.stderr
+    return result.stderr
+
+
+def test_no_commands_deadlines_add_up_to_more_than_is_promised() -> None:
+    assert switch.ANSWER_S < PROMISED_S
+    assert switch.SYSTEMCTL_S < PROMISED_S
+    # One call to Redis hangs and ends the command; whatever answers takes no time.
+    assert switch.REDIS_S + switch.ANSWER_S <= PROMISED_S
+    assert kube_lists.CALL_S < PROMISED_S
+
+
+@pytest.mark.parametrize("line", NEED_THE_DAEMON)
+def test_a_daemon_that_is_down_is_one_line(terminal: Operator, line: str) -> None:
+    terminal.daemon.stop()
+    assert "start it: systemctl start kubesyncd" in gives_one_line(terminal, line)
+
+
+@pytest.mark.parametrize(
+    "line", ["show feature", "explain snmp", "config kube label add rack a7", "config kube join"]
+)
+def test_a_daemon_that_hangs_is_one_line(terminal: Operator, line: str) -> None:
+    terminal.daemon.replies |= {"show": None, "cluster": None}
+    assert "does not answer in time" in gives_one_line(terminal, line)
+
+
+class Once(dict[str, bytes | None]):
+    """Replies that are given once each."""
+
+    def get(self, verb: str, default: bytes | None = None) -> bytes | None:  # type: ignore[override]
+        return self.pop(verb, default)
+
+
+def test_a_daemon_that_ends_in_the_midst_is_asked_again(terminal: Operator) -> None:
+    terminal.daemon.replies = Once(show=b'O {"feature"')
+    assert terminal.types("show feature").exit_code == 0
+    assert sum(request == ["show"] for request in terminal.daemon.requests) > 1
+
+
+def test_somebody_else_on_the_socket_is_one_line(terminal: Operator) -> None:
+    terminal.daemon.replies["show"] = b"HTTP/1.0 400 Bad Request\n\n"
+    assert "speaks another protocol" in gives_one_line(terminal, "show feature")
+
+
+@pytest.mark.parametrize("line", NEED_REDIS)
+def test_a_redis_that_is_down_is_one_line(terminal: Operator, line: str) -> None:
+    terminal.write_settings(url=f"unix://{terminal.folder}/nobody.sock")
+    assert "Redis: does not answer; start it: systemctl start database" in gives_one_line(terminal, line)
+
+
+@pytest.mark.parametrize(
+    "line", ["show kubernetes server", "config feature snmp owner local -y", "show feature"]
+)
+def test_a_redis_that_hangs_is_one_line(terminal: Operator, line: str) -> None:
+    with deaf(terminal.folder / "deaf.sock") as path:
+        terminal.write_settings(url=f"unix://{path}")
+        assert "Redis: does not answer" in gives_one_line(terminal, line)
+
+
+@pytest.mark.parametrize(
+    "line", ["show kubernetes nodes", "show kubernetes pods", "show kubernetes pods --here"]
+)
+def test_a_master_that_is_down_or_silent_is_one_line(terminal: Operator, tmp_path: Path, line: str) -> None:
+    authority = Authority(tmp_path / "pki")
+    pair = authority.issue("admin", "admin", "system:masters")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        write_kubeconfig(terminal.admin_conf, f"https://127.0.0.1:{port}", authority.pem, pair, inline=True)
+        assert "does not answer" in gives_one_line(terminal, line)
+    assert "does not answer" in gives_one_line(terminal, line)
+
+
+def test_a_master_nobody_configured_is_one_line(bare_terminal: Operator) -> None:
+    said = gives_one_line(bare_terminal, "show kubernetes nodes", code=1)
+    assert "kubesync config kube server ip ADDRESS" in said
+    bare_terminal.configure("KUBERNETES_MASTER|SERVER", IP="10.1.1.1", disable="True")
+    assert "disable off" in gives_one_line(bare_terminal, "show kubernetes pods", code=1)
+
+
+def test_an_admin_conf_that_is_none_is_one_line(terminal: Operator) -> None:
+    terminal.admin_conf.write_text("rubbish: [")
+    assert "join the master again" in gives_one_line(terminal, "show kubernetes nodes")
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(terminal: Operator) -> None:
+    for line in ("diagram --svg /nowhere/x.svg", "timeline --svg /nowhere/x.svg"):
+        assert "give another file" in gives_one_line(terminal, line, code=1)
+
+
+def test_settings_that_cannot_be_used_are_one_line(terminal: Operator) -> None:
+    terminal.settings.write_text("[redis]\nurll = 1\n")
+    result = terminal.runs("show", "feature")
+    assert (result.returncode, result.stdout) == (78, "")
+    assert "unknown key 'urll' in [redis]; allowed:" in result.stderr
+    assert terminal.runs("--config", "/nowhere.toml", "show", "feature").returncode == 78
+
+
+def test_what_needs_nothing_works_with_everything_down(tmp_path: Path, redis_server: RedisServer) -> None:
+    alone = Operator(tmp_path, redis_server)
+    for line in (
+        "--version",
+        "--help",
+        "diagram",
+        "completion bash",
+        "completion zsh",
+        "completion fish",
+        "config --help",
+    ):
+        assert alone.types(line).exit_code == 0, line
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("shwo feature", "'shwo' is not known, did you mean show?"),
+        ("show featrue", "'featrue' is not known, did you mean feature?"),
+        ("show kubernetes server extra", "got unexpected extra argument (extra)"),
+        ("show kubernetes server --jsn", "no such option"),
+        ("c", "'c' may be c"),
+        ("config kube server ip", "missing argument 'ADDRESS'"),
+        ("config kube label add rack", "missing argument 'VALUE'"),
+        ("config kube server insecure maybe", "'maybe' is not one of"),
+        ("explain", "missing argument 'NAME'"),
+        ("explain ../../etc/passwd", "is no feature's name"),
+        ("explain -- --help", "is no feature's name"),
+        ("timeline --svg", "requires an argument"),
+        ("completion tcsh", "'tcsh' is not one of"),
+        ("--nope", "no such option '--nope'"),
+        ("--config", "requires an argument"),
+    ],
+)
+def test_what_makes_no_command_says_what_to_type(bare_terminal: Operator, line: str, said: str) -> None:
+    result = bare_terminal.types(line)
+    assert result.exit_code == 64, result.output
+    assert result.stdout == ""
+    assert ONE_LINE.fullmatch(result.stderr), result.stderr
+    assert said in result.stderr
+    assert "; type: kubesync" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("sh fea", "show feature"),
+        ("SHOW FEATURE", "show feature"),
+        ("show kube stat", "show kubernetes status"),
+        ("show kub lab", "show kubernetes labels"),
+        ("exp lldp", "explain lldp"),
+        ("time lldp --json", "timeline lldp --json"),
+    ],
+)
+def test_words_may_be_cut_to_what_makes_them_unique(terminal: Operator, short: str, long: str) -> None:
+    shortened = terminal.types(short)
+    assert shortened.exit_code == 0, shortened.output
+    assert shortened.stdout == terminal.types(long).stdout
+
+
+def test_the_design_documents_spellings_are_taken(bare_terminal: Operator) -> None:
+    for line in (
+        "config kube server IP 10.1.1.1",
+        "config kubernetes server ip 10.1.1.1",
+        "config KUBE serv IP 10.1.1.1",
+    ):
+        assert bare_terminal.types(line).exit_code == 0, line
+    bare_terminal.configure("FEATURE|snmp", set_owner="local")
+    assert bare_terminal.types("config FEATURE snmp owner kube -y").exit_code == 0
+
+
+def test_a_group_typed_alone_shows_what_may_follow(bare_terminal: Operator) -> None:
+    result = bare_terminal.types("config kube server")
+    assert result.exit_code == 64
+    assert {"disable", "insecure", "ip", "port"} <= set(result.stdout.split())
+
+
+def test_a_reply_of_the_daemon_keeps_its_code(terminal: Operator) -> None:
+    terminal.daemon.replies["show"] = protocol.err("container: 'snmp': broken; mend it") + protocol.result(75)
+    result = terminal.types("explain snmp")
+    assert (result.exit_code, result.stderr) == (75, "kubesync: 'snmp': broken; mend it\n")
+
+
+def test_a_socket_we_may_not_use_is_told_apart(terminal: Operator) -> None:
+    with pytest.raises(switch.Forbidden, match="use sudo, or join its group"), switch._daemon_edge("/x"):
+        raise PermissionError
+
+
+def test_a_redis_we_may_not_use_is_told_from_one_that_is_down() -> None:
+    # As redis-py wraps it.
+    wrapped = ConnectionError("Error 13 connecting to unix socket")
+    wrapped.__cause__ = PermissionError()
+    with pytest.raises(switch.Forbidden, match="use sudo, or join its group"), switch._redis_edge("x"):
+        raise wrapped
+
+
+def test_a_file_we_may_not_write_is_a_matter_of_sudo() -> None:
+    error = Unavailable("state file", "/x cannot be written; make room")
+    error.__cause__ = PermissionError()
+    failure = failure_of(error)
+    assert (failure.exit_code, failure.message) == (77, "state file: /x cannot be written; use sudo")
+
+
+class OfRoot:
+    """A path in a folder that only root may enter."""
+
+    def __fspath__(self) -> str:
+        raise PermissionError
+
+    def __str__(self) -> str:
+        return "/root/x"
+
+
+def test_a_kubeconfig_we_may_not_read_is_a_matter_of_sudo() -> None:
+    with pytest.raises(switch.Forbidden, match="/root/x may be read by root only; use sudo"):
+        kube_lists.KubeAdmin(OfRoot()).nodes()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("line", ["package list", "package list --json"])
+def test_packages_that_nobody_follows_need_nobody(terminal: Operator, line: str) -> None:
+    terminal.daemon.stop()
+    result = terminal.types(line)
+    assert (result.exit_code, result.stderr, result.stdout.count("\n")) == (0, "", 1)
+
+
+@contextlib.contextmanager
+def deaf(path: Path) -> Iterator[Path]:
+    """A socket that takes connections and never answers."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        yield path

@@ -1,0 +1,219 @@
+"""Do operators see what is so? Every table as it is printed, as JSON, and without whom it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kubesyncd.cli.show import label_rows, node_row, pod_row, status_rows
+from kubesyncd.core.state import State
+from tests.lab.stub_daemon import KUBE_ID, cluster, feature
+from tests.unit.cli.operator import STATE_DB, Operator, is_golden
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.lab.redis_server import RedisServer
+
+
+@pytest.mark.parametrize(
+    ("line", "golden"),
+    [
+        ("show feature", "show_feature"),
+        ("show feature snmp", "show_feature_snmp"),
+        ("show kubernetes server", "show_kubernetes_server"),
+        ("show kubernetes status", "show_kubernetes_status"),
+        ("show kubernetes labels", "show_kubernetes_labels"),
+        ("explain lldp", "explain_lldp"),
+        ("explain telemetry", "explain_telemetry"),
+        ("watch", "watch"),
+        ("timeline lldp", "timeline_lldp"),
+        ("config feature snmp --help", "help_config_feature_name"),
+    ],
+)
+def test_what_is_printed_is_what_was_looked_at_once(terminal: Operator, line: str, golden: str) -> None:
+    result = terminal.types(line)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    is_golden(golden, result.stdout)
+
+
+def test_a_master_that_is_away_shows_in_the_status(terminal: Operator) -> None:
+    terminal.daemon.cluster = cluster(
+        connected=False,
+        why_disconnected="10.1.2.3:6443 cannot be reached: Connection refused",
+        kubelet=False,
+        kubelet_may_run=False,
+        kubelet_why="2 labels could not reach the master",
+        pending=["snmp_enabled=true", "rack-"],
+        failed=["snmp_enabled"],
+        why_pending="the master does not answer in time",
+        retry_in_s=12.0,
+        applied={"hwsku": "Seastone", "rack": "a7"},
+        refused={"tier": "the value must not have a space"},
+        hold=True,
+    )
+    is_golden("show_kubernetes_status_away", terminal.types("show kubernetes status").stdout)
+    is_golden("show_kubernetes_labels_away", terminal.types("show kubernetes labels").stdout)
+
+
+def test_every_shown_thing_is_there_as_json(terminal: Operator) -> None:
+    shown = {found["feature"]: found for found in terminal.json("show feature --json")}
+    assert shown["snmp"]["state"] == "LOCAL_TO_KUBE"
+    assert shown["snmp"]["config"]["kube_failure_detection"] == "10"
+    assert shown["lldp"]["state_db"]["docker_id"] == KUBE_ID
+    assert terminal.json("show feature lldp --json") == shown["lldp"]
+    assert terminal.json("show kubernetes server --json")["config"]["IP"] == "10.1.2.3"
+    assert terminal.json("show kubernetes status --json")["joined"] is True
+    assert terminal.json("show kubernetes labels --json")["applied"]["hwsku"] == "Seastone"
+    assert terminal.json("explain telemetry --json")["next_text"].startswith("in 3 min")
+    assert {found["feature"] for found in terminal.json("timeline --json")} == set(shown)
+
+
+def test_an_output_that_is_no_terminal_has_no_colour_and_80_columns(terminal: Operator) -> None:
+    shown = terminal.runs("show", "feature", COLUMNS="200")
+    assert shown.returncode == 0
+    assert "\x1b" not in shown.stdout
+    is_golden("show_feature", shown.stdout)
+
+
+def test_a_terminal_has_colours(terminal: Operator) -> None:
+    assert "\x1b[" in terminal.runs("show", "feature", FORCE_COLOR="1", TERM="xterm-256color").stdout
+
+
+def test_a_poison_row_is_shown_as_such_and_hides_no_other(terminal: Operator) -> None:
+    with terminal.redis.client(STATE_DB) as client:
+        client.delete("FEATURE|lldp")
+        client.set("FEATURE|lldp", "poison")
+    shown = terminal.types("show feature").stdout
+    assert "unusable row" in next(line for line in shown.splitlines() if line.startswith("lldp"))
+    assert "LOCAL_TO_KUBE" in shown
+    alone = terminal.types("show feature lldp")
+    assert alone.exit_code == 1
+    assert alone.stderr == (
+        "kubesync: Redis: STATE_DB FEATURE|lldp: the key is no hash, and only a hash is allowed; delete it\n"
+    )
+
+
+def test_an_unusable_value_is_named_below_the_table(terminal: Operator) -> None:
+    terminal.configure("FEATURE|snmp", fallback_to_local="maybe")
+    assert (
+        "problem: fallback_to_local='maybe' is neither true nor false"
+        in terminal.types("show feature snmp").stderr
+    )
+
+
+def test_sonics_own_field_names_are_shown_as_they_stand(terminal: Operator) -> None:
+    terminal.write_settings(schema="sonic")
+    terminal.configure("FEATURE|snmp", no_fallback_to_local="true")
+    row = next(line for line in terminal.types("show feature").stdout.splitlines() if line.startswith("snmp"))
+    assert row.split()[:3] == ["snmp", "kube", "off"]
+
+
+def test_a_feature_nobody_knows_is_said_so(terminal: Operator) -> None:
+    result = terminal.types("show feature gnmi")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "kubesync: gnmi: there is no such feature; see: kubesync show feature\n"
+
+
+def test_a_switch_without_features_says_how_to_get_one(bare_terminal: Operator) -> None:
+    assert "kubesync config feature NAME owner local" in bare_terminal.types("show feature").stdout
+
+
+def test_a_switch_without_labels_says_how_to_get_one(bare_terminal: Operator) -> None:
+    bare_terminal.daemon.cluster = cluster(applied={})
+    assert "kubesync config kube label add KEY VALUE" in bare_terminal.types("show kubernetes labels").stdout
+
+
+def test_a_switch_without_a_master_says_how_to_set_one() -> None:
+    rows = dict(
+        status_rows(
+            cluster(
+                master="",
+                joined=False,
+                connected=False,
+                last_update_ts=0,
+                node_exists=None,
+                kubelet=None,
+                applied={},
+            )
+        )
+    )
+    assert rows["master"] == "none configured"
+    assert rows["kubelet"].startswith("not looked at")
+
+
+def test_an_outage_is_told_with_its_reason() -> None:
+    why = "the master's certificate is not trusted: certificate has expired; check this switch's clock"
+    rows = dict(status_rows(cluster(connected=False, last_update_ts=0, why_disconnected=why)))
+    assert rows["connected"] == f"no: {why}"
+
+
+def test_the_last_join_is_told_with_its_outcome() -> None:
+    job = {
+        "job": "join",
+        "phase": "failed",
+        "since_s": 130.0,
+        "says": "the master's certificate is not trusted",
+    }
+    rows = dict(status_rows(cluster(membership=job)))
+    assert rows["last join"] == "failed 2 min 10 s ago: the master's certificate is not trusted"
+
+
+def test_labels_on_their_way_stand_beside_those_applied() -> None:
+    known = cluster(applied={"rack": "a7"}, pending=["rack-", "snmp_enabled=true"], refused={"tier": "no"})
+    assert label_rows(known) == [
+        ("rack", "a7", "(drop)"),
+        ("snmp_enabled", "-", "true"),
+        ("tier", "-", "refused: no"),
+    ]
+
+
+def test_what_the_master_leaves_out_is_a_dash() -> None:
+    assert node_row({"metadata": {"name": "n"}})["version"] == "-"
+    assert pod_row({"metadata": {"name": "p", "namespace": "d"}})["state"] == "-"
+    assert (
+        node_row({"status": {"conditions": "x"}, "spec": {"unschedulable": True}})["ready"]
+        == "unknown, drained"
+    )
+
+
+def test_a_pods_state_is_what_holds_it_up() -> None:
+    waiting = {"restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    item = {"metadata": {"name": "p"}, "status": {"phase": "Running", "containerStatuses": [waiting]}}
+    assert (pod_row(item)["state"], pod_row(item)["restarts"]) == ("CrashLoopBackOff", 3)
+
+
+def test_feature_names_are_offered_to_a_shell(terminal: Operator) -> None:
+    offered = terminal.runs(
+        _KUBESYNC_COMPLETE="bash_complete", COMP_WORDS="kubesync explain t", COMP_CWORD="2"
+    ).stdout
+    assert offered.split() == ["plain,telemetry"]
+    offered = terminal.runs(
+        _KUBESYNC_COMPLETE="bash_complete", COMP_WORDS="kubesync config feature ", COMP_CWORD="3"
+    ).stdout
+    assert {"plain,owner", "plain,snmp"} <= set(offered.split())
+
+
+def test_a_shell_gets_no_error_while_nobody_answers(tmp_path: Path, redis_server: RedisServer) -> None:
+    alone = Operator(tmp_path, redis_server)
+    offered = alone.runs(_KUBESYNC_COMPLETE="bash_complete", COMP_WORDS="kubesync explain ", COMP_CWORD="2")
+    assert (offered.stdout.strip(), offered.stderr) == ("", "")
+
+
+def test_a_state_that_is_only_the_clocks_to_change_is_told(bare_terminal: Operator) -> None:
+    failed = {
+        "state": "KUBE_READY",
+        "why": "x",
+        "acts": False,
+        "stable": False,
+        "failed": "no kube container for 5 min",
+    }
+    bare_terminal.daemon.features["snmp"] = feature(
+        "snmp", State.KUBE_READY, "waiting for kube deployment", next_in_s=60.0, next=failed
+    )
+    assert (
+        "in 1 min it counts as failed: no kube container for 5 min"
+        in bare_terminal.types("explain snmp").stdout
+    )

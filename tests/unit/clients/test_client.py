@@ -1,0 +1,783 @@
+"""Do the clients ask what they were told, and do the right thing where nobody answers?
+
+The daemon here is a stub that speaks `kubesyncd.core.protocol` over a real Unix socket; the clients are the real
+ones, run as processes by this Python and by the system's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubesyncd.api.peer import identify_peer
+from kubesyncd.core import protocol
+from kubesyncd.core.model import valid_feature_name
+from tests.paths import CLIENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PYTHONS = [p for p in dict.fromkeys([sys.executable, "/usr/bin/python3"]) if Path(p).exists()]
+LIMIT_S = 60.0
+ID = "0123456789abcdef" * 4
+
+
+def load_client() -> Any:
+    spec = importlib.util.spec_from_file_location("kubesyncd_client", CLIENTS / "client.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CLIENT = load_client()
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` holds, and return what it says."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.01)
+    return value
+
+
+class Daemon:
+    """Answers one connection after the other: with the next of `replies`, a `Hold`, or nothing at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.requests: list[list[str]] = []
+        self.pids: list[int] = []
+        self.replies: list[bytes] = []
+        self._held: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+
+    def start(self, *replies: bytes) -> Daemon:
+        self.replies = list(replies)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen(64)
+        threading.Thread(target=self._serve, args=[self._listener], daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Go away as a killed daemon does: the connections end, and nobody listens any more."""
+        if self._listener is not None:
+            self.path.unlink()
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        while self._held:
+            self._held.pop().close()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection.makefile("rb") as lines:
+                request = protocol.decode_request(lines.readline(protocol.REQUEST_BYTES_MAX + 1))
+            reply = self.replies.pop(0) if self.replies else HOLD
+            pid = identify_peer(connection).pid
+            if reply.endswith(HOLD):
+                # Whoever sees the request may stop us at once: the caller has been told by then.
+                self._held.append(connection)
+                with contextlib.suppress(OSError):
+                    connection.sendall(reply.removesuffix(HOLD))
+                self._note(request, pid)
+                continue
+            # A caller that has its answer ends, and whoever waits for that looks here.
+            self._note(request, pid)
+            with contextlib.suppress(OSError):
+                connection.sendall(reply)
+            connection.close()
+
+    def _note(self, request: list[str], pid: int) -> None:
+        self.pids.append(pid)
+        self.requests.append(request)
+
+
+HOLD = b"hold"
+"""The end of the reply of a daemon that keeps the caller waiting."""
+END = b""
+"""The reply of a daemon that goes away without one."""
+DONE = protocol.result(0)
+
+
+class Switch:
+    """A place with sockets, a ledger, a PATH of stand-ins, and clients to run in it."""
+
+    def __init__(self, root: Path, python: str) -> None:
+        self.root, self.python = root, python
+        self.host, self.container = Daemon(root / "host.sock"), Daemon(root / "container.sock")
+        self.ledger = root / "features.json"
+        self.bin = root / "bin"
+        self.bin.mkdir()
+        self.stand_in(
+            "docker", 'printf "%s\\n" "$@" >"$0.args"; [ "$1" != wait ] || echo 3; exit "${DOCKER_RC:-0}"'
+        )
+        self.stand_in("systemd-notify", 'printf "%s\\n" "$@" >>"$0.args"')
+        self.env = {
+            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "KUBESYNCD_HOST_SOCK": str(self.host.path),
+            "KUBESYNCD_CONTAINER_SOCK": str(self.container.path),
+            "KUBESYNCD_LEDGER": str(self.ledger),
+        }
+
+    def stand_in(self, name: str, script: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
+    def said_to(self, name: str) -> list[str] | None:
+        """The arguments a stand-in was called with; None if it was not called."""
+        log = self.bin / f"{name}.args"
+        return log.read_text().splitlines() if log.exists() else None
+
+    def begin(self, program: str, *args: str, **more: Any) -> subprocess.Popen[str]:
+        command = [self.python, "-IS", str(CLIENTS / program), *args]
+        pipes = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
+        return subprocess.Popen(command, env=self.env, **{**pipes, **more})
+
+    def run(self, program: str, *args: str) -> tuple[int, str, str]:
+        return end(self.begin(program, *args))
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=LIMIT_S)
+    return process.returncode, out, err
+
+
+@pytest.fixture(params=PYTHONS, ids=lambda p: "system" if p.startswith("/usr/bin") else "own")
+def switch(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Switch]:
+    place = Switch(tmp_path, request.param)
+    yield place
+    place.host.stop()
+    place.container.stop()
+
+
+@pytest.fixture
+def one_switch(tmp_path: Path) -> Iterator[Switch]:
+    """For what does not depend on the Python that runs it."""
+    place = Switch(tmp_path, PYTHONS[-1])
+    yield place
+    place.host.stop()
+    place.container.stop()
+
+
+# What is sent, and what becomes of the reply.
+
+REQUESTS = [
+    (["container", "start", "snmp"], ["start", "snmp"]),
+    (["container", "start", "bgp@0"], ["start", "bgp@0"]),
+    (["container", "stop", "snmp"], ["stop", "snmp", ""]),
+    (["container", "stop", "-t", "5", "snmp"], ["stop", "snmp", "5"]),
+    (["container", "stop", "snmp", "--time=5"], ["stop", "snmp", "5"]),
+    (["container", "stop", "-t5", "--", "snmp"], ["stop", "snmp", "5"]),
+    (["container", "kill", "snmp"], ["kill", "snmp", "KILL", "0"]),
+    (["container", "kill", "-s", "SIGTERM", "snmp"], ["kill", "snmp", "TERM", "0"]),
+    (["container", "kill", "--no-kubelet-check", "--signal=9", "snmp"], ["kill", "snmp", "9", "1"]),
+    (["container", "kill", "snmp", "-s", "rtmin+3"], ["kill", "snmp", "RTMIN+3", "0"]),
+    (["container", "wait", "snmp"], ["wait", "snmp"]),
+    (["container", "id", "snmp"], ["id", "snmp"]),
+    (["container", "state", "snmp"], ["state", "snmp", "", ""]),
+    (["container", "state", "snmp", "up", "local"], ["state", "snmp", "up", "local"]),
+    (["container", "state", "snmp", "up", "kube"], ["state", "snmp", "up", "kube"]),
+    (["container", "state", "snmp", "down"], ["state", "snmp", "down", ""]),
+    (["container_state", "snmp", "up", "kube"], ["state", "snmp", "up", "kube"]),
+    (["container_state", "snmp", "up", "local"], ["state", "snmp", "up", "local"]),
+    (["container_state", "snmp", "up"], ["state", "snmp", "up", ""]),
+    (["container_state", "snmp", "down", "kube"], ["state", "snmp", "down", "kube"]),
+    (["kube_join"], ["join", "0"]),
+    (["kube_join", "-f"], ["join", "1"]),
+    (["kube_reset"], ["reset"]),
+]
+
+
+@pytest.mark.parametrize(("command", "request_"), REQUESTS, ids=[" ".join(c) for c, _ in REQUESTS])
+def test_every_form_sends_its_request(switch: Switch, command: list[str], request_: list[str]) -> None:
+    switch.host.start(protocol.out("done") + protocol.result(0))
+    assert switch.run(*command) == (0, "done\n", "")
+    assert eventually(lambda: switch.host.requests) == [request_]
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 69, 75, 77, 137, 255])
+@pytest.mark.parametrize("verb", ["stop", "wait"])
+def test_the_daemons_code_is_the_clients(one_switch: Switch, verb: str, code: int) -> None:
+    line = "container: snmp: it broke; mend it"
+    one_switch.host.start(protocol.err(line) + protocol.result(code))
+    assert one_switch.run("container", verb, "snmp") == (code, "", line + "\n")
+
+
+@pytest.mark.parametrize("verb", ["start", "wait"])
+def test_a_reply_keeps_its_blanks_backslashes_and_foreign_letters(switch: Switch, verb: str) -> None:
+    text = "  two  blanks \\n %s é 💡 $HOME `id`"
+    switch.host.start(protocol.out(text) + protocol.out("") + protocol.err(text) + DONE)
+    assert switch.run("container", verb, "snmp") == (0, text + "\n\n", text + "\n")
+
+
+@pytest.mark.parametrize("verb", ["start", "wait"])
+def test_status_lines_reach_systemd(switch: Switch, verb: str) -> None:
+    switch.env["NOTIFY_SOCKET"] = "/run/systemd/notify"
+    switch.host.start(protocol.status("waiting for kube deployment") + protocol.status("$(id)") + DONE)
+    assert switch.run("container", verb, "snmp") == (0, "", "")
+    assert switch.said_to("systemd-notify") == ["--status=waiting for kube deployment", "--status=$(id)"]
+
+
+@pytest.mark.parametrize("verb", ["start", "wait"])
+def test_status_lines_without_systemd_go_nowhere(one_switch: Switch, verb: str) -> None:
+    one_switch.host.start(protocol.status("waiting") + DONE)
+    assert one_switch.run("container", verb, "snmp") == (0, "", "")
+    assert one_switch.said_to("systemd-notify") is None
+
+
+def test_lines_of_a_kind_yet_unknown_are_passed_over(one_switch: Switch) -> None:
+    one_switch.host.start(b"X new\nR x\n\n" + DONE, b"X new\n\n" + DONE)
+    assert one_switch.run("container", "start", "snmp") == (0, "", "")
+    assert one_switch.run("container", "wait", "snmp") == (0, "", "")
+
+
+def test_a_reader_that_goes_away_ends_the_client(one_switch: Switch) -> None:
+    one_switch.host.start(protocol.out("row\n" * 5000) + DONE)
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = one_switch.begin("container", "state", "snmp", stdout=writer)
+    os.close(writer)
+    assert end(process)[0] == 1
+    assert len(one_switch.host.requests) == 1
+
+
+def test_the_usual_road_loads_nothing_but_the_socket_module(switch: Switch) -> None:
+    switch.host.start(protocol.out(ID) + DONE)
+    program = (
+        "import sys; known = set(sys.modules); sys.path.insert(0, sys.argv[1]); import client;"
+        "code = client.main(['container', 'id', 'snmp']); print(code, sorted(set(sys.modules) - known))"
+    )
+    command = [switch.python, "-IS", "-c", program, str(CLIENTS)]
+    done = subprocess.run(
+        command, env=switch.env, capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    assert done.stdout == f"{ID}\n0 ['_socket', 'client']\n"
+
+
+def test_the_scripts_run_as_they_are_and_through_links(one_switch: Switch) -> None:
+    one_switch.host.start(*[DONE] * 4)
+    far = one_switch.root / "far"
+    far.mkdir()
+    (far / "container_state").symlink_to(CLIENTS / "container_state")
+    (one_switch.bin / "container_state").symlink_to("../far/container_state")
+    commands = [
+        ["container", "start", "snmp"],
+        ["system", "container", "start", "snmp"],
+        ["kube_join"],
+        [str(one_switch.bin / "container_state"), "snmp", "up"],
+    ]
+    for program, *args in commands:
+        subprocess.run([str(CLIENTS / program), *args], env=one_switch.env, timeout=LIMIT_S, check=True)
+    assert eventually(lambda: len(one_switch.host.requests) == len(commands))
+    assert one_switch.host.requests[-1] == ["state", "snmp", "up", ""]
+
+
+# Bad input.
+
+USAGE_ERRORS = [
+    ["container"],
+    ["container", "begin", "snmp"],
+    ["container", "start"],
+    ["container", "start", "snmp", "lldp"],
+    ["container", "start", "--now", "snmp"],
+    ["container", "stop", "-t"],
+    ["container", "stop", "-t", "soon", "snmp"],
+    ["container", "stop", "-t", "-5", "snmp"],
+    ["container", "stop", "--time=", "snmp"],
+    ["container", "kill", "-s", "TERM; id", "snmp"],
+    ["container", "kill", "-s", "", "snmp"],
+    ["container", "wait", "-t", "5", "snmp"],
+    ["container", "inspect"],
+    ["container", "inspect", "--format"],
+    ["container", "inspect", "snmp", "lldp"],
+    ["container", "exec", "snmp"],
+    ["container", "exec", "-u", "root", "snmp"],
+    ["container", "exec", "--", "-it", "id"],
+    ["container", "state"],
+    ["container", "state", "snmp", "sideways"],
+    ["container", "state", "snmp", "up", "cloud"],
+    ["container", "state", "snmp", "up", "kube", "now"],
+    ["container_state", "snmp"],
+    ["container_state"],
+    ["kube_join", "now"],
+    ["kube_join", "-f", "-f"],
+    ["kube_reset", "-f"],
+    *(
+        ["container", "start", "--", name]
+        for name in ["-x", "..", "a/b", "A", "a b", "", "é", "snmp\n", "bgp@x"]
+    ),
+    ["container", "start", "a" * 5000],
+    ["container", "exec", "/", "id"],
+]
+
+
+@pytest.mark.parametrize("command", USAGE_ERRORS, ids=lambda c: ascii(" ".join(c)[:40]))
+def test_a_usage_error_says_in_one_line_what_to_type(one_switch: Switch, command: list[str]) -> None:
+    one_switch.host.start()
+    code, out, err = one_switch.run(*command)
+    assert (code, out, err.count("\n")) == (64, "", 1)
+    assert err.startswith(f"{command[0]}: ")
+    assert f"; type: {command[0]}" in err
+    assert len(err) < 300
+    assert one_switch.host.requests == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["container", "--help"],
+        ["container", "stop", "-h"],
+        ["container_state", "--help"],
+        ["kube_join", "-h"],
+    ],
+)
+def test_help_goes_to_standard_output(one_switch: Switch, command: list[str]) -> None:
+    code, out, err = one_switch.run(*command)
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: ")
+
+
+@given(st.one_of(st.from_regex(r"[a-z][a-z0-9_-]{0,65}(@[0-9]{1,4})?", fullmatch=True), st.text(max_size=5)))
+def test_client_and_daemon_agree_on_what_a_feature_name_is(name: str) -> None:
+    try:
+        CLIENT.one_name("start", [name])
+        accepted = True
+    except CLIENT.ClientError:
+        accepted = False
+    assert accepted == valid_feature_name(name)
+
+
+def test_what_we_may_not_reach_is_not_allowed(one_switch: Switch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody who may not")
+    one_switch.host.start()
+    one_switch.root.chmod(0o700)
+    # The checkout may be in root's own folder, so the client is found first.
+    program = f"import os, sys; sys.path.insert(0, {str(CLIENTS)!r}); import client; "
+    program += "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+    program += "sys.exit(client.main(['container', 'start', 'snmp']))"
+    asked = subprocess.run(
+        ["/usr/bin/python3", "-ISB", "-c", program],
+        env=one_switch.env,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert asked.returncode == 77
+    assert "permission denied; use sudo" in asked.stderr
+
+
+# docker's own verbs.
+
+PASSED_THROUGH = [
+    (["inspect", "snmp"], ["inspect", ID]),
+    (["inspect", "-f", "{{.Id}}", "snmp"], ["inspect", "-f", "{{.Id}}", ID]),
+    (
+        ["inspect", "--type", "container", "snmp", "-sf", "snmp"],
+        ["inspect", "--type", "container", ID, "-sf", "snmp"],
+    ),
+    (["inspect", "-sf", "snmp", "snmp"], ["inspect", "-sf", "snmp", ID]),
+    (["inspect", "--format=snmp", "--", "snmp"], ["inspect", "--format=snmp", "--", ID]),
+    (["exec", "snmp", "id"], ["exec", ID, "id"]),
+    (["exec", "-it", "snmp", "sh", "-c", "a  b; $c"], ["exec", "-it", ID, "sh", "-c", "a  b; $c"]),
+    (["exec", "-itu", "root", "snmp", "id"], ["exec", "-itu", "root", ID, "id"]),
+    (["exec", "-uroot", "snmp", "id"], ["exec", "-uroot", ID, "id"]),
+    (
+        ["exec", "-e", "A=1", "--env", "B=2", "-w", "/", "snmp", "id"],
+        ["exec", "-e", "A=1", "--env", "B=2", "-w", "/", ID, "id"],
+    ),
+    (
+        ["exec", "--privileged", "--user=root", "snmp", "id"],
+        ["exec", "--privileged", "--user=root", ID, "id"],
+    ),
+    (["exec", "--detach-keys", "ctrl-a", "snmp", "id"], ["exec", "--detach-keys", "ctrl-a", ID, "id"]),
+    (["exec", "snmp", "snmp", "--help", "--", "-h"], ["exec", ID, "snmp", "--help", "--", "-h"]),
+]
+
+
+@pytest.mark.parametrize(("args", "docker"), PASSED_THROUGH, ids=[" ".join(a) for a, _ in PASSED_THROUGH])
+def test_everything_but_the_name_is_passed_through(
+    one_switch: Switch, args: list[str], docker: list[str]
+) -> None:
+    one_switch.host.start(protocol.out(ID) + DONE)
+    one_switch.env["DOCKER_RC"] = "42"
+    assert one_switch.run("container", *args) == (42, "", "")
+    assert one_switch.said_to("docker") == docker
+    assert one_switch.host.requests == [["resolve", "snmp"]]
+
+
+@pytest.mark.parametrize("verb", [["inspect", "snmp"], ["exec", "snmp", "id"]])
+def test_docker_is_not_asked_about_what_cannot_be_resolved(switch: Switch, verb: list[str]) -> None:
+    switch.host.start(protocol.err("container: snmp: no such feature; see show feature") + protocol.result(1))
+    assert switch.run("container", *verb) == (1, "", "container: snmp: no such feature; see show feature\n")
+    assert switch.said_to("docker") is None
+
+
+def test_docker_missing_is_a_service_we_need(one_switch: Switch) -> None:
+    one_switch.host.start(protocol.out(ID) + DONE)
+    one_switch.env["PATH"] = "/nonexistent"
+    code, _, err = one_switch.run("container", "inspect", "snmp")
+    assert (code, err) == (69, "container: docker: not found in PATH; install docker or set PATH\n")
+
+
+def test_exec_leaves_standard_input_to_docker(one_switch: Switch) -> None:
+    one_switch.stand_in("docker", "cat")
+    one_switch.host.start(protocol.out(ID) + DONE)
+    process = one_switch.begin("container", "exec", "-i", "snmp", "cat", stdin=subprocess.PIPE)
+    assert process.communicate("typed\n", timeout=LIMIT_S) == ("typed\n", "")
+
+
+# Nobody listens.
+
+PLAIN_DOCKER = [
+    (["start", "snmp"], ["start", "snmp"], 0),
+    (["stop", "snmp"], ["stop", "snmp"], 0),
+    (["stop", "-t", "5", "snmp"], ["stop", "-t", "5", "snmp"], 0),
+    (["kill", "snmp"], ["kill", "snmp"], 0),
+    (["kill", "-s", "term", "--no-kubelet-check", "snmp"], ["kill", "-s", "TERM", "snmp"], 0),
+    (["wait", "snmp"], ["wait", "snmp"], 3),
+    (["id", "snmp"], ["inspect", "--type", "container", "--format", "{{.Id}}", "snmp"], 0),
+    (["inspect", "-f", "x", "snmp"], ["inspect", "-f", "x", "snmp"], 0),
+    (["exec", "-it", "snmp", "id"], ["exec", "-it", "snmp", "id"], 0),
+]
+LEDGERS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "of others": {"lldp": {"record": {"grant": ID}, "config": {"set_owner": "kube"}}},
+    "local": {"snmp": {"record": {"grant": None}, "config": {"set_owner": "local"}}},
+    "local for good": {
+        "snmp": {"record": {"grant": ""}, "config": {"set_owner": "kube", "always_local": True}}
+    },
+    "unusable": {"snmp": {"record": [], "config": 7}},
+    "odd": {"snmp": {"record": None, "config": None}},
+}
+
+
+def ledger(features: dict[str, Any] | None) -> str:
+    return json.dumps({"version": 1, "features": features})
+
+
+def test_plain_docker_does_what_it_can_where_nobody_listens(tmp_path: Path) -> None:
+    begun = []
+    for number, (args, docker, code) in enumerate(PLAIN_DOCKER):
+        root = tmp_path / str(number)
+        root.mkdir()
+        place = Switch(root, PYTHONS[number % len(PYTHONS)])
+        begun.append((place, place.begin("container", *args), docker, code))
+    for place, process, docker, code in begun:
+        assert (end(process)[::2], place.said_to("docker")) == ((code, ""), docker)
+
+
+def test_the_ledger_says_who_may_be_started_without_us(tmp_path: Path) -> None:
+    kube: dict[str, Any] = {
+        "granted": {"snmp": {"record": {"grant": ID}, "config": {"set_owner": "local"}}},
+        "wanted": {"snmp": {"record": {"grant": None}, "config": {"set_owner": "kube"}}},
+    }
+    begun = []
+    for name, features in [*LEDGERS.items(), *kube.items()]:
+        (tmp_path / name).mkdir()
+        place = Switch(tmp_path / name, PYTHONS[-1])
+        if features is not None:
+            place.ledger.write_text(ledger(features))
+        begun.append((name, place, place.begin("container", "start", "snmp")))
+    for name, place, process in begun:
+        code, _, err = end(process)
+        if name in kube:
+            line = "container: snmp: kubesyncd is not there; run systemctl start kubesyncd\n"
+            assert (name, code, err, place.said_to("docker")) == (name, 69, line, None)
+        else:
+            assert (name, code, err, place.said_to("docker")) == (name, 0, "", ["start", "snmp"])
+
+
+def test_docker_that_fails_to_wait_is_a_failure(one_switch: Switch) -> None:
+    one_switch.stand_in("docker", "echo no such container >&2; exit 1")
+    assert one_switch.run("container", "wait", "snmp") == (1, "", "no such container\n")
+
+
+def test_a_socket_nobody_listens_on_is_no_daemon(one_switch: Switch) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(one_switch.host.path))
+    assert one_switch.run("container", "start", "snmp") == (0, "", "")
+    assert one_switch.said_to("docker") == ["start", "snmp"]
+
+
+def test_without_a_daemon_only_kube_containers_are_held_back(tmp_path: Path) -> None:
+    expected = {
+        ("container_state", "snmp", "up", "local"): 0,
+        ("container_state", "snmp", "down"): 0,
+        ("container_state", "snmp", "up", "kube"): 69,
+        ("container_state", "snmp", "up"): 69,
+        ("container", "state", "snmp"): 69,
+        ("kube_join",): 69,
+        ("kube_reset",): 69,
+    }
+    begun = []
+    for number, command in enumerate(expected):
+        (tmp_path / str(number)).mkdir()
+        place = Switch(tmp_path / str(number), PYTHONS[number % len(PYTHONS)])
+        begun.append((command, place, place.begin(*command)))
+    for command, place, process in begun:
+        code, out, err = end(process)
+        assert (command, code, out) == (command, expected[command], "")
+        assert "kubesyncd is not there; " in err
+        assert place.said_to("docker") is None
+
+
+class LateDaemon:
+    """Sockets to try, on which a daemon begins to listen before the third try."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon, self.tries = daemon, 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.tries += 1
+        if self.tries == 3:
+            self.daemon.start(protocol.result(9))
+        return iter([str(self.daemon.path)])
+
+
+def test_a_daemon_that_comes_soon_is_met(one_switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However long a busy machine takes for three tries: who gives up becomes docker, and this process would.
+    monkeypatch.setattr(CLIENT, "FIRST_CONTACT_S", LIMIT_S)
+    assert CLIENT.ask(["start", "snmp"], LateDaemon(one_switch.host), docker=["start", "snmp"]) == 9
+
+
+def test_in_a_container_the_only_socket_is_the_containers(switch: Switch) -> None:
+    switch.container.start(DONE, DONE, protocol.out("row") + DONE)
+    assert switch.run("container_state", "snmp", "up", "kube")[0] == 0
+    assert switch.run("container_state", "snmp", "down")[0] == 0
+    assert switch.run("container", "state", "snmp") == (0, "row\n", "")
+    assert [r[0] for r in switch.container.requests] == ["state"] * 3
+
+
+def test_on_the_host_the_hosts_socket_comes_first(one_switch: Switch) -> None:
+    one_switch.host.start(DONE)
+    one_switch.container.start(DONE)
+    assert one_switch.run("container_state", "snmp", "up", "local")[0] == 0
+    assert (len(one_switch.host.requests), len(one_switch.container.requests)) == (1, 0)
+
+
+# The daemon goes away and comes back.
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "kill", "id", "wait"])
+def test_an_end_without_a_result_means_ask_again(switch: Switch, verb: str) -> None:
+    switch.host.start(END, protocol.out("half a li")[:-1], protocol.result(3))
+    code, _, err = switch.run("container", verb, "snmp")
+    assert (code, err) == (3, "")
+    assert len(switch.host.requests) == 3
+    assert switch.said_to("docker") is None
+
+
+def environ(process: subprocess.Popen[str]) -> bytes:
+    return Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "command", [["container", "wait", "snmp"], ["container_state", "snmp", "up", "kube"]]
+)
+@pytest.mark.slow("the daemon is away for seconds")
+def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
+    switch: Switch, command: list[str]
+) -> None:
+    switch.host.start(protocol.status("waiting") + HOLD)
+    process = switch.begin(*command)
+    eventually(lambda: switch.host.requests)
+    eventually(lambda: "python" not in os.readlink(f"/proc/{process.pid}/exe"))
+    # As systemctl status and ps show it; while a process becomes another one, it has no words for a moment.
+    words = Path(f"/proc/{process.pid}/cmdline")
+    eventually(lambda: b"\0snmp\0" in words.read_bytes())
+    assert b"\n" not in words.read_bytes()
+    switch.host.stop()
+    # It asks in vain for longer than a first contact may take, and does not go round the daemon.
+    eventually(lambda: re.search(rb"KUBESYNCD_ASKED=[5-9]", environ(process)))
+    assert switch.said_to("docker") is None
+    switch.host.start(HOLD, protocol.result(137))
+    eventually(lambda: len(switch.host.requests) == 2)
+    switch.host.stop()
+    switch.host.start(protocol.result(137))
+    assert end(process) == (137, "", "")
+    assert switch.host.pids == [process.pid] * 3
+
+
+def test_who_has_met_the_daemon_never_goes_round_it(one_switch: Switch) -> None:
+    one_switch.host.start()
+    process = one_switch.begin("container", "start", "snmp")
+    eventually(lambda: one_switch.host.requests)
+    one_switch.host.stop()
+    time.sleep(CLIENT.FIRST_CONTACT_S + 0.5)
+    one_switch.host.start(DONE)
+    assert end(process) == (0, "", "")
+    assert one_switch.said_to("docker") is None
+
+
+class Deaf:
+    """A socket whose daemon never comes to reading it, as one that systemd holds open for a daemon that crashes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(64)
+
+    def close(self) -> None:
+        self._path.unlink()
+        self._listener.close()
+
+
+@pytest.mark.parametrize("verb", ["start", "wait"])
+def test_a_daemon_that_never_read_the_request_was_never_met(one_switch: Switch, verb: str) -> None:
+    deaf = Deaf(one_switch.host.path)
+    process = one_switch.begin("container", verb, "snmp")
+    time.sleep(CLIENT.FIRST_CONTACT_S + 0.5)
+    assert one_switch.said_to("docker") is None, "it may still come"
+    deaf.close()
+    assert end(process)[0] == (3 if verb == "wait" else 0)
+    assert one_switch.said_to("docker") == [verb, "snmp"]
+
+
+def test_a_waiter_whose_package_is_removed_goes_on_with_docker(one_switch: Switch) -> None:
+    one_switch.ledger.write_text(ledger({"lldp": {"record": {"grant": "ab" * 32}}}))
+    for name, follows in (("snmp", "snmp"), ("lldp", "ab" * 32)):
+        one_switch.host.start(protocol.status("waiting") + HOLD)
+        process = one_switch.begin("container", "wait", name)
+        eventually(lambda: one_switch.host.requests)
+        (one_switch.root / "removed").touch()
+        one_switch.host.stop()
+        assert end(process) == (3, "", "")
+        assert one_switch.said_to("docker") == ["wait", follows]
+        (one_switch.root / "removed").unlink()
+        one_switch.host.requests.clear()
+
+
+def test_a_waiter_can_be_terminated(one_switch: Switch) -> None:
+    one_switch.host.start()
+    process = one_switch.begin("container", "wait", "snmp")
+    eventually(lambda: one_switch.host.requests)
+    process.terminate()
+    assert end(process)[0] == -15
+
+
+def test_without_a_shell_python_waits_and_asks_again(switch: Switch) -> None:
+    switch.host.start(END, protocol.status("waiting") + protocol.result(7))
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import client; client.SHELLS = ();"
+        "sys.exit(client.main(['container_state', 'snmp', 'up', 'kube']))"
+    )
+    command = [switch.python, "-IS", "-c", program, str(CLIENTS)]
+    assert subprocess.run(command, env=switch.env, timeout=LIMIT_S, check=False).returncode == 7
+    assert len(switch.host.requests) == 2
+
+
+def test_a_daemon_that_never_answers_is_timed_out(one_switch: Switch) -> None:
+    one_switch.host.start()
+    with pytest.raises(CLIENT.ClientError, match=r"snmp: no answer .* see ") as failure:
+        CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=0.3)
+    assert failure.value.code == 75
+
+
+@pytest.mark.slow("waits for a deadline of the product")
+def test_a_daemon_that_answered_once_and_stays_away_is_down(one_switch: Switch) -> None:
+    one_switch.host.start()
+    threading.Thread(
+        target=lambda: (eventually(lambda: one_switch.host.requests), one_switch.host.stop()), daemon=True
+    ).start()
+    with pytest.raises(CLIENT.ClientError, match="snmp: no answer") as failure:
+        CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=10.0)
+    assert failure.value.code == 69
+
+
+def test_a_daemon_that_talks_without_end_is_cut_off(one_switch: Switch) -> None:
+    one_switch.host.start(b"O " + b"x" * (4 * CLIENT.REPLY_LINE_MAX), protocol.result(5))
+    assert CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=LIMIT_S) == 5
+
+
+@pytest.mark.parametrize("code", [b"9" * 5000, b"256", b"0000"])
+def test_what_is_no_exit_code_is_no_result(one_switch: Switch, code: bytes) -> None:
+    one_switch.host.start(b"R " + code + b"\n", protocol.result(5))
+    assert CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=LIMIT_S) == 5
+
+
+def test_a_ledger_of_nothing_but_brackets_is_no_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "features.json").write_bytes(b"[" * 100_000)
+    monkeypatch.setattr(CLIENT, "LEDGER", bytes(tmp_path / "features.json"))
+    assert CLIENT.remembered("snmp") == ({}, {})
+
+
+# Containers without Python.
+
+
+DIALLERS = ("socat", "nc", "perl")
+
+
+def shell_only(place: Switch, *tools: str) -> None:
+    """A PATH of nothing but a shell's usual company and `tools`."""
+    for tool in ["sh", "mktemp", "mkfifo", "rm", "grep", "sleep", *tools]:
+        (place.bin / tool).symlink_to(shutil.which(tool, path="/usr/bin:/bin") or tool)
+    place.env["PATH"] = str(place.bin)
+
+
+def run_shell(place: Switch, *args: str) -> tuple[int, str, str]:
+    command = ["/bin/sh", str(CLIENTS / "container_sh"), *args]
+    done = subprocess.run(
+        command, env=place.env, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("tool", [pytest.param(tool, marks=pytest.mark.real(tool)) for tool in DIALLERS])
+def test_a_shell_and_a_tool_that_can_dial_are_enough(one_switch: Switch, tool: str) -> None:
+    shell_only(one_switch, tool)
+    one_switch.container.start(DONE, END, protocol.err("container: snmp: no; ask") + protocol.result(77))
+    assert run_shell(one_switch, "snmp", "up", "local") == (0, "", "")
+    assert run_shell(one_switch, "snmp", "up", "kube") == (77, "", "container: snmp: no; ask\n")
+    assert (
+        one_switch.container.requests
+        == [["state", "snmp", "up", "local"]] + [["state", "snmp", "up", "kube"]] * 2
+    )
+
+
+def test_a_shell_alone_says_what_is_missing(one_switch: Switch) -> None:
+    shell_only(one_switch)
+    code, _, err = run_shell(one_switch, "snmp", "up", "kube")
+    assert (code, err.count("\n")) == (69, 1)
+    assert "install python3, perl, socat or netcat-openbsd" in err
+
+
+@pytest.mark.real("perl")
+def test_a_shell_lets_only_kube_containers_wait_for_a_missing_daemon(one_switch: Switch) -> None:
+    shell_only(one_switch, "perl")
+    assert run_shell(one_switch, "snmp", "down")[0] == 0
+    assert run_shell(one_switch, "snmp", "up", "kube")[0] == 69
+    assert run_shell(one_switch, "../x", "up", "kube")[0] == 64
+    assert run_shell(one_switch, "snmp", "sideways")[0] == 64

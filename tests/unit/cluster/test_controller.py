@@ -1,0 +1,1217 @@
+"""Labels reach the master in order, and the kubelet runs exactly when it may. Hours pass in milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.sim.loop import Deadlock, run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from kubesyncd.cluster.controller import ClusterController
+from kubesyncd.core.label_queue import PENDING_MAX
+from kubesyncd.core.labels import Change
+from kubesyncd.core.model import KubeLabel, MasterConfig, Timing
+from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+
+NO_MASTER = MasterConfig()
+MASTER = MasterConfig(ip="10.0.0.1")
+JOINED = {"master": MASTER, "kubeconfig": True}
+SEEDS = (None, 1, 2, 3)
+
+
+def change(text: str) -> Change:
+    return Change.parse(text)
+
+
+# ---- the world around the reconciler, as plain as it can be -----------------------------------------
+
+
+@dataclass
+class Master:
+    """An API server with one Node. `fault` is what a call raises; `silent` calls hang for 5 s."""
+
+    node: dict[str, str] | None = field(default_factory=dict)
+    fault: PortError | None = None
+    deaf: bool = False
+    silent: bool = False
+    refused: frozenset[str] = frozenset()
+    patches: list[dict[str, str | None]] = field(default_factory=list)
+    links: int = 0
+    calls: int = 0
+    watches: int = 0
+    closed: int = 0
+    reply_lost: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def fail(self, fault: PortError | None) -> None:
+        self.fault = fault
+        self.tell()
+
+    def edit(self, **labels: str | None) -> None:
+        """Somebody else changes our Node."""
+        assert self.node is not None
+        self.node = merged(self.node, labels)
+        self.tell()
+
+
+def merged(node: dict[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: value for key, value in {**node, **changes}.items() if value is not None}
+
+
+class Link:
+    """ports.Cluster over a Master. `deaf` cuts the watch alone; `calls`, `watches` count what was tried."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        master.links += 1
+
+    async def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
+        self._master.watches += 1
+        while True:
+            await asyncio.sleep(0.01)
+            if self._master.deaf:
+                raise Unavailable("Kubernetes", "the watch was cut")
+            if self._master.fault is not None:
+                raise Unavailable("Kubernetes", self._master.fault.detail)
+            changed = self._master.changed
+            yield None if self._master.node is None else dict(self._master.node)
+            await changed.wait()
+
+    async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
+        self._master.calls += 1
+        await asyncio.sleep(5.0 if self._master.silent else 0.02)
+        if self._master.silent:
+            raise Unavailable("Kubernetes", "the master does not answer in time")
+        if self._master.fault is not None:
+            raise self._master.fault
+        if self._master.node is None:
+            raise Missing("Kubernetes", "no such node")
+        for key in changes:
+            if key in self._master.refused:
+                raise Refused("Kubernetes", f"{key} is invalid")
+        self._master.patches.append(dict(changes))
+        self._master.node = merged(self._master.node, changes)
+        self._master.tell()
+        if self._master.reply_lost:
+            raise Unavailable("Kubernetes", "connection reset")
+
+    async def close(self) -> None:
+        self._master.closed += 1
+
+
+@dataclass
+class Store:
+    """The part of ports.FeatureStore that is used here, with every write written down."""
+
+    config: MasterConfig = NO_MASTER
+    metadata: dict[str, str] = field(default_factory=dict)
+    down: bool = False
+    writes: list[object] = field(default_factory=list)
+    connected: bool | None = None
+    ts: int = 0
+    pending: tuple[str, ...] = ()
+
+    def _check(self) -> None:
+        if self.down:
+            raise Unavailable("Redis", "gone")
+
+    async def master(self) -> MasterConfig:
+        self._check()
+        return self.config
+
+    async def device_metadata(self) -> Mapping[str, str]:
+        self._check()
+        return self.metadata
+
+    async def write_master(self, *, connected: bool, ts: int) -> None:
+        self._check()
+        if connected is not self.connected:
+            self.connected, self.ts = connected, ts
+            self.writes.append(connected)
+
+    async def write_pending(self, labels: tuple[str, ...]) -> None:
+        self._check()
+        if labels != self.pending:
+            self.pending = labels
+            self.writes.append(labels)
+
+
+@dataclass
+class Units:
+    """A kubelet's unit; `looks` counts how often it was asked."""
+
+    running: bool = False
+    broken: bool = False
+    calls: list[str] = field(default_factory=list)
+    looks: int = 0
+
+    async def kubelet_running(self) -> bool:
+        self.looks += 1
+        return self.running
+
+    async def start_kubelet(self) -> None:
+        self._do("start", running=True)
+
+    async def stop_kubelet(self) -> None:
+        self._do("stop", running=False)
+
+    async def restart(self, feature: str) -> None:
+        raise AssertionError(feature)
+
+    def _do(self, call: str, *, running: bool) -> None:
+        self.calls.append(call)
+        if self.broken:
+            raise Refused("systemd", "Unit kubelet.service is masked.")
+        self.running = running
+
+
+@dataclass
+class File:
+    """A DurableFile in memory; a save takes `slow_s`."""
+
+    data: bytes | None = None
+    full: bool = False
+    saves: int = 0
+    slow_s: float = 0.0
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    async def save(self, data: bytes) -> None:
+        await asyncio.sleep(self.slow_s)
+        if self.full:
+            raise Unavailable("state file", "no space left")
+        self.data = data
+        self.saves += 1
+
+
+class Log:
+    """A structlog logger that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return lambda event, **more: self.lines.append((level, event, more))
+
+    def count(self, event: str) -> int:
+        return sum(1 for _, name, _ in self.lines if name == event)
+
+
+class Switch:
+    """One switch: the world, and the reconciler living in it."""
+
+    def __init__(self, *, master: MasterConfig, kubeconfig: bool, seed: int | None, **world: Any) -> None:
+        self.master = Master(node=world.get("node", {}))
+        self.store = Store(config=master, metadata=world.get("metadata", {}))
+        self.units = Units(running=world.get("kubelet", False))
+        self.file = File(world.get("file"))
+        self.log = Log()
+        self.kubeconfig, self.hold, self.joining = kubeconfig, False, False
+        self.packages = world.get("packages", True)
+        self.credential_ends: float | None = world.get("credential_ends")
+        self.connects = 0
+        self.woken: list[str | None] = []
+        self.rng = random.Random(seed or 0)
+        self.reconciler = self._new()
+        self._life: asyncio.Task[None] | None = None
+
+    def _new(self) -> ClusterController:
+        now = asyncio.get_running_loop().time
+        return ClusterController(
+            store=self.store,  # type: ignore[arg-type]
+            units=self.units,
+            connect=self._connect,
+            kubeconfig_exists=lambda: self.kubeconfig,
+            hold_exists=lambda: self.hold,
+            file=self.file,
+            timing=Timing(),
+            rng=self.rng,
+            clock=lambda: 1000.0 + now(),
+            wall=lambda: 1_700_000_000.0 + now(),
+            wake_feature=self.woken.append,
+            logger=self.log,  # type: ignore[arg-type]
+            joining=lambda: self.joining,
+            os_version=lambda: "",
+            credential_ends=lambda: self.credential_ends,
+        )
+
+    def _connect(self, _: MasterConfig) -> Link:
+        self.connects += 1
+        if not self.packages:
+            raise ImportError("kubernetes_asyncio")
+        return Link(self.master)
+
+    def begin(self) -> None:
+        self._life = asyncio.get_running_loop().create_task(self.reconciler.run())
+
+    async def end(self) -> None:
+        """kill -9: no last word. An exception of the reconciler's is ours."""
+        assert self._life is not None
+        self._life.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._life
+
+    async def restart(self) -> None:
+        await self.end()
+        self.reconciler = self._new()
+        self.begin()
+
+    async def until(self, condition: Callable[[], bool], within_s: float = 120.0) -> None:
+        """Wait for `condition`; the limit is virtual time."""
+        async with asyncio.timeout(within_s):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def settled(self) -> None:
+        """Joined, connected, nothing pending, the kubelet up."""
+        await self.until(
+            lambda: self.reconciler.connected and not self.pending and self.reconciler.kubelet_running is True
+        )
+        await asyncio.sleep(3)
+
+    @property
+    def pending(self) -> list[str]:
+        return self.reconciler.status()["pending"]
+
+    async def ask(self, *texts: str) -> None:
+        await self.reconciler.request([change(text) for text in texts])
+
+    async def configure(self, config: MasterConfig) -> None:
+        self.store.config = config
+        self.reconciler.wake()
+
+    def outage(self) -> None:
+        self.master.fail(Unavailable("Kubernetes", "connection refused"))
+
+    def seen(self, feature: str) -> KubeLabel:
+        return self.reconciler.view(feature).value
+
+
+def play(
+    story: Callable[[Switch], Awaitable[None]],
+    *,
+    master: MasterConfig = NO_MASTER,
+    kubeconfig: bool = False,
+    **world: Any,
+) -> None:
+    """Play the story in virtual time, with several orders of what happens at the same moment."""
+
+    async def stage(seed: int | None) -> None:
+        switch = Switch(master=master, kubeconfig=kubeconfig, seed=seed, **world)
+        switch.begin()
+        try:
+            await story(switch)
+        finally:
+            await switch.end()
+
+    for seed in SEEDS:
+        run(stage(seed), seed)
+
+
+# ---- the loop itself ----------------------------------------------------------------------------
+
+
+def test_virtual_hours_pass_at_once_and_a_deadlock_is_an_error() -> None:
+    async def hours() -> float:
+        await asyncio.sleep(36_000)
+        return asyncio.get_running_loop().time()
+
+    assert run(hours()) == pytest.approx(36_000)
+    with pytest.raises(Deadlock):
+        run(asyncio.Event().wait())
+
+
+# ---- nothing configured, nothing installed ------------------------------------------------------
+
+
+def test_without_a_master_a_day_passes_and_nothing_happens() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(86_400)
+        switch.reconciler.wake()
+        assert switch.seen("snmp") is KubeLabel.UNKNOWN
+        await asyncio.sleep(86_400)
+        assert (switch.connects, switch.units.looks, switch.file.saves) == (0, 0, 0)
+        assert (switch.units.calls, switch.store.writes, switch.log.lines, switch.woken) == ([], [], [], [])
+        assert switch.reconciler.kubelet_running is None
+
+    play(story, kubelet=True)
+
+
+def test_without_the_packages_the_switch_is_local_and_silent() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(86_400)
+        assert switch.connects == 1
+        assert not switch.reconciler.joined
+        assert switch.units.calls == []
+        assert switch.log.lines == []
+
+    play(story, **JOINED, packages=False)
+
+
+def test_a_label_without_a_master_waits_and_says_for_what() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(1)
+        told = await switch.reconciler.apply([change("rack=7")])
+        assert told.startswith("queued (no master is configured")
+        assert told.endswith("1 pending)")
+        await switch.until(lambda: switch.store.pending == ("rack=7",))
+        assert switch.units.looks == 0
+
+    play(story)
+
+
+# ---- joined -------------------------------------------------------------------------------------
+
+
+def test_joining_connects_describes_the_switch_and_starts_the_kubelet() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(10)
+        assert switch.connects == 0
+        switch.kubeconfig = True
+        switch.reconciler.wake()
+        await switch.settled()
+        assert switch.reconciler.joined
+        assert switch.store.connected is True
+        assert switch.store.ts == pytest.approx(1_700_000_010, abs=2)
+        assert switch.master.node == {"hwsku": "S6000", "deployment_type": "LeafRouter"}
+        assert switch.units.calls == ["start"]
+
+    play(story, master=MASTER, metadata={"hwsku": "S6000", "type": "LeafRouter"})
+
+
+def test_a_label_is_applied_at_once_and_seen_by_its_feature() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.woken.clear()
+        await switch.ask("snmp_enabled=true")
+        view = switch.reconciler.view("snmp")
+        assert (view.value, view.pending, view.failed) == (KubeLabel.ON, True, False)
+        assert view.queued_at is not None
+        await switch.until(lambda: not switch.pending, 1)
+        view = switch.reconciler.view("snmp")
+        assert (view.value, view.pending, view.queued_at) == (KubeLabel.ON, False, None)
+        assert view.acked_at is not None
+        assert "snmp" in switch.woken
+        await switch.ask("snmp_enabled-")
+        await switch.until(lambda: switch.seen("snmp") is KubeLabel.OFF, 1)
+        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
+        assert switch.master.node == {"rack": "7"}
+
+    play(story, **JOINED)
+
+
+def test_a_label_nobody_set_is_known_to_be_off_once_the_node_was_seen() -> None:
+    async def story(switch: Switch) -> None:
+        assert switch.seen("snmp") is KubeLabel.UNKNOWN
+        await switch.settled()
+        assert switch.seen("snmp") is KubeLabel.OFF
+        assert switch.seen("lldp") is KubeLabel.ON
+
+    play(story, **JOINED, node={"lldp_enabled": "true"})
+
+
+def test_a_restart_on_a_converged_switch_changes_nothing() -> None:
+    async def story(switch: Switch) -> None:
+        switch.seen("snmp")
+        await switch.settled()
+        await switch.ask("lldp_enabled=true")
+        await switch.settled()
+        before = (switch.store.writes[:], switch.units.calls[:], switch.master.patches[:], switch.file.data)
+        for _ in range(3):
+            await switch.restart()
+            assert switch.seen("snmp") is KubeLabel.OFF
+            assert switch.seen("lldp") is KubeLabel.ON
+            await switch.settled()
+            await asyncio.sleep(600)
+        after = (switch.store.writes, switch.units.calls, switch.master.patches, switch.file.data)
+        assert after == before
+
+    play(story, **JOINED, metadata={"hwsku": "S6000"})
+
+
+# ---- the master is away -------------------------------------------------------------------------
+
+
+def test_ten_commands_offline_are_one_patch_later_in_their_order() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        patches = len(switch.master.patches)
+        switch.outage()
+        await switch.until(lambda: not switch.reconciler.connected, 10)
+        for number in range(9):
+            told = await switch.reconciler.apply([change(f"k{number % 3}={number}")])
+            assert told == f"queued (connection refused; {number + 1} pending)"
+        await switch.ask("k0-")
+        await asyncio.sleep(3600)
+        assert len(switch.pending) == 10
+        assert switch.store.pending == tuple(switch.pending)
+        switch.master.fail(None)
+        await switch.settled()
+        assert switch.master.patches[patches:] == [{"k0": None, "k1": "7", "k2": "8"}]
+        assert switch.master.node == {"k1": "7", "k2": "8"}
+        assert switch.store.pending == ()
+
+    play(story, **JOINED)
+
+
+def test_a_failed_label_stops_the_kubelet_until_it_is_applied() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        await asyncio.sleep(300)
+        assert switch.units.running, "a lost master alone is no reason to touch the kubelet"
+        switch.woken.clear()
+        await switch.ask("snmp_enabled-")
+        await switch.until(lambda: switch.reconciler.kubelet_running is False, 10)
+        view = switch.reconciler.view("snmp")
+        assert (view.value, view.pending, view.failed) == (KubeLabel.OFF, True, True)
+        assert {"snmp", None} <= set(switch.woken)
+        switch.master.fail(None)
+        await switch.until(lambda: switch.units.running, 40)
+        assert not switch.pending
+        assert not switch.reconciler.view("snmp").failed
+        assert switch.units.calls == ["start", "stop", "start"]
+
+    play(story, **JOINED)
+
+
+def test_a_silent_master_is_a_failure_after_the_call_s_own_deadline() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.silent = True
+        told = await switch.reconciler.apply([change("rack=7")])
+        assert told.startswith("queued (")
+        await switch.until(lambda: not switch.units.running, 10)
+
+    play(story, **JOINED)
+
+
+def test_reconnecting_sends_at_once_whatever_the_backoff_says() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        await switch.ask("rack=7")
+        await asyncio.sleep(1800)
+        switch.master.fail(None)
+        await switch.until(lambda: switch.reconciler.connected, 31)
+        await switch.until(lambda: not switch.pending, 0.1)
+
+    play(story, **JOINED)
+
+
+def test_a_short_outage_after_a_long_one_is_over_soon() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        await asyncio.sleep(1800)
+        switch.master.fail(None)
+        await switch.until(lambda: switch.reconciler.connected, 31)
+        await asyncio.sleep(60)
+        switch.outage()
+        await asyncio.sleep(0.1)
+        switch.master.fail(None)
+        await switch.until(lambda: switch.reconciler.connected, 5)
+
+    play(story, **JOINED)
+
+
+def test_a_label_that_got_through_proves_the_master_is_back() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.deaf = True
+        switch.master.tell()
+        await asyncio.sleep(1800)
+        assert not switch.reconciler.connected
+        switch.master.deaf = False
+        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
+        await switch.until(lambda: switch.reconciler.connected, 0.1)
+
+    play(story, **JOINED)
+
+
+def test_a_new_label_is_tried_at_once_also_while_older_ones_wait() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        await switch.ask("rack=7")
+        await asyncio.sleep(1800)
+        assert not switch.reconciler.view("snmp").failed
+        await switch.ask("snmp_enabled-")
+        await switch.until(lambda: switch.reconciler.view("snmp").failed, 0.1)
+
+    play(story, **JOINED)
+
+
+def test_a_failing_master_is_asked_ever_more_slowly_and_said_once() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        await switch.restart()
+        await switch.ask("rack=7")
+        await asyncio.sleep(3600)
+        assert 3600 / 30 <= switch.master.calls <= 2 * 3600 / 15 + 20
+        assert 3600 / 30 <= switch.master.watches <= 2 * 3600 / 15 + 20
+        assert switch.log.count("labels_failed") == 1
+
+    play(story, **JOINED)
+
+
+def test_a_lost_reply_is_a_failure_and_doing_it_again_is_harmless() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.reply_lost = True
+        await switch.ask("rack=7")
+        await switch.until(lambda: not switch.units.running, 10)
+        assert switch.pending == ["rack=7"]
+        switch.master.reply_lost = False
+        await switch.settled()
+        assert switch.master.node == {"rack": "7"}
+
+    play(story, **JOINED)
+
+
+@pytest.mark.parametrize("gone", [MASTER, NO_MASTER])
+def test_until_the_configuration_is_read_who_was_joined_still_is(gone: MasterConfig) -> None:
+    """Reconcilers look at once: a stop cut short must find that a label has to go first."""
+
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        assert await switch.reconciler.apply([change("snmp_enabled=true")]) == "applied"
+        switch.store.down, switch.store.config = True, gone
+        calls = list(switch.units.calls)
+        await switch.restart()
+        await asyncio.sleep(600)
+        assert switch.reconciler.joined
+        assert switch.units.calls == calls, "nothing is known of the kubelet's rule"
+        switch.kubeconfig = False
+        await switch.restart()
+        await asyncio.sleep(1)
+        assert not switch.reconciler.joined, "without a credential nobody is"
+
+        switch.kubeconfig, switch.store.down = True, False
+        await switch.restart()
+        await switch.until(lambda: switch.reconciler.joined is bool(gone.ip))
+
+    play(story, **JOINED)
+
+
+def test_what_was_queued_or_failed_before_a_restart_still_is() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        await switch.ask("a=1", "a=2", "b-")
+        await switch.until(lambda: not switch.units.running, 10)
+        calls = switch.units.calls[:]
+        for _ in range(5):
+            await switch.restart()
+            await asyncio.sleep(200)
+        assert switch.pending == ["a=1", "a=2", "b-"]
+        assert switch.units.calls == calls, "a restart must not start the kubelet for a moment"
+        switch.master.fail(None)
+        await switch.settled()
+        assert switch.master.node == {"a": "2"}
+
+    play(story, **JOINED)
+
+
+def test_labels_asked_for_during_a_patch_are_not_lost_with_it() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        for number in range(50):
+            await switch.ask(f"a={number}", f"k{number}=1")
+            await asyncio.sleep(switch.rng.uniform(0, 0.03))
+        await switch.settled()
+        assert switch.master.node == {"a": "49", **{f"k{n}": "1" for n in range(50)}}
+        values = [patch["a"] for patch in switch.master.patches if "a" in patch]
+        assert values == sorted(values, key=lambda value: int(value or 0))
+
+    play(story, **JOINED)
+
+
+# ---- the master refuses -------------------------------------------------------------------------
+
+
+def test_one_refused_label_is_dropped_with_its_reason_and_blocks_nobody() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        await switch.ask("a=1", "bad=1", "b=1", "bad=2")
+        await switch.until(lambda: not switch.units.running, 10)
+        switch.master.refused = frozenset({"bad"})
+        switch.master.fail(None)
+        await switch.settled()
+        assert switch.master.node == {"a": "1", "b": "1"}
+        assert switch.log.count("label_rejected") == 1
+        assert switch.reconciler.status()["refused"] == {"bad": "bad is invalid"}
+        with pytest.raises(Refused, match="bad is invalid"):
+            await switch.reconciler.apply([change("bad=3"), change("c=1")])
+        assert switch.master.node == {"a": "1", "b": "1", "c": "1"}
+        assert switch.pending == []
+        assert switch.units.running
+
+    play(story, **JOINED)
+
+
+def test_a_refused_credential_keeps_every_label_and_stops_the_kubelet() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.fault = Forbidden("Kubernetes", "nodes sw1 is forbidden")
+        told = await switch.reconciler.apply([change("a=1"), change("b=1")])
+        assert told == "queued (nodes sw1 is forbidden; 2 pending)"
+        await asyncio.sleep(600)
+        assert switch.pending == ["a=1", "b=1"]
+        assert not switch.units.running
+        said = [more for _, event, more in switch.log.lines if event == "labels_failed"]
+        assert len(said) == 1
+        assert "config kube join" in said[0]["why"]
+        assert switch.master.calls <= 600 / 15 + 5, "asking often does not help"
+        switch.master.fault = None
+        await switch.settled()
+        assert switch.master.node == {"a": "1", "b": "1"}
+
+    play(story, **JOINED)
+
+
+def test_a_node_that_does_not_exist_yet_is_no_failure() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.ask("rack=7")
+        await switch.until(lambda: switch.units.running, 10)
+        await asyncio.sleep(600)
+        assert switch.pending == ["rack=7"]
+        assert switch.units.calls == ["start"]
+        assert switch.reconciler.connected
+        assert "queued (" in await switch.reconciler.apply([change("rack=8")])
+        switch.master.node = {}
+        switch.master.tell()
+        await switch.until(lambda: not switch.pending, 0.2)
+        assert switch.master.node == {"rack": "8"}
+
+    play(story, **JOINED, node=None)
+
+
+def test_a_node_deleted_during_an_outage_is_created_again_by_the_kubelet() -> None:
+    async def story(switch: Switch) -> None:
+        """A failed label stops the kubelet, yet only the kubelet creates the Node it is meant for."""
+        await switch.settled()
+        switch.outage()
+        await switch.ask("rack=7")
+        await switch.until(lambda: not switch.units.running, 10)
+        switch.master.node = None
+        switch.master.fail(None)
+        await switch.until(lambda: switch.units.running, 60)
+        switch.master.node = {}
+        switch.master.tell()
+        await switch.settled()
+        assert switch.master.node == {"rack": "7"}
+
+    play(story, **JOINED)
+
+
+def test_too_many_different_labels_are_refused_and_none_is_lost() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.ask(*(f"k{n}=1" for n in range(PENDING_MAX)))
+        with pytest.raises(Refused, match="reset"):
+            await switch.ask("one-more=1")
+        assert len(switch.pending) == PENDING_MAX
+
+    play(story)
+
+
+# ---- the kubelet --------------------------------------------------------------------------------
+
+
+def test_a_hold_stops_the_kubelet_and_lifting_it_starts_it() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.hold = True
+        switch.reconciler.wake()
+        await switch.until(lambda: switch.reconciler.kubelet_running is False, 1)
+        assert switch.reconciler.hold
+        await switch.ask("rack=7")
+        await switch.until(lambda: not switch.pending, 1)
+        assert not switch.units.running
+        switch.hold = False
+        switch.reconciler.wake()
+        await switch.until(lambda: switch.units.running, 1)
+
+    play(story, **JOINED)
+
+
+def test_a_hold_stops_the_kubelet_also_while_the_master_is_silent() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.hold, switch.master.silent = True, True
+        switch.reconciler.wake()
+        await switch.ask("rack=7")
+        await switch.until(lambda: not switch.units.running, 1)
+
+    play(story, **JOINED)
+
+
+def test_a_kubelet_started_or_stopped_by_hand_is_set_right_by_the_audit() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.units.running = False
+        await switch.until(lambda: switch.units.running, 61)
+        switch.hold = True
+        switch.reconciler.wake()
+        await switch.until(lambda: not switch.units.running, 1)
+        switch.units.running = True
+        await switch.until(lambda: not switch.units.running, 61)
+
+    play(story, **JOINED)
+
+
+def test_a_label_that_reached_the_master_makes_sure_of_the_kubelet() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.units.running = False
+        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
+        await switch.until(lambda: switch.units.running, 2)
+
+    play(story, **JOINED)
+
+
+def test_a_kubelet_that_cannot_be_toggled_is_tried_again_ever_more_slowly_and_said_once() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.units.broken = True
+        switch.hold = True
+        switch.reconciler.wake()
+        await asyncio.sleep(3600)
+        assert switch.reconciler.kubelet_running is True
+        assert 120 <= switch.units.calls.count("stop") <= 500
+        assert switch.log.count("kubelet_not_ruled") == 1
+        switch.units.broken = False
+        await switch.until(lambda: switch.reconciler.kubelet_running is False, 31)
+        switch.units.broken, switch.hold = True, False
+        switch.reconciler.wake()
+        await asyncio.sleep(5)
+        assert switch.units.calls.count("start") >= 3, "a new failure is tried again soon"
+
+    play(story, **JOINED)
+
+
+def test_a_join_under_way_keeps_the_kubelet_it_needs() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(1)
+        switch.joining = switch.units.running = True
+        await asyncio.sleep(600)
+        assert switch.units.running
+        switch.kubeconfig, switch.joining = True, False
+        switch.reconciler.wake()
+        await switch.settled()
+        assert switch.units.calls == []
+
+    play(story, master=MASTER)
+
+
+# ---- configuration ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [replace(MASTER, disable=True), NO_MASTER])
+def test_a_master_taken_away_ends_the_link_and_the_kubelet_but_not_the_queue(gone: MasterConfig) -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        await switch.ask("applied=1")
+        await switch.settled()
+        await switch.configure(gone)
+        await switch.until(lambda: switch.store.connected is False and not switch.units.running, 2)
+        assert not switch.reconciler.joined
+        assert switch.master.closed == switch.master.links == 1
+        assert "queued (" in await switch.reconciler.apply([change("rack=7")])
+        await asyncio.sleep(3600)
+        assert switch.pending == ["rack=7"]
+        assert switch.master.links == 1
+        await switch.restart()
+        await asyncio.sleep(3600)
+        assert (switch.pending, switch.units.running, switch.master.links) == (["rack=7"], False, 1)
+        await switch.configure(MASTER)
+        await switch.settled()
+        assert switch.master.node == {"applied": "1", "rack": "7"}
+        assert switch.store.connected is True
+
+    play(story, **JOINED)
+
+
+def test_a_master_removed_while_we_were_not_running_leaves_no_kubelet_behind() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: not switch.units.running, 2)
+        await switch.until(lambda: switch.store.connected is False, 2)
+        looks = switch.units.looks
+        await asyncio.sleep(86_400)
+        assert switch.units.looks == looks
+
+    file = json.dumps({"pending": [], "applied": {"snmp_enabled": "true"}, "failed": []}).encode()
+    play(story, kubeconfig=True, kubelet=True, file=file)
+
+
+def test_another_master_is_another_link() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        old, switch.master = switch.master, Master()
+        await switch.configure(replace(MASTER, ip="10.0.0.2"))
+        await switch.settled()
+        assert (old.links, old.closed) == (1, 1)
+        await switch.ask("rack=7")
+        await switch.settled()
+        assert switch.master.node == {"rack": "7"}
+        assert old.patches == []
+        assert switch.store.writes[:3] == [True, False, True]
+
+    play(story, **JOINED)
+
+
+def test_redis_away_changes_nothing_but_the_reports() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.store.down = True
+        switch.reconciler.wake()
+        await switch.ask("rack=7")
+        await switch.until(lambda: not switch.pending, 1)
+        switch.outage()
+        await switch.ask("rack=8")
+        await switch.until(lambda: not switch.units.running, 10)
+        await asyncio.sleep(3600)
+        assert switch.reconciler.joined
+        assert switch.log.count("master_config_stands") == 1
+        switch.store.down = False
+        await switch.until(lambda: switch.store.pending == ("rack=8",), 31)
+        assert switch.store.connected is False
+
+    play(story, **JOINED)
+
+
+def test_redis_away_from_the_start_leaves_the_kubelet_as_it_is() -> None:
+    async def story(switch: Switch) -> None:
+        switch.store.down = True
+        await switch.restart()
+        switch.units.calls.clear()
+        switch.units.running = True
+        await asyncio.sleep(3600)
+        assert switch.units.calls == []
+        switch.store.down = False
+        await switch.settled()
+
+    play(story, **JOINED)
+
+
+def test_a_flushed_state_db_is_told_again() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        ts = switch.store.ts
+        switch.store.connected, switch.store.ts = None, 0
+        switch.reconciler.wake()
+        await switch.until(lambda: switch.store.connected is True, 1)
+        assert switch.store.ts == ts
+        switch.store.connected = None
+        await switch.until(lambda: switch.store.connected is True, 61)
+
+    play(story, **JOINED)
+
+
+def test_connected_follows_the_truth_both_ways_and_is_written_only_on_change() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        for _ in range(3):
+            switch.outage()
+            await switch.until(lambda: switch.store.connected is False, 10)
+            await asyncio.sleep(600)
+            switch.master.fail(None)
+            await switch.until(lambda: switch.store.connected is True, 40)
+            await asyncio.sleep(600)
+        assert [write for write in switch.store.writes if isinstance(write, bool)] == [
+            True,
+            *[False, True] * 3,
+        ]
+
+    play(story, **JOINED)
+
+
+def test_each_reason_of_an_outage_is_said_once_and_the_last_one_is_shown() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        assert switch.reconciler.status()["why_disconnected"] == ""
+        said = []
+        for why in ("the master closed the connection", "the certificate has expired", "no route") * 2:
+            switch.master.fail(Unavailable("Kubernetes", why))
+            said.append(why)
+            await switch.until(lambda: switch.reconciler.status()["why_disconnected"] == said[-1])
+        told = [
+            more["why"] for _, event, more in switch.log.lines if event == "master" and not more["connected"]
+        ]
+        assert told == said[:3]
+        switch.master.fail(None)
+        await switch.settled()
+        assert switch.reconciler.status()["why_disconnected"] == ""
+
+    play(story, **JOINED)
+
+
+def test_an_insecure_master_is_loud_once_a_day() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(3 * 86_400 - 3600)
+        assert switch.log.count("insecure_master") == 3
+
+    play(story, master=replace(MASTER, insecure=True), kubeconfig=True)
+
+
+def test_a_certificate_about_to_expire_is_an_alert_once_a_day_until_it_is_renewed() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(2 * 86_400)
+        assert switch.log.count("credential_expires") == 0
+        await asyncio.sleep(2.5 * 86_400)
+        assert switch.log.count("credential_expires") == 3
+        assert switch.reconciler.status()["credential_expires_ts"] == switch.credential_ends
+        switch.credential_ends += 365 * 86_400
+        await asyncio.sleep(5 * 86_400)
+        assert switch.log.count("credential_expires") == 3
+
+    play(story, credential_ends=1_700_000_000 + 32 * 86_400, **JOINED)
+
+
+def test_configuration_nobody_can_use_is_said_once() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(3600)
+        assert [more["why"] for _, event, more in switch.log.lines if event == "master_config"] == ["bad IP"]
+
+    play(story, master=MasterConfig(problems=("bad IP",)))
+
+
+# ---- drift --------------------------------------------------------------------------------------
+
+
+def test_a_label_somebody_else_changes_is_noticed_and_wakes_its_feature() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        await switch.ask("snmp_enabled=true")
+        await switch.settled()
+        switch.woken.clear()
+        switch.master.edit(snmp_enabled=None)
+        await switch.until(lambda: "snmp" in switch.woken, 2)
+        assert switch.seen("snmp") is KubeLabel.OFF
+        switch.master.edit(lldp_enabled="true")
+        await switch.until(lambda: "lldp" in switch.woken, 2)
+        assert switch.seen("lldp") is KubeLabel.ON
+
+    play(story, **JOINED)
+
+
+def test_a_pending_wish_is_stronger_than_what_the_node_has() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.silent = True
+        await switch.ask("snmp_enabled-")
+        switch.master.edit(snmp_enabled="true")
+        await asyncio.sleep(3)
+        assert switch.seen("snmp") is KubeLabel.OFF
+        switch.master.silent = False
+        await switch.settled()
+        assert switch.master.node == {}
+
+    play(story, **JOINED)
+
+
+def test_a_watch_event_older_than_our_own_patch_is_no_drift() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        await switch.ask("snmp_enabled=true")
+        await switch.until(lambda: not switch.pending, 1)
+        node, switch.master.node = switch.master.node, {}
+        switch.master.tell()
+        await asyncio.sleep(0.1)
+        assert switch.seen("snmp") is KubeLabel.ON
+        switch.master.node = node
+        switch.master.tell()
+        await asyncio.sleep(10)
+        assert switch.seen("snmp") is KubeLabel.ON
+        assert switch.log.count("labels_drifted") == 0
+
+    play(story, **JOINED)
+
+
+def test_the_switch_s_own_description_is_put_back() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.edit(hwsku="somebody-elses")
+        await switch.until(lambda: switch.master.node == {"hwsku": "S6000"}, 5)
+        switch.store.metadata = {"hwsku": "S6100"}
+        await switch.until(lambda: switch.master.node == {"hwsku": "S6100"}, 70)
+
+    play(story, **JOINED, metadata={"hwsku": "S6000"})
+
+
+def test_a_description_the_master_refuses_is_not_offered_again_and_again() -> None:
+    async def story(switch: Switch) -> None:
+        switch.master.refused = frozenset({"hwsku"})
+        await switch.settled()
+        await asyncio.sleep(3600)
+        assert switch.log.count("label_rejected") == 1
+        assert switch.master.node == {"deployment_type": "LeafRouter"}
+
+    play(story, **JOINED, metadata={"hwsku": "S6000", "type": "LeafRouter"})
+
+
+# ---- reset, files, errors -----------------------------------------------------------------------
+
+
+def test_a_reset_forgets_every_label() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        await switch.ask("applied=1")
+        await switch.settled()
+        switch.outage()
+        await switch.ask("rack=7", "snmp_enabled=true")
+        await switch.until(lambda: switch.store.pending != (), 5)
+        switch.kubeconfig = False
+        await switch.reconciler.purge()
+        switch.reconciler.wake()
+        await switch.until(lambda: switch.store.pending == () and not switch.units.running, 5)
+        await switch.restart()
+        assert switch.pending == []
+        assert switch.reconciler.status()["applied"] == {}
+
+    play(story, **JOINED)
+
+
+def test_an_operator_waiting_for_a_label_is_told_of_the_reset() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.silent = True
+        waiting = asyncio.create_task(switch.reconciler.apply([change("rack=7")]))
+        await asyncio.sleep(1)
+        await switch.reconciler.purge()
+        with pytest.raises(Refused, match="reset"):
+            await waiting
+
+    play(story, **JOINED)
+
+
+def test_a_label_that_cannot_be_kept_is_not_accepted() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.file.full = True
+        with pytest.raises(Unavailable, match="no space left"):
+            await switch.ask("rack=7")
+        assert switch.pending == []
+        assert switch.master.node == {}
+
+    play(story, **JOINED)
+
+
+def test_a_slow_disk_keeps_the_order_of_labels_and_holds_up_nobody_but_who_must_be_sure() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.file.slow_s = 20.0
+        asked = []
+        for n in range(3):
+            asked.append(asyncio.create_task(switch.ask(f"rack={n}", f"n{n}=x")))
+            await asyncio.sleep(0.01)
+        await switch.reconciler.request_feature("snmp", on=True)
+        await switch.until(lambda: switch.master.node == {"snmp_enabled": "true"}, 5)
+        assert not any(task.done() for task in asked)
+        await asyncio.gather(*asked)
+        await switch.until(lambda: not switch.pending, 60)
+        assert switch.master.node == {"snmp_enabled": "true", "rack": "2", "n0": "x", "n1": "x", "n2": "x"}
+        await asyncio.sleep(120)
+        assert switch.file.data is not None
+        assert json.loads(switch.file.data)["pending"] == []
+        assert json.loads(switch.file.data)["applied"] == switch.master.node
+
+    play(story, **JOINED)
+
+
+def test_a_label_accepted_while_the_disk_is_slow_survives_a_kill() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.outage()
+        switch.file.slow_s = 20.0
+        await switch.reconciler.request_feature("snmp", on=True)
+        await switch.ask("rack=7")
+        await switch.restart()
+        assert "rack=7" in switch.pending
+        switch.master.fail(None)
+        await switch.until(lambda: (switch.master.node or {}).get("rack") == "7", 60)
+
+    play(story, **JOINED)
+
+
+def test_a_disk_that_fills_up_after_a_label_was_accepted_does_not_stop_it() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        await switch.ask("rack=7")
+        switch.file.full = True
+        await switch.until(lambda: switch.master.node == {"rack": "7"} and not switch.pending, 5)
+        await asyncio.sleep(600)
+        assert switch.log.count("labels_not_saved") == 1
+        switch.file.full = False
+        await asyncio.sleep(61)
+        assert switch.file.data is not None
+        assert json.loads(switch.file.data) == {"pending": [], "applied": {"rack": "7"}, "failed": []}
+
+    play(story, **JOINED)
+
+
+def test_a_corrupt_file_is_said_and_the_switch_goes_on() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        assert switch.log.count("labels_not_loaded") == 1
+        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
+
+    play(story, **JOINED, file=b"\xff{")
+
+
+def test_an_exception_nobody_expects_ends_the_coroutine() -> None:
+    async def story() -> None:
+        switch = Switch(**JOINED, seed=1)
+        switch.begin()
+        await switch.settled()
+        switch.master.fail(KeyError("surprise"))  # type: ignore[arg-type]
+        assert switch._life is not None
+        with pytest.raises(ExceptionGroup):
+            async with asyncio.timeout(60):
+                await switch._life
+
+    run(story())
+
+
+def test_a_quiet_hour_has_no_action_and_few_looks() -> None:
+    async def story(switch: Switch) -> None:
+        switch.seen("snmp")
+        await switch.settled()
+        await asyncio.sleep(120)
+        patches, lines = switch.master.patches, switch.log.lines
+        before = (switch.store.writes[:], switch.file.saves, len(patches), len(lines))
+        looks, woken = switch.units.looks, len(switch.woken)
+        await asyncio.sleep(3600)
+        assert (switch.store.writes, switch.file.saves, len(patches), len(lines)) == before
+        assert switch.units.looks - looks <= 61
+        assert len(switch.woken) == woken
+
+    play(story, **JOINED, metadata={"hwsku": "S6000"})
+
+
+def test_nobody_stores_a_label_of_a_name_that_makes_none() -> None:
+    async def story(switch: Switch) -> None:
+        switch.seen("bgp@0")
+        switch.seen("x" * 63)
+        await switch.settled()
+        await switch.restart()
+        await switch.settled()
+        assert switch.log.count("labels_not_loaded") == 0
+
+    play(story, **JOINED)

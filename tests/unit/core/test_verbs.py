@@ -1,0 +1,313 @@
+"""Does a verb note exactly what was asked, and is its caller told the truth about what became of it?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kubesyncd.core import verbs
+from kubesyncd.core.model import FeatureConfig, KubeLabel, LabelView, Mode, Owner, Row, SystemState
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
+from kubesyncd.core.verbs import (
+    DONE,
+    REDIS_DOWN,
+    Kill,
+    Outcome,
+    Start,
+    Stop,
+    accept,
+    outcome,
+    wait_code,
+    wait_follows,
+)
+from tests.unit.core.given import (
+    FALLBACK,
+    KUBE,
+    KUBE2,
+    KUBE_CONFIG,
+    LOCAL,
+    LOCAL_CONFIG,
+    NOW,
+    OFF,
+    ON,
+    TIMING,
+    down,
+    facts,
+    granted,
+    kube,
+    local,
+    up,
+)
+
+if TYPE_CHECKING:
+    from kubesyncd.core.observation import Facts
+
+STOPPED = local(running=False)
+
+
+def told(*containers: object, **more: object) -> Facts:
+    """A look with Redis up; what STATE_DB says does not matter."""
+    return facts(*containers, **{"row": Row(), **more})  # type: ignore[arg-type]
+
+
+def noted(verb: verbs.Verb, record: Record, look: Facts, config: FeatureConfig = LOCAL_CONFIG) -> Record:
+    """The record once the verb is accepted."""
+    made = accept(verb, config, record, look)
+    assert isinstance(made, Record)
+    return made
+
+
+def answer(
+    verb: verbs.Verb, record: Record, look: Facts, config: FeatureConfig = LOCAL_CONFIG
+) -> Outcome | None:
+    """What the caller is told, STATE_DB being right."""
+    return outcome(verb, config, record, replace(look, row=project(record, look)))
+
+
+# ---- start --------------------------------------------------------------------------------------
+
+
+def test_start_of_a_local_feature_means_local_whatever_was_recorded() -> None:
+    for before in (Record(), down(mode=Mode.READY), down(ending=True, style=StopStyle(signal="KILL"))):
+        after = noted(Start(), before, told(STOPPED))
+        assert after == up()
+
+
+def test_start_of_a_kube_feature_without_fallback_waits_for_kube() -> None:
+    assert noted(Start(), down(), told(STOPPED), KUBE_CONFIG) == up(mode=Mode.READY)
+
+
+def test_start_with_fallback_begins_locally_where_there_is_a_local_container() -> None:
+    assert noted(Start(), down(mode=Mode.READY), told(STOPPED), FALLBACK) == up()
+    missing = noted(Start(), down(), told(), FALLBACK)
+    assert missing == up(mode=Mode.READY, unit_restarted=True)
+    gone = noted(Start(), down(), told(local(running=False, gone=True)), FALLBACK)
+    assert gone.unit_restarted
+
+
+def test_start_finds_what_runs_and_restarts_nothing() -> None:
+    assert noted(Start(), down(mode=Mode.READY), told(local())) == up()
+    running = granted(system_state=SystemState.DOWN, mode=Mode.NONE)
+    for config in (LOCAL_CONFIG, FALLBACK):
+        assert noted(Start(), running, told(kube()), config) == replace(granted(), mode=Mode.READY)
+    # A second start in the midst of a hand-over does not turn it back.
+    pending = up(mode=Mode.PENDING)
+    assert noted(Start(), pending, told(local()), FALLBACK).mode is Mode.PENDING
+    assert noted(Start(), pending, told(STOPPED), FALLBACK).mode is Mode.PENDING
+    assert noted(Start(), pending, told(STOPPED), LOCAL_CONFIG).mode is Mode.PENDING
+    assert noted(Start(), up(mode=Mode.READY), told(STOPPED), LOCAL_CONFIG).mode is Mode.NONE
+
+
+def test_start_of_what_was_down_turns_no_hand_over_on_that_was_left_behind() -> None:
+    left = down(mode=Mode.PENDING)
+    assert noted(Start(), left, told(STOPPED), LOCAL_CONFIG).mode is Mode.NONE
+    assert noted(Start(), left, told(STOPPED), FALLBACK).mode is Mode.NONE
+    assert noted(Start(), left, told(STOPPED), KUBE_CONFIG).mode is Mode.READY
+
+
+def test_a_second_start_of_a_kube_feature_asks_kube() -> None:
+    assert noted(Start(), up(), told(STOPPED), KUBE_CONFIG).mode is Mode.READY
+    assert noted(Start(), up(mode=Mode.READY), told(STOPPED), FALLBACK).mode is Mode.NONE
+
+
+def test_start_forgets_how_it_ended_before() -> None:
+    before = up(exit=Exit(LOCAL, Owner.LOCAL, 1, Cause.ITSELF), local_due=True)
+    assert noted(Start(), before, told(STOPPED)) == up()
+    # What runs keeps its past.
+    kept = noted(Start(), replace(before, local_due=True), told(local()))
+    assert kept.exit == before.exit
+
+
+def test_start_needs_redis_except_for_what_is_always_local() -> None:
+    look = facts(STOPPED, row=None)
+    assert accept(Start(), LOCAL_CONFIG, down(), look) is REDIS_DOWN
+    assert outcome(Start(), LOCAL_CONFIG, down(), look) is REDIS_DOWN
+    database = FeatureConfig(always_local=True)
+    assert noted(Start(), down(), look, database) == up()
+    assert outcome(Start(), database, up(), facts(local(), row=None)) is DONE
+    assert outcome(Start(), database, up(), facts(STOPPED, row=None)) is None
+
+
+def test_start_is_done_once_something_runs_that_may() -> None:
+    assert answer(Start(), up(), told(local())) is DONE
+    assert answer(Start(), up(), told(STOPPED)) is None
+    assert answer(Start(), up(), told(local(), stopping=frozenset({LOCAL}))) is None
+    assert answer(Start(), granted(), told(kube(), label=ON), FALLBACK) is DONE
+    # A granted container that has to end is not what was asked for.
+    assert answer(Start(), granted(), told(kube(), label=ON)) is None
+    assert answer(Start(), granted(), told(local(), kube())) is None
+
+
+def test_start_is_done_once_kube_has_been_asked() -> None:
+    waiting = up(mode=Mode.READY)
+    assert answer(Start(), waiting, told(label=ON), KUBE_CONFIG) is DONE
+    assert answer(Start(), waiting, told(label=OFF), KUBE_CONFIG) is None
+    assert answer(Start(), waiting, told(label=OFF, joined=False), KUBE_CONFIG) is DONE
+    assert answer(Start(), up(mode=Mode.PENDING), told(STOPPED, label=ON), FALLBACK) is DONE
+
+
+def test_start_is_done_where_the_container_has_ended_again_at_once() -> None:
+    assert answer(Start(), up(exit=Exit(LOCAL, Owner.LOCAL, 1, Cause.ITSELF)), told(STOPPED)) is DONE
+
+
+def test_the_end_of_a_kube_container_is_no_start_of_a_local_one() -> None:
+    assert answer(Start(), up(exit=Exit(KUBE, Owner.KUBE, 1, Cause.ITSELF)), told(STOPPED)) is None
+
+
+def test_start_without_a_local_container_names_who_creates_it() -> None:
+    refused = answer(Start(), up(), told())
+    assert refused is not None
+    assert refused.code == 1
+    assert "the unit's script" in refused.text
+
+
+def test_start_is_answered_only_once_state_db_says_so() -> None:
+    look = told(local())
+    right = project(up(), look)
+    assert outcome(Start(), LOCAL_CONFIG, up(), replace(look, row=right)) is DONE
+    assert outcome(Start(), LOCAL_CONFIG, up(), replace(look, row=replace(right, failure="x"))) is None
+
+
+# ---- stop and kill ------------------------------------------------------------------------------
+
+
+def test_stop_and_kill_note_how() -> None:
+    assert noted(Stop(5.0), up(), told(local())) == down(ending=True, style=StopStyle(grace_s=5.0))
+    assert noted(Stop(), up(ending_since=3.0), told(local())) == down(ending=True)
+    killed = noted(Kill("TERM", kubelet_check=False), up(), told(local()))
+    assert killed == down(ending=True, style=StopStyle(signal="TERM", kubelet_check=False))
+
+
+def test_a_kill_is_meant_unless_something_else_is_said() -> None:
+    style = noted(Kill(), up(), told(local())).style
+    assert (style.signal, style.kubelet_check) == ("KILL", True)
+    assert verbs.ENDING_SIGNALS == ("KILL", "TERM", "INT", "QUIT", "ABRT")
+
+
+def test_a_grace_fits_into_what_systemd_allows_for() -> None:
+    assert verbs.GRACE_S_MAX == 600
+
+
+def test_a_stop_that_finds_nothing_ends_nothing() -> None:
+    before = up(exit=Exit(LOCAL, Owner.LOCAL, 3, Cause.ITSELF))
+    assert noted(Stop(), before, told(STOPPED)).exit is None
+    assert noted(Stop(), before, told(local())).exit == before.exit
+    assert noted(Stop(), before, told(kube())).exit == before.exit
+    assert noted(Stop(), replace(before, system_state=SystemState.DOWN), told(STOPPED)).exit == before.exit
+
+
+def test_stop_and_kill_work_without_redis() -> None:
+    for verb in (Stop(), Kill()):
+        assert noted(verb, up(), facts(local(), row=None)).system_state is SystemState.DOWN
+        assert outcome(verb, LOCAL_CONFIG, down(), facts(STOPPED, row=None)) is DONE
+
+
+@pytest.mark.parametrize("verb", [Stop(), Kill()])
+def test_stop_is_done_once_what_it_found_has_ended(verb: verbs.Verb) -> None:
+    assert answer(verb, down(ending=True), told(local())) is None
+    assert answer(verb, down(ending=True), told(STOPPED)) is DONE
+    # Started by hand since: not what was asked to end.
+    assert answer(verb, down(), told(local())) is DONE
+    owned = down(grant=KUBE)
+    assert answer(verb, owned, told(kube()), KUBE_CONFIG) is None
+    # A blocked one never proceeds; the reconciler ends it in its own time.
+    assert answer(verb, down(), told(kube(KUBE2)), KUBE_CONFIG) is DONE
+
+
+def test_stop_waits_for_the_label_to_be_on_its_way_and_for_the_row() -> None:
+    assert answer(Stop(), down(), told(label=ON), KUBE_CONFIG) is None
+    queued = LabelView(KubeLabel.OFF, pending=True)
+    assert answer(Stop(), down(), told(label=queued), KUBE_CONFIG) is DONE
+    look = told()
+    assert outcome(Stop(), LOCAL_CONFIG, down(), replace(look, row=Row(failure="x"))) is None
+    assert outcome(Stop(), LOCAL_CONFIG, down(), replace(look, row=Row(failure="x"), hold=True)) is DONE
+
+
+def test_an_overtaken_verb_says_by_what() -> None:
+    assert verbs.overtaken(Stop()) == Outcome(1, "a newer stop overtook this one; nothing left to do")
+
+
+# ---- wait ---------------------------------------------------------------------------------------
+
+
+def waited(
+    record: Record,
+    look: Facts,
+    config: FeatureConfig = LOCAL_CONFIG,
+    *,
+    now: float = NOW,
+) -> int | None:
+    """Of a `wait` that has had nothing to follow since NOW, where it has nothing to follow."""
+    since = None if wait_follows(config, record, look) else NOW
+    return wait_code(config, record, look, TIMING, now, since)
+
+
+def test_wait_does_not_return_while_the_feature_runs() -> None:
+    for record in (up(), down(), Record()):
+        assert waited(record, told(local())) is None
+    assert waited(granted(), told(kube())) is None
+    assert waited(granted(system_state=SystemState.DOWN), told(kube())) is None
+
+
+@pytest.mark.parametrize("record", [up(mode=Mode.READY), up(mode=Mode.PENDING)])
+def test_wait_lives_through_whatever_kube_does(record: Record) -> None:
+    late = NOW + 10**6
+    for config in (FALLBACK, LOCAL_CONFIG):
+        assert waited(record, told(), config, now=late) is None
+    crashed = replace(record, exit=Exit(KUBE, Owner.KUBE, 9, Cause.ITSELF))
+    assert waited(crashed, told(), FALLBACK, now=late) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        (down(exit=Exit(LOCAL, Owner.LOCAL, 3, Cause.STOP)), 3),
+        (down(exit=Exit(LOCAL, Owner.LOCAL, 0, Cause.STOP)), 0),
+        (down(exit=Exit(KUBE, Owner.KUBE, 143, Cause.STOP)), 143),
+        (down(exit=Exit(LOCAL, Owner.LOCAL, 300, Cause.STOP)), 255),
+        (down(exit=Exit(LOCAL, Owner.LOCAL, -1, Cause.STOP)), 0),
+        (down(), 0),
+        (down(exit=Exit(LOCAL, Owner.LOCAL, None, Cause.STOP)), 0),
+        (down(style=StopStyle(signal="KILL")), 137),
+        (down(style=StopStyle(signal="TERM")), 0),
+        (up(exit=Exit(LOCAL, Owner.LOCAL, 5, Cause.ITSELF)), 5),
+        (up(exit=Exit(LOCAL, Owner.LOCAL, None, Cause.ITSELF)), 1),
+    ],
+)
+def test_wait_returns_the_containers_own_code(record: Record, code: int) -> None:
+    assert waited(record, told()) == code
+
+
+def test_wait_lives_on_where_the_local_container_crashed_and_a_kube_one_waits_to_take_over() -> None:
+    crashed = up(exit=Exit(LOCAL, Owner.LOCAL, 5, Cause.ITSELF), refuse_until=NOW + 100)
+    waiting = told(STOPPED, kube(), waiting=frozenset({KUBE}))
+    assert waited(crashed, waiting, FALLBACK) is None
+    assert waited(crashed, waiting, LOCAL_CONFIG) == 5, "kube has no part in it"
+    assert waited(crashed, told(STOPPED, kube()), FALLBACK) == 5, "it is running, and nobody lets it through"
+    ending = told(STOPPED, kube(), waiting=frozenset({KUBE}), stopping=frozenset({KUBE}))
+    assert waited(crashed, ending, FALLBACK) == 5, "a stop before has asked it to end"
+
+
+def test_a_blocked_kube_container_does_not_keep_a_stopped_wait() -> None:
+    assert waited(down(), told(kube())) == 0
+
+
+def test_wait_gives_up_where_nothing_ever_starts() -> None:
+    limit = TIMING.local_wait_s
+    for record in (up(), Record()):
+        assert waited(record, told(), now=NOW + limit - 1) is None
+        assert waited(record, told(), now=NOW + limit) == 1
+    # However long kube has had no container that lasts: what counts is how long nobody could be followed.
+    assert waited(up(idle_since=1.0), told(), now=NOW + limit - 1) is None
+    assert wait_code(LOCAL_CONFIG, up(idle_since=1.0), told(), TIMING, NOW + limit) is None
+
+
+def test_wait_has_something_to_follow_wherever_it_may_still_come_to_an_end_or_to_a_container() -> None:
+    for record in (down(), up(mode=Mode.READY), up(exit=Exit(LOCAL, Owner.LOCAL, 5, Cause.ITSELF))):
+        assert wait_follows(FALLBACK, record, told())
+    assert wait_follows(LOCAL_CONFIG, up(), told(local()))
+    assert wait_follows(FALLBACK, granted(), told(kube()))
+    assert not wait_follows(LOCAL_CONFIG, up(), told())
+    assert not wait_follows(LOCAL_CONFIG, Record(), told())

@@ -1,0 +1,29 @@
+"""Do the documents say what is?"""
+
+import re
+from dataclasses import fields
+
+from kubesyncd.settings import Settings
+from tests.paths import DOCS
+
+
+def test_every_setting_is_documented_and_no_other():
+    told: dict[str, set[str]] = {}
+    section = ""
+    for line in (DOCS / "settings.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) < 4:
+            continue
+        if found := re.fullmatch(r"\*\*\[(\w+)\]\*\*", cells[1]):
+            section = found[1]
+        elif section:
+            told.setdefault(section, set()).update(re.findall(r"`(\w+)`", cells[1]))
+    settings = Settings()
+    there = {f.name: {k.name for k in fields(getattr(settings, f.name))} for f in fields(settings)}
+    assert told == there
+
+
+def test_every_document_the_readme_names_is_there():
+    readme = (DOCS.parent / "README.md").read_text()
+    missing = [name for name in re.findall(r"`(docs/[\w.-]+)`", readme) if not (DOCS.parent / name).exists()]
+    assert not missing

@@ -1,0 +1,290 @@
+"""Does the ledger bring back what was remembered, and survive whatever its file may hold?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubesyncd.core import verbs
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, SystemState
+from kubesyncd.core.planner import decide
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb
+from kubesyncd.core.state import HISTORY_MAX, State, Transition
+from kubesyncd.features.ledger import Ledger
+from kubesyncd.ports import Unavailable
+from tests.unit.core.given import FALLBACK, KUBE, LOCAL, NOW, TIMING, facts, local, up
+
+BOOT = "a-boot"
+FULL = Record(
+    system_state=SystemState.UP,
+    mode=Mode.READY,
+    grant=KUBE,
+    granted_at=12.5,
+    proven=True,
+    local_id=LOCAL,
+    exit=Exit(LOCAL, Owner.LOCAL, None, Cause.ITSELF),
+    asked=(LOCAL, Cause.STOP),
+    style=StopStyle(grace_s=5.0, signal="TERM", kubelet_check=False),
+    ending=True,
+    ending_since=1.0,
+    idle_since=2.0,
+    bad_since=3.0,
+    crashes=4,
+    refuse_until=5.0,
+    local_due=True,
+    unit_restarted=True,
+    failure="no kube container has run for 5 min",
+    rolled_back=True,
+    owner=Owner.KUBE,
+    owner_ts=6,
+)
+CONFIG = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=5, failure_policy=FailurePolicy.ROLLBACK)
+HISTORY = (
+    Transition(1.5, State.UNKNOWN, State.LOCAL, "the local container runs"),
+    Transition(2.5, State.LOCAL, State.LOCAL_TO_KUBE, "kube has deployed"),
+)
+
+
+class Memory:
+    """A file: its content, how often it was written, and whether the disk is full."""
+
+    def __init__(self, data: bytes | None = None) -> None:
+        self.data = data
+        self.writes = 0
+        self.full = False
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    def save(self, data: bytes) -> None:
+        if self.full:
+            raise Unavailable("state file", "no room")
+        self.data = data
+        self.writes += 1
+
+
+def loaded(data: bytes | None, boot_id: str = BOOT) -> tuple[Ledger, str]:
+    ledger = Ledger(Memory(data), boot_id)
+    return ledger, ledger.load()
+
+
+def written(record: Record = FULL, config: FeatureConfig = CONFIG, name: str = "snmp") -> bytes:
+    file = Memory()
+    ledger = Ledger(file, BOOT)
+    ledger.config_loaded = True
+    ledger.save(name, record, config, HISTORY)
+    assert file.data is not None
+    return file.data
+
+
+def test_everything_comes_back() -> None:
+    ledger, problem = loaded(written())
+    assert problem == ""
+    assert ledger.records == {"snmp": FULL}
+    assert ledger.configs == {"snmp": CONFIG}
+    assert ledger.histories == {"snmp": HISTORY}
+    assert ledger.config_loaded
+    assert not ledger.first
+
+
+def test_no_file_is_the_first_start_of_a_boot() -> None:
+    ledger, problem = loaded(None)
+    assert (problem, ledger.first, ledger.records, ledger.config_loaded) == ("", True, {}, False)
+
+
+def test_a_ledger_of_another_boot_is_forgotten_without_a_word() -> None:
+    ledger, problem = loaded(written(), "another-boot")
+    assert (problem, ledger.first, ledger.records, ledger.configs) == ("", True, {}, {})
+
+
+def test_nothing_is_written_where_nothing_changed() -> None:
+    file = Memory()
+    ledger = Ledger(file, BOOT)
+    ledger.save("snmp", FULL, CONFIG)
+    ledger.save("snmp", FULL, CONFIG)
+    assert file.writes == 1
+    assert not ledger.first
+    again = Ledger(Memory(file.data), BOOT)
+    again.load()
+    again.save("snmp", FULL, CONFIG)
+    ledger.save("snmp", Record(), CONFIG)
+    ledger.save("lldp", Record(), CONFIG)
+    assert file.writes == 3
+
+
+def test_a_history_is_written_with_its_record_and_never_for_its_own_sake() -> None:
+    file = Memory()
+    ledger = Ledger(file, BOOT)
+    ledger.save("snmp", FULL, CONFIG)
+    ledger.save("snmp", FULL, CONFIG, HISTORY)
+    assert file.writes == 1
+    ledger.save("snmp", Record(), CONFIG, HISTORY)
+    assert loaded(file.data)[0].histories == {"snmp": HISTORY}
+    ledger.forget("snmp")
+    assert loaded(file.data)[0].histories == {}
+
+
+@pytest.mark.parametrize(
+    "history", [None, "long", [{"at": "then"}], [{"at": 1.0, "source": "LIMBO"}], [[1.0]]]
+)
+def test_a_history_nobody_can_read_costs_nothing_but_itself(history: Any) -> None:
+    tree = json.loads(written())
+    tree["features"]["snmp"]["history"] = history
+    ledger, problem = loaded(json.dumps(tree).encode())
+    assert (problem, ledger.records, ledger.histories) == ("", {"snmp": FULL}, {"snmp": ()})
+
+
+def test_a_history_is_read_as_far_as_one_is_kept() -> None:
+    tree = json.loads(written())
+    tree["features"]["snmp"]["history"] *= HISTORY_MAX
+    ledger, _ = loaded(json.dumps(tree).encode())
+    assert ledger.histories["snmp"] == HISTORY * (HISTORY_MAX // 2)
+
+
+def test_a_full_disk_is_told_and_the_same_entry_is_tried_again() -> None:
+    file = Memory()
+    ledger = Ledger(file, BOOT)
+    ledger.save("snmp", Record(), CONFIG)
+    file.full = True
+    for name in ("snmp", "lldp"):
+        with pytest.raises(Unavailable):
+            ledger.save(name, FULL, CONFIG)
+        assert ledger.records[name] == FULL
+    file.full = False
+    ledger.save("lldp", FULL, CONFIG)
+    ledger.save("snmp", FULL, CONFIG)
+    assert loaded(file.data)[0].records == {"lldp": FULL, "snmp": FULL}
+
+
+def test_an_older_daemons_fields_keep_their_defaults_and_a_newer_ones_are_left_out() -> None:
+    tree = json.loads(written())
+    del tree["features"]["snmp"]["record"]["rolled_back"]
+    del tree["features"]["snmp"]["config"]["failure_minutes"]
+    tree["features"]["snmp"]["record"]["from_the_future"] = [1]
+    tree["features"]["snmp"]["record"]["style"]["from_the_future"] = 1
+    ledger, problem = loaded(json.dumps(tree).encode())
+    assert problem == ""
+    assert ledger.records["snmp"] == Record(**{**_fields(FULL), "rolled_back": False})
+    assert ledger.configs["snmp"].failure_minutes == 0
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in Record.__dataclass_fields__}
+
+
+def test_a_name_that_could_not_be_a_feature_is_left_out() -> None:
+    tree = json.loads(written())
+    tree["features"]["../../etc"] = tree["features"]["snmp"]
+    ledger, problem = loaded(json.dumps(tree).encode())
+    assert (problem, set(ledger.records)) == ("", {"snmp"})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"version": 1}',
+        b'{"version": 1, "boot_id": "a-boot"}',
+        b"9" * 5000,
+    ],
+)
+def test_a_file_nobody_can_read_is_an_empty_ledger_and_a_sentence(data: bytes) -> None:
+    ledger, problem = loaded(data)
+    assert "is not used" in problem
+    assert len(problem) < 200
+    assert (ledger.first, ledger.records, ledger.config_loaded) == (True, {}, False)
+
+
+def test_another_version_is_not_read() -> None:
+    tree = json.loads(written())
+    tree["version"] = 2
+    ledger, problem = loaded(json.dumps(tree).encode())
+    assert problem == "the ledger has version 2, not 1; it is not used"
+    assert ledger.records == {}
+
+
+WRONG = {
+    "record": {
+        "system_state": "sideways",
+        "mode": 7,
+        "grant": None,
+        "granted_at": "soon",
+        "proven": 1,
+        "exit": {"container_id": "x", "owner": "local", "code": "1", "cause": "stop"},
+        "asked": ["x"],
+        "style": {"grace_s": "long"},
+        "ending_since": float("nan"),
+        "idle_since": float("inf"),
+        "crashes": True,
+        "refuse_until": 10**400,
+        "owner_ts": 1.5,
+        "failure": ["x" * 10_000],
+    },
+    "config": {"set_owner": "nobody", "fallback": "yes", "failure_minutes": "x", "failure_policy": "shrug"},
+}
+
+
+@pytest.mark.parametrize(("part", "key"), [(part, key) for part, wrong in WRONG.items() for key in wrong])
+def test_a_value_of_the_wrong_type_spoils_the_ledger_not_the_daemon(part: str, key: str) -> None:
+    tree = json.loads(written())
+    tree["features"]["lldp"] = {"record": {}, "config": {}}
+    tree["features"]["snmp"][part][key] = WRONG[part][key]
+    ledger, problem = loaded(json.dumps(tree).encode())
+    assert problem.startswith("the ledger cannot be read (")
+    assert len(problem) < 150
+    assert (ledger.records, ledger.configs) == ({}, {})
+    # What was thought to be known is known no more: the next save is written.
+    file = Memory()
+    fresh = Ledger(file, BOOT)
+    fresh.save("snmp", FULL, CONFIG)
+    assert file.writes == 1
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["up", "kube", "stop"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = st.sampled_from([*Record.__dataclass_fields__, *FeatureConfig.__dataclass_fields__])
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(["record", "config"]), KEYS, VALUES)
+def test_whatever_is_read_can_be_decided_on(part: str, key: str, value: Any) -> None:
+    tree = json.loads(written())
+    tree["features"]["snmp"][part][key] = value
+    ledger, problem = loaded(json.dumps(tree).encode())
+    record, config = ledger.records.get("snmp"), ledger.configs.get("snmp")
+    assert (record is None) is bool(problem)
+    if record is not None and config is not None:
+        record = absorb(record, config, facts(local()), TIMING, NOW)
+        decide(config, record, facts(local()), TIMING, NOW)
+        verbs.wait_code(config, record, facts(), TIMING, NOW, NOW)
+        verbs.wait_follows(config, record, facts())
+        assert loaded(written(record, config))[0].records["snmp"] == record
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_damaged_file_never_stops_the_daemon(data: st.DataObject) -> None:
+    whole = bytearray(written(up(), FALLBACK))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole[at] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(whole)))
+    loaded(bytes(whole[:cut]))
+    loaded(bytes(whole))

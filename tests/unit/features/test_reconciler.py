@@ -1,0 +1,162 @@
+"""Does one feature's coroutine get along with a world that changes between looking and acting?"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import FeatureConfig, LabelView, Row, Stored, Timing
+from kubesyncd.core.state import State
+from kubesyncd.core.verbs import Kill, Start
+from kubesyncd.features import reconciler as reconcilers
+from kubesyncd.features.ledger import Ledger
+from kubesyncd.features.reconciler import GONE, Reconciler, Surroundings
+from kubesyncd.ports import Missing
+from kubesyncd.runtime.log import logger
+from kubesyncd.settings import Log
+from tests.unit.core.given import LOCAL, local
+
+if TYPE_CHECKING:
+    import pytest
+
+    from kubesyncd.core.model import Container
+    from kubesyncd.core.verbs import Outcome, Verb
+
+NEW = "beef" * 16
+
+
+@dataclass
+class World:
+    """A Redis and a Docker of one feature, as far as a reconciler without a master needs them."""
+
+    containers: tuple[Container, ...]
+    row: Row = field(default_factory=Row)
+    joined = False
+    kubelet_running = None
+    hold = False
+    ledger: list[bytes] = field(default_factory=list)
+    signals: list[str] = field(default_factory=list)
+
+    async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
+        return Stored(FeatureConfig(), self.row)
+
+    async def write_row(self, feature: str, row: Row) -> None:
+        self.row = row
+
+    async def list(self, feature: str) -> tuple[Container, ...]:
+        return self.containers
+
+    async def start(self, container_id: str) -> None:
+        """As Docker, where the unit's script has made the container anew behind our back."""
+        if container_id == LOCAL:
+            self.containers = (replace(local(running=False), id=NEW),)
+            raise Missing("Docker", f"No such container: {container_id}")
+        self.containers = (replace(local(), id=NEW),)
+
+    async def kill(self, container_id: str, signal: str) -> None:
+        """A container that is deaf to all but SIGKILL."""
+        self.signals.append(signal)
+        assert len(self.signals) < 5, "the same signal again and again"
+        if signal == "KILL":
+            self.containers = (local(running=False, code=137),)
+
+    def view(self, feature: str) -> LabelView:
+        return LabelView()
+
+    async def note_rollback(self, *_: object) -> None:
+        pass
+
+    def load(self) -> bytes | None:
+        return self.ledger[-1] if self.ledger else None
+
+    def save(self, data: bytes) -> None:
+        self.ledger.append(data)
+
+
+def reconciler_in(world: World) -> Reconciler:
+    ledger = Ledger(world, "boot")
+    ledger.load()
+    around = Surroundings(
+        store=world,  # type: ignore[arg-type]
+        containers=world,  # type: ignore[arg-type]
+        units=world,  # type: ignore[arg-type]
+        labels=world,  # type: ignore[arg-type]
+        ledger=ledger,
+        timing=Timing(backoff_s=0.01),
+        always_local=frozenset(),
+        clock=asyncio.get_running_loop().time,
+        wall=lambda: 1_700_000_000.0,
+        rng=random.Random(1),
+        log=logger(Log(level="error")),
+        shelf=world,  # type: ignore[arg-type]
+    )
+    return Reconciler("snmp", around)
+
+
+async def carried_out(reconciler: Reconciler, verb: Verb) -> Outcome:
+    running = asyncio.create_task(reconciler.run())
+    try:
+        async with asyncio.timeout(60):
+            return await reconciler.carry_out(verb)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_what_happened_is_still_told_after_a_restart_which_writes_nothing_itself() -> None:
+    world = World((replace(local(running=False), id=NEW),))
+    reconciler = reconciler_in(world)
+    assert (await carried_out(reconciler, Start())).code == 0
+    told = list(reconciler.history)
+    assert [change.target for change in told] == [State.STARTING, State.LOCAL]
+    written = len(world.ledger)
+    again = reconciler_in(world)
+    running = asyncio.create_task(again.run())
+    await again.seen()
+    running.cancel()
+    await asyncio.wait([running])
+    assert list(again.history) == told
+    assert len(world.ledger) == written
+
+
+async def test_what_happened_while_nobody_looked_is_told_as_one_change() -> None:
+    world = World((replace(local(running=False), id=NEW),))
+    assert (await carried_out(reconciler_in(world), Start())).code == 0
+    world.containers = (replace(local(running=False), id=NEW),)
+    reconciler = reconciler_in(world)
+    running = asyncio.create_task(reconciler.run())
+    await reconciler.seen()
+    running.cancel()
+    await asyncio.wait([running])
+    assert [(c.source, c.target) for c in reconciler.history][-1] == (State.LOCAL, State.LOCAL_EXITED)
+    assert reconciler_in(world).history == reconciler.history
+
+
+async def test_a_start_of_a_container_that_was_made_anew_looks_again_and_succeeds() -> None:
+    world = World((local(running=False),))
+    reconciler = reconciler_in(world)
+    outcome = await carried_out(reconciler, Start())
+    assert outcome.code == 0, outcome
+    assert world.row.docker_id == NEW
+
+
+async def test_a_verb_under_way_is_answered_when_the_feature_is_uninstalled() -> None:
+    reconciler = reconciler_in(World(()))
+    asked = asyncio.create_task(reconciler.carry_out(Start()))
+    await asyncio.sleep(0)
+    reconciler.forget()
+    async with asyncio.timeout(60):
+        outcome = await asked
+    assert (outcome.code, outcome.text) == (1, GONE)
+
+
+async def test_a_container_that_is_deaf_to_the_signal_asked_for_is_killed_by_the_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconcilers, "KILL_AGAIN_S", 0.05)
+    world = World((local(),))
+    outcome = await carried_out(reconciler_in(world), Kill("TERM"))
+    assert outcome.code == 0, outcome
+    assert world.signals == ["TERM", "KILL"]

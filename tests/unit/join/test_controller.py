@@ -1,0 +1,539 @@
+"""When is a join or a reset asked for? Days pass in milliseconds; jobs are played by a stand-in for systemd."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core import protocol
+from kubesyncd.core.model import MasterConfig
+from kubesyncd.join.controller import UNITS, JoinController
+from kubesyncd.join.plan import Found, Job, Membership, Standing, address
+from kubesyncd.join.progress import Phase, Progress
+from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.settings import Kube
+from tests.sim.loop import run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+NONE = MasterConfig()
+MASTER = MasterConfig(ip="10.0.0.1")
+OTHER = MasterConfig(ip="10.0.0.2")
+JOB_S = 12.0
+JOBS = {unit: job for job, unit in UNITS.items()}
+
+
+class Switch:
+    """Redis, systemd and the files, and the reconciler living among them."""
+
+    def __init__(
+        self, seed: int, config: MasterConfig, *, uptime_s: float = 10_000.0, credential: bool = False
+    ) -> None:
+        self.config = config
+        self.redis_down = False
+        self.loaded = True
+        self.able = True
+        self.uptime_s = uptime_s
+        # What is on the disk.
+        self.credential = credential
+        self.noted: Membership | None = None
+        self.told: Progress | None = None
+        self.requested = False
+        self.purge_due = False
+        # What happened.
+        self.begun: list[tuple[float, Job, bool]] = []
+        self.ended: list[Job] = []
+        self.purges = 0
+        self.events: Counter[str] = Counter()
+        self.warned: list[str] = []
+        # What goes wrong.
+        self.fails = False
+        self.never_starts = False
+        # Seconds that a unit takes from its start to its request, and whether systemd answers meanwhile.
+        self.start_s = 0.0
+        self.systemd_silent = False
+        self.answer_s = 0.05
+        # Seconds that a unit's process is still there after its work.
+        self.ending_s = 0.0
+        self.refuses = False
+        self._unit: asyncio.Task[None] | None = None
+        self._job: asyncio.Task[None] | None = None
+        self._force = False
+        self.systemd = Systemd(self)
+        self.reconciler = self._new(seed)
+        self._life: asyncio.Task[None] | None = None
+
+    def _new(self, seed: int) -> JoinController:
+        return JoinController(
+            store=self,  # type: ignore[arg-type]
+            jobs=self.systemd,
+            board=self,
+            labels=self,
+            kube=Kube(),
+            loaded=lambda: self.loaded,
+            rng=random.Random(seed),
+            clock=self.now,
+            log=self,  # type: ignore[arg-type]
+            able=lambda: self.able,
+        )
+
+    def now(self) -> float:
+        return self.uptime_s + asyncio.get_running_loop().time()
+
+    def live(self) -> None:
+        self._life = asyncio.get_running_loop().create_task(self.reconciler.run())
+
+    async def die(self) -> None:
+        assert self._life is not None
+        self._life.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._life
+
+    async def configure(self, config: MasterConfig) -> None:
+        self.config = config
+        self.reconciler.wake()
+        await asyncio.sleep(0.01)
+
+    async def until(self, condition: Callable[[], object], within_s: float = 3600.0) -> None:
+        async with asyncio.timeout(within_s):
+            while not condition():
+                await asyncio.sleep(0.05)
+
+    # store, board, labels and log, as far as they are asked
+
+    async def master(self) -> MasterConfig:
+        if self.redis_down:
+            raise Unavailable("Redis", "gone")
+        return self.config
+
+    def found(self) -> Found:
+        return Found(self.credential, False, self.noted)
+
+    def progress(self) -> Progress | None:
+        return self.told
+
+    def working(self) -> bool:
+        return self._job is not None and not self._job.done()
+
+    def request(self, *, force: bool) -> None:
+        self.requested, self._force = True, force
+
+    def withdraw(self) -> None:
+        self.requested = False
+
+    def forget_membership(self) -> None:
+        self.noted = None
+
+    def purged(self) -> None:
+        self.purge_due = False
+
+    async def purge(self) -> None:
+        self.purges += 1
+
+    def wake(self) -> None:
+        return
+
+    def __getattr__(self, level: str) -> Any:
+        if level not in ("info", "warning", "error"):
+            raise AttributeError(level)
+        return lambda event, **more: self._log(level, event, more)
+
+    def _log(self, level: str, event: str, more: dict[str, Any]) -> None:
+        self.events.update([event])
+        if level == "warning":
+            self.warned.append(more["why"])
+
+    # a job's life
+
+    async def work(self, job: Job) -> None:
+        self.requested = False
+        config, force = self.config, self._force
+        self.told = Progress(job, address(config) if config.ip else "", force, self.now())
+        self.begun.append((self.now(), job, force))
+        try:
+            await asyncio.sleep(JOB_S)
+        except asyncio.CancelledError:
+            self.told = self.told.ended(Phase.FAILED, "stopped", self.now())
+            raise
+        if self.fails:
+            self.told = self.told.ended(Phase.FAILED, "no answer", self.now())
+            return
+        self.credential = job is Job.JOIN
+        standing = Standing.JOINED if self.credential else Standing.LEFT
+        self.noted = (
+            Membership(standing, config.ip, config.port, "switch1", "token", 0) if config.wanted else None
+        )
+        self.purge_due = job is Job.RESET
+        self.told = self.told.ended(Phase.DONE, f"{job.value} done", self.now())
+
+
+class Systemd:
+    """Starts and stops jobs."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+
+    async def begin(self, unit: str) -> None:
+        await asyncio.sleep(0.05)
+        if self._switch.refuses:
+            raise Refused("systemd", f"{unit} is masked")
+        if not self._switch.never_starts and not self._pending():
+            self._switch._unit = asyncio.get_running_loop().create_task(self._run(unit))
+
+    async def _run(self, unit: str) -> None:
+        await asyncio.sleep(self._switch.start_s)
+        job = self._switch._job = asyncio.get_running_loop().create_task(self._switch.work(JOBS[unit]))
+        await asyncio.wait({job})
+        await asyncio.sleep(self._switch.ending_s)
+
+    def _pending(self) -> bool:
+        return self._switch._unit is not None and not self._switch._unit.done()
+
+    async def pending(self, unit: str) -> bool:
+        await asyncio.sleep(self._switch.answer_s)
+        if self._switch.systemd_silent:
+            raise Unavailable("systemd", f"show {unit}: no answer")
+        return self._pending()
+
+    async def end(self, unit: str) -> None:
+        await asyncio.sleep(0.05)
+        self._switch.ended.append(JOBS[unit])
+        if self._switch._unit is not None:
+            self._switch._unit.cancel()
+        if self._switch._job is not None:
+            self._switch._job.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._switch._job
+
+
+def play(
+    story: Callable[[Switch], Awaitable[None]], config: MasterConfig = NONE, **more: Any
+) -> list[Switch]:
+    """The same story for several switches of a fleet, each with its own luck."""
+    played = []
+
+    async def stage(seed: int) -> None:
+        switch = Switch(seed, config, **more)
+        switch.live()
+        try:
+            await story(switch)
+            assert switch._life is not None
+            assert not switch._life.done(), "it never ends"
+        finally:
+            await switch.die()
+        played.append(switch)
+
+    for seed in range(6):
+        run(stage(seed), seed)
+    return played
+
+
+def jobs(switch: Switch) -> list[Job]:
+    return [job for _, job, _ in switch.begun]
+
+
+def test_nothing_configured_and_nothing_happens_ever() -> None:
+    async def story(switch: Switch) -> None:
+        for _ in range(24 * 60):
+            await asyncio.sleep(60)
+            switch.reconciler.wake()
+        assert not switch.begun
+        assert not switch.events
+
+    play(story)
+
+
+def test_after_a_boot_a_fleet_spreads_its_joins_and_a_daemon_s_restart_does_not_wait() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential)
+
+    booted = play(story, MASTER, uptime_s=5.0)
+    at = sorted(switch.begun[0][0] for switch in booted)
+    assert at[0] < 150 < at[-1] < 301
+    restarted = play(story, MASTER, uptime_s=10_000.0)
+    assert all(switch.begun[0][0] - 10_000 < 1 for switch in restarted)
+
+
+def test_a_configuration_changed_while_a_join_waits_for_its_turn_wins() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(1)
+        await switch.configure(replace(MASTER, disable=True))
+        await asyncio.sleep(3600)
+        assert not switch.begun
+        await switch.configure(OTHER)
+        await switch.until(lambda: switch.credential, 20)
+        assert switch.noted is not None
+        assert switch.noted.ip == OTHER.ip
+
+    play(story, MASTER, uptime_s=1.0)
+
+
+def test_what_configdb_says_while_it_is_loaded_is_no_change_by_hand() -> None:
+    async def story(switch: Switch) -> None:
+        switch.loaded = False
+        await asyncio.sleep(1)
+        await switch.configure(MASTER)
+        switch.loaded = True
+        await switch.until(lambda: switch.credential)
+
+    at = sorted(switch.begun[0][0] for switch in play(story, NONE, uptime_s=1.0))
+    assert at[-1] - at[0] > 60, "the fleet is spread all the same"
+
+
+def test_a_failed_join_is_tried_again_with_growing_and_differing_delays() -> None:
+    async def story(switch: Switch) -> None:
+        switch.fails = True
+        await asyncio.sleep(86_400)
+        tries = len(switch.begun)
+        assert 86_400 / 650 < tries < 86_400 / 200
+        switch.fails = False
+        await switch.until(lambda: switch.credential)
+
+    assert len({len(switch.begun) for switch in play(story, MASTER)}) > 1
+
+
+def test_a_joined_switch_never_leaves_or_joins_again_by_itself() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential)
+        for hour in range(48):
+            switch.redis_down = hour % 3 == 0
+            await switch.configure(replace(MASTER, insecure=hour % 2 == 0))
+            await asyncio.sleep(3600)
+        assert jobs(switch) == [Job.JOIN]
+        await switch.configure(NONE)
+        await asyncio.sleep(3600)
+        assert jobs(switch) == [Job.JOIN], "an address that is removed is no reset"
+
+    play(story, MASTER)
+
+
+def test_a_credential_somebody_else_put_there_is_taken_as_it_is() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(86_400)
+        assert switch.reconciler.fits()
+        assert not switch.begun
+
+    play(story, MASTER, credential=True)
+
+
+def test_a_changed_address_does_not_fit_and_is_joined() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        assert switch.reconciler.fits()
+        await switch.configure(OTHER)
+        assert not switch.reconciler.fits()
+        assert switch.reconciler.joining
+        await switch.until(lambda: switch.reconciler.fits() and not switch.reconciler.joining, 30)
+        assert jobs(switch) == [Job.JOIN, Job.JOIN]
+
+    play(story, MASTER)
+
+
+def test_disabling_resets_once_and_enabling_joins() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        await switch.configure(replace(MASTER, disable=True))
+        await asyncio.sleep(3600)
+        assert jobs(switch) == [Job.JOIN, Job.RESET]
+        assert (switch.purges, switch.noted) == (1, None)
+        await switch.configure(MASTER)
+        await switch.until(lambda: switch.credential, 30)
+
+    play(story, MASTER)
+
+
+def test_an_operator_s_reset_stands_until_he_joins() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        outcome = await switch.reconciler.ask(Job.RESET, force=False, say=lambda _: None)
+        assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "reset done")
+        await asyncio.sleep(86_400)
+        assert jobs(switch) == [Job.JOIN, Job.RESET]
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
+        assert outcome.code == protocol.EXIT_DONE
+        assert switch.credential
+
+    play(story, MASTER)
+
+
+def test_a_join_that_is_not_wanted_any_more_is_stopped() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.working())
+        await switch.configure(OTHER)
+        await switch.until(lambda: switch.credential, 40)
+        assert switch.ended == [Job.JOIN]
+        assert switch.noted is not None
+        assert switch.noted.ip == OTHER.ip
+
+    play(story, MASTER)
+
+
+def test_an_operator_s_reset_overtakes_a_join_and_a_second_join_joins_the_first() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.working())
+        said: list[str] = []
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=said.append)
+        assert outcome.code == protocol.EXIT_DONE
+        assert said[0].startswith("join: ")
+        assert jobs(switch) == [Job.JOIN]
+        forced = asyncio.ensure_future(switch.reconciler.ask(Job.JOIN, force=True, say=said.append))
+        await switch.until(lambda: switch.working())
+        outcome = await switch.reconciler.ask(Job.RESET, force=False, say=said.append)
+        assert outcome.code == protocol.EXIT_DONE
+        assert (await forced).code == protocol.EXIT_FAILED
+        assert switch.ended == [Job.JOIN]
+        assert not switch.credential
+
+    play(story, MASTER)
+
+
+def test_a_unit_that_does_not_start_is_said_and_tried_again() -> None:
+    async def story(switch: Switch) -> None:
+        switch.never_starts = True
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
+        assert outcome.code == protocol.EXIT_FAILED
+        assert "has not begun within 20 s; see journalctl -u kubesyncd-join.service" in outcome.text
+        switch.never_starts, switch.refuses = False, True
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
+        assert (outcome.code, outcome.text) == (
+            protocol.EXIT_UNAVAILABLE,
+            "systemd: kubesyncd-join.service is masked; try again",
+        )
+        switch.refuses = False
+        await switch.until(lambda: switch.credential)
+
+    play(story, MASTER)
+
+
+def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        for silent in (False, True):
+            switch.start_s, switch.systemd_silent = 75.0, silent
+            outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
+            assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
+        assert [force for _, _, force in switch.begun] == [False, True, True]
+        assert [why.partition(";")[2] for why in switch.warned] == [
+            " systemd is still starting it",
+            " systemd: show kubesyncd-join.service: no answer",
+        ]
+
+    play(story, MASTER)
+
+
+def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit_may_start() -> None:
+    async def story(switch: Switch) -> None:
+        switch.never_starts = switch.systemd_silent = True
+        outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
+        assert outcome.code == protocol.EXIT_FAILED
+        assert re.search("has not begun within 66. s; see journalctl", outcome.text), outcome.text
+        assert not switch.requested
+        switch.never_starts = switch.systemd_silent = False
+        await switch.until(lambda: switch.credential)
+
+    play(story, MASTER)
+
+
+def test_a_job_that_somebody_begins_while_systemd_is_asked_is_not_ended() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        switch.answer_s = 1.0
+        asked = asyncio.ensure_future(switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None))
+        await switch.until(lambda: switch.reconciler.joining)
+        await switch.systemd.begin("kubesyncd-join.service")
+        assert (await asked).code == protocol.EXIT_FAILED
+        assert (switch.ended, jobs(switch), switch.requested) == ([], [Job.JOIN, Job.JOIN], False)
+
+    play(story, MASTER)
+
+
+def test_a_unit_that_takes_long_to_start_and_is_not_wanted_any_more_is_stopped() -> None:
+    async def story(switch: Switch) -> None:
+        switch.start_s = 75.0
+        await asyncio.sleep(30.0)
+        await switch.configure(replace(MASTER, disable=True))
+        await asyncio.sleep(3600)
+        assert (switch.begun, switch.ended, switch.requested) == ([], [Job.JOIN], False)
+
+    play(story, MASTER)
+
+
+def test_a_job_is_begun_although_the_process_of_the_last_one_is_still_ending() -> None:
+    async def story(switch: Switch) -> None:
+        switch.ending_s = 60.0
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        for _ in range(2):
+            outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
+            assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
+        assert [force for _, _, force in switch.begun] == [False, True, True]
+
+    play(story, MASTER)
+
+
+def test_a_job_that_was_killed_is_noticed_and_begun_again() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.working())
+        job, running = switch._job, switch.told
+        assert job is not None
+        job.cancel()
+        with suppress(asyncio.CancelledError):
+            await job
+        switch.told = running
+        await switch.until(lambda: switch.credential)
+        assert jobs(switch) == [Job.JOIN, Job.JOIN]
+
+    play(story, MASTER)
+
+
+def test_a_daemon_that_comes_back_finds_its_job_under_way() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.working())
+        await switch.die()
+        switch.reconciler = switch._new(99)
+        switch.live()
+        await asyncio.sleep(1)
+        assert switch.reconciler.joining
+        await switch.until(lambda: not switch.reconciler.joining, 60)
+        assert jobs(switch) == [Job.JOIN]
+        assert switch.credential
+
+    play(story, MASTER)
+
+
+def test_without_the_kubernetes_packages_nothing_happens_unasked() -> None:
+    async def story(switch: Switch) -> None:
+        switch.able = False
+        await asyncio.sleep(86_400)
+        assert not switch.begun
+        assert not switch.events
+        outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
+        assert outcome.text.endswith("install kubesyncd-kube")
+
+    # Before its first look, so that the packages are missing from the beginning.
+    async def begin(switch: Switch) -> None:
+        switch.able = False
+        await story(switch)
+
+    play(begin, MASTER, uptime_s=1.0)
+
+
+def test_redis_away_moves_nothing_and_the_last_known_configuration_stands() -> None:
+    async def story(switch: Switch) -> None:
+        switch.redis_down = True
+        await asyncio.sleep(3600)
+        assert not switch.begun
+        switch.redis_down = False
+        switch.reconciler.wake()
+        await switch.until(lambda: switch.credential, 60)
+
+    async def begin(switch: Switch) -> None:
+        switch.redis_down = True
+        await story(switch)
+
+    play(begin, MASTER)

@@ -1,0 +1,116 @@
+"""Does a YANG tool accept our model, and does the model accept what we read and refuse what we do not?"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kubesyncd.adapters.db_schema import HLD, SONIC
+from tests.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODELS = ROOT / "etc/yang"
+# SONiC's model as far as ours hooks into it, with the two lines of docs/sonic.md.
+SONIC_FEATURE = """
+module sonic-feature {
+    yang-version 1.1;
+    namespace "http://github.com/sonic-net/sonic-feature";
+    prefix feature;
+    import sonic-kubesyncd { prefix kubesyncd; }
+    container sonic-feature {
+        container FEATURE {
+            list FEATURE_LIST {
+                key "name";
+                leaf name { type string { length 1..32; } }
+                leaf set_owner { type string { pattern "kube|local"; } default "local"; }
+                leaf has_per_asic_scope { type string; }
+                uses kubesyncd:feature-fields;
+            }
+        }
+    }
+}
+"""
+# Everything SONiC's own model has.
+NOT_OURS = {"set_owner", "has_per_asic_scope"}
+
+
+pytestmark = pytest.mark.real("yang")
+
+
+def yanglint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "sonic-feature.yang").write_text(SONIC_FEATURE)
+    command = ["yanglint", "-p", str(MODELS), "-p", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def problem(folder: Path, **fields: str | int) -> str:
+    """What the tool finds wrong with a FEATURE row; empty when nothing."""
+    data = {"sonic-feature:sonic-feature": {"FEATURE": {"FEATURE_LIST": [{"name": "snmp", **fields}]}}}
+    (folder / "data.json").write_text(json.dumps(data))
+    model, row = str(folder / "sonic-feature.yang"), str(folder / "data.json")
+    checked = yanglint(folder, "--type", "config", model, row)
+    return "" if checked.returncode == 0 else checked.stderr
+
+
+def test_the_model_is_valid_yang(tmp_path: Path) -> None:
+    checked = yanglint(tmp_path, str(MODELS / "sonic-kubesyncd.yang"))
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_what_is_validated_has_the_lines_that_the_guide_tells_to_add() -> None:
+    diff = (MODELS.parents[1] / "docs/sonic.md").read_text().partition("```diff\n module sonic-feature")[2]
+    added = [line[1:].strip() for line in diff.partition("```")[0].splitlines() if line.startswith("+")]
+    assert len(added) == 2
+    assert all(line in SONIC_FEATURE for line in added)
+
+
+def test_older_translators_of_sonic_find_every_field() -> None:
+    """They keep the leaves of a grouping and nothing that it `uses`, and take a `uint` for a number by its name."""
+    model = (MODELS / "sonic-kubesyncd.yang").read_text()
+    groupings = re.findall(r"(?ms)^    grouping (\S+) \{(.*?)^    \}", model)
+    ((name, body),) = groupings
+    assert name == "feature-fields"
+    assert not re.search(r"(?m)^\s*uses\b", body)
+    assert set(re.findall(r"(?m)^        leaf (\S+) \{", body)) == (
+        (HLD.config_names | SONIC.config_names) - NOT_OURS
+    )
+    assert re.findall(r"type (\w+) \{\s*range", body) == ["uint32", "uint32"]
+
+
+def test_it_has_every_config_field_that_the_daemon_reads(tmp_path: Path) -> None:
+    tree = yanglint(tmp_path, "-f", "tree", str(tmp_path / "sonic-feature.yang")).stdout
+    for name in (HLD.config_names | SONIC.config_names) - NOT_OURS:
+        assert f" {name}?" in tree, tree
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"set_owner": "kube", "fallback_to_local": "true", "kube_failure_detection": 5},
+        {"set_owner": "kube", "no_fallback_to_local": "False", "remote_fail_detection": 300},
+        {"failure_policy": "rollback"},
+    ],
+)
+def test_a_row_we_can_use_is_valid(tmp_path: Path, fields: dict[str, str | int]) -> None:
+    assert problem(tmp_path, **fields) == ""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fallback_to_local": "maybe"},
+        {"kube_failure_detection": -1},
+        {"kube_failure_detection": 5_256_001},
+        {"failure_policy": "panic"},
+        {"fallback": "true"},
+    ],
+)
+def test_a_row_we_cannot_use_is_refused(tmp_path: Path, fields: dict[str, str | int]) -> None:
+    assert next(iter(fields)) in problem(tmp_path, **fields)

@@ -1,0 +1,90 @@
+"""Does another boot lift the hold, and keep its promise?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from kubesyncd.core.model import Mode
+from kubesyncd.core.record import Record, absorb, local_wanted
+from kubesyncd.core.verbs import Start, accept
+from kubesyncd.reboot.hold import Note, begin_boot, decode, encode
+from kubesyncd.runtime.state_files import StateFile
+from tests.unit.core.given import KUBE_CONFIG, NOW, TIMING, facts, granted, kube, local, look
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOG = structlog.get_logger()
+NOTE = Note("warm", "boot-1", ("lldp", "snmp"))
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "hold")
+
+
+@pytest.fixture
+def promised(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "promised")
+
+
+def test_the_boot_that_made_it_keeps_it_and_any_other_lifts_it(hold: StateFile, promised: StateFile) -> None:
+    hold.save(encode(NOTE))
+    assert begin_boot(hold, promised, "boot-1", LOG) == frozenset()
+    assert hold.load() is not None
+    assert begin_boot(hold, promised, "boot-2", LOG) == {"lldp", "snmp"}
+    assert hold.load() is None
+    assert begin_boot(hold, promised, "boot-2", LOG) == {"lldp", "snmp"}, "a restart of the daemon"
+    assert begin_boot(hold, promised, "boot-3", LOG) == frozenset(), "the promise was for one boot"
+
+
+def test_a_power_cut_before_the_hold_is_lifted_is_just_another_start(
+    hold: StateFile, promised: StateFile
+) -> None:
+    hold.save(encode(NOTE))
+    promised.save(encode(Note("warm", "boot-2", NOTE.fallback)))
+    assert begin_boot(hold, promised, "boot-3", LOG) == {"lldp", "snmp"}
+    assert hold.load() is None
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"[]", b"{}", b'{"kind": 1, "boot_id": 2}', b"\xff", b"null"])
+def test_a_hold_made_by_hand_stays_until_somebody_lifts_it(
+    hold: StateFile, promised: StateFile, data: bytes
+) -> None:
+    hold.save(data)
+    assert begin_boot(hold, promised, "boot-2", LOG) == frozenset()
+    assert hold.load() == data
+
+
+def test_a_note_survives_its_file_and_hostile_names_do_not() -> None:
+    assert decode(encode(NOTE)) == NOTE
+    assert decode(encode(Note("warm", "b", ("../x", "snmp")))).fallback == ("snmp",)
+
+
+def test_a_full_disk_keeps_the_kubelet_off_and_the_promise_all_the_same(
+    hold: StateFile, tmp_path: Path
+) -> None:
+    hold.save(encode(NOTE))
+    (tmp_path / "file").write_text("")
+    unwritable = StateFile(tmp_path / "file" / "promised")
+    assert begin_boot(hold, unwritable, "boot-2", LOG) == {"lldp", "snmp"}
+    assert hold.load() is not None
+
+
+def test_after_a_prepared_reboot_the_local_container_starts_whatever_fallback_says() -> None:
+    first = Record(boot_fallback=True)
+    assert local_wanted(KUBE_CONFIG, first)
+    record, seen = look(KUBE_CONFIG, first, facts(local(running=False)))
+    started = accept(Start(), KUBE_CONFIG, record, seen)
+    assert isinstance(started, Record)
+    assert started.mode is Mode.NONE
+
+
+def test_once_kube_has_shown_that_it_is_there_the_operators_setting_rules_again() -> None:
+    record = granted(proven=False, granted_at=NOW - TIMING.kube_stable_s, boot_fallback=True)
+    record = absorb(record, KUBE_CONFIG, facts(kube()), TIMING, NOW)
+    assert record.proven
+    assert not local_wanted(KUBE_CONFIG, record)
