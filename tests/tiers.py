@@ -29,7 +29,7 @@ def tier_of(item: pytest.Item) -> str:
     marked = {mark.name for mark in item.iter_markers()}
     if "deep" in marked:
         return "deep"
-    if "system" in marked:
+    if "real" in marked:
         return "system"
     if "story" in marked:
         return "fast"

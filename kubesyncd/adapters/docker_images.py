@@ -27,7 +27,7 @@ from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
 from kubesyncd.ports import Missing, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from aiodocker.containers import DockerContainer
 
@@ -71,9 +71,8 @@ _NO_LOSS = "/volumes/kubernetes.io~empty-dir/"
 class DockerImages:
     """ports.Images. A connection lasts for one call: these calls are rare."""
 
-    def __init__(self, settings: Docker, after_effect: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, settings: Docker) -> None:
         self._path = socket_path(settings)
-        self._after_effect = after_effect
 
     async def stock(self) -> Stock:
         """See ports.Images."""
@@ -94,7 +93,6 @@ class DockerImages:
         repository, _, tag = _named(name).rpartition(":")
         async with self._docker() as docker:
             await ask(docker.images.tag(_identified(image_id), repository, tag=tag), CHANGE_S)
-        self._after_effect()
 
     async def remove(self, reference: str) -> None:
         """See ports.Images."""
@@ -104,7 +102,6 @@ class DockerImages:
                 await ask(docker.images.delete(known), CHANGE_S)
         except Missing:
             pass
-        self._after_effect()
 
     async def renew(self, feature: str, name: str) -> bool:
         """See ports.Images. A power cut in the middle is made good by the next call, or by `finish`."""
@@ -120,12 +117,9 @@ class DockerImages:
             before = await ask(docker.images.inspect(_identified(old["Image"])), READ_S)
             config = remade(old, before.get("Config") or {}, name)
             new = await ask(docker.containers.create(config, name=f"{feature}{_MAKING}"), CHANGE_S)
-            self._after_effect()
             # Not forced: if somebody has just started the old one, it stays and the new one goes next time.
             await ask(docker.containers.container(old["Id"]).delete(), CHANGE_S)
-            self._after_effect()
             await ask(new.rename(feature), CHANGE_S)
-        self._after_effect()
         return True
 
     async def unfinished(self) -> tuple[str, ...]:
@@ -148,7 +142,6 @@ class DockerImages:
             return False
         container, lost = docker.containers.container(left["Id"]), await _inspected(docker, feature) is None
         await ask(container.rename(feature) if lost else container.delete(), CHANGE_S)
-        self._after_effect()
         return lost
 
     async def localize(self, feature: str, container_id: str, name: str) -> tuple[str, ...]:
@@ -166,7 +159,6 @@ class DockerImages:
             config, lacking = localized(kube, sandbox, image.get("Config") or {}, name)
             config["Labels"][_MADE_AFTER] = container_id
             await ask(docker.containers.create(config, name=feature), CHANGE_S)
-        self._after_effect()
         return lacking
 
     async def unlocalize(self, feature: str) -> bool:
@@ -176,7 +168,6 @@ class DockerImages:
             if local is None or _MADE_AFTER not in (local["Config"].get("Labels") or {}):
                 return False
             await ask(docker.containers.container(local["Id"]).delete(), CHANGE_S)
-        self._after_effect()
         return True
 
     @asynccontextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -24,7 +23,6 @@ from kubesyncd.core import protocol
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.reboot.context_backup import Carry, places, sources
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, Grade, Kind, Step, decode
-from kubesyncd.runtime.crash_points import crash_after
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services.installed import FOLDER, read_manifests
 
@@ -114,7 +112,7 @@ def _restoring(switch: Reader, folder: Path) -> Carry:
 
     hooks = switch.settings.paths.hooks_dir
     ours = (*places(switch.settings, more=(UNIT_FOLDER, SCRIPT_FOLDER, HOOKS)), Path(hooks))
-    return Carry(folder, ours, _boot_id(switch), crash_after(os.environ))
+    return Carry(folder, ours, _boot_id(switch))
 
 
 def _enabler(switch: Reader) -> Callable[[tuple[str, ...]], None]:
@@ -159,8 +157,8 @@ def _moved(switch: Reader) -> Path:
     return ours.parent / Path(switch.settings.paths.upgrade_dir).name / ours.name
 
 
-def _carry(switch: Reader, folder: Path, after_effect: Callable[[], None] = lambda: None) -> Carry:
-    return Carry(folder, sources(switch.settings, _installed(switch)), _boot_id(switch), after_effect)
+def _carry(switch: Reader, folder: Path) -> Carry:
+    return Carry(folder, sources(switch.settings, _installed(switch)), _boot_id(switch))
 
 
 def _installed(switch: Reader) -> dict[str, Manifest]:
@@ -196,7 +194,6 @@ class Preparation:
         self._kind = kind
         self._dry = dry
         self._timing = switch.settings.timing
-        self._after_effect = crash_after(os.environ)
         self._deadline = self.begun + self._timing.reboot_s_max * (1 - UNDO_SHARE)
 
     def run(self) -> list[Step]:
@@ -239,7 +236,7 @@ class Preparation:
             return [Step(Grade.FAIL, "context", error.detail)]
         for folder in carry_folders(self._switch):
             try:
-                carry = _carry(self._switch, folder, self._after_effect)
+                carry = _carry(self._switch, folder)
                 count = len(carry.found()) if self._dry else carry.save(self._left_s(), services)
             except PortError as error:
                 return [*steps, Step(Grade.FAIL, "context", error.detail)]
@@ -262,7 +259,6 @@ class Preparation:
                 steps.append(Step(Grade.OK, name, "would be run"))
                 continue
             steps.append(self._hook(hooks, folder, name))
-            self._after_effect()
             if steps[-1].grade is Grade.FAIL:
                 break
         return steps

@@ -58,7 +58,7 @@ class ClusterController:
     business. `os_version`: for the labels by which the switch describes itself.
     `credential_ends`: when the kubelet's certificate does, in seconds since the epoch; None: nobody can tell.
     `linked` is told whenever the master answers again or has our Node anew; `notice` gets what the fleet's
-    operator should hear: a word in CamelCase and a sentence. `after_effect` is called where tests may kill us.
+    operator should hear: a word in CamelCase and a sentence.
     `troubles`: what goes wrong elsewhere too, and is told once.
     """
 
@@ -79,7 +79,6 @@ class ClusterController:
         logger: FilteringBoundLogger,
         joining: Callable[[], bool] = lambda: False,
         os_version: Callable[[], str] = lambda: "",
-        after_effect: Callable[[], None] = lambda: None,
         credential_ends: Callable[[], float | None] = lambda: None,
         linked: Callable[[], None] = lambda: None,
         notice: Callable[[str, str], None] = lambda _reason, _message: None,
@@ -94,7 +93,6 @@ class ClusterController:
         self._hold_exists = hold_exists
         self._joining = joining
         self._os_version = os_version
-        self._after_effect = after_effect
         self._credential_ends = credential_ends
         self._linked = linked
         self._notice = notice
@@ -149,7 +147,7 @@ class ClusterController:
 
         # Labels once applied are ours to look after, also when the master's configuration is gone meanwhile.
         self._engaged = bool(self._queue.applied)
-        self._kubelet = KubeletGate(units, backoff(), clock, logger, after_effect)
+        self._kubelet = KubeletGate(units, backoff(), clock, logger)
         self._audit_at = 0.0
 
         self._redis_backoff = backoff()
@@ -452,7 +450,6 @@ class ClusterController:
         begun = self._clock()
         try:
             await cluster.apply_labels(fold.changes)
-            self._after_effect()
         except Missing as error:
             self._node_unknown(error)
             return False

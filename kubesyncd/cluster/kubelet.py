@@ -27,13 +27,11 @@ class KubeletGate:
         backoff: Backoff,
         clock: Callable[[], float],
         logger: FilteringBoundLogger,
-        after_effect: Callable[[], None] = lambda: None,
     ) -> None:
         self._units = units
         self._backoff = backoff
         self._clock = clock
         self._log = logger
-        self._after_effect = after_effect
         self._ruled: bool | None = None
         self._failing = False
         self.running: bool | None = None
@@ -63,7 +61,6 @@ class KubeletGate:
             return
         begun = self._clock()
         await (self._units.start_kubelet() if run else self._units.stop_kubelet())
-        self._after_effect()
         self.running = await self._units.kubelet_running()
         if self.running is not run:
             raise Unavailable(

@@ -34,7 +34,6 @@ from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
 from kubesyncd.runtime.clock import boot_id, boottime
-from kubesyncd.runtime.crash_points import crash_after
 from kubesyncd.runtime.sdnotify import notify, watchdog_s
 from kubesyncd.runtime.state_files import DiskFile, StateFile
 from kubesyncd.services.installed import FOLDER, of_installed, read_manifests
@@ -89,7 +88,6 @@ class App:
         )
         self._containers = DockerContainers(settings.docker, rng)
         units = SystemdUnits(settings.systemd)
-        after_effect = crash_after(os.environ)
         outside = Outside(
             store=self._store,
             containers=self._containers,
@@ -111,19 +109,17 @@ class App:
             log=log,
             tell=notify,
             shelf=ImageStore(
-                DockerImages(settings.docker, after_effect),
+                DockerImages(settings.docker),
                 self._durable("images.json"),
                 lambda feature: image_name(Path(settings.images.names_file), feature),
                 log,
                 adopting=settings.images.adopt,
                 rng=rng,
-                after_effect=after_effect,
             ),
             hooks=HookFolders(
                 Path(settings.paths.hooks_dir),
                 lambda hook, why: log.warning("hook_left_out", hook=hook, why=why),
             ),
-            after_effect=after_effect,
             os_version=lambda: os_version(Path(settings.paths.sonic_version)),
             credential_ends=lambda: _credential_ends(Path(settings.kube.kubeconfig)),
             membership=lambda labels: JoinController(

@@ -83,7 +83,6 @@ class Outside:
     rng: Random
     log: FilteringBoundLogger
     tell: Callable[[str], object] = lambda _: None
-    after_effect: Callable[[], None] = lambda: None
     os_version: Callable[[], str] = lambda: ""
     credential_ends: Callable[[], float | None] = lambda: None
     membership: Callable[[Labels], JoinController] | None = None
@@ -123,7 +122,6 @@ class Daemon:
             credential_ends=outside.credential_ends,
             linked=lambda: self._fleet.linked(),
             notice=lambda reason, message: self._fleet.notice(Notice(reason, message)),
-            after_effect=outside.after_effect,
             troubles=self._troubles,
         )
         self._fleet = FleetView(self._cluster, outside.rng, outside.clock, outside.log)
@@ -186,7 +184,6 @@ class Daemon:
                 shelf=outside.shelf,
                 timing=self._timing,
                 log=self._log,
-                after_effect=outside.after_effect,
             )
             made |= RebootHandlers(preparation).verbs()
         return made
@@ -213,7 +210,6 @@ class Daemon:
             troubles=self._troubles,
             told=self._tell_fleet,
             first_record=self._first_record,
-            after_effect=outside.after_effect,
         )
 
     def _first_record(self, feature: str) -> Record:

@@ -122,7 +122,6 @@ class Surroundings:
     shelf: Shelf
     troubles: Alerts = field(default_factory=Alerts)
     first_record: Callable[[str], Record] = lambda _: Record()
-    after_effect: Callable[[], None] = lambda: None
     told: Callable[[str, View | None], None] = lambda _name, _view: None
 
 
@@ -552,7 +551,6 @@ class Reconciler:
         action, begun = view.plan.action, self._around.clock()
         assert action is not None
         await self._carry(action, view)
-        self._around.after_effect()
         took_ms = round((self._around.clock() - begun) * 1000, 1)
         said = self._log.debug if isinstance(action, WriteRow) else self._log.info
         said("action", state=view.plan.state.value, action=_name(action), why=view.plan.why, took_ms=took_ms)
@@ -620,7 +618,6 @@ class Reconciler:
         """docker stop, beside the loop; the loop hears of the end from Docker's event."""
         try:
             await self._around.containers.stop(container_id, grace_s)
-            self._around.after_effect()
         except PortError as error:
             self._log.warning("stop", why=str(error), container=container_id[:12])
             await asyncio.sleep(self._backoff.next_s())

@@ -68,7 +68,6 @@ class ImageStore:
         rng: Random,
         *,
         adopting: bool = True,
-        after_effect: Callable[[], None] = lambda: None,
     ) -> None:
         self._images = port
         self._file = file
@@ -76,7 +75,6 @@ class ImageStore:
         self._log = log
         self._backoff = Backoff(rng, START_S, START_S_MAX)
         self._adopting = adopting
-        self._after_effect = after_effect
         self._shelves: dict[str, Shelf] = {}
         self._unsaved = False
         self._untidy: set[str] = set()
@@ -273,7 +271,6 @@ class ImageStore:
             self._unsaved = True
             raise
         self._unsaved = False
-        self._after_effect()
 
     def _load(self) -> None:
         """Nothing readable means nothing remembered, and so nothing removed."""

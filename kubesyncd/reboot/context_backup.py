@@ -85,12 +85,10 @@ class Carry:
         folder: Path,
         paths: Iterable[Path],
         boot_id: str,
-        after_effect: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._paths = tuple(dict.fromkeys(paths))
         self._boot_id = boot_id
-        self._after_effect = after_effect
 
     def found(self) -> list[Path]:
         """What there is to carry: files and links, in order. Raises Refused where that is too much."""
@@ -121,7 +119,6 @@ class Carry:
             tree = {"version": VERSION, "boot_id": self._boot_id, "services": list(services)}
             tree["items"] = [asdict(item) for item in items]
             atomic_write(self._folder / MANIFEST, json.dumps(tree).encode(), 0o600)
-            self._after_effect()
         except OSError as error:
             detail = (
                 f"{error.filename or self._folder} cannot be saved: {error.strerror}; make room, or be root"
@@ -148,7 +145,6 @@ class Carry:
             then(services)
             os.replace(self._folder / MANIFEST, self._folder / RESTORED)
             sync_folder(self._folder)
-            self._after_effect()
         except OSError as error:
             raise Unavailable(SERVICE, f"{error.filename or self._folder}: {error.strerror}") from error
         self._forget_copies()
@@ -168,7 +164,6 @@ class Carry:
             return Item(str(path), link=os.readlink(path))
         data = path.read_bytes()
         atomic_write(self._copy(number), data, 0o600)
-        self._after_effect()
         return Item(str(path), stat.S_IMODE(path.stat().st_mode), hashlib.sha256(data).hexdigest())
 
     def _listed(self) -> tuple[list[Item], tuple[str, ...]] | None:
@@ -207,7 +202,6 @@ class Carry:
         if hashlib.sha256(data).hexdigest() != item.sha256:
             raise Refused(SERVICE, f"the copy of {item.path} is damaged")
         atomic_write(target, data, item.mode)
-        self._after_effect()
         return True
 
     def _forget_copies(self) -> None:

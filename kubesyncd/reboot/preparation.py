@@ -15,8 +15,6 @@ from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.reboot.hold import Grade, Kind, Note, Step, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.cluster.controller import ClusterController
@@ -44,7 +42,6 @@ class Preparation:
         shelf: ImageStore,
         timing: Timing,
         log: FilteringBoundLogger,
-        after_effect: Callable[[], None],
     ) -> None:
         self._hold = hold
         self._boot_id = boot_id
@@ -53,7 +50,6 @@ class Preparation:
         self._shelf = shelf
         self._timing = timing
         self._log = log
-        self._after_effect = after_effect
 
     async def prepare(self, kind: Kind, *, dry: bool) -> list[Step]:
         """Make ready for a reboot; `dry`: only say what would be done. Never fails: each step says how it went."""
@@ -101,7 +97,6 @@ class Preparation:
         note = Note(kind.value, self._boot_id, tuple(reconciler.name for reconciler in kube))
         try:
             await self._hold.save(encode(note))
-            self._after_effect()
         except Unavailable as error:
             return Step(Grade.FAIL, "hold", str(error))
         self._cluster.wake()

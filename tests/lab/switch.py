@@ -171,12 +171,14 @@ class Switch:
 
         self.wait_for(none_left, "the engine has no container any more")
 
-    def start_daemon(self, **environ: str) -> None:
-        """Answering when this returns. `environ`: for this life only."""
-        daemon = ["-m", "kubesyncd"]
+    def start_daemon(self, crash_after: int = 0, **environ: str) -> None:
+        """Answering when this returns. `crash_after`: it ends without a word after so many effects; 0: it does not.
+        `environ`: for this life only.
+        """
+        daemon = ["kubesyncd"]
         if isinstance(self.engine, LabDockerProcess):
-            daemon = ["-m", "tests.lab.daemon", str(self.engine.folder)]
-        self.launch_daemon(daemon, **environ)
+            daemon = ["tests.lab.daemon", str(self.engine.folder)]
+        self.launch_daemon([*_module(crash_after), *daemon], **environ)
         until(self._answers, f"the daemon does not answer; see {self.log_file}")
 
     def launch_daemon(self, daemon: list[str], **environ: str) -> None:
@@ -424,9 +426,11 @@ class Switch:
         images = self.docker.ask("GET", "/images/json")
         return next((i["Id"] for i in images if name in (i["RepoTags"] or ())), "")
 
-    def kubesync(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run an operator's command to its end, with more in its environment."""
-        command = [sys.executable, "-c", "from kubesyncd.cli import main; main()"]
+    def kubesync(
+        self, *arguments: str, crash_after: int = 0, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an operator's command to its end, with more in its environment; `crash_after` as for the daemon."""
+        command = [sys.executable, *_module(crash_after), "kubesyncd.cli"]
         return subprocess.run(
             [*command, "--config", str(self.folder / "kubesyncd.toml"), *arguments],
             cwd=ROOT, env={**self.environment, **environ}, capture_output=True, text=True, timeout=120.0,
@@ -662,3 +666,8 @@ class Switch:
                 return await getattr(api, verb)(*arguments)
 
         return asyncio.run(call())
+
+
+def _module(crash_after: int) -> list[str]:
+    """What has Python run a module, and end after so many effects."""
+    return ["-m", "tests.lab.crash_points", str(crash_after)] if crash_after else ["-m"]

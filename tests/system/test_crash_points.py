@@ -98,7 +98,7 @@ def test_the_whole_story_ends_the_same_whichever_effect_the_daemon_is_killed_aft
         switch.boot_local(feature)
         switch.deploy(feature)
         switch.stop_daemon()
-        switch.start_daemon(KUBESYNCD_CRASH_AFTER=str(effects))
+        switch.start_daemon(crash_after=effects)
         mortal = Mortal(switch)
         story(mortal, feature)
         mortal.until(lambda f=feature: switch.label_of(f) == "" and switch.pending == "", "the label is off")

@@ -49,7 +49,7 @@ def killed_after_each_effect(
         feature = f"snmp{effects}"
         switch.boot_local(feature)
         switch.stop_daemon()
-        switch.start_daemon(KUBESYNCD_CRASH_AFTER=str(effects))
+        switch.start_daemon(crash_after=effects)
         switch.until_state(feature, "LOCAL")
         if play(feature) and outlives(switch, lambda played=feature: check(played)):
             return effects - 1
@@ -113,7 +113,7 @@ def test_a_stop_cut_short_by_kill_9_is_finished_at_the_next_start(switch: Switch
             switch.restart_daemon()
             to_kube(switch, feature)
             switch.stop_daemon()
-            switch.start_daemon(KUBESYNCD_CRASH_AFTER=feature.removeprefix("snmp"))
+            switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
             switch.until_state(feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
         stops.append(switch.spawn("stop", feature))
@@ -141,7 +141,7 @@ def test_a_start_cut_short_by_kill_9_is_finished_at_the_next_start(
         switch.restart_daemon()
         switch.done("stop", feature)
         switch.stop_daemon()
-        switch.start_daemon(KUBESYNCD_CRASH_AFTER=feature.removeprefix("snmp"))
+        switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
         switch.until_state(feature, "INIT")
         starts.append(switch.spawn("start", feature))
         switch.wait_for(lambda: ended(switch) or starts[-1].poll() is not None)
@@ -166,7 +166,7 @@ def test_a_switch_back_cut_short_by_kill_9_is_finished_at_the_next_start(
         switch.restart_daemon()
         to_kube(switch, feature)
         switch.stop_daemon()
-        switch.start_daemon(KUBESYNCD_CRASH_AFTER=feature.removeprefix("snmp"))
+        switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
         switch.until_state(feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
         switch.config_db.hset(f"FEATURE|{feature}", "set_owner", "local")

@@ -21,7 +21,7 @@ LIMIT_S = 60.0
 
 def kubesync(switch: Switch, line: str) -> subprocess.CompletedProcess[str]:
     """`kubesync <line>` on this switch, as a process."""
-    command = [sys.executable, "-c", "from kubesyncd.cli import main; main()", *line.split()]
+    command = [sys.executable, "-m", "kubesyncd.cli", *line.split()]
     environ = {**os.environ, **switch.environment, "KUBESYNCD_CONFIG": str(settings_of(switch))}
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 

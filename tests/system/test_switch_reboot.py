@@ -349,7 +349,7 @@ def test_a_power_cut_after_any_effect_of_the_daemon_leaves_a_switch_that_comes_u
 ) -> None:
     kube_only(switch)
     switch.stop_daemon()
-    switch.start_daemon(KUBESYNCD_CRASH_AFTER=str(effects))
+    switch.start_daemon(crash_after=effects)
     switch.until_state("snmp", "KUBE_RUNNING")
     code, lines = prepare(switch, "warm")
     assert (code == 0) is (effects > DAEMON_EFFECTS), lines
@@ -363,7 +363,7 @@ def test_a_power_cut_after_any_effect_of_the_command_leaves_a_switch_that_comes_
     switch = new_switch(lab_docker)
     switch.hook("warm-reboot.d", "50-cache", "true")
     kube_only(switch)
-    ended = switch.kubesync("reboot", "prepare", "warm", KUBESYNCD_CRASH_AFTER=str(effects))
+    ended = switch.kubesync("reboot", "prepare", "warm", crash_after=effects)
     assert ended.returncode == (0 if effects > COMMAND_EFFECTS else -9), ended
     comes_up(switch)
 

@@ -48,7 +48,7 @@ class Operator:
         environ = {**os.environ, **self.switch.environment, "PATH": f"{CLIENTS}:{os.environ['PATH']}"}
         environ["KUBESYNCD_CONFIG"] = str(self.switch.folder / "kubesyncd.toml")
         return subprocess.run(
-            [sys.executable, "-c", "from kubesyncd.cli import main; main()", *words],
+            [sys.executable, "-m", "kubesyncd.cli", *words],
             env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 

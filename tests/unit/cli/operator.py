@@ -100,7 +100,7 @@ names = "{schema}"
     def runs(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """What `kubesync <words>` does, as a process."""
         around = {**os.environ, **self.environ, **environ}
-        command = [sys.executable, "-c", "from kubesyncd.cli import main; main()", *words]
+        command = [sys.executable, "-m", "kubesyncd.cli", *words]
         return subprocess.run(
             command, env=around, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )

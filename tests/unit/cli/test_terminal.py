@@ -37,7 +37,7 @@ class Terminal:
         if self._pid == 0:
             # Whoever runs the tests in the background has this ignored, and so would the command.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            command = [sys.executable, "-c", "from kubesyncd.cli import main; main()", *line.split()]
+            command = [sys.executable, "-m", "kubesyncd.cli", *line.split()]
             os.execve(sys.executable, command, environ)
         self.seen = ""
 

@@ -90,7 +90,7 @@ class Reader:
             raise AssertionError(difference(line, expected, said)) from None
 
     def _output(self, line: str) -> str:
-        command = [sys.executable, "-c", "from kubesyncd.cli import main; main()", *line.split()]
+        command = [sys.executable, "-m", "kubesyncd.cli", *line.split()]
         environ = {**os.environ, **self._switch.environment, "KUBESYNCD_CONFIG": str(self._settings)}
         ended = subprocess.run(
             command, env=environ, input="y\n", capture_output=True, text=True, timeout=LIMIT_S, check=False
