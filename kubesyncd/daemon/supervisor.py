@@ -15,7 +15,8 @@ from kubesyncd.api.image_handlers import ImageHandlers
 from kubesyncd.api.join_handlers import verbs as join_verbs
 from kubesyncd.api.reboot_handlers import RebootHandlers
 from kubesyncd.api.server import Server
-from kubesyncd.cluster.controller import ClusterController
+from kubesyncd.cluster.controller import ClusterController, ClusterPorts
+from kubesyncd.cluster.listeners import Listeners
 from kubesyncd.cluster.node_reports import FleetView, Notice
 from kubesyncd.core.model import Owner, Row, Signal
 from kubesyncd.core.record import Record, project, rolled_back
@@ -28,6 +29,7 @@ from kubesyncd.ports import FeatureStore, Refused, Unavailable
 from kubesyncd.reboot.preparation import Preparation
 from kubesyncd.runtime.alerts import Alerts
 from kubesyncd.runtime.backoff import Backoff
+from kubesyncd.runtime.context import Runtime
 
 if TYPE_CHECKING:
     import socket
@@ -105,24 +107,12 @@ class Daemon:
         self._troubles = Alerts()
         self._ledger = Ledger(outside.ledger_file, outside.boot_id)
         self._cluster = ClusterController(
-            store=outside.store,
-            units=outside.units,
-            connect=outside.connect,
-            kubeconfig_exists=self._credential_fits,
-            hold_exists=outside.hold_exists,
-            file=outside.labels_file,
+            ClusterPorts(outside.store, outside.units, outside.connect, outside.labels_file),
+            self,
             timing=timing,
-            rng=outside.rng,
-            clock=outside.clock,
-            wall=outside.wall,
-            wake_feature=self._wake,
-            logger=outside.log,
-            joining=lambda: self._membership is not None and self._membership.joining,
-            os_version=outside.os_version,
-            credential_ends=outside.credential_ends,
-            linked=lambda: self._fleet.linked(),
-            notice=lambda reason, message: self._fleet.notice(Notice(reason, message)),
-            troubles=self._troubles,
+            runtime=Runtime(outside.clock, outside.wall, outside.rng, outside.log),
+            listeners=Listeners(wake_feature=self._wake, linked=self._linked, notice=self._notice),
+            alerts=self._troubles,
         )
         self._fleet = FleetView(self._cluster, outside.rng, outside.clock, outside.log)
         self._membership = outside.membership(self._cluster) if outside.membership is not None else None
@@ -188,9 +178,33 @@ class Daemon:
             made |= RebootHandlers(preparation).verbs()
         return made
 
-    def _credential_fits(self) -> bool:
-        """Whether the kubelet has a credential for the configured master."""
+    # ---- what the cluster controller asks (its `Host`), and tells --------------------------------
+
+    def has_kubeconfig(self) -> bool:
+        """See cluster.controller.Host."""
         return self._membership.fits() if self._membership is not None else self._outside.kubeconfig_exists()
+
+    def is_held(self) -> bool:
+        """See cluster.controller.Host."""
+        return self._outside.hold_exists()
+
+    def is_joining(self) -> bool:
+        """See cluster.controller.Host."""
+        return self._membership is not None and self._membership.joining
+
+    def os_version(self) -> str:
+        """See cluster.controller.Host."""
+        return self._outside.os_version()
+
+    def credential_ends(self) -> float | None:
+        """See cluster.controller.Host."""
+        return self._outside.credential_ends()
+
+    def _linked(self) -> None:
+        self._fleet.linked()
+
+    def _notice(self, reason: str, message: str) -> None:
+        self._fleet.notice(Notice(reason, message))
 
     def _surroundings(self) -> Surroundings:
         outside = self._outside

@@ -31,10 +31,10 @@ async def test_simulated_switches_connect_and_bring_their_labels_through_an_outa
         await fleet.make_nodes()
         async with fleet.booted():
             await asyncio.to_thread(cluster.stop_api)
-            while any(switch.reconciler.connected for switch in fleet.switches):
+            while any(switch.controller.connected for switch in fleet.switches):
                 await asyncio.sleep(0.05)
             for switch in fleet.switches:
-                await switch.reconciler.request([Change("snmp_enabled", "true")])
+                await switch.controller.request([Change("snmp_enabled", "true")])
             await asyncio.to_thread(cluster.start)
             await fleet.until_quiet()
             async with KubeClient(cluster.admin_conf) as admin:

@@ -27,10 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from kubesyncd.adapters.kube_node import KubeCluster
-from kubesyncd.cluster.controller import ClusterController
+from kubesyncd.cluster.controller import ClusterController, ClusterPorts
+from kubesyncd.cluster.listeners import Listeners
 from kubesyncd.cluster.node_reports import FleetView
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import MasterConfig, Timing
+from kubesyncd.runtime.context import Runtime
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.lab.kube_client import NODES, KubeClient, node
 from tests.system.kube_cluster import API_SERVER, RealKube, missing_for_api
@@ -136,42 +138,57 @@ class Quiet:
         return lambda *_args, **_more: None
 
 
+class Joined:
+    """cluster.controller.Host of a switch that has joined."""
+
+    def has_kubeconfig(self) -> bool:
+        return True
+
+    def is_held(self) -> bool:
+        return False
+
+    def is_joining(self) -> bool:
+        return False
+
+    def os_version(self) -> str:
+        return "SONiC.202405.7"
+
+    def credential_ends(self) -> float | None:
+        return None
+
+
 class Simulated:
     """One switch, as far as its master notices it."""
 
     def __init__(self, number: int, kubeconfig: Path, book: Book) -> None:
         master = MasterConfig(ip="127.0.0.1")
         rng = random.Random(number)
-        self.reconciler = ClusterController(
-            store=Store(master),  # type: ignore[arg-type]
-            units=Units(),  # type: ignore[arg-type]
-            connect=lambda config: CountedCluster(book, kubeconfig, name_of(number), config),
-            kubeconfig_exists=lambda: True,
-            hold_exists=lambda: False,
-            file=Memory(),
+        self.controller = ClusterController(
+            ClusterPorts(
+                store=Store(master),  # type: ignore[arg-type]
+                units=Units(),  # type: ignore[arg-type]
+                connect=lambda config: CountedCluster(book, kubeconfig, name_of(number), config),
+                labels_file=Memory(),
+            ),
+            Joined(),
             timing=Timing(),
-            rng=rng,
-            clock=time.monotonic,
-            wall=time.time,
-            wake_feature=lambda _: None,
-            logger=Quiet(),  # type: ignore[arg-type]
-            os_version=lambda: "SONiC.202405.7",
-            linked=lambda: self.view.linked(),
+            runtime=Runtime(time.monotonic, time.time, rng, Quiet()),  # type: ignore[arg-type]
+            listeners=Listeners(linked=lambda: self.view.linked()),
         )
-        self.view = FleetView(self.reconciler, rng, time.monotonic, Quiet())  # type: ignore[arg-type]
+        self.view = FleetView(self.controller, rng, time.monotonic, Quiet())  # type: ignore[arg-type]
         for name in FEATURES:
             self.view.feature(name, "LOCAL", "")
 
     async def run(self) -> None:
         """One life."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.reconciler.run())
+            tasks.create_task(self.controller.run())
             tasks.create_task(self.view.run())
 
     @property
     def quiet(self) -> bool:
         """Connected, and nothing queued."""
-        return self.reconciler.connected and not self.reconciler.status()["pending"]
+        return self.controller.connected and not self.controller.status()["pending"]
 
 
 def name_of(number: int) -> str:
@@ -270,7 +287,7 @@ class Fleet:
         self._say("one label on every switch at once")
         begun, before = time.monotonic(), cpu_s(self.pid)
         for switch in self.switches:
-            await switch.reconciler.request([Change("snmp_enabled", "true")])
+            await switch.controller.request([Change("snmp_enabled", "true")])
             switch.view.feature("snmp", "KUBE_RUNNING", "")
         await self.until_quiet()
         taken = time.monotonic() - begun

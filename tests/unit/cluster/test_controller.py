@@ -16,11 +16,13 @@ from tests.sim.loop import Deadlock, run
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from kubesyncd.cluster.controller import ClusterController
+from kubesyncd.cluster.controller import ClusterController, ClusterPorts
+from kubesyncd.cluster.listeners import Listeners
 from kubesyncd.core.label_queue import PENDING_MAX
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import KubeLabel, MasterConfig, Timing
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+from kubesyncd.runtime.context import Runtime
 
 NO_MASTER = MasterConfig()
 MASTER = MasterConfig(ip="10.0.0.1")
@@ -32,7 +34,7 @@ def change(text: str) -> Change:
     return Change.parse(text)
 
 
-# ---- the world around the reconciler, as plain as it can be -----------------------------------------
+# ---- the world around the controller, as plain as it can be -----------------------------------------
 
 
 @dataclass
@@ -212,7 +214,7 @@ class Log:
 
 
 class Switch:
-    """One switch: the world, and the reconciler living in it."""
+    """One switch: the world, and the controller living in it."""
 
     def __init__(self, *, master: MasterConfig, kubeconfig: bool, seed: int | None, **world: Any) -> None:
         self.master = Master(node=world.get("node", {}))
@@ -222,32 +224,44 @@ class Switch:
         self.log = Log()
         self.kubeconfig, self.hold, self.joining = kubeconfig, False, False
         self.packages = world.get("packages", True)
-        self.credential_ends: float | None = world.get("credential_ends")
+        self.expires_ts: float | None = world.get("credential_ends")
         self.connects = 0
         self.woken: list[str | None] = []
         self.rng = random.Random(seed or 0)
-        self.reconciler = self._new()
+        self.controller = self._new()
         self._life: asyncio.Task[None] | None = None
 
     def _new(self) -> ClusterController:
         now = asyncio.get_running_loop().time
         return ClusterController(
-            store=self.store,  # type: ignore[arg-type]
-            units=self.units,
-            connect=self._connect,
-            kubeconfig_exists=lambda: self.kubeconfig,
-            hold_exists=lambda: self.hold,
-            file=self.file,
+            ClusterPorts(self.store, self.units, self._connect, self.file),  # type: ignore[arg-type]
+            self,
             timing=Timing(),
-            rng=self.rng,
-            clock=lambda: 1000.0 + now(),
-            wall=lambda: 1_700_000_000.0 + now(),
-            wake_feature=self.woken.append,
-            logger=self.log,  # type: ignore[arg-type]
-            joining=lambda: self.joining,
-            os_version=lambda: "",
-            credential_ends=lambda: self.credential_ends,
+            runtime=Runtime(
+                clock=lambda: 1000.0 + now(),
+                wall=lambda: 1_700_000_000.0 + now(),
+                rng=self.rng,
+                log=self.log,  # type: ignore[arg-type]
+            ),
+            listeners=Listeners(wake_feature=self.woken.append),
         )
+
+    # cluster.controller.Host
+
+    def has_kubeconfig(self) -> bool:
+        return self.kubeconfig
+
+    def is_held(self) -> bool:
+        return self.hold
+
+    def is_joining(self) -> bool:
+        return self.joining
+
+    def os_version(self) -> str:
+        return ""
+
+    def credential_ends(self) -> float | None:
+        return self.expires_ts
 
     def _connect(self, _: MasterConfig) -> Link:
         self.connects += 1
@@ -256,10 +270,10 @@ class Switch:
         return Link(self.master)
 
     def begin(self) -> None:
-        self._life = asyncio.get_running_loop().create_task(self.reconciler.run())
+        self._life = asyncio.get_running_loop().create_task(self.controller.run())
 
     async def end(self) -> None:
-        """kill -9: no last word. An exception of the reconciler's is ours."""
+        """kill -9: no last word. An exception of the controller's is ours."""
         assert self._life is not None
         self._life.cancel()
         with suppress(asyncio.CancelledError):
@@ -267,7 +281,7 @@ class Switch:
 
     async def restart(self) -> None:
         await self.end()
-        self.reconciler = self._new()
+        self.controller = self._new()
         self.begin()
 
     async def until(self, condition: Callable[[], bool], within_s: float = 120.0) -> None:
@@ -279,26 +293,26 @@ class Switch:
     async def settled(self) -> None:
         """Joined, connected, nothing pending, the kubelet up."""
         await self.until(
-            lambda: self.reconciler.connected and not self.pending and self.reconciler.kubelet_running is True
+            lambda: self.controller.connected and not self.pending and self.controller.kubelet_running is True
         )
         await asyncio.sleep(3)
 
     @property
     def pending(self) -> list[str]:
-        return self.reconciler.status()["pending"]
+        return self.controller.status()["pending"]
 
     async def ask(self, *texts: str) -> None:
-        await self.reconciler.request([change(text) for text in texts])
+        await self.controller.request([change(text) for text in texts])
 
     async def configure(self, config: MasterConfig) -> None:
         self.store.config = config
-        self.reconciler.wake()
+        self.controller.wake()
 
     def outage(self) -> None:
         self.master.fail(Unavailable("Kubernetes", "connection refused"))
 
     def seen(self, feature: str) -> KubeLabel:
-        return self.reconciler.view(feature).value
+        return self.controller.view(feature).value
 
 
 def play(
@@ -341,12 +355,12 @@ def test_virtual_hours_pass_at_once_and_a_deadlock_is_an_error() -> None:
 def test_without_a_master_a_day_passes_and_nothing_happens() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(86_400)
-        switch.reconciler.wake()
+        switch.controller.wake()
         assert switch.seen("snmp") is KubeLabel.UNKNOWN
         await asyncio.sleep(86_400)
         assert (switch.connects, switch.units.looks, switch.file.saves) == (0, 0, 0)
         assert (switch.units.calls, switch.store.writes, switch.log.lines, switch.woken) == ([], [], [], [])
-        assert switch.reconciler.kubelet_running is None
+        assert switch.controller.kubelet_running is None
 
     play(story, kubelet=True)
 
@@ -355,7 +369,7 @@ def test_without_the_packages_the_switch_is_local_and_silent() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(86_400)
         assert switch.connects == 1
-        assert not switch.reconciler.joined
+        assert not switch.controller.joined
         assert switch.units.calls == []
         assert switch.log.lines == []
 
@@ -365,7 +379,7 @@ def test_without_the_packages_the_switch_is_local_and_silent() -> None:
 def test_a_label_without_a_master_waits_and_says_for_what() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(1)
-        told = await switch.reconciler.apply([change("rack=7")])
+        told = await switch.controller.apply([change("rack=7")])
         assert told.startswith("queued (no master is configured")
         assert told.endswith("1 pending)")
         await switch.until(lambda: switch.store.pending == ("rack=7",))
@@ -382,9 +396,9 @@ def test_joining_connects_describes_the_switch_and_starts_the_kubelet() -> None:
         await asyncio.sleep(10)
         assert switch.connects == 0
         switch.kubeconfig = True
-        switch.reconciler.wake()
+        switch.controller.wake()
         await switch.settled()
-        assert switch.reconciler.joined
+        assert switch.controller.joined
         assert switch.store.connected is True
         assert switch.store.ts == pytest.approx(1_700_000_010, abs=2)
         assert switch.master.node == {"hwsku": "S6000", "deployment_type": "LeafRouter"}
@@ -398,17 +412,17 @@ def test_a_label_is_applied_at_once_and_seen_by_its_feature() -> None:
         await switch.settled()
         switch.woken.clear()
         await switch.ask("snmp_enabled=true")
-        view = switch.reconciler.view("snmp")
+        view = switch.controller.view("snmp")
         assert (view.value, view.pending, view.failed) == (KubeLabel.ON, True, False)
         assert view.queued_at is not None
         await switch.until(lambda: not switch.pending, 1)
-        view = switch.reconciler.view("snmp")
+        view = switch.controller.view("snmp")
         assert (view.value, view.pending, view.queued_at) == (KubeLabel.ON, False, None)
         assert view.acked_at is not None
         assert "snmp" in switch.woken
         await switch.ask("snmp_enabled-")
         await switch.until(lambda: switch.seen("snmp") is KubeLabel.OFF, 1)
-        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
+        assert await switch.controller.apply([change("rack=7")]) == "applied"
         assert switch.master.node == {"rack": "7"}
 
     play(story, **JOINED)
@@ -451,9 +465,9 @@ def test_ten_commands_offline_are_one_patch_later_in_their_order() -> None:
         await switch.settled()
         patches = len(switch.master.patches)
         switch.outage()
-        await switch.until(lambda: not switch.reconciler.connected, 10)
+        await switch.until(lambda: not switch.controller.connected, 10)
         for number in range(9):
-            told = await switch.reconciler.apply([change(f"k{number % 3}={number}")])
+            told = await switch.controller.apply([change(f"k{number % 3}={number}")])
             assert told == f"queued (connection refused; {number + 1} pending)"
         await switch.ask("k0-")
         await asyncio.sleep(3600)
@@ -476,14 +490,14 @@ def test_a_failed_label_stops_the_kubelet_until_it_is_applied() -> None:
         assert switch.units.running, "a lost master alone is no reason to touch the kubelet"
         switch.woken.clear()
         await switch.ask("snmp_enabled-")
-        await switch.until(lambda: switch.reconciler.kubelet_running is False, 10)
-        view = switch.reconciler.view("snmp")
+        await switch.until(lambda: switch.controller.kubelet_running is False, 10)
+        view = switch.controller.view("snmp")
         assert (view.value, view.pending, view.failed) == (KubeLabel.OFF, True, True)
         assert {"snmp", None} <= set(switch.woken)
         switch.master.fail(None)
         await switch.until(lambda: switch.units.running, 40)
         assert not switch.pending
-        assert not switch.reconciler.view("snmp").failed
+        assert not switch.controller.view("snmp").failed
         assert switch.units.calls == ["start", "stop", "start"]
 
     play(story, **JOINED)
@@ -493,7 +507,7 @@ def test_a_silent_master_is_a_failure_after_the_call_s_own_deadline() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.master.silent = True
-        told = await switch.reconciler.apply([change("rack=7")])
+        told = await switch.controller.apply([change("rack=7")])
         assert told.startswith("queued (")
         await switch.until(lambda: not switch.units.running, 10)
 
@@ -507,7 +521,7 @@ def test_reconnecting_sends_at_once_whatever_the_backoff_says() -> None:
         await switch.ask("rack=7")
         await asyncio.sleep(1800)
         switch.master.fail(None)
-        await switch.until(lambda: switch.reconciler.connected, 31)
+        await switch.until(lambda: switch.controller.connected, 31)
         await switch.until(lambda: not switch.pending, 0.1)
 
     play(story, **JOINED)
@@ -519,12 +533,12 @@ def test_a_short_outage_after_a_long_one_is_over_soon() -> None:
         switch.outage()
         await asyncio.sleep(1800)
         switch.master.fail(None)
-        await switch.until(lambda: switch.reconciler.connected, 31)
+        await switch.until(lambda: switch.controller.connected, 31)
         await asyncio.sleep(60)
         switch.outage()
         await asyncio.sleep(0.1)
         switch.master.fail(None)
-        await switch.until(lambda: switch.reconciler.connected, 5)
+        await switch.until(lambda: switch.controller.connected, 5)
 
     play(story, **JOINED)
 
@@ -535,10 +549,10 @@ def test_a_label_that_got_through_proves_the_master_is_back() -> None:
         switch.master.deaf = True
         switch.master.tell()
         await asyncio.sleep(1800)
-        assert not switch.reconciler.connected
+        assert not switch.controller.connected
         switch.master.deaf = False
-        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
-        await switch.until(lambda: switch.reconciler.connected, 0.1)
+        assert await switch.controller.apply([change("rack=7")]) == "applied"
+        await switch.until(lambda: switch.controller.connected, 0.1)
 
     play(story, **JOINED)
 
@@ -549,9 +563,9 @@ def test_a_new_label_is_tried_at_once_also_while_older_ones_wait() -> None:
         switch.outage()
         await switch.ask("rack=7")
         await asyncio.sleep(1800)
-        assert not switch.reconciler.view("snmp").failed
+        assert not switch.controller.view("snmp").failed
         await switch.ask("snmp_enabled-")
-        await switch.until(lambda: switch.reconciler.view("snmp").failed, 0.1)
+        await switch.until(lambda: switch.controller.view("snmp").failed, 0.1)
 
     play(story, **JOINED)
 
@@ -590,21 +604,21 @@ def test_until_the_configuration_is_read_who_was_joined_still_is(gone: MasterCon
 
     async def story(switch: Switch) -> None:
         await switch.settled()
-        assert await switch.reconciler.apply([change("snmp_enabled=true")]) == "applied"
+        assert await switch.controller.apply([change("snmp_enabled=true")]) == "applied"
         switch.store.down, switch.store.config = True, gone
         calls = list(switch.units.calls)
         await switch.restart()
         await asyncio.sleep(600)
-        assert switch.reconciler.joined
+        assert switch.controller.joined
         assert switch.units.calls == calls, "nothing is known of the kubelet's rule"
         switch.kubeconfig = False
         await switch.restart()
         await asyncio.sleep(1)
-        assert not switch.reconciler.joined, "without a credential nobody is"
+        assert not switch.controller.joined, "without a credential nobody is"
 
         switch.kubeconfig, switch.store.down = True, False
         await switch.restart()
-        await switch.until(lambda: switch.reconciler.joined is bool(gone.ip))
+        await switch.until(lambda: switch.controller.joined is bool(gone.ip))
 
     play(story, **JOINED)
 
@@ -656,9 +670,9 @@ def test_one_refused_label_is_dropped_with_its_reason_and_blocks_nobody() -> Non
         await switch.settled()
         assert switch.master.node == {"a": "1", "b": "1"}
         assert switch.log.count("label_rejected") == 1
-        assert switch.reconciler.status()["refused"] == {"bad": "bad is invalid"}
+        assert switch.controller.status()["refused"] == {"bad": "bad is invalid"}
         with pytest.raises(Refused, match="bad is invalid"):
-            await switch.reconciler.apply([change("bad=3"), change("c=1")])
+            await switch.controller.apply([change("bad=3"), change("c=1")])
         assert switch.master.node == {"a": "1", "b": "1", "c": "1"}
         assert switch.pending == []
         assert switch.units.running
@@ -670,7 +684,7 @@ def test_a_refused_credential_keeps_every_label_and_stops_the_kubelet() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.master.fault = Forbidden("Kubernetes", "nodes sw1 is forbidden")
-        told = await switch.reconciler.apply([change("a=1"), change("b=1")])
+        told = await switch.controller.apply([change("a=1"), change("b=1")])
         assert told == "queued (nodes sw1 is forbidden; 2 pending)"
         await asyncio.sleep(600)
         assert switch.pending == ["a=1", "b=1"]
@@ -693,8 +707,8 @@ def test_a_node_that_does_not_exist_yet_is_no_failure() -> None:
         await asyncio.sleep(600)
         assert switch.pending == ["rack=7"]
         assert switch.units.calls == ["start"]
-        assert switch.reconciler.connected
-        assert "queued (" in await switch.reconciler.apply([change("rack=8")])
+        assert switch.controller.connected
+        assert "queued (" in await switch.controller.apply([change("rack=8")])
         switch.master.node = {}
         switch.master.tell()
         await switch.until(lambda: not switch.pending, 0.2)
@@ -738,14 +752,14 @@ def test_a_hold_stops_the_kubelet_and_lifting_it_starts_it() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.hold = True
-        switch.reconciler.wake()
-        await switch.until(lambda: switch.reconciler.kubelet_running is False, 1)
-        assert switch.reconciler.hold
+        switch.controller.wake()
+        await switch.until(lambda: switch.controller.kubelet_running is False, 1)
+        assert switch.controller.hold
         await switch.ask("rack=7")
         await switch.until(lambda: not switch.pending, 1)
         assert not switch.units.running
         switch.hold = False
-        switch.reconciler.wake()
+        switch.controller.wake()
         await switch.until(lambda: switch.units.running, 1)
 
     play(story, **JOINED)
@@ -755,7 +769,7 @@ def test_a_hold_stops_the_kubelet_also_while_the_master_is_silent() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.hold, switch.master.silent = True, True
-        switch.reconciler.wake()
+        switch.controller.wake()
         await switch.ask("rack=7")
         await switch.until(lambda: not switch.units.running, 1)
 
@@ -768,7 +782,7 @@ def test_a_kubelet_started_or_stopped_by_hand_is_set_right_by_the_audit() -> Non
         switch.units.running = False
         await switch.until(lambda: switch.units.running, 61)
         switch.hold = True
-        switch.reconciler.wake()
+        switch.controller.wake()
         await switch.until(lambda: not switch.units.running, 1)
         switch.units.running = True
         await switch.until(lambda: not switch.units.running, 61)
@@ -780,7 +794,7 @@ def test_a_label_that_reached_the_master_makes_sure_of_the_kubelet() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.units.running = False
-        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
+        assert await switch.controller.apply([change("rack=7")]) == "applied"
         await switch.until(lambda: switch.units.running, 2)
 
     play(story, **JOINED)
@@ -791,15 +805,15 @@ def test_a_kubelet_that_cannot_be_toggled_is_tried_again_ever_more_slowly_and_sa
         await switch.settled()
         switch.units.broken = True
         switch.hold = True
-        switch.reconciler.wake()
+        switch.controller.wake()
         await asyncio.sleep(3600)
-        assert switch.reconciler.kubelet_running is True
+        assert switch.controller.kubelet_running is True
         assert 120 <= switch.units.calls.count("stop") <= 500
         assert switch.log.count("kubelet_not_ruled") == 1
         switch.units.broken = False
-        await switch.until(lambda: switch.reconciler.kubelet_running is False, 31)
+        await switch.until(lambda: switch.controller.kubelet_running is False, 31)
         switch.units.broken, switch.hold = True, False
-        switch.reconciler.wake()
+        switch.controller.wake()
         await asyncio.sleep(5)
         assert switch.units.calls.count("start") >= 3, "a new failure is tried again soon"
 
@@ -813,7 +827,7 @@ def test_a_join_under_way_keeps_the_kubelet_it_needs() -> None:
         await asyncio.sleep(600)
         assert switch.units.running
         switch.kubeconfig, switch.joining = True, False
-        switch.reconciler.wake()
+        switch.controller.wake()
         await switch.settled()
         assert switch.units.calls == []
 
@@ -831,9 +845,9 @@ def test_a_master_taken_away_ends_the_link_and_the_kubelet_but_not_the_queue(gon
         await switch.settled()
         await switch.configure(gone)
         await switch.until(lambda: switch.store.connected is False and not switch.units.running, 2)
-        assert not switch.reconciler.joined
+        assert not switch.controller.joined
         assert switch.master.closed == switch.master.links == 1
-        assert "queued (" in await switch.reconciler.apply([change("rack=7")])
+        assert "queued (" in await switch.controller.apply([change("rack=7")])
         await asyncio.sleep(3600)
         assert switch.pending == ["rack=7"]
         assert switch.master.links == 1
@@ -880,14 +894,14 @@ def test_redis_away_changes_nothing_but_the_reports() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.store.down = True
-        switch.reconciler.wake()
+        switch.controller.wake()
         await switch.ask("rack=7")
         await switch.until(lambda: not switch.pending, 1)
         switch.outage()
         await switch.ask("rack=8")
         await switch.until(lambda: not switch.units.running, 10)
         await asyncio.sleep(3600)
-        assert switch.reconciler.joined
+        assert switch.controller.joined
         assert switch.log.count("master_config_stands") == 1
         switch.store.down = False
         await switch.until(lambda: switch.store.pending == ("rack=8",), 31)
@@ -915,7 +929,7 @@ def test_a_flushed_state_db_is_told_again() -> None:
         await switch.settled()
         ts = switch.store.ts
         switch.store.connected, switch.store.ts = None, 0
-        switch.reconciler.wake()
+        switch.controller.wake()
         await switch.until(lambda: switch.store.connected is True, 1)
         assert switch.store.ts == ts
         switch.store.connected = None
@@ -945,19 +959,19 @@ def test_connected_follows_the_truth_both_ways_and_is_written_only_on_change() -
 def test_each_reason_of_an_outage_is_said_once_and_the_last_one_is_shown() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
-        assert switch.reconciler.status()["why_disconnected"] == ""
+        assert switch.controller.status()["why_disconnected"] == ""
         said = []
         for why in ("the master closed the connection", "the certificate has expired", "no route") * 2:
             switch.master.fail(Unavailable("Kubernetes", why))
             said.append(why)
-            await switch.until(lambda: switch.reconciler.status()["why_disconnected"] == said[-1])
+            await switch.until(lambda: switch.controller.status()["why_disconnected"] == said[-1])
         told = [
             more["why"] for _, event, more in switch.log.lines if event == "master" and not more["connected"]
         ]
         assert told == said[:3]
         switch.master.fail(None)
         await switch.settled()
-        assert switch.reconciler.status()["why_disconnected"] == ""
+        assert switch.controller.status()["why_disconnected"] == ""
 
     play(story, **JOINED)
 
@@ -976,7 +990,7 @@ def test_a_certificate_about_to_expire_is_an_alert_once_a_day_until_it_is_renewe
         assert switch.log.count("credential_expires") == 0
         await asyncio.sleep(2.5 * 86_400)
         assert switch.log.count("credential_expires") == 3
-        assert switch.reconciler.status()["credential_expires_ts"] == switch.credential_ends
+        assert switch.controller.status()["credential_expires_ts"] == switch.credential_ends
         switch.credential_ends += 365 * 86_400
         await asyncio.sleep(5 * 86_400)
         assert switch.log.count("credential_expires") == 3
@@ -1078,12 +1092,12 @@ def test_a_reset_forgets_every_label() -> None:
         await switch.ask("rack=7", "snmp_enabled=true")
         await switch.until(lambda: switch.store.pending != (), 5)
         switch.kubeconfig = False
-        await switch.reconciler.purge()
-        switch.reconciler.wake()
+        await switch.controller.purge()
+        switch.controller.wake()
         await switch.until(lambda: switch.store.pending == () and not switch.units.running, 5)
         await switch.restart()
         assert switch.pending == []
-        assert switch.reconciler.status()["applied"] == {}
+        assert switch.controller.status()["applied"] == {}
 
     play(story, **JOINED)
 
@@ -1092,9 +1106,9 @@ def test_an_operator_waiting_for_a_label_is_told_of_the_reset() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.master.silent = True
-        waiting = asyncio.create_task(switch.reconciler.apply([change("rack=7")]))
+        waiting = asyncio.create_task(switch.controller.apply([change("rack=7")]))
         await asyncio.sleep(1)
-        await switch.reconciler.purge()
+        await switch.controller.purge()
         with pytest.raises(Refused, match="reset"):
             await waiting
 
@@ -1121,7 +1135,7 @@ def test_a_slow_disk_keeps_the_order_of_labels_and_holds_up_nobody_but_who_must_
         for n in range(3):
             asked.append(asyncio.create_task(switch.ask(f"rack={n}", f"n{n}=x")))
             await asyncio.sleep(0.01)
-        await switch.reconciler.request_feature("snmp", on=True)
+        await switch.controller.request_feature("snmp", on=True)
         await switch.until(lambda: switch.master.node == {"snmp_enabled": "true"}, 5)
         assert not any(task.done() for task in asked)
         await asyncio.gather(*asked)
@@ -1140,7 +1154,7 @@ def test_a_label_accepted_while_the_disk_is_slow_survives_a_kill() -> None:
         await switch.settled()
         switch.outage()
         switch.file.slow_s = 20.0
-        await switch.reconciler.request_feature("snmp", on=True)
+        await switch.controller.request_feature("snmp", on=True)
         await switch.ask("rack=7")
         await switch.restart()
         assert "rack=7" in switch.pending
@@ -1170,7 +1184,7 @@ def test_a_corrupt_file_is_said_and_the_switch_goes_on() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         assert switch.log.count("labels_not_loaded") == 1
-        assert await switch.reconciler.apply([change("rack=7")]) == "applied"
+        assert await switch.controller.apply([change("rack=7")]) == "applied"
 
     play(story, **JOINED, file=b"\xff{")
 

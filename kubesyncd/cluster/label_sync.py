@@ -1,0 +1,301 @@
+"""Bring node labels to the API server, in order, and learn from the Node which labels it has.
+
+Knows the label queue and the Cluster port; knows nothing of features' states or of why a label is wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kubesyncd.cluster.queue_file import SERVICE, QueueFile
+from kubesyncd.core import label_queue, labels
+from kubesyncd.core.labels import Change, feature_label, feature_of
+from kubesyncd.core.model import KubeLabel, LabelView
+from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from kubesyncd.cluster.listeners import Listeners
+    from kubesyncd.core.label_queue import Fold, Queue
+    from kubesyncd.core.model import Timing
+    from kubesyncd.ports import Cluster, DurableFile
+    from kubesyncd.runtime.alerts import Alerts
+    from kubesyncd.runtime.context import Runtime
+
+# A watch event this soon after our own PATCH may be older than it; the newest one is looked at afterwards.
+SETTLE_S = 1.0
+
+
+class LabelSync:
+    """The queue of labels, and what becomes of each. `due` is set when there is something to send."""
+
+    def __init__(
+        self,
+        file: DurableFile,
+        *,
+        timing: Timing,
+        runtime: Runtime,
+        alerts: Alerts,
+        listeners: Listeners,
+        due: asyncio.Event,
+    ) -> None:
+        self._clock = runtime.clock
+        self._log = runtime.log
+        self._listeners = listeners
+        self._due = due
+        self._backoff = runtime.backoff(timing)
+        self._file = QueueFile(file, alerts, runtime.log, self._changed)
+        # Those whose absence on the Node is worth knowing too.
+        self._asked: set[str] = set()
+        self._queued_at: dict[str, float] = {}
+        self._acked_at: dict[str, float] = {}
+        self.refusals: dict[str, str] = {}
+        self.failure: PortError | None = None
+        self.retry_at = 0.0
+        self.settled_at = 0.0
+        self._attempts = _Attempts()
+
+    @property
+    def queue(self) -> Queue:
+        """Labels that wait, failed, and are applied."""
+        return self._file.queue
+
+    async def run(self) -> None:
+        """Keep the file up to date, for ever."""
+        await self._file.run()
+
+    def audit(self) -> None:
+        """Write again what could not be written."""
+        self._file.retry()
+
+    # ---- asked from outside ---------------------------------------------------------------------
+
+    def view(self, feature: str, node: Mapping[str, str] | None) -> LabelView:
+        """What is known of the feature's label, where the Node has `node`. Its absence there is watched from now on."""
+        key = feature_label(feature)
+        if not labels.is_key(key):
+            return LabelView(KubeLabel.OFF, refused="its name is too long for a node label")
+        if len(self._asked) < label_queue.APPLIED_MAX:
+            self._asked.add(key)
+        value = self.queue.effective(key)
+        if value is KubeLabel.UNKNOWN and node is not None:
+            value = node.get(key)
+        shown = KubeLabel.ON if value == "true" else KubeLabel.OFF
+        return LabelView(
+            value=KubeLabel.UNKNOWN if value is KubeLabel.UNKNOWN else shown,
+            pending=key in self.queue.keys,
+            failed=key in self.queue.failed,
+            refused=self.refusals.get(key, ""),
+            queued_at=self._queued_at.get(key),
+            acked_at=self._acked_at.get(key),
+        )
+
+    async def request(self, changes: Sequence[Change]) -> int:
+        """Queue `changes`, durably; return the arrival number behind the last one. Raises Refused, Unavailable."""
+        queue = await self._file.append(changes)
+        self._queued(changes)
+        return queue.arrivals
+
+    def request_soon(self, changes: Sequence[Change]) -> None:
+        """Queue `changes`; a full disk holds up nothing. Raises Refused where too many others wait."""
+        self._file.keep(self._file.with_changes(changes))
+        self._queued(changes)
+
+    async def outcome(self, changes: Sequence[Change], upto: int, within_s: float) -> str:
+        """Wait for what becomes of changes queued up to `upto`: empty where they are applied, else why they still wait.
+
+        Raises Refused where the master does not take one, or a reset has dropped them.
+        """
+        tried, purges = self._attempts.begun, self._attempts.purges
+        keys = {change.key for change in changes}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self.queue.holds(keys, upto) and self._attempts.in_vain <= tried:
+                    await self._attempts.over.wait()
+        if self._attempts.purges != purges:
+            raise Refused(SERVICE, "a reset has dropped the label; add it again")
+        refused = [self.refusals[key] for key in sorted(keys) if key in self.refusals]
+        if refused:
+            raise Refused(SERVICE, "; ".join(refused))
+        if not self.queue.holds(keys, upto):
+            return ""
+        return self.failure.detail if self.failure else "the master has not answered yet"
+
+    async def purge(self) -> None:
+        """Forget every label: the switch was reset. Raises Unavailable, and then nothing is forgotten."""
+        await self._file.purge()
+        self.refusals.clear()
+        self._acked_at.clear()
+        self._attempts.purge()
+        self._listeners.wake_feature(None)
+
+    def describe(self, description: Sequence[Change]) -> None:
+        """Queue the labels by which the switch describes itself, where the Node does not have them."""
+        self._asked |= {change.key for change in description}
+        wrong = [
+            change
+            for change in description
+            if self.queue.effective(change.key) != change.value and change.key not in self.refusals
+        ]
+        if wrong:
+            # A restart finds them again, so the disk is not waited for.
+            with suppress(Refused):
+                self.request_soon(wrong)
+
+    # ---- sending --------------------------------------------------------------------------------
+
+    def retry_now(self, *, fresh: bool = False) -> None:
+        """Send at the next turn; `fresh`: to another master, which has not failed yet."""
+        self.retry_at = 0.0
+        if fresh:
+            self._backoff.reset()
+
+    async def send(self, cluster: Cluster) -> None:
+        """Send what waits, if it is time."""
+        if not self.queue.pending or self._clock() < self.retry_at:
+            return
+        self._attempts.begun += 1
+        await self._send(cluster, self.queue.fold())
+        self._attempts.finish()
+
+    async def _send(self, cluster: Cluster, fold: Fold) -> bool:
+        """One PATCH; where the master refuses it, each label on its own. Returns whether to go on sending."""
+        begun = self._clock()
+        try:
+            await cluster.apply_labels(fold.changes)
+        except Missing as error:
+            self._node_unknown(error)
+            return False
+        except Forbidden as error:
+            self._failed(fold, error)
+            return False
+        except Refused as error:
+            if len(fold.changes) == 1:
+                self._rejected(fold, error)
+                return True
+            return await self._send_each(cluster, fold)
+        except Unavailable as error:
+            self._failed(fold, error)
+            return False
+        self._acknowledged(fold, round((self._clock() - begun) * 1000))
+        return True
+
+    async def _send_each(self, cluster: Cluster, fold: Fold) -> bool:
+        for key in fold.changes:
+            if not await self._send(cluster, fold.only(key)):
+                return False
+        return True
+
+    def _acknowledged(self, fold: Fold, took_ms: int) -> None:
+        now = self._clock()
+        shown = {key: "(removed)" if value is None else value for key, value in fold.changes.items()}
+        self._log.info("labels_applied", labels=shown, folded=fold.count, took_ms=took_ms)
+        self.failure = None
+        self._backoff.reset()
+        self.retry_at = 0.0
+        self.settled_at = now + SETTLE_S
+        self._acked_at |= dict.fromkeys(fold.changes, now)
+        self._file.keep(self.queue.acknowledge(fold))
+        self._acked_at = {key: at for key, at in self._acked_at.items() if key in self.queue.applied}
+        self._listeners.labels_applied()
+        self._wake_features(fold.changes)
+
+    def _rejected(self, fold: Fold, error: Refused) -> None:
+        """The master will never take this label; its feature will not ask again before a reset."""
+        for key, value in fold.changes.items():
+            self._log.error("label_rejected", label=key, value=value, why=error.detail)
+            self._listeners.notice("LabelRejected", f"{key}: {error.detail}")
+            if len(self.refusals) < label_queue.PENDING_MAX:
+                self.refusals[key] = error.detail
+        self._file.keep(self.queue.reject(fold))
+        self._wake_features(fold.changes)
+
+    def _failed(self, fold: Fold, error: PortError) -> None:
+        """Keep everything, stop the kubelet (by its rule), try again later. Logged once per kind of failure."""
+        if type(error) is not type(self.failure):
+            fix = "allow this node to label itself, or join again: config kube join -f"
+            why = f"{error.detail}; {fix}" if isinstance(error, Forbidden) else error.detail
+            self._log.warning("labels_failed", labels=sorted(fold.changes), why=why)
+        wait_s = self._backoff.longest_s() if isinstance(error, Forbidden) else self._backoff.next_s()
+        self._retry_after(error, wait_s)
+        queue = self.queue.fail(fold)
+        if queue.failed != self.queue.failed:
+            self._file.keep(queue)
+            self._wake_features(fold.changes)
+
+    def _node_unknown(self, error: Missing) -> None:
+        """No failure: only a running kubelet creates the Node, so nothing may count as failed meanwhile."""
+        if type(error) is not type(self.failure):
+            self._log.info("labels_wait_for_node", why=error.detail)
+        self._retry_after(error, self._backoff.next_s())
+        queue = self.queue.forgive()
+        if queue is not self.queue:
+            failed = self.queue.failed
+            self._file.keep(queue)
+            self._wake_features(failed)
+
+    def _retry_after(self, error: PortError, wait_s: float) -> None:
+        self.failure = error
+        self.retry_at = self._clock() + wait_s
+        self._attempts.in_vain = self._attempts.begun
+
+    # ---- observing ------------------------------------------------------------------------------
+
+    def observe(self, node: Mapping[str, str]) -> None:
+        """Learn from the Node which labels it really has; what drifted away wakes its feature."""
+        if self._clock() < self.settled_at:
+            return
+        before = self.queue
+        queue = before.observe(node, self._asked)
+        if queue is before:
+            return
+        learnt = {k: v for k, v in queue.applied.items() if before.applied.get(k, KubeLabel.UNKNOWN) != v}
+        drifted = sorted(key for key in learnt if key in before.applied)
+        if drifted:
+            self._log.info("labels_drifted", labels={key: learnt[key] for key in drifted})
+        self._file.keep(queue)
+        self._wake_features(learnt)
+
+    # ---- bookkeeping ----------------------------------------------------------------------------
+
+    def _queued(self, changes: Sequence[Change]) -> None:
+        now = self._clock()
+        for change in changes:
+            self._queued_at[change.key] = now
+            self.refusals.pop(change.key, None)
+        self.retry_at = 0.0
+        self._due.set()
+        self._wake_features(change.key for change in changes)
+
+    def _changed(self) -> None:
+        self._queued_at = {key: at for key, at in self._queued_at.items() if key in self.queue.keys}
+        self._listeners.queue_changed()
+
+    def _wake_features(self, keys: Iterable[str]) -> None:
+        for key in sorted(keys):
+            feature = feature_of(key)
+            if feature is not None:
+                self._listeners.wake_feature(feature)
+
+
+class _Attempts:
+    """Counts tries to send, for those who wait for an outcome."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.in_vain = 0
+        self.purges = 0
+        self.over = asyncio.Event()
+
+    def finish(self) -> None:
+        """An attempt is over; those who wait for it look now."""
+        self.over.set()
+        self.over = asyncio.Event()
+
+    def purge(self) -> None:
+        """Every label was forgotten."""
+        self.purges += 1
+        self.finish()

@@ -1,0 +1,130 @@
+"""Keep the link to the master that is configured, and watch the own Node through it.
+
+Knows the Cluster port; knows nothing of labels or of the kubelet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kubesyncd.ports import PortError
+from kubesyncd.runtime.bell import rung
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kubesyncd.cluster.listeners import Listeners
+    from kubesyncd.core.model import MasterConfig, Timing
+    from kubesyncd.ports import Cluster
+    from kubesyncd.runtime.context import Runtime
+
+# A link that broke sooner is no proof of a healthy master: its retries go on slowing down.
+STABLE_LINK_S = 5.0
+# So many different reasons for one outage are logged; the next ones are in `show kubernetes status` only.
+OUTAGE_REASONS_MAX = 8
+
+
+class NodeLink:
+    """The link, and what is known through it. `connected` None: never tried. `node` None: not seen on this link."""
+
+    def __init__(
+        self,
+        connect: Callable[[MasterConfig], Cluster],
+        *,
+        timing: Timing,
+        runtime: Runtime,
+        listeners: Listeners,
+    ) -> None:
+        self._connect = connect
+        self._runtime = runtime
+        self._listeners = listeners
+        self._backoff = runtime.backoff(timing)
+        self._address: tuple[str, int, bool] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._again = asyncio.Event()
+        self._outage_reasons: set[str] = set()
+        self.cluster: Cluster | None = None
+        self.connected: bool | None = None
+        self.connected_ts = 0
+        self.why = ""
+        self.node: Mapping[str, str] | None = None
+        self.node_exists: bool | None = None
+
+    async def keep(self, master: MasterConfig, tasks: asyncio.TaskGroup) -> bool:
+        """Have a link to `master`; return whether it is a new one. Raises ImportError: no Kubernetes packages."""
+        if self._address is not None and self._address != _address(master):
+            await self.drop("another master is configured", announce=True)
+        if self.cluster is not None:
+            return False
+        self.cluster = self._connect(master)
+        self._address = _address(master)
+        self.why = "it has not answered yet"
+        self._backoff.reset()
+        self._watcher = tasks.create_task(self._follow(self.cluster), name="cluster-watch")
+        return True
+
+    async def drop(self, why: str = "", *, announce: bool) -> None:
+        """End the link. `announce`: log why, where the node has joined."""
+        watcher, cluster = self._watcher, self.cluster
+        self._watcher = self.cluster = None
+        self._address = self.node = self.node_exists = None
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+        if cluster is not None:
+            with suppress(PortError):
+                await cluster.close()
+        if why:
+            self._set_connected(False, why, announce=announce)
+
+    def answers(self) -> None:
+        """The master has answered a request: where the watch is down, try it now."""
+        if not self.connected:
+            self._again.set()
+
+    async def _follow(self, cluster: Cluster) -> None:
+        while True:
+            begun, why = self._runtime.clock(), "the watch has ended"
+            try:
+                async for labels in cluster.watch():
+                    self._node_seen(labels)
+            except PortError as error:
+                why = error.detail
+            self._set_connected(False, why, announce=True)
+            if self._runtime.clock() - begun >= STABLE_LINK_S:
+                self._backoff.reset()
+            await rung(self._again, self._backoff.next_s())
+
+    def _node_seen(self, labels: Mapping[str, str] | None) -> None:
+        news = not self.connected or (labels is not None and not self.node_exists)
+        self.node = labels or {}
+        self.node_exists = labels is not None
+        self._set_connected(True, "the master answers", announce=True)
+        self._listeners.node_seen(news)
+
+    def _set_connected(self, connected: bool, why: str, *, announce: bool) -> None:
+        self.why = why
+        if connected is self.connected:
+            self._tell_outage_reason(why, announce=announce)
+            return
+        if announce or self.connected is not None:
+            self._runtime.log.info("master", connected=connected, why=why)
+        self._outage_reasons = {why}
+        self.connected = connected
+        self.connected_ts = int(self._runtime.wall())
+        self._listeners.link_changed()
+
+    def _tell_outage_reason(self, why: str, *, announce: bool) -> None:
+        """An outage begins with a closed connection, and its real reason comes to light at a later try: each once."""
+        news = why not in self._outage_reasons and len(self._outage_reasons) < OUTAGE_REASONS_MAX
+        if self.connected or not announce or not news:
+            return
+        self._outage_reasons.add(why)
+        self._runtime.log.info("master", connected=False, why=why)
+
+
+def _address(master: MasterConfig) -> tuple[str, int, bool]:
+    """What a link depends on."""
+    return master.ip, master.port, master.insecure

@@ -1,0 +1,107 @@
+"""Keep the label queue in its file. Whoever changes the queue does so between two awaits; one at a time writes it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from kubesyncd.core import label_queue
+from kubesyncd.core.label_queue import Queue, QueueFull
+from kubesyncd.ports import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.core.labels import Change
+    from kubesyncd.ports import DurableFile
+    from kubesyncd.runtime.alerts import Alerts
+
+SERVICE = "Kubernetes"
+
+
+class QueueFile:
+    """The queue as it is now, and the file that follows it. `changed` is called after each change of the queue."""
+
+    def __init__(
+        self, file: DurableFile, alerts: Alerts, log: FilteringBoundLogger, changed: Callable[[], None]
+    ) -> None:
+        self._file = file
+        self._alerts = alerts
+        self._log = log
+        self._changed = changed
+        self._unsaved = False
+        self._saving = asyncio.Lock()
+        self._to_save = asyncio.Event()
+        self.queue = self._loaded()
+
+    def with_changes(self, changes: Sequence[Change]) -> Queue:
+        """The queue with `changes` at its end; nothing is changed. Raises Refused where too many others wait."""
+        try:
+            return self.queue.append(changes)
+        except QueueFull as error:
+            raise Refused(SERVICE, str(error)) from error
+
+    def keep(self, queue: Queue) -> None:
+        """Take `queue` over. Until the file has followed it is older than the truth, which loses nothing: what was
+        applied is applied once more after a restart, in the same order.
+        """
+        self._replace(queue)
+        self._to_save.set()
+
+    async def append(self, changes: Sequence[Change]) -> Queue:
+        """Queue `changes` and return the queue once they are in the file. Raises Refused, Unavailable."""
+        async with self._saving:
+            await self._file.save(label_queue.encode(self.with_changes(changes)))
+            self._saved()
+            # What happened to the queue while the disk was busy is written next, by `run`.
+            self._replace(self.with_changes(changes))
+            return self.queue
+
+    async def purge(self) -> None:
+        """Forget every label, queued or applied. Raises Unavailable, and then nothing is forgotten."""
+        async with self._saving:
+            await self._file.save(label_queue.encode(self.queue.purge()))
+            self._replace(self.queue.purge())
+
+    def retry(self) -> None:
+        """Write again what could not be written."""
+        if self._unsaved:
+            self._to_save.set()
+
+    async def run(self) -> None:
+        """Bring the file up to the queue, for ever."""
+        while True:
+            await self._to_save.wait()
+            self._to_save.clear()
+            async with self._saving:
+                await self._save()
+
+    async def _save(self) -> None:
+        try:
+            await self._file.save(label_queue.encode(self.queue))
+        except Unavailable as error:
+            if not self._unsaved:
+                alert = self._alerts.begins("labels_not_saved", "labels", str(error))
+                self._log.error("labels_not_saved", alert=alert, why=str(error))
+            self._unsaved = True
+        else:
+            self._saved()
+
+    def _replace(self, queue: Queue) -> None:
+        self.queue = queue
+        self._changed()
+
+    def _saved(self) -> None:
+        self._alerts.ends("labels_not_saved", "labels")
+        self._unsaved = False
+
+    def _loaded(self) -> Queue:
+        try:
+            queue, problems = label_queue.decode(self._file.load())
+        except Unavailable as error:
+            queue, problems = Queue(), (f"{error}; the label queue starts empty",)
+        for problem in problems:
+            self._log.error("labels_not_loaded", why=problem)
+        return queue

@@ -1,0 +1,119 @@
+"""Read the master's configuration from Redis, and mirror there what is true of the link and the label queue.
+
+Runs beside everything else: a stalled Redis delays neither labels nor the kubelet, and a stalled master no report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from kubesyncd.core import labels
+from kubesyncd.ports import PortError
+from kubesyncd.runtime.bell import rung
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kubesyncd.core.labels import Change
+    from kubesyncd.core.model import MasterConfig, Timing
+    from kubesyncd.ports import FeatureStore
+    from kubesyncd.runtime.context import Runtime
+
+
+class StatusMirror:
+    """`truth` tells whether the master is connected (None: not known) and since when, and the labels that wait.
+    `engaged` tells whether Kubernetes is any business of this switch. `changed` is called when the configuration, or
+    what the switch says of itself, has changed.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        *,
+        os_version: Callable[[], str],
+        truth: Callable[[], tuple[bool | None, int, tuple[str, ...]]],
+        engaged: Callable[[], bool],
+        changed: Callable[[], None],
+        timing: Timing,
+        runtime: Runtime,
+    ) -> None:
+        self._store = store
+        self._os_version = os_version
+        self._truth = truth
+        self._engaged = engaged
+        self._changed = changed
+        self._audit_s = timing.audit_s
+        self._log = runtime.log
+        self._backoff = runtime.backoff(timing)
+        self._failing = False
+        self._due = asyncio.Event()
+        self._restate = True
+        self._told: tuple[bool, int] | None = None
+        self._told_pending: tuple[str, ...] = ()
+        self.master: MasterConfig | None = None
+        self.description: tuple[Change, ...] = ()
+        self.originals: Mapping[str, str] = {}
+
+    def wake(self, *, restate: bool = False) -> None:
+        """Look again; `restate`: STATE_DB may have lost what it was told."""
+        self._restate |= restate
+        self._due.set()
+
+    async def run(self) -> None:
+        """Never returns."""
+        while True:
+            try:
+                await self._read()
+                await self._write()
+            except PortError as error:
+                if self._engaged() and not self._failing:
+                    self._log.warning("master_config_stands", why=str(error))
+                self._failing = True
+                wait_s = self._backoff.next_s()
+            else:
+                self._failing = False
+                self._backoff.reset()
+                wait_s = self._audit_s
+            if not await rung(self._due, wait_s):
+                # Redis sends no event when STATE_DB is flushed; the store leaves alone what is right already.
+                self._restate = True
+
+    async def _read(self) -> None:
+        master = await self._store.master()
+        if master.wanted:
+            metadata, version = await self._store.device_metadata(), self._os_version()
+            self.originals = labels.originals(metadata, version)
+            description = labels.self_description(metadata, version)
+            if description != self.description:
+                self.description = description
+                self._changed()
+        if master == self.master:
+            return
+        known = self.master.problems if self.master else ()
+        for problem in set(master.problems) - set(known):
+            self._log.warning("master_config", why=problem)
+        self.master = master
+        self._changed()
+
+    async def _write(self) -> None:
+        restate, self._restate = self._restate, False
+        try:
+            await self._write_connected(again=restate)
+            await self._write_pending(again=restate)
+        except PortError:
+            self._restate |= restate
+            raise
+
+    async def _write_connected(self, *, again: bool) -> None:
+        connected, ts, _ = self._truth()
+        if connected is not None and (again or (connected, ts) != self._told):
+            await self._store.write_master(connected=connected, ts=ts)
+            self._told = (connected, ts)
+
+    async def _write_pending(self, *, again: bool) -> None:
+        _, _, pending = self._truth()
+        concerned = self._engaged() or bool(pending) or bool(self.master and self.master.ip)
+        if pending != self._told_pending or (again and concerned):
+            await self._store.write_pending(pending)
+            self._told_pending = pending

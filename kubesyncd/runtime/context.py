@@ -1,0 +1,30 @@
+"""Carry what every long-running part of a process needs: clocks, randomness, a log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kubesyncd.runtime.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.core.model import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """`clock`: BOOTTIME seconds; `wall`: seconds since the epoch."""
+
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    rng: Random
+    log: FilteringBoundLogger
+
+    def backoff(self, timing: Timing) -> Backoff:
+        """A new backoff with the configured limits."""
+        return Backoff(self.rng, timing.backoff_s, timing.backoff_s_max)
