@@ -10,7 +10,8 @@ from kubesyncd.core.record import project
 from kubesyncd.core.state import MEANING
 
 if TYPE_CHECKING:
-    from kubesyncd.features.reconciler import Reconciler, View
+    from kubesyncd.features.reconciler import Reconciler
+    from kubesyncd.features.surroundings import View
 
 # One line of a reply holds a feature, whatever Docker has.
 CONTAINERS_SHOWN_MAX = 16
@@ -40,7 +41,7 @@ def described(reconciler: Reconciler, view: View, now: float) -> dict[str, Any]:
         "rolled_back": record.rolled_back,
         "failed_image": record.health.failed_image,
         "boot_fallback": record.boot_fallback,
-        "troubles": list(reconciler.troubles),
+        "troubles": list(reconciler.problems),
         "complaints": [asdict(c) for c in record.health.complaints],
         "starts_in_vain": len(record.health.starts),
         "containers": [asdict(c) for c in view.facts.containers[:CONTAINERS_SHOWN_MAX]],

@@ -248,7 +248,7 @@ class Server:
         return await self._carry_out(request, verbs.Kill(signal, kubelet_check=request.argument(3) != "1"))
 
     async def _wait(self, request: Request) -> Reply:
-        return Reply(await self._reconciler(request).until_ended(request.say))
+        return Reply(await self._reconciler(request).waiters.ended(request.say))
 
     async def _id(self, request: Request) -> Reply:
         name = self._feature(request)
@@ -286,7 +286,7 @@ class Server:
         reconciler = self._reconcilers.get(name)
         reconciler.dirty.set()
         if what == "up" and known is Owner.KUBE:
-            await reconciler.until_granted(request.peer.container_id)
+            await reconciler.waiters.granted(request.peer.container_id)
         return Reply()
 
     async def _health(self, request: Request, name: str, *, well: bool, reason: str) -> Reply:

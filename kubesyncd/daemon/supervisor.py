@@ -22,8 +22,8 @@ from kubesyncd.core.model import Owner, Row, Signal
 from kubesyncd.core.record import Record, project, rolled_back
 from kubesyncd.features.health_checks import Checks
 from kubesyncd.features.ledger import Ledger
-from kubesyncd.features.reconciler import Surroundings
 from kubesyncd.features.registry import Reconcilers
+from kubesyncd.features.surroundings import Surroundings
 from kubesyncd.images.store import NoImageStore
 from kubesyncd.ports import FeatureStore, Refused, Unavailable
 from kubesyncd.reboot.preparation import Preparation
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from kubesyncd.api.messages import Reply, Request
     from kubesyncd.api.peer import Peer
     from kubesyncd.core.model import MasterConfig, Timing
-    from kubesyncd.features.reconciler import Reconciler, View
+    from kubesyncd.features.reconciler import Reconciler
+    from kubesyncd.features.surroundings import View
     from kubesyncd.images.store import ImageStore
     from kubesyncd.join.controller import JoinController, Labels
     from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, Units
@@ -104,15 +105,16 @@ class Daemon:
         self._timing = timing
         self._always_local = always_local
         self._log = outside.log
-        self._troubles = Alerts()
+        self._alerts = Alerts()
+        self._runtime = Runtime(outside.clock, outside.wall, outside.rng, outside.log)
         self._ledger = Ledger(outside.ledger_file, outside.boot_id)
         self._cluster = ClusterController(
             ClusterPorts(outside.store, outside.units, outside.connect, outside.labels_file),
             self,
             timing=timing,
-            runtime=Runtime(outside.clock, outside.wall, outside.rng, outside.log),
+            runtime=self._runtime,
             listeners=Listeners(wake_feature=self._wake, linked=self._linked, notice=self._notice),
-            alerts=self._troubles,
+            alerts=self._alerts,
         )
         self._fleet = FleetView(self._cluster, outside.rng, outside.clock, outside.log)
         self._membership = outside.membership(self._cluster) if outside.membership is not None else None
@@ -216,12 +218,9 @@ class Daemon:
             ledger=self._ledger,
             timing=self._timing,
             always_local=self._always_local,
-            clock=outside.clock,
-            wall=outside.wall,
-            rng=outside.rng,
-            log=outside.log,
-            shelf=outside.shelf or NoImageStore(),
-            troubles=self._troubles,
+            runtime=self._runtime,
+            images=outside.shelf or NoImageStore(),
+            alerts=self._alerts,
             told=self._tell_fleet,
             first_record=self._first_record,
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubesyncd.features.reconciler import Reconciler, Surroundings
+from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
+
+    from kubesyncd.features.surroundings import Surroundings
 
 
 FEATURES_MAX = 512
@@ -49,7 +51,7 @@ class Reconcilers:
         if reconciler is None:
             return
         await reconciler.check_forgettable()
-        await self._around.shelf.forget(name)
+        await self._around.images.forget(name)
         del self._reconcilers[name]
         self._running.pop(name).cancel()
         reconciler.forget()

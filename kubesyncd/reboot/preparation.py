@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from kubesyncd.cluster.controller import ClusterController
     from kubesyncd.core.model import Container, Timing
-    from kubesyncd.features.reconciler import Reconciler, View
+    from kubesyncd.features.reconciler import Reconciler
     from kubesyncd.features.registry import Reconcilers
+    from kubesyncd.features.surroundings import View
     from kubesyncd.images.store import ImageStore
     from kubesyncd.ports import DurableFile
 

@@ -1,10 +1,14 @@
-"""Has somebody been told of this trouble already? One alert for as long as it lasts, whoever meets it.
+"""Deduplicate alerts: one alert per problem until it clears.
 
-A full disk meets every feature, the label queue and the images alike; twenty alerts say no more than one. Knows no
-logger: it says whether a line is to be an alert.
+A full disk meets every feature, the label queue and the images alike; twenty alerts say no more than one.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 FULL_DISK = "full disk"
 # As the kernel says it, and Docker after it.
@@ -12,22 +16,62 @@ _NO_SPACE = "no space left on device"
 
 
 class Alerts:
-    """What goes wrong just now on this switch, and for whom."""
+    """The problems of this switch just now, and whom each affects."""
 
     def __init__(self) -> None:
         self._met: dict[str, set[tuple[str, str]]] = {}
 
     def begins(self, topic: str, whom: str, text: str) -> bool:
-        """Note that `topic` (a log event) is in trouble for `whom`; whether this has to be an alert."""
+        """Note that `topic` (a log event) is a problem of `whom`; return whether this has to be an alert."""
         self.ends(topic, whom)
-        trouble = FULL_DISK if _NO_SPACE in text.lower() else f"{topic} of {whom}"
-        met = self._met.setdefault(trouble, set())
+        problem = FULL_DISK if _NO_SPACE in text.lower() else f"{topic} of {whom}"
+        met = self._met.setdefault(problem, set())
         met.add((topic, whom))
         return len(met) == 1
 
     def ends(self, topic: str, whom: str) -> None:
-        """It works again for `whom`."""
-        for trouble in [name for name, met in self._met.items() if (topic, whom) in met]:
-            self._met[trouble].discard((topic, whom))
-            if not self._met[trouble]:
-                del self._met[trouble]
+        """Note that it works again for `whom`."""
+        for problem in [name for name, met in self._met.items() if (topic, whom) in met]:
+            self._met[problem].discard((topic, whom))
+            if not self._met[problem]:
+                del self._met[problem]
+
+
+class AlertLog:
+    """What is logged once for `whom`, for as long as it lasts."""
+
+    def __init__(self, alerts: Alerts, whom: str, log: FilteringBoundLogger) -> None:
+        self._alerts = alerts
+        self._whom = whom
+        self._log = log
+        self._said: dict[str, str] = {}
+
+    def warn(self, topic: str, text: str, **more: object) -> None:
+        """Log a warning unless the last one of this topic had the same words; empty: there is nothing to warn of."""
+        if text and self._said.get(topic) != text:
+            self._log.warning(topic, why=text, **more)
+        self._said[topic] = text
+
+    def begin(self, topic: str, text: str) -> None:
+        """Log an alert for as long as the problem lasts, in whatever words; a warning where others have it too."""
+        if not self._said.get(topic):
+            if self._alerts.begins(topic, self._whom, text):
+                self._log.error(topic, alert=True, why=text)
+            else:
+                self._log.warning(topic, why=text)
+        self._said[topic] = text
+
+    def end(self, topic: str) -> None:
+        """Note that the problem is over."""
+        if self._said.get(topic):
+            self._alerts.ends(topic, self._whom)
+        self._said[topic] = ""
+
+    def end_all(self) -> None:
+        """Note that every problem is over."""
+        for topic in tuple(self._said):
+            self.end(topic)
+
+    def lasting(self, *topics: str) -> tuple[str, ...]:
+        """The texts of those of `topics` that last."""
+        return tuple(text for topic in topics if (text := self._said.get(topic, "")))

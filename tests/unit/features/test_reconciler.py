@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.model import FeatureConfig, LabelView, Row, Stored, Timing
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start
-from kubesyncd.features import reconciler as reconcilers
+from kubesyncd.features import executor
 from kubesyncd.features.ledger import Ledger
-from kubesyncd.features.reconciler import GONE, Reconciler, Surroundings
+from kubesyncd.features.reconciler import Reconciler
+from kubesyncd.features.surroundings import Surroundings
+from kubesyncd.features.waiters import GONE
 from kubesyncd.ports import Missing
+from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.log import logger
 from kubesyncd.settings import Log
 from tests.unit.core.given import LOCAL, local
@@ -86,11 +89,13 @@ def reconciler_in(world: World) -> Reconciler:
         ledger=ledger,
         timing=Timing(backoff_s=0.01),
         always_local=frozenset(),
-        clock=asyncio.get_running_loop().time,
-        wall=lambda: 1_700_000_000.0,
-        rng=random.Random(1),
-        log=logger(Log(level="error")),
-        shelf=world,  # type: ignore[arg-type]
+        runtime=Runtime(
+            clock=asyncio.get_running_loop().time,
+            wall=lambda: 1_700_000_000.0,
+            rng=random.Random(1),
+            log=logger(Log(level="error")),
+        ),
+        images=world,  # type: ignore[arg-type]
     )
     return Reconciler("snmp", around)
 
@@ -155,7 +160,7 @@ async def test_a_verb_under_way_is_answered_when_the_feature_is_uninstalled() ->
 async def test_a_container_that_is_deaf_to_the_signal_asked_for_is_killed_by_the_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconcilers, "KILL_AGAIN_S", 0.05)
+    monkeypatch.setattr(executor, "KILL_AGAIN_S", 0.05)
     world = World((local(),))
     outcome = await carried_out(reconciler_in(world), Kill("TERM"))
     assert outcome.code == 0, outcome

@@ -1,0 +1,101 @@
+"""Remember one feature: its configuration, its record, its last changes of state."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import FeatureConfig
+from kubesyncd.core.state import HISTORY_MAX, State, Transition
+from kubesyncd.ports import PortError, Unavailable
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.core.actions import Plan
+    from kubesyncd.core.model import Stored
+    from kubesyncd.core.record import Record
+    from kubesyncd.features.surroundings import Surroundings
+    from kubesyncd.runtime.alerts import AlertLog
+
+
+class Memory:
+    """What outlives a restart of the daemon, in the ledger, and what of it outlives a boot, at the image store."""
+
+    def __init__(self, name: str, around: Surroundings, alerts: AlertLog, log: FilteringBoundLogger) -> None:
+        self._name = name
+        self._around = around
+        self._alerts = alerts
+        self._log = log
+        ledger = around.ledger
+        self.history = deque(ledger.histories.get(name, ()), maxlen=HISTORY_MAX)
+        self.record = ledger.records.get(name) or around.first_record(name)
+        self.config = ledger.configs.get(name, self._default_config())
+        self._config_known = name in ledger.configs
+
+    @property
+    def known_config(self) -> FeatureConfig | None:
+        """The configuration, if CONFIG_DB has ever had one."""
+        return self.config if self._config_known else None
+
+    def take_config(self, stored: Stored) -> None:
+        """Take over what CONFIG_DB says; while it is being loaded the last one stands."""
+        if not stored.loading:
+            self.config = stored.config or self._default_config()
+            self._config_known = stored.config is not None
+
+    def note_change(self, plan: Plan) -> None:
+        """Add a change of state to the history, before the ledger is written: what changed it is in there as well."""
+        source = self.history[-1].target if self.history else State.UNKNOWN
+        if source is not plan.state:
+            self.history.append(Transition(self._around.runtime.wall(), source, plan.state, plan.why))
+            self._log.info("state", state=plan.state.value, was=source.value, why=plan.why)
+
+    def remember(self, record: Record, *, surely: bool = False) -> None:
+        """Write the record to the ledger. Only a grant must be there `surely`, or Unavailable is raised: without it a
+        restart would not know which container it let through. Everything else an observation brings back.
+        """
+        self._log_health(self.record, record)
+        try:
+            self._around.ledger.save(self._name, record, self.config, tuple(self.history))
+            self._alerts.end("ledger")
+        except Unavailable as error:
+            if surely:
+                raise
+            self._alerts.begin("ledger", f"{error}; a restart of the daemon would forget")
+        if not record.grant:
+            self._alerts.end("image_not_adopted")
+        if not record.rolled_back:
+            self._alerts.end("image_not_restored")
+        self.record = record
+
+    async def note_rollback(self) -> None:
+        """Have the image store remember a rollback, or that there is none: the ledger does not outlive a boot."""
+        record, health = self.record, self.record.health
+        noted = (
+            (health.failed_image, health.failed_newest, record.failure)
+            if record.rolled_back
+            else ("", "", "")
+        )
+        try:
+            await self._around.images.note_rollback(self._name, *noted)
+            self._alerts.end("rollback")
+        except PortError as error:
+            self._alerts.begin("rollback", f"{error}; a boot would forget that it is rolled back")
+
+    def _default_config(self) -> FeatureConfig:
+        return FeatureConfig(always_local=self._name in self._around.always_local)
+
+    def _log_health(self, before: Record, after: Record) -> None:
+        """Each failure, each local container's complaint and each end of one: once."""
+        if after.failure and not before.failure:
+            self._log.error("kube_failed", alert=True, why=after.failure, policy=self.config.policy.value)
+        if before.failure and not after.failure:
+            self._log.info("kube_recovered", why=before.failure)
+        if after.rolled_back and not before.rolled_back:
+            self._log.warning("rolled_back", why=after.failure, image=after.health.failed_image)
+        if before.rolled_back and not after.rolled_back:
+            self._log.info("rollback_over", why=before.failure)
+        local = after.health.complaint_about(after.local_id) if after.local_id else None
+        if local is not None and local not in before.health.complaints:
+            self._log.error("local_unhealthy", alert=True, why=local.reason, source=local.source)

@@ -1,0 +1,141 @@
+"""Let clients wait for one feature: for a grant, for its end, for the next observation."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from kubesyncd.core import verbs
+from kubesyncd.core.record import project
+from kubesyncd.core.state import MEANING, State
+from kubesyncd.ports import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kubesyncd.core.model import Timing
+    from kubesyncd.features.surroundings import View
+
+# How long a verb waits for Docker before it says that Docker does not answer.
+PATIENCE_S = 10.0
+GONE = "the feature was uninstalled; nothing is left to wait for"
+
+
+class Waiters:
+    """Those who wait for the feature. `dirty` is set when one comes or goes; `view` is the last one told."""
+
+    def __init__(self, clock: Callable[[], float], timing: Timing, dirty: asyncio.Event) -> None:
+        self._clock = clock
+        self._timing = timing
+        self._dirty = dirty
+        self._blocked: dict[str, int] = {}
+        self._left_at = clock()
+        # In order of arrival, so that a simulated run does not depend on where events lie in memory.
+        self._changed: dict[asyncio.Event, None] = {}
+        self._forgotten = False
+        self.view: View | None = None
+
+    @property
+    def blocked(self) -> frozenset[str]:
+        """Kube containers that wait in `state up kube`."""
+        return frozenset(self._blocked)
+
+    def may_ask_again(self, now: float) -> bool:
+        """Whether a container may be about to ask again: the daemon has just started, or a connection just ended."""
+        return now < self._left_at + self._timing.reask_s
+
+    def tell(self, view: View) -> None:
+        """Show all who wait what was observed."""
+        self.view = view
+        for event in self._changed:
+            event.set()
+
+    def forget(self) -> None:
+        """Tell all who wait that the feature is uninstalled."""
+        self._forgotten = True
+        for event in self._changed:
+            event.set()
+
+    async def granted(self, container_id: str) -> None:
+        """Return once this kube container may proceed past `up kube`, for as long as that takes. Raises Refused."""
+        self._blocked[container_id] = self._blocked.get(container_id, 0) + 1
+        self._dirty.set()
+        try:
+            with self._watching() as changed:
+                while self.view is None or not _may_proceed(self.view, container_id):
+                    await changed.wait()
+                    changed.clear()
+                    self._refuse_forgotten()
+        finally:
+            self._blocked[container_id] -= 1
+            if not self._blocked[container_id]:
+                del self._blocked[container_id]
+                self._left_at = self._clock()
+            self._dirty.set()
+
+    async def ended(self, say: Callable[[str], None]) -> int:
+        """Return the exit code of `wait` once the feature has ended; `say` gets each new status. Raises Refused."""
+        said = ""
+        lost_since: float | None = None
+        self._dirty.set()
+        with self._watching() as changed:
+            await changed.wait()
+            while True:
+                changed.clear()
+                self._refuse_forgotten()
+                view, now = self.view, self._clock()
+                assert view is not None, "a change is told after the view is set"
+                if verbs.wait_follows(view.config, view.record, view.facts):
+                    lost_since = None
+                elif lost_since is None:
+                    lost_since = now
+                code = verbs.wait_code(view.config, view.record, view.facts, self._timing, now, lost_since)
+                if code is not None:
+                    return code
+                if (sentence := _status(view)) != said:
+                    say(said := sentence)
+                gives_up_at = None if lost_since is None else lost_since + self._timing.local_wait_s
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if gives_up_at is None else gives_up_at - now):
+                        await changed.wait()
+
+    async def observed(self) -> View:
+        """Return the view after an observation that begins now or later. Raises Unavailable where Docker is silent."""
+        self._dirty.set()
+        with self._watching() as changed:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await changed.wait()
+            except TimeoutError:
+                raise Unavailable("Docker", "it does not answer") from None
+        assert self.view is not None, "a change is told after the view is set"
+        return self.view
+
+    def _refuse_forgotten(self) -> None:
+        if self._forgotten:
+            raise Refused("kubesyncd", GONE)
+
+    @contextmanager
+    def _watching(self) -> Iterator[asyncio.Event]:
+        """An event that is set at each observation."""
+        changed = asyncio.Event()
+        self._changed[changed] = None
+        try:
+            yield changed
+        finally:
+            del self._changed[changed]
+
+
+def _may_proceed(view: View, container_id: str) -> bool:
+    """Granted, still running, and STATE_DB says so where it can be reached."""
+    if view.record.grant != container_id or container_id not in view.facts.kube_running:
+        return False
+    return view.facts.row is None or view.facts.row == project(view.record, view.facts)
+
+
+def _status(view: View) -> str:
+    """What `systemctl status` shows of the feature."""
+    if view.plan.state in (State.KUBE_READY, State.KUBE_PENDING, State.LOCAL_TO_KUBE, State.KUBE_STOPPED):
+        return view.plan.why
+    return MEANING[view.plan.state]
