@@ -11,8 +11,9 @@ from kubesyncd.images import policy
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
+    from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.core.image_model import Stock
     from kubesyncd.images.store import ImageStore
@@ -24,7 +25,7 @@ class ImageHandlers:
     def __init__(self, store: ImageStore) -> None:
         self._store = store
 
-    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+    def handlers(self) -> dict[str, Handler]:
         """Each verb and what answers it."""
         return {"images": self._list, "image-gc": self._gc}
 

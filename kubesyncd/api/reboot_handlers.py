@@ -12,8 +12,7 @@ from kubesyncd.core.parse import shown
 from kubesyncd.reboot.hold import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
+    from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.reboot.preparation import Preparation
 
@@ -24,7 +23,7 @@ class RebootHandlers:
     def __init__(self, preparation: Preparation) -> None:
         self._preparation = preparation
 
-    def verbs(self) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
+    def handlers(self) -> dict[str, Handler]:
         """Each verb and what answers it."""
         return {"reboot-prepare": self._prepare, "reboot-undo": self._undo}
 

@@ -7,12 +7,17 @@ others. It decides nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kubesyncd.api.cluster_handlers import ClusterHandlers
+from kubesyncd.api.container_handlers import ContainerHandlers
+from kubesyncd.api.feature_handlers import FeatureHandlers
 from kubesyncd.api.image_handlers import ImageHandlers
 from kubesyncd.api.join_handlers import verbs as join_verbs
+from kubesyncd.api.messages import Reply, Role
 from kubesyncd.api.reboot_handlers import RebootHandlers
 from kubesyncd.api.server import Server
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
@@ -38,7 +43,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.api.messages import Reply, Request
+    from kubesyncd.api.handlers import Handler
+    from kubesyncd.api.messages import Request
     from kubesyncd.api.peer import Peer
     from kubesyncd.core.model import MasterConfig, Timing
     from kubesyncd.features.reconciler import Reconciler
@@ -119,6 +125,7 @@ class Daemon:
         self._fleet = FleetView(self._cluster, outside.rng, outside.clock, outside.log)
         self._membership = outside.membership(self._cluster) if outside.membership is not None else None
         self._reconcilers: Reconcilers | None = None
+        self._server: Server | None = None
         # Whether somebody may be configured whom we have not heard of.
         self._unmet = asyncio.Event()
 
@@ -149,24 +156,26 @@ class Daemon:
         if watchdog_s is not None:
             tasks.create_task(self._feed_watchdog(reconcilers, watchdog_s / 2), name="watchdog")
         self._log.info("started", features=len(self._ledger.records), first=self._ledger.first)
-        return Server(
-            reconcilers=reconcilers,
-            containers=self._outside.containers,
-            cluster=self._cluster,
+        container = ContainerHandlers(reconcilers, self._outside.containers, self._log).handlers()
+        self._server = Server(
+            {Role.HOST: container | self._host_handlers(reconcilers), Role.CONTAINER: container},
             identify=self._outside.identify,
             log=self._log,
             clock=self._outside.clock,
-            extra=self._extra_verbs(reconcilers),
         )
+        return self._server
 
-    def _extra_verbs(self, reconcilers: Reconcilers) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
-        """What other packages answer."""
+    def _host_handlers(self, reconcilers: Reconcilers) -> dict[str, Handler]:
         outside = self._outside
-        made: dict[str, Callable[[Request], Awaitable[Reply]]] = {}
+        made = {
+            **FeatureHandlers(reconcilers, outside.containers, outside.clock, self._log).handlers(),
+            **ClusterHandlers(self._cluster).handlers(),
+            "resources": self._resources,
+        }
         if self._membership is not None:
             made |= join_verbs(self._membership, self._cluster)
         if outside.shelf is not None:
-            made |= ImageHandlers(outside.shelf).verbs()
+            made |= ImageHandlers(outside.shelf).handlers()
         if outside.shelf is not None and outside.hold is not None:
             preparation = Preparation(
                 hold=outside.hold,
@@ -177,8 +186,17 @@ class Daemon:
                 timing=self._timing,
                 log=self._log,
             )
-            made |= RebootHandlers(preparation).verbs()
+            made |= RebootHandlers(preparation).handlers()
         return made
+
+    async def _resources(self, _: Request) -> Reply:
+        """What the daemon holds that is not seen from outside: a leak shows here first."""
+        held = {
+            "features": sum(1 for _ in self._reconcilers or ()),
+            "tasks": len(asyncio.all_tasks()),
+            "connections": self._server.connections if self._server is not None else {},
+        }
+        return Reply(out=json.dumps(held))
 
     # ---- what the cluster controller asks (its `Host`), and tells --------------------------------
 

@@ -1,0 +1,109 @@
+"""Answer `state`: from containers, which may speak for themselves only, and from the host."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kubesyncd.api.handlers import feature_name, known_reconciler, refused
+from kubesyncd.api.messages import Denied, Reply, Role, failure
+from kubesyncd.core import protocol
+from kubesyncd.core.health import FROM_CONTAINER, FROM_HOST, Complaint
+from kubesyncd.core.model import Owner
+from kubesyncd.core.record import hear, project
+from kubesyncd.ports import Missing
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.api.handlers import Handler
+    from kubesyncd.api.messages import Request
+    from kubesyncd.features.registry import Reconcilers
+    from kubesyncd.ports import Containers
+
+
+class ContainerHandlers:
+    """The verb of both sockets. A peer is who the kernel says it is (spec section 8)."""
+
+    def __init__(self, reconcilers: Reconcilers, containers: Containers, log: FilteringBoundLogger) -> None:
+        self._reconcilers = reconcilers
+        self._containers = containers
+        self._log = log
+
+    def handlers(self) -> dict[str, Handler]:
+        """Each verb and what answers it."""
+        return {"state": self._state}
+
+    async def _state(self, request: Request) -> Reply:
+        name, what, owner = feature_name(request), request.argument(2), request.argument(3)
+        if what == "" and request.role is Role.HOST:
+            return await self._print_state(name)
+        if what in ("healthy", "unhealthy"):
+            return await self._health(request, name, well=what == "healthy", reason=owner)
+        if what not in ("up", "down") or owner not in ("", "local", "kube"):
+            forms = "`NAME up local`, `NAME up kube`, `NAME down`, `NAME healthy` or `NAME unhealthy REASON`"
+            return failure(protocol.EXIT_USAGE, name, f"state takes {forms}; give one of these")
+        if request.peer.container_id is None:
+            return await self._state_from_host(request, name, what, owner)
+        known = await self._its_own(request, request.peer.container_id, name, owner if what == "up" else "")
+        self._log.info("container_said", feature=name, said=what, container=request.peer.container_id)
+        reconciler = self._reconcilers.get(name)
+        reconciler.dirty.set()
+        if what == "up" and known is Owner.KUBE:
+            await reconciler.waiters.granted(request.peer.container_id)
+        return Reply()
+
+    async def _health(self, request: Request, name: str, *, well: bool, reason: str) -> Reply:
+        """A container says how it is, or the host how the one is that owns the feature."""
+        about, source = request.peer.container_id, FROM_CONTAINER
+        if about is not None:
+            await self._its_own(request, about, name, "")
+            reconciler = self._reconcilers.get(name)
+        elif request.role is Role.CONTAINER:
+            why = "whoever is in no container says how one is through the host socket"
+            return refused(self._log, request.peer, request.arguments, why)
+        else:
+            reconciler, source = known_reconciler(self._reconcilers, name), FROM_HOST
+            view = reconciler.view or await reconciler.seen()
+            about = project(view.record, view.facts).docker_id
+            if not about:
+                text = "no container of it runs, so none can be unhealthy; say it again once one does"
+                return failure(protocol.EXIT_FAILED, name, text)
+        await reconciler.note(partial(hear, said=Complaint(about, source, reason), well=well))
+        return Reply()
+
+    async def _its_own(self, request: Request, container_id: str, name: str, owner: str) -> Owner:
+        """What kind of container asks; denied unless it is this feature's, and of the kind it says (S9)."""
+        why = ""
+        try:
+            known = await self._containers.identify(container_id)
+        except Missing:
+            raise Denied(
+                refused(self._log, request.peer, request.arguments, "the container that asks is no feature's")
+            ) from None
+        if known.feature != name:
+            why = f"the container that asks is {known.feature}'s"
+        elif owner and known.owner.value != owner:
+            why = f"the container that asks is a {known.owner.value} one; it may say `up {known.owner.value}`"
+        if why:
+            raise Denied(refused(self._log, request.peer, request.arguments, why))
+        return known.owner
+
+    async def _state_from_host(self, request: Request, name: str, what: str, owner: str) -> Reply:
+        if (what, owner) == ("up", "kube"):
+            return refused(
+                self._log, request.peer, request.arguments, "only a kube container can say `up kube`"
+            )
+        reconciler = self._reconcilers.known(name)
+        if reconciler is not None:
+            reconciler.dirty.set()
+        return Reply()
+
+    async def _print_state(self, name: str) -> Reply:
+        reconciler = known_reconciler(self._reconcilers, name)
+        view = reconciler.view or await reconciler.seen()
+        row = asdict(project(view.record, view.facts))
+        row["current_owner_update_ts"] = row.pop("update_ts")
+        lines = [f"{key}={row[key]!s}" for key in sorted(row)]
+        return Reply(out="\n".join((*lines, f"state={view.plan.state.value}", f"why={view.plan.why}")))

@@ -1,0 +1,51 @@
+"""Look up what a request is about, and refuse what it may not do. Shared by all handler modules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from kubesyncd.api.messages import Denied, Reply, failure
+from kubesyncd.core import protocol
+from kubesyncd.core.model import valid_feature_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.api.messages import Request
+    from kubesyncd.api.peer import Peer
+    from kubesyncd.features.reconciler import Reconciler
+    from kubesyncd.features.registry import Reconcilers
+
+    Handler: TypeAlias = Callable[[Request], Awaitable[Reply]]
+
+NO_SUCH_FEATURE = "there is no such feature; see: kubesync show feature"
+
+
+def feature_name(request: Request) -> str:
+    """The feature that the request names. Raises Denied."""
+    name = request.argument(1)
+    if not valid_feature_name(name):
+        allowed = (
+            "a feature's name begins with a letter and has lower-case letters, digits, - and _, at most 63"
+        )
+        text = f"{name[:64]!a} is no feature's name; {allowed}"
+        raise Denied(failure(protocol.EXIT_USAGE, "", text))
+    return name
+
+
+def known_reconciler(reconcilers: Reconcilers, name: str) -> Reconciler:
+    """The reconciler of a feature that there is. Raises Denied."""
+    reconciler = reconcilers.known(name)
+    if reconciler is None:
+        raise Denied(failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE))
+    return reconciler
+
+
+def refused(log: FilteringBoundLogger, peer: Peer, arguments: list[str], why: str) -> Reply:
+    """Log that a peer asks for what it may not do, and the reply that says so."""
+    shown = " ".join(arguments)[:80]
+    log.warning("refused", why=why, request=ascii(shown), pid=peer.pid, container=peer.container_id)
+    name = arguments[1] if len(arguments) > 1 else ""
+    return failure(protocol.EXIT_NOT_ALLOWED, name, f"{why}; refused and logged")
