@@ -175,7 +175,7 @@ class Reader:
 
     def feature_names(self) -> list[str]:
         """Valid names of all FEATURE rows in CONFIG_DB. Raises Unavailable."""
-        from kubesyncd.adapters.redis_store import FEATURE
+        from kubesyncd.adapters.redis_client import FEATURE
 
         with _redis_edge("CONFIG_DB"):
             keys = self._databases[0].scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)
@@ -184,8 +184,8 @@ class Reader:
 
     def stored(self, feature: str) -> Stored:
         """One feature's rows. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.redis_client import FEATURE
         from kubesyncd.adapters.redis_place import on_switch
-        from kubesyncd.adapters.redis_store import FEATURE
 
         config, state = self._hash(0, f"{FEATURE}{feature}"), self._hash(1, f"{FEATURE}{feature}")
         problems: list[str] = []
@@ -195,14 +195,14 @@ class Reader:
 
     def master(self) -> tuple[Mapping[str, str], Mapping[str, str], MasterConfig]:
         """The master's rows in CONFIG_DB and STATE_DB, and what the first means. Raises Unavailable, Refused."""
-        from kubesyncd.adapters.redis_store import MASTER
+        from kubesyncd.adapters.redis_client import MASTER
 
         config, state = self._hash(0, MASTER), self._hash(1, MASTER)
         return config, state, parse_master_config(config)
 
     def rows(self) -> dict[str, Mapping[str, str]]:
         """All FEATURE rows of CONFIG_DB as they stand. Raises Unavailable, Refused."""
-        from kubesyncd.adapters.redis_store import FEATURE
+        from kubesyncd.adapters.redis_client import FEATURE
 
         return {name: self._hash(0, f"{FEATURE}{name}") for name in self.feature_names()}
 
@@ -214,19 +214,19 @@ class Reader:
 
     def device_metadata(self) -> Mapping[str, str]:
         """What CONFIG_DB says of the device. Raises Unavailable, Refused."""
-        from kubesyncd.adapters.redis_store import METADATA
+        from kubesyncd.adapters.redis_client import METADATA
 
         return self._hash(0, METADATA)
 
     def write_feature(self, feature: str, fields: Mapping[str, str]) -> None:
         """Set these fields of the feature's CONFIG_DB row, all in one write. Raises Unavailable, Refused."""
-        from kubesyncd.adapters.redis_store import FEATURE
+        from kubesyncd.adapters.redis_client import FEATURE
 
         self._write(f"{FEATURE}{feature}", fields)
 
     def replace_feature(self, feature: str, fields: Mapping[str, str]) -> None:
         """Make the feature's CONFIG_DB row exactly `fields`; none where that is empty. Raises Unavailable."""
-        from kubesyncd.adapters.redis_store import FEATURE
+        from kubesyncd.adapters.redis_client import FEATURE
 
         key = f"{FEATURE}{feature}"
         with _redis_edge(f"CONFIG_DB {key}"):
@@ -238,7 +238,7 @@ class Reader:
 
     def remove_state(self, feature: str) -> None:
         """Remove the feature's STATE_DB row, whoever wrote it. Raises Unavailable."""
-        from kubesyncd.adapters.redis_store import FEATURE
+        from kubesyncd.adapters.redis_client import FEATURE
 
         key = f"{FEATURE}{feature}"
         with _redis_edge(f"STATE_DB {key}"):
@@ -246,7 +246,7 @@ class Reader:
 
     def write_master(self, fields: Mapping[str, str]) -> None:
         """Set these fields of the master's CONFIG_DB row, all in one write. Raises Unavailable, Refused."""
-        from kubesyncd.adapters.redis_store import MASTER
+        from kubesyncd.adapters.redis_client import MASTER
 
         self._write(MASTER, fields)
 
@@ -258,7 +258,7 @@ class Reader:
 
     def config_loaded(self) -> bool:
         """Whether CONFIG_DB says that it is whole. Raises Unavailable."""
-        from kubesyncd.adapters.redis_store import INITIALIZED
+        from kubesyncd.adapters.redis_client import INITIALIZED
 
         with _redis_edge(INITIALIZED):
             return bool(self._databases[0].get(INITIALIZED) == "1")

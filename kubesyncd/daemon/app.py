@@ -25,6 +25,7 @@ from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.api import peer
 from kubesyncd.api.messages import Role
 from kubesyncd.core import saved_features
+from kubesyncd.core.config_load import ConfigLoad
 from kubesyncd.core.protocol import REQUEST_BYTES_MAX
 from kubesyncd.daemon.sockets import BACKLOG, bind
 from kubesyncd.daemon.supervisor import Daemon, Outside
@@ -128,7 +129,7 @@ class App:
                 board=JoinFiles(settings),
                 labels=labels,
                 kube=settings.kube,
-                loaded=lambda: self._store.initialized_seen,
+                loaded=lambda: self._store.load.seen,
                 rng=rng,
                 clock=boottime,
                 log=log,
@@ -147,7 +148,7 @@ class App:
     def _mender(self, units: SystemdUnits, log: FilteringBoundLogger) -> TableRestorer:
         """Who gives CONFIG_DB back what a load has taken from its FEATURE table."""
         state_dir = Path(self._settings.paths.state_dir)
-        self._store.mended = True
+        self._store.load = ConfigLoad(restores=True)
         return TableRestorer(
             self._store,
             file=self._durable(saved_features.FILE),

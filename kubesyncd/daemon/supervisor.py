@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.api.cluster_handlers import ClusterHandlers
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.api.peer import Peer
+    from kubesyncd.core.config_load import ConfigLoad
     from kubesyncd.core.model import MasterConfig, Timing
     from kubesyncd.features.reconciler import Reconciler
     from kubesyncd.features.surroundings import View
@@ -63,9 +64,9 @@ AUDIT_PAUSE_S = 0.05
 
 
 class Store(FeatureStore, Protocol):
-    """The FeatureStore, and whether CONFIG_DB has ever been whole (S10); the ledger brings that back."""
+    """The FeatureStore, and what it knows of loads of CONFIG_DB (S10); the ledger brings that back."""
 
-    initialized_seen: bool
+    load: ConfigLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,8 @@ class Daemon:
             problem = self._ledger.load()
         except Unavailable as error:
             problem = str(error)
-        self._outside.store.initialized_seen = self._ledger.config_loaded
+        store = self._outside.store
+        store.load = replace(store.load, seen=self._ledger.config_loaded)
         return problem
 
     def _wake(self, name: str | None) -> None:
@@ -303,7 +305,7 @@ class Daemon:
             self._unmet.clear()
             for name in names:
                 self._reconciler_of(reconcilers, name)
-        if self._outside.store.initialized_seen and not self._ledger.config_loaded:
+        if self._outside.store.load.seen and not self._ledger.config_loaded:
             self._ledger.config_loaded = True
             with suppress(Unavailable):
                 self._ledger.write()

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """CONFIG_DB, as far as it has to be mended (adapters.redis)."""
+    """CONFIG_DB, as far as it has to be restored."""
 
-    settled: bool
-    """False from the first sign of a load until it has been mended; until then the last known config stands."""
+    def restored(self) -> None:
+        """A load is over; until then the last known configuration stands."""
 
     async def feature_rows(self) -> Rows:
         """All FEATURE rows as they stand. Raises Unavailable, also while CONFIG_DB is not whole."""
@@ -76,7 +76,7 @@ class TableRestorer:
         except Unavailable as error:
             self._log.warning("feature_table", why=str(error))
             return
-        self._store.settled = True
+        self._store.restored()
 
     async def _write(self, name: str, fields: Mapping[str, str], *, gone: bool) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.config_load import ConfigLoad
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, MasterConfig, Row, Signal, Stored
 from kubesyncd.ports import Unavailable
 from tests.sim.chance import Fault
@@ -98,7 +99,7 @@ class RedisPort:
         self._redis = world.redis
         self._life = life
         self._always_local = always_local
-        self.initialized_seen = False
+        self.load = ConfigLoad()
 
     async def events(self) -> AsyncIterator[str | Signal]:
         while True:
@@ -162,8 +163,8 @@ class RedisPort:
         return {"hwsku": "Force10-S6000", "platform": "x86_64-kvm_x86_64-r0", "type": "LeafRouter"}
 
     def _loading(self) -> bool:
-        self.initialized_seen = self.initialized_seen or self._redis.initialized
-        return self.initialized_seen and not self._redis.initialized
+        self.load = self.load.observed(whole=self._redis.initialized)
+        return self.load.goes_on(whole=self._redis.initialized)
 
     async def _reach(self, *, whole: bool = False) -> None:
         """One round trip; `whole`: an answer from a CONFIG_DB that is being loaded would be none."""

@@ -32,8 +32,8 @@ from kubesyncd.adapters import (
     docker_events,
     kube_node,
     kubeconfig,
+    redis_client,
     redis_place,
-    redis_store,
 )
 from kubesyncd.adapters.db_schema import HLD, SONIC
 from kubesyncd.api import peer
@@ -323,11 +323,11 @@ def _read_rows(data: bytes) -> None:
     stored = dict(zip(parts[::2], parts[1::2], strict=False))
     problems: list[str] = []
     for schema in (HLD, SONIC):
-        config = schema.decode_config(redis_store._texts(stored, schema.config_names, problems), problems)
-        row = schema.decode_row(redis_store._texts(stored, schema.row_names, problems), problems)
+        config = schema.decode_config(redis_client.texts_of(stored, schema.config_names, problems), problems)
+        row = schema.decode_row(redis_client.texts_of(stored, schema.row_names, problems), problems)
         assert isinstance(config, FeatureConfig)
         schema.encode_row("snmp", row)
-    master = parse_master_config(redis_store._texts(stored, redis_store.MASTER_NAMES, problems))
+    master = parse_master_config(redis_client.texts_of(stored, redis_client.MASTER_NAMES, problems))
     for problem in (*problems, *master.problems):
         assert problem.isprintable(), problem
         assert len(problem) < 300, problem

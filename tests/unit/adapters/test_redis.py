@@ -13,7 +13,10 @@ import pytest
 import pytest_asyncio
 
 from kubesyncd import settings
-from kubesyncd.adapters.redis_store import FLAGS, SOCKET_S, RedisStore, _edge
+from kubesyncd.adapters.redis_client import SOCKET_S, edge
+from kubesyncd.adapters.redis_events import FLAGS
+from kubesyncd.adapters.redis_store import RedisStore
+from kubesyncd.core.config_load import ConfigLoad
 from kubesyncd.core.model import (
     FeatureConfig,
     MasterConfig,
@@ -278,7 +281,7 @@ class TestReading:
 class TestLoading:
     async def test_the_mark_never_seen_means_nothing_is_being_loaded(self, store: RedisStore) -> None:
         assert not (await store.read("snmp")).loading
-        assert not store.initialized_seen
+        assert not store.load.seen
 
     @pytest.mark.parametrize("mark", [None, "0", ""])
     async def test_the_mark_gone_after_it_was_seen_means_being_loaded(
@@ -287,7 +290,7 @@ class TestLoading:
         config_db.set("CONFIG_DB_INITIALIZED", "1")
         config_db.hset("FEATURE|snmp", "set_owner", "kube")
         assert not (await store.read("snmp")).loading
-        assert store.initialized_seen
+        assert store.load.seen
         config_db.flushdb()
         if mark is not None:
             config_db.set("CONFIG_DB_INITIALIZED", mark)
@@ -296,11 +299,11 @@ class TestLoading:
         assert not (await store.read("snmp")).loading
 
     async def test_a_restarted_daemon_can_be_told_that_it_had_seen_the_mark(self, store: RedisStore) -> None:
-        store.initialized_seen = True
+        store.load = ConfigLoad(seen=True)
         assert (await store.read("snmp")).loading
 
     async def test_what_lists_the_config_waits_until_it_is_whole(self, store: RedisStore) -> None:
-        store.initialized_seen = True
+        store.load = ConfigLoad(seen=True)
         for listing in (store.features, store.master, store.device_metadata):
             with pytest.raises(Unavailable, match="being loaded"):
                 await listing()
@@ -973,7 +976,7 @@ async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost() -
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def ask() -> None:
-        async with _edge("a key"):
+        async with edge("a key"):
             await asyncio.wait_for(answer, 60)
 
     task = asyncio.create_task(ask())
@@ -986,7 +989,7 @@ async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost() -
 
 async def test_a_load_that_is_to_be_mended_goes_on_until_somebody_says_so(redis_server: RedisServer) -> None:
     store = make_store(redis_server)
-    store.mended = True
+    store.load = ConfigLoad(restores=True)
     with redis_server.client(4) as config:
         config.set("CONFIG_DB_INITIALIZED", "1")
         assert not (await store.read("snmp")).loading
@@ -1001,7 +1004,7 @@ async def test_a_load_that_is_to_be_mended_goes_on_until_somebody_says_so(redis_
             await store.features()
         assert await store.feature_rows() == {"snmp": {"set_owner": "kube"}}
         await store.add_fields("tap", {"set_owner": "kube"})
-        store.settled = True
+        store.restored()
         assert not (await store.read("snmp")).loading
         assert await store.features() == {"snmp", "tap"}
         config.set("FEATURE|bad", "no hash")

@@ -204,7 +204,7 @@ def test_the_watchdog_interval_is_read_where_it_is_ours(
 ACTIVATED = """
 import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid())
-from kubesyncd.adapters.sdnotify import listen_fds
+from kubesyncd.runtime.sdnotify import listen_fds
 taken = listen_fds()
 print({name: taken[name].getsockname() for name in sorted(taken)}, "LISTEN_FDS" in os.environ, listen_fds())
 """

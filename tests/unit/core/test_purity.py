@@ -80,11 +80,3 @@ def test_no_module_starts_a_shell(path: Path) -> None:
             assert node.attr not in ("create_subprocess_shell", "system", "popen", "getoutput"), (
                 f"{path}:{node.lineno}"
             )
-
-
-@pytest.mark.parametrize("path", sorted(HOUSE.rglob("*.py")), ids=lambda p: p.relative_to(HOUSE).as_posix())
-def test_every_module_answers_one_question(path: Path) -> None:
-    if path.name == "__init__.py":
-        return
-    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert "?" in docstring.splitlines()[0], path

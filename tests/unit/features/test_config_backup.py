@@ -149,6 +149,9 @@ class Switch:
         if what in self.fails:
             raise self.fails[what]
 
+    def restored(self) -> None:
+        self.settled = True
+
     async def feature_rows(self) -> dict[str, dict[str, str]]:
         self._fail("read")
         return {name: dict(row) for name, row in self.rows.items()}

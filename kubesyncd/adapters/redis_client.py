@@ -1,0 +1,207 @@
+"""Speak to the two databases of a switch, each call with a deadline and with errors in our words.
+
+redis-py's defaults wait minutes for a stalled server, so every wait here has a short deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from kubesyncd.adapters.db_schema import VALUE_BYTES_MAX, normal
+from kubesyncd.adapters.redis_place import Place, check_url, locate
+from kubesyncd.core.model import valid_feature_name
+from kubesyncd.ports import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from kubesyncd import settings
+
+    Hash: TypeAlias = Mapping[bytes, bytes]
+    # redis-py's own hints change with every major version; its answers are looked at where they arrive.
+    Client: TypeAlias = Any
+    Link: TypeAlias = Any
+
+FEATURE = "FEATURE|"
+MASTER = "KUBERNETES_MASTER|SERVER"
+MASTER_NAMES = frozenset({"ip", "port", "insecure", "disable"})
+PENDING = "KUBE_SERVER|PENDING_LABELS"
+PENDING_FIELD = "labels@"
+METADATA = "DEVICE_METADATA|localhost"
+INITIALIZED = "CONFIG_DB_INITIALIZED"
+CONNECTIONS_MAX = 4
+SOCKET_S = 2.0
+# One call in all, with its second try after a connection that had died unseen.
+CALL_S = 5.0
+FIELD_NAME_BYTES_MAX = 64
+NO_HASH = "the key is no hash, and only a hash is allowed; delete it"
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """The two databases' command connections."""
+
+    place: Place
+    config: Client
+    state: Client
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await self.config.aclose()
+        await self.state.aclose()
+
+
+class RedisClient:
+    """Connections to the databases of `where`, opened when they are needed."""
+
+    def __init__(self, where: settings.Redis) -> None:
+        if where.url:
+            check_url(where.url)
+        self._where = where
+        self._databases: Databases | None = None
+
+    def locate(self) -> Place:
+        """Where the databases are now. Raises Unavailable."""
+        return locate(self._where)
+
+    def open(self) -> Databases:
+        """The connections. Raises Unavailable where it is not known yet where the databases are."""
+        if self._databases is None:
+            self._databases = _connect(self.locate())
+        return self._databases
+
+    async def close(self) -> None:
+        """Let go of every connection; the next call opens new ones."""
+        databases, self._databases = self._databases, None
+        if databases is not None:
+            await databases.close()
+
+    async def close_if_moved(self, place: Place) -> None:
+        """Let go of every connection to another place."""
+        if self._databases is not None and self._databases.place != place:
+            await self.close()
+
+
+def _connect(place: Place) -> Databases:
+    return Databases(place, _client(place.url, place.config_db), _client(place.url, place.state_db))
+
+
+def _client(url: str, db: int) -> Client:
+    options: dict[str, Any] = {"connection_class": Connection, **parse_url(url)}
+    # RESP2 needs no handshake and every Redis that SONiC has shipped speaks it.
+    options |= {
+        "db": db,
+        "protocol": 2,
+        "socket_timeout": SOCKET_S,
+        "socket_connect_timeout": SOCKET_S,
+        "retry": Retry(NoBackoff(), 1),
+    }
+    pool = BlockingConnectionPool(max_connections=CONNECTIONS_MAX, timeout=SOCKET_S, **options)
+    return Redis.from_pool(pool)
+
+
+@contextlib.asynccontextmanager
+async def edge(what: str) -> AsyncIterator[None]:
+    """Give what happens inside a deadline, and redis-py's errors our names."""
+    try:
+        async with asyncio.timeout(CALL_S):
+            yield
+        # redis-py sends through `wait_for`, and before Python 3.12 that loses a cancellation which comes together
+        # with its result: the daemon would never end.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+    except NoPermissionError as error:
+        raise Refused("Redis", f"{what}: {error}") from error
+    except ResponseError as error:
+        if _wrong_type(error):
+            raise Refused("Redis", f"{what}: {NO_HASH}") from error
+        raise Unavailable("Redis", f"{what}: {error}") from error
+    except (RedisError, OSError) as error:
+        raise Unavailable("Redis", f"{what}: {str(error) or 'no answer in time'}") from error
+
+
+def _wrong_type(error: ResponseError) -> bool:
+    return "WRONGTYPE" in str(error)
+
+
+async def ask(client: Client, *commands: tuple[str, ...]) -> list[Any]:
+    """The answers to `commands`, all of one moment, in one round trip; a failed one's is its exception."""
+    pipe = client.pipeline(transaction=len(commands) > 1)
+    for command in commands:
+        pipe.execute_command(*command)
+    answers: list[Any] = await pipe.execute(raise_on_error=False)
+    return answers
+
+
+async def hgetall(client: Client, key: str) -> Hash:
+    stored: Hash = await client.hgetall(key)
+    return stored
+
+
+async def update(client: Client, key: str, stored: Hash, wanted: Hash) -> None:
+    """Turn the fields `stored` into `wanted` with what differs, at once; nothing where nothing does."""
+    changed = {name: value for name, value in wanted.items() if stored.get(name) != value}
+    removed = [name for name in stored if name not in wanted]
+    if not changed and not removed:
+        return
+    pipe = client.pipeline(transaction=True)
+    if changed:
+        pipe.execute_command("HSET", key, *(part for item in changed.items() for part in item))
+    if removed:
+        pipe.execute_command("HDEL", key, *removed)
+    await pipe.execute()
+
+
+def feature_key(feature: str) -> str:
+    assert valid_feature_name(feature), feature
+    return f"{FEATURE}{feature}"
+
+
+def hash_of(answer: Any, problems: list[str]) -> Hash:
+    """A HGETALL's answer; a key of another type is absent and a problem. Raises every other exception."""
+    if isinstance(answer, ResponseError) and _wrong_type(answer):
+        problems.append(f"{NO_HASH}; taken as absent")
+        return {}
+    if isinstance(answer, Exception):
+        raise answer
+    stored: Hash = answer
+    return stored
+
+
+def texts_of(stored: Hash, names: frozenset[str], problems: list[str]) -> dict[str, str]:
+    """The fields called `names` by their normal name; a value that is too long is left out, one that is not
+    UTF-8 is mended, and either is a problem.
+    """
+    texts: dict[str, str] = {}
+    for raw_name, raw in stored.items():
+        name = field_of(raw_name)
+        if name not in names:
+            continue
+        if len(raw) > VALUE_BYTES_MAX:
+            problems.append(
+                f"{name} has {len(raw)} bytes, at most {VALUE_BYTES_MAX} are allowed; taken as absent"
+            )
+            continue
+        texts[name] = text_of(raw)
+        if texts[name].encode() != raw:
+            problems.append(f"{name}={raw[:40]!r} is not UTF-8")
+    return texts
+
+
+def field_of(name: bytes) -> str:
+    """A field's normal name; one too long to be anybody's is cut."""
+    return normal(text_of(name[:FIELD_NAME_BYTES_MAX]))
+
+
+def text_of(raw: bytes) -> str:
+    return raw.decode(errors="replace")

@@ -1,0 +1,149 @@
+"""Watch both databases for changes of features and of the master's configuration.
+
+redis-py reconnects a PubSub silently and loses what was published meanwhile, so the subscription is one bare connection
+that never reconnects: its successor says GAP. A keyspace event is published only where flags ask for it, and another
+program may replace the flags, so silence is doubted: a probe asks the server and looks at the flags again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from kubesyncd.adapters.db_schema import shared_row
+from kubesyncd.adapters.redis_client import FEATURE, INITIALIZED, MASTER, edge, text_of
+from kubesyncd.core.model import Signal, valid_feature_name
+from kubesyncd.ports import Refused, Unavailable
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from kubesyncd.adapters.redis_client import Link, RedisClient
+
+NOTIFY = "notify-keyspace-events"
+# (K)eyspace events of (g)eneric commands, (h)ashes, ($) strings and keys that e(x)pired.
+FLAGS = "Kghx$"
+FLAGS_IN_A = "g$lshzxetd"
+
+PROBE_S = 60.0
+BACKOFF_S = 0.8
+BACKOFF_S_MAX = 2.0
+
+
+class RedisEvents:
+    """`names` tells which features are known; `probe_s`: how long silence is believed."""
+
+    def __init__(
+        self, client: RedisClient, rng: random.Random, names: Callable[[], Iterable[str]], probe_s: float
+    ) -> None:
+        self._client = client
+        self._rng = rng
+        self._names = names
+        self._probe_s = probe_s
+
+    async def events(self) -> AsyncIterator[str | Signal]:
+        """Names of features whose row changed in either database, MASTER, and GAP on every loss and return of
+        the subscription. Never ends and never raises; while Redis is away it tries again every 2 s at most.
+        """
+        tries = 0
+        while True:
+            subscribed = False
+            connection: Link | None = None
+            try:
+                connection = await self._subscribe()
+                subscribed = True
+                await self._add_flags()
+                tries = 0
+                yield Signal.GAP
+                while True:
+                    message = await _hear(connection, self._probe_s)
+                    if message is None:
+                        if await self._add_flags():
+                            yield Signal.GAP
+                        message = await _ping(connection)
+                    for event in self._heard(message):
+                        yield event
+            except (Unavailable, Refused):
+                # Reconcilers look again at once: their own reads find out how Redis is.
+                if subscribed:
+                    yield Signal.GAP
+            finally:
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
+            await asyncio.sleep(self._rng.uniform(0, min(BACKOFF_S * 2**tries, BACKOFF_S_MAX)))
+            tries = min(tries + 1, 8)
+
+    def _heard(self, message: Any) -> tuple[str | Signal, ...]:
+        """What a message is about; a row that containers of several ASICs share, about all of them."""
+        event = _event(message)
+        if event is None:
+            return ()
+        if not self._client.open().place.asics:
+            return (event,)
+        return (event, *(name for name in self._names() if shared_row(name) == event))
+
+    async def _subscribe(self) -> Link:
+        """A new connection that hears both databases; every pattern is acknowledged. Raises Unavailable."""
+        place = self._client.locate()
+        await self._client.close_if_moved(place)
+        patterns = (
+            f"__keyspace@{place.config_db}__:{FEATURE}*",
+            f"__keyspace@{place.state_db}__:{FEATURE}*",
+            f"__keyspace@{place.config_db}__:{MASTER}",
+            f"__keyspace@{place.config_db}__:{INITIALIZED}",
+        )
+        connection: Link = self._client.open().config.connection_pool.make_connection()
+        try:
+            async with edge("keyspace events"):
+                await connection.connect()
+                await connection.send_command("PSUBSCRIBE", *patterns)
+                waiting = len(patterns)
+                while waiting:
+                    message = await connection.read_response()
+                    waiting -= message[0] == b"psubscribe"
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _add_flags(self) -> bool:
+        """Add what we need to the server's keyspace flags; whether anything was missing."""
+        async with edge(NOTIFY):
+            config = self._client.open().config
+            flags: str = (await config.config_get(NOTIFY))[NOTIFY]
+            there = flags + (FLAGS_IN_A if "A" in flags else "")
+            missing = "".join(flag for flag in FLAGS if flag not in there)
+            if missing:
+                await config.config_set(NOTIFY, flags + missing)
+        return bool(missing)
+
+
+async def _hear(connection: Link, timeout_s: float) -> Any:
+    """The next message, or None after `timeout_s` of silence."""
+    try:
+        return await connection.read_response(timeout=timeout_s)
+    except (RedisError, OSError) as error:
+        raise Unavailable("Redis", f"keyspace events: {error}") from error
+
+
+async def _ping(connection: Link) -> Any:
+    """The next message of a connection that was silent, the answer to a ping at the latest."""
+    async with edge("keyspace events"):
+        await connection.send_command("PING")
+        return await connection.read_response()
+
+
+def _event(message: Any) -> str | Signal | None:
+    """What a message says, or None where that is nothing: a ping's answer, a key that is no feature."""
+    if message[0] != b"pmessage":
+        return None
+    key = text_of(message[2]).partition(":")[2]
+    if key == MASTER:
+        return Signal.MASTER
+    if key == INITIALIZED:
+        return Signal.GAP
+    name = key.removeprefix(FEATURE)
+    return name if valid_feature_name(name) else None
