@@ -1,4 +1,4 @@
-"""How do units, scripts and containers ask kubesyncd? As container, container_state, kube_join, kube_reset.
+"""Ask kubesyncd on behalf of units, scripts and containers: container, container_state, kube_join, kube_reset.
 
 Knows no rule of the daemon's: only how to ask, and what to do where nobody listens. It starts many times
 a second on a busy switch and runs in old containers too. So the usual road loads nothing but `_socket`

@@ -1,4 +1,4 @@
-"""How is the daemon started? Read the command line and the settings, set up the log, run the app."""
+"""Start the daemon: read the command line and the settings, set up the log, run the app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does kubesyncd need from the outside? The ports, in our own words, and three errors.
+"""Define what kubesyncd needs from outside: the ports, in our own words, and three errors.
 
 Every method has a deadline of its own (the adapter's), and raises nothing but the three errors
 below; a programming error may raise anything and stops only the feature it happened on.

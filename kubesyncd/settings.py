@@ -1,4 +1,4 @@
-"""How is this daemon set up? /etc/kubesyncd/kubesyncd.toml as one frozen value.
+"""Read /etc/kubesyncd/kubesyncd.toml as one frozen, checked value.
 
 Knows no client and no coroutine. Every key is optional; an unknown key, section or a wrong type is a
 `SettingsError` that names key, file and what is allowed: the daemon does not start half-configured.

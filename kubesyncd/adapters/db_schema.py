@@ -1,4 +1,4 @@
-"""How are our database fields spelled? The design document's way and today's SONiC's: one codec, two tables.
+"""Spell our database fields the design document's way and today's SONiC's: one codec, two tables.
 
 Knows no Redis and no feature's rules: text in, text out. A spelling is translated to the design document's
 words, which `model` parses. The only thing asked of the system is local time, SONiC's `update_time`.

@@ -1,4 +1,4 @@
-"""What does Docker say runs, and how is it told to start, stop and kill? The Containers port.
+"""Look at, start, stop and kill containers through Docker: the Containers port.
 
 Knows names, labels, exit codes; must not know who may run, what is wanted, or Redis. Reads are cached only
 while the event stream is connected, and every event or own call drops what it touches.

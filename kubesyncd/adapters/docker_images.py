@@ -1,4 +1,4 @@
-"""Which images does Docker have, and how are they named, removed, and put under a local container? The Images port.
+"""Look at, name and remove images, and put one under a local container, through Docker: the Images port.
 
 Knows Docker's words for images; knows no policy. Nothing is ever forced: what is in use stays.
 """

@@ -1,4 +1,4 @@
-"""Which Docker engine answers, and how was a container made? For a command at a terminal, without the daemon's loop.
+"""Ask Docker for its version and for how a container was made, from a command at a terminal.
 
 Knows HTTP over a Unix socket; changes nothing.
 """

@@ -1,4 +1,4 @@
-"""Which programs has an operator hooked in, and how did one end? Folders below the hooks' directory.
+"""Run the programs that an operator has put into folders below the hooks' directory.
 
 Knows files, modes and how to run a program; knows nothing of what a hook is for.
 """

@@ -1,4 +1,4 @@
-"""How is kubernetes_asyncio imported without its thousand generated modules?
+"""Import kubernetes_asyncio without its thousand generated modules.
 
 Knows the package's layout (its version is pinned for that) and nothing of Kubernetes itself. The
 package's `__init__` files import every API and every model, though a client that speaks in plain

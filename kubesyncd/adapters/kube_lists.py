@@ -1,4 +1,4 @@
-"""What does the whole cluster look like, for an operator at a terminal? A few GETs, each with a hard deadline.
+"""List nodes and pods of the whole cluster, for an operator at a terminal: a few GETs, each with a hard deadline.
 
 Knows HTTP and kubeconfigs; knows no feature, no coroutine and not the Kubernetes library. The daemon never
 uses it: it only asks about its own Node, with the kubelet's credential.

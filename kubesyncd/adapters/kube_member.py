@@ -1,4 +1,4 @@
-"""How do join and reset speak to a master? Fetch its admin.conf; ask, drain and delete with a kubeconfig's credential.
+"""Speak to a master for a join or reset: fetch its admin.conf; ask, drain and delete with a kubeconfig's credential.
 
 Knows HTTP, TLS and the few paths it needs; knows no kubeadm and no rule of when. One short life per job, so it
 does without the Kubernetes library and without everything that watching needs.

@@ -1,4 +1,4 @@
-"""How is the own Node's label set read, watched and changed on the Kubernetes API server?
+"""Read, watch and change the own Node's labels on the Kubernetes API server: the Cluster port.
 
 Knows HTTP, TLS and the kubelet's credential; knows nothing of features, queues or when to retry.
 Imported only once a master is configured: it brings kubernetes_asyncio with it (see kube_lean).

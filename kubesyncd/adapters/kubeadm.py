@@ -1,4 +1,4 @@
-"""How is kubeadm called? Four commands, argument lists only.
+"""Call kubeadm: four commands, argument lists only.
 
 Knows its options and how it says what is wrong; knows neither when to join nor with what.
 """

@@ -1,4 +1,4 @@
-"""What is in a kubeconfig, and how does it make us known to the master? Its current context, and TLS from it.
+"""Read the current context of a kubeconfig, and make a TLS context from it.
 
 Knows files and OpenSSL; knows no HTTP and no Kubernetes library.
 """

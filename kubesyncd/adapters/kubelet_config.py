@@ -1,4 +1,4 @@
-"""Does the kubelet leave this switch's images and disk alone? Its configuration file, as far as that goes.
+"""Keep the kubelet from removing this switch's images: the parts of its configuration file that decide it.
 
 The kubelet knows its own containers only. To its image collector, and to its eviction for want of disk space, the
 local images of stopped features and the one kept for a rollback are waste; kubesyncd removes what is not needed by a

@@ -1,4 +1,4 @@
-"""How does a file come from an https server? Whole or not at all, within limits of size and time.
+"""Fetch a file from an https server, whole or not at all, within limits of size and time.
 
 Knows nothing of what is in it. No redirect is followed: the server that was configured is the one that answers.
 """

@@ -1,4 +1,4 @@
-"""Is a signature good? Asks the openssl program, which every SONiC image has.
+"""Verify a signature with the openssl program, which every SONiC image has.
 
 The standard library has no ed25519, and a package of Python's would be one more thing in the daemon's memory, for
 something that happens once a release. Knows nothing of what is signed.

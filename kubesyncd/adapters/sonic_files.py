@@ -1,4 +1,4 @@
-"""Which SONiC is this, and how does it call its images? Two of its files, read for one word each."""
+"""Read SONiC's version and its names of images from two of its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are units driven? The few systemctl calls we need, each with a deadline.
+"""Drive units by the few systemctl calls we need, each with a deadline.
 
 Knows nothing of features' states.
 """

@@ -1,4 +1,4 @@
-"""What is answered to `join`, `reset` and `cluster` over the host socket? Requests in, replies out.
+"""Answer `join`, `reset` and `cluster`.
 
 Knows the wire and the membership's reconciler; decides nothing.
 """

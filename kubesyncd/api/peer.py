@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket: a process of the host, or of which container?
+"""Identify the process at the other end of a Unix socket: of the host, or of which container.
 
 Knows no Docker and no feature: it reads what the kernel says (SO_PEERCRED, /proc) and nothing that the peer
 says. Which feature a container is, Docker tells.

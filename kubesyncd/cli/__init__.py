@@ -1,4 +1,4 @@
-"""Where does `kubesync` begin? Here; everything else is loaded when it is needed.
+"""Begin `kubesync`; everything else is loaded when it is needed.
 
 sonic-utilities import the plugins through this package too, so it must cost nothing.
 """

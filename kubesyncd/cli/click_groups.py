@@ -1,4 +1,4 @@
-"""How does an operator type, and what is the answer when it does not work? Commands, short forms, one-line errors.
+"""Extend click: short forms of commands, groups that take a name, one-line errors.
 
 Knows click and what can fail; knows no command by name. SONiC's own groups take unique prefixes and
 so do these. It runs with click 7.0 too, which is what sonic-utilities pin.
@@ -214,7 +214,7 @@ def takes_name(
 
 
 def unknown(word: str, known: list[str]) -> str:
-    """`'ipp' is not known, did you mean ip?` without the last part where nothing is near."""
+    """The sentence for a word that is not known, with a near one where there is one."""
     near = difflib.get_close_matches(word.lower(), known, 1, CLOSE_ENOUGH)
     said = f"{word[:40]!a} is not known"
     return f"{said}, did you mean {near[0]}?" if near else said

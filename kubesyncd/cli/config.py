@@ -1,4 +1,4 @@
-"""How does an operator say what he wants? `config kube …` and `config feature …`.
+"""Change the configuration: `config kube …` and `config feature …`.
 
 Everything typed is checked before anything is written, and everything of one command is written at once. What is
 written is all that these commands do: the daemon hears of it from Redis. Labels alone go to the daemon itself.

@@ -1,4 +1,4 @@
-"""Which ways lead from state to state? `diagram`: the one table of `state`, as mermaid or drawn as SVG.
+"""Draw the transition table of `state` as mermaid or SVG: `diagram`.
 
 Only where a state stands on the paper is decided here; which arrows there are is the table's to say.
 """

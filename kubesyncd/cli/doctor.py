@@ -1,4 +1,4 @@
-"""What is wrong on this switch? `doctor`: one line per check, with the fix where one is needed.
+"""Diagnose this switch: `doctor` prints one line per check, with the fix where one is needed.
 
 Each check looks at one thing and knows nothing of the others; whatever is down, the rest is still looked at.
 """
@@ -161,7 +161,7 @@ def report(findings: list[Finding]) -> Any:
 
 
 def daemon(patient: Patient) -> Iterator[Finding]:
-    """Does it answer?"""
+    """Check that the daemon answers."""
     begun = time.monotonic()
     features = patient.switch.features()
     took_ms = (time.monotonic() - begun) * 1000
@@ -174,7 +174,7 @@ def daemon(patient: Patient) -> Iterator[Finding]:
 
 
 def sockets(patient: Patient) -> Iterator[Finding]:
-    """Are both there, and is each for those it is for?"""
+    """Check that both sockets are there, each with its owner and mode."""
     for path, most in (
         (patient.switch.host_socket, 0o660),
         (Path(patient.switch.settings.sockets.container), 0o666),
@@ -194,7 +194,7 @@ def sockets(patient: Patient) -> Iterator[Finding]:
 
 
 def redis(patient: Patient) -> Iterator[Finding]:
-    """Does it answer, is it loaded, does it tell of changes, are its rows usable?"""
+    """Check that Redis answers, is loaded, tells of changes, and has usable rows."""
     switch = patient.switch
     names = switch.feature_names()
     if switch.config_loaded():
@@ -227,7 +227,7 @@ def _row(switch: Reader, name: str) -> Iterator[Finding]:
 
 
 def docker(patient: Patient) -> Iterator[Finding]:
-    """Does the engine answer?"""
+    """Check that Docker answers."""
     yield Finding("docker", Grade.GOOD, f"engine {patient.switch.docker_version()} answers")
 
 
@@ -235,7 +235,7 @@ def docker(patient: Patient) -> Iterator[Finding]:
 
 
 def master(patient: Patient) -> Iterator[Finding]:
-    """Is there one, and is it connected?"""
+    """Check that a master is configured and connected."""
     known = patient.cluster
     if not known["master"]:
         yield Finding("master", Grade.SKIP, "none configured: nothing runs by Kubernetes")
@@ -267,7 +267,7 @@ def master(patient: Patient) -> Iterator[Finding]:
 
 
 def kubelet(patient: Patient) -> Iterator[Finding]:
-    """Does it run exactly when it may?"""
+    """Check that the kubelet runs exactly when it may."""
     known = patient.cluster
     if not known["master"]:
         return
@@ -284,7 +284,7 @@ def kubelet(patient: Patient) -> Iterator[Finding]:
 
 
 def kubelet_images(patient: Patient) -> Iterator[Finding]:
-    """Does it leave the images alone that it knows nothing of?"""
+    """Check that the kubelet leaves images alone that it does not manage."""
     settings = patient.switch.settings
     if not patient.cluster["joined"] or settings.images.kubelet_gc:
         return
@@ -306,7 +306,7 @@ def kubelet_images(patient: Patient) -> Iterator[Finding]:
 
 
 def certificates(patient: Patient) -> Iterator[Finding]:
-    """How long are they good for?"""
+    """Check how long the certificates are valid."""
     known = patient.cluster
     kube = patient.switch.settings.kube
     if not known["joined"]:
@@ -349,7 +349,7 @@ def _is_there(file: Path) -> bool:
 
 
 def clock_skew(patient: Patient) -> Iterator[Finding]:
-    """Do we and the master agree on the time?"""
+    """Check that this switch and the master agree on the time."""
     known = patient.cluster
     if not known["connected"]:
         return
@@ -366,7 +366,7 @@ def skewed(skew_s: float) -> Finding:
 
 
 def manifests(patient: Patient) -> Iterator[Finding]:
-    """Do the features' DaemonSets on the master keep the mandates?"""
+    """Check that the features' DaemonSets on the master keep the mandates."""
     known = patient.cluster
     if not known["connected"]:
         return
@@ -401,7 +401,7 @@ def _about_features(item: Mapping[str, Any]) -> bool:
 
 
 def reboot(patient: Patient) -> Iterator[Finding]:
-    """Is one being prepared?"""
+    """Check whether a reboot is being prepared."""
     if patient.cluster["hold"]:
         text = "a reboot is being prepared: the kubelet stays off until then"
         yield Finding("reboot", Grade.WARN, text, "reboot, or run: kubesync reboot prepare --undo")

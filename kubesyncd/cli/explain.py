@@ -1,4 +1,4 @@
-"""Why is a feature where it is, and what happens next? `explain NAME` and `watch`.
+"""Explain why a feature is where it is, and what happens next: `explain NAME` and `watch`.
 
 Everything told comes from the daemon's own words: the reason of its last decision, and what the same rules make
 of the moment they look again.

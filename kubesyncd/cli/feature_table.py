@@ -1,4 +1,4 @@
-"""How does FEATURE survive `config load_minigraph`? `feature-table save|restore`; our plugin types both by itself.
+"""Carry FEATURE through `config load_minigraph`: `feature-table save|restore`, which our plugin runs by itself.
 
 The daemon itself mends the table as soon as the load is done, from the copy that `save` leaves; `restore` is for
 when it does not run, and for a look.

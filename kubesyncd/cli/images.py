@@ -1,4 +1,4 @@
-"""Which images do features start from, and which may go? `image list`, `image gc`; and `clear NAME` after a failure.
+"""Show and tidy the images that features start from: `image list`, `image gc`; and `clear NAME` after a failure.
 
 The daemon knows and does it; here it is asked and put on paper.
 """

@@ -1,4 +1,4 @@
-"""How does an operator bring a Kubernetes-only service onto this switch? `config feature install|uninstall`.
+"""Install a Kubernetes-only service on this switch: `config feature install|uninstall`.
 
 Everything typed is checked first; what is then written, and how it is taken back, is `installer`'s.
 """

@@ -1,4 +1,4 @@
-"""Which manifest is right for a feature on this switch, and what is wrong with one? `manifest NAME|--check FILE`."""
+"""Print the DaemonSet for a feature, or check one: `manifest NAME|--check FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do shells and `man` learn our commands? From the commands themselves: `completion SHELL`, and pages in roff.
+"""Write man pages from the commands themselves.
 
 Knows click; knows no command by name.
 """

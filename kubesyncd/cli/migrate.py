@@ -1,4 +1,4 @@
-"""How does one move to kubesyncd? `doctor --migrate` and `doctor --scripts`: what to do, printed and not done."""
+"""Guide a migration from ctrmgrd: `doctor --migrate` and `doctor --scripts` print what to do and do nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do the commands share? Their reader, the paper they print on, `--json`, a feature's name.
+"""Share what all commands need: their reader, the console they print on, `--json`, a feature's name.
 
 Knows click and rich; knows no command.
 """

@@ -1,4 +1,4 @@
-"""Which service packages does this node have, and are they what the server offers? `package sync|list`.
+"""Compare and install service packages: `package sync|list`.
 
 `sync` is what the daemon's unit runs; an operator may run it as well.
 """

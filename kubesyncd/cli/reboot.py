@@ -1,4 +1,4 @@
-"""How does a reboot script get this switch ready? `reboot prepare warm|fast`, and what comes back after an upgrade.
+"""Prepare this switch for a reboot: `reboot prepare warm|fast`, and restore after an upgrade.
 
 The daemon sees to images, the hold and the kubelet; what needs root's whole view of the system is done here: files of
 other programs are copied, and hooks run. Everything together takes at most `reboot_s_max`. One failed step takes all

@@ -1,4 +1,4 @@
-"""Which commands has `kubesync`? The one list.
+"""List the commands of `kubesync`.
 
 A room of its own for more commands adds them here: import its commands, add them to the group they belong to.
 """

@@ -1,4 +1,4 @@
-"""What is configured, and what is so? `show kubernetes …` and `show feature [NAME]`.
+"""Show the configuration and the state: `show kubernetes …` and `show feature [NAME]`.
 
 Each table is also there as JSON. What the databases say comes from Redis, what it means from the daemon.
 """

@@ -1,4 +1,4 @@
-"""What do our pictures look like? Paper, letters and the colours of the states, as SVG text.
+"""Draw SVG: background, letters and the colours of the states.
 
 Knows no feature and no file.
 """

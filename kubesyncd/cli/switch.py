@@ -1,4 +1,4 @@
-"""What do the daemon and Redis say? The one door of the operators' commands to everything outside.
+"""Read and write what the daemon and Redis say, for all of the operators' commands.
 
 Knows the socket protocol, Redis and systemctl; knows no click and prints nothing. Every question has a deadline,
 so that a command answers within three seconds whatever is down. Errors are those of `ports`, and `Declined`.

@@ -1,4 +1,4 @@
-"""When did features move? `timeline`: their last changes of state as a picture, for a terminal and as SVG.
+"""Draw the last changes of state of all features, for a terminal or as SVG: `timeline`.
 
 A hand-over takes seconds and a quiet feature months, so the axis is not to scale: between two changes there is
 as much room as the logarithm of the time asks for, the same for all features, and every change keeps its clock.

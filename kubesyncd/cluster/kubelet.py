@@ -1,4 +1,4 @@
-"""Does the kubelet run as ruled? One unit, made to be so.
+"""Start and stop the kubelet as ruled.
 
 Knows systemd's port and how to be patient; knows nothing of why it should run or not.
 """

@@ -1,4 +1,4 @@
-"""What does whoever runs the fleet see of this switch? Annotations on the own Node, and Events about it.
+"""Report to the fleet's operator what this switch runs: annotations on the own Node, and Events about it.
 
 Knows the cluster's port and what it is told of features; knows no reconciler and no rule of theirs. It is a notice
 board, never a queue: what could not be told is told as it is then, or not at all. It must cost a master little:

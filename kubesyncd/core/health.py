@@ -1,4 +1,4 @@
-"""Is what Kubernetes runs of this feature well? What was seen of its containers, and what was said of them.
+"""Judge the health of a feature's kube containers by their starts, exits and complaints.
 
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). It notices; what follows from
 a failure is `record`'s and `decide`'s business. Seed: section Failure mode detection & rollback.

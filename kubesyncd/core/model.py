@@ -1,4 +1,4 @@
-"""What are the nouns? Frozen values and the total parsing of what databases and Docker say.
+"""Define the nouns: frozen values that databases and Docker speak of.
 
 Knows no clock, no client, no coroutine. Parsing never raises: a value nobody can use becomes
 the default *and* a sentence in `problems`, so a poison row stops only its own feature.

@@ -1,4 +1,4 @@
-"""What should happen next to one feature? One pure, total function.
+"""Decide the next action for one feature: one pure, total function.
 
 Knows no clock, no client, no coroutine. A plan holds at most one mutating action: act, look, decide again.
 So every crash point lies between two plans, and a restart of the daemon is just another look.

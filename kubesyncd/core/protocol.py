@@ -1,4 +1,4 @@
-"""How do client and daemon talk? The socket protocol, without I/O.
+"""Encode and decode the socket protocol between client and daemon, without I/O.
 
 A request is UTF-8 arguments joined by NUL, the first one the protocol version, ended by a newline,
 at most `REQUEST_BYTES_MAX` bytes in all. The reply is lines: `O text` (standard output), `E text`

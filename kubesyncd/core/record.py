@@ -1,4 +1,4 @@
-"""What does the reconciler remember of one feature, and what does a look at the world add to it?
+"""Remember one feature: fold each observation into its record, and project the record to its row.
 
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). `absorb` folds what was
 observed into the record, `project` derives the STATE_DB row from both. Nothing here decides.

@@ -1,4 +1,4 @@
-"""Which state is a feature in, and which changes are ours to make? The one table.
+"""Classify the state of a feature, and list the changes of state that are ours to make: the one table.
 
 Knows no clock, no client, no coroutine, and nothing of why a change is made (`decide` does).
 

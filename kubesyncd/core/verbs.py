@@ -1,4 +1,4 @@
-"""What does a verb ask for, and when has it been met?
+"""Note what a verb asks for, and tell when it has been met.
 
 Knows no clock, no client, no coroutine. A verb only changes what is wanted (`accept`); the reconciler acts, and
 `outcome` and `wait_code` tell from the next looks whether the caller can be answered. Seed: section Internal

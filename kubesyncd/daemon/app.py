@@ -1,4 +1,4 @@
-"""How is it all put together? The composition root: settings in, one task group, signals, readiness.
+"""Run one life of the daemon: settings in, one task group, signals, readiness.
 
 The only room that knows the adapters. It decides nothing.
 """

@@ -1,4 +1,4 @@
-"""What runs, once the ports are there? One task group: reconcilers, cluster, server, events and the clock's turns.
+"""Run the parts of the daemon in one task group: reconcilers, cluster, server, event streams, audits.
 
 Knows the ports and no adapter, no signal, no socket: `app` makes those, and the tests' simulated world makes
 others. It decides nothing.

@@ -1,4 +1,4 @@
-"""What do the host's own check scripts say of kube features? One coroutine runs them, now and then.
+"""Run the host's own check scripts on kube features, at intervals.
 
 Knows the hooks' port and the reconcilers; decides nothing: a check that fails is a complaint, one that is well again
 takes it back. `check.d/snmp`, and `check.d/snmp.anything`, get the feature's name and the ID of the kube container that

@@ -1,4 +1,4 @@
-"""What must outlive the daemon, but not the boot? Every feature's record, last known config and history, as JSON.
+"""Store every feature's record, last known configuration and history as JSON: it outlives the daemon, not the boot.
 
 Knows no feature's rules and no clock. Reading is total: a ledger nobody can read is an empty one and a sentence,
 never a reason not to start; so is one of another boot.

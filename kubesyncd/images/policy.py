@@ -1,4 +1,4 @@
-"""Which image does a feature start from locally, which one is kept for a rollback, and which may go? A pure policy.
+"""Decide which image a feature starts from locally, which one is kept for a rollback, and which may go. Pure.
 
 Knows no Docker, no clock, no coroutine. Tags are the memory: the *local name* (what the unit's script starts from,
 `docker-snmp:latest`) names the good image, and `docker-snmp:kubesyncd-previous` the one before it. Besides, `Shelf`

@@ -1,4 +1,4 @@
-"""Which image does each feature start from locally? Carries the policy of `images` out, and remembers on disk.
+"""Carry out the image policy, and remember on disk.
 
 Knows the Images port and one file; decides neither when an image is good nor when a feature has failed. A reconciler
 waits for tags and for the local container, which take Docker no time; images are removed by a coroutine beside,

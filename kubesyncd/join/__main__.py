@@ -1,4 +1,4 @@
-"""How is a join or reset run? `python -m kubesyncd.join join|reset [-f]`: settings, configuration, plan, work.
+"""Run a join or reset: `python -m kubesyncd.join join|reset [-f]`.
 
 A composition root: it puts the job together and decides nothing.
 """

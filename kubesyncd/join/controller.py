@@ -1,4 +1,4 @@
-"""Is this switch to join its master, or to leave it, and is somebody seeing to it? Asks for the job, at the right time.
+"""Start joins and resets at the right time, and follow them to their end.
 
 Knows ports, the files on which a job leaves word, and the pure rules of `join.plan`. Joins nothing itself: a job
 is a systemd unit of its own, so that neither a restart nor a crash of ours breaks it off.
@@ -307,7 +307,7 @@ class JoinController:
     # ---- a job under way ------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Has the job begun, ended, or never come? One begun before us, or by hand, counts as ours from now on.
+        """Follow the job: begun, ended, or never come. One begun before us, or by hand, counts as ours from now on.
 
         In this order: a job takes the lock, then its request, then reports. Who sees the request gone and the lock
         free sees the job's last word too.

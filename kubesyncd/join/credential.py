@@ -1,4 +1,4 @@
-"""With what does a switch introduce itself to a master? The documents kubeadm is given, made from what we have.
+"""Make the documents by which kubeadm introduces a switch to its master, from the credential that there is.
 
 Pure: bytes in, bytes out. A kubeconfig from the network may name programs to run and files to read; of such a
 one only the certificates, the key and the token are taken over.

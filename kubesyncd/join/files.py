@@ -1,4 +1,4 @@
-"""What do a join's files say, and who holds the lock? The board on which daemon and job leave notes for each other.
+"""Exchange notes between the daemon and a join in files, and hold the lock of the one that runs.
 
 The daemon writes the request and reads the progress; the job does the opposite, and holds the lock while it works.
 Knows paths and modes; what is in the files is `join.plan`'s and `join.progress`'s.

@@ -1,4 +1,4 @@
-"""Should this switch join or leave, and by which steps? Pure: knows no file, no clock, no network.
+"""Decide whether this switch joins or leaves, and by which steps. Pure: knows no file, no clock, no network.
 
 Two rules shape every plan. Whatever may fail because of the network comes before anything is torn down. And a
 master that does not answer is never a reason to leave it: only a changed address, `disable`, or an operator is.

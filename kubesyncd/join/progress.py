@@ -1,4 +1,4 @@
-"""How far is the join or reset under way? One small value in a file: the job writes it, daemon and operators read it.
+"""Represent how far a join or reset is: a small value that the job writes, and daemon and operators read.
 
 Pure; reading is total. Times are BOOTTIME seconds, and the file does not outlive a boot.
 """

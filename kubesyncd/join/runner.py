@@ -1,4 +1,4 @@
-"""How is a plan carried out? Step by step, each with its deadline, its outcome written down before the next begins.
+"""Carry out a plan step by step, each with its deadline, its outcome written down before the next begins.
 
 Knows no kubeadm, no master and no file: hands do the steps.
 """

@@ -1,4 +1,4 @@
-"""How is each step done on this switch? With kubeadm, the master, systemd and a few files.
+"""Do each step of a join or reset on this switch: kubeadm, the master, systemd and a few files.
 
 Knows the adapters; knows no order of steps and no deadline but the runner's.
 """
@@ -135,7 +135,7 @@ class SwitchHands:
             return credential.for_master(kept, where, ca), f"kept in {self._files.admin_conf}"
 
     async def _ask(self) -> str:
-        """Before anything is torn down: is kubeadm there, and the master, and does it know our credential?"""
+        """Check, before anything is torn down, kubeadm, the master, and that it knows our credential."""
         await self._kubeadm.version()
         if self.how == TOKEN:
             return await kube_member.answers(address(self._master))

@@ -1,4 +1,4 @@
-"""What of this switch's membership goes along into the next image, and how is it put back exactly once?
+"""Save what of this switch's membership goes along into the next image, and restore it exactly once.
 
 A SONiC upgrade carries /etc/sonic over, but neither /var/lib/kubelet nor /etc/kubernetes nor our own state. Knows
 files; knows nothing of what is in them. `save` is done before the reboot, `restore` by a unit of its own before

@@ -1,4 +1,4 @@
-"""Is this switch about to reboot, and what was promised to the boot after it? The hold, and its note.
+"""Represent a prepared reboot: the hold, and the note with what was promised to the next boot.
 
 Knows two small files and no daemon: the commands know it too.
 

@@ -1,4 +1,4 @@
-"""What does the daemon do when a reboot is prepared? Local images, the hold, and the kubelet off.
+"""Do the daemon's part of a prepared reboot: local images, the hold, and the kubelet off.
 
 Knows the reconcilers, the cluster's coroutine, the images and the hold's file; knows no reboot script, no hook and no
 certificate: `kubesync reboot prepare` does what needs root's whole view of the system (see cli/reboot.py).

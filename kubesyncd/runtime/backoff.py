@@ -1,4 +1,4 @@
-"""How long to wait before trying again? Full jitter, so that a fleet does not come back all at once.
+"""Delay retries with full jitter, so that a fleet does not come back all at once.
 
 Knows no clock and no coroutine; randomness is given.
 """

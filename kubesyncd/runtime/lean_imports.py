@@ -1,4 +1,4 @@
-"""How does the daemon stay small? It loads three libraries without what it never uses of them.
+"""Load three libraries without what the daemon never uses of them, to save memory.
 
 asyncio gives each TLS connection a buffer of 256 KiB, filled with zeros; a TLS record has 16 KiB. Buffers of that
 size come and go with every watch, and the holes they leave make the heap grow for an hour. aiohttp reads all public

@@ -1,4 +1,4 @@
-"""How do we speak? One line per event on standard error, JSON or for a terminal; journald keeps it."""
+"""Log one line per event on standard error, as JSON or for a terminal; journald keeps it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a program run? With an argument list, a deadline and no input; nothing of it outlives the call.
+"""Run a program with an argument list, a deadline and no input; nothing of it outlives the call.
 
 The only place that starts programs, and never through a shell. Knows no program by name.
 """

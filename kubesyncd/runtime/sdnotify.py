@@ -1,4 +1,4 @@
-"""How does systemd know that we are well, and which sockets has it opened for us?
+"""Notify systemd, and take the sockets that it has opened.
 
 Plain sd_notify(3) and sd_listen_fds(3); without systemd both do nothing.
 """

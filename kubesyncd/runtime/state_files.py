@@ -1,4 +1,4 @@
-"""How does state survive a crash and a power cut? Files replaced as a whole, or not at all.
+"""Replace state files as a whole or not at all, so that they survive a crash and a power cut.
 
 Knows paths and modes; knows nothing of what is in them.
 """

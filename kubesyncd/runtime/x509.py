@@ -1,4 +1,4 @@
-"""Until when is a certificate valid? The few bytes of X.509 that say so, read without a library.
+"""Read until when a certificate is valid, without a library.
 
 Pure. Checks nothing else: whether a certificate is to be trusted is OpenSSL's business.
 """

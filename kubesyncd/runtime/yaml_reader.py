@@ -1,4 +1,4 @@
-"""What is in somebody else's YAML? Plain values, in bounded time.
+"""Parse YAML from outside into plain values, in bounded time.
 
 Knows nothing of what the values mean. PyYAML takes seconds for a few kilobytes of nested brackets, and raises
 four kinds of errors; here there is a limit and one kind.

@@ -1,4 +1,4 @@
-"""Which service packages does this node want, and who says so? The server's metadata and its signature, as bytes.
+"""Read the package server's metadata and its signature, and choose the packages that this node wants.
 
 Pure, and no more than the daemon needs: knows no network and no archive (`archives`). What comes from outside is
 believed only as far as it has been checked. Seed: section Service install, proposal 1.

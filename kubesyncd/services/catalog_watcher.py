@@ -1,4 +1,4 @@
-"""What does the packages' server offer, and does this node have what it wants? Looks, and asks for an installation.
+"""Watch the package server, and ask for an installation where this node lacks what it wants.
 
 Knows the rules (`packages`) and ports; installs nothing itself: the daemon is in a sandbox that cannot write units,
 and the unit that it starts, `kubesync package sync`, is not. Without a configured url none of this is made.

@@ -1,4 +1,4 @@
-"""Which files make a Kubernetes-only feature a service of this switch? A description in, files with contents out.
+"""Turn the description of a Kubernetes-only feature into the files that make it a service of this switch.
 
 Pure: knows no systemd, no Redis and no disk; `installer` puts the files in place. A description is arguments or
 YAML (seed, section Service install, proposal 2), checked to the last word: everything here ends up in a unit or a

@@ -1,4 +1,4 @@
-"""What has been installed on this switch? One manifest per service, as it is read and written.
+"""Read and write the manifests of what has been installed on this switch, one per service.
 
 No more than the daemon needs: knows nothing of what is in a service's files, and changes nothing.
 """

@@ -1,4 +1,4 @@
-"""How does a service come onto this switch, and go again, as a whole or not at all?
+"""Install and remove a service as a whole or not at all.
 
 Knows disk, systemd and rows through what it is given; knows nothing of what is in the files (`services`). Before
 anything is changed, a manifest says what will be, and how it was: an installation that fails is taken back at

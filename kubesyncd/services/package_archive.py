@@ -1,4 +1,4 @@
-"""What is in a package's archive? A gzipped tar, taken apart in memory; nothing of it is written anywhere.
+"""Unpack a package's gzipped tar in memory; nothing of it is written anywhere.
 
 Pure. An archive is untrusted: its hash is checked before anything of it is read, and what is read is a small part
 of the tar format. There is no name but `service.yaml` and `bin/NAME`, no link, no device, and no way to say that

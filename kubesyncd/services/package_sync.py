@@ -1,4 +1,4 @@
-"""How do this node's packages become what the server offers? One pass: what must go goes, the rest is installed.
+"""Bring this node to the packages that the server offers, in one pass: remove, then install.
 
 Knows the supply, archives and the installer. One package that cannot be installed keeps no other from it.
 """

@@ -1,4 +1,4 @@
-"""How do our `config` commands come into sonic-utilities? This module lies in their `config/plugins` folder."""
+"""Add our `config` commands to sonic-utilities, from their `config/plugins` folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do our commands run in a Python whose libraries are somebody else's? They do not: `kubesync` runs in their place.
+"""Run `kubesync` in place of a command whose Python has other libraries than ours.
 
 sonic-utilities pin click and redis in versions of their own, and one process has one of each. So what they load of
 ours is how a command is typed, for which any click will do; what was typed is then carried out by `kubesync`, which

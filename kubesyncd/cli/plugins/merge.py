@@ -1,4 +1,4 @@
-"""How do our commands join groups that are somebody else's? They extend them; what is there stays as it is.
+"""Add our commands to sonic-utilities' groups; what is there stays as it is.
 
 Knows click; knows neither sonic-utilities nor a command by name.
 """

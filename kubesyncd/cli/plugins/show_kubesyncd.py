@@ -1,4 +1,4 @@
-"""How do our `show` commands come into sonic-utilities? This module lies in their `show/plugins` folder."""
+"""Add our `show` commands to sonic-utilities, from their `show/plugins` folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a switch that ctrmgrd has managed need, so that kubesyncd does the same? Says it, does nothing.
+"""Decide what a switch that ctrmgrd has managed needs so that kubesyncd does the same.
 
 Pure: knows no file, no database, no clock. What ctrmgrd has nothing of is left to our defaults.
 """

@@ -1,4 +1,4 @@
-"""Which DaemonSet is right for a feature, and what is wrong with one? Pure: manifests are trees of plain values.
+"""Check a feature's DaemonSet against the mandates. Pure: manifests are trees of plain values.
 
 The rules are the design document's mandates on deployed images, and what the switch's side of them needs: the
 label by which a switch says when, the gate before the feature's own process, the one folder that is mounted for

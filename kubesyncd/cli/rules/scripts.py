@@ -1,4 +1,4 @@
-"""Which docker calls in a feature script would pass Kubernetes by? Reads shell and Python line by line.
+"""Find the docker calls in feature scripts that would bypass Kubernetes: shell and Python, line by line.
 
 Knows no file and no Docker. It understands neither language: it finds the words that act on a container, says what
 to write instead, and is quiet about what is fine. A line that is meant ends with the mark `# docker is meant`.
