@@ -1,16 +1,22 @@
-"""Parse the lines of the Docker event stream."""
+"""Read the Docker event stream: one connection at a time, with a ping while it is silent."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import aiohttp
+
+from kubesyncd.adapters.docker_client import BASE, READ_S, ask
 from kubesyncd.ports import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
+
+    import aiodocker
 
 
 # How long the event stream may be silent before the engine is asked whether it lives.
@@ -29,6 +35,56 @@ class Event:
     names: tuple[str, ...]
     labels: Mapping[str, str]
     at: str
+
+
+class EventStream:
+    """`quiet_s`: how long the stream may be silent before the engine is asked whether it lives."""
+
+    def __init__(self, docker: aiodocker.Docker, quiet_s: float) -> None:
+        self._docker = docker
+        self._quiet_s = quiet_s
+
+    async def connect(self) -> AsyncGenerator[Event | None, None]:
+        """One connection's events, after a None once it stands. Ends only by raising Unavailable."""
+        # A restarted engine may be another version.
+        self._docker.api_version = "auto"
+        # Docker answers before it subscribes; with `since`, whatever falls between is in the replay.
+        query = {"since": "0", "filters": json.dumps({"type": ["container"], "event": ACTIONS})}
+        response = await ask(self._docker.session.get(f"{BASE}/events", params=query), READ_S)
+        try:
+            if response.status != 200:
+                raise Unavailable("Docker", f"the event stream answers {response.status}")
+            yield None
+            rest = b""
+            while True:
+                *lines, rest = (rest + await self._chunk(response)).split(b"\n")
+                if len(rest) > EVENT_BYTES_MAX:
+                    raise Unavailable("Docker", f"an event is longer than {EVENT_BYTES_MAX} bytes")
+                for line in filter(bytes.strip, lines):
+                    yield parse_event(line)
+        finally:
+            response.close()
+
+    async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
+        """The next bytes, however long it takes, as long as the engine answers a ping now and then."""
+        while True:
+            try:
+                async with asyncio.timeout(self._quiet_s):
+                    chunk = await response.content.readany()
+            except TimeoutError:
+                await self._ping()
+                continue
+            except (aiohttp.ClientError, OSError) as error:
+                raise Unavailable("Docker", f"the event stream broke: {error}") from error
+            if not chunk:
+                raise Unavailable("Docker", "the event stream ended")
+            return chunk
+
+    async def _ping(self) -> None:
+        response = await ask(self._docker.session.get(f"{BASE}/_ping"), PING_S)
+        response.release()
+        if response.status != 200:
+            raise Unavailable("Docker", f"a ping is answered with {response.status}")
 
 
 def parse_event(line: bytes) -> Event:

@@ -13,7 +13,7 @@ import aiodocker
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from kubesyncd.adapters.docker_containers import (
+from kubesyncd.adapters.docker_client import (
     BASE,
     CONNECT_S,
     NO_CONNECTION,

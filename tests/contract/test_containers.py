@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import aiohttp
 import pytest
 
-from kubesyncd.adapters.docker_containers import KUBE_NAME, KUBE_TYPE, DockerContainers
+from kubesyncd.adapters.docker_containers import DockerContainers
+from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE
 from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.settings import Docker

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from kubesyncd import settings
 from kubesyncd.adapters import (
-    docker_containers,
     docker_events,
+    docker_inspect,
     kube_node,
     kubeconfig,
     redis_client,
@@ -480,8 +480,8 @@ def _read_inspect(data: bytes) -> None:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return
-    described = docker_containers.describe(found)
-    docker_containers.whose(described.name, described.labels)
+    described = docker_inspect.describe(found)
+    docker_inspect.whose(described.name, described.labels)
 
 
 def _watch_events() -> tuple[bytes, ...]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.adapters import docker_containers, docker_events
-from kubesyncd.adapters.docker_containers import KUBE_NAME, KUBE_TYPE, DockerContainers, describe, whose
+from kubesyncd.adapters import docker_events, docker_inspect
+from kubesyncd.adapters.docker_containers import DockerContainers
 from kubesyncd.adapters.docker_events import parse_event
+from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, describe, whose
 from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.settings import Docker
@@ -103,9 +104,9 @@ def test_an_exit_code_beyond_every_machine_is_a_container_nobody_can_read() -> N
 
 def test_times_of_docker_sort_by_age_as_text() -> None:
     told = ["2026-11-23T02:34:27Z", "2026-11-23T02:34:27.98Z", "2026-11-23T02:34:27.981401262Z"]
-    ours = [docker_containers._instant(text) for text in told]
+    ours = [docker_inspect._instant(text) for text in told]
     assert sorted(ours) == ours
-    assert docker_containers._instant(docker_containers.NEVER) == docker_containers._instant("") == ""
+    assert docker_inspect._instant(docker_inspect.NEVER) == docker_inspect._instant("") == ""
 
 
 @pytest.mark.parametrize("url", ["tcp://10.0.0.1:2375", "docker.sock", ""])

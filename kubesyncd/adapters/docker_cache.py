@@ -1,0 +1,163 @@
+"""Cache what Docker has said of each feature's containers, for as long as its event stream is connected.
+
+Every event and every call of our own drops what it touches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kubesyncd.adapters.docker_inspect import whose
+from kubesyncd.core.model import Container, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kubesyncd.adapters.docker_events import Event
+
+# Docker silently drops events of a reader that stalled with 1024 waiting, so no entry is believed for longer.
+CACHE_S_MAX = 300.0
+FEATURES_MAX = 1024
+EXITS_MAX = 4
+
+
+class ContainerCache:
+    """Containers by feature, and the exits of those that Docker has destroyed."""
+
+    def __init__(self) -> None:
+        self._exits = _Exits()
+        self._cache: dict[str, tuple[float, tuple[Container, ...]]] = {}
+        self._connected = False
+        # Counts every reason for doubt, so that a read which began before one is never cached after it.
+        self._doubts = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the event stream is connected."""
+        return self._connected
+
+    def connect(self) -> None:
+        """Note that the event stream is connected; a read under way began unwatched."""
+        self.doubt(())
+        self._connected = True
+
+    def disconnect(self) -> bool:
+        """Note that the event stream is lost, and return whether it was connected."""
+        lost, self._connected = self._connected, False
+        self.doubt(self._cache.keys())
+        return lost
+
+    def get(self, feature: str, now: float) -> tuple[Container, ...] | None:
+        """The feature's containers, if they are known."""
+        if feature in self._cache and now - self._cache[feature][0] < CACHE_S_MAX:
+            return self._cache[feature][1]
+        return None
+
+    def begin(self) -> int:
+        """Begin a read; `put` takes what is returned."""
+        return self._doubts
+
+    def put(
+        self, feature: str, present: tuple[Container, ...], *, begun: int, now: float
+    ) -> tuple[Container, ...]:
+        """The containers that a read has found `present`, oldest first, and the exits of those destroyed (`gone`)."""
+        self._exits.see(feature, present)
+        gone = self._exits.gone(feature, present)
+        known = tuple(sorted((*present, *gone), key=lambda c: (c.started, c.id)))
+        # A container that is missing may be made at any moment, and a start of it may overtake Docker's event.
+        made = any(c.owner is Owner.LOCAL and not c.gone for c in known)
+        if made and self._connected and begun == self._doubts:
+            if len(self._cache) >= FEATURES_MAX:
+                self._cache.clear()
+            self._cache[feature] = (now, known)
+        return known
+
+    def take(self, event: Event) -> tuple[str, ...]:
+        """Remember what the event says, forget what it makes stale; the features to look at."""
+        owners = [who for name in event.names if (who := whose(name, event.labels))]
+        for feature, owner in owners:
+            if event.action == "die":
+                self._take_die(event, feature, owner)
+                continue
+            if event.action == "start":
+                self._exits.forget(feature, event.container_id)
+            self.doubt((feature,))
+        return tuple(dict.fromkeys(feature for feature, _ in owners))
+
+    def _take_die(self, event: Event, feature: str, owner: Owner) -> None:
+        """Note an exit where the container is cached, without asking again.
+
+        Docker says `die` 10 ms before it answers an inspect, and a list still says "running" then: those
+        10 ms would be dead time of a hand-over. A `die` from before the known start is a replayed one.
+        """
+        read_at, known = self._cache.get(feature, (0.0, ()))
+        seen = next((c for c in known if c.id == event.container_id), None)
+        # One nobody had looked at counts as started when it ended.
+        container = seen or Container(event.container_id, owner, running=False, started=event.at)
+        code, image = event.labels.get("exitCode", ""), event.labels.get("image", "")
+        ended = replace(
+            container,
+            running=False,
+            exit_code=int(code) if code.isascii() and code.isdigit() else None,
+            image=image,
+            # The kubelet makes containers from IDs, so this tells it also of one that nobody had looked at.
+            image_id=container.image_id or (image if image.startswith("sha256:") else ""),
+        )
+        self._exits.add(feature, replace(ended, gone=True))
+        self.doubt((feature,))
+        if seen is not None and event.at > seen.started:
+            self._cache[feature] = (read_at, tuple(ended if c is seen else c for c in known))
+
+    def doubt(self, features: Iterable[str]) -> None:
+        self._doubts += 1
+        for feature in tuple(features):
+            self._cache.pop(feature, None)
+
+    def doubt_container(self, container_id: str, *, ends: bool) -> None:
+        """After a call: doubt the features that have it, all where none has; an end seen already is sure."""
+        having = {
+            feature: container.running
+            for feature, (_, known) in self._cache.items()
+            for container in known
+            if container.id.startswith(container_id)
+        }
+        if not having:
+            self.doubt(self._cache.keys())
+        elif not ends or any(having.values()):
+            self.doubt(having)
+
+
+class _Exits:
+    """How containers ended that Docker may have destroyed since: the kubelet does so after 0.7 s. Bounded."""
+
+    def __init__(self) -> None:
+        self._by_feature: dict[str, dict[str, Container]] = {}
+
+    def add(self, feature: str, ended: Container) -> None:
+        """Remember an exit; the oldest ones go when there are too many."""
+        exits = self._by_feature.pop(feature, {})
+        exits.pop(ended.id, None)
+        exits[ended.id] = ended
+        self._by_feature[feature] = exits
+        if len(exits) > EXITS_MAX:
+            del exits[next(iter(exits))]
+        if len(self._by_feature) > FEATURES_MAX:
+            del self._by_feature[next(iter(self._by_feature))]
+
+    def forget(self, feature: str, container_id: str) -> None:
+        """It runs again, so its last exit is no longer how it ended."""
+        self._by_feature.get(feature, {}).pop(container_id, None)
+
+    def see(self, feature: str, present: tuple[Container, ...]) -> None:
+        """Learn from what Docker still has, oldest first."""
+        for container in sorted(present, key=lambda c: c.started):
+            if container.running:
+                self.forget(feature, container.id)
+            elif container.exit_code is not None:
+                self.add(feature, replace(container, gone=True))
+
+    def gone(self, feature: str, present: tuple[Container, ...]) -> tuple[Container, ...]:
+        """The remembered exits of containers that are no longer present."""
+        ids = {container.id for container in present}
+        return tuple(c for c in self._by_feature.get(feature, {}).values() if c.id not in ids)

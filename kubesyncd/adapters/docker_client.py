@@ -1,0 +1,52 @@
+"""Call Docker through aiodocker, each call with a deadline and with errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from kubesyncd.ports import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from kubesyncd.settings import Docker
+
+T = TypeVar("T")
+
+READ_S = 10.0
+CONNECT_S = 3.0
+# Any host name does: the connector always opens the Unix socket.
+BASE = "http://docker"
+NO_CONNECTION = 900
+NOT_FOUND = 404
+CONFLICT = 409
+
+
+def socket_path(settings: Docker) -> str:
+    """Where the engine listens. Raises ValueError where that is no Unix socket."""
+    path = settings.url.removeprefix("unix://")
+    if not path.startswith("/"):
+        raise ValueError(f"[docker] url = {settings.url!r}; allowed: unix:///path/of/the/socket")
+    return path
+
+
+async def ask(call: Awaitable[T], deadline_s: float) -> T:
+    """Await a library call. No answer becomes Unavailable; Docker's own errors stay for the caller."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await call
+    except DockerError as error:
+        if error.status == NO_CONNECTION:
+            raise Unavailable("Docker", error.message) from error
+        raise
+    except TimeoutError as error:
+        raise Unavailable("Docker", f"no answer within {deadline_s:g} s") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unavailable("Docker", str(error) or type(error).__name__) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        # What aiodocker raises for an error body or a content type that is not Docker's.
+        raise Unavailable("Docker", f"an answer nobody can read: {error!r}") from error

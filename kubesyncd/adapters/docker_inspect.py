@@ -1,0 +1,81 @@
+"""Read what `docker inspect` says of a container, and which feature's it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import Container, Owner, valid_feature_name
+from kubesyncd.ports import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiodocker.containers import DockerContainer
+
+KUBE_NAME = "io.kubernetes.container.name"
+KUBE_TYPE = "io.kubernetes.docker.type"
+SANDBOX = "podsandbox"
+NEVER = "0001-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What we use of one `docker inspect`. `started` is "" for a container that never ran."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    running: bool
+    exit_code: int
+    started: str
+    image: str
+    image_id: str
+
+
+def whose(name: str, labels: Mapping[str, str]) -> tuple[str, Owner] | None:
+    """Feature and owner of a container called `name`; None: no feature's. The label counts more."""
+    if labels.get(KUBE_TYPE) == SANDBOX:
+        return None
+    owner = Owner.KUBE if KUBE_NAME in labels else Owner.LOCAL
+    feature = labels.get(KUBE_NAME, name.removeprefix("/"))
+    return (feature, owner) if valid_feature_name(feature) else None
+
+
+def describe(found: DockerContainer) -> Described:
+    """One `docker inspect` in our words. Raises Unavailable where Docker does not speak like Docker."""
+    try:
+        state, config = found["State"], found["Config"]
+        return Described(
+            id=str(found["Id"]),
+            name=str(found["Name"]),
+            labels={str(k): str(v) for k, v in (config["Labels"] or {}).items()},
+            running=bool(state["Running"]),
+            exit_code=int(state["ExitCode"]),
+            started=_instant(str(state["StartedAt"])),
+            image=str(config["Image"]),
+            image_id=str(found["Image"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise Unavailable("Docker", f"a container nobody can read: {error!r}") from error
+
+
+def container_of(found: Described, owner: Owner) -> Container:
+    ended = bool(found.started) and not found.running
+    return Container(
+        id=found.id,
+        owner=owner,
+        running=found.running,
+        exit_code=found.exit_code if ended else None,
+        started=found.started,
+        image=found.image,
+        image_id=found.image_id,
+    )
+
+
+def _instant(text: str) -> str:
+    """Docker's time with all nine decimals (it trims zeros), so that text sorts by age; "" for never."""
+    if not text or text == NEVER:
+        return ""
+    seconds, _, decimals = text.removesuffix("Z").partition(".")
+    return f"{seconds}.{decimals:0<9}Z"
