@@ -16,11 +16,11 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 $(RUN): pyproject.toml
-	@tests/install-venv $(PYTHON) $(VENV) kube$(comma)cli$(comma)demo
+	@tests/tools/install-venv $(PYTHON) $(VENV) kube$(comma)cli$(comma)demo
 	@touch $@
 
 $(READY): pyproject.toml
-	@tests/install-venv $(PYTHON) $(VENV) kube$(comma)cli$(comma)dev
+	@tests/tools/install-venv $(PYTHON) $(VENV) kube$(comma)cli$(comma)dev
 	@touch $(RUN) $@
 
 demo: $(RUN) ## a virtual switch plays the whole story, on any Linux machine with Python 3.11 or newer

@@ -1,8 +1,8 @@
 """Ask kubesyncd on behalf of units, scripts and containers: container, container_state, kube_join, kube_reset.
 
-Knows no rule of the daemon's: only how to ask, and what to do where nobody listens. It starts many times
-a second on a busy switch and runs in old containers too. So the usual road loads nothing but `_socket`
-beyond what the interpreter has loaded itself, and needs no more than Python 3.9.
+Knows no rule of the daemon: only how to ask it, and what to do when it is absent. A busy switch starts this many
+times a second, and old containers run it too. So the usual path loads only `_socket` beyond the modules that the
+interpreter has loaded itself, and needs no more than Python 3.9.
 """
 
 import posix
@@ -12,10 +12,10 @@ from _socket import AF_UNIX, SOCK_STREAM, socket, timeout
 HOST_SOCK = posix.environ.get(b"KUBESYNCD_HOST_SOCK", b"/run/kubesyncd/host.sock")
 CONTAINER_SOCK = posix.environ.get(b"KUBESYNCD_CONTAINER_SOCK", b"/run/kubesyncd/container/container.sock")
 LEDGER = posix.environ.get(b"KUBESYNCD_LEDGER", b"/run/kubesyncd/features.json")
-# Left beside the ledger by a package that is being removed: nobody will ever answer again.
+# Created beside the ledger by a package that is being removed: no daemon will answer again.
 GONE = LEDGER.rpartition(b"/")[0] + b"/removed"
-# Set by a waiter for itself when it asks again: how often, and whether it has met the daemon. Who has never goes
-# round it.
+# Set by a waiter for itself when it asks again: the number of tries, and whether the daemon has ever answered. Without
+# an answer the waiter uses docker.
 ASKED = b"KUBESYNCD_ASKED"
 MET = b"KUBESYNCD_MET"
 # The waiter's script goes here and not on its command line, which `systemctl status` shows: that one names the feature.
@@ -25,10 +25,10 @@ SHELLS = ("/bin/dash", "/bin/sh")
 FIRST_CONTACT_S = 2
 SETTLING_S = 1  # a new socket is given to its group a moment after it has been made
 VERB_S_MAX = 90  # a little more than the daemon allows itself
-STATE_S_MAX = 10  # docker's default grace: who says `down` is about to be killed
+STATE_S_MAX = 10  # docker's default grace: a container that reports `down` is about to be killed
 JOIN_S_MAX = 600  # kubeadm's own limits add up to less
 FOREVER_S = float("inf")
-REASON_MAX = 200  # characters of a reason that anybody will read
+REASON_MAX = 200  # characters; a longer reason is cut
 RECV_S_MAX = 1000000  # poll() counts milliseconds in 32 bits
 REPLY_LINE_MAX = 1 << 16
 
@@ -53,7 +53,7 @@ INSPECT_OPTIONS = (("-f", "--format", "--type"), "s")
 EXEC_OPTIONS = (("-e", "--env", "--env-file", "-u", "--user", "-w", "--workdir", "--detach-keys"), "dit")
 
 # Waiting costs a shell 0.2 MiB and Python 4. The shell reads the reply, and at an end of stream without
-# a result becomes this script again: the same process, so systemd sees nothing of a daemon's restart.
+# a result becomes this script again: the same process, so systemd does not notice a daemon's restart.
 WAITER = r"""
 while IFS= read -r line; do
   export KUBESYNCD_MET=1
@@ -72,7 +72,7 @@ DOCKER_WAIT = 'code=$(docker wait "$1") || exit; exit "$code"'
 
 
 class ClientError(Exception):
-    """We cannot go on: the exit code, and the line `subject: what happened; what to do`."""
+    """The command failed: the exit code, and the line `subject: what happened; what to do`."""
 
     def __init__(self, code, line):
         super().__init__(line)
@@ -80,14 +80,14 @@ class ClientError(Exception):
 
 
 class AbsentError(ClientError):
-    """Nobody listens, or nobody has for FIRST_CONTACT_S."""
+    """The daemon is absent, or has been for FIRST_CONTACT_S."""
 
     def __init__(self, name):
-        super().__init__(UNAVAILABLE, f"{name}: kubesyncd is not there; run systemctl start kubesyncd")
+        super().__init__(UNAVAILABLE, f"{name}: kubesyncd is not running; run systemctl start kubesyncd")
 
 
 def main(argv):
-    """Do what the command line `argv` says; returns the exit code, or becomes docker or a waiting shell."""
+    """Carry out the command line `argv`; return the exit code, or become docker or a waiting shell."""
     program = argv[0].rpartition("/")[2]
     try:
         if program in PROGRAMS:
@@ -111,10 +111,10 @@ def container(args):
         return VERBS[verb](verb, rest)
     if asks_help([verb]):
         return show_usage(VERBS)
-    raise ClientError(USAGE, f"{shown(verb)} is no verb; type: container {'|'.join(VERBS)} NAME")
+    raise ClientError(USAGE, f"invalid verb {shown(verb)}; type: container {'|'.join(VERBS)} NAME")
 
 
-# The verbs: what to send, and the plain docker command that does it where nobody listens.
+# The verbs: the request to send, and the plain docker command for an absent daemon.
 
 
 def start(verb, args):
@@ -126,7 +126,7 @@ def stop(verb, args):
     found, rest = options(verb, args, ("-t", "--time", "--timeout"))
     name, grace_s = one_name(verb, rest), "".join(found[-1:])
     if found and not (grace_s.isdigit() and grace_s.isascii() and len(grace_s) <= 5):
-        raise usage(verb, f"-t {shown(grace_s)} is no whole number of seconds")
+        raise usage(verb, f"-t {shown(grace_s)}: invalid number of seconds")
     return ask([verb, name, grace_s], docker=[verb, *(["-t", grace_s] if found else []), name])
 
 
@@ -136,7 +136,7 @@ def kill(verb, args):
     name, signal = one_name(verb, rest), (found or ["KILL"])[-1].upper()
     signal = signal.removeprefix("SIG")
     if not (signal.isascii() and signal.replace("+", "").replace("-", "").isalnum() and len(signal) <= 10):
-        raise usage(verb, f"-s {shown(signal)} is no signal")
+        raise usage(verb, f"-s {shown(signal)}: invalid signal")
     return ask([verb, name, signal, unchecked], docker=[verb, *(["-s", signal] if found else []), name])
 
 
@@ -183,7 +183,7 @@ def through_docker(verb, args, at):
 
 def state(verb, args):
     if not args or (len(args) == 1 and verb != "state"):
-        raise usage(verb, "says too little")
+        raise usage(verb, "needs more arguments")
     name, direction, owner, *more = [*args, "", ""][: max(3, len(args))]
     one_name(verb, [name])
     if direction in ("healthy", "unhealthy"):
@@ -192,20 +192,20 @@ def state(verb, args):
             raise usage(verb, "healthy takes no reason, and unhealthy needs one")
         return ask(["state", name, direction, reason], [HOST_SOCK, CONTAINER_SOCK], bound_s=STATE_S_MAX)
     if direction not in ("up", "down", "") or owner not in ("local", "kube", "") or more:
-        raise usage(verb, f"{shown(' '.join(args[1:]))} is no state")
+        raise usage(verb, f"invalid state {shown(' '.join(args[1:]))}")
     request, socks = ["state", name, direction, owner], [HOST_SOCK, CONTAINER_SOCK]
     if not direction:
         return ask(request, socks)
-    # Without an owner the daemon asks Docker who we are; until then we may be Kubernetes'.
+    # Without an owner the daemon asks Docker which container this is; until then it may be Kubernetes'.
     if direction == "up" and owner != "local":
         return wait_for(request, socks)
     try:
         return ask(request, socks, bound_s=STATE_S_MAX)
     except ClientError as failure:
-        # A local container needs nobody's leave, and its end is seen by Docker too.
+        # A local container starts without permission, and Docker sees its end too.
         if failure.code not in (UNAVAILABLE, TIMED_OUT):
             raise
-        say(sys.stderr, f"container: {name}: kubesyncd is not there; went on without it".encode())
+        say(sys.stderr, f"container: {name}: kubesyncd is not running; continued without it".encode())
         return 0
 
 
@@ -217,7 +217,7 @@ def cluster(program, args):
     if asks_help(args):
         return show_usage([program])
     if args and (args != ["-f"] or program == "kube_reset"):
-        raise usage(program, f"{shown(' '.join(args))} is not known")
+        raise usage(program, f"unknown argument {shown(' '.join(args))}")
     return ask(["reset"] if program == "kube_reset" else ["join", str(len(args))], bound_s=JOIN_S_MAX)
 
 
@@ -249,7 +249,7 @@ def options(verb, args, valued):
             continue
         cut = len(arg.partition("=")[0]) if arg.startswith("--") else 2
         if arg[:cut] not in valued:
-            raise usage(verb, f"{shown(arg)} is not known")
+            raise usage(verb, f"unknown option {shown(arg)}")
         if len(arg) == cut and not queue:
             raise usage(verb, f"{arg} needs a value")
         values.append(queue.pop(0) if len(arg) == cut else arg[cut:].lstrip("="))
@@ -257,7 +257,7 @@ def options(verb, args, valued):
 
 
 def name_index(args, valued, switches):
-    """Where docker's first argument is that is neither an option nor the value of one.
+    """Index of docker's first argument that is neither an option nor the value of one.
 
     `valued` options take a value, attached or as the next argument; `switches` are letters that may precede
     a short one in the same argument, as in -itu root.
@@ -274,14 +274,14 @@ def name_index(args, valued, switches):
 
 
 def one_name(verb, rest):
-    """The one argument, if it may be a feature's name: nothing that docker or a path could misread."""
+    """The one argument, if it is a valid feature name: nothing that docker or a path could misread."""
     if len(rest) != 1:
         raise usage(verb, "takes one feature name")
     base, at, asic = rest[0].partition("@")
     letters = base.replace("-", "").replace("_", "")
     good = letters.isalnum() and base.isascii() and base.islower() and base[0].isalpha() and len(base) <= 63
     if not good or (at and not (asic.isdigit() and asic.isascii() and len(asic) <= 3)):
-        raise usage(verb, f"{shown(rest[0])} is no feature name such as snmp or bgp@0")
+        raise usage(verb, f"invalid feature name {shown(rest[0])}; use a name such as snmp or bgp@0")
     return rest[0]
 
 
@@ -300,24 +300,24 @@ def usage(verb, problem):
 
 
 def shown(text):
-    """What somebody typed, short and clean enough for one line."""
+    """User input, short and clean enough for one line."""
     return ascii(text if len(text) <= 40 else text[:37] + "...")
 
 
 def say(stream, line):
-    """One line, at once. A closed stream is None: nobody wants to hear."""
+    """Write one line at once. A closed stream is None: the line is dropped."""
     if stream is not None:
         stream.buffer.write(line + b"\n")
         stream.buffer.flush()
 
 
-# Asking.
+# Requests.
 
 
 def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None):
     """Ask until there is a result, and return it. Output is printed, or given to `take` line by line.
 
-    With `docker`, an absent daemon makes us become this docker command; without, it raises AbsentError.
+    With `docker`, this process becomes that docker command when the daemon is absent; without, AbsentError is raised.
     """
     begin, met = clock(), False
     while True:
@@ -340,10 +340,11 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
 
 
 def wait_for(request, socks):
-    """Ask, and wait for as long as it takes: as a shell, or in Python where there is none.
+    """Ask, and wait without a limit: as a shell, or in Python where there is none.
 
-    A daemon that never comes to answering may be cut off from its sockets for a while, and `wait` goes round it
-    then: it has met only one that said something. For `state` a connection will do, as it has no other way.
+    A daemon that fails during its start may be cut off from its sockets for a while, and `wait` then uses docker: for
+    `wait` the daemon has been reached only when it has answered. For `state` a connection is enough, as docker
+    cannot replace it.
     """
     shells = [shell for shell in SHELLS if posix.access(shell, posix.X_OK)]
     if not shells:
@@ -375,7 +376,7 @@ def wait_for(request, socks):
 
 
 def connect(socks):
-    """A connection to the first of `socks` that exists (or None), and whether anybody is there."""
+    """A connection to the first of `socks` that exists (or None), and whether the daemon is present."""
     until = clock() + SETTLING_S
     while True:
         try:
@@ -389,7 +390,7 @@ def connect(socks):
 
 
 def connect_once(socks):
-    """As connect. Raises PermissionError, with the socket's path as its filename."""
+    """Connect, as `connect` does. Raises PermissionError, with the socket's path as its filename."""
     for path in socks:
         sock = socket(AF_UNIX, SOCK_STREAM)
         sock.settimeout(FIRST_CONTACT_S)
@@ -399,7 +400,7 @@ def connect_once(socks):
         except FileNotFoundError:
             continue
         except (BlockingIOError, timeout):
-            return None, True  # there are more callers than the daemon has greeted yet
+            return None, True  # the daemon's queue of connections is full
         except PermissionError as denied:
             denied.filename = path
             raise
@@ -417,9 +418,9 @@ def send(sock, request):
 
 
 def converse(sock, request, until, take):
-    """The result of one request, or None where the stream ends without: ask again. And whether it was heard.
+    """The result of one request, or None where the stream ends without one: ask again. And whether it was heard.
 
-    A request that nobody has read is reset; where the stream just ends, or time is up, somebody has.
+    The kernel resets a request that the daemon has not read; where the stream just ends, or time is up, it was read.
     """
     rest, heard = b"", False
     alive = send(sock, request)
@@ -432,7 +433,7 @@ def converse(sock, request, until, take):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             kind, text = line[:2], line[2:]
-            # As the daemon's own reader has it: Python reads no number of thousands of digits.
+            # As in the daemon's own reader: Python converts no number of thousands of digits.
             if kind == b"R " and text.isdigit() and len(text) <= 3 and int(text) <= 255:
                 return int(text), heard
             tell(kind, text, take)
@@ -441,7 +442,7 @@ def converse(sock, request, until, take):
 
 
 def receive(sock, until):
-    """Some bytes; none when the stream has ended or time is up. Raises ConnectionError."""
+    """Read some bytes; none when the stream has ended or time is up. Raises ConnectionError."""
     try:
         sock.settimeout(min(max(until - clock(), 0.001), RECV_S_MAX))
         return sock.recv(REPLY_LINE_MAX)
@@ -459,14 +460,14 @@ def tell(kind, text, take):
         try:
             posix.waitpid(posix.posix_spawnp(command[0], command, posix.environ), 0)
         except OSError:
-            return  # a status that cannot be shown is no reason to fail
+            return  # a status that cannot be shown must not fail the command
 
 
-# Nobody listens.
+# Absent daemon.
 
 
 def only_if_local(name):
-    """Raise AbsentError where the ledger says that Kubernetes has, or should have, a hand in this feature."""
+    """Raise AbsentError where the ledger says that Kubernetes runs, or should run, this feature."""
     try:
         config, record = remembered(name)
         local_only = config.get("always_local") or config.get("local_only")
@@ -478,7 +479,7 @@ def only_if_local(name):
 
 
 def granted(name):
-    """The ID of the kube container that owns the feature by the ledger, or nothing."""
+    """The ID of the kube container that owns the feature by the ledger; empty without one."""
     try:
         return str(remembered(name)[1].get("grant") or "")
     except PermissionError:
@@ -486,8 +487,8 @@ def granted(name):
 
 
 def remembered(name):
-    """What the ledger has of a feature, its config and its record. Raises PermissionError."""
-    import json  # costs as much as the whole usual road
+    """The ledger's config and record of a feature. Raises PermissionError."""
+    import json  # costs as much as the whole usual path
 
     try:
         with open(LEDGER, "rb") as ledger:
@@ -496,7 +497,7 @@ def remembered(name):
     except PermissionError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}, {}  # no daemon has run since boot, or it knows nothing of this feature
+        return {}, {}  # no daemon has run since boot, or the feature is unknown
 
 
 def gone():
@@ -505,7 +506,7 @@ def gone():
 
 
 def become_docker(arguments):
-    """docker itself, from PATH, with environment, terminal and exit code as ever. Never returns."""
+    """Become docker, from PATH, with unchanged environment, terminal and exit code. Never returns."""
     path = posix.environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
     become([f"{folder}/docker" for folder in path.split(":") if folder], ["docker", *arguments])
     raise ClientError(UNAVAILABLE, "docker: not found in PATH; install docker or set PATH")

@@ -25,7 +25,7 @@ EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
 
 
 def main(argv: list[str] | None = None, *, identify: Callable[[socket.socket], Peer] = identify_peer) -> int:
-    """Run the daemon; `identify` tells who is at the other end of a socket. Returns the process's exit code."""
+    """Run the daemon; `identify` returns the peer of a socket. Returns the process's exit code."""
     parser = argparse.ArgumentParser(
         prog="kubesyncd", description="Keeps SONiC features running, locally or by Kubernetes."
     )
@@ -50,14 +50,14 @@ def _run(
     inherited: dict[str, socket.socket],
     identify: Callable[[socket.socket], Peer],
 ) -> int:
-    """One life after another, each with the settings of its time."""
-    # Not before `lean.load`: these import what it makes small.
+    """Run the daemon, again with new settings after each reload."""
+    # Not before `lean_imports.load`: these import the libraries that it reduces.
     from kubesyncd.daemon.app import App, Ending
     from kubesyncd.daemon.sockets import StartError
     from kubesyncd.runtime.log import logger
 
     async def live() -> Ending:
-        # The adapters want a running loop when they are made.
+        # The adapters need a running loop when they are made.
         return await App(current, log, inherited=inherited, identify=identify).run()
 
     while True:
@@ -69,12 +69,12 @@ def _run(
             return protocol.EXIT_FAILED
         if ending is Ending.STOP:
             return protocol.EXIT_DONE
-        # The life that ended is one large cycle: left to chance, its memory would stand beside the next one's.
+        # The ended App is one large reference cycle: free its memory before the next App is made.
         gc.collect()
         try:
             current = settings.load(path, required=required)
         except settings.SettingsError as error:
-            log.error("reload", why=f"{error}; the settings from before stand")
+            log.error("reload", why=f"{error}; the previous settings stay in force")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Define what kubesyncd needs from outside: the ports, in our own words, and three errors.
+"""Define the ports: what kubesyncd needs from outside, and the errors they raise.
 
 Every method has a deadline of its own (the adapter's), and raises nothing but the three errors
 below; a programming error may raise anything and stops only the feature it happened on.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PortError(Exception):
-    """A typed failure of something outside; `service` is Redis, Docker, Kubernetes or systemd."""
+    """A typed failure of an external service; `service` is Redis, Docker, Kubernetes or systemd."""
 
     def __init__(self, service: str, detail: str) -> None:
         super().__init__(f"{service}: {detail}")
@@ -29,19 +29,19 @@ class PortError(Exception):
 
 
 class Unavailable(PortError):
-    """No answer, or an answer that says: later. Worth a retry with backoff; never the same as `Missing`."""
+    """No answer, or an answer that asks for a later retry. Retry with backoff; never the same as `Missing`."""
 
 
 class Refused(PortError):
-    """Understood and refused: repeating the call will not help until something changes."""
+    """The service understood and refused the call; a retry does not help until something changes."""
 
 
 class Forbidden(Refused):
-    """Our credential is refused, not what we asked for: it stands once somebody has given us the right."""
+    """The credential lacks the right; the request is valid once the right is given."""
 
 
 class Missing(PortError):
-    """The thing named does not exist."""
+    """The named object does not exist."""
 
 
 class FeatureStore(Protocol):
@@ -54,10 +54,10 @@ class FeatureStore(Protocol):
         """Valid names of all CONFIG_DB FEATURE rows."""
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
-        """One feature's config and row; a config field that nobody can use stays as it is `known`."""
+        """One feature's config and row; an invalid config field keeps its value in `known`."""
 
     async def write_row(self, feature: str, row: Row) -> None:
-        """Make our STATE_DB fields say `row`: an empty value removes its field."""
+        """Write `row` to our STATE_DB fields; an empty value removes its field."""
 
     async def master(self) -> MasterConfig:
         """The master's configuration."""
@@ -69,7 +69,7 @@ class FeatureStore(Protocol):
         """Mirror the label queue (`key=value`, `key-`) to STATE_DB `KUBE_SERVER|PENDING_LABELS`."""
 
     async def device_metadata(self) -> Mapping[str, str]:
-        """CONFIG_DB `DEVICE_METADATA|localhost`: hwsku, platform, type …, as they stand."""
+        """CONFIG_DB `DEVICE_METADATA|localhost`: hwsku, platform, type …, unchanged."""
 
 
 class Containers(Protocol):
@@ -81,19 +81,19 @@ class Containers(Protocol):
         """Names of features with a container that started, died or was destroyed; GAP on every (re)connection."""
 
     async def list(self, feature: str) -> tuple[Container, ...]:
-        """All containers of the feature, running or not, and the exits of those lately destroyed."""
+        """All containers of the feature, running or not, and the exits of recently destroyed ones."""
 
     async def start(self, container_id: str) -> None:
-        """Start it; running already is success."""
+        """Start the container; a running one is success."""
 
     async def stop(self, container_id: str, grace_s: int) -> None:
-        """SIGTERM, and SIGKILL after `grace_s`; ended or gone already is success. Returns when it has ended."""
+        """Send SIGTERM, SIGKILL after `grace_s`; an ended or missing container is success. Returns after the end."""
 
     async def kill(self, container_id: str, signal: str) -> None:
-        """Send `signal`; ended or gone already is success."""
+        """Send `signal`; an ended or missing container is success."""
 
     async def identify(self, container_id: str) -> Identity:
-        """Which feature a running container is. Raises Missing where it is no feature's."""
+        """The feature and owner of a running container. Raises Missing where it belongs to no feature."""
 
 
 class Cluster(Protocol):
@@ -106,37 +106,37 @@ class Cluster(Protocol):
 
     async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
         """One merge-PATCH on the own Node; None removes. Within 5 s. Raises Refused with the reason on 422,
-        Forbidden on 403, Missing on 404 (the kubelet has not created the Node yet), else Unavailable.
+        Forbidden on 403, Missing on 404 (the kubelet has not registered the Node yet), else Unavailable.
         """
 
     async def annotate(self, changes: Mapping[str, str | None]) -> None:
-        """The same for the own Node's annotations."""
+        """As `apply_labels`, for the own Node's annotations."""
 
     async def report(self, reason: str, message: str, *, warning: bool) -> None:
         """An Event about the own Node: a word in CamelCase, and a sentence. Raises Refused, Unavailable."""
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
 
 
 class DurableFile(Protocol):
-    """One small file that outlives us and the boot. Its disk may take seconds, and only who needs it waits for it."""
+    """One small file that outlives the daemon and the boot. A write may take seconds; only its caller waits for it."""
 
     def load(self) -> bytes | None:
-        """Its content; None: there is no such file. To be called before there is anybody to hold up. Raises
+        """The content; None: the file does not exist. Blocks: call it before the loop serves requests. Raises
         Unavailable.
         """
 
     async def save(self, data: bytes) -> None:
-        """Replace its content, durably, as a whole; who is cancelled cannot tell whether it was. Raises Unavailable."""
+        """Replace the content, durably and atomically; after a cancellation it may be done. Raises Unavailable."""
 
     async def forget(self) -> None:
-        """Take it away, durably; gone already is success. Raises Unavailable."""
+        """Remove the file, durably; a missing file is success. Raises Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a hook ended. `text`: its last line, or why there is none; `ended` False: it took too long."""
+    """The result of a hook. `text`: its last line, or why it has none; `ended` False: it took too long."""
 
     code: int
     text: str
@@ -144,7 +144,7 @@ class Ran:
 
     @property
     def good(self) -> bool:
-        """Whether it did what it should."""
+        """Whether the hook succeeded."""
         return self.ended and self.code == 0
 
 
@@ -152,50 +152,50 @@ class Hooks(Protocol):
     """Programs that an operator has put into a folder of the hooks' directory, such as `check.d`."""
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """The programs' file names, in order. Those that others than root may write are left out, and said so once."""
+        """The programs' file names, in order. Programs that others than root may write are skipped and logged once."""
 
     async def run(self, folder: str, name: str, arguments: tuple[str, ...], seconds: float) -> Ran:
-        """Run one to its end, or kill it after `seconds`. Raises Refused where it cannot be started."""
+        """Run one hook to its end, or kill it after `seconds`. Raises Refused where it cannot be started."""
 
 
 class Images(Protocol):
     """Docker's images. Raises Refused with Docker's own reason (a full disk too), else Unavailable."""
 
     async def stock(self) -> Stock:
-        """All images, and which ones containers were made from."""
+        """All images, and the IDs of those that containers were made from."""
 
     async def made_from(self, feature: str) -> str:
-        """The image's name that the feature's local container was made from; empty without a container."""
+        """The image name that the feature's local container was made from; empty without a container."""
 
     async def tag(self, image_id: str, name: str) -> None:
-        """Let `name` name this image. Raises Missing where there is no such image."""
+        """Tag this image as `name`. Raises Missing where the image does not exist."""
 
     async def remove(self, reference: str) -> None:
-        """Take a name, or an image without one, away; gone already is success. Never one in use: Refused."""
+        """Remove a name, or an image without one; a missing one is success. Raises Refused for an image in use."""
 
     async def renew(self, feature: str, name: str) -> bool:
-        """Make the feature's stopped local container anew from the image that `name` names now, otherwise as it was.
+        """Recreate the feature's stopped local container from the current image `name`, otherwise unchanged.
 
-        Returns whether it was. One that runs, is not there, or is of that image already stays as it is.
+        Returns whether it was recreated. A running, missing or already current container is left unchanged.
         """
 
     async def unfinished(self) -> tuple[str, ...]:
-        """Features whose local container a power cut in `renew` has left half made."""
+        """Features whose local container is incomplete after a power cut in `renew`."""
 
     async def finish(self, feature: str) -> bool:
-        """Finish that; whether the feature had lost its local container, and has it again."""
+        """Complete an interrupted `renew`; return whether it restored a lost local container."""
 
     async def localize(self, feature: str, container_id: str, name: str) -> tuple[str, ...]:
-        """Make the feature's local container, which it has not, after the kube container `container_id`, from the image
-        that `name` names. Returns the paths at which Kubernetes mounts what only Kubernetes has. Raises Missing.
+        """Create the feature's missing local container modelled on the kube container `container_id`, from the image
+        `name`. Returns the paths of mounts that only Kubernetes provides. Raises Missing.
         """
 
     async def unlocalize(self, feature: str) -> bool:
-        """Remove the feature's local container if `localize` made it; whether it did. Never one that runs: Refused."""
+        """Remove the feature's local container if `localize` made it; return whether. Refused for a running one."""
 
 
 class Units(Protocol):
-    """systemd. Always argument lists, never a shell."""
+    """systemd, called with argument lists, never a shell."""
 
     async def kubelet_running(self) -> bool:
         """Whether the kubelet's unit is active."""
@@ -204,25 +204,25 @@ class Units(Protocol):
         """Enable and start the kubelet."""
 
     async def stop_kubelet(self) -> None:
-        """Stop and disable the kubelet; its containers stay as they are."""
+        """Stop and disable the kubelet; its containers keep running."""
 
     async def restart(self, feature: str) -> None:
-        """`reset-failed`, then `restart --no-block` the feature's unit."""
+        """Run `reset-failed`, then `restart --no-block` on the feature's unit."""
 
 
 class File(Protocol):
-    """Where the ledger is kept: one small file, replaced as a whole."""
+    """The ledger's file: small, replaced as a whole."""
 
     def load(self) -> bytes | None:
-        """Its content; None: there is no such file. Raises Unavailable."""
+        """The content; None: the file does not exist. Raises Unavailable."""
 
     def save(self, data: bytes) -> None:
-        """Replace its content as a whole. Raises Unavailable."""
+        """Replace the content as a whole. Raises Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`key` (32 bytes, ed25519) is said to have signed `message` with `signature` (64 bytes)."""
+    """A claimed ed25519 signature of `message`: `key` (32 bytes), `signature` (64 bytes)."""
 
     key: bytes
     signature: bytes

@@ -25,7 +25,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Redis:
-    """Where the databases are; SONiC's database_config.json rules where it exists and `url` is not set."""
+    """Addresses of the databases; SONiC's database_config.json is used where it exists and `url` is not set."""
 
     url: str = ""
     config_db: int = 4
@@ -35,14 +35,14 @@ class Redis:
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    """Where the Docker engine is."""
+    """Address of the Docker engine."""
 
     url: str = "unix:///var/run/docker.sock"
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Where clients ask. `container`'s folder is what is mounted into containers, and nothing else of ours."""
+    """Sockets for clients. Only the folder of `container` is mounted into containers."""
 
     host: str = "/run/kubesyncd/host.sock"
     container: str = "/run/kubesyncd/container/container.sock"
@@ -55,8 +55,8 @@ def _host_name() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kube:
-    """Who this node is to the master, and how it joins: with the admin.conf behind `admin_conf_url` ({ip}, {port} are
-    the master's), or a bootstrap token, or a client certificate that somebody put on the switch.
+    """The node's name in the cluster, and how it joins: with the admin.conf at `admin_conf_url` ({ip}, {port} are
+    the master's), or a bootstrap token, or a client certificate installed on the switch.
     """
 
     node_name: str = field(default_factory=_host_name)
@@ -78,7 +78,7 @@ class Kube:
 
 @dataclass(frozen=True, slots=True)
 class Systemd:
-    """How units are driven: argument lists, replaceable in tests."""
+    """Commands for units: argument lists, replaceable in tests."""
 
     systemctl: tuple[str, ...] = ("systemctl",)
     kubeadm: tuple[str, ...] = ("kubeadm",)
@@ -87,15 +87,15 @@ class Systemd:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features with rules of their own."""
+    """Features with special rules."""
 
     always_local: tuple[str, ...] = ("database",)
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Whether a good image that Kubernetes brought becomes the local one, whether the kubelet may remove images that
-    its own containers do not use, and where SONiC names its images.
+    """Whether a stable image of Kubernetes becomes the local one, whether the kubelet may remove images that
+    its own containers do not use, and the file of SONiC's image names.
     """
 
     adopt: bool = True
@@ -105,17 +105,17 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Which names our database fields have: the design document's or today's SONiC's."""
+    """Names of our database fields: those of the design document or of today's SONiC."""
 
     names: Literal["hld", "sonic"] = "hld"
 
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """Where service packages come from; nowhere, unless `url` (of the metadata, https) says so.
+    """Source of service packages; none, unless `url` (of the metadata, https) is set.
 
     `interval_s`: how often the metadata is asked for. `pubkey`: a minisign public key that must have signed it.
-    `ca_file`: the certificates that the server's is checked against, instead of the system's. `unit`: what
+    `ca_file`: the CA certificates for the server, instead of the system's. `unit`: the systemd unit that
     installs, outside the daemon's sandbox.
     """
 
@@ -128,9 +128,9 @@ class Packages:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where state lives: `state_dir` outlives a boot, `run_dir` does not, and what is in `carry_dir` outlives an
-    upgrade to another SONiC, which has its copy of /etc/sonic in `upgrade_dir`. `boot_id` says which boot this is,
-    `sonic_version` which SONiC.
+    """Folders and files: `state_dir` outlives a boot, `run_dir` does not, and `carry_dir` (context backup) outlives an
+    upgrade to another SONiC, which finds its copy of /etc/sonic in `upgrade_dir`. `boot_id`: the file of the boot's ID,
+    `sonic_version`: the file of the SONiC version.
     Units and scripts of installed features go below `install_root`.
     """
 
@@ -147,7 +147,7 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """How the daemon speaks."""
+    """Format and level of the log."""
 
     format: Literal["json", "console"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -155,7 +155,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole file."""
+    """All sections of the settings file."""
 
     redis: Redis = field(default_factory=Redis)
     docker: Docker = field(default_factory=Docker)
@@ -223,7 +223,7 @@ def _section(kind: type[Any], name: str, table: dict[str, Any], where: str) -> A
 
 
 def _value(hint: Any, key: str, value: Any, where: str) -> Any:
-    """`value` as the type `hint` says, or a SettingsError that names the key."""
+    """`value` as the type `hint`. Raises a SettingsError that names the key."""
     if get_origin(hint) is Literal:
         allowed = get_args(hint)
         if value not in allowed:
@@ -258,7 +258,7 @@ def _value(hint: Any, key: str, value: Any, where: str) -> Any:
 
 
 def _said(value: Any) -> str:
-    """A value nobody can use, short enough for one line."""
+    """An invalid value, shortened for one line."""
     try:
         text = repr(value)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Spell our database fields the design document's way and today's SONiC's: one codec, two tables.
+"""Spell kubesyncd's database fields as the design document or as today's SONiC: one codec, two tables.
 
 Knows no Redis and no feature's rules: text in, text out. A spelling is translated to the design document's
-words, which `model` parses. The only thing asked of the system is local time, SONiC's `update_time`.
+words, which `model` parses. The only system call is local time, for SONiC's `update_time`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kubesyncd.core.parse import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Longest value of ours: an ID has 64 characters, a failure's sentence a few hundred.
+# Longest value to write: an ID has 64 characters, a failure's sentence a few hundred.
 VALUE_BYTES_MAX = 512
 CLOCK_FORMAT = "%Y-%m-%d %H:%M:%S"
 # The last year that `CLOCK_FORMAT` can be read back from has four digits in every time zone.
@@ -52,7 +52,7 @@ _REMOTE_STATES = {
 class ConfigField:
     """One CONFIG_DB field: its name, the design document's name, and the translation ("": absent).
 
-    `read` gets what is known of the feature as well: a typing error must not move it.
+    `read` also gets the known config of the feature: a typing error must not change it.
     """
 
     name: str
@@ -63,8 +63,9 @@ class ConfigField:
 
 @dataclass(frozen=True, slots=True)
 class RowField:
-    """One STATE_DB field. A value equal to `default` is not stored, unless `shown` and the unit has spoken:
-    the design document's tables spell out "none" and "" there, and others on the switch read them.
+    """One STATE_DB field. A value equal to `default` is not stored, unless `shown` and the unit has called kubesyncd.
+
+    The design document's tables spell out "none" and "" there, and other programs on the switch read them.
     """
 
     name: str
@@ -77,53 +78,53 @@ class RowField:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One spelling of our fields in both databases."""
+    """One spelling of kubesyncd's fields in both databases."""
 
     config: tuple[ConfigField, ...]
     row: tuple[RowField, ...]
     connected: tuple[str, str]
     """`connected` in the master's status: no, yes."""
     connected_since: tuple[str, Callable[[int], str]]
-    """The name and the spelling of the time (seconds since the epoch) that status has held since."""
+    """The name and the spelling of the time (seconds since the epoch) since which the status is unchanged."""
 
     @property
     def config_names(self) -> frozenset[str]:
-        """The CONFIG_DB fields that mean something to us, as `normal` spells them."""
+        """The CONFIG_DB fields that kubesyncd reads, as `normal` spells them."""
         return frozenset(field.name for field in self.config)
 
     @property
     def own_config_names(self) -> frozenset[str]:
-        """Those of them that are there for our sake: SONiC itself sets the one that says what a feature is."""
+        """Those of them that only kubesyncd needs: SONiC itself sets the field that marks a row as a feature."""
         return self.config_names - {"has_per_asic_scope"}
 
     @property
     def row_names(self) -> frozenset[str]:
-        """The STATE_DB fields that are ours, as `normal` spells them; every other one is somebody else's."""
+        """The STATE_DB fields of kubesyncd, as `normal` spells them; every other one belongs to another program."""
         return frozenset(field.name for field in self.row)
 
     def decode_config(
         self, stored: Mapping[str, str], problems: list[str], known: FeatureConfig | None = None
     ) -> FeatureConfig:
-        """CONFIG_DB fields (`normal` names) as a config; unusable ones are problems, and stay as `known`."""
+        """Decode CONFIG_DB fields (`normal` names) as a config; invalid ones are problems, and stay as `known`."""
         spelled = {
             field.means: field.read(stored.get(field.name, ""), problems, known) for field in self.config
         }
         return parse_feature_config(spelled, problems, known)
 
     def encode_config(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        """The design document's CONFIG_DB fields (valid ones) in this spelling."""
+        """Encode the design document's CONFIG_DB fields (valid ones) in this spelling."""
         return {
             field.name: field.write(wanted[field.means]) for field in self.config if field.means in wanted
         }
 
     def decode_row(self, stored: Mapping[str, str], problems: list[str]) -> Row:
-        """Our STATE_DB fields (`normal` names) as a row; unusable ones are empty and problems."""
+        """Decode kubesyncd's STATE_DB fields (`normal` names) as a row; invalid ones are empty and problems."""
         return parse_row(
             {field.means: field.read(stored.get(field.name, ""), problems) for field in self.row}, problems
         )
 
     def encode_row(self, feature: str, row: Row) -> dict[str, str]:
-        """All of our fields that shall be stored for `row`; those left out shall be absent."""
+        """All fields of kubesyncd to store for `row`; the fields left out must be absent."""
         spoken = row.system_state is not SystemState.ABSENT
         texts = ((field, field.write(feature, row)) for field in self.row)
         return {
@@ -142,13 +143,13 @@ def normal(name: str) -> str:
 
 
 def shared_row(feature: str) -> str:
-    """Whose row the container of one ASIC has: `swss` for `swss0`. Empty where that is no such name."""
+    """The row of one ASIC's container: `swss` for `swss0`. Empty where the name has no ASIC number."""
     base = feature.rstrip("0123456789")
     return base if base and len(feature) - len(base) in (1, 2, 3) else ""
 
 
 def schema(names: str) -> Schema:
-    """The schema that `[schema] names` asks for."""
+    """The schema named by `[schema] names`."""
     return {"hld": HLD, "sonic": SONIC}[names]
 
 
@@ -161,7 +162,7 @@ def _config_as_it_is(name: str) -> ConfigField:
 
 
 def _failure(_feature: str, row: Row) -> str:
-    """Cut where a reader would find it too long; a text that cannot be UTF-8 is made so."""
+    """Cut a text that is too long for readers; replace what is not valid UTF-8."""
     return row.failure.encode(errors="replace")[:VALUE_BYTES_MAX].decode(errors="ignore")
 
 
@@ -182,12 +183,12 @@ def _read_clock(text: str, problems: list[str]) -> str:
     except (ValueError, OverflowError):
         ts = 0
     if ts <= 0:
-        problems.append(f"update_time={shown(text)} is no time like 2026-01-31 23:59:59; taken as absent")
+        problems.append(f"update_time={shown(text)} is not a time like 2026-01-31 23:59:59; taken as absent")
     return _epoch(ts)
 
 
 def _read_no_fallback(text: str, problems: list[str], known: FeatureConfig | None) -> str:
-    """SONiC says it inverted, and an absent field means: fall back."""
+    """Decode SONiC's inverted field; an absent field means: fall back."""
     default = bool(text.strip()) and known is not None and not known.fallback
     return str(not parse_bool("no_fallback_to_local", text, problems, default=default)).lower()
 
@@ -210,8 +211,10 @@ def _read_remote_state(text: str, problems: list[str]) -> str:
 
 
 def _remote_state(_feature: str, row: Row) -> str:
-    """SONiC's word for how far Kubernetes has come. Its `ready` is a container that may go on at once, which
-    is what a feature that awaits its deployment promises; `stopped` is one whose unit is down.
+    """SONiC's word for the progress of Kubernetes.
+
+    `ready` is a container that may continue at once, as a feature that waits for its deployment promises; `stopped` is
+    one whose unit is down.
     """
     if row.transition_mode is not Mode.READY:
         return "pending" if row.transition_mode is Mode.PENDING else "none"
@@ -221,7 +224,7 @@ def _remote_state(_feature: str, row: Row) -> str:
 
 
 def _read_container_id(text: str, problems: list[str]) -> str:
-    """A local container's name says no ID: it reads as none, and Docker is asked."""
+    """Decode a container ID. A local container's name contains no ID: it reads as none, and Docker is asked."""
     word = text.strip()
     if not word or CONTAINER_ID.fullmatch(word):
         return word

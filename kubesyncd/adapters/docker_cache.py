@@ -1,4 +1,4 @@
-"""Cache what Docker has said of each feature's containers, for as long as its event stream is connected.
+"""Cache each feature's containers, for as long as its event stream is connected.
 
 Every event and every call of our own drops what it touches.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.adapters.docker_events import Event
 
-# Docker silently drops events of a reader that stalled with 1024 waiting, so no entry is believed for longer.
+# Docker silently drops events of a reader that stalled with 1024 waiting, so no entry is trusted for longer.
 CACHE_S_MAX = 300.0
 FEATURES_MAX = 1024
 EXITS_MAX = 4
@@ -29,7 +29,7 @@ class ContainerCache:
         self._exits = _Exits()
         self._cache: dict[str, tuple[float, tuple[Container, ...]]] = {}
         self._connected = False
-        # Counts every reason for doubt, so that a read which began before one is never cached after it.
+        # Counts every invalidation, so that a read which began before one is never cached after it.
         self._doubts = 0
 
     @property
@@ -38,7 +38,7 @@ class ContainerCache:
         return self._connected
 
     def connect(self) -> None:
-        """Note that the event stream is connected; a read under way began unwatched."""
+        """Note that the event stream is connected; a read already running began without events."""
         self.doubt(())
         self._connected = True
 
@@ -65,7 +65,7 @@ class ContainerCache:
         self._exits.see(feature, present)
         gone = self._exits.gone(feature, present)
         known = tuple(sorted((*present, *gone), key=lambda c: (c.started, c.id)))
-        # A container that is missing may be made at any moment, and a start of it may overtake Docker's event.
+        # A container that is missing may be created at any moment, and its start may arrive before Docker's event.
         made = any(c.owner is Owner.LOCAL and not c.gone for c in known)
         if made and self._connected and begun == self._doubts:
             if len(self._cache) >= FEATURES_MAX:
@@ -74,7 +74,7 @@ class ContainerCache:
         return known
 
     def take(self, event: Event) -> tuple[str, ...]:
-        """Remember what the event says, forget what it makes stale; the features to look at."""
+        """Apply the event, drop the entries that it makes stale, and return the features to observe."""
         owners = [who for name in event.names if (who := whose(name, event.labels))]
         for feature, owner in owners:
             if event.action == "die":
@@ -93,7 +93,7 @@ class ContainerCache:
         """
         read_at, known = self._cache.get(feature, (0.0, ()))
         seen = next((c for c in known if c.id == event.container_id), None)
-        # One nobody had looked at counts as started when it ended.
+        # A container not observed before counts as started when it ended.
         container = seen or Container(event.container_id, owner, running=False, started=event.at)
         code, image = event.labels.get("exitCode", ""), event.labels.get("image", "")
         ended = replace(
@@ -101,7 +101,7 @@ class ContainerCache:
             running=False,
             exit_code=int(code) if code.isascii() and code.isdigit() else None,
             image=image,
-            # The kubelet makes containers from IDs, so this tells it also of one that nobody had looked at.
+            # The kubelet makes containers from IDs, so this also identifies one that was not observed before.
             image_id=container.image_id or (image if image.startswith("sha256:") else ""),
         )
         self._exits.add(feature, replace(ended, gone=True))
@@ -115,7 +115,7 @@ class ContainerCache:
             self._cache.pop(feature, None)
 
     def doubt_container(self, container_id: str, *, ends: bool) -> None:
-        """After a call: doubt the features that have it, all where none has; an end seen already is sure."""
+        """After a call: invalidate the features that have the container, all where none has; a known exit stays."""
         having = {
             feature: container.running
             for feature, (_, known) in self._cache.items()
@@ -129,7 +129,7 @@ class ContainerCache:
 
 
 class _Exits:
-    """How containers ended that Docker may have destroyed since: the kubelet does so after 0.7 s. Bounded."""
+    """The exits of containers that Docker may have destroyed since: the kubelet does so after 0.7 s. Bounded."""
 
     def __init__(self) -> None:
         self._by_feature: dict[str, dict[str, Container]] = {}
@@ -146,11 +146,11 @@ class _Exits:
             del self._by_feature[next(iter(self._by_feature))]
 
     def forget(self, feature: str, container_id: str) -> None:
-        """It runs again, so its last exit is no longer how it ended."""
+        """Drop the exit of a container that runs again."""
         self._by_feature.get(feature, {}).pop(container_id, None)
 
     def see(self, feature: str, present: tuple[Container, ...]) -> None:
-        """Learn from what Docker still has, oldest first."""
+        """Record the exits that Docker still has, oldest first."""
         for container in sorted(present, key=lambda c: c.started):
             if container.running:
                 self.forget(feature, container.id)

@@ -1,4 +1,4 @@
-"""Call Docker through aiodocker, each call with a deadline and with errors in our words."""
+"""Call Docker through aiodocker, each call with a deadline and with errors translated to port errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFLICT = 409
 
 
 def socket_path(settings: Docker) -> str:
-    """Where the engine listens. Raises ValueError where that is no Unix socket."""
+    """Path of the engine's socket. Raises ValueError where it is not a Unix socket."""
     path = settings.url.removeprefix("unix://")
     if not path.startswith("/"):
         raise ValueError(f"[docker] url = {settings.url!r}; allowed: unix:///path/of/the/socket")
@@ -49,4 +49,4 @@ async def ask(call: Awaitable[T], deadline_s: float) -> T:
         raise Unavailable("Docker", str(error) or type(error).__name__) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         # What aiodocker raises for an error body or a content type that is not Docker's.
-        raise Unavailable("Docker", f"an answer nobody can read: {error!r}") from error
+        raise Unavailable("Docker", f"an unreadable answer: {error!r}") from error

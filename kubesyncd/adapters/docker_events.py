@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import aiodocker
 
 
-# How long the event stream may be silent before the engine is asked whether it lives.
+# How long the event stream may be silent before the engine is pinged.
 QUIET_S = 60.0
 PING_S = 5.0
 EVENT_BYTES_MAX = 1 << 20
@@ -38,17 +38,17 @@ class Event:
 
 
 class EventStream:
-    """`quiet_s`: how long the stream may be silent before the engine is asked whether it lives."""
+    """`quiet_s`: how long the stream may be silent before the engine is pinged."""
 
     def __init__(self, docker: aiodocker.Docker, quiet_s: float) -> None:
         self._docker = docker
         self._quiet_s = quiet_s
 
     async def connect(self) -> AsyncGenerator[Event | None, None]:
-        """One connection's events, after a None once it stands. Ends only by raising Unavailable."""
+        """One connection's events, after a None once it is open. Ends only by raising Unavailable."""
         # A restarted engine may be another version.
         self._docker.api_version = "auto"
-        # Docker answers before it subscribes; with `since`, whatever falls between is in the replay.
+        # Docker answers before it subscribes; with `since`, every event in between is in the replay.
         query = {"since": "0", "filters": json.dumps({"type": ["container"], "event": ACTIONS})}
         response = await ask(self._docker.session.get(f"{BASE}/events", params=query), READ_S)
         try:
@@ -66,7 +66,7 @@ class EventStream:
             response.close()
 
     async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
-        """The next bytes, however long it takes, as long as the engine answers a ping now and then."""
+        """Read the next bytes, without a limit as long as the engine answers pings."""
         while True:
             try:
                 async with asyncio.timeout(self._quiet_s):
@@ -88,7 +88,7 @@ class EventStream:
 
 
 def parse_event(line: bytes) -> Event:
-    """One line of the event stream. Raises Unavailable where Docker does not speak like Docker."""
+    """Decode one line of the event stream. Raises Unavailable where it is invalid."""
     try:
         event = json.loads(line)
         attributes = event["Actor"]["Attributes"] or {}
@@ -103,7 +103,7 @@ def parse_event(line: bytes) -> Event:
             at=_iso(int(event["timeNano"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise Unavailable("Docker", f"an event nobody can read: {line[:80]!a}") from error
+        raise Unavailable("Docker", f"an unreadable event: {line[:80]!a}") from error
 
 
 def _iso(nanos: int) -> str:

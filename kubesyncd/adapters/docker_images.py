@@ -1,6 +1,6 @@
-"""Look at, name and remove images, and put one under a local container, through Docker: the Images port.
+"""Inspect, tag and remove images, and create local containers from them, through Docker: the Images port.
 
-Knows Docker's words for images; knows no policy. Nothing is ever forced: what is in use stays.
+Knows Docker's words for images; knows no policy. Nothing is ever forced: an image in use stays.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
     from kubesyncd.settings import Docker
 
-# Removing an image may take a slow disk a while.
+# Removing an image may take long on a slow disk.
 CHANGE_S = 60.0
 IMAGES_MAX = 1024
-# What a container inherits from its image where nobody said otherwise; the new image's own words count then.
+# What a container inherits from its image unless it sets it itself; the new image's own values apply then.
 _INHERITED = ("Cmd", "Entrypoint", "WorkingDir", "User", "Healthcheck", "StopSignal", "Shell", "OnBuild")
 _INHERITED_MAPS = ("Labels", "Volumes", "ExposedPorts")
 _OWN_HOST_NAME = re.compile(r"[0-9a-f]{12}")
-# No feature can be called so: whoever looks for containers of features passes it over.
+# An invalid feature name: a search for containers of features skips it.
 _MAKING = ".new"
-# On a local container that no unit's script made: after which kube one.
+# Label of a local container that no unit's script created: the kube container it was modelled on.
 _MADE_AFTER = "kubesyncd.made-after"
 # A kube container's network is its sandbox's.
 _JOINED = "container:"
 _KUBE_LABELS = ("io.kubernetes.", "annotation.")
-# What start scripts know their owner by comes anew.
+# The variables by which start scripts find their owner are set again.
 _KUBE_ENVIRONMENT = ("KUBERNETES_", "RUNTIME_OWNER=")
-# What a manifest says of a container, and the kubelet hands on to Docker.
+# Variables that a manifest sets on a container, and that the kubelet passes on to Docker.
 _KEPT = (
     "CapAdd",
     "CapDrop",
@@ -62,14 +62,14 @@ _KEPT = (
     "Sysctls",
     "Tmpfs",
 )
-# Mounted into every container of every pod; a local one needs none of it.
+# Mounted into every container of every pod; a local container needs none of it.
 _EVERY_POD_S = ("/etc/hosts", "/dev/termination-log", "/var/run/secrets/kubernetes.io/serviceaccount")
-# An empty folder is as well found in the container itself.
+# An empty folder is not mounted: the container's own one serves as well.
 _NO_LOSS = "/volumes/kubernetes.io~empty-dir/"
 
 
 class DockerImages:
-    """ports.Images. A connection lasts for one call: these calls are rare."""
+    """ports.Images. A connection is used for one call: these calls are rare."""
 
     def __init__(self, settings: Docker) -> None:
         self._path = socket_path(settings)
@@ -104,7 +104,7 @@ class DockerImages:
             pass
 
     async def renew(self, feature: str, name: str) -> bool:
-        """See ports.Images. A power cut in the middle is made good by the next call, or by `finish`."""
+        """See ports.Images. After a power cut in the middle, the next call or `finish` completes it."""
         _named(name)
         async with self._docker() as docker:
             await self._finish(docker, feature)
@@ -117,7 +117,7 @@ class DockerImages:
             before = await ask(docker.images.inspect(_identified(old["Image"])), READ_S)
             config = remade(old, before.get("Config") or {}, name)
             new = await ask(docker.containers.create(config, name=f"{feature}{_MAKING}"), CHANGE_S)
-            # Not forced: if somebody has just started the old one, it stays and the new one goes next time.
+            # Not forced: if the old container has just been started, it stays and the new one is removed next time.
             await ask(docker.containers.container(old["Id"]).delete(), CHANGE_S)
             await ask(new.rename(feature), CHANGE_S)
         return True
@@ -136,7 +136,7 @@ class DockerImages:
             return await self._finish(docker, feature)
 
     async def _finish(self, docker: aiodocker.Docker, feature: str) -> bool:
-        """The one half made takes the place of one that is gone, and makes way for one that is there."""
+        """Rename the half-created container where the local one is gone, else remove it."""
         left = await _inspected(docker, f"{feature}{_MAKING}")
         if left is None:
             return False
@@ -145,11 +145,11 @@ class DockerImages:
         return lost
 
     async def localize(self, feature: str, container_id: str, name: str) -> tuple[str, ...]:
-        """See ports.Images. The sandbox tells what the pod shares with the host; a kube container only joins it."""
+        """See ports.Images. The sandbox shows what the pod shares with the host; a kube container only joins it."""
         _named(name)
         _named_feature(feature)
         if not CONTAINER_ID.fullmatch(container_id):
-            raise Refused("Docker", f"{container_id[:70]!a} is no container ID; use 12 to 64 hex digits")
+            raise Refused("Docker", f"{container_id[:70]!a}: invalid container ID; use 12 to 64 hex digits")
         async with self._docker() as docker:
             kube = sandbox = await ask(docker.containers.get(container_id), READ_S)
             image = await ask(docker.images.inspect(_identified(kube["Image"])), READ_S)
@@ -172,7 +172,7 @@ class DockerImages:
 
     @asynccontextmanager
     async def _docker(self) -> AsyncIterator[aiodocker.Docker]:
-        """A connection; what goes wrong on it in our words."""
+        """Open a connection; translate its errors to port errors."""
         connector = aiohttp.UnixConnector(self._path)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         docker = aiodocker.Docker(BASE, connector=connector, timeout=timeout)
@@ -183,16 +183,16 @@ class DockerImages:
                 raise Unavailable("Docker", error.message) from error
             raise (Missing if error.status == NOT_FOUND else Refused)("Docker", error.message) from error
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise Unavailable("Docker", f"an answer nobody can read: {error!r}") from error
+            raise Unavailable("Docker", f"an unreadable answer: {error!r}") from error
         finally:
             await docker.close()
             await connector.close()
 
 
 def remade(old: Mapping[str, Any] | DockerContainer, image: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What `docker create` has to be told to make container `old` (an inspect) again from the image `name`.
+    """The `docker create` configuration that makes container `old` (an inspect) again from the image `name`.
 
-    `image` is the old image's own config: what the container had from there, it shall have from the new one.
+    `image` is the old image's own config: values that the container had from there come from the new image.
     """
     config = dict(old["Config"])
     for key in _INHERITED:
@@ -217,8 +217,10 @@ def localized(
     image: Mapping[str, Any],
     name: str,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What `docker create` has to be told to run as local container what `kube` (an inspect) runs, from the image
-    `name`; and where its pod mounts what no one else has. What the kubelet rules (cgroups, scores) is left out.
+    """The `docker create` configuration that makes a local container from `kube` (an inspect) with the image `name`.
+
+    Also returns the mount points of volumes that only its pod has. What the kubelet controls (cgroups, scores) is left
+    out.
     """
     config = remade(kube, image, name)
     labels = kube["Config"].get("Labels") or {}
@@ -267,17 +269,17 @@ async def _inspected(docker: aiodocker.Docker, name: str) -> DockerContainer | N
 
 def _named_feature(name: str) -> str:
     if not valid_feature_name(name):
-        raise Refused("Docker", f"{name[:70]!a} is no feature's name; use a-z, 0-9, - and _")
+        raise Refused("Docker", f"{name[:70]!a}: invalid feature name; use a-z, 0-9, - and _")
     return name
 
 
 def _named(name: str) -> str:
     if not NAME.fullmatch(name) or ":" not in name.rpartition("/")[2]:
-        raise Refused("Docker", f"{name[:70]!a} is no image's name with a tag")
+        raise Refused("Docker", f"{name[:70]!a}: invalid image name with a tag")
     return name
 
 
 def _identified(image_id: str) -> str:
     if not IMAGE_ID.fullmatch(image_id):
-        raise Refused("Docker", f"{image_id[:80]!a} is no image's ID")
+        raise Refused("Docker", f"{image_id[:80]!a}: invalid image ID")
     return image_id

@@ -1,4 +1,4 @@
-"""Read what `docker inspect` says of a container, and which feature's it is."""
+"""Read a container's `docker inspect`, and find the feature that it belongs to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEVER = "0001-01-01T00:00:00Z"
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What we use of one `docker inspect`. `started` is "" for a container that never ran."""
+    """The used part of one `docker inspect`. `started` is "" for a container that never ran."""
 
     id: str
     name: str
@@ -34,7 +34,7 @@ class Described:
 
 
 def whose(name: str, labels: Mapping[str, str]) -> tuple[str, Owner] | None:
-    """Feature and owner of a container called `name`; None: no feature's. The label counts more."""
+    """Feature and owner of a container called `name`; None: of no feature. The label takes precedence."""
     if labels.get(KUBE_TYPE) == SANDBOX:
         return None
     owner = Owner.KUBE if KUBE_NAME in labels else Owner.LOCAL
@@ -43,7 +43,7 @@ def whose(name: str, labels: Mapping[str, str]) -> tuple[str, Owner] | None:
 
 
 def describe(found: DockerContainer) -> Described:
-    """One `docker inspect` in our words. Raises Unavailable where Docker does not speak like Docker."""
+    """Decode one `docker inspect`. Raises Unavailable where it is invalid."""
     try:
         state, config = found["State"], found["Config"]
         return Described(
@@ -57,7 +57,7 @@ def describe(found: DockerContainer) -> Described:
             image_id=str(found["Image"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise Unavailable("Docker", f"a container nobody can read: {error!r}") from error
+        raise Unavailable("Docker", f"an unreadable container: {error!r}") from error
 
 
 def container_of(found: Described, owner: Owner) -> Container:

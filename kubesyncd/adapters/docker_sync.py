@@ -1,4 +1,4 @@
-"""Ask Docker for its version and for how a container was made, from a command at a terminal.
+"""Ask Docker for its version and for a container's configuration, from a command at a terminal.
 
 Knows HTTP over a Unix socket; changes nothing.
 """
@@ -18,13 +18,13 @@ ANSWER_BYTES_MAX = 1 << 20
 
 
 def docker_version(url: str, seconds: float) -> str:
-    """The version of the engine at `url`, asked with this deadline. Raises Unavailable, Forbidden."""
+    """The version of the engine at `url`, with this deadline. Raises Unavailable, Forbidden."""
     _, answer = _get(url, "/version", seconds)
     return str(answer.get("Version", ""))
 
 
 def inspect(url: str, name: str, seconds: float) -> dict[str, Any] | None:
-    """What the engine at `url` says of the container `name`; None: there is none. Raises Unavailable, Forbidden."""
+    """The engine's inspect of the container `name`; None: it does not exist. Raises Unavailable, Forbidden."""
     status, answer = _get(url, f"/containers/{quote(name, safe='')}/json", seconds)
     return answer if status == http.client.OK else None
 

@@ -1,6 +1,6 @@
-"""Run the programs that an operator has put into folders below the hooks' directory.
+"""Run the programs that an operator has installed in folders below the hooks' directory.
 
-Knows files, modes and how to run a program; knows nothing of what a hook is for.
+Knows files, modes and how to run a program; knows nothing of the purpose of a hook.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 SERVICE = "hooks"
 HOOKS_MAX = 256
 TEXT_MAX = 200
-# What editors and package managers leave behind beside a hook is none.
+# Leftovers of editors and package managers are not hooks.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _LEFT_BEHIND = (".dpkg-old", ".dpkg-new", ".dpkg-dist", ".bak", ".orig", ".rpmsave")
 
 
 class HookFolders:
-    """ports.Hooks under `root`. `left_out` gets the path of each file that is no hook to be run, and why, once."""
+    """ports.Hooks under `root`. `left_out` gets the path of each file that is not a hook to run, and why, once."""
 
     def __init__(self, root: Path, left_out: Callable[[str, str], object]) -> None:
         self._root = root
@@ -50,23 +50,23 @@ class HookFolders:
         except NotStarted as error:
             raise Refused(SERVICE, error.detail) from error
         except Unavailable:
-            return Ran(-1, f"it has not ended within {seconds:g} s", ended=False)
+            return Ran(-1, f"it did not end within {seconds:g} s", ended=False)
         return Ran(ended.code, _said(ended.err) or _said(ended.out) or f"it ended with code {ended.code}")
 
     def _may_run(self, entry: os.DirEntry[str]) -> bool:
-        """Whether it is a program that nobody but root (and we) could have put there."""
+        """Whether the file is a program that only root (or kubesyncd) could have written."""
         why = ""
         try:
             status = entry.stat()
         except OSError as error:
-            why = f"it cannot be looked at: {error.strerror}"
+            why = f"it cannot be checked: {error.strerror}"
         else:
             if not stat.S_ISREG(status.st_mode):
                 return False
             if not status.st_mode & 0o100:
                 why = "it is not executable; chmod 755 it"
             elif status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
-                why = "others than root may write it; chown root and chmod 755 it"
+                why = "users other than root may write it; chown root and chmod 755 it"
         if why and entry.path not in self._said:
             self._said.add(entry.path)
             self._left_out(entry.path, why)

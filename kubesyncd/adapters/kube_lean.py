@@ -1,8 +1,8 @@
 """Import kubernetes_asyncio without its thousand generated modules.
 
-Knows the package's layout (its version is pinned for that) and nothing of Kubernetes itself. The
-package's `__init__` files import every API and every model, though a client that speaks in plain
-dicts needs neither. Empty stand-ins put in their place first keep those files from running.
+Knows the package's layout (its version is pinned for that) and nothing of Kubernetes itself. The package's `__init__`
+files import every API and every model, though a client that uses plain dicts needs neither. Empty stub modules,
+registered first, keep those files from running.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 _PACKAGE = "kubernetes_asyncio"
-# `client.models` stays empty: only an answer asked for as a model looks into it, and we ask for dicts.
+# `client.models` stays empty: only an answer requested as a model uses it, and kubesyncd requests dicts.
 _STUBS = (_PACKAGE, f"{_PACKAGE}.client", f"{_PACKAGE}.client.models")
 
 
@@ -24,10 +24,10 @@ def available() -> bool:
 
 
 def load() -> tuple[Any, Any]:
-    """The classes `ApiClient` and `Configuration`.
+    """Import the classes `ApiClient` and `Configuration`.
 
-    The stand-ins stay, so the rest of the package cannot be imported in this process afterwards.
-    Raises ImportError, with nothing left behind, where the package is missing or laid out differently.
+    The stubs stay, so the rest of the package cannot be imported in this process afterwards.
+    Raises ImportError, with no stub left, where the package is missing or has another layout.
     """
     mine = _stub()
     try:
@@ -41,7 +41,7 @@ def load() -> tuple[Any, Any]:
 
 
 def _stub() -> bool:
-    """Put the stand-ins in place unless somebody has imported the package already."""
+    """Register the stub modules unless the package is imported already."""
     if _PACKAGE in sys.modules:
         return False
     spec = importlib.util.find_spec(_PACKAGE)

@@ -36,15 +36,16 @@ _NOT_FOUND = 404
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was listed, and how many more the master has."""
+    """The listed objects, and how many more the API server has."""
 
     items: tuple[dict[str, Any], ...]
     more: int
 
 
 class KubeAdmin:
-    """The API server that `kubeconfig` names. `insecure`: its certificate is not checked. `call_s`: seconds per
-    call, whatever the server does, names that do not resolve included.
+    """The API server that `kubeconfig` names. `insecure`: its certificate is not checked.
+
+    `call_s`: seconds per call, whatever the server does, a stalled name lookup included.
     """
 
     def __init__(self, kubeconfig: Path, *, insecure: bool = False, call_s: float = CALL_S) -> None:
@@ -54,15 +55,15 @@ class KubeAdmin:
 
     @property
     def kubeconfig(self) -> Path:
-        """Whose credential is used."""
+        """The file of the credential."""
         return self._kubeconfig
 
     def nodes(self) -> Listing:
-        """All nodes. Raises Unavailable, Forbidden, Refused."""
+        """List all nodes. Raises Unavailable, Forbidden, Refused."""
         return self._list("/api/v1/nodes")
 
     def pods(self, node: str = "") -> Listing:
-        """All pods, or those on `node`. Raises Unavailable, Forbidden, Refused."""
+        """List all pods, or those on `node`. Raises Unavailable, Forbidden, Refused."""
         return self._list("/api/v1/pods", f"&fieldSelector=spec.nodeName%3D{node}" if node else "")
 
     def daemonsets(self) -> Listing:
@@ -70,7 +71,7 @@ class KubeAdmin:
         return self._list("/apis/apps/v1/daemonsets")
 
     def clock_skew_s(self) -> float:
-        """How many seconds the master's clock is ahead of ours. Raises Unavailable, Refused."""
+        """How many seconds the API server's clock is ahead of this switch's. Raises Unavailable, Refused."""
         _, date = self._get("/version")
         return parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0
 
@@ -80,15 +81,15 @@ class KubeAdmin:
             items = tuple(dict(item) for item in answer["items"])
             return Listing(items, int(answer.get("metadata", {}).get("remainingItemCount") or 0))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise Unavailable(SERVICE, f"{path}: the master's answer is no list") from error
+            raise Unavailable(SERVICE, f"{path}: the master's answer is not a list") from error
 
     def _get(self, path: str) -> tuple[Any, str]:
-        """The decoded answer and its Date."""
+        """Get the decoded answer and its Date."""
         try:
             os.stat(self._kubeconfig)
             readable = os.access(self._kubeconfig, os.R_OK)
         except FileNotFoundError:
-            readable = True  # what is missing is said by whoever reads it
+            readable = True  # reading it raises where it is missing
         except PermissionError:
             readable = False
         if not readable:
@@ -122,12 +123,12 @@ class KubeAdmin:
 
 
 def _decoded(where: str, path: str, status: int, body: bytes) -> Any:
-    """The JSON of a good answer, or the port error that a bad one is."""
+    """Decode the JSON of a good answer, or raise the port error of a bad one."""
     what = path.partition("?")[0]
     if status in _FORBIDDEN:
         raise Forbidden(SERVICE, f"the master refuses our credential for {what} ({status}); join again")
     if status == _NOT_FOUND:
-        raise Missing(SERVICE, f"the master at {where} knows no {what}")
+        raise Missing(SERVICE, f"the master at {where} does not have {what}")
     if 400 <= status < 500:
         raise Refused(SERVICE, f"the master refuses {what} ({status})")
     if status != http.client.OK or len(body) > ANSWER_BYTES_MAX:
@@ -139,8 +140,10 @@ def _decoded(where: str, path: str, status: int, body: bytes) -> Any:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises. Nothing bounds a look-up of a name, or a server that trickles, but leaving
-    it alone: the thread that hangs ends with the process.
+    """Return or raise the result of `call`, within the deadline.
+
+    A name lookup, or a server that sends slowly, can only be bounded by leaving it alone: its thread ends with the
+    process.
     """
     outcome: list[T] = []
     errors: list[BaseException] = []

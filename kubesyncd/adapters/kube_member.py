@@ -1,7 +1,7 @@
-"""Speak to a master for a join or reset: fetch its admin.conf; ask, drain and delete with a kubeconfig's credential.
+"""Talk to a master for a join or reset: fetch its admin.conf; ask, drain and delete with a kubeconfig's credential.
 
-Knows HTTP, TLS and the few paths it needs; knows no kubeadm and no rule of when. One short life per job, so it
-does without the Kubernetes library and without everything that watching needs.
+Knows HTTP, TLS and the few paths it needs; knows no kubeadm and not when to join. It runs once per job, so it uses
+neither the Kubernetes library nor anything that watching needs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MIRROR = "kubernetes.io/config.mirror"
 
 
 async def fetch(url: str, *, ca_file: str, insecure: bool) -> bytes:
-    """What `url` holds, by HTTPS. `ca_file`: the only CA that is believed; without one, the system's are.
+    """Fetch `url` by HTTPS. `ca_file`: the only trusted CA; without one, the system's are trusted.
 
     `insecure`: any certificate is accepted. Raises Refused, Unavailable.
     """
@@ -59,7 +59,7 @@ async def fetch(url: str, *, ca_file: str, insecure: bool) -> bytes:
 
 
 async def answers(master: str) -> str:
-    """Ask whoever is at `master` (`ip:port`) for its version; nothing is told and nothing believed.
+    """Ask the server at `master` (`ip:port`) for its version; no credential is sent, and the answer is not trusted.
 
     For a join whose CA only kubeadm will check. Raises Unavailable.
     """
@@ -83,7 +83,7 @@ class Member:
     @classmethod
     @asynccontextmanager
     async def open(cls, kubeconfig: Path, node: str, *, insecure: bool = False) -> AsyncIterator[Member]:
-        """A session with the credential of `kubeconfig`. Raises Unavailable where that cannot be used."""
+        """Open a session with the credential of `kubeconfig`. Raises Unavailable where that cannot be used."""
         cluster, user = current_context(kubeconfig)
         headers = {}
         if "token" in user:
@@ -98,19 +98,19 @@ class Member:
             yield cls(session, str(cluster["server"]).rstrip("/"), node)
 
     async def ask(self) -> str:
-        """What the master says of itself. Raises Forbidden where it does not know our credential, Unavailable."""
+        """The API server's version. Raises Forbidden where it does not accept the credential, Unavailable."""
         answer = await self._call("GET", "/version")
         return str(answer.get("gitVersion", "")) if isinstance(answer, dict) else ""
 
     async def drain(self) -> str:
-        """Withdraw our feature labels, forbid new pods, end the others; returns when no pod of ours is left.
+        """Withdraw the feature labels, forbid new pods, end the others; return when none of these pods is left.
 
-        Pods of DaemonSets that no label of ours chose stay: they would only come back. Raises PortError.
+        Pods of DaemonSets that no feature label selected stay: they would be created again. Raises PortError.
         """
         try:
             node = await self._call("GET", self._node)
         except Missing:
-            return "the master has no such node"
+            return "the node does not exist on the master"
         labels = [key for key in node["metadata"].get("labels") or {} if feature_of(key)]
         patch = {"metadata": {"labels": dict.fromkeys(labels)}, "spec": {"unschedulable": True}}
         await self._call("PATCH", self._node, patch, _MERGE)
@@ -131,9 +131,9 @@ class Member:
             return
 
     async def say_not_ready(self) -> None:
-        """Tell the master that the Node is not ready: kubeadm refuses to join under a ready one's name.
+        """Report the Node as not ready: kubeadm refuses to join under the name of a ready one.
 
-        A kubelet's own credential may say so, though it may not delete. Raises PortError.
+        A kubelet's own credential may do this, though it may not delete. Raises PortError.
         """
         condition = {
             "type": "Ready",
@@ -150,7 +150,7 @@ class Member:
             return
 
     async def _pods_to_end(self, labels: frozenset[str]) -> list[dict[str, Any]]:
-        """Our pods that must be gone before we are."""
+        """The pods that must be gone before the node is."""
         listed = await self._call("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{quote(self._name)}")
         return [
             pod
@@ -168,7 +168,7 @@ class Member:
             return
 
     async def _call(self, method: str, path: str, body: Any = None, kind: str = _JSON) -> Any:
-        """The answer's JSON. Raises Forbidden, Missing, Refused, Unavailable."""
+        """Get the answer's JSON. Raises Forbidden, Missing, Refused, Unavailable."""
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": kind} if data else {}
         with _edge(self._server):
@@ -199,7 +199,7 @@ def _error(status: int, answer: bytes) -> PortError:
 
 
 def _trusting(cluster: dict[str, Any], kubeconfig: Path) -> ssl.SSLContext:
-    """TLS that believes the kubeconfig's CA only. Raises Unavailable."""
+    """TLS that trusts the kubeconfig's CA only. Raises Unavailable."""
     try:
         ca = base64.b64decode(cluster["certificate-authority-data"], validate=True).decode()
         return ssl.create_default_context(cadata=ca)
@@ -227,7 +227,7 @@ async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 @contextmanager
 def _edge(where: str) -> Iterator[None]:
-    """Foreign exceptions become Unavailable, with the fix where there is one."""
+    """Translate foreign exceptions to Unavailable, with the fix where one is known."""
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:

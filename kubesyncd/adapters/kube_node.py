@@ -1,11 +1,11 @@
 """Read, watch and change the own Node's labels on the Kubernetes API server: the Cluster port.
 
 Knows HTTP, TLS and the kubelet's credential; knows nothing of features, queues or when to retry.
-Imported only once a master is configured: it brings kubernetes_asyncio with it (see kube_lean).
+Imported only once a master is configured: it imports kubernetes_asyncio (see kube_lean).
 
-The library gives the calls their shape. Three things it does not give are ours: a session that
-ignores proxy variables and probes its peer, a deadline on every call, and a client made anew when
-the kubelet has rotated its certificate (a connection keeps the one it was opened with).
+The library builds the calls. This module adds three things: a session that ignores proxy variables and probes its
+peer, a deadline on every call, and a new client when the kubelet has rotated its certificate (a connection keeps the
+one it was opened with).
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ ApiClient, Configuration = kube_lean.load()
 CONNECT_S = 3.0
 CALL_S = 5.0
 WATCH_S = 30
-# A quiet watch sends nothing until the server ends it after WATCH_S: only later is silence a dead link.
+# A quiet watch sends nothing until the server ends it after WATCH_S: only a longer silence means a dead connection.
 SILENCE_S = 36.0
-# Sooner than an API server ends a connection that nobody uses, and late enough that we seldom wake up for it.
+# Sooner than an API server closes an idle connection, and late enough to wake up seldom.
 KEEPALIVE_S = 60.0
-# A server that ends a watch at once, again and again, must not be asked in a tight loop.
+# Minimum interval between watches: a server that ends each one at once must not be asked in a tight loop.
 WATCH_S_MIN = 1.0
 DETAIL_LENGTH_MAX = 240
 EVENT_LENGTH_MAX = 1000
 ANSWER_BYTES_MAX = 8 * 2**20
 LINE_BYTES_MAX = 2**21
 
-# Only the metadata of the Node crosses the wire: a kubelet's heartbeat carries ten times as much.
+# Only the metadata of the Node is transferred: a kubelet's heartbeat carries ten times as much.
 _ACCEPT_OBJECT = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _ACCEPT_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON = "application/json"
 
-# NodeRestriction answers 403 to a label no node may give itself: the label is at fault, not our right.
+# NodeRestriction answers 403 to a label that a node may not set on itself: the label is wrong, not the credential.
 _ABOUT_LABELS = "is not allowed to modify labels"
 
 _GOOD = (200, 201)
@@ -68,7 +68,7 @@ _FIXES = {
 
 
 class _StatusError(Exception):
-    """The server answered, and it is no success."""
+    """An answer of the server other than success."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"{status}: {detail}")
@@ -77,7 +77,7 @@ class _StatusError(Exception):
 
     @property
     def told(self) -> str:
-        """The server's words, with the fix where there is one."""
+        """The server's message, with the fix where one is known."""
         fix = _FIXES.get(self.status)
         return f"{self}; {fix}" if fix else str(self)
 
@@ -92,7 +92,7 @@ class _Look:
 
 @dataclass(slots=True)
 class _Link:
-    """A client with one credential; retired ones are closed by whoever uses them last."""
+    """A client with one credential; the last user of a retired client closes it."""
 
     api: Any
     files: tuple[str, ...]
@@ -104,8 +104,8 @@ class _Link:
 class KubeCluster:
     """ports.Cluster over the API server that `kubeconfig` names, as the node `node_name`.
 
-    `master.insecure` alone switches off the check of the server's certificate. The last two
-    parameters (seconds) are shortened by tests.
+    Only `master.insecure` switches off the check of the server's certificate. Tests shorten the last two parameters
+    (seconds).
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class KubeCluster:
         self._link: _Link | None = None
 
     async def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
-        """See ports.Cluster. A version the server has forgotten (410) is a reason to list again."""
+        """See ports.Cluster. After a version that the server has forgotten (410) the Node is listed again."""
         known: _Look | None = None
         while True:
             listed = await self._list()
@@ -139,15 +139,15 @@ class KubeCluster:
                     known = look
 
     async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
-        """See ports.Cluster. Nothing to change: no call."""
+        """See ports.Cluster. Without a change: no call."""
         await self._patch("labels", changes)
 
     async def annotate(self, changes: Mapping[str, str | None]) -> None:
-        """See ports.Cluster. Nothing to change: no call."""
+        """See ports.Cluster. Without a change: no call."""
         await self._patch("annotations", changes)
 
     async def report(self, reason: str, message: str, *, warning: bool) -> None:
-        """See ports.Cluster. `kubectl describe node` finds it: a Node's events name it by its name alone."""
+        """See ports.Cluster. `kubectl describe node` finds the event: it refers to the Node by its name alone."""
         now = datetime.now(UTC)
         at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         event = {
@@ -185,7 +185,7 @@ class KubeCluster:
             )
 
     async def close(self) -> None:
-        """See ports.Cluster. Calls under way fail with Unavailable."""
+        """See ports.Cluster. Running calls fail with Unavailable."""
         link, self._link = self._link, None
         if link:
             link.retired = True
@@ -205,10 +205,12 @@ class KubeCluster:
             nodes, version = answer.get("items") or [], str(answer["metadata"]["resourceVersion"])
             return _Look(_labels(nodes[0]) if nodes else None, version)
         except (AttributeError, KeyError, TypeError) as error:
-            raise Unavailable(SERVICE, "what answers is no Kubernetes API: a list without version") from error
+            raise Unavailable(
+                SERVICE, "the server is not a Kubernetes API server: a list without version"
+            ) from error
 
     async def _follow(self, look: _Look) -> AsyncGenerator[_Look, None]:
-        """What comes after `look`, watch after watch; ends when the server has forgotten that version."""
+        """Changes after `look`, watch after watch; ends when the server has forgotten that version."""
         clock = asyncio.get_running_loop().time
         first = True
         while True:
@@ -250,7 +252,7 @@ class KubeCluster:
         )
 
     async def _ask(self, method: str, path: str, **request: Any) -> Any:
-        """One whole JSON answer within CALL_S; a 401 gets one more try with the credential read again."""
+        """Get one whole JSON answer within CALL_S; after a 401 read the credential again and try once more."""
         limits = aiohttp.ClientTimeout(total=CALL_S, connect=CONNECT_S)
         with _edge(self._kubeconfig):
             async with asyncio.timeout(CALL_S):
@@ -265,7 +267,7 @@ class KubeCluster:
 
     @asynccontextmanager
     async def _call(self, method: str, path: str, limits: aiohttp.ClientTimeout, **request: Any) -> Any:
-        """An open good answer. Raises _StatusError on any other, Unavailable without one."""
+        """Open a good answer. Raises _StatusError on any other, Unavailable without one."""
         with _edge(self._kubeconfig):
             async with self._leased() as link:
                 response = await link.api.call_api(
@@ -280,7 +282,7 @@ class KubeCluster:
 
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[_Link]:
-        """The client with today's credential. A watch on yesterday's goes on until it ends by itself."""
+        """The client with the current credential. A watch on the previous one continues until it ends by itself."""
         old = self._link
         if old is None or old.stamp != _stamp(old.files):
             self._link = _connect(self._kubeconfig, insecure=self._insecure)
@@ -304,7 +306,7 @@ class KubeCluster:
 
 @contextmanager
 def _answers(node: str) -> Iterator[None]:
-    """What the server's refusals of a change mean."""
+    """Translate the server's refusals of a change."""
     try:
         yield
     except _StatusError as error:
@@ -316,7 +318,7 @@ def _answers(node: str) -> Iterator[None]:
             case 403:
                 raise Forbidden(SERVICE, error.detail) from None
             case 404:
-                detail = f"the master knows no node {node} yet; its kubelet creates it"
+                detail = f"node {node} is not registered yet; its kubelet registers it"
                 raise Missing(SERVICE, detail) from None
             case _:
                 raise Unavailable(SERVICE, error.told) from None
@@ -328,7 +330,7 @@ async def _close_unused(link: _Link) -> None:
 
 
 def _connect(kubeconfig: Path, *, insecure: bool) -> _Link:
-    """A client from the kubeconfig's current context. Raises Unavailable where it cannot be used."""
+    """Create a client from the kubeconfig's current context. Raises Unavailable where it cannot be used."""
     before = _stamp((str(kubeconfig),))
     cluster, user = current_context(kubeconfig)
     files = (
@@ -346,7 +348,7 @@ def _connect(kubeconfig: Path, *, insecure: bool) -> _Link:
     stamp = before + _stamp(files[1:])
     context = tls_context(kubeconfig.parent, cluster, user, insecure=insecure)
     api = ApiClient(Configuration(host=str(cluster["server"]).rstrip("/")))
-    # The library's own session trusts proxy variables and knows no keepalive. It has opened nothing yet.
+    # The library's own session uses proxy variables and has no keepalive. It has opened no connection yet.
     api.rest_client.pool_manager.detach()
     api.rest_client.pool_manager = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
@@ -360,7 +362,7 @@ def _connect(kubeconfig: Path, *, insecure: bool) -> _Link:
 
 
 def _stamp(files: tuple[str, ...]) -> tuple[object, ...]:
-    """Changes whenever one of `files` does; a missing one counts as a change, not as an error."""
+    """A value that changes whenever one of `files` does; a missing file counts as a change, not as an error."""
     return tuple(_identity(file) for file in files)
 
 
@@ -373,7 +375,7 @@ def _identity(file: str) -> tuple[int, int, int] | None:
 
 
 def _probed_socket(address: Any) -> socket.socket:
-    """A socket whose kernel gives up on a vanished peer within about 25 s, idle or with unsent data."""
+    """Create a socket whose kernel gives up on a vanished peer within about 25 s, idle or with unsent data."""
     family, kind, protocol, *_ = address
     probed = socket.socket(family, kind, protocol)
     probed.setblocking(False)
@@ -387,7 +389,7 @@ def _probed_socket(address: Any) -> socket.socket:
 
 @contextmanager
 def _edge(kubeconfig: Path) -> Iterator[None]:
-    """Foreign exceptions become Unavailable, with the fix where there is one."""
+    """Translate foreign exceptions to Unavailable, with the fix where one is known."""
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
@@ -397,7 +399,7 @@ def _edge(kubeconfig: Path) -> Iterator[None]:
     except TimeoutError as error:
         raise Unavailable(SERVICE, "the master does not answer in time") from error
     except aiohttp.ClientConnectorError as error:
-        # asyncio words it as a call that failed; the kernel's own word is the plain one.
+        # asyncio words it as a failed call; the kernel's own message is plainer.
         errno = error.os_error.errno
         reason = os.strerror(errno) if errno else str(error.os_error)
         raise Unavailable(SERVICE, f"{error.host}:{error.port} cannot be reached: {reason}") from error
@@ -408,7 +410,7 @@ def _edge(kubeconfig: Path) -> Iterator[None]:
 
 
 async def _body(response: Any) -> bytes:
-    """A whole answer, up to a limit. Raises ValueError beyond it."""
+    """Read a whole answer, up to a limit. Raises ValueError beyond it."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
@@ -418,7 +420,7 @@ async def _body(response: Any) -> bytes:
 
 
 async def _reason(response: Any) -> str:
-    """The server's own words, and how long it asks us to wait."""
+    """The server's own message, and how long it asks to wait."""
     text = (await _body(response)).decode(errors="replace")
     try:
         text = json.loads(text)["message"]

@@ -1,6 +1,6 @@
 """Call kubeadm: four commands, argument lists only.
 
-Knows its options and how it says what is wrong; knows neither when to join nor with what.
+Knows its options and how it reports errors; knows neither when to join nor with which credential.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WRONG = re.compile(r"\berror\b|\[ERROR", re.IGNORECASE)
 
 
 class Kubeadm:
-    """The program `[systemd] kubeadm`, with the options `[kube]` asks for. A log gets all it says."""
+    """The program `[systemd] kubeadm`, with the options of `[kube]`. Its whole output goes to a log."""
 
     def __init__(self, systemd: Systemd, kube: Kube, log: FilteringBoundLogger) -> None:
         self._command = systemd.kubeadm
@@ -50,8 +50,9 @@ class Kubeadm:
         await self._do("join", *given, *self._ignored, seconds=seconds)
 
     async def preflight(self, credential: Path, seconds: float, *, configuration: bool) -> None:
-        """Ask the master all that a join asks first, and touch nothing. What a join finds wrong with this switch
-        counts for nothing here: it may be joined still. Raises as `join`.
+        """Run kubeadm's preflight phase of a join, which changes nothing.
+
+        Errors about this switch are ignored: it may still be joined. Raises as `join`.
         """
         given = self._given(credential, configuration=configuration)
         await self._do("join", "phase", "preflight", *given, *_IGNORE_ALL, seconds=seconds)
@@ -62,15 +63,15 @@ class Kubeadm:
         return "--discovery-file", str(credential), "--node-name", self._node, *self._socket
 
     async def reset(self, seconds: float) -> None:
-        """Undo what a join has done to this switch, its pods' containers included. Raises Refused, Unavailable."""
+        """Undo a join on this switch, its pods' containers included. Raises Refused, Unavailable."""
         await self._do("reset", "-f", *self._socket, *self._ignored, seconds=seconds)
 
     async def version(self) -> tuple[int, int]:
-        """Major and minor. Raises Refused, Unavailable."""
+        """kubeadm's major and minor version. Raises Refused, Unavailable."""
         ended = await run((*self._command, "version", "-o", "short"), VERSION_S, SERVICE)
         found = re.match(r"v(\d+)\.(\d+)", ended.out.strip())
         if found is None:
-            raise Refused(SERVICE, f"it does not say its version: {ended.reason or ended.out[:40]!a}")
+            raise Refused(SERVICE, f"unreadable version: {ended.reason or ended.out[:40]!a}")
         return int(found[1]), int(found[2])
 
     async def _do(self, *arguments: str, seconds: float) -> None:
@@ -81,9 +82,9 @@ class Kubeadm:
 
 
 def reason(said: str) -> str:
-    """What was wrong, out of much that kubeadm says: its lines with an error in them, as one; and what to do."""
+    """Extract the reason from kubeadm's long output: its lines with an error in them, as one; and the fix."""
     lines = [" ".join(line.split()) for line in said.splitlines()]
-    # Before it gives up it also tells of errors that it does not mind.
+    # Before it gives up, kubeadm also reports errors that it ignores.
     first = next((at for at, line in enumerate(lines) if line.startswith(_GIVES_UP)), 0)
     wrong = [line for line in lines[first:] if _WRONG.search(line) and "stack trace" not in line]
     told = ascii("; ".join(wrong or lines[-1:])[:DETAIL_MAX])[1:-1]

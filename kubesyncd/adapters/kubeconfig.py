@@ -1,4 +1,4 @@
-"""Read the current context of a kubeconfig, and make a TLS context from it.
+"""Read the current context of a kubeconfig, and create a TLS context from it.
 
 Knows files and OpenSSL; knows no HTTP and no Kubernetes library.
 """
@@ -36,7 +36,7 @@ def current_context(kubeconfig: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         detail = f"{kubeconfig} cannot be read: {error.strerror}; join the master"
         raise Unavailable(SERVICE, detail) from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise Unavailable(SERVICE, f"{kubeconfig} is no usable kubeconfig; join the master again") from error
+        raise Unavailable(SERVICE, f"{kubeconfig}: invalid kubeconfig; join the master again") from error
 
 
 def _named(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _named(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
 
 
 def ends_at(kubeconfig: Path) -> float | None:
-    """When the user's certificate is no longer valid, in seconds since the epoch; None where nobody can tell."""
+    """When the user's certificate expires, in seconds since the epoch; None where that is unknown."""
     try:
         _, user = current_context(kubeconfig)
         return not_after(pem(kubeconfig.parent, user, "client-certificate"))
@@ -56,7 +56,7 @@ def ends_at(kubeconfig: Path) -> float | None:
 def tls_context(
     base: Path, cluster: dict[str, Any], user: dict[str, Any], *, insecure: bool
 ) -> ssl.SSLContext:
-    """Our side of TLS; every relative path counts from `base`. Raises Unavailable."""
+    """Create the client side of TLS; every relative path counts from `base`. Raises Unavailable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if insecure:
@@ -65,7 +65,7 @@ def tls_context(
         else:
             context.load_verify_locations(cadata=pem(base, cluster, "certificate-authority").decode())
         certificate, key = pem(base, user, "client-certificate"), pem(base, user, "client-key")
-        # OpenSSL takes a certificate of our own from a file only; inline ones must not be left in /tmp.
+        # OpenSSL loads a client certificate from a file only; inline ones must not be left in /tmp.
         with _as_file(certificate) as certificate_file, _as_file(key) as key_file:
             context.load_cert_chain(certificate_file, key_file)
     except KeyError as error:

@@ -1,8 +1,8 @@
-"""Keep the kubelet from removing this switch's images: the parts of its configuration file that decide it.
+"""Keep the kubelet from removing this switch's images, by settings in its configuration file.
 
-The kubelet knows its own containers only. To its image collector, and to its eviction for want of disk space, the
-local images of stopped features and the one kept for a rollback are waste; kubesyncd removes what is not needed by a
-rule that knows them (see shelf). Whatever else the file says stays as it is.
+The kubelet knows its own containers only. Its image collector, and its eviction when disk space is low, would remove
+the local images of stopped features and the one kept for a rollback. kubesyncd removes unneeded images by a rule that
+knows them (see images.policy). All other settings of the file stay unchanged.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ SERVICE = "kubelet"
 FILE = "config.yaml"
 # The kubelet takes a high threshold of 100 % for "never", and wants the low one below it.
 COLLECTOR = {"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99}
-# A threshold of 0 % is none. Whoever sets one threshold loses the defaults of all others, so memory's is set too.
+# A threshold of 0 % disables it. Setting one threshold drops the defaults of all others, so memory's is set too.
 EVICTION = "evictionHard"
 _DISK = ("imagefs.available", "nodefs.available", "nodefs.inodesFree")
 _MEMORY = {"memory.available": "100Mi"}
 
 
 class KubeletConfig:
-    """`config.yaml` in the kubelet's folder, as kubeadm has written it."""
+    """`config.yaml` in the kubelet's folder, as written by kubeadm."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
 
     def wrong(self) -> tuple[str, ...]:
-        """The settings by which the kubelet would remove what is not its own. Raises Refused, Unavailable."""
+        """The settings by which the kubelet would remove kubesyncd's images. Raises Refused, Unavailable."""
         tree = self._read()
         return tuple(key for key, value in suited(tree).items() if tree.get(key) != value)
 
     def suit(self) -> bool:
-        """Make it leave images and disk alone; whether anything had to be changed, and the kubelet be restarted.
+        """Make the kubelet leave images and disk alone. Return whether a change was made, so that it needs a restart.
 
-        Raises Refused where nobody can read the file, Unavailable.
+        Raises Refused where the file is unreadable, Unavailable.
         """
         tree = self._read()
         wanted = {**tree, **suited(tree)}
@@ -60,18 +60,18 @@ class KubeletConfig:
             with self.path.open("rb") as file:
                 tree = yaml_reader.parse(file.read(BYTES_MAX))
         except FileNotFoundError:
-            raise Refused(SERVICE, f"there is no {self.path}; set [paths] kubelet_dir") from None
+            raise Refused(SERVICE, f"{self.path} does not exist; set [paths] kubelet_dir") from None
         except OSError as error:
             raise Unavailable(SERVICE, f"{self.path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise Refused(SERVICE, f"{self.path} is no YAML: {error}") from error
+            raise Refused(SERVICE, f"{self.path}: invalid YAML: {error}") from error
         if not isinstance(tree, dict):
-            raise Refused(SERVICE, f"{self.path} is no kubelet configuration")
+            raise Refused(SERVICE, f"{self.path}: invalid kubelet configuration")
         return tree
 
 
 def suited(tree: dict[str, Any]) -> dict[str, Any]:
-    """The settings that have to be in a configuration which says `tree` now."""
+    """The settings to change in a configuration that is now `tree`."""
     told = tree.get(EVICTION)
     kept = told if isinstance(told, dict) else {}
     return {**COLLECTOR, EVICTION: {**_MEMORY, **kept, **dict.fromkeys(_DISK, "0%")}}

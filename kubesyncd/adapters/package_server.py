@@ -1,6 +1,6 @@
-"""Fetch a file from an https server, whole or not at all, within limits of size and time.
+"""Fetch a file from an https server, completely or not at all, within limits of size and time.
 
-Knows nothing of what is in it. No redirect is followed: the server that was configured is the one that answers.
+Knows nothing of its contents. Redirects are not followed: only the configured server is used.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """A file's content and its ETag; `body` None: it is as it was when it had the ETag we sent."""
+    """A file's content and its ETag; `body` None: unchanged since the given ETag."""
 
     body: bytes | None
     etag: str
 
 
 class HttpsFiles:
-    """Files of https servers. `ca_file`: what their certificates are checked against, instead of the system's."""
+    """Files of https servers. `ca_file`: the CA to trust instead of the system's."""
 
     def __init__(self, ca_file: str = "", *, total_s: float = TOTAL_S, read_s: float = READ_S) -> None:
         self._ca_file = ca_file
         self._timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_S, sock_read=read_s)
 
     async def get(self, url: str, bytes_max: int, etag: str = "") -> Got:
-        """The file at `url`, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
+        """Fetch the file at `url`, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
         headers = {"If-None-Match": etag} if etag else {}
         connector = aiohttp.TCPConnector(ssl=self._trust(), force_close=True)
         try:
@@ -51,17 +51,19 @@ class HttpsFiles:
                 body = await _body(url, answer, bytes_max)
                 return Got(body, _etag(answer.headers.get("ETag", "")))
         except TimeoutError as error:
-            raise Unavailable(SERVICE, f"{url} did not come in time") from error
+            raise Unavailable(SERVICE, f"{url} was not received in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # An error's text holds what the server has said.
+            # An error's text contains the server's message.
             raise Unavailable(SERVICE, f"{url}: {ascii(str(error)[:ERROR_MAX])[1:-1]}") from error
 
     def _trust(self) -> ssl.SSLContext:
-        """Read anew each time: a certificate that was replaced counts at once."""
+        """Read the CA again for each request: a replaced certificate is used at once."""
         try:
             return ssl.create_default_context(cafile=self._ca_file or None)
         except OSError as error:
-            detail = f"[packages] ca_file {self._ca_file} cannot be used ({error.strerror or error}); mend it"
+            detail = (
+                f"[packages] ca_file {self._ca_file} cannot be used ({error.strerror or error}); correct it"
+            )
             raise Refused(SERVICE, detail) from error
 
 
@@ -82,7 +84,7 @@ async def _body(url: str, answer: aiohttp.ClientResponse, bytes_max: int) -> byt
         parts.append(part)
         length += len(part)
         if length > bytes_max:
-            raise Refused(SERVICE, f"{url} has more than {bytes_max} bytes")
+            raise Refused(SERVICE, f"{url} is longer than {bytes_max} bytes")
     return b"".join(parts)
 
 

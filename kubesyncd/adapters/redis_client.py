@@ -1,4 +1,4 @@
-"""Speak to the two databases of a switch, each call with a deadline and with errors in our words.
+"""Send commands to the two databases of a switch, each call with a deadline and with translated errors.
 
 redis-py's defaults wait minutes for a stalled server, so every wait here has a short deadline.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kubesyncd import settings
 
     Hash: TypeAlias = Mapping[bytes, bytes]
-    # redis-py's own hints change with every major version; its answers are looked at where they arrive.
+    # redis-py's own type hints change with every major version; its answers are checked where they arrive.
     Client: TypeAlias = Any
     Link: TypeAlias = Any
 
@@ -40,10 +40,10 @@ METADATA = "DEVICE_METADATA|localhost"
 INITIALIZED = "CONFIG_DB_INITIALIZED"
 CONNECTIONS_MAX = 4
 SOCKET_S = 2.0
-# One call in all, with its second try after a connection that had died unseen.
+# Deadline of one whole call, including a second try after a connection that had died undetected.
 CALL_S = 5.0
 FIELD_NAME_BYTES_MAX = 64
-NO_HASH = "the key is no hash, and only a hash is allowed; delete it"
+NO_HASH = "the key is not a hash; delete it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,13 @@ class Databases:
     state: Client
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         await self.config.aclose()
         await self.state.aclose()
 
 
 class RedisClient:
-    """Connections to the databases of `where`, opened when they are needed."""
+    """Connections to the databases of `where`, opened when needed."""
 
     def __init__(self, where: settings.Redis) -> None:
         if where.url:
@@ -70,23 +70,23 @@ class RedisClient:
         self._databases: Databases | None = None
 
     def locate(self) -> Place:
-        """Where the databases are now. Raises Unavailable."""
+        """The current place of the databases. Raises Unavailable."""
         return locate(self._where)
 
     def open(self) -> Databases:
-        """The connections. Raises Unavailable where it is not known yet where the databases are."""
+        """Return the connections. Raises Unavailable while the place of the databases is unknown."""
         if self._databases is None:
             self._databases = _connect(self.locate())
         return self._databases
 
     async def close(self) -> None:
-        """Let go of every connection; the next call opens new ones."""
+        """Close every connection; the next call opens new ones."""
         databases, self._databases = self._databases, None
         if databases is not None:
             await databases.close()
 
     async def close_if_moved(self, place: Place) -> None:
-        """Let go of every connection to another place."""
+        """Close every connection to another place."""
         if self._databases is not None and self._databases.place != place:
             await self.close()
 
@@ -111,7 +111,7 @@ def _client(url: str, db: int) -> Client:
 
 @contextlib.asynccontextmanager
 async def edge(what: str) -> AsyncIterator[None]:
-    """Give what happens inside a deadline, and redis-py's errors our names."""
+    """Set a deadline for the block, and translate redis-py's errors to port errors."""
     try:
         async with asyncio.timeout(CALL_S):
             yield
@@ -135,7 +135,7 @@ def _wrong_type(error: ResponseError) -> bool:
 
 
 async def ask(client: Client, *commands: tuple[str, ...]) -> list[Any]:
-    """The answers to `commands`, all of one moment, in one round trip; a failed one's is its exception."""
+    """Run `commands` in one transaction and one round trip; a failed one's answer is its exception."""
     pipe = client.pipeline(transaction=len(commands) > 1)
     for command in commands:
         pipe.execute_command(*command)
@@ -149,7 +149,7 @@ async def hgetall(client: Client, key: str) -> Hash:
 
 
 async def update(client: Client, key: str, stored: Hash, wanted: Hash) -> None:
-    """Turn the fields `stored` into `wanted` with what differs, at once; nothing where nothing does."""
+    """Change the fields `stored` to `wanted` in one transaction; no call where nothing differs."""
     changed = {name: value for name, value in wanted.items() if stored.get(name) != value}
     removed = [name for name in stored if name not in wanted]
     if not changed and not removed:
@@ -168,7 +168,7 @@ def feature_key(feature: str) -> str:
 
 
 def hash_of(answer: Any, problems: list[str]) -> Hash:
-    """A HGETALL's answer; a key of another type is absent and a problem. Raises every other exception."""
+    """Decode a HGETALL's answer; a key of another type is absent and a problem. Raises every other exception."""
     if isinstance(answer, ResponseError) and _wrong_type(answer):
         problems.append(f"{NO_HASH}; taken as absent")
         return {}
@@ -179,8 +179,9 @@ def hash_of(answer: Any, problems: list[str]) -> Hash:
 
 
 def texts_of(stored: Hash, names: frozenset[str], problems: list[str]) -> dict[str, str]:
-    """The fields called `names` by their normal name; a value that is too long is left out, one that is not
-    UTF-8 is mended, and either is a problem.
+    """The fields called `names`, by their normal name.
+
+    A value that is too long is left out, invalid UTF-8 is replaced, and either is a problem.
     """
     texts: dict[str, str] = {}
     for raw_name, raw in stored.items():
@@ -199,7 +200,7 @@ def texts_of(stored: Hash, names: frozenset[str], problems: list[str]) -> dict[s
 
 
 def field_of(name: bytes) -> str:
-    """A field's normal name; one too long to be anybody's is cut."""
+    """A field's normal name; a name longer than every known one is cut."""
     return normal(text_of(name[:FIELD_NAME_BYTES_MAX]))
 
 

@@ -1,8 +1,8 @@
 """Watch both databases for changes of features and of the master's configuration.
 
-redis-py reconnects a PubSub silently and loses what was published meanwhile, so the subscription is one bare connection
-that never reconnects: its successor says GAP. A keyspace event is published only where flags ask for it, and another
-program may replace the flags, so silence is doubted: a probe asks the server and looks at the flags again.
+redis-py reconnects a PubSub silently and loses messages meanwhile, so the subscription is one bare connection that
+never reconnects: the connection that replaces it reports GAP. Redis publishes a keyspace event only where flags ask for
+it, and another program may replace the flags, so silence is checked: a probe asks the server and reads the flags again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BACKOFF_S_MAX = 2.0
 
 
 class RedisEvents:
-    """`names` tells which features are known; `probe_s`: how long silence is believed."""
+    """`names` returns the known features; `probe_s`: seconds of silence before a probe."""
 
     def __init__(
         self, client: RedisClient, rng: random.Random, names: Callable[[], Iterable[str]], probe_s: float
@@ -46,7 +46,7 @@ class RedisEvents:
 
     async def events(self) -> AsyncIterator[str | Signal]:
         """Names of features whose row changed in either database, MASTER, and GAP on every loss and return of
-        the subscription. Never ends and never raises; while Redis is away it tries again every 2 s at most.
+        the subscription. Never ends and never raises; while Redis is down it tries again every 2 s at most.
         """
         tries = 0
         while True:
@@ -67,7 +67,7 @@ class RedisEvents:
                     for event in self._heard(message):
                         yield event
             except (Unavailable, Refused):
-                # Reconcilers look again at once: their own reads find out how Redis is.
+                # Reconcilers observe again at once: their own reads detect the state of Redis.
                 if subscribed:
                     yield Signal.GAP
             finally:
@@ -77,7 +77,7 @@ class RedisEvents:
             tries = min(tries + 1, 8)
 
     def _heard(self, message: Any) -> tuple[str | Signal, ...]:
-        """What a message is about; a row that containers of several ASICs share, about all of them."""
+        """The subject of a message; for a row that containers of several ASICs share, all of them."""
         event = _event(message)
         if event is None:
             return ()
@@ -86,7 +86,7 @@ class RedisEvents:
         return (event, *(name for name in self._names() if shared_row(name) == event))
 
     async def _subscribe(self) -> Link:
-        """A new connection that hears both databases; every pattern is acknowledged. Raises Unavailable."""
+        """Open a connection subscribed to both databases; every pattern is acknowledged. Raises Unavailable."""
         place = self._client.locate()
         await self._client.close_if_moved(place)
         patterns = (
@@ -110,7 +110,7 @@ class RedisEvents:
         return connection
 
     async def _add_flags(self) -> bool:
-        """Add what we need to the server's keyspace flags; whether anything was missing."""
+        """Add the needed flags to the server's keyspace flags; return whether any was missing."""
         async with edge(NOTIFY):
             config = self._client.open().config
             flags: str = (await config.config_get(NOTIFY))[NOTIFY]
@@ -130,14 +130,14 @@ async def _hear(connection: Link, timeout_s: float) -> Any:
 
 
 async def _ping(connection: Link) -> Any:
-    """The next message of a connection that was silent, the answer to a ping at the latest."""
+    """The next message of a silent connection; at the latest, the answer to a ping."""
     async with edge("keyspace events"):
         await connection.send_command("PING")
         return await connection.read_response()
 
 
 def _event(message: Any) -> str | Signal | None:
-    """What a message says, or None where that is nothing: a ping's answer, a key that is no feature."""
+    """The subject of a message; None for a ping's answer and for a key that does not belong to a feature."""
     if message[0] != b"pmessage":
         return None
     key = text_of(message[2]).partition(":")[2]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig
 
     Hash: TypeAlias = Mapping[bytes, bytes]
-    # redis-py's own hints change with every major version; its answers are looked at where they arrive.
+    # redis-py's own type hints change with every major version; its answers are checked where they arrive.
     Client: TypeAlias = Any
     Link: TypeAlias = Any
 
@@ -30,10 +30,10 @@ GLOBAL_CONFIG = "database_global.json"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the two databases are: one server, because one connection hears both.
+    """The place of the two databases: one server, because one connection subscribes to both.
 
-    `asics`: the switch has several ASICs, and SONiC one container for each of them (`swss0`, `swss1`) of what
-    FEATURE has one row for. SONiC says so of a row, has_per_asic_scope, on switches with one ASIC as well.
+    `asics`: the switch has several ASICs, and SONiC runs one container for each of them (`swss0`, `swss1`) for one
+    FEATURE row. SONiC sets has_per_asic_scope on such a row, on switches with one ASIC as well.
     """
 
     url: str
@@ -50,9 +50,9 @@ def check_url(url: str) -> None:
 
 
 def locate(where: settings.Redis) -> Place:
-    """Where the databases are by now: SONiC's file appears with its database container, maybe after us.
+    """Find the current place of the databases: SONiC's file appears with its database container, maybe after kubesyncd.
 
-    Raises Unavailable where the file says nothing that can be used (it may be half written).
+    Raises Unavailable where the file has no usable content (it may be half written).
     """
     asics = _several_asics(Path(where.database_config).with_name(GLOBAL_CONFIG))
     fallback = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
@@ -71,13 +71,13 @@ def locate(where: settings.Redis) -> Place:
         detail = f"{where.database_config} names no CONFIG_DB and STATE_DB ({error!r}); set [redis] url"
         raise Unavailable("Redis", detail) from error
     if sockets:
-        detail = f"{where.database_config} has CONFIG_DB and STATE_DB on two servers; one is needed"
+        detail = f"{where.database_config} has CONFIG_DB and STATE_DB on two servers; both must be on one"
         raise Unavailable("Redis", detail)
     return place
 
 
 def _several_asics(file: Path) -> bool:
-    """Whether SONiC has databases for each of several ASICs; where its file says nothing of them, it has not."""
+    """Whether SONiC has databases for each of several ASICs; false where its file lists none."""
     try:
         return any(entry.get("namespace") for entry in json.loads(file.read_bytes())["INCLUDES"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -85,5 +85,5 @@ def _several_asics(file: Path) -> bool:
 
 
 def on_switch(place: Place, config: FeatureConfig) -> FeatureConfig:
-    """What a row means here: a container per ASIC is no reason to stay local where there is one ASIC."""
+    """Adapt a row to this switch: with one ASIC, a container per ASIC does not exclude Kubernetes."""
     return config if place.asics else replace(config, local_only=False)

@@ -1,4 +1,4 @@
-"""Read and write what CONFIG_DB and STATE_DB say of features and of the master: the FeatureStore over redis.asyncio.
+"""Read and write the rows of features and of the master in CONFIG_DB and STATE_DB: the FeatureStore over redis.asyncio.
 
 Knows no rule of what should happen.
 """
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from kubesyncd import settings
     from kubesyncd.adapters.redis_client import Databases, Hash
 
-# Reconcilers take turns: when all look at once, standing in line must not count as Redis being silent. One connection
-# is left for everybody else.
+# Reconcilers take turns: when all read at once, waiting for a turn must not count as Redis being silent. One connection
+# is reserved for all other callers.
 TURNS = CONNECTIONS_MAX - 1
-# CONFIG_DB of a large switch has some 10^5 keys: 100 turns, each short enough not to hold others up.
+# CONFIG_DB of a large switch has some 10^5 keys: 100 turns, each short enough not to delay other callers.
 SCAN_COUNT = 1000
 METADATA_FIELDS_MAX = 64
 STORED_MAX = 1024
@@ -59,10 +59,10 @@ STORED_MAX = 1024
 class RedisStore:
     """CONFIG_DB and STATE_DB (see `ports.FeatureStore`). Beyond the port:
 
-    While CONFIG_DB is being loaded, `features`, `master` and `device_metadata` raise Unavailable, because
-    what they would list is not whole; `read` says `loading`. `always_local` features have such a config
-    even without a FEATURE row. `probe_s`: how long silence is believed. `kube`: whether its packages are installed;
-    without, every feature is local. `load` is brought back by the ledger.
+    While CONFIG_DB is being loaded, `features`, `master` and `device_metadata` raise Unavailable, because their lists
+    would be incomplete; `read` reports `loading`. `always_local` features have such a config even without a FEATURE
+    row. `probe_s`: seconds of silence before a probe. `kube`: whether the Kubernetes packages are installed; without
+    them, every feature is local. The ledger restores `load`.
     """
 
     def __init__(
@@ -83,28 +83,28 @@ class RedisStore:
         self._turns = asyncio.Semaphore(TURNS)
         self._answered_at = 0.0
         self.load = ConfigLoad()
-        # What was last written per feature. SONiC's spelling holds less than a row does (a local container's
-        # name, a short ID): fields that still say what this row is spelled like are read as this row.
+        # The last written row per feature. SONiC's spelling holds less than a row does (a local container's name, a
+        # short ID): fields that still equal this row's spelling are read as this row.
         self._written: dict[str, Row] = {}
-        # Our fields as they were last seen or written: a write after a look is one round trip.
+        # The fields as last read or written: a write after a read is one round trip.
         self._stored: dict[str, Hash] = {}
 
     def restored(self) -> None:
-        """Take a load for over: the rows that it has lost are put back."""
+        """Record that a load is over: the rows that it has lost are restored."""
         self.load = self.load.restored()
 
     def events(self) -> AsyncIterator[str | Signal]:
         """Names of features whose row changed in either database, MASTER, and GAP on every loss and return of the
-        subscription. Never ends and never raises; while Redis is away it tries again every 2 s at most.
+        subscription. Never ends and never raises; while Redis is down it tries again every 2 s at most.
         """
         return self._events.events()
 
     async def close(self) -> None:
-        """Let go of every connection; the next call opens new ones."""
+        """Close every connection; the next call opens new ones."""
         await self._client.close()
 
     async def feature_rows(self) -> dict[str, dict[str, str]]:
-        """All FEATURE rows of CONFIG_DB as they stand, by valid names; also of a load that has not been mended."""
+        """All FEATURE rows of CONFIG_DB as stored, by valid names; also of a load whose rows are not restored yet."""
         async with edge("CONFIG_DB"):
             config = self._client.open().config
             keys = [text_of(key) async for key in config.scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)]
@@ -138,7 +138,7 @@ class RedisStore:
         return frozenset(names)
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
-        """One feature's config and row, both of one moment; unusable fields stay as `known`."""
+        """Read one feature's config and row in one transaction; invalid fields stay as `known`."""
         key = feature_key(feature)
         async with self._turn(key), edge(key):
             databases = self._client.open()
@@ -157,7 +157,7 @@ class RedisStore:
             return Stored(
                 config=found,
                 row=self._row(feature, stored, in_state),
-                # A database without any key has been flushed, by whatever means: no operator configures that.
+                # A database without any key has been flushed: no operator configures that.
                 loading=self._loading(initialized) or (keys == 0 and known is not None),
                 problems=(*_at(f"CONFIG_DB {key}", in_config), *_at(f"STATE_DB {key}", in_state)),
             )
@@ -181,13 +181,15 @@ class RedisStore:
         return self._schema.decode_row(texts_of(stored, self._schema.row_names, problems), problems)
 
     async def write_row(self, feature: str, row: Row) -> None:
-        """Make our STATE_DB fields say `row`; writes nothing where they do. Somebody who deletes the row
-        between the look and the write leaves a part of it: that is an event, and it is written again.
+        """Make the STATE_DB fields equal to `row`; write nothing where they are equal.
+
+        Where another program deletes the row between the read and the write, only a part is written: the deletion is an
+        event, and the row is written again.
         """
         key = feature_key(feature)
         async with self._turn(f"STATE_DB {key}"), edge(f"STATE_DB {key}"):
             state, wanted = self._client.open().state, self._spelled(feature, row)
-            # What the look has found; what is not known for sure is asked for.
+            # Use the fields last read; read those that are not known for sure.
             stored = self._stored.pop(feature, None)
             await update(
                 state, key, self._ours(await hgetall(state, key)) if stored is None else stored, wanted
@@ -201,7 +203,7 @@ class RedisStore:
         self._stored[feature] = stored
 
     def _ours(self, stored: Hash) -> dict[bytes, bytes]:
-        """Our fields, those in other spellings (`docker-id`) too: they would be read as ours."""
+        """The fields of kubesyncd, in other spellings (`docker-id`) too: a reader would accept those as well."""
         names = self._schema.row_names
         return {name: value for name, value in stored.items() if field_of(name) in names}
 
@@ -218,7 +220,7 @@ class RedisStore:
         return replace(config, problems=_at(f"CONFIG_DB {MASTER}", [*found, *config.problems]))
 
     async def device_metadata(self) -> Mapping[str, str]:
-        """CONFIG_DB `DEVICE_METADATA|localhost`: fields and values as they stand, up to a limit."""
+        """CONFIG_DB `DEVICE_METADATA|localhost`: fields and values as stored, up to a limit."""
         stored = await self._config_hash(METADATA, [])
         first = itertools.islice(stored.items(), METADATA_FIELDS_MAX)
         return {text_of(name): text_of(value) for name, value in first if len(value) <= VALUE_BYTES_MAX}
@@ -232,8 +234,9 @@ class RedisStore:
             return hash_of(stored, problems)
 
     async def write_master(self, *, connected: bool, ts: int) -> None:
-        """STATE_DB `KUBERNETES_MASTER|SERVER`: connected, and since when (`ts`, seconds since the epoch).
-        Nothing is written, and the stored time stands, while `connected` is what is stored.
+        """Write STATE_DB `KUBERNETES_MASTER|SERVER`: connected, and since when (`ts`, seconds since the epoch).
+
+        Nothing is written, and the stored time stays, while `connected` is the stored value.
         """
         fields = self._schema.encode_master(connected=connected, ts=ts)
         wanted = {name.encode(): value.encode() for name, value in fields.items()}
@@ -259,11 +262,11 @@ class RedisStore:
 
     def _refuse_loading(self, initialized: object) -> None:
         if self._loading(initialized):
-            raise Unavailable("Redis", "CONFIG_DB is being loaded; asked again once it is whole")
+            raise Unavailable("Redis", "CONFIG_DB is being loaded; asked again when it is complete")
 
     @contextlib.asynccontextmanager
     async def _turn(self, what: str) -> AsyncIterator[None]:
-        """Wait in line, for as long as Redis answers those in front. Raises Unavailable once it answers nobody."""
+        """Wait for a turn, for as long as Redis answers earlier callers. Raises Unavailable when it answers none."""
         now = asyncio.get_running_loop().time
         while True:
             begun = now()

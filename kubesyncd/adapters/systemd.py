@@ -1,4 +1,4 @@
-"""Drive units by the few systemctl calls we need, each with a deadline.
+"""Control units by a few systemctl calls, each with a deadline.
 
 Knows nothing of features' states.
 """
@@ -20,8 +20,8 @@ SERVICE = "systemd"
 LOOK_S = 10.0
 CHANGE_S = 30.0
 
-_INACTIVE = (3, 4)  # systemctl(1): the unit is not active, there is no such unit
-# A unit that waits to be restarted starts its containers again by itself: it counts as running.
+_INACTIVE = (3, 4)  # systemctl(1): the unit is not active, the unit does not exist
+# A unit that waits for its restart starts its containers by itself: it counts as running.
 _RUNNING_WORDS = frozenset({"active", "activating", "reloading", "refreshing"})
 
 
@@ -54,30 +54,30 @@ class SystemdUnits:
     async def restart(self, feature: str) -> None:
         """See ports.Units; returns once the job is queued. Raises Refused, Unavailable."""
         if not valid_feature_name(feature):
-            raise Refused(SERVICE, f"{feature[:80]!a} is no feature's name")
-        # A unit that used up its start limit would refuse; one that never failed has nothing to reset.
+            raise Refused(SERVICE, f"{feature[:80]!a}: invalid feature name")
+        # A unit that used up its start limit would refuse; one that never failed needs no reset.
         with suppress(Refused):
             await self._change("reset-failed", f"{feature}.service")
         await self._change("restart", "--no-block", f"{feature}.service")
 
     async def begin(self, unit: str) -> None:
-        """Start a oneshot unit of our own; returns once the job is queued. Raises Refused, Unavailable."""
+        """Start one of kubesyncd's oneshot units; return once the job is queued. Raises Refused, Unavailable."""
         with suppress(Refused):
             await self._change("reset-failed", unit)
         await self._change("start", "--no-block", unit)
 
     async def end(self, unit: str) -> None:
-        """Stop a unit of our own and wait until it has ended. Raises Refused, Unavailable."""
+        """Stop one of kubesyncd's units and wait until it has ended. Raises Refused, Unavailable."""
         await self._change("stop", unit)
 
     async def pending(self, unit: str) -> bool:
-        """Whether a oneshot unit of our own is queued, starting or running. Raises Unavailable."""
+        """Whether one of kubesyncd's oneshot units is queued, starting or running. Raises Unavailable."""
         command = (*self._systemctl, "show", "--property=ActiveState,Job", unit)
         ended = await run(command, self._look_s, SERVICE)
         if ended.code != 0:
             raise Unavailable(SERVICE, f"show {unit}: {ended.reason or f'exit code {ended.code}'}")
         said = dict(line.partition("=")[::2] for line in ended.out.splitlines())
-        # Where no job is queued, systemd says nothing after Job=, or 0.
+        # Without a queued job, systemd prints nothing after Job=, or 0.
         return said.get("Job", "") not in ("", "0") or said.get("ActiveState", "") in _RUNNING_WORDS
 
     async def active(self, feature: str) -> bool:
@@ -90,17 +90,17 @@ class SystemdUnits:
         await self._change("daemon-reload")
 
     async def enable(self, feature: str) -> None:
-        """Enable the feature's unit as its file says now, whatever it said before. Raises Refused, Unavailable."""
+        """Enable the feature's unit by its current file, replacing earlier links. Raises Refused, Unavailable."""
         await self._change("reenable", f"{feature}.service")
 
     async def disable(self, feature: str) -> None:
-        """Disable the feature's unit; it goes on running. Raises Refused, Unavailable."""
+        """Disable the feature's unit; it continues to run. Raises Refused, Unavailable."""
         await self._change("disable", f"{feature}.service")
 
     async def stop(self, feature: str) -> None:
         """Stop the feature's unit and wait until it has ended. Raises Refused, Unavailable."""
         await self._change("stop", f"{feature}.service")
-        # One that failed would stay in lists after its file has gone.
+        # A failed unit would stay in lists after its file is removed.
         with suppress(Refused):
             await self._change("reset-failed", f"{feature}.service")
 

@@ -22,7 +22,7 @@ class ClusterHandlers:
         self._cluster = cluster
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and what answers it."""
+        """Each verb and its handler."""
         return {"label": self._label, "cluster": self._cluster_status}
 
     async def _label(self, request: Request) -> Reply:
@@ -35,7 +35,7 @@ class ClusterHandlers:
                 protocol.EXIT_USAGE, err="label: no label given; give KEY=VALUE to add one, KEY- to drop it"
             )
         if not self._cluster.joined:
-            text = "this switch has joined no master; set one with `config kube server ip` and join it"
+            text = "this switch has not joined a master; set one with `config kube server ip` and join it"
             return Reply(protocol.EXIT_FAILED, err=f"label: {text}")
         return Reply(out=await self._cluster.apply(changes))
 

@@ -1,4 +1,4 @@
-"""Answer `state`: from containers, which may speak for themselves only, and from the host."""
+"""Answer `state`: from containers, which may report only themselves, and from the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ContainerHandlers:
-    """The verb of both sockets. A peer is who the kernel says it is (spec section 8)."""
+    """The verb of both sockets. The kernel identifies the peer (spec section 8)."""
 
     def __init__(self, reconcilers: Reconcilers, containers: Containers, log: FilteringBoundLogger) -> None:
         self._reconcilers = reconcilers
@@ -32,7 +32,7 @@ class ContainerHandlers:
         self._log = log
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and what answers it."""
+        """Each verb and its handler."""
         return {"state": self._state}
 
     async def _state(self, request: Request) -> Reply:
@@ -55,37 +55,42 @@ class ContainerHandlers:
         return Reply()
 
     async def _health(self, request: Request, name: str, *, well: bool, reason: str) -> Reply:
-        """A container says how it is, or the host how the one is that owns the feature."""
+        """Handle a container's report of itself, or the host's report of the container that owns the feature."""
         about, source = request.peer.container_id, FROM_CONTAINER
         if about is not None:
             await self._its_own(request, about, name, "")
             reconciler = self._reconcilers.get(name)
         elif request.role is Role.CONTAINER:
-            why = "whoever is in no container says how one is through the host socket"
+            why = "only a container may use the container socket; use the host socket"
             return refused(self._log, request.peer, request.arguments, why)
         else:
             reconciler, source = known_reconciler(self._reconcilers, name), FROM_HOST
             view = reconciler.view or await reconciler.seen()
             about = project(view.record, view.facts).docker_id
             if not about:
-                text = "no container of it runs, so none can be unhealthy; say it again once one does"
+                text = "no container of it runs, so none can be unhealthy; repeat the report when one runs"
                 return failure(protocol.EXIT_FAILED, name, text)
         await reconciler.note(partial(hear, said=Complaint(about, source, reason), well=well))
         return Reply()
 
     async def _its_own(self, request: Request, container_id: str, name: str, owner: str) -> Owner:
-        """What kind of container asks; denied unless it is this feature's, and of the kind it says (S9)."""
+        """The owner of the asking container; denied unless it is this feature's, and of the reported owner (S9)."""
         why = ""
         try:
             known = await self._containers.identify(container_id)
         except Missing:
             raise Denied(
-                refused(self._log, request.peer, request.arguments, "the container that asks is no feature's")
+                refused(
+                    self._log,
+                    request.peer,
+                    request.arguments,
+                    "the asking container belongs to no feature",
+                )
             ) from None
         if known.feature != name:
-            why = f"the container that asks is {known.feature}'s"
+            why = f"the asking container belongs to {known.feature}"
         elif owner and known.owner.value != owner:
-            why = f"the container that asks is a {known.owner.value} one; it may say `up {known.owner.value}`"
+            why = f"the asking container is a {known.owner.value} one; it may report `up {known.owner.value}`"
         if why:
             raise Denied(refused(self._log, request.peer, request.arguments, why))
         return known.owner
@@ -93,7 +98,7 @@ class ContainerHandlers:
     async def _state_from_host(self, request: Request, name: str, what: str, owner: str) -> Reply:
         if (what, owner) == ("up", "kube"):
             return refused(
-                self._log, request.peer, request.arguments, "only a kube container can say `up kube`"
+                self._log, request.peer, request.arguments, "only a kube container can report `up kube`"
             )
         reconciler = self._reconcilers.known(name)
         if reconciler is not None:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from kubesyncd.features.reconciler import Reconciler
     from kubesyncd.features.surroundings import View
 
-# One line of a reply holds a feature, whatever Docker has.
+# One line of a reply holds a feature, however many containers Docker has.
 CONTAINERS_SHOWN_MAX = 16
 
 
 def described(reconciler: Reconciler, view: View, now: float) -> dict[str, Any]:
-    """A feature as `show` and `explain` tell it, in JSON's types."""
+    """Describe a feature for `show` and `explain`, in JSON's types."""
     record, plan = view.record, view.plan
     return {
         "feature": reconciler.name,
@@ -53,8 +53,9 @@ def described(reconciler: Reconciler, view: View, now: float) -> dict[str, Any]:
 
 
 def _since(reconciler: Reconciler, view: View) -> float:
-    """When the state began (seconds since the epoch); for one that was there at the first look, when its owner's
-    time did.
+    """When the state began (seconds since the epoch).
+
+    For a state that existed at the first observation: when its owner was recorded.
     """
     seen_at = reconciler.history[-1].at if reconciler.history else 0.0
     if len(reconciler.history) == 1 and view.record.owner is not Owner.NONE and view.record.owner_ts:
@@ -63,7 +64,7 @@ def _since(reconciler: Reconciler, view: View) -> float:
 
 
 def _next(reconciler: Reconciler, view: View) -> dict[str, Any] | None:
-    """What the clock alone will bring: the state and its reason, and what it will prove."""
+    """The next change by time alone: the state and its reason, and what it will prove."""
     foreseen = reconciler.foreseen()
     if foreseen is None:
         return None

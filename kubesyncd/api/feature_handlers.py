@@ -1,4 +1,4 @@
-"""Answer `container start|stop|kill|wait|id`, and what operators ask of features."""
+"""Answer `container start|stop|kill|wait|id`, and operators' requests about features."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FeatureHandlers:
         self._log = log
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and what answers it."""
+        """Each verb and its handler."""
         return {
             "start": self._start,
             "stop": self._stop,
@@ -71,8 +71,10 @@ class FeatureHandlers:
         if seconds and not (
             seconds.isascii() and seconds.isdigit() and int(seconds[:9]) <= verbs.GRACE_S_MAX
         ):
-            text = f"-t {seconds[:20]!a} is no whole number of seconds from 0 to {verbs.GRACE_S_MAX}"
-            return failure(protocol.EXIT_USAGE, request.argument(1), f"{text}; give one, or leave -t out")
+            text = f"-t {seconds[:20]!a}: invalid number of seconds, 0 to {verbs.GRACE_S_MAX} allowed"
+            return failure(
+                protocol.EXIT_USAGE, request.argument(1), f"{text}; give a whole number, or leave -t out"
+            )
         return await self._carry_out(request, verbs.Stop(float(seconds) if seconds else None))
 
     async def _kill(self, request: Request) -> Reply:
@@ -93,10 +95,10 @@ class FeatureHandlers:
         name = feature_name(request)
         reconciler = self._reconcilers.known(name)
         if reconciler is None:
-            # Never asked for until now: looking must not make it a feature.
+            # The feature is unknown so far: a lookup must not create it.
             containers = [c for c in await self._containers.list(name) if not c.gone]
             if not containers:
-                text = "there is no such feature and no container of that name; see: kubesync show feature"
+                text = "no such feature and no container of that name; see: kubesync show feature"
                 return failure(protocol.EXIT_FAILED, name, text)
             return Reply(out=name)
         view = reconciler.view or await reconciler.seen()
@@ -108,7 +110,7 @@ class FeatureHandlers:
         return Reply(out=name)
 
     async def _clear(self, request: Request) -> Reply:
-        """Forget a failure, as the operator asks: Kubernetes gets another chance, at once."""
+        """Clear a failure, as the operator asks: Kubernetes gets another chance, at once."""
         reconciler = known_reconciler(self._reconcilers, feature_name(request))
         before = (reconciler.view or await reconciler.seen()).record
         after = await reconciler.note(cleared)
@@ -117,11 +119,11 @@ class FeatureHandlers:
         return Reply(out=f"cleared ({before.failure or 'a hand-over had to wait'}): {after.plan.why}")
 
     async def _show(self, request: Request) -> Reply:
-        """One JSON object per feature and line; all features, or the one named."""
+        """Reply with one JSON object per feature and line: all features, or the given one."""
         wanted = request.argument(1)
         reconcilers = [k for k in self._reconcilers if wanted in ("", k.name)]
         if wanted and not reconcilers:
-            # A name that can be one is shown as it is.
+            # Show any valid name.
             name = wanted if valid_feature_name(wanted) else ascii(wanted[:64])
             return failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE)
         shown = [

@@ -1,4 +1,4 @@
-"""Look up what a request is about, and refuse what it may not do. Shared by all handler modules."""
+"""Look up the subject of a request, and refuse forbidden requests. Shared by all handler modules."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[[Request], Awaitable[Reply]]
 
-NO_SUCH_FEATURE = "there is no such feature; see: kubesync show feature"
+NO_SUCH_FEATURE = "no such feature; see: kubesync show feature"
 
 
 def feature_name(request: Request) -> str:
-    """The feature that the request names. Raises Denied."""
+    """The feature name in the request. Raises Denied."""
     name = request.argument(1)
     if not valid_feature_name(name):
         allowed = (
             "a feature's name begins with a letter and has lower-case letters, digits, - and _, at most 63"
         )
-        text = f"{name[:64]!a} is no feature's name; {allowed}"
+        text = f"{name[:64]!a}: invalid feature name; {allowed}"
         raise Denied(failure(protocol.EXIT_USAGE, "", text))
     return name
 
 
 def known_reconciler(reconcilers: Reconcilers, name: str) -> Reconciler:
-    """The reconciler of a feature that there is. Raises Denied."""
+    """The reconciler of an existing feature. Raises Denied."""
     reconciler = reconcilers.known(name)
     if reconciler is None:
         raise Denied(failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE))
@@ -44,7 +44,7 @@ def known_reconciler(reconcilers: Reconcilers, name: str) -> Reconciler:
 
 
 def refused(log: FilteringBoundLogger, peer: Peer, arguments: list[str], why: str) -> Reply:
-    """Log that a peer asks for what it may not do, and the reply that says so."""
+    """Log a forbidden request of a peer, and return the reply that refuses it."""
     shown = " ".join(arguments)[:80]
     log.warning("refused", why=why, request=ascii(shown), pid=peer.pid, container=peer.container_id)
     name = arguments[1] if len(arguments) > 1 else ""

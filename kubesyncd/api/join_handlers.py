@@ -1,6 +1,6 @@
 """Answer `join`, `reset` and `cluster`.
 
-Knows the wire and the membership's reconciler; decides nothing.
+Knows the wire and the join controller; decides nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def verbs(
     membership: JoinController, cluster: ClusterController
 ) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
-    """`join 1|0` (forced or not), `reset`, and `cluster`: what there is to know of the master, as JSON."""
+    """`join 1|0` (forced or not), `reset`, and `cluster`: the state of the master and the membership, as JSON."""
 
     async def join(request: Request) -> Reply:
         if request.argument(1, "0") not in ("0", "1"):

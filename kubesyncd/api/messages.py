@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Role(Enum):
-    """Which socket a request came through."""
+    """The socket of a request."""
 
     HOST = "host"
     CONTAINER = "container"
@@ -23,7 +23,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A decoded request and who sent it; `say` sends a status line at once."""
+    """A decoded request and its peer; `say` sends a status line at once."""
 
     arguments: list[str]
     peer: Peer
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the client prints, and its exit code."""
+    """The client's output, and its exit code."""
 
     code: int = protocol.EXIT_DONE
     out: str = ""
@@ -50,7 +50,7 @@ class Reply:
 
 
 class Denied(Exception):
-    """The answer is no; the reply says why."""
+    """A refused request; the reply says why."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.err)

@@ -1,11 +1,11 @@
-"""Identify the process at the other end of a Unix socket: of the host, or of which container.
+"""Identify the process at the other end of a Unix socket: on the host, or in which container.
 
-Knows no Docker and no feature: it reads what the kernel says (SO_PEERCRED, /proc) and nothing that the peer
-says. Which feature a container is, Docker tells.
+Knows no Docker and no feature: it reads what the kernel reports (SO_PEERCRED, /proc) and nothing that the peer
+sends. Docker tells which feature a container belongs to.
 
-A process counts as inside a container *relative to the daemon*, which may live in one itself. Of several
-nested containers the outermost below the daemon's own is taken: that is the one our Docker engine runs, and
-what is below it was named by the container itself.
+A process counts as inside a container *relative to the daemon*, which may run in one itself. Of several nested
+containers the outermost below the daemon's own is used: this switch's Docker engine runs that one, and the names
+below it are under the container's own control.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 # docker-<id>.scope, cri-containerd-<id>.scope, or kubepods-pod<uid>.slice:cri-containerd:<id>.
 _CONTAINER_STEP = re.compile(r"(?:[^/]*[-:])?([0-9a-f]{64})(?:\.scope)?")
 _CREDENTIALS = struct.Struct("3i")
-# socket.SO_PEERPIDFD, which this Python does not name: Linux 6.5. It stands for the process itself, not for its number.
+# socket.SO_PEERPIDFD, missing in this Python: Linux 6.5. It refers to the process itself, not to its number.
 _SO_PEERPIDFD = 77
 _FD = struct.Struct("i")
 _PROC_FILE_BYTES_MAX = 64 * 1024
@@ -35,7 +35,7 @@ class PeerGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process that connected. `container_id`: 64 hexadecimal digits, None outside every container."""
+    """The connected process. `container_id`: 64 hexadecimal digits, None outside every container."""
 
     pid: int
     uid: int
@@ -44,10 +44,10 @@ class Peer:
 
 
 def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
-    """Who connected to `sock`, one end of a connected Unix socket. Raises PeerGone.
+    """Identify the peer of `sock`, one end of a connected Unix socket. Raises PeerGone.
 
-    The process is looked at before and after its cgroup is read: if it ended in between, the number may have
-    gone to another process. Where the kernel can tell, one that ended even before we first looked is noticed too.
+    The process is checked before and after its cgroup is read: if it ended in between, its number may belong to
+    another process. Where the kernel supports it, a process that ended before the first check is detected too.
     """
     try:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -61,7 +61,7 @@ def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
     if _life(proc, pid) != before:
         raise PeerGone(f"process {pid} ended while it was looked at")
     if _has_ended(sock):
-        raise PeerGone(f"process {pid} has ended, and its number may be another's")
+        raise PeerGone(f"process {pid} has ended, and its number may belong to another process")
     try:
         return Peer(pid, uid, gid, container_of(peers, own))
     except ValueError as error:
@@ -69,7 +69,7 @@ def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """Whether the process that connected is known to have ended; an older kernel cannot tell."""
+    """Whether the connected process is known to have ended; an older kernel cannot tell."""
     try:
         (pidfd,) = _FD.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _FD.size))
     except OSError as error:
@@ -83,10 +83,10 @@ def _has_ended(sock: socket.socket) -> bool:
 
 
 def container_of(cgroup: str, own_cgroup: str) -> str | None:
-    """The container that a process with this /proc/<pid>/cgroup lives in, as seen by one with `own_cgroup`.
+    """The container of a process with this /proc/<pid>/cgroup, as seen by one with `own_cgroup`.
 
-    None where it lives in no container, or in the same one. Raises ValueError where the hierarchies of
-    cgroup v1 name different containers: whoever arranged that speaks for nobody.
+    None where it is in no container, or in the same one. Raises ValueError where the hierarchies of cgroup v1 name
+    different containers: then the process is identified as none of them.
     """
     own_paths = _container_paths(own_cgroup)
     found: set[str] = set()
@@ -98,7 +98,7 @@ def container_of(cgroup: str, own_cgroup: str) -> str | None:
 
 
 def _below(path: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
-    """What is left of `path` without the containers that it shares with `own`."""
+    """The rest of `path` after the containers that it shares with `own`."""
     shared = 0
     while shared < min(len(path), len(own)) and path[shared] == own[shared]:
         shared += 1
@@ -108,7 +108,7 @@ def _below(path: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
 def _container_paths(cgroup: str) -> dict[str, tuple[str, ...]]:
     """The container IDs on the path of each hierarchy, outermost first."""
     paths: dict[str, tuple[str, ...]] = {}
-    # Only a newline ends a line: besides the slash, it is the one character that a cgroup's name cannot hold.
+    # Only a newline ends a line: besides the slash, it is the one character that a cgroup's name cannot contain.
     for line in cgroup.split("\n"):
         number, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
@@ -121,9 +121,9 @@ def _container_paths(cgroup: str) -> dict[str, tuple[str, ...]]:
 def start_ticks(stat: str) -> int | None:
     """When a process started, in clock ticks since boot, by its /proc/<pid>/stat; None if it is dead.
 
-    A zombie is dead: its number stays taken, but its cgroup may already be the root's.
+    A zombie is dead: its number stays in use, but its cgroup may already be the root's.
     """
-    # The command's name comes second, in brackets, and may hold anything, brackets and blanks too.
+    # The command's name comes second, in brackets, and may contain anything, brackets and blanks too.
     fields = stat.rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in ("Z", "X", "x"):
         return None

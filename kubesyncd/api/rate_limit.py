@@ -9,14 +9,14 @@ CONTAINER_REQUESTS_PER_S = 5.0
 
 @dataclass(slots=True)
 class Caller:
-    """What one container, or user, has asked for lately: a bucket of tokens, and its open connections."""
+    """The recent requests of one container, or user: a bucket of tokens, and its open connections."""
 
     open: int = 0
     tokens: float = CONTAINER_REQUESTS_PER_S
     at: float | None = None
 
     def delay_s(self, now: float) -> float:
-        """Seconds the next request has to wait."""
+        """Seconds that the next request has to wait."""
         if self.at is not None:
             self.tokens = min(
                 CONTAINER_REQUESTS_PER_S, self.tokens + (now - self.at) * CONTAINER_REQUESTS_PER_S

@@ -24,13 +24,13 @@ class RebootHandlers:
         self._preparation = preparation
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and what answers it."""
+        """Each verb and its handler."""
         return {"reboot-prepare": self._prepare, "reboot-undo": self._undo}
 
     async def _prepare(self, request: Request) -> Reply:
         kind, dry = request.argument(1), request.argument(2) == "1"
         if kind not in tuple(Kind):
-            text = f"{shown(kind)} is no kind of reboot; use {' or '.join(Kind)}"
+            text = f"invalid kind of reboot {shown(kind)}; use {' or '.join(Kind)}"
             return failure(protocol.EXIT_USAGE, "", text)
         steps = await self._preparation.prepare(Kind(kind), dry=dry)
         return Reply(out="\n".join(json.dumps(asdict(step)) for step in steps))

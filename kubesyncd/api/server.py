@@ -1,7 +1,7 @@
 """Serve the two Unix sockets: identify peers, limit them, decode requests, send replies.
 
-Knows the wire protocol; knows no feature and no adapter. A peer is who the kernel says it is; what it says about itself
-is never believed (spec section 8).
+Knows the wire protocol; knows no feature and no adapter. The kernel identifies a peer; a peer's own claims are never
+trusted (spec section 8).
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.peer import Peer
 
-# Open connections per socket: whoever floods the containers' one must not keep the host out.
+# Open connections per socket: a flood on the containers' socket must not block the host's.
 CONNECTIONS_MAX = 1024
-# One container, or user of the host, may hold so many connections to it, and ask so often; more has to wait.
+# Limits for one container, or user of the host: open connections, and requests per time. Further requests wait.
 CONTAINER_CONNECTIONS_MAX = 16
 CONTAINERS_MAX = 1024
 REQUEST_S_MAX = 5.0
 REPLY_S_MAX = 10.0
-# A client that reads no status lines gets no more of them.
+# A client that does not read its status lines gets no more of them.
 UNREAD_BYTES_MAX = 65536
 HALF_CLOSED_LOOK_S = 2.0
 
 
 class Server:
-    """Serves both sockets. `identify` tells a peer from the kernel's word; `verbs` has what answers, by socket."""
+    """Serve both sockets. `identify` identifies a peer by the kernel; `verbs` has the handlers, by socket."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class Server:
 
     @property
     def connections(self) -> dict[str, int]:
-        """How many connections are open, by socket."""
+        """The number of open connections, by socket."""
         return {role.value: len(tasks) for role, tasks in self._tasks.items()}
 
     async def serve(self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: one request, one reply. Never raises."""
+        """Serve one connection: one request, one reply. Never raises."""
         task, tasks = asyncio.current_task(), self._tasks[role]
         if task is None or len(tasks) >= CONNECTIONS_MAX:
             writer.close()
@@ -80,7 +80,7 @@ class Server:
         except (ConnectionError, TimeoutError, PeerGone):
             pass
         except asyncio.CancelledError:
-            # Only `close` cancels us, and asyncio would log a cancelled handler as a failure.
+            # Only `close` cancels this coroutine, and asyncio would log a cancelled handler as a failure.
             pass
         except Exception:  # noqa: BLE001 - a bug may end only its own request
             self._log.exception("request_failed")
@@ -103,7 +103,7 @@ class Server:
         peer = self._identify(writer.get_extra_info("socket"))
         who = peer.container_id
         if who is None and role is Role.CONTAINER and peer.uid:
-            # Any user of the host may connect there; none of them may keep containers out.
+            # Any user of the host may connect there; none of them may block containers.
             who = f"uid {peer.uid}"
         if who is None:
             return await self._converse(role, peer, reader, writer)
@@ -169,7 +169,7 @@ class Server:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> list[str] | None:
-    """The request's arguments; None where the client said nothing. Raises BadRequest."""
+    """Read the request's arguments; None where the client sent nothing. Raises BadRequest."""
     try:
         async with asyncio.timeout(REQUEST_S_MAX):
             return protocol.decode_request(await reader.readuntil(b"\n"))
@@ -182,7 +182,7 @@ async def _read_request(reader: asyncio.StreamReader) -> list[str] | None:
             f"the request is longer than {protocol.REQUEST_BYTES_MAX} bytes; send a shorter one"
         ) from None
     except TimeoutError:
-        raise BadRequest(f"no whole request within {REQUEST_S_MAX:g} s; send it at once") from None
+        raise BadRequest(f"no complete request within {REQUEST_S_MAX:g} s; send it at once") from None
 
 
 async def _unless_gone(
@@ -203,12 +203,12 @@ async def _unless_gone(
 
 
 async def _gone(reader: asyncio.StreamReader, sock: socket.socket) -> None:
-    """Return once the client is gone. A client that has only ended its sending still wants its answer."""
+    """Return once the client is gone. A client that has closed only its sending side still waits for its answer."""
     while await reader.read(1024):
         pass
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLHUP)
-    # asyncio tells no event for a connection closed after it was half-closed.
+    # asyncio has no event for a connection closed after it was half-closed.
     closed = select.POLLHUP | select.POLLERR | select.POLLNVAL
     while not any(events & closed for _, events in poll.poll(0)):  # noqa: ASYNC110
         await asyncio.sleep(HALF_CLOSED_LOOK_S)

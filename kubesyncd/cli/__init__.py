@@ -1,6 +1,6 @@
-"""Begin `kubesync`; everything else is loaded when it is needed.
+"""Start `kubesync`; import everything else on first use.
 
-sonic-utilities import the plugins through this package too, so it must cost nothing.
+sonic-utilities import the plugins through this package, so it must import nothing itself.
 """
 
 from __future__ import annotations

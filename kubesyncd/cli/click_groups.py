@@ -1,7 +1,7 @@
-"""Extend click: short forms of commands, groups that take a name, one-line errors.
+"""Extend click: command prefixes, groups that take a name, one-line errors.
 
-Knows click and what can fail; knows no command by name. SONiC's own groups take unique prefixes and
-so do these. It runs with click 7.0 too, which is what sonic-utilities pin.
+Knows click and the errors of `ports`; must not know any command by name. Unique prefixes work as in SONiC's own
+groups. Compatible with click 7.0, the version that sonic-utilities pin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXIT_SETTINGS = 78  # sysexits' EX_CONFIG, as the daemon's
 CLOSE_ENOUGH = 0.6
 SENTENCE_MAX = 200
 
-# What to do about a service that does not answer, where the error itself does not say.
+# Fix for a service that does not answer, used if the error names none.
 FIX = {
     "kubesyncd": "start it: systemctl start kubesyncd",
     "Redis": "start it: systemctl start database",
@@ -34,16 +34,16 @@ FIX = {
 }
 
 
-# What speaks for itself, without the name of a service before it.
+# Services whose error text is shown without the service's name in front.
 SELF = ("kubesyncd", "install")
 
 
 class Failure(click.ClickException):
-    """`kubesync: what happened; what to do` on standard error, and an exit code."""
+    """An error shown as one line `kubesync: WHAT; FIX` on standard error, with an exit code."""
 
     def __init__(self, text: str, code: int = protocol.EXIT_FAILED) -> None:
         super().__init__(text)
-        # click declares it on the class; per error is what its main reads.
+        # click declares exit_code on the class; its main() reads it from the error.
         self.__dict__["exit_code"] = code
 
     def show(self, file: IO[Any] | None = None) -> None:
@@ -53,7 +53,7 @@ class Failure(click.ClickException):
 
 
 def failure_of(error: PortError | SettingsError | Declined) -> Failure:
-    """What an operator is told of something outside that failed."""
+    """Convert an error of a port, the settings or the daemon into the operator's one line."""
     if isinstance(error, SettingsError):
         return Failure(str(error), EXIT_SETTINGS)
     if isinstance(error, Declined):
@@ -71,13 +71,13 @@ def failure_of(error: PortError | SettingsError | Declined) -> Failure:
 
 
 def usage(ctx: click.Context, problem: str) -> Failure:
-    """What was typed makes no command: what is wrong, and what to type."""
+    """Build the Failure for a usage error: the problem, and the form to type."""
     problem = problem.rstrip(".")
     return Failure(f"{problem[:1].lower()}{problem[1:]}; type: {form(ctx)}", protocol.EXIT_USAGE)
 
 
 def form(ctx: click.Context) -> str:
-    """The command as it is typed: `kubesync config kube label add KEY VALUE`."""
+    """Return the command's usage form: `kubesync config kube label add KEY VALUE`."""
     command = ctx.command
     if isinstance(command, click.Group):
         words = [name for name in command.list_commands(ctx) if not command.commands[name].hidden]
@@ -87,19 +87,19 @@ def form(ctx: click.Context) -> str:
 
 
 class Command(click.Command):
-    """A command whose errors are one line and the exit codes of `interfaces.md`."""
+    """A command that reports errors in one line, with the exit codes of `interfaces.md`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("options_metavar", "")
         super().__init__(*args, **kwargs)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """See click; options come last, as one types them."""
+        """See click; put options last."""
         pieces = [piece for piece in super().collect_usage_pieces(ctx) if piece]
         return [*pieces[1:], pieces[0]] if self.options_metavar else pieces
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> click.Context:
-        """See click; usage errors become one line."""
+        """See click; report usage errors in one line."""
         try:
             return super().make_context(info_name, args, parent=parent, **extra)
         except click.UsageError as error:
@@ -108,7 +108,7 @@ class Command(click.Command):
             ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See click; what failed outside becomes one line."""
+        """See click; report errors of ports, settings and daemon in one line."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -118,9 +118,9 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands by name, by any unique prefix, in any case, and by `aliases` (alias: name).
+    """A group that finds commands by name, unique prefix (in any case) and `aliases` (alias: name).
 
-    `each`: what is no command but looks like a `NAME …` to `is_name` (which sees all words typed) goes to it.
+    `each`: the command for `NAME …`; `is_name` gets all words typed and decides whether they are of that form.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Group(click.Group):
         self.is_name = is_name
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command `cmd_name` means. Raises UsageError where it could be several."""
+        """Return the command for `cmd_name`, None if unknown. Raises UsageError if it is ambiguous."""
         exact = super().get_command(ctx, cmd_name)
         if exact is not None:
             return exact
@@ -154,11 +154,11 @@ class Group(click.Group):
         if word in meant:
             meant = {word}
         if len(meant) > 1 and not ctx.resilient_parsing:
-            raise click.UsageError(f"{cmd_name!a} may be {' or '.join(sorted(meant))}", ctx)
+            raise click.UsageError(f"{cmd_name!a} is ambiguous: {' or '.join(sorted(meant))}", ctx)
         return super().get_command(ctx, meant.pop()) if len(meant) == 1 else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """See click; an unknown command is answered with the nearest one and all there are."""
+        """See click; report an unknown command with the closest match and all commands."""
         if self.each is not None and self.is_name is not None and takes_name(self, self.is_name, args):
             return "", self.each, args
         command = self.get_command(ctx, args[0])
@@ -167,7 +167,7 @@ class Group(click.Group):
         return (None if command is None else command.name), command, args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See click; a sentence that is too long for a line goes on in the next one instead of ending in dots."""
+        """See click; wrap a long sentence instead of truncating it."""
         shown = [(name, self.commands[name]) for name in self.list_commands(ctx)]
         rows = [(name, each.get_short_help_str(SENTENCE_MAX)) for name, each in shown if not each.hidden]
         if rows:
@@ -175,14 +175,14 @@ class Group(click.Group):
                 formatter.write_dl(rows)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> Any:
-        """See click; typed alone, a group shows its help and counts as unfinished."""
+        """See click; without a subcommand, print the group's help and exit with the usage code."""
         if not args and not self.invoke_without_command and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
             ctx.exit(protocol.EXIT_DONE if ctx.parent is None else protocol.EXIT_USAGE)
         return super().parse_args(ctx, args)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> click.Context:
-        """See click; usage errors become one line."""
+        """See click; report usage errors in one line."""
         try:
             return super().make_context(info_name, args, parent=parent, **extra)
         except click.UsageError as error:
@@ -191,14 +191,14 @@ class Group(click.Group):
             ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See click; usage errors become one line."""
+        """See click; report usage errors in one line."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
             raise usage(error.ctx or ctx, _said(error)) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
-        """See click; where a name may stand, names are offered too."""
+        """See click; offer names too if the group takes a NAME."""
         offered: list[Any] = super().shell_complete(ctx, incomplete)
         if self.each is not None:
             first = next(param for param in self.each.params if isinstance(param, click.Argument))
@@ -209,18 +209,18 @@ class Group(click.Group):
 def takes_name(
     group: click.Group, is_name: Callable[[click.Group, list[str]], bool], words: list[str]
 ) -> bool:
-    """Whether `words` are `NAME …` to a group that takes names besides its commands."""
+    """Return whether `words` are `NAME …` for a group that takes names besides its commands."""
     return words[0] not in group.commands and not words[0].startswith("-") and is_name(group, words)
 
 
 def unknown(word: str, known: list[str]) -> str:
-    """The sentence for a word that is not known, with a near one where there is one."""
+    """Build the message for an unknown word, with the closest known word if there is one."""
     near = difflib.get_close_matches(word.lower(), known, 1, CLOSE_ENOUGH)
     said = f"{word[:40]!a} is not known"
     return f"{said}, did you mean {near[0]}?" if near else said
 
 
 def _said(error: click.UsageError) -> str:
-    """click's words; a value's own complaint says already what it is about."""
+    """Return click's message; the message of an invalid value already names the value."""
     own = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
     return (error.message if own else error.format_message()).replace("\n", " ")

@@ -13,7 +13,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", metavar="|".join(SHELLS), type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes a shell complete kubesync's words.
+    """Print the shell's completion script for kubesync.
 
     In bash: eval "$(kubesync completion bash)"
     """

@@ -1,7 +1,7 @@
 """Change the configuration: `config kube …` and `config feature …`.
 
-Everything typed is checked before anything is written, and everything of one command is written at once. What is
-written is all that these commands do: the daemon hears of it from Redis. Labels alone go to the daemon itself.
+All arguments are checked before anything is written; all fields of one command are written in one Redis call. The
+daemon reads the change from Redis. Only labels, join and reset go to the daemon's socket.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Reader, Stored
 
 JOIN_S_MAX = 600.0
-# Beyond the daemon's own wait for the master's answer.
+# Added to the daemon's own timeout for the API server's answer.
 LABEL_MARGIN_S = 1.0
 
 ON_OFF = {"on": "true", "off": "false", "true": "true", "false": "false", "yes": "true", "no": "false"}
@@ -39,7 +39,7 @@ FEATURE_FORM = "NAME [owner local|kube] [fallback true|false] [failmode MINUTES]
 
 @click.group(cls=Group, aliases={"kubernetes": "kube"})
 def config() -> None:
-    """Say what this switch should do."""
+    """Change the configuration of this switch."""
 
 
 # ---- config kube ----------------------------------------------------------------------------------
@@ -47,12 +47,12 @@ def config() -> None:
 
 @config.group(cls=Group)
 def kube() -> None:
-    """Master, labels, joining and leaving."""
+    """Master, labels, join and reset."""
 
 
 @kube.group(cls=Group)
 def server() -> None:
-    """The Kubernetes master this switch belongs to."""
+    """The Kubernetes master of this switch."""
 
 
 @server.command(cls=Command)
@@ -65,27 +65,29 @@ def ip(address: str) -> None:
 @server.command(cls=Command)
 @click.argument("number", metavar="N")
 def port(number: str) -> None:
-    """Set the master's port, 1 to 65535 (6443 when never set)."""
+    """Set the master's port, 1 to 65535 (default 6443)."""
     if not (number.isascii() and number.isdigit() and len(number) <= 5 and 1 <= int(number) <= 65535):
-        raise click.UsageError(f"port {number[:20]!a} is no number from 1 to 65535")
+        raise click.UsageError(f"invalid port {number[:20]!a}: must be a number from 1 to 65535")
     _set_master("port", str(int(number)))
 
 
 @server.command(cls=Command)
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"], case_sensitive=False))
 def insecure(switch: str) -> None:
-    """Whether its certificate goes unchecked (off when never set)."""
+    """Skip the check of the master's certificate (default off)."""
     _set_master("insecure", _capital(switch))
     if switch == "on":
-        click.echo("warning: anybody on the way can now pose as the master; turn it off as soon as you can")
+        click.echo(
+            "warning: the master's certificate is not checked; undo: kubesync config kube server insecure off"
+        )
 
 
 @server.command(cls=Command)
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"], case_sensitive=False))
 def disable(switch: str) -> None:
-    """Whether to stay away from it (off when never set).
+    """Disconnect from the master (default off).
 
-    Containers that run are left as they are.
+    Running containers are not changed.
     """
     _set_master("disable", _capital(switch))
 
@@ -94,7 +96,7 @@ kube.add_command(disable)
 
 
 def _capital(switch: str) -> str:
-    """As the design document's KUBERNETES_MASTER table spells it."""
+    """Spell on or off as in the design document's KUBERNETES_MASTER table."""
     return "True" if switch == "on" else "False"
 
 
@@ -102,8 +104,8 @@ def _set_master(field: str, value: str) -> None:
     if field == "IP" and not is_host(value):
         host, _, number = value.rpartition(":")
         with_port = is_host(host) and number.isdigit()
-        hint = f"; its port is a setting of its own: server port {number[:5]}" if with_port else ""
-        raise click.UsageError(f"{value[:64]!a} is no address or host name{hint}")
+        hint = f"; set its port separately: server port {number[:5]}" if with_port else ""
+        raise click.UsageError(f"invalid address or host name {value[:64]!a}{hint}")
     switch = reader()
     name = field.lower() if switch.settings.schema.names == "sonic" else field
     stored, _, _ = switch.master()
@@ -117,11 +119,11 @@ def _set_master(field: str, value: str) -> None:
 
 
 def _warn_if_absent(switch: Reader) -> None:
-    """What is written stands; the operator should know that nobody acts on it yet."""
+    """Print a note if kubesyncd does not answer: the change is stored but not applied yet."""
     try:
         switch.cluster()
     except Forbidden:
-        return  # it is there, and this user may not ask it
+        return  # the daemon runs; this user may not use its socket
     except (PortError, Declined):
         text = "note: kubesyncd does not answer; it acts on this once it runs: systemctl start kubesyncd"
         click.echo(text, err=True)
@@ -129,7 +131,7 @@ def _warn_if_absent(switch: Reader) -> None:
 
 @kube.group(cls=Group)
 def label() -> None:
-    """Labels of this node, by which manifests choose it."""
+    """Labels of this node, for node selectors."""
 
 
 @label.command(cls=Command)
@@ -137,7 +139,7 @@ def label() -> None:
 @click.argument("value", metavar="VALUE")
 @json_option
 def add(key: str, value: str, as_json: bool) -> None:
-    """Give this node a label."""
+    """Add a label to this node."""
     _change_label(key, value, as_json=as_json)
 
 
@@ -145,7 +147,7 @@ def add(key: str, value: str, as_json: bool) -> None:
 @click.argument("key", metavar="KEY")
 @json_option
 def drop(key: str, as_json: bool) -> None:
-    """Take a label from this node."""
+    """Remove a label from this node."""
     _change_label(key, None, as_json=as_json)
 
 
@@ -153,10 +155,10 @@ def _change_label(key: str, value: str | None, *, as_json: bool) -> None:
     try:
         change = str(Change(key, value))
     except InvalidLabel as error:
-        # The reason names the fix itself.
+        # InvalidLabel already names the fix.
         raise Failure(str(error), protocol.EXIT_USAGE) from None
     switch = reader()
-    # A quick question first: a daemon that hangs is found out in no time, a master that does takes its own.
+    # A short request first: it finds a hanging daemon quickly. The label request also waits for the API server.
     switch.cluster()
     within_s = switch.settings.timing.label_wait_s + LABEL_MARGIN_S
     said = switch.ask("label", change, within_s=within_s)
@@ -172,7 +174,7 @@ def _change_label(key: str, value: str | None, *, as_json: bool) -> None:
             }
         )
         return
-    # Where one has failed the kubelet is being stopped, if it is not yet.
+    # After a failed label update the kubelet is stopped or being stopped.
     if outcome.startswith("queued") and state["joined"] and not state["kubelet_may_run"]:
         outcome = f"{outcome.removesuffix(')')}; the kubelet is stopped until then)"
     click.echo(f"{change}: {outcome}")
@@ -180,7 +182,7 @@ def _change_label(key: str, value: str | None, *, as_json: bool) -> None:
 
 
 def _note_if_a_features(switch: Reader, key: str) -> None:
-    """A feature's own label is kubesyncd's: what was typed will not last."""
+    """Print a note for a label that kubesyncd manages: kubesyncd will overwrite the typed value."""
     feature = feature_of(key)
     with suppress(PortError):
         if feature and switch.stored(feature).config:
@@ -189,7 +191,7 @@ def _note_if_a_features(switch: Reader, key: str) -> None:
 
 
 @kube.command(cls=Command, options_metavar="[-f]")
-@click.option("-f", "--force", is_flag=True, help="Join anew where this switch has joined already.")
+@click.option("-f", "--force", is_flag=True, help="Join again if this switch has already joined.")
 def join(force: bool) -> None:
     """Join the configured master."""
     _ask_long("join", "1" if force else "0", done="joined; see: kubesync show kubernetes status")
@@ -197,21 +199,19 @@ def join(force: bool) -> None:
 
 @kube.command(cls=Command)
 def reset() -> None:
-    """Leave the master: kube containers end, labels are forgotten."""
+    """Leave the master: kube containers stop, labels are cleared."""
     _ask_long("reset", done="this switch has left its master")
 
 
 def _ask_long(*request: str, done: str) -> None:
-    """A verb that takes its time, told step by step; `done` where the daemon has no words of its own."""
+    """Send a slow verb and print its progress; print `done` if the daemon returns no text."""
     switch = reader()
     switch.cluster()
     try:
         lines = switch.ask(*request, within_s=JOIN_S_MAX, say=click.echo)
     except Declined as no:
         if "unknown verb" in str(no):
-            text = (
-                f"this kubesyncd knows no {request[0]}; update it, then restart: systemctl restart kubesyncd"
-            )
+            text = f"this kubesyncd has no verb {request[0]}; update it, then restart: systemctl restart kubesyncd"
             raise Failure(text, protocol.EXIT_UNAVAILABLE) from None
         raise
     for line in lines or [done]:
@@ -222,7 +222,7 @@ def _ask_long(*request: str, done: str) -> None:
 
 
 def is_name(group: click.Group, words: Sequence[str]) -> bool:
-    """Whether `NAME …` was typed and no command of the group: a setting comes second, or no command begins so."""
+    """Return whether `NAME …` was typed: the second word is a setting, or no command starts with the first."""
     second = words[1].lower() if len(words) > 1 else ""
     if second and (second == "-y" or any(word.startswith(second) for word in WORDS)):
         return True
@@ -231,7 +231,7 @@ def is_name(group: click.Group, words: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one command wants of a feature, in the design document's words; None: as it is."""
+    """The settings of a feature that one command changes; None: unchanged."""
 
     owner: Owner | None = None
     fallback: bool | None = None
@@ -239,7 +239,7 @@ class Wish:
     policy: FailurePolicy | None = None
 
     def fields(self) -> dict[str, str]:
-        """As CONFIG_DB fields."""
+        """Return the settings as CONFIG_DB fields."""
         wanted = {
             "set_owner": None if self.owner is None else self.owner.value,
             "fallback_to_local": None if self.fallback is None else str(self.fallback).lower(),
@@ -250,7 +250,7 @@ class Wish:
 
 
 def parse_wish(words: Sequence[str]) -> Wish:
-    """`owner kube fallback true …`, in any order, each word at most once. Raises UsageError."""
+    """Parse `owner kube fallback true …`, in any order, each setting at most once. Raises UsageError."""
     got: dict[str, str] = {}
     for at in range(0, len(words), 2):
         key = _setting(words[at])
@@ -260,7 +260,7 @@ def parse_wish(words: Sequence[str]) -> Wish:
             raise click.UsageError(f"{key} needs a value: {_values(key)}")
         got[key] = words[at + 1].lower()
     if not got:
-        raise click.UsageError("nothing to change was given")
+        raise click.UsageError("no setting is given")
     return Wish(
         owner=Owner(_chosen("owner", got["owner"])) if "owner" in got else None,
         fallback=_chosen("fallback", got["fallback"]) == "true" if "fallback" in got else None,
@@ -276,7 +276,7 @@ _CHOICES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-# What a shell offers after each word.
+# Shell completion after each word.
 OFFERED = {"owner": ["local", "kube"], "fallback": ["true", "false"], "policy": list(_CHOICES["policy"])}
 
 
@@ -297,19 +297,21 @@ def _values(key: str) -> str:
 
 def _chosen(key: str, word: str) -> str:
     if word not in _CHOICES[key]:
-        raise click.UsageError(f"{key} {word[:40]!a} is not {_values(key)}")
+        raise click.UsageError(f"invalid {key} {word[:40]!a}: must be {_values(key)}")
     return _CHOICES[key][word]
 
 
 def _minutes(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) <= 7 and int(word) <= FAILURE_MINUTES_MAX):
-        text = f"failmode {word[:20]!a} is no whole number of minutes from 0 (never) to {FAILURE_MINUTES_MAX}"
+        text = (
+            f"invalid failmode {word[:20]!a}: must be whole minutes from 0 (never) to {FAILURE_MINUTES_MAX}"
+        )
         raise click.UsageError(text)
     return int(word)
 
 
 class Setting(click.ParamType):  # type: ignore[type-arg]
-    """One of the words `owner kube fallback true …`; a shell is offered those that may come next."""
+    """One word of `owner kube fallback true …`, with shell completion of the valid next words."""
 
     name = "setting"
 
@@ -332,22 +334,22 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     nargs=-1,
     type=Setting(),
 )
-@click.option("-y", "--yes", is_flag=True, help="Go on without being asked.")
+@click.option("-y", "--yes", is_flag=True, help="Proceed without confirmation.")
 def each(name: str, words: tuple[str, ...], yes: bool) -> None:
-    """Say who runs a feature, and what happens when kube cannot.
+    """Set a feature's owner, and what happens when kube cannot run it.
 
-    owner: local (the image on the switch) or kube. fallback: whether the local container runs while kube has
-    none. failmode: after so many minutes without a kube container the feature has failed (0: never). policy:
-    what is done then, alert, switch-to-local or rollback.
+    owner: local (the image on the switch) or kube. fallback: run the local container while kube has none.
+    failmode: minutes without a kube container until the feature has failed (0: never). policy: action on failure:
+    alert, switch-to-local or rollback.
     """
     set_feature(name, parse_wish(words), sure=yes)
 
 
 @config.group(cls=Group, each=each, is_name=is_name)
 def feature() -> None:
-    """Who runs a feature.
+    """Owner, fallback and failure policy of a feature.
 
-    Most of it is one command: config feature NAME [owner local|kube] [fallback true|false] [failmode MINUTES]
+    Usual form: config feature NAME [owner local|kube] [fallback true|false] [failmode MINUTES]
     [policy alert|switch-to-local|rollback] [-y]
     """
 
@@ -356,7 +358,7 @@ for command in (install, uninstall):
     feature.add_command(command)
 
 
-# sonic-utilities' own forms ask nothing; scripts may say so all the same.
+# sonic-utilities' own forms never ask for confirmation; -y is accepted for scripts.
 _never_asked = click.option("-y", "--yes", is_flag=True, hidden=True, expose_value=False)
 
 
@@ -365,7 +367,7 @@ _never_asked = click.option("-y", "--yes", is_flag=True, hidden=True, expose_val
 @click.argument("owner", metavar="local|kube", type=click.Choice(["local", "kube"], case_sensitive=False))
 @_never_asked
 def feature_owner(name: str, owner: str) -> None:
-    """Say who runs a feature."""
+    """Set the owner of a feature."""
     set_feature(name, Wish(owner=Owner(owner)), sure=True)
 
 
@@ -374,19 +376,19 @@ def feature_owner(name: str, owner: str) -> None:
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"], case_sensitive=False))
 @_never_asked
 def feature_fallback(name: str, switch: str) -> None:
-    """Whether the local container runs while kube has none."""
+    """Run the local container while kube has none: on or off."""
     set_feature(name, Wish(fallback=switch == "on"), sure=True)
 
 
 def set_feature(name: str, wish: Wish, *, sure: bool) -> None:
-    """Write a feature's CONFIG_DB row, once it is clear that it can be meant and what it will do."""
+    """Check the change, print its effect, ask for confirmation, then write the feature's CONFIG_DB row."""
     switch = reader()
     stored = switch.stored(name)
     row = {} if stored.config else _first_row(switch, name)
     _possible(switch, name, stored, wish)
     fields = {**row, **switch.schema.encode_config(wish.fields())}
     if not row and _stands(stored, fields):
-        click.echo(f"{name}: nothing to change, it is configured so already")
+        click.echo(f"{name}: nothing to change, already configured this way")
         return
     sentence, asks = consequence(name, stored, wish, joined=_joined(switch))
     ask_first(sentence, "Go on?", sure=sure or not asks)
@@ -396,12 +398,12 @@ def set_feature(name: str, wish: Wish, *, sure: bool) -> None:
 
 
 def _first_row(switch: Reader, name: str) -> dict[str, str]:
-    """The row of a feature that has a service and none yet. `state` says what its unit is: SONiC's featured,
-    which reads the row too, then changes nothing. Raises Failure where there is no such service.
+    """Build the first row of a feature that has a service. `state` is that of its unit, so that SONiC's featured, which
+    reads the row too, changes nothing. Raises Failure if the service does not exist.
     """
     unless(
         switch.has_unit(name),
-        f"{name} is no feature of this switch: it has neither a FEATURE row nor a service; "
+        f"unknown feature {name}: it has neither a FEATURE row nor a service; "
         f"install it first: kubesync config feature install {name}",
     )
     return {"state": "enabled" if switch.in_use(name) else "disabled", "auto_restart": "enabled"}
@@ -416,7 +418,7 @@ def _possible(switch: Reader, name: str, stored: Stored, wish: Wish) -> None:
     )
     unless(
         not stored.means.local_only,
-        f"{name} has a container per ASIC, and kube can run none of these; leave its owner as it is",
+        f"{name} has one container per ASIC, which kube cannot run; leave its owner as it is",
     )
 
 
@@ -426,7 +428,7 @@ def _stands(stored: Stored, fields: Mapping[str, str]) -> bool:
 
 
 def _joined(switch: Reader) -> bool | None:
-    """Whether the switch has joined a master; None: the daemon does not say."""
+    """Return whether the switch has joined a master; None if the daemon does not answer."""
     try:
         return bool(switch.cluster()["joined"])
     except (PortError, Declined):
@@ -437,7 +439,7 @@ _BY_LOCAL = (State.LOCAL, State.LOCAL_TO_KUBE)
 
 
 def consequence(name: str, stored: Stored, wish: Wish, *, joined: bool | None) -> tuple[str, bool]:
-    """What the change will do to what runs, in a sentence, and whether that is worth a question."""
+    """Describe the effect of the change on running containers, and tell whether it needs confirmation."""
     before = stored.means
     state = classify(stored.row, before.owner, local_exited=False)
     owner = before.owner if wish.owner is None else wish.owner

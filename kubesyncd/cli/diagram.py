@@ -1,6 +1,6 @@
 """Draw the transition table of `state` as mermaid or SVG: `diagram`.
 
-Only where a state stands on the paper is decided here; which arrows there are is the table's to say.
+Decides only the layout; the arrows come from the table.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 @click.command(cls=Command, options_metavar="[--svg FILE]")
 @click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
 @click.option(
-    "--svg", "svg_file", metavar="FILE", type=click.Path(dir_okay=False), help="Draw it into this file."
+    "--svg",
+    "svg_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write the diagram to this SVG file.",
 )
 def diagram(name: str | None, svg_file: str | None) -> None:
-    """The state diagram; with a NAME, its state stands out."""
+    """Print the state diagram; with a NAME, highlight its state."""
     current = State(reader().feature(name)["state"]) if name else None
     if svg_file:
         write(svg_file, drawn(current, name or ""))
@@ -42,7 +46,7 @@ _BOX = (138, 40)
 _WIDTH, _HEIGHT = 1160, 640
 _LEGEND_LINE = 21
 
-# By hand: local on the left, kube on the right, the hand-over from one to the other along the lower middle.
+# Set manually: local on the left, kube on the right, the change from local to kube in the lower middle.
 PLACES = {
     State.UNKNOWN: (190, 110),
     State.INIT: (575, 110),
@@ -56,7 +60,7 @@ PLACES = {
     State.LOCAL_EXITED: (190, 590),
     State.KUBE_STOPPED: (830, 590),
 }
-# How far an arrow bows to its own right, in pixels, where the usual bow would meet a box or another number.
+# Bend of an arrow to its right, in pixels, where the default bend would meet a box or another number.
 _BENDS = {
     (State.LOCAL_EXITED, State.STARTING): -110,
     (State.UNKNOWN, State.LOCAL): 110,
@@ -74,8 +78,8 @@ _BENDS = {
 _BEND = 22
 _LOOKS = {"own": ("#3f3f46", 1.3), "seen": ("#a1a1aa", 1.3), "now": (svg.MARK, 2.6)}
 NOTE = (
-    "full arrows: kubesyncd's own writes; dashed: what it sees happen; "
-    "stop and kill lead to INIT from everywhere; DRIFT is repaired to where it belongs"
+    "solid arrows: written by kubesyncd; dashed: observed; "
+    "stop and kill lead to INIT from every state; kubesyncd repairs DRIFT"
 )
 
 
@@ -88,7 +92,7 @@ class Arrow:
 
 
 def arrows() -> list[Arrow]:
-    """The table's edges, but for those said in words: every state's stop, and DRIFT's repairs."""
+    """Return the table's edges, except those in the note: every state's stop, and DRIFT's repairs."""
     numbers: dict[str, int] = {}
     made = []
     for edge in EDGES:
@@ -99,12 +103,12 @@ def arrows() -> list[Arrow]:
 
 
 def drawn(current: State | None = None, feature: str = "") -> str:
-    """The table as SVG. The current state and the arrows that leave it stand out."""
+    """Draw the table as SVG. Highlight the current state and its outgoing arrows."""
     shown = arrows()
     events = {arrow.number: arrow.edge.event for arrow in shown}
     leaving = {arrow.number for arrow in shown if arrow.edge.source is current}
     rows = (len(events) + 1) // 2
-    # What leaves the current state lies on top.
+    # Outgoing arrows of the current state are drawn last, on top.
     shown.sort(key=lambda arrow: arrow.edge.source is current)
     parts = [
         _heads(),
@@ -138,7 +142,7 @@ def _box(state: State, current: State | None) -> list[str]:
 
 
 def _curve(edge: Edge) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
-    """Begin, control point and end of the arrow, on the boxes' borders."""
+    """Compute start, control point and end of the arrow, on the boxes' borders."""
     (x1, y1), (x2, y2) = PLACES[edge.source], PLACES[edge.target]
     length = math.hypot(x2 - x1, y2 - y1)
     bend = _BENDS.get((edge.source, edge.target), _BEND)
@@ -150,7 +154,7 @@ def _curve(edge: Edge) -> tuple[tuple[float, float], tuple[float, float], tuple[
 
 
 def _border(centre: tuple[float, float], towards: tuple[float, float], gap: float = 0) -> tuple[float, float]:
-    """Where the line from `centre` to `towards` leaves the box."""
+    """Compute the point where the line from `centre` to `towards` leaves the box."""
     dx, dy = towards[0] - centre[0], towards[1] - centre[1]
     half_width, half_height = _BOX[0] / 2 + gap, _BOX[1] / 2 + gap
     reach = min(half_width / abs(dx) if dx else math.inf, half_height / abs(dy) if dy else math.inf)
@@ -170,7 +174,7 @@ def _arrow(arrow: Arrow, current: State | None) -> str:
 
 
 def _badge(arrow: Arrow, current: State | None) -> list[str]:
-    """The arrow's number, in the middle of it."""
+    """Draw the arrow's number at its middle."""
     (x1, y1), (cx, cy), (x2, y2) = _curve(arrow.edge)
     here = arrow.edge.source is current
     return _number((x1 + 2 * cx + x2) / 4, (y1 + 2 * cy + y2) / 4, arrow.number, here=here)

@@ -1,6 +1,6 @@
 """Diagnose this switch: `doctor` prints one line per check, with the fix where one is needed.
 
-Each check looks at one thing and knows nothing of the others; whatever is down, the rest is still looked at.
+Each check covers one subject and is independent of the others; if one service is down, the rest is still checked.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# TLS and the certificates' first hour bear less than this.
+# A larger skew can break TLS and certificates in their first hour.
 SKEW_S_MAX = 30.0
 NOTIFY_WANTED = "Kghx$"
 NOTIFY_IN_A = "g$lshzxetd"
 
 
 class Grade(StrEnum):
-    """How a check ended."""
+    """Result of a check."""
 
     GOOD = "ok"
     WARN = "warn"
@@ -49,7 +49,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, what was found, and the fix."""
+    """One line: the subject, the result and the fix."""
 
     subject: str
     grade: Grade
@@ -58,7 +58,7 @@ class Finding:
 
 
 class Patient:
-    """The switch under examination: what several checks want to know is asked once."""
+    """The switch under diagnosis: caches the answers that several checks need."""
 
     def __init__(self, switch: Reader) -> None:
         self.switch = switch
@@ -67,7 +67,7 @@ class Patient:
 
     @property
     def cluster(self) -> Mapping[str, Any]:
-        """What the daemon knows of master and kubelet. Raises what asking it raised."""
+        """The daemon's view of master and kubelet. Raises PortError (cached), Declined."""
         if self._cluster is None:
             try:
                 self._cluster = self.switch.cluster()
@@ -78,7 +78,7 @@ class Patient:
         return self._cluster
 
     def ask_master(self, question: Callable[[KubeAdmin], T]) -> T:
-        """What the master answers. One that has not answered once is not waited for again. Raises PortError."""
+        """Query the API server. After one failure to answer, fail at once. Raises PortError."""
         if self._silent is not None:
             raise self._silent
         try:
@@ -89,13 +89,13 @@ class Patient:
 
 
 @click.command(cls=Command, options_metavar="[--json]")
-@click.option("--migrate", is_flag=True, help="What a switch needs that ctrmgrd has managed; does nothing.")
+@click.option("--migrate", is_flag=True, help="Print the steps to migrate from ctrmgrd; change nothing.")
 @click.option(
     "--scripts",
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
     metavar="PATH",
-    help="The docker calls left in a script, or in a folder's scripts.",
+    help="Print the docker calls left in a script, or in a folder's scripts.",
 )
 @json_option
 @click.pass_context
@@ -117,7 +117,7 @@ def doctor(ctx: click.Context, as_json: bool, migrate: bool, scripts: tuple[Path
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
-    """All findings, in the order in which a fault spreads."""
+    """Yield all findings, in the order in which a fault spreads."""
     down: dict[str, str] = {}
     for subject, check in CHECKS:
         try:
@@ -126,7 +126,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
             yield Finding(subject, Grade.BAD, *_parted(str(error)))
         except PortError as error:
             if error.service in down:
-                yield Finding(subject, Grade.SKIP, f"not looked at: {down[error.service]}")
+                yield Finding(subject, Grade.SKIP, f"not checked: {down[error.service]}")
                 continue
             refused = isinstance(error, Forbidden)
             down[error.service] = f"{error.service} {'refuses this user' if refused else 'does not answer'}"
@@ -134,13 +134,13 @@ def examine(patient: Patient) -> Iterator[Finding]:
 
 
 def _parted(text: str) -> tuple[str, str]:
-    """What was found, and the fix."""
+    """Split a text into the result and the fix."""
     found, _, fix = text.partition("; ")
     return found, fix
 
 
 def report(findings: list[Finding]) -> Any:
-    """The findings on paper."""
+    """Build the printed table of findings."""
     from rich.table import Table
     from rich.text import Text
 
@@ -166,7 +166,7 @@ def daemon(patient: Patient) -> Iterator[Finding]:
     features = patient.switch.features()
     took_ms = (time.monotonic() - begun) * 1000
     kept = count(len(features), "feature")
-    yield Finding("daemon", Grade.GOOD, f"answers within {took_ms:.0f} ms and keeps {kept}")
+    yield Finding("daemon", Grade.GOOD, f"answers within {took_ms:.0f} ms and manages {kept}")
     for feature in features:
         if feature["row"]["failure"]:
             failed, fix = feature["row"]["failure"], f"see: kubesync explain {feature['feature']}"
@@ -174,7 +174,7 @@ def daemon(patient: Patient) -> Iterator[Finding]:
 
 
 def sockets(patient: Patient) -> Iterator[Finding]:
-    """Check that both sockets are there, each with its owner and mode."""
+    """Check that both sockets exist with the right mode."""
     for path, most in (
         (patient.switch.host_socket, 0o660),
         (Path(patient.switch.settings.sockets.container), 0o666),
@@ -188,27 +188,27 @@ def sockets(patient: Patient) -> Iterator[Finding]:
             continue
         if mode & ~most:
             fix = f"run: chmod {most:o} {path}"
-            yield Finding("socket", Grade.BAD, f"{path} is open to more than it is for ({mode:o})", fix)
+            yield Finding("socket", Grade.BAD, f"{path} has too many permissions ({mode:o})", fix)
         else:
             yield Finding("socket", Grade.GOOD, f"{path} ({mode:o})")
 
 
 def redis(patient: Patient) -> Iterator[Finding]:
-    """Check that Redis answers, is loaded, tells of changes, and has usable rows."""
+    """Check that Redis answers, is loaded, publishes changes, and has usable rows."""
     switch = patient.switch
     names = switch.feature_names()
     if switch.config_loaded():
         yield Finding("redis", Grade.GOOD, f"CONFIG_DB is loaded and has {count(len(names), 'FEATURE row')}")
     else:
-        text = "CONFIG_DB does not say that it is loaded (CONFIG_DB_INITIALIZED)"
+        text = "CONFIG_DB is not marked as loaded (CONFIG_DB_INITIALIZED)"
         yield Finding("redis", Grade.WARN, text, "wait for config reload to end, or run it")
     flags = switch.notify_flags()
     missing = [flag for flag in NOTIFY_WANTED if flag not in flags + (NOTIFY_IN_A if "A" in flags else "")]
     if missing:
         text = f"notify-keyspace-events lacks {''.join(missing)}: changes are noticed late"
-        yield Finding("events", Grade.BAD, text, "kubesyncd adds them itself; is it running?")
+        yield Finding("events", Grade.BAD, text, "kubesyncd adds them: systemctl start kubesyncd")
     else:
-        yield Finding("events", Grade.GOOD, f"Redis tells of changes (notify-keyspace-events {flags})")
+        yield Finding("events", Grade.GOOD, f"Redis publishes changes (notify-keyspace-events {flags})")
     for name in names:
         yield from _row(switch, name)
 
@@ -238,7 +238,7 @@ def master(patient: Patient) -> Iterator[Finding]:
     """Check that a master is configured and connected."""
     known = patient.cluster
     if not known["master"]:
-        yield Finding("master", Grade.SKIP, "none configured: nothing runs by Kubernetes")
+        yield Finding("master", Grade.SKIP, "none configured: Kubernetes runs no feature")
         return
     if known["insecure"]:
         text = "the master's certificate is not checked"
@@ -253,7 +253,7 @@ def master(patient: Patient) -> Iterator[Finding]:
         )
     elif not known["connected"]:
         why, _, fix = known["why_disconnected"].partition("; ")
-        text = f"not connected: {why}; labels wait, containers go on"
+        text = f"not connected: {why}; labels are queued, containers keep running"
         yield Finding("master", Grade.BAD, text, fix or "check the network to it")
     else:
         yield Finding("master", Grade.GOOD, f"{known['master']} is connected")
@@ -275,7 +275,7 @@ def kubelet(patient: Patient) -> Iterator[Finding]:
     runs = patient.switch.kubelet_running()
     words = f"{'runs' if runs else 'is stopped'}: {known['kubelet_why']}"
     if should is not runs:
-        text = f"{'runs' if runs else 'is stopped'} against the rule: {known['kubelet_why']}"
+        text = f"{'runs but must not' if runs else 'is stopped but should run'}: {known['kubelet_why']}"
         yield Finding("kubelet", Grade.BAD, text, "see: journalctl -u kubelet -u kubesyncd")
     elif not runs and known["joined"]:
         yield Finding("kubelet", Grade.WARN, words, "")
@@ -284,7 +284,7 @@ def kubelet(patient: Patient) -> Iterator[Finding]:
 
 
 def kubelet_images(patient: Patient) -> Iterator[Finding]:
-    """Check that the kubelet leaves images alone that it does not manage."""
+    """Check that the kubelet does not remove images that it does not manage."""
     settings = patient.switch.settings
     if not patient.cluster["joined"] or settings.images.kubelet_gc:
         return
@@ -335,10 +335,10 @@ def _certificate(file: Path, what: str, fix: str) -> Finding:
         text = f"{what}: {error.detail.partition('; ')[0]}"
         return Finding("certificate", Grade.BAD, text, "join again: kubesync config kube join -f")
     if left_s <= 0:
-        return Finding("certificate", Grade.BAD, f"{what} ended {span(-left_s)} ago", fix)
+        return Finding("certificate", Grade.BAD, f"{what} expired {span(-left_s)} ago", fix)
     if left_s < EXPIRY_WARNING_S:
-        return Finding("certificate", Grade.WARN, f"{what} ends in {span(left_s)}", fix)
-    return Finding("certificate", Grade.GOOD, f"{what} is good for {span(left_s)}")
+        return Finding("certificate", Grade.WARN, f"{what} expires in {span(left_s)}", fix)
+    return Finding("certificate", Grade.GOOD, f"{what} is valid for {span(left_s)}")
 
 
 def _is_there(file: Path) -> bool:
@@ -357,7 +357,7 @@ def clock_skew(patient: Patient) -> Iterator[Finding]:
 
 
 def skewed(skew_s: float) -> Finding:
-    """What it means that the master's clock is so far ahead of ours."""
+    """Grade a clock skew; positive: the master's clock is ahead of ours."""
     if abs(skew_s) <= SKEW_S_MAX:
         return Finding("clock", Grade.GOOD, f"within {max(1, round(abs(skew_s)))} s of the master's")
     way = "behind" if skew_s > 0 else "ahead of"
@@ -366,21 +366,21 @@ def skewed(skew_s: float) -> Finding:
 
 
 def manifests(patient: Patient) -> Iterator[Finding]:
-    """Check that the features' DaemonSets on the master keep the mandates."""
+    """Check the features' DaemonSets on the master against the mandates."""
     known = patient.cluster
     if not known["connected"]:
         return
     try:
         listing = patient.ask_master(lambda master: master.daemonsets())
     except Forbidden:
-        text = "the features' DaemonSets can be seen with admin.conf only"
+        text = "the features' DaemonSets are readable with admin.conf only"
         yield Finding("manifest", Grade.SKIP, text, "check them there: kubesync manifest --check FILE")
         return
     yield from judged([{"kind": "DaemonSet", **item} for item in listing.items if _about_features(item)])
 
 
 def judged(daemonsets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """What the mandates say of each; one line where they are kept."""
+    """Check each against the mandates; yield one line if none is broken."""
     broken = [
         found for found in daemonset_lint.check(daemonsets) if found.weight is daemonset_lint.Weight.BREAKS
     ]
@@ -388,12 +388,12 @@ def judged(daemonsets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         yield Finding("manifest", Grade.BAD, f"{found.where}: {found.problem}", found.fix)
     if daemonsets and not broken:
         yield Finding(
-            "manifest", Grade.GOOD, f"{count(len(daemonsets), 'DaemonSet')} looked at: the mandates are kept"
+            "manifest", Grade.GOOD, f"{count(len(daemonsets), 'DaemonSet')} checked: no mandate is broken"
         )
 
 
 def _about_features(item: Mapping[str, Any]) -> bool:
-    """Whether it is deployed by a feature's label."""
+    """Return whether a feature's label deploys it."""
     selector: Any = item
     for key in ("spec", "template", "spec", "nodeSelector"):
         selector = selector.get(key) if isinstance(selector, dict) else None

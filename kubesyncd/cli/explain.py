@@ -1,7 +1,7 @@
-"""Explain why a feature is where it is, and what happens next: `explain NAME` and `watch`.
+"""Explain a feature's state, and what happens next: `explain NAME` and `watch`.
 
-Everything told comes from the daemon's own words: the reason of its last decision, and what the same rules make
-of the moment they look again.
+All text comes from the daemon: the reason of its last decision, and the result of the same rules at their next
+evaluation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LOOK_EVERY_S = 1.0
 @click.argument("name", metavar="NAME", type=FeatureName())
 @json_option
 def explain(name: str, as_json: bool) -> None:
-    """Why a feature is in its state, and what happens next."""
+    """Explain a feature's state, and what happens next."""
     found = reader().feature(name)
     if as_json:
         print_json({**found, "waits_for": waits_for(found), "next_text": what_next(found)})
@@ -58,7 +58,7 @@ def explain(name: str, as_json: bool) -> None:
 
 
 def explained(found: Mapping[str, Any], now: float) -> list[RenderableType]:
-    """The whole answer, on paper."""
+    """Build the complete output."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -81,33 +81,33 @@ def explained(found: Mapping[str, Any], now: float) -> list[RenderableType]:
     for container in containers(found):
         grid.add_row("container", container)
     for trouble in found["troubles"]:
-        grid.add_row("trouble", Text(trouble, "red"))
+        grid.add_row("alert", Text(trouble, "red"))
     if found["row"]["failure"]:
         grid.add_row("failed", Text(found["row"]["failure"], "red"))
     return [head, Padding(grid, (0, 0, 0, 2)), Text(""), history(found["history"], now)]
 
 
 def wanted(found: Mapping[str, Any]) -> str:
-    """What the configuration asks for, in a sentence."""
+    """Describe the configuration in one sentence."""
     config = found["config"]
     if config["always_local"]:
-        return "local, whatever the configuration says: kubesyncd itself needs it"
+        return "local, regardless of the configuration: kubesyncd itself needs it"
     if config["local_only"]:
-        return "local: it has a container per ASIC, and kube can run none of these"
+        return "local: it has one container per ASIC, which kube cannot run"
     parts = [f"owner {config['set_owner']}", f"fallback {'on' if config['fallback'] else 'off'}"]
     if config["failure_minutes"]:
         parts.append(f"failed after {config['failure_minutes']} min without a kube container")
     if config["failure_policy"]:
         parts.append(f"policy {config['failure_policy']}")
     if found["boot_fallback"]:
-        parts.append("after a prepared reboot local until kube has taken over and stayed")
+        parts.append("local after a prepared reboot until its kube container is stable")
     if found["rolled_back"]:
-        parts.append("rolled back to local until another image comes, or: kubesync clear NAME")
+        parts.append("rolled back to local until another image is deployed, or: kubesync clear NAME")
     return ", ".join(parts)
 
 
 def waits_for(found: Mapping[str, Any]) -> str:
-    """Whom or what the feature waits for; the state says it, and what is known of labels and containers."""
+    """Describe what the feature waits for, from its state, labels and containers."""
     state, name = State(found["state"]), found["feature"]
     match state:
         case State.UNKNOWN | State.INIT:
@@ -121,7 +121,7 @@ def waits_for(found: Mapping[str, Any]) -> str:
         case State.LOCAL_TO_KUBE:
             return "the local container to end" if found["stopping"] else "the local container to be stopped"
         case State.KUBE_PENDING:
-            return "kubesyncd to let the kube container through"
+            return "kubesyncd to admit the kube container"
         case State.KUBE_STOPPED | State.STARTING:
             return "the local container to start"
         case State.DRIFT:
@@ -131,23 +131,23 @@ def waits_for(found: Mapping[str, Any]) -> str:
 
 
 def _deployment(found: Mapping[str, Any]) -> str:
-    """How far the deployment by kube has come, as far as this node can tell."""
+    """Describe the progress of kube's deployment, as far as this node knows it."""
     if found["refused_for_s"]:
-        return f"its kube container to prove itself; the next hand-over may begin in {span(found['refused_for_s'])}"
+        return f"its kube container to become stable; the next hand-over may begin in {span(found['refused_for_s'])}"
     if not found["joined"]:
         return "this switch to join a master: kubesync config kube join"
     label, seen = found["label"], feature_label(found["feature"])
     if label["pending"]:
-        return f"the master to take the label {seen}=true" + (
-            ", which failed and is tried again" if label["failed"] else ""
+        return f"the API server to accept the label {seen}=true" + (
+            ", which failed and is retried" if label["failed"] else ""
         )
     if label["value"] == "on":
         return f"kube to deploy it; this node has the label {seen}=true"
-    return f"the label {seen}=true to be asked for"
+    return f"the label {seen}=true to be requested"
 
 
 def what_next(found: Mapping[str, Any]) -> str:
-    """What the clock alone will bring, and when."""
+    """Describe the next timed action, and when it is due."""
     coming, in_s = found["next"], found["next_in_s"]
     if coming is None or in_s is None:
         return "nothing, until something changes"
@@ -158,11 +158,11 @@ def what_next(found: Mapping[str, Any]) -> str:
         return f"{when} its kube container counts as stable"
     if coming["acts"]:
         return f"{when}: {coming['why']}"
-    return f"{when} it is looked at again: {coming['why']}"
+    return f"{when} it is checked again: {coming['why']}"
 
 
 def containers(found: Mapping[str, Any]) -> list[str]:
-    """Its containers in a line each, the running ones first."""
+    """Describe its containers in one line each, the running ones first."""
     lines = []
     for c in sorted(found["containers"], key=lambda c: not c["running"]):
         how = "runs" if c["running"] else f"ended ({'unknown' if c['exit_code'] is None else c['exit_code']})"
@@ -172,13 +172,13 @@ def containers(found: Mapping[str, Any]) -> list[str]:
             if c["id"] in ids
         ]
         if c["running"] and c["id"] == found["granted"]:
-            marks.append("stable" if found["proven"] else "let through, not stable yet")
+            marks.append("stable" if found["proven"] else "admitted, not stable yet")
         lines.append(f"{c['owner']} {c['id'][:SHORT_ID]} {', '.join([how, *marks])}")
     return lines
 
 
 def history(changes: Sequence[Mapping[str, Any]], now: float) -> RenderableType:
-    """The last changes of state, the newest first."""
+    """List the last changes of state, the newest first."""
     from rich.text import Text
 
     if not changes:
@@ -195,9 +195,9 @@ def history(changes: Sequence[Mapping[str, Any]], now: float) -> RenderableType:
 @click.command(cls=Command)
 @click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
 def watch(name: str | None) -> None:
-    """All features live, or one with its reasons. Ctrl-C ends it."""
+    """Show all features live, or one with its reasons. Ctrl-C ends it."""
     console = paper()
-    # The first look fails as any command does; later ones say so and go on.
+    # An error in the first request ends the command; a later one is shown, and the request is repeated.
     picture = _look(name)
     if not sys.stdout.isatty():
         put(*picture)
@@ -218,7 +218,7 @@ def watch(name: str | None) -> None:
 
 
 def _look(name: str | None) -> list[RenderableType]:
-    """The picture as it is now."""
+    """Build the current output."""
     now = time.time()
     if name is not None:
         return explained(reader().feature(name), now)
@@ -226,7 +226,7 @@ def _look(name: str | None) -> list[RenderableType]:
 
 
 def live_head(known: Mapping[str, Any], now: float) -> Text:
-    """One line about the master."""
+    """Build one line about the master."""
     from rich.text import Text
 
     words = [clock(now, date=False)]
@@ -241,7 +241,7 @@ def live_head(known: Mapping[str, Any], now: float) -> Text:
 
 
 def live_table(features: Sequence[Mapping[str, Any]], now: float) -> RenderableType:
-    """A line per feature: state, since when, why, and what comes next."""
+    """Build one line per feature: state, since when, next action, reason."""
     from rich.text import Text
 
     made = table("Feature", "State", "Since", "Next in", "Why")

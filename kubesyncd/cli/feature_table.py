@@ -1,7 +1,7 @@
-"""Carry FEATURE through `config load_minigraph`: `feature-table save|restore`, which our plugin runs by itself.
+"""Keep FEATURE across `config load_minigraph`: `feature-table save|restore`, run by the sonic-utilities plugin.
 
-The daemon itself mends the table as soon as the load is done, from the copy that `save` leaves; `restore` is for
-when it does not run, and for a look.
+The daemon restores the table from the copy of `save` as soon as the load has ended; `restore` is for the case that
+the daemon does not run.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 @click.group("feature-table", cls=Group)
 def feature_table() -> None:
-    """What `config load_minigraph` would forget of the FEATURE table."""
+    """Keep FEATURE fields that `config load_minigraph` would lose."""
 
 
 @feature_table.command(cls=Command)
 @json_option
 def save(as_json: bool) -> None:
-    """Copy the table; the next load of CONFIG_DB within an hour gets back what it has lost."""
+    """Save the table; fields lost in the next CONFIG_DB load within an hour are restored."""
     saved = _save(reader())
     if as_json:
         print_json(saved.rows)
         return
     kept = count(len(saved.rows), "feature")
-    click.echo(f"saved: {kept}; the next load of CONFIG_DB within an hour gets back what it has lost")
+    click.echo(f"saved: {kept}; fields lost in the next CONFIG_DB load within an hour are restored")
 
 
 @feature_table.command(cls=Command)
 @json_option
 def restore(as_json: bool) -> None:
-    """Give the table back now what it has lost since it was saved."""
+    """Restore now the fields lost since the table was saved."""
     switch = reader()
     if _load(switch) is None:
-        raise Failure("nothing was saved; kubesync feature-table save does, before the table is made anew")
+        raise Failure("no saved table; before the next load, run: kubesync feature-table save")
     fields = _restore(switch)
     if as_json:
         print_json(fields)
@@ -58,7 +58,7 @@ def restore(as_json: bool) -> None:
 
 @feature_table.command(cls=Command, hidden=True)
 def forget() -> None:
-    """Let the copy mend no load: the one it was made for was given up."""
+    """Disarm the copy: its load of CONFIG_DB was cancelled."""
     _disarm(reader())
 
 
@@ -76,7 +76,7 @@ def _load(switch: Reader) -> Saved | None:
     try:
         return decode(data) if data is not None else None
     except ValueError as error:
-        raise Failure(f"{error}; save it anew") from error
+        raise Failure(f"{error}; save it again") from error
 
 
 def _save(switch: Reader) -> Saved:
@@ -91,7 +91,7 @@ def _save(switch: Reader) -> Saved:
 
 
 def _restore(switch: Reader) -> dict[str, dict[str, str]]:
-    """Write what is missing; what was written. Rows of features without a service stay away."""
+    """Write and return the missing fields. A missing row is restored only if the feature has a service."""
     from kubesyncd.adapters.db_schema import normal
     from kubesyncd.core.saved_features import lost
 
@@ -108,7 +108,7 @@ def _restore(switch: Reader) -> dict[str, dict[str, str]]:
 
 
 def _disarm(switch: Reader) -> None:
-    """The copy stays for a look, and mends no load any more."""
+    """Keep the copy for inspection, but never restore from it again."""
     from kubesyncd.core.saved_features import encode
 
     saved = _load(switch)

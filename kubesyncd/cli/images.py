@@ -1,6 +1,6 @@
-"""Show and tidy the images that features start from: `image list`, `image gc`; and `clear NAME` after a failure.
+"""List and remove feature images: `image list`, `image gc`; clear a failure: `clear NAME`.
 
-The daemon knows and does it; here it is asked and put on paper.
+The daemon does the work; these commands send the request and print the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kubesyncd.cli.output import FeatureName, ago, json_option, print_json, put,
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Removing images is the disk's work: some take a minute each.
+# Removing an image is limited by the disk and may take a minute.
 GC_S = 300.0
 CLEAR_S = 15.0
 SHORT_ID = 12
@@ -26,21 +26,21 @@ MIB = 1 << 20
 
 @click.group(cls=Group)
 def image() -> None:
-    """Images that features start from, and those kept to go back to."""
+    """Images that features start from, and those kept for a rollback."""
 
 
 @image.command("list", cls=Command, options_metavar="[--json]")
 @json_option
 def list_images(as_json: bool) -> None:
-    """Every image that ran here by kubesyncd's doing, and what it is to its feature.
+    """List every image that kubesyncd ran here, and its role for its feature.
 
-    local: what the feature starts from; previous: what a rollback goes back to; old: `image gc` removes it.
+    local: the feature starts from it; previous: a rollback starts it; old: `image gc` removes it.
     """
     found = [json.loads(line) for line in reader().ask("images") if line]
     if as_json:
         print_json(found)
     elif not found:
-        click.echo("no image has come from Kubernetes yet; local images are as the switch brought them")
+        click.echo("no image from Kubernetes yet; features start from the images of the switch")
     else:
         put(_table(found))
 
@@ -48,7 +48,7 @@ def list_images(as_json: bool) -> None:
 @image.command("gc", cls=Command, options_metavar="[--json]")
 @json_option
 def collect(as_json: bool) -> None:
-    """Remove old images: those that ran here, that no container uses and no rollback needs."""
+    """Remove old images: those that ran here, are used by no container and needed by no rollback."""
     removed = [json.loads(line) for line in reader().ask("image-gc", within_s=GC_S) if line]
     if as_json:
         print_json(removed)
@@ -62,7 +62,7 @@ def collect(as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("name", metavar="NAME", type=FeatureName())
 def clear(name: str) -> None:
-    """Forgive a feature's failure: a rollback ends, and Kubernetes gets another chance at once."""
+    """Clear a feature's failure: end its rollback, and let Kubernetes run it again at once."""
     for line in reader().ask("clear", name, within_s=CLEAR_S):
         click.echo(f"{name}: {line}")
 

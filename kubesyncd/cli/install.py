@@ -1,6 +1,6 @@
 """Install a Kubernetes-only service on this switch: `config feature install|uninstall`.
 
-Everything typed is checked first; what is then written, and how it is taken back, is `installer`'s.
+All arguments are checked first; `installer` writes the files, and undoes it on failure.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from kubesyncd.services.definition import File, ServiceSpec
     from kubesyncd.services.installer import Done, Installer
 
-# Beyond a unit's TimeoutStopSec: its feature may get all its graces.
+# Longer than a unit's TimeoutStopSec: its feature may use all its grace periods.
 STOP_S = 150.0
 LOOK_S = 10.0
 
 
 class SwitchRows:
-    """installer.Rows: Redis and the daemon, through the commands' reader."""
+    """Implement installer.Rows with Redis and the daemon, through the commands' reader."""
 
     def __init__(self, switch: Reader) -> None:
         self._switch = switch
@@ -49,7 +49,7 @@ class SwitchRows:
     def forget(self, feature: str) -> None:
         """See installer.Rows."""
         try:
-            # A unit that had failed, or ran without us, has not told us of its end: systemd stops none twice.
+            # A unit that had failed, or ran without kubesyncd, sent no stop request: systemd stops no unit twice.
             self._switch.ask("stop", feature, within_s=STOP_S)
             self._switch.ask("forget", feature)
         except Declined as no:
@@ -58,7 +58,7 @@ class SwitchRows:
 
 
 def installer(switch: Reader) -> Installer:
-    """The installer of this switch."""
+    """Build the installer of this switch."""
     from kubesyncd.adapters.systemd import SystemdUnits
     from kubesyncd.services.installer import Installer
 
@@ -74,7 +74,7 @@ def installer(switch: Reader) -> Installer:
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Do one piece of the installer's work; `Declined` becomes a failure."""
+    """Run one coroutine of the installer; convert `Declined` to Failure."""
     import asyncio
 
     try:
@@ -89,15 +89,15 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 @click.option(
     "--file", "file", metavar="FILE", help="Read a YAML description instead (see docs/features.md)."
 )
-@click.option("--replace", is_flag=True, help="Put it in the place of one that is there.")
-@click.option("--dry-run", is_flag=True, help="Show the files, and write nothing.")
+@click.option("--replace", is_flag=True, help="Replace an existing service.")
+@click.option("--dry-run", is_flag=True, help="Print the files, and write nothing.")
 @json_option
 def install(
     name: str | None, words: tuple[str, ...], file: str | None, replace: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Make a service of a feature that only Kubernetes runs: unit, scripts, FEATURE row.
+    """Install the service of a feature that only Kubernetes runs: unit, scripts, FEATURE row.
 
-    It runs only as long as the required services do (swss, when none is named).
+    It runs only while the required services run (default: swss).
     """
     # Here and below: sonic-utilities import this module with every command, and templates are slow to load.
     from kubesyncd.services import definition
@@ -120,7 +120,7 @@ def install(
 
 
 def _described(name: str | None, words: Sequence[str], file: str | None) -> ServiceSpec:
-    """What was typed, or what the file says. Raises UsageError, Failure."""
+    """Build the service from the arguments or the file. Raises UsageError, Failure."""
     from kubesyncd.services import definition
 
     try:
@@ -129,7 +129,7 @@ def _described(name: str | None, words: Sequence[str], file: str | None) -> Serv
                 raise click.UsageError("neither a NAME nor a --file is given")
             return definition.service(name, _required(words))
         if words:
-            raise click.UsageError("what a service requires is in the FILE or after NAME, not in both")
+            raise click.UsageError("give required services in the FILE or after NAME, not in both")
         spec = definition.parse(_read(file))
     except definition.InvalidService as error:
         where = f"{file}: " if file is not None else ""
@@ -191,14 +191,14 @@ def _sentence(name: str, done: Done) -> str:
 
 @click.command("uninstall", cls=Command, options_metavar="[--force]")
 @click.argument("name", metavar="NAME", type=FeatureName())
-@click.option("--force", is_flag=True, help="Remove files that were changed since, too.")
+@click.option("--force", is_flag=True, help="Also remove files that were changed since.")
 @json_option
 def uninstall(name: str, force: bool, as_json: bool) -> None:
-    """Stop a feature that was installed, then remove what `install` wrote and its rows in both databases."""
+    """Stop an installed feature, then remove the files of `install` and its rows in both databases."""
     manifest = run(installer(reader()).uninstall(name, force=force))
     if as_json:
         print_json({"feature": name, "files": list(manifest.files)})
         return
     for path in manifest.files:
         click.echo(path)
-    click.echo(f"{name} is removed" + (", its own service is back" if manifest.row_before else ""))
+    click.echo(f"{name} is removed" + (", its own service is restored" if manifest.row_before else ""))

@@ -21,23 +21,26 @@ if TYPE_CHECKING:
 
 DOCKER_S = 2.0
 FILE_BYTES_MAX = 4 << 20
-# A manifest is for switches of one platform: the image knows its hardware.
+# Labels that limit a manifest to one platform: images depend on the hardware.
 SELECTED = frozenset({"worker.sonic/platform"})
 
 
 @click.command("manifest", cls=Command, options_metavar="[--image IMAGE] [--any-platform] [--json]")
 @click.argument("name", metavar="NAME|--check FILE", type=FeatureName(), required=False)
 @click.option(
-    "--check", "file", metavar="FILE", help="Say which mandates this manifest breaks (- for standard input)."
+    "--check",
+    "file",
+    metavar="FILE",
+    help="Report the mandates that this manifest breaks (- for standard input).",
 )
-@click.option("--image", default="", metavar="IMAGE", help="The image to deploy, best by its digest.")
-@click.option("--namespace", default="sonic", metavar="NAMESPACE", help="Where the DaemonSet lives.")
+@click.option("--image", default="", metavar="IMAGE", help="The image to deploy, preferably by digest.")
+@click.option("--namespace", default="sonic", metavar="NAMESPACE", help="Namespace of the DaemonSet.")
 @click.option("--any-platform", is_flag=True, help="For switches of every platform, not only this one's.")
 @json_option
 def manifest(
     name: str | None, file: str | None, image: str, namespace: str, any_platform: bool, as_json: bool
 ) -> None:
-    """Print a DaemonSet for a feature, made after the container this switch runs; or check one.
+    """Print a DaemonSet for a feature, based on this switch's local container; or check one.
 
     Apply it with: kubesync manifest snmp | kubectl apply -f -
     """
@@ -55,7 +58,7 @@ def manifest(
     import yaml
 
     class Plain(yaml.SafeDumper):
-        """What occurs twice is written twice: people read it, and edit one of them."""
+        """A YAML dumper without aliases, so that each repeated value can be edited by itself."""
 
         def ignore_aliases(self, data: object) -> bool:
             del data
@@ -65,17 +68,17 @@ def manifest(
 
 
 def _local(switch: Reader, name: str) -> Local:
-    """How the switch runs the feature; nothing known where it does not, or Docker does not say."""
+    """Return how the switch runs the feature; an empty Local if it has no container or Docker does not answer."""
     from kubesyncd.adapters.docker_sync import inspect
 
     try:
         found = inspect(switch.settings.docker.url, name, DOCKER_S)
     except PortError as error:
-        click.echo(f"kubesync: {error}; the manifest has no mounts but the switch's own folder", err=True)
+        click.echo(f"kubesync: {error}; the manifest has no mount except kubesyncd's folder", err=True)
         return Local()
     if found is None:
         click.echo(
-            f"kubesync: {name} has no local container to go by; add its mounts and its image", err=True
+            f"kubesync: {name} has no local container to copy from; add its mounts and its image", err=True
         )
         return Local()
     return local_of(found)
@@ -104,11 +107,11 @@ def _documents(file: str) -> list[Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         at = f" at line {where.line + 1}" if where is not None else ""
-        raise Failure(f"{file} is no YAML{at}; correct it") from error
+        raise Failure(f"invalid YAML in {file}{at}; correct it") from error
 
 
 def _say(found: tuple[Finding, ...], *, as_json: bool) -> None:
-    """Each finding with its rule and its fix; exit code 1 where a mandate is broken."""
+    """Print each finding with its rule and its fix. Raises Failure if a mandate is broken."""
     broken = sum(finding.weight is Weight.BREAKS for finding in found)
     if as_json:
         print_json(

@@ -1,6 +1,6 @@
-"""Write man pages from the commands themselves.
+"""Generate man pages from the commands.
 
-Knows click; knows no command by name.
+Knows click; must not know any command by name.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SECTION = "1"
 EXIT_CODES = (
     ("0", "done"),
     ("1", "failed; the line on standard error says what to do"),
-    ("64", "what was typed is no command, or was not confirmed"),
+    ("64", "invalid command line, or not confirmed"),
     ("69", "kubesyncd, Redis, Docker or the master does not answer"),
     ("77", "not allowed; use sudo"),
-    ("78", "the settings file cannot be used"),
+    ("78", "invalid settings file"),
 )
 
 
@@ -33,7 +33,7 @@ EXIT_CODES = (
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
 @click.pass_context
 def man(ctx: click.Context, folder: str) -> None:
-    """Write a page for each command into DIR."""
+    """Write one page per command to DIR."""
     into = Path(folder)
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -47,13 +47,13 @@ def man(ctx: click.Context, folder: str) -> None:
 
 
 def date() -> str:
-    """The day the pages tell: that of the release being built, so that the same tree gives the same pages."""
+    """Return the date of the release being built, so that the same tree gives the same pages."""
     at = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
 def every_page(root: click.Command, day: str) -> Iterator[tuple[str, str]]:
-    """Name and text of each command's page, groups included."""
+    """Yield name and text of each command's page, groups included."""
     yield from _pages(click.Context(root, info_name="kubesync", **root.context_settings), day)
 
 
@@ -64,20 +64,20 @@ def _pages(ctx: click.Context, day: str) -> Iterator[tuple[str, str]]:
 
 
 def children(ctx: click.Context) -> list[tuple[str, click.Command]]:
-    """The visible commands of a group; what takes a NAME is told on the group's own page."""
+    """Return the visible commands of a group; its NAME form is documented on the group's own page."""
     if not isinstance(ctx.command, click.Group):
         return []
     return [(name, command) for name, command in sorted(ctx.command.commands.items()) if not command.hidden]
 
 
 def page(ctx: click.Context, day: str) -> str:
-    """One page in roff."""
+    """Build one page in roff."""
     command = ctx.command
     path = ctx.command_path.strip()
     title = path.replace(" ", "-")
     lines = [
         f'.TH "{title.upper()}" "{SECTION}" "{day}" "kubesyncd {__version__}" "SONiC"',
-        # A word that is typed is neither broken nor spread.
+        # Never hyphenate or stretch words that are typed.
         ".nh",
         ".ad l",
         ".SH NAME",
@@ -148,6 +148,6 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def roff(text: str) -> str:
-    """Text that roff prints as it is."""
+    """Escape text for roff."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped

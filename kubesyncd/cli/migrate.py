@@ -25,7 +25,7 @@ SCRIPTS_MAX = 2_000
 
 
 def migrate(switch: Reader, *, as_json: bool, file: Path = Path(SETTINGS_FILE)) -> None:
-    """Print what a switch that ctrmgrd has managed needs."""
+    """Print the migration steps of a switch that ctrmgrd has managed."""
     old = Old(
         settings=_settings(file),
         labels=switch.labels_of_ctrmgrd(),
@@ -41,26 +41,26 @@ def migrate(switch: Reader, *, as_json: bool, file: Path = Path(SETTINGS_FILE)) 
 
 
 def _is_ctrmgrds(path: Path) -> bool:
-    """Whether something lies there that is not ours: once moved, the path is a link to our own."""
+    """Return whether the path exists and is not ours: after the migration it is a link to our file."""
     return path.exists() and "kubesyncd" not in path.resolve().parts
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    """ctrmgrd's own settings; none where it has no file. Raises Failure."""
+    """Read ctrmgrd's own settings; empty if it has no file. Raises Failure."""
     try:
         with file.open("rb") as opened:
             found = json.loads(opened.read(FILE_BYTES_MAX))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise Failure(f"{file} cannot be read: {error}; mend it, or move it away") from error
+        raise Failure(f"{file} cannot be read: {error}; correct it, or move it away") from error
     if not isinstance(found, dict):
-        raise Failure(f"{file} holds no settings; mend it, or move it away")
+        raise Failure(f"invalid settings in {file}; correct it, or move it away")
     return found
 
 
 def _told(advice: list[Advice]) -> Iterator[str]:
-    """As it is best done: settings by section, then commands, then what to know."""
+    """Format the advice: settings by section, then commands, then information."""
     lines = sorted((one for one in advice if one.way is Way.SET), key=lambda one: one.section)
     yield "# /etc/kubesyncd/kubesyncd.toml: replace its tables of these names, then systemctl restart kubesyncd"
     for section, those in groupby(lines, lambda one: one.section):
@@ -77,7 +77,7 @@ def _told(advice: list[Advice]) -> Iterator[str]:
 
 
 def check_scripts(paths: Iterable[Path], *, as_json: bool) -> bool:
-    """Print the docker calls left in scripts, with what to write; whether there are none. Raises Failure."""
+    """Print the docker calls left in scripts, with replacements; return True if there are none. Raises Failure."""
     found = [(path, call) for path in _scripts(paths) for call in check_script(_text(path))]
     if as_json:
         print_json([{"file": str(path), **asdict(call)} for path, call in found])
@@ -90,7 +90,7 @@ def check_scripts(paths: Iterable[Path], *, as_json: bool) -> bool:
 
 
 def _scripts(paths: Iterable[Path]) -> list[Path]:
-    """The files meant: a folder stands for the scripts in it."""
+    """Return the files; a folder stands for the scripts in it."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():

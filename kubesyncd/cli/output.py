@@ -1,6 +1,6 @@
-"""Share what all commands need: their reader, the console they print on, `--json`, a feature's name.
+"""Provide what all commands share: the reader, the console, `--json`, a feature's name.
 
-Knows click and rich; knows no command.
+Knows click and rich; must not know any command.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ _READER = "kubesyncd.reader"
 SETTINGS_VARIABLE = "KUBESYNCD_CONFIG"
 PAPER_WIDTH = 80
 PAPER_WIDTH_MAX = 120
-NAME_FORM = "a name has lower-case letters, digits, - and _, begins with a letter and has at most 63"
+NAME_FORM = (
+    "a name has lower-case letters, digits, - and _, begins with a letter and has at most 63 characters"
+)
 
-# The same colours everywhere: who runs it. Each is also said in words, for those who see none.
+# One colour per state in all outputs. The state's name is always printed too, for output without colour.
 COLOURS = {
     State.UNKNOWN: "dim",
     State.INIT: "dim",
@@ -53,7 +55,7 @@ COLOURS = {
 
 
 def reader() -> Reader:
-    """The running command's reader. Raises SettingsError."""
+    """Return the running command's reader. Raises SettingsError."""
     meta = click.get_current_context().meta
     if _READER not in meta:
         chosen = meta.get(SETTINGS_FILE) or os.environ.get(SETTINGS_VARIABLE)
@@ -65,18 +67,18 @@ def reader() -> Reader:
 
 
 class FeatureName(click.ParamType):  # type: ignore[type-arg]
-    """A feature's name: checked before it reaches anything, offered when a shell completes."""
+    """A feature's name: checked on input, offered by shell completion."""
 
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See click."""
         if not valid_feature_name(str(value)):
-            self.fail(f"{str(value)[:64]!a} is no feature's name: {NAME_FORM}", param, ctx)
+            self.fail(f"invalid feature name {str(value)[:64]!a}: {NAME_FORM}", param, ctx)
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        """Names the daemon knows; none where it does not answer, for nobody reads an error under TAB."""
+        """Return the daemon's feature names; none if it does not answer: completion shows no errors."""
         del ctx, param
         from click.shell_completion import CompletionItem
 
@@ -89,7 +91,7 @@ class FeatureName(click.ParamType):  # type: ignore[type-arg]
 
 
 def settings_file() -> Path:
-    """The settings file where no option names one."""
+    """Return the settings file that is used if no option names one."""
     return Path(os.environ.get(SETTINGS_VARIABLE) or settings.DEFAULT_FILE)
 
 
@@ -97,17 +99,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def print_json(value: Any) -> None:
-    """`value` on standard output."""
+    """Print `value` as JSON on standard output."""
     click.echo(json.dumps(value, indent=2, default=str))
 
 
 def paper() -> Console:
-    """Standard output: colours and the terminal's width on a terminal, else 80 plain columns."""
+    """Return a console on standard output: colours and full width on a terminal, else 80 plain columns."""
     from rich.console import Console
 
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper):
-        # A console that has no such letter shows a question mark; it must not end the command.
+        # A character that the encoding lacks is printed as a question mark; it must not end the command.
         out.reconfigure(errors="replace")
     console = Console(file=out, highlight=False, emoji=False, markup=False)
     width = min(console.width, PAPER_WIDTH_MAX) if console.is_terminal else PAPER_WIDTH
@@ -115,7 +117,7 @@ def paper() -> Console:
 
 
 def put(*things: RenderableType) -> None:
-    """Print on paper, without trailing blanks."""
+    """Print on standard output, without trailing blanks."""
     console = paper()
     with console.capture() as capture:
         for thing in things:
@@ -125,7 +127,7 @@ def put(*things: RenderableType) -> None:
 
 
 def table(*columns: str, **options: Any) -> Table:
-    """A table of our look: heads, a thin line, nothing else."""
+    """Create a table in the common style: header, thin line, no borders."""
     from rich import box
     from rich.table import Table
 
@@ -137,17 +139,17 @@ def table(*columns: str, **options: Any) -> Table:
 
 
 def ago(then: float, now: float | None = None) -> str:
-    """How long ago, as one reads it: `3 min`; empty where it is not known."""
+    """Format the time since `then`: `3 min`; empty if `then` is unknown."""
     return span((time.time() if now is None else now) - then) if then else ""
 
 
 def brief(then: float, now: float | None = None) -> str:
-    """`ago` for a narrow column: `3min`."""
+    """Format like `ago`, for a narrow column: `3min`."""
     return "".join(ago(then, now).split()[:2])
 
 
 def span(seconds: float) -> str:
-    """A time's length in at most two units: `12 s`, `3 min`, `2 h 5 min`, `4 d 1 h`."""
+    """Format a duration in at most two units: `12 s`, `3 min`, `2 h 5 min`, `4 d 1 h`."""
     left = max(0, round(seconds))
     minutes, hours, days = left // 60, left // 3600, left // 86400
     if days:
@@ -160,33 +162,33 @@ def span(seconds: float) -> str:
 
 
 def clock(at: float, *, date: bool = True) -> str:
-    """A moment in local time."""
+    """Format a moment in local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S", time.localtime(at)) if at else ""
 
 
 def when(at: float, now: float) -> str:
-    """A moment, as short as it can be read: today's by the clock, another day's with its date."""
+    """Format a moment briefly: the time if it is today, else the date too."""
     today = time.localtime(at)[:3] == time.localtime(now)[:3]
     return time.strftime("%H:%M:%S" if today else "%m-%d %H:%M", time.localtime(at))
 
 
 def count(number: int, noun: str) -> str:
-    """So many: `1 label`, `2 labels`."""
+    """Format a number with its noun: `1 label`, `2 labels`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def on_off(value: object) -> str:
-    """A setting as an operator types it."""
+    """Format a setting as `on` or `off`."""
     return "on" if value else "off"
 
 
 def yes_no(value: object) -> str:
-    """A fact."""
+    """Format a fact as `yes` or `no`."""
     return "yes" if value else "no"
 
 
 def colour(state: str) -> str:
-    """The style of a state's name."""
+    """Return the style of a state's name."""
     return COLOURS.get(State(state), "") if state in State.__members__ else ""
 
 
@@ -197,7 +199,7 @@ def unless(condition: object, text: str, code: int = protocol.EXIT_FAILED) -> No
 
 
 def ask_first(sentence: str, question: str, *, sure: bool) -> None:
-    """Say what will happen and ask whether to go on. Raises Failure where the answer is no, or nobody answers."""
+    """Print the effect and ask for confirmation. Raises Failure unless the answer is yes."""
     click.echo(sentence)
     if sure:
         return
@@ -208,6 +210,6 @@ def ask_first(sentence: str, question: str, *, sure: bool) -> None:
         answer = sys.stdin.readline()
     if not answer:
         click.echo()
-        raise Failure("nobody has confirmed it; add -y to go on without being asked", protocol.EXIT_USAGE)
+        raise Failure("not confirmed; add -y to proceed without confirmation", protocol.EXIT_USAGE)
     if answer.strip().lower() not in ("y", "yes"):
-        raise Failure("nothing was changed; answer y, or add -y, to go on")
+        raise Failure("nothing was changed; answer y, or add -y, to proceed")

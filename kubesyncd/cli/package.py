@@ -1,6 +1,6 @@
 """Compare and install service packages: `package sync|list`.
 
-`sync` is what the daemon's unit runs; an operator may run it as well.
+The daemon's unit runs `sync`; an operator may run it too.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from kubesyncd.services.installed import Manifest
     from kubesyncd.services.package_sync import PackageSync, Result
 
-NO_SERVER = "no packages' server is configured; set url in [packages] of kubesyncd.toml"
+NO_SERVER = "no package server is configured; set url in [packages] of kubesyncd.toml"
 
 
 @click.group("package", cls=Group)
 def package() -> None:
-    """Services that come as packages from a server."""
+    """Services installed as packages from a server."""
 
 
 @package.command(cls=Command, options_metavar="[--dry-run]")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 @json_option
 def sync(dry_run: bool, as_json: bool) -> None:
-    """Install, update and remove packages, so that this node has what it is eligible for."""
+    """Install, update and remove packages to match what this node is eligible for."""
     switch = reader()
     worker = _worker(switch)
     labels = _labels(switch)
@@ -55,14 +55,14 @@ def sync(dry_run: bool, as_json: bool) -> None:
     )
     failed = [result for result in results if result.failure]
     if failed:
-        text = f"{len(failed)} of {len(results)} packages are not as they should be"
+        text = f"{len(failed)} of {len(results)} packages failed"
         raise Failure(f"{text}; the first: {failed[0].step}: {failed[0].failure}")
 
 
 @package.command("list", cls=Command)
 @json_option
 def list_packages(as_json: bool) -> None:
-    """What is installed, and what the server offers to this node."""
+    """List installed packages, and those that the server offers to this node."""
     switch = reader()
     installed = installer(switch).installed()
     followed = bool(switch.settings.packages.url)
@@ -101,12 +101,10 @@ def _worker(switch: Reader) -> PackageSync:
 
 
 def _labels(switch: Reader) -> Mapping[str, str]:
-    """The own Node's labels; without them nothing may be concluded. Raises Failure."""
+    """Return the own Node's labels, which eligibility depends on. Raises Failure if they are unknown."""
     labels = _labels_or_none(switch)
     if labels is None:
-        text = (
-            "the master has not told this node's labels yet, so it is not known which packages it should have"
-        )
+        text = "the API server has not reported this node's labels yet, so its eligible packages are unknown"
         raise Failure(f"{text}; see: kubesync show kubernetes status")
     return labels
 
@@ -117,11 +115,11 @@ def _labels_or_none(switch: Reader) -> Mapping[str, str] | None:
 
 
 def _offered(switch: Reader) -> Metadata | None:
-    """What the server offers; None, and a note, where it does not say."""
+    """Return the server's offer; print a note and return None if it is unknown."""
     try:
         metadata, _ = run(_worker(switch).plan({}))
     except (Failure, PortError, Unusable) as error:
-        click.echo(f"note: what is offered is not known: {error}", err=True)
+        click.echo(f"note: offered packages are unknown: {error}", err=True)
         return None
     _say_problems(metadata)
     found: Metadata = metadata
@@ -136,7 +134,7 @@ def _say_problems(metadata: Metadata) -> None:
 def _rows(
     installed: Mapping[str, Manifest], offered: Metadata | None, labels: Mapping[str, str] | None
 ) -> list[dict[str, Any]]:
-    """A row for each service installed, and for each package that this node is eligible for."""
+    """Build a row for each installed service, and for each package that this node is eligible for."""
     from kubesyncd.services.installed import hashes
 
     steps: dict[str, str] = {}
@@ -171,4 +169,4 @@ def _print(steps: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         state = f"failed: {step['failure']}" if step["failure"] else "done" if step["done"] else "to do"
         click.echo(f"{step['step']}: {state}")
     if not steps:
-        click.echo("every package is as it should be")
+        click.echo("all packages are up to date")

@@ -1,8 +1,8 @@
 """Prepare this switch for a reboot: `reboot prepare warm|fast`, and restore after an upgrade.
 
-The daemon sees to images, the hold and the kubelet; what needs root's whole view of the system is done here: files of
-other programs are copied, and hooks run. Everything together takes at most `reboot_s_max`. One failed step takes all
-the others back.
+The daemon handles images, the hold and the kubelet. This module does what needs root's access to the whole system: it
+copies files of other programs and runs hooks. All steps together take at most `reboot_s_max`. One failed step undoes
+all others.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Reader
     from kubesyncd.services.installed import Manifest
 
-# What takes back a preparation has this long, and a failed one that share of the preparation's own limit.
+# Time limit of an undo. After a failed preparation, the undo gets this share of the preparation's own limit.
 UNDO_S = 5.0
 UNDO_SHARE = 1 / 6
-# A hook that must succeed says so by its name: `50-cache.abort`. Any other one only warns.
+# Suffix of a hook that must succeed: `50-cache.abort`. A failure of any other hook is a warning.
 ABORT = ".abort"
 # Below the install root, as manifests name it.
 HOOKS = "/etc/kubesyncd/hooks"
@@ -44,19 +44,19 @@ SHOWN = {Grade.OK: "ok   ", Grade.WARN: "warn ", Grade.FAIL: "FAIL "}
 
 @click.group(cls=Group)
 def reboot() -> None:
-    """For the reboot scripts: what has to be done before, and what comes back after."""
+    """Prepare a reboot and restore after it, for the reboot scripts."""
 
 
 @reboot.command(cls=Command, options_metavar="[--undo] [--dry-run] [--json]")
 @click.argument("kind", metavar="warm|fast", type=click.Choice([kind.value for kind in Kind]), required=False)
-@click.option("--undo", is_flag=True, help="Take it back: the reboot will not take place.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--undo", is_flag=True, help="Undo the preparation: the reboot is cancelled.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 @json_option
 def prepare(kind: str | None, undo: bool, dry_run: bool, as_json: bool) -> None:
-    """Get features, images, kubelet and certificates ready for a reboot, within 30 seconds.
+    """Prepare features, images, kubelet and certificates for a reboot, within 30 seconds.
 
-    The last line begins with "prepared" (exit code 0) or "not prepared" (1, and nothing is held). To be run again
-    does no harm.
+    The last line begins with "prepared" (exit code 0) or "not prepared" (1, and nothing is held).
+    Running it again is safe.
     """
     if undo:
         click.echo(_taken_back(reader()))
@@ -99,7 +99,7 @@ def _summary(kind: str, failed: Sequence[Step], warnings: int, took_s: float, *,
 
 @reboot.command(cls=Command, hidden=True)
 def restore() -> None:
-    """Put back what an earlier boot has saved and this image lacks; once. For kubesyncd-restore.service."""
+    """Restore what an earlier boot has saved and this image lacks; once. For kubesyncd-restore.service."""
     switch = reader()
     for folder in (*carry_folders(switch), _moved(switch)):
         for path in _restoring(switch, folder).restore(but=_lifted(switch), then=_enabler(switch)):
@@ -107,7 +107,7 @@ def restore() -> None:
 
 
 def _restoring(switch: Reader, folder: Path) -> Carry:
-    """The folder, and where it may put things back to: what is installed on this image says nothing of the last one."""
+    """Build the context backup of `folder`, with all places that it may restore to, on this image and the last one."""
     from kubesyncd.services.definition import SCRIPT_FOLDER, UNIT_FOLDER
 
     hooks = switch.settings.paths.hooks_dir
@@ -116,7 +116,7 @@ def _restoring(switch: Reader, folder: Path) -> Carry:
 
 
 def _enabler(switch: Reader) -> Callable[[tuple[str, ...]], None]:
-    """What makes services of operators' features services of this image too."""
+    """Return the function that enables operators' features as services of this image."""
     from kubesyncd.adapters.systemd import SystemdUnits
 
     units = SystemdUnits(switch.settings.systemd)
@@ -134,7 +134,7 @@ def _enabler(switch: Reader) -> Callable[[tuple[str, ...]], None]:
 
 
 def _lifted(switch: Reader) -> Path | None:
-    """The hold, if the daemon was faster and has lifted it in this boot: it must not come back."""
+    """Return the hold's file if the daemon has already lifted the hold in this boot: it must not be restored."""
     state = Path(switch.settings.paths.state_dir)
     promised = decode(StateFile(state / PROMISED_FILE).load())
     return state / HOLD_FILE if promised.boot_id == _boot_id(switch) else None
@@ -145,14 +145,14 @@ def _boot_id(switch: Reader) -> str:
 
 
 def carry_folders(switch: Reader) -> tuple[Path, ...]:
-    """Where the next image finds what is carried: what becomes its /etc/sonic comes first, if it is an upgrade."""
+    """Return the context backup's folders; on an upgrade, first the one that becomes the next image's /etc/sonic."""
     ours = Path(switch.settings.paths.carry_dir)
     upgrade = Path(switch.settings.paths.upgrade_dir)
     return (upgrade / ours.name, ours) if upgrade.is_dir() else (ours,)
 
 
 def _moved(switch: Reader) -> Path:
-    """Where the first boot of another SONiC moves what an upgrade carries."""
+    """Return the folder to which the first boot of another SONiC moves an upgrade's context backup."""
     ours = Path(switch.settings.paths.carry_dir)
     return ours.parent / Path(switch.settings.paths.upgrade_dir).name / ours.name
 
@@ -166,7 +166,7 @@ def _installed(switch: Reader) -> dict[str, Manifest]:
 
 
 async def _enabled(switch: Reader, within_s: float) -> list[str]:
-    """Features of operators that start at boot. Raises Unavailable."""
+    """Return operators' features that start at boot. Raises Unavailable."""
     from kubesyncd.adapters.systemd import SystemdUnits
 
     units = SystemdUnits(switch.settings.systemd)
@@ -178,7 +178,7 @@ async def _enabled(switch: Reader, within_s: float) -> list[str]:
 
 
 def _taken_back(switch: Reader) -> str:
-    """The hold first: a switch without a kubelet is worse than one with a copy too many."""
+    """Lift the hold, then remove the copies: a switch without a kubelet is worse than one with an extra copy."""
     step = json.loads(switch.ask("reboot-undo", within_s=UNDO_S)[0])
     for folder in carry_folders(switch):
         _carry(switch, folder).drop()
@@ -197,7 +197,7 @@ class Preparation:
         self._deadline = self.begun + self._timing.reboot_s_max * (1 - UNDO_SHARE)
 
     def run(self) -> list[Step]:
-        """Everything, in order, up to the first step that failed. Raises Unavailable where there is no daemon."""
+        """Run all steps in order, up to the first one that fails. Raises Unavailable if the daemon does not answer."""
         try:
             steps = self._daemon()
         except PortError as error:
@@ -212,11 +212,11 @@ class Preparation:
 
     @property
     def _held(self) -> bool:
-        """Whether the daemon came as far as the hold before it fell silent."""
+        """True if the daemon set the hold before it stopped answering."""
         return (Path(self._switch.settings.paths.state_dir) / HOLD_FILE).exists()
 
     def take_back(self) -> Step:
-        """After a failure nothing is held."""
+        """Undo the preparation after a failure."""
         try:
             return Step(Grade.OK, "undo", _taken_back(self._switch))
         except PortError as error:
@@ -228,7 +228,7 @@ class Preparation:
         return [_step(json.loads(line)) for line in lines if line]
 
     def _save(self) -> list[Step]:
-        """Certificates and state for an image that is about to be booted for the first time."""
+        """Save certificates and state for an image that is about to boot for the first time."""
         steps: list[Step] = []
         try:
             services = asyncio.run(_enabled(self._switch, self._left_s()))
@@ -250,7 +250,7 @@ class Preparation:
         steps: list[Step] = []
 
         def left_out(hook: str, why: str) -> None:
-            steps.append(Step(Grade.WARN, Path(hook).name, f"left out: {why}"))
+            steps.append(Step(Grade.WARN, Path(hook).name, f"skipped: {why}"))
 
         folder = f"{self._kind.value}-reboot.d"
         hooks = HookFolders(Path(self._switch.settings.paths.hooks_dir), left_out)
@@ -282,4 +282,4 @@ def _step(tree: dict[str, str]) -> Step:
     try:
         return Step(Grade(tree["grade"]), tree["what"], tree["text"])
     except (LookupError, ValueError) as error:
-        raise Unavailable("kubesyncd", f"an answer nobody can read: {error!r}") from error
+        raise Unavailable("kubesyncd", f"invalid answer: {error!r}") from error

@@ -1,6 +1,6 @@
-"""List the commands of `kubesync`.
+"""Register the commands of `kubesync`.
 
-A room of its own for more commands adds them here: import its commands, add them to the group they belong to.
+To add a command, import it here and add it to its group.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from kubesyncd.cli.timeline import timeline
 @click.version_option(__version__, prog_name="kubesync", message="%(prog)s %(version)s")
 @click.pass_context
 def root(ctx: click.Context, settings_file: str | None) -> None:
-    """Features that run from the switch's own image or from Kubernetes, and who moves them between the two.
+    """Show and configure features that run from the switch's own image or from Kubernetes.
 
-    Every word may be cut to what makes it unique: `kubesync sh fea` is `kubesync show feature`.
+    Commands may be abbreviated to a unique prefix: `kubesync sh fea` is `kubesync show feature`.
     """
     ctx.meta[SETTINGS_FILE] = settings_file
 

@@ -1,6 +1,6 @@
 """Show the configuration and the state: `show kubernetes …` and `show feature [NAME]`.
 
-Each table is also there as JSON. What the databases say comes from Redis, what it means from the daemon.
+Each table is also available as JSON. Stored fields come from Redis, states and reasons from the daemon.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHORT_ID = 12
 
 @click.group(cls=Group, aliases={"kube": "kubernetes"})
 def show() -> None:
-    """Show what is configured and what is so."""
+    """Show the configuration and the state."""
 
 
 # ---- show kubernetes ------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def kubernetes() -> None:
 @kubernetes.command(cls=Command, options_metavar="[--json]")
 @json_option
 def server(as_json: bool) -> None:
-    """The configured master, and whether it answers."""
+    """Show the configured master, and whether it is connected."""
     config, state, means = reader().master()
     if as_json:
         print_json({"config": dict(config), "state": dict(state)})
@@ -84,7 +84,7 @@ def server(as_json: bool) -> None:
 @kubernetes.command(cls=Command, options_metavar="[--json]")
 @json_option
 def status(as_json: bool) -> None:
-    """Joined, connected, kubelet, labels that wait."""
+    """Show join, connection, kubelet and pending labels."""
     switch = reader()
     known = switch.cluster()
     if as_json:
@@ -97,7 +97,7 @@ def status(as_json: bool) -> None:
 
 
 def status_rows(known: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """`show kubernetes status`, line by line."""
+    """Build the rows of `show kubernetes status`."""
     master = known["master"] or "none configured"
     flags = [word for word in ("disabled", "insecure") if known[word]]
     since = f" for {ago(known['last_update_ts'])}" if known["last_update_ts"] else ""
@@ -123,13 +123,13 @@ def status_rows(known: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-_KUBELET = {True: "runs", False: "stopped", None: "not looked at"}
+_KUBELET = {True: "runs", False: "stopped", None: "not checked"}
 
 
 @kubernetes.command(cls=Command, options_metavar="[--json]")
 @json_option
 def labels(as_json: bool) -> None:
-    """This node's labels, and those on their way to the master."""
+    """Show this node's labels, and those pending for the master."""
     known = reader().cluster()
     if as_json:
         print_json({name: known[name] for name in ("applied", "pending", "failed", "refused", "why_pending")})
@@ -147,7 +147,7 @@ def labels(as_json: bool) -> None:
 
 
 def label_rows(known: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Key, what the master has, what it should get."""
+    """Build the rows: key, value on the master, pending value."""
     coming: dict[str, str] = {}
     for text in known["pending"]:
         key, equals, value = text.partition("=")
@@ -167,7 +167,7 @@ def label_rows(known: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 @kubernetes.command(cls=Command, options_metavar="[--json]")
 @json_option
 def nodes(as_json: bool) -> None:
-    """All nodes of the cluster."""
+    """List all nodes of the cluster."""
     listing = _admin().nodes()
     if as_json:
         print_json([node_row(item) for item in listing.items])
@@ -184,10 +184,10 @@ def nodes(as_json: bool) -> None:
 @click.option("--here", is_flag=True, help="Only those on this node.")
 @json_option
 def pods(here: bool, as_json: bool) -> None:
-    """The cluster's pods, at most 500."""
+    """List the cluster's pods, at most 500."""
     switch = reader()
     admin = _admin()
-    # The kubelet's own credential may list no other node's pods.
+    # The kubelet's own credential may not list other nodes' pods.
     mine = here or str(admin.kubeconfig) == switch.settings.kube.kubeconfig
     listing = admin.pods(switch.settings.kube.node_name if mine else "")
     if as_json:
@@ -210,7 +210,7 @@ def _say_more(listing: Listing) -> None:
 
 
 def _admin() -> KubeAdmin:
-    """The cluster, where one is configured."""
+    """Return access to the configured cluster. Raises Failure if there is none."""
     switch = reader()
     _, _, means = switch.master()
     unless(means.ip, "no master is configured; set one with: kubesync config kube server ip ADDRESS")
@@ -221,7 +221,7 @@ def _admin() -> KubeAdmin:
 
 
 def node_row(item: Mapping[str, Any]) -> dict[str, Any]:
-    """A Node in one line."""
+    """Convert a Node to one row."""
     conditions = {c.get("type"): c.get("status") for c in _list(item, "status", "conditions")}
     addresses = {a.get("type"): a.get("address") for a in _list(item, "status", "addresses")}
     ready = {"True": "yes", "False": "no"}.get(str(conditions.get("Ready")), "unknown")
@@ -237,7 +237,7 @@ def node_row(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pod_row(item: Mapping[str, Any]) -> dict[str, Any]:
-    """A Pod in one line."""
+    """Convert a Pod to one row."""
     containers = _list(item, "status", "containerStatuses")
     waits = [_deep(c, "state", "waiting", "reason") for c in containers]
     state = next((str(reason) for reason in waits if reason), str(_deep(item, "status", "phase") or "-"))
@@ -252,7 +252,7 @@ def pod_row(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _deep(thing: Any, *path: str) -> Any:
-    """A value deep in somebody else's JSON, or None."""
+    """Return the value at `path` in untrusted JSON, or None."""
     for key in path:
         if not isinstance(thing, dict):
             return None
@@ -282,12 +282,12 @@ def _epoch(text: Any) -> float:
 @click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
 @json_option
 def feature(name: str | None, as_json: bool) -> None:
-    """Who should run each feature, who does, and why."""
+    """Show each feature's configured owner, current owner, state and reason."""
     show_feature(name, as_json=as_json)
 
 
 def show_feature(name: str | None, *, as_json: bool) -> None:
-    """The list, or everything of one feature."""
+    """Print the list, or everything of one feature."""
     if name is None:
         _show_all(as_json=as_json)
     else:
@@ -302,14 +302,14 @@ def _show_all(*, as_json: bool) -> None:
         print_json([_as_json(name, _stored(switch, name), known.get(name)) for name in names])
         return
     if not names:
-        click.echo("no features; make one known with: kubesync config feature NAME owner local")
+        click.echo("no features; add one with: kubesync config feature NAME owner local")
         return
     rows = [(name, _stored(switch, name), known.get(name)) for name in names]
     put(feature_table(rows), "", reasons([found for _, _, found in rows if found]))
 
 
 def _stored(switch: Reader, name: str) -> Stored | Refused:
-    """A poison row is shown as such and hides no other."""
+    """Read one feature's rows; return the error of an unusable one, so that it hides no other."""
     try:
         return switch.stored(name)
     except Refused as error:
@@ -317,7 +317,7 @@ def _stored(switch: Reader, name: str) -> Stored | Refused:
 
 
 def feature_table(features: Sequence[tuple[str, Stored | Refused, Mapping[str, Any] | None]]) -> Any:
-    """A line per feature: what is configured, what is recorded, and the state that makes."""
+    """Build one line per feature: its configuration, its record, and the resulting state."""
     from rich.text import Text
 
     made = table("Feature", "Owner", "Fallback", "Fail", "Runs", "Mode", "State", "Since")
@@ -340,7 +340,7 @@ def feature_table(features: Sequence[tuple[str, Stored | Refused, Mapping[str, A
 
 
 def reasons(features: Sequence[Mapping[str, Any]]) -> Any:
-    """Why each feature is as it is; those with the same reason share a line."""
+    """List the reason of each feature's state; features with the same reason share a line."""
     from rich.table import Table
 
     shared: dict[str, list[str]] = {}
@@ -360,7 +360,7 @@ def _show_one(name: str, *, as_json: bool) -> None:
     try:
         found = switch.feature(name)
     except Declined:
-        unless(stored.config or stored.state, f"{name}: there is no such feature; see: kubesync show feature")
+        unless(stored.config or stored.state, f"{name}: unknown feature; see: kubesync show feature")
         found = None
     if as_json:
         print_json(_as_json(name, stored, found))
@@ -381,7 +381,7 @@ def _show_one(name: str, *, as_json: bool) -> None:
 
 
 def side_by_side(stored: Stored) -> Any:
-    """Both rows as they stand; IDs are cut, JSON has them whole."""
+    """Build a table of both raw rows; IDs are shortened, JSON has them in full."""
     config, state = sorted(stored.config.items()), sorted(stored.state.items())
     made = table("CONFIG_DB", "", "STATE_DB", "")
     made.columns[0].no_wrap = made.columns[2].no_wrap = True

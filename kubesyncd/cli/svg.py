@@ -1,6 +1,6 @@
-"""Draw SVG: background, letters and the colours of the states.
+"""Draw SVG: background, text and the colours of the states.
 
-Knows no feature and no file.
+Must not know features or files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILLS = {
 
 
 def sheet(width: int, height: int, title: str, note: str, parts: Sequence[str]) -> str:
-    """A whole file: a white sheet with a title, a small note below it, and `parts`."""
+    """Build a complete file: white background, a title, a small note below it, and `parts`."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="{FONT}">'
     paper = '<rect width="100%" height="100%" fill="#ffffff"/>'
     titles = [letters(30, 40, title, size=19, bold=True), letters(30, 60, note, size=11.5, fill=FAINT)]
@@ -48,7 +48,7 @@ def letters(
     anchor: str = "start",
     bold: bool = False,
 ) -> str:
-    """A line of text; `anchor` is start, middle or end."""
+    """Draw a line of text; `anchor` is start, middle or end."""
     weight = ' font-weight="bold"' if bold else ""
     look = f'font-size="{size:g}" text-anchor="{anchor}" fill="{fill}"{weight}'
     return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(text)}</text>'
@@ -65,7 +65,7 @@ def box(
     line: str = "#ffffff",
     wide: int = 1,
 ) -> str:
-    """A rounded box with a tooltip; x, y: its upper left."""
+    """Draw a rounded box with a tooltip; x, y: its upper left."""
     place = (
         f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{min(8.0, height / 5):.1f}"'
     )
@@ -74,5 +74,5 @@ def box(
 
 
 def on(state: State) -> str:
-    """The colour of letters on a state's fill."""
+    """Return the text colour on a state's fill."""
     return "#ffffff" if state in (State.KUBE_RUNNING, State.LOCAL_EXITED) else INK

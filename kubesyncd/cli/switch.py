@@ -1,7 +1,7 @@
-"""Read and write what the daemon and Redis say, for all of the operators' commands.
+"""Read and write the data of the daemon and Redis, for all operator commands.
 
-Knows the socket protocol, Redis and systemctl; knows no click and prints nothing. Every question has a deadline,
-so that a command answers within three seconds whatever is down. Errors are those of `ports`, and `Declined`.
+Knows the socket protocol, Redis and systemctl; must not know click or print. Every request has a deadline, so that a
+command answers within three seconds even if services are down. Errors are those of `ports`, and `Declined`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ANSWER_S = 2.0
 REDIS_S = 1.0
 SYSTEMCTL_S = 2.0
 DOCKER_S = 1.0
-# A reply holds at most 512 features, each on a line of its own.
+# A reply holds at most 512 features, each on its own line.
 REPLY_BYTES_MAX = 32 << 20
 AGAIN_S = 0.1
 SCAN_COUNT = 1000
 
 
 class Declined(Exception):
-    """The daemon understood and said no; `code` is the exit code it gave."""
+    """The daemon understood the request and declined it; `code` is its exit code."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -54,7 +54,7 @@ class Declined(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One feature's fields as they stand in CONFIG_DB and STATE_DB, and what they mean."""
+    """One feature's raw fields in CONFIG_DB and STATE_DB, and their parsed values."""
 
     config: Mapping[str, str]
     state: Mapping[str, str]
@@ -64,7 +64,7 @@ class Stored:
 
 
 class Reader:
-    """Asks on behalf of one command. Nothing is opened before it is needed."""
+    """Access to daemon, Redis, systemd, Docker and API server for one command. Connections open on first use."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
         self.settings = settings
@@ -75,14 +75,14 @@ class Reader:
     def ask(
         self, *arguments: str, within_s: float = ANSWER_S, say: Callable[[str], None] = lambda _: None
     ) -> list[str]:
-        """The lines of the daemon's answer; `say` gets each status line. Raises Unavailable, Forbidden, Declined."""
+        """Return the daemon's answer in lines; `say` gets each status line. Raises Unavailable, Forbidden, Declined."""
         request = protocol.encode_request(list(arguments))
         deadline = time.monotonic() + within_s
         while True:
             lines, code = self._converse(request, deadline, say)
             if code is not None:
                 break
-            # An end of stream before the result: the daemon was restarted, ask again.
+            # End of stream before the result: the daemon was restarted; ask again.
             time.sleep(AGAIN_S)
         out = [text for kind, text in lines if kind == "O"]
         if code != protocol.EXIT_DONE:
@@ -115,32 +115,32 @@ class Reader:
                     return lines, code
 
     def features(self) -> list[JSON]:
-        """All features as the daemon describes them. Raises Unavailable, Forbidden."""
+        """Return all features as the daemon describes them. Raises Unavailable, Forbidden."""
         return [json.loads(line) for line in self.ask("show") if line]
 
     def feature(self, name: str) -> JSON:
-        """One feature as the daemon describes it. Raises Unavailable, Forbidden, Declined."""
+        """Return one feature as the daemon describes it. Raises Unavailable, Forbidden, Declined."""
         lines = [line for line in self.ask("show", name) if line]
         if not lines:
-            raise Unavailable("kubesyncd", f"{name}: Docker has not told yet what runs; ask again")
+            raise Unavailable("kubesyncd", f"{name}: Docker has not reported its containers yet; ask again")
         found: JSON = json.loads(lines[0])
         return found
 
     def cluster(self) -> JSON:
-        """What the daemon knows of master, labels and kubelet. Raises Unavailable, Forbidden."""
+        """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden."""
         found: JSON = json.loads(self.ask("cluster")[0])
         return found
 
     @property
     def host_socket(self) -> Path:
-        """Where the daemon is asked."""
+        """Path of the daemon's host socket."""
         return Path(self._socket)
 
     # ---- Redis ----------------------------------------------------------------------------------
 
     @cached_property
     def schema(self) -> Schema:
-        """The spelling of our fields."""
+        """The configured spelling of the fields."""
         from kubesyncd.adapters.db_schema import schema
 
         return schema(self.settings.schema.names)
@@ -153,7 +153,7 @@ class Reader:
 
     @cached_property
     def _databases(self) -> tuple[Client, Client]:
-        """CONFIG_DB and STATE_DB."""
+        """Clients of CONFIG_DB and STATE_DB."""
         from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -174,7 +174,7 @@ class Reader:
         )
 
     def feature_names(self) -> list[str]:
-        """Valid names of all FEATURE rows in CONFIG_DB. Raises Unavailable."""
+        """Return the valid names of all FEATURE rows in CONFIG_DB. Raises Unavailable."""
         from kubesyncd.adapters.redis_client import FEATURE
 
         with _redis_edge("CONFIG_DB"):
@@ -183,7 +183,7 @@ class Reader:
         return sorted(name for name in names if valid_feature_name(name))
 
     def stored(self, feature: str) -> Stored:
-        """One feature's rows. Raises Unavailable, Refused."""
+        """Return one feature's rows. Raises Unavailable, Refused."""
         from kubesyncd.adapters.redis_client import FEATURE
         from kubesyncd.adapters.redis_place import on_switch
 
@@ -194,26 +194,26 @@ class Reader:
         return Stored(config, state, means, row, tuple(problems))
 
     def master(self) -> tuple[Mapping[str, str], Mapping[str, str], MasterConfig]:
-        """The master's rows in CONFIG_DB and STATE_DB, and what the first means. Raises Unavailable, Refused."""
+        """Return the master's rows in CONFIG_DB and STATE_DB, and the first one parsed. Raises Unavailable, Refused."""
         from kubesyncd.adapters.redis_client import MASTER
 
         config, state = self._hash(0, MASTER), self._hash(1, MASTER)
         return config, state, parse_master_config(config)
 
     def rows(self) -> dict[str, Mapping[str, str]]:
-        """All FEATURE rows of CONFIG_DB as they stand. Raises Unavailable, Refused."""
+        """Return all FEATURE rows of CONFIG_DB unparsed. Raises Unavailable, Refused."""
         from kubesyncd.adapters.redis_client import FEATURE
 
         return {name: self._hash(0, f"{FEATURE}{name}") for name in self.feature_names()}
 
     def labels_of_ctrmgrd(self) -> Mapping[str, str]:
-        """The labels that SONiC's ctrmgrd was asked for. Raises Unavailable, Refused."""
+        """Return the labels that were requested from SONiC's ctrmgrd. Raises Unavailable, Refused."""
         from kubesyncd.cli.rules.ctrmgrd import LABELS_KEY
 
         return self._hash(1, LABELS_KEY)
 
     def device_metadata(self) -> Mapping[str, str]:
-        """What CONFIG_DB says of the device. Raises Unavailable, Refused."""
+        """Return the device's metadata in CONFIG_DB. Raises Unavailable, Refused."""
         from kubesyncd.adapters.redis_client import METADATA
 
         return self._hash(0, METADATA)
@@ -225,7 +225,7 @@ class Reader:
         self._write(f"{FEATURE}{feature}", fields)
 
     def replace_feature(self, feature: str, fields: Mapping[str, str]) -> None:
-        """Make the feature's CONFIG_DB row exactly `fields`; none where that is empty. Raises Unavailable."""
+        """Replace the feature's CONFIG_DB row by `fields`; delete it if they are empty. Raises Unavailable."""
         from kubesyncd.adapters.redis_client import FEATURE
 
         key = f"{FEATURE}{feature}"
@@ -237,7 +237,7 @@ class Reader:
             pipe.execute()
 
     def remove_state(self, feature: str) -> None:
-        """Remove the feature's STATE_DB row, whoever wrote it. Raises Unavailable."""
+        """Remove the feature's STATE_DB row, including fields of other programs. Raises Unavailable."""
         from kubesyncd.adapters.redis_client import FEATURE
 
         key = f"{FEATURE}{feature}"
@@ -251,13 +251,13 @@ class Reader:
         self._write(MASTER, fields)
 
     def notify_flags(self) -> str:
-        """Which keyspace events Redis publishes. Raises Unavailable."""
+        """Return the keyspace events that Redis publishes. Raises Unavailable."""
         with _redis_edge("notify-keyspace-events"):
             flags: str = self._databases[0].config_get("notify-keyspace-events")["notify-keyspace-events"]
         return flags
 
     def config_loaded(self) -> bool:
-        """Whether CONFIG_DB says that it is whole. Raises Unavailable."""
+        """Return whether CONFIG_DB is marked as fully loaded. Raises Unavailable."""
         from kubesyncd.adapters.redis_client import INITIALIZED
 
         with _redis_edge(INITIALIZED):
@@ -269,7 +269,7 @@ class Reader:
         return found
 
     def _write(self, key: str, fields: Mapping[str, str]) -> None:
-        """A field that stands there in another spelling (`IP`, `ip`) keeps it: two would contradict each other."""
+        """Write fields; one stored in another spelling (`IP`, `ip`) keeps it, so that no field is stored twice."""
         from kubesyncd.adapters.db_schema import normal
 
         there = {normal(name): name for name in self._hash(0, key)}
@@ -281,17 +281,17 @@ class Reader:
     # ---- the rest of the switch -----------------------------------------------------------------
 
     def has_unit(self, feature: str) -> bool:
-        """Whether systemd knows a service for the feature. Raises Unavailable."""
+        """Return whether systemd knows a service for the feature. Raises Unavailable."""
         return self._systemd(lambda units: units.has_unit(feature))
 
     def in_use(self, feature: str) -> bool:
-        """Whether the feature's unit is enabled or running. Raises Unavailable."""
+        """Return whether the feature's unit is enabled or running. Raises Unavailable."""
         return any(
             self._systemd(ask) for ask in (lambda u: u.starts_at_boot(feature), lambda u: u.active(feature))
         )
 
     def kubelet_running(self) -> bool:
-        """Whether the kubelet's unit is active. Raises Unavailable."""
+        """Return whether the kubelet's unit is active. Raises Unavailable."""
         return self._systemd(lambda units: units.kubelet_running())
 
     def _systemd(self, question: Callable[[Any], Coroutine[Any, Any, bool]]) -> bool:
@@ -302,19 +302,19 @@ class Reader:
         return asyncio.run(question(SystemdUnits(self.settings.systemd, look_s=SYSTEMCTL_S)))
 
     def docker_version(self) -> str:
-        """The Docker engine's version. Raises Unavailable, Forbidden."""
+        """Return the Docker engine's version. Raises Unavailable, Forbidden."""
         from kubesyncd.adapters.docker_sync import docker_version
 
         return docker_version(self.settings.docker.url, DOCKER_S)
 
     def kubernetes_installed(self) -> bool:
-        """Whether this switch has the packages without which every feature is local."""
+        """Return whether the Kubernetes packages are installed; without them every feature is local."""
         from kubesyncd.adapters.kube_lean import available
 
         return available()
 
     def admin(self, *, insecure: bool) -> KubeAdmin:
-        """The whole cluster; with the kubelet's credential where admin.conf is not kept."""
+        """Return access to the cluster, with the kubelet's credential if admin.conf is missing."""
         from kubesyncd.adapters.kube_lists import KubeAdmin
 
         kube = self.settings.kube
@@ -323,15 +323,15 @@ class Reader:
 
 
 def certificate_ends_at(kubeconfig: Path) -> float:
-    """When the client certificate that `kubeconfig` names or holds ends, in seconds since the epoch.
+    """Return when the client certificate in or named by `kubeconfig` expires, in seconds since the epoch.
 
-    Raises Forbidden where we may not read it, Unavailable where it has none that can be used.
+    Raises Forbidden if this user may not read it, Unavailable if it has no usable certificate.
     """
     from kubesyncd.adapters.kubeconfig import SERVICE, current_context, pem
 
     try:
         with kubeconfig.open("rb"):
-            pass  # a file we may not read is told apart from one that is no kubeconfig
+            pass  # distinguish an unreadable file from an invalid kubeconfig
         _, user = current_context(kubeconfig)
         return not_after(pem(kubeconfig.parent, user, "client-certificate"))
     except PermissionError as error:
@@ -363,10 +363,10 @@ def _daemon_edge(path: str) -> Iterator[None]:
         detail = "the daemon does not answer in time; look at: systemctl status kubesyncd"
         raise Unavailable("kubesyncd", detail) from error
     except OSError as error:
-        detail = f"the daemon is not there ({path}); start it: systemctl start kubesyncd"
+        detail = f"the daemon is not running ({path}); start it: systemctl start kubesyncd"
         raise Unavailable("kubesyncd", detail) from error
     except protocol.BadRequest as error:
-        raise Unavailable("kubesyncd", f"{path} speaks another protocol ({error})") from error
+        raise Unavailable("kubesyncd", f"{path} uses another protocol ({error})") from error
 
 
 @contextmanager
@@ -377,9 +377,7 @@ def _redis_edge(what: str) -> Iterator[None]:
         yield
     except ResponseError as error:
         if "WRONGTYPE" in str(error):
-            raise Refused(
-                "Redis", f"{what}: the key is no hash, and only a hash is allowed; delete it"
-            ) from error
+            raise Refused("Redis", f"{what}: invalid key type, only a hash is allowed; delete it") from error
         raise Unavailable("Redis", f"{what}: {error}") from error
     except (RedisError, OSError) as error:
         if _denied(error):
@@ -389,7 +387,7 @@ def _redis_edge(what: str) -> Iterator[None]:
 
 
 def _denied(error: BaseException | None) -> bool:
-    """Whether the system's refusal is behind it; redis-py wraps it."""
+    """Return whether a PermissionError is the cause; redis-py wraps it."""
     while error is not None and not isinstance(error, PermissionError):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -402,7 +400,7 @@ def _normal(fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """The daemon's error without the name of the client it was meant for."""
+    """Return the daemon's error without the client's name in front."""
     for prefix in ("container: ", "label: ", "kubernetes: "):
         text = text.removeprefix(prefix)
     return text

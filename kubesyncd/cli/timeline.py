@@ -1,7 +1,7 @@
 """Draw the last changes of state of all features, for a terminal or as SVG: `timeline`.
 
-A hand-over takes seconds and a quiet feature months, so the axis is not to scale: between two changes there is
-as much room as the logarithm of the time asks for, the same for all features, and every change keeps its clock.
+A hand-over takes seconds, and a state may last months, so the axis is not to scale: the distance between two changes
+is the logarithm of the time between them, the same for all features. Each change shows its time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 62
 
-# What a state looks like where there is no colour: who runs is full, who waits is shaded, nobody is a dot.
+# Glyph of a state, for output without colour: running is full, waiting is shaded, down is a dot.
 GLYPHS = {
     State.UNKNOWN: "·",
     State.INIT: "·",
@@ -57,7 +57,7 @@ GLYPHS = {
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """One feature in one state, from `begin` to `end` (seconds since the epoch); `why` it began."""
+    """One feature in one state, from `begin` to `end` (seconds since the epoch); `why`: reason of the change."""
 
     state: State
     begin: float
@@ -76,11 +76,15 @@ class Lane:
 @click.command(cls=Command, options_metavar="[--svg FILE] [--json]")
 @click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
 @click.option(
-    "--svg", "svg_file", metavar="FILE", type=click.Path(dir_okay=False), help="Draw it into this file."
+    "--svg",
+    "svg_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write the timeline to this SVG file.",
 )
 @json_option
 def timeline(name: str | None, svg_file: str | None, as_json: bool) -> None:
-    """The last changes of state, as a picture."""
+    """Draw the last changes of state."""
     found = [reader().feature(name)] if name else reader().features()
     if as_json:
         print_json([{"feature": f["feature"], "history": f["history"]} for f in found])
@@ -99,16 +103,16 @@ def timeline(name: str | None, svg_file: str | None, as_json: bool) -> None:
 
 
 def write(path: str, text: str) -> None:
-    """A file the operator asked for. Raises Failure."""
+    """Write the requested file. Raises Failure."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}; give another file") from error
-    click.echo(f"drawn into {path}")
+    click.echo(f"written to {path}")
 
 
 def lane_of(found: Mapping[str, Any], now: float) -> Lane:
-    """A feature's history as stretches; the last one reaches to `now`."""
+    """Convert a feature's history to stretches; the last one ends at `now`."""
     changes = found["history"]
     ends = [*(change["at"] for change in changes[1:]), now][: len(changes)]
     stretches = tuple(
@@ -119,10 +123,10 @@ def lane_of(found: Mapping[str, Any], now: float) -> Lane:
 
 
 def axis(lanes: Sequence[Lane], now: float, width: float, least: float) -> dict[float, float]:
-    """Where on the axis each moment of change lies, from 0 to `width`.
+    """Compute the place of each moment of change on the axis, from 0 to `width`.
 
-    `least`: the room between two moments. Where there are more than that leaves room for, those that follow most
-    closely on others share their places.
+    `least`: the minimum distance of two moments. If there are too many, a moment shares the place of its predecessor,
+    the closest pairs first.
     """
     moments = sorted({stretch.begin for lane in lanes for stretch in lane.stretches} | {now})
     gaps = [later - earlier for earlier, later in pairwise(moments)]
@@ -141,7 +145,7 @@ def axis(lanes: Sequence[Lane], now: float, width: float, least: float) -> dict[
 
 
 def picture(lanes: Sequence[Lane], now: float) -> RenderableType:
-    """A bar per feature over one axis."""
+    """Draw a bar per feature over one axis."""
     from rich.table import Table
     from rich.text import Text
 
@@ -158,7 +162,7 @@ def picture(lanes: Sequence[Lane], now: float) -> RenderableType:
 
 
 def bar(lane: Lane, places: Mapping[float, float]) -> Text:
-    """One feature's states from left to right; a state that passed within one cell still shows."""
+    """Draw one feature's states from left to right; of the changes within one cell, the last one shows."""
     from rich.text import Text
 
     cells: list[State | None] = [None] * BAR_WIDTH
@@ -172,7 +176,7 @@ def bar(lane: Lane, places: Mapping[float, float]) -> Text:
 
 
 def legend(lanes: Sequence[Lane]) -> RenderableType:
-    """What the letters of the bars mean; only those that occur."""
+    """Explain the glyphs of the bars; only those that occur."""
     from rich.columns import Columns
     from rich.padding import Padding
     from rich.text import Text
@@ -182,12 +186,12 @@ def legend(lanes: Sequence[Lane]) -> RenderableType:
 
 
 def states(lanes: Sequence[Lane]) -> list[State]:
-    """Those that occur, in the order of their first time."""
+    """Return the states that occur, in order of first occurrence."""
     return list(dict.fromkeys(stretch.state for lane in lanes for stretch in lane.stretches))
 
 
 def listing(lane: Lane) -> RenderableType:
-    """One feature's stretches with their lengths, the newest first."""
+    """List one feature's stretches with their durations, the newest first."""
     from rich.text import Text
 
     made = table("Began", "Lasted", "State", "Because")
@@ -199,7 +203,7 @@ def listing(lane: Lane) -> RenderableType:
 
 
 def exact(seconds: float) -> str:
-    """A length, as exact as hand-overs are short: `40 ms`, `1.7 s`."""
+    """Format a duration, precise enough for hand-overs: `40 ms`, `1.7 s`."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 10 else span(seconds)
@@ -209,12 +213,12 @@ def exact(seconds: float) -> str:
 
 _LEFT, _TOP, _WIDTH, _LANE, _BAR = 130, 72, 840, 40, 24
 _LETTER, _CLOCK = 7.2, 58
-NOTE = "not to scale: long quiet times are drawn short"
+NOTE = "not to scale: long times without a change are shortened"
 _ROW = 18
 
 
 def drawn(lanes: Sequence[Lane], now: float) -> str:
-    """The same picture as SVG: lanes, one axis, a tooltip with time and reason on each stretch."""
+    """Draw the timeline as SVG: lanes, one axis, a tooltip with time and reason on each stretch."""
     places = axis(lanes, now, _WIDTH, 10.0)
     key = _svg_legend(lanes, _TOP + _LANE * len(lanes) + 66)
     height = key.bottom + 22
@@ -224,11 +228,11 @@ def drawn(lanes: Sequence[Lane], now: float) -> str:
     for number, lane in enumerate(lanes):
         parts += _lane(lane, _TOP + 10 + _LANE * number, places)
     parts += key.parts
-    return svg.sheet(_LEFT + _WIDTH + 40, round(height), "Who ran what, and when", note, parts)
+    return svg.sheet(_LEFT + _WIDTH + 40, round(height), "Timeline of features", note, parts)
 
 
 def ticks(places: Mapping[float, float], bottom: float) -> list[str]:
-    """A thin line at each change, and its clock as far as there is room to read it; the last one is now's."""
+    """Draw a thin line at each change, with its time if there is enough space; the last line is `now`."""
     parts = []
     last, free = _LEFT + max(places.values()), 0.0
     for moment, at in places.items():
@@ -258,7 +262,7 @@ def _lane(lane: Lane, y: float, places: Mapping[float, float]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What the colours mean, and where the last line of that lies."""
+    """The legend of the colours, and the y position of its last line."""
 
     parts: list[str]
     bottom: float

@@ -1,1 +1,1 @@
-"""Run this node's side of the master: link, labels, kubelet, reports."""
+"""Run this node's side of the API server: link, labels, kubelet, reports."""

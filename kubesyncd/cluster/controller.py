@@ -1,12 +1,12 @@
-"""Run this node's side of the master: the link, the labels, and the kubelet.
+"""Run this node's side of the API server: the link, the labels, and the kubelet.
 
 Knows the ports and the label queue; knows nothing of features' states, of sockets, or why a label is wanted.
 
 Four loops share the queue, which is a value that changes between two awaits:
-- `_act` keeps the link, sends labels and rules the kubelet, at its own pace;
-- the link's watch follows the own Node;
-- the queue's file follows the queue, and nothing waits for it;
-- the mirror reads the master's configuration from Redis and tells Redis what is true.
+- `_act` keeps the link, sends labels, starts and stops the kubelet;
+- the link watches the own Node;
+- the queue file is written after changes of the queue, and nothing waits for it;
+- the mirror reads the master's configuration from Redis and writes link state and queue to STATE_DB.
 
 Without a configured master nothing is read but the configuration, and nothing is written, started or logged.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """What this switch says of itself."""
+    """Facts about this switch that the controller needs."""
 
     def has_kubeconfig(self) -> bool:
         """Whether the kubelet has a credential for the configured master."""
@@ -45,7 +45,7 @@ class Host(Protocol):
         """Whether a reboot is being prepared."""
 
     def is_joining(self) -> bool:
-        """Whether a join or a reset is under way, and the kubelet is its business."""
+        """Whether a join or a reset is running; it controls the kubelet then."""
 
     def os_version(self) -> str:
         """The SONiC version, for the labels by which the switch describes itself."""
@@ -56,7 +56,7 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClusterPorts:
-    """What the controller acts on. `connect` makes the adapter for a master; ImportError: no Kubernetes packages."""
+    """The ports of the controller. `connect` makes an API server's adapter; ImportError: no Kubernetes packages."""
 
     store: FeatureStore
     units: Units
@@ -65,7 +65,7 @@ class ClusterPorts:
 
 
 class ClusterController:
-    """The path of every label, and the kubelet's gate (spec section 6). `run()` is its life."""
+    """Delivers labels and decides whether the kubelet runs (spec section 6). Run `run()` once."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class ClusterController:
         self.hold = False
         self._announced: tuple[bool, bool] | None = None
         self._packages_missing = False
-        # Labels once applied are ours to look after, also when the master's configuration is gone meanwhile.
+        # Labels once applied are managed further, also after the master's configuration is removed.
         self._engaged = bool(self._labels.queue.applied)
         self._audit_at = 0.0
 
@@ -120,52 +120,52 @@ class ClusterController:
 
     @property
     def connected(self) -> bool:
-        """Whether the master answers us now."""
+        """Whether the API server answers now."""
         return bool(self._link.connected)
 
     @property
     def cluster(self) -> Cluster | None:
-        """The link to a master that answers and has our Node; None: there is none now."""
+        """The link to an API server that answers and has our Node; None: not available now."""
         return self._link.cluster if self._link.connected and self._link.node_exists else None
 
     @property
     def kubelet_running(self) -> bool | None:
-        """Whether the kubelet's unit is active; None: not looked at, or it could not be asked."""
+        """Whether the kubelet's unit is active; None: not observed, or systemd does not answer."""
         return self._kubelet.running
 
     @property
     def node_labels(self) -> Mapping[str, str] | None:
-        """All labels of the own Node, as last seen; None: it has not been seen."""
+        """All labels of the own Node, as last observed; None: not observed yet."""
         return self._link.node if self._link.node_exists else None
 
     @property
     def originals(self) -> Mapping[str, str]:
-        """Facts that the switch tells of itself, before they are made fit for labels."""
+        """Facts about the switch before they are converted to label values."""
         return self._mirror.originals
 
     def view(self, feature: str) -> LabelView:
-        """What is known of the feature's label. Its absence on the Node is watched from now on."""
+        """The state of the feature's label. Its absence on the Node is tracked from now on."""
         return self._labels.view(feature, self._link.node)
 
     async def request(self, changes: Sequence[Change]) -> None:
-        """Queue `changes`, durably. Returns once they cannot be lost any more, not once they are applied.
+        """Queue `changes`, durably. Returns once they are on disk, not once they are applied.
 
-        Raises Unavailable where they cannot be kept, Refused where too many others wait.
+        Raises Unavailable where they cannot be stored, Refused where too many others wait.
         """
         await self._labels.request(changes)
 
     async def request_feature(self, feature: str, *, on: bool) -> None:
         """Queue a feature's label. Raises Refused where too many others wait.
 
-        A full disk must stop no feature: the reconcilers know what they want and ask again after a restart.
+        Not durable, so that a full disk stops no feature: the reconcilers request the label again after a restart.
         """
         self._labels.request_soon([Change(feature_label(feature), "true" if on else None)])
 
     async def apply(self, changes: Sequence[Change]) -> str:
-        """Queue `changes` behind all that waits, and see for at most `label_wait_s` what becomes of them.
+        """Queue `changes` and wait at most `label_wait_s` for their delivery.
 
-        Returns `applied` or `queued (<why>; <n> pending)`. Raises Refused where the master will not take one
-        (the others are applied), or too many others wait; Unavailable where they cannot be kept.
+        Returns `applied` or `queued (<why>; <n> pending)`. Raises Refused where the API server rejects one
+        (the others are applied), or too many others wait; Unavailable where they cannot be stored.
         """
         upto = await self._labels.request(changes)
         within_s = self._timing.label_wait_s if self.joined else 0.0
@@ -181,13 +181,13 @@ class ClusterController:
         await self._labels.purge()
 
     def wake(self) -> None:
-        """Something outside may have changed: the configuration, STATE_DB, a hold, a join. Look again."""
+        """Observe again: the configuration, STATE_DB, a hold or a join may have changed."""
         self._kubelet.stale = True
         self._mirror.wake(restate=True)
         self._due.set()
 
     def status(self) -> dict[str, Any]:
-        """What operators may want to see, in JSON's types."""
+        """The status for operators, in JSON's types."""
         master, queue = self._mirror.master, self._labels.queue
         may_run, kubelet_why = self._kubelet_rule()
         expires_ts = self._credential.expires_ts
@@ -218,7 +218,7 @@ class ClusterController:
     async def run(self) -> None:
         """Never returns. An unexpected exception ends all loops and is raised."""
         # Until the configuration has been read, a switch that has had labels applied is still joined: a stop that an
-        # earlier life began must not end a container while the kubelet sees its label.
+        # earlier run began must not end a container while its label is on the Node.
         self.joined = bool(self._labels.queue.applied) and self._host.has_kubeconfig()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror.run(), name="cluster-report")
@@ -244,8 +244,8 @@ class ClusterController:
                 self._labels.observe(self._link.node)
             if self.joined:
                 self._labels.describe(self._mirror.description)
-            # The kubelet is stopped before and started after labels are tried: a start must not deploy by
-            # labels about to change, and a stop must not wait for a master that does not answer.
+            # The kubelet is stopped before and started after labels are sent: a start must not deploy by
+            # labels about to change, and a stop must not wait for an API server that does not answer.
             if not self._kubelet_rule()[0]:
                 await self._rule_kubelet()
             if self._link.cluster is not None:
@@ -254,7 +254,7 @@ class ClusterController:
             self._engaged = bool(master.ip) or self._kubelet.running is not False
 
     def _idle_s(self) -> float | None:
-        """Seconds until there is something to do although nothing wakes us; None: there is nothing."""
+        """Seconds until the next timed action; None: none is due."""
         if self._mirror.master is None or not self._engaged or self._packages_missing:
             return None
         now, times = self._runtime.clock(), [self._audit_at]
@@ -267,7 +267,7 @@ class ClusterController:
         return max(0.0, min(times) - now)
 
     def _look(self, master: MasterConfig) -> bool:
-        """Take in what needs no answer from outside. Returns whether Kubernetes is any business of ours."""
+        """Observe what needs no external call. Returns whether this switch uses Kubernetes."""
         if master.ip:
             self._engaged = True
         if self._packages_missing or not self._engaged:
@@ -282,7 +282,7 @@ class ClusterController:
         return True
 
     def _announce(self) -> None:
-        """Log that we have joined or left, or that a reboot is being prepared or not any more."""
+        """Log a join or leave, and the begin or end of a reboot preparation."""
         now = (self.joined, self.hold)
         if now != self._announced:
             self._announced = now
@@ -291,7 +291,7 @@ class ClusterController:
             self._listeners.wake_feature(None)
 
     async def _keep_link(self, master: MasterConfig, tasks: asyncio.TaskGroup) -> None:
-        """A link exactly while joined, to the master that is configured now."""
+        """Keep a link exactly while joined, to the configured master."""
         if not self.joined:
             await self._link.drop("not joined", announce=False)
             return
@@ -309,8 +309,11 @@ class ClusterController:
             return False, "a reboot is being prepared"
         if self._labels.queue.failed:
             failed = len(self._labels.queue.failed)
-            return False, f"{failed} label{'' if failed == 1 else 's'} could not reach the master"
-        return True, "joined, and no label has failed to reach the master"
+            return (
+                False,
+                f"{failed} label{'' if failed == 1 else 's'} could not be delivered to the API server",
+            )
+        return True, "joined, and no label delivery has failed"
 
     async def _rule_kubelet(self) -> None:
         if self._host.is_joining():
@@ -321,14 +324,14 @@ class ClusterController:
         if self._kubelet.running is not before:
             self._listeners.wake_feature(None)
 
-    # ---- what the parts tell --------------------------------------------------------------------
+    # ---- called by the parts --------------------------------------------------------------------
 
     def _truth(self) -> tuple[bool | None, int, tuple[str, ...]]:
         pending = tuple(str(change) for change in self._labels.queue.changes)
         return self._link.connected, self._link.connected_ts, pending
 
     def _labels_applied(self) -> None:
-        # Labels are of no use without a kubelet that acts on them (the seed, section Transient info).
+        # Labels have no effect without a running kubelet (the seed, section Transient info).
         self._kubelet.stale = True
         self._link.answers()
 
@@ -345,7 +348,7 @@ class ClusterController:
             self._listeners.linked()
         self._due.set()
 
-    # ---- words ----------------------------------------------------------------------------------
+    # ---- texts ----------------------------------------------------------------------------------
 
     def _why_not_joined(self) -> str:
         master = self._mirror.master
@@ -363,4 +366,4 @@ class ClusterController:
         if not self.joined:
             return self._why_not_joined()
         failure = self._labels.failure
-        return failure.detail if failure else "the master has not answered yet"
+        return failure.detail if failure else "the API server has not answered yet"

@@ -1,4 +1,4 @@
-"""Remind an operator, once a day, of what weakens this node's link to its master."""
+"""Warn once a day about an unverified API server certificate or an expiring kubelet certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REMINDER_S = 86_400.0
 
 
 class CredentialWatch:
-    """`credential_ends`: when the kubelet's certificate does, in seconds since the epoch; None: not known."""
+    """`credential_ends`: when the kubelet's certificate expires, in seconds since the epoch; None: not known."""
 
     def __init__(
         self, credential_ends: Callable[[], float | None], *, runtime: Runtime, listeners: Listeners
@@ -30,20 +30,20 @@ class CredentialWatch:
         self.expires_ts: float | None = None
 
     def look(self, master: MasterConfig, *, joined: bool) -> None:
-        """Log what an operator should mend."""
+        """Log what an operator should fix."""
         now = self._runtime.clock()
         if joined and master.insecure and _is_long_ago(self._insecure_said_at, now):
             self._insecure_said_at = now
             self._runtime.log.warning(
                 "insecure_master",
-                why="the master's certificate is not checked; run: config kube server insecure off",
+                why="the API server's certificate is not verified; run: config kube server insecure off",
             )
         self.expires_ts = self._credential_ends() if joined else None
         if self.expires_ts is not None:
             self._look_at_expiry(self.expires_ts - self._runtime.wall(), now)
 
     def _look_at_expiry(self, left_s: float, now: float) -> None:
-        """The kubelet renews its certificate in time; where it does not, say so while there is time."""
+        """Alert before the kubelet's certificate expires; normally the kubelet renews it earlier."""
         if left_s >= EXPIRY_WARNING_S or not _is_long_ago(self._expiry_said_at, now):
             return
         self._expiry_said_at = now

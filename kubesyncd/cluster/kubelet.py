@@ -1,6 +1,6 @@
-"""Start and stop the kubelet as ruled.
+"""Start and stop the kubelet as the controller decides.
 
-Knows systemd's port and how to be patient; knows nothing of why it should run or not.
+Knows systemd's port and the backoff; does not know why the kubelet should run or not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class KubeletGate:
-    """The kubelet's unit: looked at, made to be as ruled, looked at again."""
+    """Brings the kubelet's unit into the desired state: observe, start or stop, observe again."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class KubeletGate:
         self.retry_at: float | None = None
 
     async def rule(self, run: bool, why: str) -> None:
-        """Make it run, or not. A failure is said once and tried again from `retry_at` on."""
+        """Start or stop the kubelet. A failure is logged once and tried again from `retry_at` on."""
         if run is not self._ruled:
             self._ruled, self.stale, self.retry_at = run, True, None
         if not self.stale or (self.retry_at is not None and self._clock() < self.retry_at):
@@ -64,7 +64,8 @@ class KubeletGate:
         self.running = await self._units.kubelet_running()
         if self.running is not run:
             raise Unavailable(
-                "systemd", f"the kubelet is {'not ' * run}active right after it was told otherwise"
+                "systemd",
+                f"the kubelet is {'not ' * run}active right after it was {'started' if run else 'stopped'}",
             )
         took_ms = round((self._clock() - begun) * 1000)
         self._log.info("kubelet", action="start" if run else "stop", why=why, took_ms=took_ms)

@@ -1,6 +1,6 @@
-"""Bring node labels to the API server, in order, and learn from the Node which labels it has.
+"""Deliver node labels to the API server, in order, and observe the labels of the Node.
 
-Knows the label queue and the Cluster port; knows nothing of features' states or of why a label is wanted.
+Knows the label queue and the Cluster port; knows no feature's state and not why a label is wanted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from kubesyncd.runtime.alerts import Alerts
     from kubesyncd.runtime.context import Runtime
 
-# A watch event this soon after our own PATCH may be older than it; the newest one is looked at afterwards.
+# A watch event this soon after our own PATCH may be older than it; the newest event is used afterwards.
 SETTLE_S = 1.0
 
 
 class LabelSync:
-    """The queue of labels, and what becomes of each. `due` is set when there is something to send."""
+    """The label queue and its delivery. `due` is set when there is something to send."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class LabelSync:
         self._due = due
         self._backoff = runtime.backoff(timing)
         self._file = QueueFile(file, alerts, runtime.log, self._changed)
-        # Those whose absence on the Node is worth knowing too.
+        # Keys whose absence on the Node is tracked too.
         self._asked: set[str] = set()
         self._queued_at: dict[str, float] = {}
         self._acked_at: dict[str, float] = {}
@@ -60,21 +60,21 @@ class LabelSync:
 
     @property
     def queue(self) -> Queue:
-        """Labels that wait, failed, and are applied."""
+        """Pending, failed and applied labels."""
         return self._file.queue
 
     async def run(self) -> None:
-        """Keep the file up to date, for ever."""
+        """Keep the queue file up to date. Never returns."""
         await self._file.run()
 
     def audit(self) -> None:
         """Write again what could not be written."""
         self._file.retry()
 
-    # ---- asked from outside ---------------------------------------------------------------------
+    # ---- called from outside ---------------------------------------------------------------------
 
     def view(self, feature: str, node: Mapping[str, str] | None) -> LabelView:
-        """What is known of the feature's label, where the Node has `node`. Its absence there is watched from now on."""
+        """The state of the feature's label; `node`: the Node's labels. Its absence there is tracked from now on."""
         key = feature_label(feature)
         if not labels.is_key(key):
             return LabelView(KubeLabel.OFF, refused="its name is too long for a node label")
@@ -100,14 +100,14 @@ class LabelSync:
         return queue.arrivals
 
     def request_soon(self, changes: Sequence[Change]) -> None:
-        """Queue `changes`; a full disk holds up nothing. Raises Refused where too many others wait."""
+        """Queue `changes` without waiting for the disk. Raises Refused where too many others wait."""
         self._file.keep(self._file.with_changes(changes))
         self._queued(changes)
 
     async def outcome(self, changes: Sequence[Change], upto: int, within_s: float) -> str:
-        """Wait for what becomes of changes queued up to `upto`: empty where they are applied, else why they still wait.
+        """Wait for the delivery of changes queued up to `upto`: empty where applied, else why they still wait.
 
-        Raises Refused where the master does not take one, or a reset has dropped them.
+        Raises Refused where the API server rejects one, or a reset has dropped them.
         """
         tried, purges = self._attempts.begun, self._attempts.purges
         keys = {change.key for change in changes}
@@ -122,10 +122,10 @@ class LabelSync:
             raise Refused(SERVICE, "; ".join(refused))
         if not self.queue.holds(keys, upto):
             return ""
-        return self.failure.detail if self.failure else "the master has not answered yet"
+        return self.failure.detail if self.failure else "the API server has not answered yet"
 
     async def purge(self) -> None:
-        """Forget every label: the switch was reset. Raises Unavailable, and then nothing is forgotten."""
+        """Drop every label: the switch was reset. Raises Unavailable, and then nothing is forgotten."""
         await self._file.purge()
         self.refusals.clear()
         self._acked_at.clear()
@@ -133,7 +133,7 @@ class LabelSync:
         self._listeners.wake_feature(None)
 
     def describe(self, description: Sequence[Change]) -> None:
-        """Queue the labels by which the switch describes itself, where the Node does not have them."""
+        """Queue the labels that describe the switch, where the Node does not have them."""
         self._asked |= {change.key for change in description}
         wrong = [
             change
@@ -141,20 +141,20 @@ class LabelSync:
             if self.queue.effective(change.key) != change.value and change.key not in self.refusals
         ]
         if wrong:
-            # A restart finds them again, so the disk is not waited for.
+            # A restart derives them again, so there is nothing to wait for on the disk.
             with suppress(Refused):
                 self.request_soon(wrong)
 
     # ---- sending --------------------------------------------------------------------------------
 
     def retry_now(self, *, fresh: bool = False) -> None:
-        """Send at the next turn; `fresh`: to another master, which has not failed yet."""
+        """Send at the next turn; `fresh`: to another API server, with the backoff reset."""
         self.retry_at = 0.0
         if fresh:
             self._backoff.reset()
 
     async def send(self, cluster: Cluster) -> None:
-        """Send what waits, if it is time."""
+        """Send the pending labels, if it is time."""
         if not self.queue.pending or self._clock() < self.retry_at:
             return
         self._attempts.begun += 1
@@ -162,7 +162,7 @@ class LabelSync:
         self._attempts.finish()
 
     async def _send(self, cluster: Cluster, fold: Fold) -> bool:
-        """One PATCH; where the master refuses it, each label on its own. Returns whether to go on sending."""
+        """Send one PATCH; where the API server refuses it, each label on its own. Returns whether to go on sending."""
         begun = self._clock()
         try:
             await cluster.apply_labels(fold.changes)
@@ -204,7 +204,7 @@ class LabelSync:
         self._wake_features(fold.changes)
 
     def _rejected(self, fold: Fold, error: Refused) -> None:
-        """The master will never take this label; its feature will not ask again before a reset."""
+        """Drop a label that the API server rejects for good; its feature does not request it again before a reset."""
         for key, value in fold.changes.items():
             self._log.error("label_rejected", label=key, value=value, why=error.detail)
             self._listeners.notice("LabelRejected", f"{key}: {error.detail}")
@@ -227,7 +227,7 @@ class LabelSync:
             self._wake_features(fold.changes)
 
     def _node_unknown(self, error: Missing) -> None:
-        """No failure: only a running kubelet creates the Node, so nothing may count as failed meanwhile."""
+        """Wait for the Node: only a running kubelet registers it, so no label counts as failed until then."""
         if type(error) is not type(self.failure):
             self._log.info("labels_wait_for_node", why=error.detail)
         self._retry_after(error, self._backoff.next_s())
@@ -245,7 +245,7 @@ class LabelSync:
     # ---- observing ------------------------------------------------------------------------------
 
     def observe(self, node: Mapping[str, str]) -> None:
-        """Learn from the Node which labels it really has; what drifted away wakes its feature."""
+        """Take over the labels observed on the Node; a changed label wakes its feature."""
         if self._clock() < self.settled_at:
             return
         before = self.queue
@@ -282,7 +282,7 @@ class LabelSync:
 
 
 class _Attempts:
-    """Counts tries to send, for those who wait for an outcome."""
+    """Counts attempts to send, for callers that wait for an outcome."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -291,11 +291,11 @@ class _Attempts:
         self.over = asyncio.Event()
 
     def finish(self) -> None:
-        """An attempt is over; those who wait for it look now."""
+        """End an attempt and wake the callers that wait for it."""
         self.over.set()
         self.over = asyncio.Event()
 
     def purge(self) -> None:
-        """Every label was forgotten."""
+        """Note that every label was dropped, and wake waiting callers."""
         self.purges += 1
         self.finish()

@@ -1,4 +1,4 @@
-"""Name those who hear what happens between this node and its master."""
+"""Define the callbacks for events between this node and the API server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """`wake_feature` gets a feature whose label changed, or None for all. `linked`: the master answers again, or has
-    our Node again. `notice` gets what the fleet's operator should know: a word in CamelCase and a sentence.
-    `queue_changed`, `labels_applied`, `link_changed`, `node_seen`: for the parts of this package among each other.
+    """`wake_feature` gets a feature whose label changed, or None for all. `linked`: the API server answers again, or
+    has our Node again. `notice` gets a report for the fleet's operator: a word in CamelCase and a sentence.
+    `queue_changed`, `labels_applied`, `link_changed`, `node_seen`: used inside this package.
     """
 
     wake_feature: Callable[[str | None], None] = _ignore

@@ -1,6 +1,6 @@
-"""Keep the link to the master that is configured, and watch the own Node through it.
+"""Keep the link to the configured API server, and watch the own Node through it.
 
-Knows the Cluster port; knows nothing of labels or of the kubelet.
+Knows the Cluster port; does not know the label queue or the kubelet.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from kubesyncd.ports import Cluster
     from kubesyncd.runtime.context import Runtime
 
-# A link that broke sooner is no proof of a healthy master: its retries go on slowing down.
+# A link that broke sooner does not reset the backoff: the API server may not be healthy.
 STABLE_LINK_S = 5.0
-# So many different reasons for one outage are logged; the next ones are in `show kubernetes status` only.
+# Different reasons logged per outage; further ones are in `show kubernetes status` only.
 OUTAGE_REASONS_MAX = 8
 
 
 class NodeLink:
-    """The link, and what is known through it. `connected` None: never tried. `node` None: not seen on this link."""
+    """The link and its observations. `connected` None: never tried. `node` None: not observed on this link."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class NodeLink:
         self.node_exists: bool | None = None
 
     async def keep(self, master: MasterConfig, tasks: asyncio.TaskGroup) -> bool:
-        """Have a link to `master`; return whether it is a new one. Raises ImportError: no Kubernetes packages."""
+        """Keep a link to `master`; return whether it is a new one. Raises ImportError: no Kubernetes packages."""
         if self._address is not None and self._address != _address(master):
-            await self.drop("another master is configured", announce=True)
+            await self.drop("another API server is configured", announce=True)
         if self.cluster is not None:
             return False
         self.cluster = self._connect(master)
@@ -80,7 +80,7 @@ class NodeLink:
             self._set_connected(False, why, announce=announce)
 
     def answers(self) -> None:
-        """The master has answered a request: where the watch is down, try it now."""
+        """Note that the API server has answered a request: where the watch is down, retry it now."""
         if not self.connected:
             self._again.set()
 
@@ -101,7 +101,7 @@ class NodeLink:
         news = not self.connected or (labels is not None and not self.node_exists)
         self.node = labels or {}
         self.node_exists = labels is not None
-        self._set_connected(True, "the master answers", announce=True)
+        self._set_connected(True, "the API server answers", announce=True)
         self._listeners.node_seen(news)
 
     def _set_connected(self, connected: bool, why: str, *, announce: bool) -> None:
@@ -117,7 +117,7 @@ class NodeLink:
         self._listeners.link_changed()
 
     def _tell_outage_reason(self, why: str, *, announce: bool) -> None:
-        """An outage begins with a closed connection, and its real reason comes to light at a later try: each once."""
+        """Log each reason of an outage once: it begins with a closed connection; later attempts show the cause."""
         news = why not in self._outage_reasons and len(self._outage_reasons) < OUTAGE_REASONS_MAX
         if self.connected or not announce or not news:
             return
@@ -126,5 +126,5 @@ class NodeLink:
 
 
 def _address(master: MasterConfig) -> tuple[str, int, bool]:
-    """What a link depends on."""
+    """The configuration that a link depends on."""
     return master.ip, master.port, master.insecure

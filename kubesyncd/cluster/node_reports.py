@@ -1,7 +1,7 @@
 """Report to the fleet's operator what this switch runs: annotations on the own Node, and Events about it.
 
-Knows the cluster's port and what it is told of features; knows no reconciler and no rule of theirs. It is a notice
-board, never a queue: what could not be told is told as it is then, or not at all. It must cost a master little:
+Knows the Cluster port and the reported features; knows no reconciler and no rule. Reports
+are not queued: a failed report is replaced by the current state, or dropped. The load on the API server is small:
 one PATCH for a burst of changes, at most one in 10 s, and a few Events.
 """
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 FEATURE_PREFIX = "feature.kubesyncd/"
 ORIGINAL_PREFIX = "original.kubesyncd/"
 
-# Changes that come within this time of each other travel together; between two PATCHes lies at least PAUSE_S.
+# Changes within this time go into one PATCH; between two PATCHes there is at least PAUSE_S.
 BURST_S = 1.0
 PAUSE_S = 10.0
-# A fleet that has just got its master back must not tell it everything at once.
+# After an outage, the switches of a fleet must not report all at the same time.
 SPREAD_S = 10.0
 EVENTS_MAX = 16
 BACKOFF_S_MAX = 300.0
@@ -39,15 +39,15 @@ VALUE_MAX = 240
 
 
 class Link(Protocol):
-    """The cluster coroutine, as far as the notice board needs it."""
+    """The part of the cluster controller that the reports need."""
 
     @property
     def cluster(self) -> Cluster | None:
-        """A master that answers and knows our Node; None: there is none now."""
+        """The link to an API server that answers and has our Node; None: not available now."""
 
     @property
     def originals(self) -> Mapping[str, str]:
-        """Facts about this switch that no label can hold as they are, by the label's name."""
+        """Facts about this switch that a label cannot hold unchanged, by the label's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Notice:
 
 
 class FleetView:
-    """Run `run()` once. `clock`: BOOTTIME seconds."""
+    """Reports features and notices. Run `run()` once. `clock`: BOOTTIME seconds."""
 
     def __init__(
         self, link: Link, rng: Random, clock: Callable[[], float], log: FilteringBoundLogger
@@ -78,7 +78,7 @@ class FleetView:
         self._bell = asyncio.Event()
 
     def feature(self, name: str, state: str, failure: str) -> None:
-        """A feature is in `state` now; `failure`: why it counts as failed, or nothing."""
+        """Report that a feature is in `state`; `failure`: why it counts as failed, or empty."""
         key = feature_annotation(name)
         value = _value(state, failure)
         was, self._failures[name] = self._failures.get(name, ""), failure
@@ -91,14 +91,14 @@ class FleetView:
             self._bell.set()
 
     def forget(self, name: str) -> None:
-        """There is no such feature any more."""
+        """Remove the annotation of an uninstalled feature."""
         self._failures.pop(name, None)
         key = feature_annotation(name)
         if key is not None and self._wanted.pop(key, None) is not None:
             self._bell.set()
 
     def notice(self, notice: Notice) -> None:
-        """Something happened that the fleet's operator should hear of. The same one again counts once; of too many
+        """Report an incident to the fleet's operator. The same notice again counts once; of too many,
         the oldest are dropped.
         """
         self._notices[notice] = None
@@ -108,18 +108,18 @@ class FleetView:
         self._bell.set()
 
     def linked(self) -> None:
-        """The master answers again, or has our Node anew: tell it everything, each switch at its own time."""
+        """Report all again: the API server answers again, or has our Node again. The delay differs per switch."""
         self._told = dict.fromkeys(self._told, "")
         self._not_before = max(self._not_before, self._clock() + self._rng.uniform(0.0, SPREAD_S))
         self._backoff.reset()
         self._bell.set()
 
     async def run(self) -> None:
-        """Never returns."""
+        """Send the reports. Never returns."""
         while True:
             await self._bell.wait()
             self._bell.clear()
-            # The rest of the burst; what comes during the wait travels along.
+            # Wait for the rest of the burst; changes during the wait are sent together.
             await asyncio.sleep(max(BURST_S, self._not_before - self._clock()))
             cluster = self._link.cluster
             if cluster is None:
@@ -150,9 +150,9 @@ class FleetView:
         return {key: value for key, value in wanted.items() if self._told.get(key, "") != value}
 
     def _failed(self, error: PortError) -> None:
-        """Nobody depends on it: try again later, or, where we may not, when something changes."""
+        """Retry later, or, where the API server refuses it, at the next change."""
         if isinstance(error, Missing):
-            return  # the kubelet has not created the Node yet: `linked` comes when it has
+            return  # the kubelet has not registered the Node yet; `linked` is called when it has
         if isinstance(error, Refused):
             self._log.warning("fleet_not_told", why=error.detail)
             self._notices.clear()
@@ -164,7 +164,7 @@ class FleetView:
 
 
 def feature_annotation(name: str) -> str | None:
-    """The annotation that tells a feature's state; None where no annotation can be called so."""
+    """The annotation key of a feature's state; None where the name gives an invalid key."""
     key = f"{FEATURE_PREFIX}{name.replace('@', '.')}"
     with suppress(labels.InvalidLabel):
         return labels.Change(key, None).key

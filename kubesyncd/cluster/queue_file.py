@@ -1,4 +1,4 @@
-"""Keep the label queue in its file. Whoever changes the queue does so between two awaits; one at a time writes it."""
+"""Keep the label queue in its file. Changes of the queue happen between two awaits; writes are serialized."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SERVICE = "Kubernetes"
 
 
 class QueueFile:
-    """The queue as it is now, and the file that follows it. `changed` is called after each change of the queue."""
+    """The current queue and its file. `changed` is called after each change of the queue."""
 
     def __init__(
         self, file: DurableFile, alerts: Alerts, log: FilteringBoundLogger, changed: Callable[[], None]
@@ -37,14 +37,14 @@ class QueueFile:
         self.queue = self._loaded()
 
     def with_changes(self, changes: Sequence[Change]) -> Queue:
-        """The queue with `changes` at its end; nothing is changed. Raises Refused where too many others wait."""
+        """The queue with `changes` appended, not stored. Raises Refused where too many others wait."""
         try:
             return self.queue.append(changes)
         except QueueFull as error:
             raise Refused(SERVICE, str(error)) from error
 
     def keep(self, queue: Queue) -> None:
-        """Take `queue` over. Until the file has followed it is older than the truth, which loses nothing: what was
+        """Replace the queue; the file is written later. An older file loses nothing: what was
         applied is applied once more after a restart, in the same order.
         """
         self._replace(queue)
@@ -55,12 +55,12 @@ class QueueFile:
         async with self._saving:
             await self._file.save(label_queue.encode(self.with_changes(changes)))
             self._saved()
-            # What happened to the queue while the disk was busy is written next, by `run`.
+            # Changes of the queue during the write are written next, by `run`.
             self._replace(self.with_changes(changes))
             return self.queue
 
     async def purge(self) -> None:
-        """Forget every label, queued or applied. Raises Unavailable, and then nothing is forgotten."""
+        """Drop every label, queued or applied. Raises Unavailable, and then nothing is forgotten."""
         async with self._saving:
             await self._file.save(label_queue.encode(self.queue.purge()))
             self._replace(self.queue.purge())
@@ -71,7 +71,7 @@ class QueueFile:
             self._to_save.set()
 
     async def run(self) -> None:
-        """Bring the file up to the queue, for ever."""
+        """Write the queue to the file after each change. Never returns."""
         while True:
             await self._to_save.wait()
             self._to_save.clear()

@@ -1,6 +1,6 @@
-"""Read the master's configuration from Redis, and mirror there what is true of the link and the label queue.
+"""Read the master's configuration from Redis, and mirror link state and label queue to Redis.
 
-Runs beside everything else: a stalled Redis delays neither labels nor the kubelet, and a stalled master no report.
+Runs concurrently: a stalled Redis delays neither labels nor the kubelet, a stalled API server delays no report.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class StatusMirror:
-    """`truth` tells whether the master is connected (None: not known) and since when, and the labels that wait.
-    `engaged` tells whether Kubernetes is any business of this switch. `changed` is called when the configuration, or
-    what the switch says of itself, has changed.
+    """`truth`: whether the API server is connected (None: not known), since when, and the pending labels.
+    `engaged`: whether this switch uses Kubernetes. `changed` is called when the configuration, or
+    the description of the switch, has changed.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class StatusMirror:
         self.originals: Mapping[str, str] = {}
 
     def wake(self, *, restate: bool = False) -> None:
-        """Look again; `restate`: STATE_DB may have lost what it was told."""
+        """Read and write again; `restate`: STATE_DB may have lost our fields."""
         self._restate |= restate
         self._due.set()
 
     async def run(self) -> None:
-        """Never returns."""
+        """Read and mirror until cancelled. Never returns."""
         while True:
             try:
                 await self._read()
@@ -76,7 +76,7 @@ class StatusMirror:
                 self._backoff.reset()
                 wait_s = self._audit_s
             if not await rung(self._due, wait_s):
-                # Redis sends no event when STATE_DB is flushed; the store leaves alone what is right already.
+                # Redis sends no event when STATE_DB is flushed; the store writes only fields that differ.
                 self._restate = True
 
     async def _read(self) -> None:

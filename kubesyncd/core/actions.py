@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WriteRow:
-    """Make STATE_DB say this."""
+    """Write this row to STATE_DB."""
 
     row: Row
 
@@ -27,7 +27,7 @@ class SetMode:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Let this blocked kube container pass `state up`."""
+    """Admit this blocked kube container: its `state up` returns."""
 
     container_id: str
 
@@ -41,14 +41,14 @@ class RequestLabel:
 
 @dataclass(frozen=True, slots=True)
 class StartLocal:
-    """docker start."""
+    """Start this local container (docker start)."""
 
     container_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class EndContainer:
-    """docker stop with this grace, or docker kill where `cause` says so."""
+    """End this container: docker stop with `grace_s`, or docker kill with `signal` where `cause` is KILL."""
 
     container_id: str
     cause: Cause
@@ -63,14 +63,14 @@ class RestartUnit:
 
 @dataclass(frozen=True, slots=True)
 class AdoptImage:
-    """Make the image that Kubernetes runs the local one, and keep the one before."""
+    """Make the image that Kubernetes runs the local one, and keep the previous local image."""
 
     image_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreImage:
-    """Make the image before the failed one the local one again."""
+    """Make the image from before the failed one the local image again."""
 
     failed_image: str
 
@@ -90,7 +90,7 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What state the feature is in, the one thing to do now, when to look again at the latest, and why."""
+    """The feature's state, the one action to take now (if any), the latest time of the next observation, and why."""
 
     state: State
     action: Action | None

@@ -1,7 +1,7 @@
 """Judge the health of a feature's kube containers by their starts, exits and complaints.
 
-Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). It notices; what follows from
-a failure is `record`'s and `decide`'s business. Seed: section Failure mode detection & rollback.
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). This module detects failures;
+`record` and `planner` decide what follows. Seed: section Failure mode detection & rollback.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 # No more starts than this are remembered, so a crash loop of more than this cannot be noticed.
 STARTS_MAX = 64
-# Enough to know each other by, where crash loops are not looked for.
+# Kept to tell starts apart where crash-loop detection is off.
 _STARTS_KEPT = 8
 COMPLAINTS_MAX = 8
 REASON_MAX = 200
-# Whose word a complaint is, besides a host-side check's file name.
+# Sources of a complaint, besides a host-side check's file name.
 FROM_CONTAINER = "container"
 FROM_HOST = "host"
 
@@ -35,7 +35,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Somebody says that this container is unwell. `source` is the container, the host, or a check's file name."""
+    """A report that this container is unhealthy. `source`: the container, the host, or a check's file name."""
 
     container_id: str
     source: str
@@ -44,12 +44,12 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the ledger keeps of it.
+    """A feature's health as stored in the ledger.
 
     `starts`: kube containers that started since one last stayed up. `newest`: Docker's start time of the newest
-    one ever seen, and `image_id` its image as far as it is known. `sick`: how often in a row one was ended because
+    one ever seen; `image_id`: its image, where known. `sick`: how many in a row were ended because
     of a complaint. `failed_image`, `failed_newest`: `image_id` and `newest` when the feature was rolled back.
-    `withdrawn`: its label has been seen off since.
+    `withdrawn`: its label has been observed off since then.
     """
 
     starts: tuple[Start, ...] = ()
@@ -62,7 +62,7 @@ class Health:
     withdrawn: bool = False
 
     def complaint_about(self, container_id: str) -> Complaint | None:
-        """What is said against this container, if anything."""
+        """The complaint about this container, if there is one."""
         return next((c for c in self.complaints if c.container_id == container_id), None)
 
 
@@ -70,7 +70,7 @@ WELL = Health()
 
 
 def see_starts(health: Health, containers: tuple[Container, ...], timing: Timing, now: float) -> Health:
-    """Notice kube containers that have started since the last look; each counts once, however short it ran."""
+    """Count kube containers that have started since the last observation; each counts once, however short it ran."""
     later = sorted(
         (c for c in containers if c.owner is Owner.KUBE and c.started > health.newest),
         key=lambda c: c.started,
@@ -78,7 +78,7 @@ def see_starts(health: Health, containers: tuple[Container, ...], timing: Timing
     if not later:
         return health
     known = {start.container_id for start in health.starts}
-    # Of those from before our first look, only what still runs says anything about now.
+    # Of the starts before the first observation, only containers that still run count.
     fresh = [c for c in later if c.id not in known and (health.newest or c.running)]
     kept = max(_STARTS_KEPT, min(timing.crash_loop_starts, STARTS_MAX))
     starts = (*health.starts, *(Start(c.id, now) for c in fresh))[-kept:]
@@ -87,7 +87,7 @@ def see_starts(health: Health, containers: tuple[Container, ...], timing: Timing
 
 
 def crash_loop(health: Health, timing: Timing, now: float) -> str:
-    """The sentence that says so, or an empty one. `crash_loop_starts` 0: nobody wants to know."""
+    """The failure text of a crash loop, or an empty one. `crash_loop_starts` 0: detection is off."""
     lately = sum(now - start.at <= timing.crash_loop_s for start in health.starts)
     if not 0 < timing.crash_loop_starts <= lately:
         return ""
@@ -95,7 +95,7 @@ def crash_loop(health: Health, timing: Timing, now: float) -> str:
 
 
 def complain(health: Health, complaint: Complaint) -> Health:
-    """The health once this is said; the newest word of each source counts."""
+    """The health with this complaint added; the newest complaint of each source counts."""
     others = _without(health.complaints, complaint.container_id, complaint.source)
     words = " ".join(complaint.reason.split())[:REASON_MAX]
     reason = "".join(letter if letter.isprintable() else "?" for letter in words) or "no reason given"
@@ -104,19 +104,19 @@ def complain(health: Health, complaint: Complaint) -> Health:
 
 
 def praise(health: Health, container_id: str, source: str) -> Health:
-    """The health once `source` takes back what it has said against this container."""
+    """The health after `source` withdraws its complaint about this container."""
     return replace(health, complaints=_without(health.complaints, container_id, source))
 
 
 def forget_ended(health: Health, containers: tuple[Container, ...]) -> Health:
-    """What was said of a container ends with it."""
+    """The health without complaints about containers that have ended."""
     running = {c.id for c in containers if c.running}
     kept = tuple(c for c in health.complaints if c.container_id in running)
     return health if kept == health.complaints else replace(health, complaints=kept)
 
 
 def another_image(health: Health, containers: tuple[Container, ...]) -> bool:
-    """Whether Kubernetes has started something else than what failed, since it failed."""
+    """Whether Kubernetes has started an image other than the failed one since the failure."""
     return any(
         c.owner is Owner.KUBE
         and c.started > health.failed_newest
@@ -126,7 +126,7 @@ def another_image(health: Health, containers: tuple[Container, ...]) -> bool:
 
 
 def same_image(health: Health, containers: tuple[Container, ...]) -> bool:
-    """Whether Kubernetes runs what failed, again."""
+    """Whether Kubernetes runs the failed image again."""
     return any(
         c.owner is Owner.KUBE and c.running and c.image_id == health.failed_image and c.image_id
         for c in containers

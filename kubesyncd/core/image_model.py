@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# What may reach Docker's paths as an image's name: registry, folders, name, tag (never a digest, never a `..`).
+# Image names allowed in Docker API paths: registry, folders, name, tag (never a digest, never a `..`).
 NAME = re.compile(
     r"(?=.{1,251}\Z)[a-z0-9][a-zA-Z0-9._-]*(?::[0-9]{1,5}(?=/))?(?:/[a-zA-Z0-9][a-zA-Z0-9._-]*)*"
     r"(?::[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127})?"
@@ -41,5 +41,5 @@ class Stock:
         return next((image.id for image in self.images if name in image.names), "")
 
     def image(self, image_id: str) -> Image | None:
-        """The image with this ID, if it is there."""
+        """The image with this ID, if it exists."""
         return next((image for image in self.images if image.id == image_id), None)

@@ -1,8 +1,8 @@
 """Keep node labels in order until the API server has them. A `Queue` is a value; every method returns the next one.
 
 A change enters at the back with an arrival number. `fold` reads everything queued as one PATCH, the last value per
-key winning. Its answer drops exactly the entries that arrived before the fold: what arrived while the PATCH was under
-way stays, also when the same key is meant. Knows no clock, no file, no client, no coroutine.
+key winning. An acknowledgement drops exactly the entries that arrived before the fold: what arrived during the PATCH
+stays, also for the same key. Knows no clock, no file, no client, no coroutine.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from kubesyncd.core.model import KubeLabel
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# Above this many entries, those that a later one supersedes are dropped; so many different keys are refused.
+# Above this many entries, superseded entries are dropped; more different keys than this are refused.
 PENDING_MAX = 1024
 APPLIED_MAX = 1024
 FILE_BYTES_MAX = 1 << 21
 
 
 class QueueFull(Exception):
-    """So many different labels wait already that one more cannot be kept."""
+    """The queue is full: too many different labels are pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class Fold:
     count: int
 
     def only(self, key: str) -> Fold:
-        """The part of this fold that is about `key`."""
+        """This fold reduced to `key`."""
         return replace(self, changes={key: self.changes[key]})
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What waits for the master, in order of arrival, and what the master is known to have.
+    """Changes pending for the API server, in order of arrival, and labels it is known to have.
 
     `applied`: the last value acknowledged or seen on the Node per key; None: known to be absent.
-    `failed`: queued keys that an attempt has held in vain; the kubelet must not run meanwhile (spec, 6).
+    `failed`: queued keys of a failed attempt; the kubelet must not run until they are delivered (spec, 6).
     """
 
     pending: tuple[Entry, ...] = ()
@@ -72,13 +72,13 @@ class Queue:
         return frozenset(entry.change.key for entry in self.pending)
 
     def append(self, changes: Iterable[Change]) -> Queue:
-        """With `changes` behind everything queued. Raises QueueFull, and then none of them is taken."""
+        """The queue with `changes` appended. Raises QueueFull; then none of them is queued."""
         entries = tuple(Entry(number, change) for number, change in enumerate(changes, self.arrivals))
         pending = self.pending + entries
         if len(pending) > PENDING_MAX:
             pending = _last_per_key(pending)
         if len(pending) > PENDING_MAX:
-            raise QueueFull(f"{PENDING_MAX} different labels wait for the master already; drop some or reset")
+            raise QueueFull(f"{PENDING_MAX} different labels are pending already; drop some or reset")
         return replace(self, pending=pending, arrivals=self.arrivals + len(entries))
 
     def fold(self) -> Fold:
@@ -87,28 +87,28 @@ class Queue:
         return Fold(changes, self.arrivals, len(self.pending))
 
     def acknowledge(self, fold: Fold) -> Queue:
-        """The master has taken `fold`: its entries leave, its values count as applied.
+        """The queue after the API server accepted `fold`: its entries are removed, its values count as applied.
 
-        A key whose entries are gone meanwhile (purged) is not learnt: whoever purged wanted it forgotten.
+        A key whose entries have been purged meanwhile is not added to `applied`: the purge was to forget it.
         """
         held = {e.change.key for e in self.pending if _belongs(e, fold)}
         learnt = {key: value for key, value in fold.changes.items() if key in held}
         return replace(self._without(fold), applied=_bounded({**self.applied, **learnt}))
 
     def reject(self, fold: Fold) -> Queue:
-        """The master will never take `fold`: its entries leave, nothing is learnt."""
+        """The queue after the API server rejected `fold` for good: its entries are removed, `applied` is unchanged."""
         return self._without(fold)
 
     def fail(self, fold: Fold) -> Queue:
-        """An attempt at `fold` failed: all stays queued, and is known to have failed."""
+        """The queue after an attempt at `fold` failed: its entries stay queued and count as failed."""
         return replace(self, failed=(self.failed | fold.changes.keys()) & self.keys)
 
     def forgive(self) -> Queue:
-        """The master answers, but does not know the Node yet: nothing queued counts as failed."""
+        """The queue where the API server answers but the Node is not registered yet: no entry counts as failed."""
         return replace(self, failed=frozenset()) if self.failed else self
 
     def purge(self) -> Queue:
-        """Nothing pending, nothing known. Arrival numbers go on, so an answer under way drops nothing new."""
+        """An empty queue. Arrival numbers continue, so a PATCH in flight cannot drop newer entries."""
         return Queue(arrivals=self.arrivals)
 
     def holds(self, keys: Iterable[str], upto: int) -> bool:
@@ -117,16 +117,16 @@ class Queue:
         return any(e.number < upto and e.change.key in wanted for e in self.pending)
 
     def effective(self, key: str) -> str | Literal[KubeLabel.UNKNOWN] | None:
-        """The value `key` will have once all is applied: last pending, else applied, else UNKNOWN."""
+        """The value of `key` once everything is applied: last pending, else applied, else UNKNOWN."""
         for entry in reversed(self.pending):
             if entry.change.key == key:
                 return entry.change.value
         return self.applied.get(key, KubeLabel.UNKNOWN)
 
     def observe(self, node_labels: Mapping[str, str], keys: Iterable[str] = ()) -> Queue:
-        """The Node really has `node_labels`: `applied` follows for what is ours, pending changes stay.
+        """The queue after observing `node_labels` on the Node: `applied` follows for our keys, pending changes stay.
 
-        Ours are `keys`, every feature label the Node has, and every key in `applied`.
+        Our keys: `keys`, every feature label of the Node, and every key in `applied`.
         """
         ours = {*self.applied, *keys, *(key for key in node_labels if feature_of(key))}
         seen = {key: node_labels.get(key) for key in sorted(ours)}
@@ -151,7 +151,7 @@ def encode(queue: Queue) -> bytes:
 
 
 def decode(data: bytes | None) -> tuple[Queue, tuple[str, ...]]:
-    """The queue a file holds, and a sentence for each thing in it that could not be used. Never raises."""
+    """The queue stored in a file, and a sentence for each invalid part of it. Never raises."""
     if data is None:
         return Queue(), ()
     try:
@@ -181,7 +181,7 @@ def _last_per_key(pending: tuple[Entry, ...]) -> tuple[Entry, ...]:
 
 
 def _bounded(applied: dict[str, str | None]) -> dict[str, str | None]:
-    """At most APPLIED_MAX keys: what is known to be absent is forgotten first, then the oldest."""
+    """At most APPLIED_MAX keys: keys known to be absent are dropped first, then the oldest."""
     surplus = len(applied) - APPLIED_MAX
     if surplus <= 0:
         return applied
@@ -191,12 +191,12 @@ def _bounded(applied: dict[str, str | None]) -> dict[str, str | None]:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    """A JSON object of reasonable size. Raises ValueError, TypeError, RecursionError."""
+    """A JSON object of at most FILE_BYTES_MAX. Raises ValueError, TypeError, RecursionError."""
     if len(data) > FILE_BYTES_MAX:
         raise ValueError(f"longer than {FILE_BYTES_MAX} bytes")
     content = json.loads(data)
     if not isinstance(content, dict):
-        raise TypeError("no JSON object")
+        raise TypeError("not a JSON object")
     return content
 
 
@@ -204,15 +204,15 @@ def _listed(content: dict[str, Any], name: str, problems: list[str]) -> list[str
     items = content.get(name, [])
     if isinstance(items, list) and all(isinstance(item, str) for item in items):
         return items
-    problems.append(f"{name} in the label queue's file is no list of strings; it is ignored")
+    problems.append(f"label queue file: invalid {name}, not a list of strings; ignored")
     return []
 
 
 def _applied(content: dict[str, Any], problems: list[str]) -> dict[str, str | None]:
-    """The usable part of `applied`; a lost one is learnt again from the Node."""
+    """The valid part of `applied`; a lost key is observed again on the Node."""
     items = content.get("applied", {})
     if not isinstance(items, dict):
-        problems.append("applied in the label queue's file is no object; it is ignored")
+        problems.append("label queue file: invalid applied, not an object; ignored")
         return {}
     usable: dict[str, str | None] = {}
     for key, value in items.items():
@@ -227,7 +227,7 @@ def _applied(content: dict[str, Any], problems: list[str]) -> dict[str, str | No
 
 
 def _few(problems: list[str]) -> tuple[str, ...]:
-    """At most five sentences: a file of rubbish must not fill the log."""
+    """At most five sentences: an invalid file must not fill the log."""
     if len(problems) <= 5:
         return tuple(problems)
-    return (*problems[:4], f"{len(problems) - 4} more problems in the label queue's file")
+    return (*problems[:4], f"{len(problems) - 4} more problems in the label queue file")

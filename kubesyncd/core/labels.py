@@ -1,4 +1,4 @@
-"""Decide which node labels a switch may set, and which describe the switch itself.
+"""Decide which node labels a switch may set, and which labels describe the switch itself.
 
 Knows no clock, no file, no client, no coroutine.
 """
@@ -43,7 +43,7 @@ _KUBERNETES_DOMAINS = ("kubernetes.io", "k8s.io")
 
 
 class InvalidLabel(ValueError):
-    """No label Kubernetes would take from this node; the message is one line: what is wrong, and the fix."""
+    """A label that Kubernetes does not accept from this node. The message is one line: what is wrong, and the fix."""
 
 
 def feature_label(name: str) -> str:
@@ -68,7 +68,7 @@ def is_key(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One wish for the own Node: `value` None removes the label. One that exists is valid.
+    """One change of a label of the own Node: `value` None removes it. An instance is always valid.
 
     Raises InvalidLabel.
     """
@@ -89,16 +89,16 @@ class Change:
             return cls(key, value)
         if text.endswith("-"):
             return cls(text[:-1], None)
-        raise InvalidLabel(f"{abridged(text)} is no label change; write key=value to set or key- to remove")
+        raise InvalidLabel(f"invalid label change {abridged(text)}; write key=value to set or key- to remove")
 
     def __str__(self) -> str:
         return f"{self.key}-" if self.value is None else f"{self.key}={self.value}"
 
 
 def self_description(metadata: Mapping[str, str], os_version: str) -> tuple[Change, ...]:
-    """Labels by which a manifest may choose this switch: OS version, platform, HWSKU, device type.
+    """Labels by which a manifest may select this switch: OS version, platform, HWSKU, device type.
 
-    `metadata` is CONFIG_DB DEVICE_METADATA. What is unknown makes no label; a letter no label may have
+    `metadata` is CONFIG_DB DEVICE_METADATA. An unknown fact gives no label; a character not allowed in a label
     becomes `_`.
     """
     values = {key: _as_value(fact) for key, fact in _facts(metadata, os_version).items()}
@@ -140,8 +140,8 @@ def _check_key(key: str) -> None:
         )
     if _within(prefix, _KUBERNETES_DOMAINS) and not _kubelets_own(key, prefix):
         raise InvalidLabel(
-            f"label key {abridged(key)}: the master lets no node set names under {prefix} on itself "
-            f"(NodeRestriction); use one without that prefix, such as {name}"
+            f"label key {abridged(key)}: a node may not set labels under {prefix} on itself "
+            f"(NodeRestriction); use a key without that prefix, such as {name}"
         )
 
 
@@ -162,5 +162,5 @@ def _within(prefix: str, domains: tuple[str, ...]) -> bool:
 
 
 def abridged(text: str, length_max: int = 80) -> str:
-    """A hostile text, short enough and clean enough for one line."""
+    """An untrusted text, shortened and escaped for one line."""
     return ascii(text if len(text) <= length_max else text[: length_max - 3] + "...")

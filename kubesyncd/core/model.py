@@ -1,7 +1,7 @@
-"""Define the nouns: frozen values that databases and Docker speak of.
+"""Define the domain values: frozen values parsed from the databases and Docker.
 
-Knows no clock, no client, no coroutine. Parsing never raises: a value nobody can use becomes
-the default *and* a sentence in `problems`, so a poison row stops only its own feature.
+Knows no clock, no client, no coroutine. Parsing never raises: an invalid value becomes
+the default *and* a sentence in `problems`, so an invalid row affects only its own feature.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-# Letters a feature's name may have before it touches Docker, systemd or a path (proof.md, section 4).
+# Valid feature names; checked before a name reaches Docker, systemd or a path (proof.md, section 4).
 FEATURE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[0-9]{1,3})?")
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 
@@ -30,7 +30,7 @@ class Signal(Enum):
 
 
 class Owner(StrEnum):
-    """Who runs a feature's container (`set_owner` knows only the first two)."""
+    """The owner of a feature's container (`set_owner` allows only the first two)."""
 
     LOCAL = "local"
     KUBE = "kube"
@@ -38,7 +38,7 @@ class Owner(StrEnum):
 
 
 class SystemState(StrEnum):
-    """What the feature's systemd unit last asked for."""
+    """The last request of the feature's systemd unit."""
 
     ABSENT = ""
     UP = "up"
@@ -46,7 +46,7 @@ class SystemState(StrEnum):
 
 
 class Mode(StrEnum):
-    """The seed's transition_mode: how far Kubernetes has come with this feature."""
+    """The seed's transition_mode: the progress of Kubernetes with this feature."""
 
     NONE = "none"
     PENDING = "kube_pending"
@@ -54,7 +54,7 @@ class Mode(StrEnum):
 
 
 class FailurePolicy(StrEnum):
-    """What is done once a kube feature counts as failed."""
+    """The reaction to a failed kube feature."""
 
     ALERT = "alert"
     SWITCH_TO_LOCAL = "switch-to-local"
@@ -63,7 +63,7 @@ class FailurePolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """All times, in seconds, and what is counted within them. `docs/settings.md` says what each one does."""
+    """All times, in seconds, and the counts that belong to them. `docs/settings.md` describes each one."""
 
     local_wait_s: float = 60.0
     stop_grace_s: float = 10.0
@@ -95,7 +95,7 @@ class FeatureConfig:
 
     `failure_policy` None: switch-to-local with fallback on, else alert.
     `local_only`: Kubernetes can never own it (multi-ASIC features, an image without its packages).
-    `always_local`: besides, every verb works from Docker alone while Redis is away.
+    `always_local`: in addition, every verb works from Docker alone while Redis is unavailable.
     """
 
     set_owner: Owner = Owner.LOCAL
@@ -107,7 +107,7 @@ class FeatureConfig:
 
     @property
     def owner(self) -> Owner:
-        """The owner that rules: `set_owner`, unless the feature can only be local."""
+        """The owner in force: `set_owner`, unless the feature can only be local."""
         return Owner.LOCAL if self.local_only or self.always_local else self.set_owner
 
     @property
@@ -132,10 +132,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One look at Redis for one feature.
+    """One observation of Redis for one feature.
 
-    `config` is None when there is no FEATURE row (a local feature). `loading`: CONFIG_DB is being
-    refilled, so `config` says nothing and the last known one stands. `problems`: fields whose value
+    `config` is None without a FEATURE row (a local feature). `loading`: CONFIG_DB is being
+    reloaded, so `config` is not valid and the last known one stays in force. `problems`: fields whose value
     could not be used, each a sentence naming key, value and what is allowed.
     """
 
@@ -163,11 +163,11 @@ class MasterConfig:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One container of a feature, by Docker's word.
+    """One container of a feature, as Docker reports it.
 
-    `exit_code` is None while it runs and when Docker no longer knows. `started` orders containers
-    of one feature by age: Docker's own start time, ISO 8601. `gone`: destroyed since; only how it ended
-    is known, and it cannot be started. `image` is the name it was made from, `image_id` what that meant then.
+    `exit_code` is None while it runs and when Docker no longer has it. `started` orders containers
+    of one feature by age: Docker's own start time, ISO 8601. `gone`: destroyed since; only its exit
+    is known, and it cannot be started. `image`: the name it was created from, `image_id`: the image's ID then.
     """
 
     id: str
@@ -182,7 +182,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which container a peer lives in and which feature that is, by Docker's word."""
+    """The container of a peer, its feature and its owner, as Docker reports them."""
 
     container_id: str
     feature: str
@@ -190,7 +190,7 @@ class Identity:
 
 
 class KubeLabel(Enum):
-    """A feature label as the queue sees it: what the last pending entry says, else the last applied one."""
+    """A feature label's value in the queue: the last pending entry, else the last applied one."""
 
     ON = "on"
     OFF = "off"
@@ -199,10 +199,10 @@ class KubeLabel(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LabelView:
-    """What the label queue knows of one feature's label (times: BOOTTIME seconds, memory only).
+    """The label queue's state of one feature's label (times: BOOTTIME seconds, memory only).
 
-    `pending`: an entry for it is queued. `failed`: an attempt that held it has failed since it was queued.
-    `refused`: why the master will never take it.
+    `pending`: an entry for it is queued. `failed`: an attempt to send it has failed since it was queued.
+    `refused`: why the API server rejects it for good.
     """
 
     value: KubeLabel = KubeLabel.UNKNOWN

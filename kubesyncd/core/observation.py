@@ -1,4 +1,4 @@
-"""Represent one observation of the world, for one feature."""
+"""Represent one observation of Redis, Docker, labels and kubelet for one feature."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _NO_LABEL = LabelView()
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One look at the world, for one feature.
+    """One observation for one feature.
 
     `row` None: STATE_DB cannot be reached. `waiting`: kube containers blocked in `up kube`. `reasking`: a
-    caller may be about to ask again (the daemon has just started, or a caller's connection has just ended).
-    `stopping`, `killed`: containers whose end we have asked for and not yet seen. `kubelet` None: not known.
+    caller may be about to repeat its request (the daemon has just started, or a caller's connection has just ended).
+    `stopping`, `killed`: containers asked to end and not yet observed as ended. `kubelet` None: not known.
     `hold`: a reboot is being prepared.
     """
 
@@ -43,15 +43,15 @@ class Facts:
 
     @property
     def kube_running(self) -> tuple[str, ...]:
-        """IDs of the feature's running kube containers, granted or blocked, the youngest first."""
+        """IDs of the feature's running kube containers, admitted or blocked, the newest first."""
         running = [c for c in self.containers if c.owner is Owner.KUBE and c.running]
         return tuple(c.id for c in sorted(running, key=lambda c: (c.started, c.id), reverse=True))
 
     @property
     def waiter(self) -> str:
-        """The kube container that waits in `up kube` and will be there to run, or an empty string.
+        """The kube container that waits in `up kube` and is not about to end, or an empty string.
 
-        The youngest: an older one is on its way out, and so is one that we have asked to end (a stop, then a start).
+        The newest one: an older one is about to end, and so is one that was asked to end (a stop, then a start).
         """
         staying = self.waiting - self.stopping - self.killed
         return next((c for c in self.kube_running if c in staying), "")

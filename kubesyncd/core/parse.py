@@ -1,4 +1,4 @@
-"""Parse what CONFIG_DB and STATE_DB hold into values; invalid fields get defaults and are reported."""
+"""Parse CONFIG_DB and STATE_DB fields into values; invalid fields get defaults and are reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=StrEnum)
 
 
-# Of a value nobody can use, an operator is shown so many characters.
+# Characters of an invalid value shown to an operator.
 SHOWN_MAX = 40
 _TRUE = {"true", "on", "yes", "1"}
 
@@ -40,7 +40,9 @@ def parse_bool(key: str, value: str, problems: list[str], *, default: bool) -> b
     if word in _FALSE:
         return False
     if word:
-        problems.append(f"{key}={shown(value)} is neither true nor false; taken as {str(default).lower()}")
+        problems.append(
+            f"invalid {key}={shown(value)}: neither true nor false; taken as {str(default).lower()}"
+        )
     return default
 
 
@@ -50,7 +52,9 @@ def parse_int(key: str, value: str, problems: list[str], *, default: int, most: 
     if word.isascii() and word.isdigit() and len(word) <= len(str(most)) and int(word) <= most:
         return int(word)
     if word:
-        problems.append(f"{key}={shown(value)} is no whole number from 0 to {most}; taken as {default}")
+        problems.append(
+            f"invalid {key}={shown(value)}: not a whole number from 0 to {most}; taken as {default}"
+        )
     return default
 
 
@@ -62,11 +66,13 @@ def parse_choice(key: str, value: str, problems: list[str], *, allowed: tuple[T,
             return choice
     if word:
         names = "|".join(c.value or '""' for c in allowed)
-        problems.append(f"{key}={shown(value)} is not one of {names}; taken as {default.value or 'absent'}")
+        problems.append(
+            f"invalid {key}={shown(value)}: not one of {names}; taken as {default.value or 'absent'}"
+        )
     return default
 
 
-# Ten years of minutes: more is a typing error, not a wish.
+# Ten years in minutes: a larger value is a typing error.
 FAILURE_MINUTES_MAX = 5_256_000
 
 
@@ -75,7 +81,7 @@ def parse_feature_config(
 ) -> FeatureConfig:
     """CONFIG_DB fields (the seed's names, any case) as a config.
 
-    An absent field is the seed's default. One that nobody can use stays as it is `known`: a typing error must not
+    An absent field is the seed's default. An invalid field keeps its value in `known`: a typing error must not
     move a feature.
     """
     got = {key.lower(): value for key, value in fields.items()}
@@ -123,7 +129,7 @@ def parse_row(fields: Mapping[str, str], problems: list[str]) -> Row:
     got = {key.lower().replace("-", "_"): value for key, value in fields.items()}
     docker_id = got.get("docker_id", "").strip()
     if docker_id and not CONTAINER_ID.fullmatch(docker_id):
-        problems.append(f"docker_id={shown(docker_id)} is no container ID; taken as absent")
+        problems.append(f"invalid docker_id={shown(docker_id)}: not a container ID; taken as absent")
         docker_id = ""
     return Row(
         system_state=parse_choice(
@@ -159,7 +165,7 @@ _HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?=[^.]*[A-Za-z])({_LABEL})\.?
 
 
 def is_host(text: str) -> bool:
-    """Whether this is an IP address (an IPv6 one also in brackets, none with a zone) or a host name; without a port."""
+    """Whether this is an IP address (IPv6 also in brackets, never with a zone) or a host name, without a port."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         found = ip_address(bare)
@@ -169,12 +175,12 @@ def is_host(text: str) -> bool:
 
 
 def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
-    """CONFIG_DB `KUBERNETES_MASTER|SERVER` (field names in any case). An IP nobody can use counts as none."""
+    """CONFIG_DB `KUBERNETES_MASTER|SERVER` (field names in any case). An invalid IP counts as absent."""
     got = {key.lower(): value for key, value in fields.items()}
     problems: list[str] = []
     ip = got.get("ip", "").strip()
     if ip and not is_host(ip):
-        problems.append(f"IP={shown(ip)} is no address or host name; taken as absent")
+        problems.append(f"invalid IP={shown(ip)}: not an address or host name; taken as absent")
         ip = ""
     return MasterConfig(
         ip=ip,
@@ -186,6 +192,6 @@ def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
 
 
 def shown(value: str) -> str:
-    """A hostile value, short enough and clean enough for one log line."""
+    """An untrusted value, shortened and escaped for one log line."""
     text = ascii(value[:SHOWN_MAX])
     return text if len(text) <= SHOWN_MAX + 2 and len(value) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."

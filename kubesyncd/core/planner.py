@@ -1,8 +1,8 @@
 """Decide the next action for one feature: one pure, total function.
 
-Knows no clock, no client, no coroutine. A plan holds at most one mutating action: act, look, decide again.
-So every crash point lies between two plans, and a restart of the daemon is just another look.
-The rules are spec sections 4 and 5; each `why` is the sentence an operator reads in the log and in `explain`.
+Knows no clock, no client, no coroutine. A plan holds at most one mutating action: act, observe, decide again.
+So every crash point lies between two plans, and a restart of the daemon is one more observation.
+The rules are spec sections 4 and 5; each `why` is shown to operators in the log and in `explain`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """Everything one decision is made from."""
+    """The inputs of one decision."""
 
     config: FeatureConfig
     record: Record
@@ -56,7 +56,7 @@ class _Look:
         return Plan(self.state, action, None, why)
 
     def rest(self, why: str, *wakes: float | None) -> Plan:
-        """Nothing to do now; look again at the first of the deadlines still to come."""
+        """A plan without an action; the next observation is at the earliest deadline ahead."""
         stable_at = None
         if self.record.grant and not self.record.proven:
             stable_at = self.record.granted_at + self.timing.kube_stable_s
@@ -73,7 +73,7 @@ class _Look:
 
 
 def state_of(config: FeatureConfig, record: Record, facts: Facts) -> State:
-    """The feature's state by record and Docker (not by what STATE_DB happens to say)."""
+    """The feature's state by record and Docker (not by the current STATE_DB row)."""
     return classify(project(record, facts), ruling_owner(config, record), local_exited=record.local_exited)
 
 
@@ -84,14 +84,14 @@ def decide(config: FeatureConfig, record: Record, facts: Facts, timing: Timing, 
     row = project(record, facts)
     if facts.row is None or facts.row == row or (facts.hold and facts.row == Row()):
         return plan
-    # STATE_DB first: whoever reads it sees each state before what we do about it.
+    # STATE_DB first: a reader of STATE_DB sees each state before the action that follows from it.
     return replace(plan, action=WriteRow(row), wake_at=None)
 
 
 def foresee(
     config: FeatureConfig, record: Record, facts: Facts, timing: Timing, wake_at: float
 ) -> tuple[Record, Plan]:
-    """What a look at `wake_at` will find and plan, if nothing happens until then but time passing."""
+    """The record and plan of an observation at `wake_at`, if nothing but time changes until then."""
     facts = replace(facts, reasking=False)
     record = absorb(record, config, facts, timing, wake_at)
     return record, decide(config, record, facts, timing, wake_at)
@@ -100,11 +100,11 @@ def foresee(
 def _wished(look: _Look) -> Plan:
     record, facts = look.record, look.facts
     if record.system_state is SystemState.ABSENT:
-        return look.rest("nobody has said whether it should run; nothing is touched until its unit speaks")
+        return look.rest("not managed yet; restart its service: systemctl restart NAME")
     if record.system_state is SystemState.DOWN:
         return _down(look)
     if facts.row is None and not look.config.always_local:
-        return look.rest("Redis does not answer; until it does, nothing but stop and kill is carried out")
+        return look.rest("Redis does not answer; only stop and kill are carried out until it does")
     if look.granted and facts.local_running:
         return _one_at_a_time(look)
     if look.owner is Owner.LOCAL:
@@ -116,9 +116,9 @@ def _wished(look: _Look) -> Plan:
 
 
 def label_wanted(state: State, owner: Owner, record: Record, facts: Facts) -> KubeLabel:
-    """Which label the feature should have; UNKNOWN leaves it as it is (spec section 6).
+    """The label the feature should have; UNKNOWN leaves it unchanged (spec section 6).
 
-    `kill --no-kubelet-check` has no time for labels: they wait until it is done, and over a reboot (`hold`).
+    `kill --no-kubelet-check` skips labels: they are requested after it is done, and after a reboot (`hold`).
     """
     if state in (State.UNKNOWN, State.DRIFT):
         return KubeLabel.UNKNOWN
@@ -131,15 +131,15 @@ def label_wanted(state: State, owner: Owner, record: Record, facts: Facts) -> Ku
 
 
 def label_missing(config: FeatureConfig, record: Record, facts: Facts) -> KubeLabel | None:
-    """The label that has to be requested, or None where it is as wanted, or nobody could be asked.
+    """The label to request, or None where it is already as wanted or this node has not joined.
 
-    A feature Kubernetes has nothing to do with asks for nothing: a label nobody has ever seen is taken as off.
+    A feature without any part in Kubernetes requests nothing: a label never observed is taken as off.
     """
     wanted = label_wanted(state_of(config, record, facts), ruling_owner(config, record), record, facts)
     if not facts.joined or wanted is KubeLabel.UNKNOWN or wanted is facts.label.value:
         return None
     if wanted is KubeLabel.ON and facts.label.refused:
-        # Asking again is no use; taking away what somebody else has set is.
+        # Requesting a refused label again fails again; withdrawing a label that another client has set works.
         return None
     ours = config.owner is Owner.KUBE or record.grant or facts.kube_running
     if facts.label.value is KubeLabel.UNKNOWN and wanted is KubeLabel.OFF and not ours:
@@ -152,15 +152,15 @@ def _label(look: _Look) -> Plan | None:
     if missing is None:
         return None
     if missing is KubeLabel.ON:
-        return look.act(RequestLabel(on=True), "kube may deploy it: the node label is requested")
-    return look.act(RequestLabel(on=False), "kube must not run it: the node label is withdrawn")
+        return look.act(RequestLabel(on=True), "Kubernetes may deploy it: the node label is requested")
+    return look.act(RequestLabel(on=False), "Kubernetes must not run it: the node label is withdrawn")
 
 
 # ---- down -----------------------------------------------------------------------------------------
 
 
 def _down(look: _Look) -> Plan:
-    """Stop, kill and staying down (S7): what the stop found running is ended, and every kube container."""
+    """Stop, kill and staying down (S7): end the local container found by the stop, and every kube container."""
     plan = _label(look)
     if plan is not None:
         return plan
@@ -170,14 +170,12 @@ def _down(look: _Look) -> Plan:
     if look.facts.kube_running:
         return _end_kube(look, look.facts.kube_running, "the unit is down")
     if look.facts.local_running:
-        return look.rest(
-            "the unit is down; someone started the local container by hand, and we do not fight it"
-        )
+        return look.rest("the unit is down; the local container was started manually and keeps running")
     return look.rest("the unit is down; nothing runs")
 
 
 def _end(look: _Look, targets: list[str] | tuple[str, ...], because: str) -> Plan:
-    """End the first target nobody has been asked to end yet."""
+    """End the first target that has not been asked to end yet."""
     style = look.record.style
     asked = look.facts.killed if style.signal else look.facts.stopping | look.facts.killed
     for container_id in targets:
@@ -191,13 +189,13 @@ def _end(look: _Look, targets: list[str] | tuple[str, ...], because: str) -> Pla
         return look.act(
             EndContainer(container_id, Cause.STOP, grace_s), f"{because}: container {short} is stopped"
         )
-    return look.rest(f"{because}; waiting for Docker to say that the container has ended")
+    return look.rest(f"{because}; waiting for Docker to report that the container has ended")
 
 
 def _end_kube(look: _Look, targets: tuple[str, ...], because: str) -> Plan:
-    """End kube containers: by the label where the master answers, else by stopping the kubelet first.
+    """End kube containers: by the label where the API server answers, else by stopping the kubelet first.
 
-    A kubelet that still sees the label would start the container again 0.8 s after a docker stop.
+    A kubelet whose node still has the label would start the container again 0.8 s after a docker stop.
     """
     record, facts, timing = look.record, look.facts, look.timing
     begun = look.now if record.ending_since is None else record.ending_since
@@ -205,17 +203,17 @@ def _end_kube(look: _Look, targets: tuple[str, ...], because: str) -> Plan:
         if facts.label.pending:
             answer_by = begun + timing.label_wait_s
             if not facts.label.failed and look.now < answer_by:
-                return look.rest(f"{because}; waiting for the master to take the label away", answer_by)
+                return look.rest(f"{because}; waiting for the API server to remove the label", answer_by)
             stopped_by = answer_by + timing.kubelet_stop_s
             if look.now < stopped_by:
                 return look.rest(
-                    f"{because}; the master does not answer, waiting for the kubelet to stop", stopped_by
+                    f"{because}; the API server does not answer, waiting for the kubelet to stop", stopped_by
                 )
         elif not record.style.signal:
             ended_by = max(begun, facts.label.acked_at or begun) + timing.kube_stop_grace_s
             if look.now < ended_by:
                 return look.rest(
-                    f"{because}; the label is gone, the kubelet is ending the container", ended_by
+                    f"{because}; the label is removed, waiting for the kubelet to end the container", ended_by
                 )
     return _end(look, targets, because)
 
@@ -224,7 +222,7 @@ def _end_kube(look: _Look, targets: tuple[str, ...], because: str) -> Plan:
 
 
 def _one_at_a_time(look: _Look) -> Plan:
-    """S1: a local container that appears while a kube one is granted is stopped."""
+    """S1: stop a local container that appears while a kube container is admitted."""
     container_id = look.facts.local_running
     if container_id in look.facts.stopping:
         return look.rest("the kube container owns the feature; waiting for the local one to end")
@@ -237,14 +235,16 @@ def _up_local(look: _Look) -> Plan:
     if plan is not None:
         return plan
     rolled_back = look.record.rolled_back
-    because = f"rolled back, for {look.record.failure}" if rolled_back else "set_owner is local"
+    because = f"rolled back ({look.record.failure})" if rolled_back else "set_owner=local"
     if look.granted:
         return _end_kube(look, (look.granted,), because)
     if look.record.mode is not Mode.NONE:
-        return look.act(SetMode(Mode.NONE), f"{because}: kube has no part in it any more")
+        return look.act(SetMode(Mode.NONE), f"{because}: Kubernetes state cleared")
     failed_image = look.record.health.failed_image if rolled_back else ""
     if failed_image and look.record.restored != failed_image:
-        return look.act(RestoreImage(failed_image), f"{because}: the local image must not be the failed one")
+        return look.act(
+            RestoreImage(failed_image), f"{because}: the local image from before the failure is restored"
+        )
     if look.facts.local_running:
         if look.facts.local_running in look.facts.stopping:
             return look.rest("the local container is being stopped; it is started again once it has ended")
@@ -257,8 +257,8 @@ def _up_local(look: _Look) -> Plan:
 
 
 _NEXT_CHANCE = (
-    "the local container runs until the master labels this node again and deploys another image, "
-    "or you type: kubesync clear NAME"
+    "the local container runs until Kubernetes labels this node again and deploys another image, "
+    "or until you run: kubesync clear NAME"
 )
 
 
@@ -267,11 +267,9 @@ def _start_local(look: _Look, because: str) -> Plan:
     if local is not None:
         return look.act(StartLocal(local.id), f"{because}: the local container is started")
     if not look.record.unit_restarted:
-        return look.act(
-            RestartUnit(), f"{because} and there is no local container: the unit's script creates one"
-        )
+        return look.act(RestartUnit(), f"{because}, no local container exists: the unit's script creates one")
     return look.rest(
-        "there is no local container and the unit's script has created none; look at its journal"
+        "no local container exists and the unit's script has not created one; see: journalctl -u NAME"
     )
 
 
@@ -289,20 +287,20 @@ def _up_kube(look: _Look) -> Plan:
 
 
 def _beside_nobody(look: _Look) -> Plan:
-    """KUBE_RUNNING: all is well, or it is not and somebody else is there to take over."""
+    """KUBE_RUNNING: keep the kube container, or stop an unhealthy one where a local container can take over."""
     record, unwell = look.record, complaint_against(look.record, look.config)
     if not unwell:
         return look.rest(record.failure) if record.failure else _adopt(look)
     if look.facts.local is None:
-        return look.rest(f"{record.failure}; there is no local container that could take over")
+        return look.rest(f"{record.failure}; no local container exists to take over")
     if look.granted in look.facts.stopping:
         return look.rest(f"{record.failure}; the local container takes over once it has ended")
     action = EndContainer(look.granted, Cause.STOP, look.timing.stop_grace_s)
-    return look.act(action, f"{record.failure}: it makes room for the local one")
+    return look.act(action, f"{record.failure}: the kube container is stopped, the local one takes over")
 
 
 def _adopt(look: _Look) -> Plan:
-    """Both modes share one image, once it has run well for a while: its health counts, not its age."""
+    """Adopt the kube image as the local one after it has run healthily for `tag_after_s`; its age does not count."""
     record, why = look.record, "the kube container runs, as configured"
     image_id = next(c.image_id for c in look.facts.containers if c.id == look.granted)
     if not record.proven or image_id in ("", record.adopted):
@@ -310,7 +308,7 @@ def _adopt(look: _Look) -> Plan:
     due = max(record.granted_at + look.timing.tag_after_s, record.adopt_at)
     if look.now < due:
         return look.rest(why, due)
-    return look.act(AdoptImage(image_id), "it has run well for long enough: its image becomes the local one")
+    return look.act(AdoptImage(image_id), "healthy for long enough: its image becomes the local one")
 
 
 def _may_still_ask(look: _Look) -> bool:
@@ -321,7 +319,9 @@ def _beside_local(look: _Look) -> Plan:
     """LOCAL and LOCAL_TO_KUBE: the hand-over from local to kube."""
     waiter, record = look.facts.waiter, look.record
     if record.mode is Mode.READY:
-        return look.act(SetMode(Mode.NONE), "someone started the local container: kube takes over from there")
+        return look.act(
+            SetMode(Mode.NONE), "the local container was started manually: Kubernetes takes over from there"
+        )
     if record.mode is Mode.NONE:
         if not waiter:
             return look.rest("the local container runs until kube deploys")
@@ -337,7 +337,7 @@ def _beside_local(look: _Look) -> Plan:
         return look.act(action, "the kube container waits: the local one is stopped")
     if _may_still_ask(look):
         return look.rest("the kube container may still ask again", look.now + look.timing.reask_s)
-    return look.act(SetMode(Mode.NONE), "the kube container waits no more: the local one stays")
+    return look.act(SetMode(Mode.NONE), "the kube container no longer waits: the local one stays")
 
 
 def _why_refused(record: Record) -> str:
@@ -354,7 +354,7 @@ def _nothing_runs(look: _Look) -> Plan:
         if _may_still_ask(look):
             return look.rest("the kube container may still ask again", look.now + look.timing.reask_s)
         return look.act(
-            SetMode(Mode.READY), "the kube container waits no more: the next deployment may proceed at once"
+            SetMode(Mode.READY), "the kube container no longer waits: the next deployment may proceed at once"
         )
     if record.mode is Mode.READY:
         return _kube_ready(look)
@@ -365,9 +365,9 @@ def _nothing_runs(look: _Look) -> Plan:
             )
         return look.rest("the local container ended by itself; systemd restarts the unit")
     if not local_wanted(look.config, record):
-        return look.act(SetMode(Mode.READY), "only kube may run it")
+        return look.act(SetMode(Mode.READY), "only Kubernetes may run it")
     if look.facts.local is None and record.unit_restarted:
-        return look.act(SetMode(Mode.READY), "there is no local container: it waits for kube")
+        return look.act(SetMode(Mode.READY), "no local container exists: waiting for kube deployment")
     return _start_local(look, "it runs locally until kube deploys")
 
 
@@ -375,11 +375,11 @@ def _kube_ready(look: _Look) -> Plan:
     """KUBE_READY: wait for kube, and fall back to local in time (L3)."""
     record, waits = look.record, "waiting for kube deployment"
     if look.facts.label.refused:
-        waits = f"{waits}, which cannot come: the master refuses the node label ({look.facts.label.refused})"
+        waits = f"{waits}, blocked: the API server refuses the node label ({look.facts.label.refused})"
     if not local_wanted(look.config, record):
         return look.rest(waits)
     if look.facts.local is None and record.unit_restarted:
-        return look.rest(f"{waits}; there is no local container to fall back to")
+        return look.rest(f"{waits}; no local container exists to fall back to")
     due = look.now if record.local_due or record.failure else None
     if due is None:
         due = (look.now if record.idle_since is None else record.idle_since) + look.timing.fallback_after_s

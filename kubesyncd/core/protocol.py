@@ -11,7 +11,7 @@ from __future__ import annotations
 VERSION = "1"
 REQUEST_BYTES_MAX = 4096
 ARGUMENTS_MAX = 64
-# Half of what clients take; a feature with all its history and containers has a fifth of it.
+# Half of the clients' limit; a feature with all its history and containers needs a fifth of it.
 REPLY_LINE_MAX = 1 << 15
 
 EXIT_DONE = 0
@@ -23,11 +23,11 @@ EXIT_NOT_ALLOWED = 77
 
 
 class BadRequest(Exception):
-    """The bytes are no request; the message says what to send instead."""
+    """Invalid request; the message says what to send instead."""
 
 
 def encode_request(arguments: list[str]) -> bytes:
-    """A request's bytes. Raises BadRequest where it could not be sent."""
+    """A request's bytes. Raises BadRequest where the arguments cannot be encoded."""
     if any("\0" in a or "\n" in a for a in arguments):
         raise BadRequest("an argument holds a NUL or a newline; leave it out")
     line = "\0".join([VERSION, *arguments]).encode() + b"\n"
@@ -84,7 +84,7 @@ def _lines(kind: str, text: str) -> bytes:
 
 
 def decode_reply(data: bytes) -> tuple[list[tuple[str, str]], int | None]:
-    """The whole lines of a reply as (kind, text), and the code where `R` has come. Raises BadRequest."""
+    """The complete lines of a reply as (kind, text), and the code once `R` has arrived. Raises BadRequest."""
     replies: list[tuple[str, str]] = []
     for raw in data.split(b"\n")[:-1]:
         kind, _, text = raw.decode(errors="replace").partition(" ")

@@ -1,9 +1,9 @@
-"""Remember one feature: fold each observation into its record, and project the record to its row.
+"""Record one feature: fold each observation into its record, and project the record to its row.
 
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). `absorb` folds what was
 observed into the record, `project` derives the STATE_DB row from both. Nothing here decides.
 
-The record lives in the ledger for as long as the boot lasts, so a restart of the daemon is just another look.
+The ledger keeps the record until the next boot, so a restart of the daemon is one more observation.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Cause(StrEnum):
-    """Who ended a container."""
+    """Why a container ended."""
 
     ITSELF = "itself"
     STOP = "stop"
@@ -49,7 +49,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The last end of a container that owned the feature; `code` None: nobody saw it."""
+    """The last end of a container that owned the feature; `code` None: not observed."""
 
     container_id: str
     owner: Owner
@@ -59,9 +59,9 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class StopStyle:
-    """How the unit wants the feature down: an empty `signal` means docker stop, else docker kill.
+    """How to bring the feature down: an empty `signal` means docker stop, else docker kill.
 
-    `kubelet_check` False: labels and the kubelet are left alone (reboot scripts have no time for them).
+    `kubelet_check` False: labels and the kubelet are left unchanged (reboot scripts cannot wait for them).
     """
 
     grace_s: float | None = None
@@ -73,13 +73,13 @@ class StopStyle:
 class Record:
     """The ledger's entry for one feature. Times are BOOTTIME seconds, `owner_ts` seconds since the epoch.
 
-    `grant`: the kube container let past `state up`, until Docker says that it ended. `proven`: it has stayed
-    up `kube_stable_s`. `asked`: the container we last asked to end, and how. `ending`: a stop or kill is
-    still being carried out. `local_due`: the next fallback must not wait. `unit_restarted`: the unit was asked
-    once to create a local container, and nothing has run since. `adopted`: the image that became the local one last;
-    after a failure it is not tried again before `adopt_at`. `restored`: the failed image that the local one was, or
-    could not be, taken back from. `boot_fallback`: a prepared reboot promised the local container at once, until kube
-    has shown that it is there again.
+    `grant`: the admitted kube container, until Docker reports its end. `proven`: it has stayed
+    up `kube_stable_s`. `asked`: the container last asked to end, and how. `ending`: a stop or kill is
+    still being carried out. `local_due`: the next fallback is immediate. `unit_restarted`: the unit was asked
+    once to create a local container, and nothing has run since. `adopted`: the image last made the local one;
+    after a failure the adoption is not repeated before `adopt_at`. `restored`: the failed image that has been, or
+    cannot be, replaced as the local one. `boot_fallback`: a prepared reboot promised an immediate local container,
+    until a kube container has proven stable again.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -116,19 +116,19 @@ class Record:
 
 
 def ruling_owner(config: FeatureConfig, record: Record) -> Owner:
-    """Who should run the feature: a rolled-back one is local until the operator or a new image clears it."""
+    """The owner that should run the feature: a rolled-back one is local until the operator or a new image clears it."""
     return Owner.LOCAL if record.rolled_back else config.owner
 
 
 def local_wanted(config: FeatureConfig, record: Record) -> bool:
-    """Whether a local container should run as long as no kube one does."""
+    """Whether a local container should run while no kube container runs."""
     if ruling_owner(config, record) is Owner.LOCAL or config.fallback or record.boot_fallback:
         return True
     return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
 
 
 def project(record: Record, facts: Facts) -> Row:
-    """The STATE_DB row that record and containers make."""
+    """The STATE_DB row derived from record and containers."""
     if record.grant and record.grant in facts.kube_running:
         owner, docker_id = Owner.KUBE, record.grant
     elif facts.local_running:
@@ -146,7 +146,7 @@ def project(record: Record, facts: Facts) -> Row:
 
 
 def _said_of_local(record: Record, facts: Facts) -> str:
-    """A local container's complaint is told like a kube one's; what follows from it is its unit's business."""
+    """The complaint about the local container as failure text; the unit, not the planner, acts on it."""
     complaint = record.health.complaint_about(facts.local_running)
     if complaint is None:
         return ""
@@ -154,25 +154,25 @@ def _said_of_local(record: Record, facts: Facts) -> str:
 
 
 def with_mode(record: Record, mode: Mode) -> Record:
-    """The record once the reconciler has set another mode: a local exit from before is dealt with."""
+    """The record after the reconciler has set another mode; an earlier local exit is cleared."""
     local = record.exit is not None and record.exit.owner is Owner.LOCAL
     return replace(record, mode=mode, exit=None if local else record.exit)
 
 
 def with_grant(record: Record, container_id: str, now: float) -> Record:
-    """The record once the reconciler has let this kube container pass."""
+    """The record after the reconciler has admitted this kube container."""
     return replace(with_mode(record, Mode.READY), grant=container_id, granted_at=now, proven=False)
 
 
 def hear(record: Record, *, said: Complaint, well: bool) -> Record:
-    """The record once somebody has said this of a container, or takes it back (`well`)."""
+    """The record after a complaint about a container, or after its withdrawal (`well`)."""
     if well:
         return replace(record, health=praise(record.health, said.container_id, said.source))
     return replace(record, health=complain(record.health, said))
 
 
 def cleared(record: Record) -> Record:
-    """The record once its failure is forgiven: kube gets another chance, and at once."""
+    """The record with its failure cleared: Kubernetes may run the feature again immediately."""
     health = replace(
         record.health, starts=(), sick=0, failed_image="", failed_newest="", withdrawn=False, complaints=()
     )
@@ -195,7 +195,7 @@ def rolled_back(record: Record, failure: str, failed_image: str, failed_newest: 
 
 
 def absorb(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
-    """The record after this look: ends seen, clocks started and stopped, failures noticed. Idempotent."""
+    """The record after this observation: exits, clocks and failures updated. Idempotent."""
     record = _see_local(record, facts)
     record = replace(record, health=see_starts(record.health, facts.containers, timing, now))
     record = _see_grant(record, config, facts, timing, now)
@@ -203,7 +203,7 @@ def absorb(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, 
     record = _keep_clocks(record, config, facts, now)
     judged = _judge(record, config, facts, timing, now)
     if judged.rolled_back is not record.rolled_back:
-        # Somebody else rules from here on, and other clocks run.
+        # The ruling owner has changed, so other clocks run.
         judged = _keep_clocks(judged, config, facts, now)
     record = judged
     owner = project(record, facts).current_owner
@@ -216,11 +216,11 @@ def _see_local(record: Record, facts: Facts) -> Record:
     running = facts.local_running
     if record.local_id and record.local_id != running:
         ended = _exit_of(record, record.local_id, Owner.LOCAL, facts)
-        # What we asked for is done. The same container may be started again, and then crash.
+        # The requested end is done. The same container may be started again, and then crash.
         asked = record.asked if record.asked is not None and record.asked[0] != record.local_id else None
         record = replace(record, local_id="", asked=asked, exit=ended)
     if running:
-        # It runs: what was remembered of its last end is over.
+        # It runs: its last exit no longer counts.
         last = None if record.exit is not None and record.exit.owner is Owner.LOCAL else record.exit
         record = replace(record, local_id=running, local_due=False, unit_restarted=False, exit=last)
     if record.ending and not running and record.grant not in facts.kube_running:
@@ -243,7 +243,7 @@ def _see_grant(record: Record, config: FeatureConfig, facts: Facts, timing: Timi
     ended = _exit_of(record, record.grant, Owner.KUBE, facts)
     wanted = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.KUBE
     if wanted and complaint_against(record, config):
-        # One that had been well for long is not taken for the next of a row.
+        # A container that was healthy for long does not continue the row of unhealthy ones.
         before = record.health.sick if now - record.granted_at < timing.handover_delay_s_max else 0
         record = replace(record, health=replace(record.health, sick=before + 1))
         record = _refused(record, facts, timing, now)
@@ -253,7 +253,7 @@ def _see_grant(record: Record, config: FeatureConfig, facts: Facts, timing: Timi
 
 
 def _see_hand_over(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
-    """A kube container that ends after the local one made room for it, and before its grant, did not stay up either."""
+    """Count a crash for a kube container that ends after the local one was stopped for it and before its admission."""
     made_room = record.mode is Mode.PENDING and record.exit is not None and record.exit.owner is Owner.LOCAL
     runs = facts.local_running or facts.kube_running
     wanted = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.KUBE
@@ -263,13 +263,13 @@ def _see_hand_over(record: Record, config: FeatureConfig, facts: Facts, timing: 
 
 
 def complaint_against(record: Record, config: FeatureConfig) -> str:
-    """Why the granted container has to make room for the local one; empty where it need not."""
+    """Why the local container has to replace the admitted one; empty where it need not."""
     complaint = record.health.complaint_about(record.grant)
     return complaint.reason if complaint and config.policy is FailurePolicy.SWITCH_TO_LOCAL else ""
 
 
 def _refused(record: Record, facts: Facts, timing: Timing, now: float) -> Record:
-    """The local container returns at once, and the next hand-over has to wait, each time twice as long."""
+    """The local container returns immediately; the delay before the next hand-over doubles each time."""
     times = record.crashes + record.health.sick - 1
     delay = min(timing.handover_delay_s * 2.0 ** min(times, 60), timing.handover_delay_s_max)
     return replace(record, refuse_until=now + delay, local_due=not facts.local_running)
@@ -313,16 +313,16 @@ def _keep_clocks(record: Record, config: FeatureConfig, facts: Facts, now: float
 
 
 def failure_deadline(record: Record, config: FeatureConfig) -> float | None:
-    """When the feature will count as failed, if nothing changes until then."""
+    """When the feature counts as failed (BOOTTIME seconds), if nothing changes until then."""
     if config.failure_minutes == 0 or record.bad_since is None or record.failure:
         return None
     return record.bad_since + config.failure_minutes * 60.0
 
 
 def _judge(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
-    """Notice failure and recovery (the seed's section Failure detection)."""
+    """Detect failure and recovery (the seed's section Failure detection)."""
     if config.owner is not Owner.KUBE:
-        # Right after a boot nobody may have told the configuration yet.
+        # Right after a boot the configuration may not be known yet.
         over = record.failure or record.rolled_back
         return cleared(record) if over and record.system_state is not SystemState.ABSENT else record
     if record.rolled_back:
@@ -352,9 +352,9 @@ def _failure(record: Record, config: FeatureConfig, facts: Facts, timing: Timing
 
 
 def _see_rollback(record: Record, facts: Facts) -> Record:
-    """A rolled-back feature's label is withdrawn once; then it is the master's again, which may try another image.
+    """Withdraw a rolled-back feature's label once; afterwards the API server owns it and may try another image.
 
-    The node's own credential cannot read the manifest, so it is judged by what it makes the kubelet start.
+    The node's own credential cannot read the manifest, so the image is judged by what the kubelet starts.
     """
     health, label = record.health, facts.label
     if another_image(health, facts.containers):

@@ -1,8 +1,8 @@
-"""Keep the rows of the FEATURE table that a load of CONFIG_DB must not lose.
+"""Decide which FEATURE rows to restore after a load of CONFIG_DB.
 
-`config load_minigraph` empties CONFIG_DB and fills it from minigraph and image, which do not have what an operator has
-said about Kubernetes (seed, section Service install). A copy of the table is saved before the load and is good for one
-load. `config reload` takes back what was never saved, on purpose.
+`config load_minigraph` empties CONFIG_DB and fills it from minigraph and image, which lack the operator's Kubernetes
+settings (seed, section Service install). A copy of the table is saved before the load and is valid for one
+load. `config reload` drops unsaved settings, on purpose.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = Mapping[str, Mapping[str, str]]
 
-# Where, below the state folder.
+# File name below the state folder.
 FILE = "feature-table.json"
 VERSION = 1
-# A load that was given up must not change one much later.
+# A copy saved for an abandoned load must not affect a much later one.
 GOOD_FOR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A copy of the table. `saved_at`: seconds since the epoch; `armed`: the next load is to be mended by it."""
+    """A copy of the table. `saved_at`: seconds since the epoch; `armed`: the next load is restored from it."""
 
     rows: Rows
     saved_at: float
     armed: bool = True
 
     def awaits_load(self, now: float) -> bool:
-        """Whether a load that is seen now is the one it was saved for."""
+        """Whether a load at `now` (seconds since the epoch) is the one the copy was saved for."""
         return self.armed and 0 <= now - self.saved_at <= GOOD_FOR_S
 
 
 def encode(saved: Saved) -> bytes:
-    """As it is stored."""
+    """The file content for a saved table."""
     tree = {"version": VERSION, "saved_at": saved.saved_at, "armed": saved.armed, "rows": saved.rows}
     return json.dumps(tree, indent=1).encode()
 
 
 def decode(data: bytes) -> Saved:
-    """What is stored. Raises ValueError with a reason."""
+    """The saved table in a file content. Raises ValueError with a reason."""
     try:
         tree = json.loads(data)
         if tree["version"] != VERSION:
@@ -64,9 +64,9 @@ def decode(data: bytes) -> Saved:
 def lost(
     saved: Rows, now: Rows, ours: frozenset[str], normal: Callable[[str], str]
 ) -> dict[str, dict[str, str]]:
-    """What has to be written so that nothing of ours is lost, by feature. A row that is gone comes back as it was.
-    In a row that is there only `ours` count, fields that nobody else sets: what an image has left out or changed
-    among the others is that image's business. `normal` spells a field's name as `ours` are.
+    """The fields to write so that none of ours is lost, by feature. A missing row is restored completely.
+    In an existing row only `ours` are restored, fields that no other component sets: other fields that an image has
+    left out or changed stay so. `normal` spells a field's name as in `ours`.
     """
     return {
         name: wanted

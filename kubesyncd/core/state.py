@@ -1,14 +1,14 @@
-"""Classify the state of a feature, and list the changes of state that are ours to make: the one table.
+"""Classify the state of a feature, and list the allowed changes of state: the one table.
 
-Knows no clock, no client, no coroutine, and nothing of why a change is made (`decide` does).
+Knows no clock, no client, no coroutine, and not why a change is made (`decide` does).
 
-How it works: the state is never stored. Docker says which containers run, the reconciler's record says what
-the unit asked for, whom the reconciler granted and how far Kubernetes has come; together they make a row
-(`record.project`), and the row names the state. `_UP` is that naming. `EDGES` lists every change of
+The state is never stored. Docker reports which containers run; the reconciler's record holds what
+the unit asked for, the admitted container and the transition mode; together they give a row
+(`record.project`), and the row determines the state (`_UP`). `EDGES` lists every change of
 state: those marked `ours` are the only ones our own writes may make, and `check` raises on any other
-(a bug of ours, never of the world). The rest are observed: the world may also skip over states, since
-several things can happen between two looks. The diagrams in the docs and of `kubesync diagram` are
-printed from `EDGES`, so they cannot drift from what runs.
+(a bug of kubesyncd). The rest are observed: an observation may also skip states, since
+several things can happen between two observations. The diagrams in the docs and of `kubesync diagram` are
+printed from `EDGES`, so they always match the code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """The named states: the seed's nine (section State diagram), and three for what it leaves open."""
+    """The named states: the seed's nine (section State diagram), and three for cases it does not name."""
 
     UNKNOWN = "UNKNOWN"
     INIT = "INIT"
@@ -40,13 +40,13 @@ class State(StrEnum):
 
 
 MEANING = {
-    State.UNKNOWN: "nobody has said whether this feature should run; nothing is touched until its unit speaks",
+    State.UNKNOWN: "not managed yet; restart its service: systemctl restart NAME",
     State.INIT: "the unit is down; nothing runs",
     State.STARTING: "the unit is up and the local container is about to start",
     State.LOCAL: "the local container runs",
     State.LOCAL_EXITED: "the local container ended by itself; systemd restarts the unit",
     State.LOCAL_TO_KUBE: "the local container runs, the kube one waits for it to end",
-    State.KUBE_PENDING: "the local container has ended, the kube one is about to be let through",
+    State.KUBE_PENDING: "the local container has ended, the kube one is about to be admitted",
     State.KUBE_READY: "waiting for kube deployment",
     State.KUBE_RUNNING: "the kube container runs",
     State.KUBE_STOPPED: "the kube container has ended, the local one is about to start",
@@ -64,7 +64,7 @@ _UP = {
 
 
 def classify(row: Row, owner: Owner, *, local_exited: bool) -> State:
-    """The state that `row` names; `owner` is the one that rules, `local_exited` tells a recorded local exit."""
+    """The state of `row`; `owner`: the ruling owner, `local_exited`: a local exit is recorded."""
     if row.system_state is SystemState.ABSENT:
         return State.UNKNOWN
     if row.system_state is SystemState.DOWN:
@@ -79,7 +79,7 @@ def classify(row: Row, owner: Owner, *, local_exited: bool) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One change of state; `ours` where a write of our own may make it."""
+    """One change of state; `ours`: kubesyncd's own writes may make it."""
 
     source: State
     target: State
@@ -98,18 +98,18 @@ def _edges() -> tuple[Edge, ...]:
         *(Edge(a, s.INIT, "stop, kill", ours=True) for a in State if a is not s.INIT),
         Edge(s.STARTING, s.LOCAL, "local container runs"),
         Edge(s.LOCAL, s.LOCAL_EXITED, "local container ends by itself"),
-        Edge(s.LOCAL_EXITED, s.LOCAL, "someone starts it"),
+        Edge(s.LOCAL_EXITED, s.LOCAL, "local container started manually"),
         Edge(s.LOCAL_EXITED, s.KUBE_PENDING, "a kube container waits", ours=True),
         Edge(s.LOCAL, s.LOCAL_TO_KUBE, "kube deploys", ours=True),
-        Edge(s.LOCAL_TO_KUBE, s.LOCAL, "nobody waits, owner local or rolled back", ours=True),
+        Edge(s.LOCAL_TO_KUBE, s.LOCAL, "no kube container waits, owner local or rolled back", ours=True),
         Edge(s.LOCAL_TO_KUBE, s.KUBE_PENDING, "local container ends"),
-        Edge(s.KUBE_PENDING, s.KUBE_RUNNING, "grant", ours=True),
-        Edge(s.KUBE_PENDING, s.KUBE_READY, "nobody waits", ours=True),
+        Edge(s.KUBE_PENDING, s.KUBE_RUNNING, "admission", ours=True),
+        Edge(s.KUBE_PENDING, s.KUBE_READY, "no kube container waits", ours=True),
         Edge(s.KUBE_PENDING, s.STARTING, "owner local or rolled back", ours=True),
-        Edge(s.KUBE_READY, s.KUBE_RUNNING, "kube deploys: grant", ours=True),
+        Edge(s.KUBE_READY, s.KUBE_RUNNING, "kube deploys: admission", ours=True),
         Edge(s.KUBE_READY, s.STARTING, "fallback, failure or start", ours=True),
         Edge(s.KUBE_READY, s.KUBE_STOPPED, "owner local or rolled back"),
-        Edge(s.KUBE_RUNNING, s.KUBE_READY, "kube container ends, or had to make room"),
+        Edge(s.KUBE_RUNNING, s.KUBE_READY, "kube container ends, or is replaced as unhealthy"),
         Edge(s.KUBE_RUNNING, s.KUBE_STOPPED, "owner local or rolled back, kube container ended"),
         Edge(s.KUBE_STOPPED, s.STARTING, "start local", ours=True),
         Edge(s.STARTING, s.KUBE_READY, "no local container may run", ours=True),
@@ -119,7 +119,7 @@ def _edges() -> tuple[Edge, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One change of state that was seen; `at`: seconds since the epoch."""
+    """One observed change of state; `at`: seconds since the epoch."""
 
     at: float
     source: State
@@ -127,7 +127,7 @@ class Transition:
     why: str
 
 
-# So many of a feature's transitions are remembered.
+# Transitions kept per feature.
 HISTORY_MAX = 20
 
 EDGES = _edges()
@@ -135,19 +135,17 @@ _OURS = frozenset((e.source, e.target) for e in EDGES if e.ours)
 
 
 class IllegalTransition(AssertionError):
-    """A write of our own would have made a change of state that is not in the table: a bug of ours."""
+    """A write of kubesyncd would make a change of state that is not in the table: a bug."""
 
 
 def check(before: State, after: State) -> None:
-    """Raise IllegalTransition unless our own write may lead from `before` to `after`."""
+    """Raise IllegalTransition unless a write of kubesyncd may lead from `before` to `after`."""
     if before is not after and (before, after) not in _OURS:
-        raise IllegalTransition(
-            f"our own write would lead from {before} to {after}; the table does not allow it"
-        )
+        raise IllegalTransition(f"illegal write from {before} to {after}; the table does not allow it")
 
 
 def mermaid(current: State | None = None) -> str:
-    """The table as a mermaid state diagram (DRIFT's repairs and stop from every state are said in words)."""
+    """The table as a mermaid state diagram (DRIFT's repairs are left out; stop from every state is a note)."""
     lines = ["stateDiagram-v2", "    [*] --> UNKNOWN: boot"]
     merged: dict[tuple[State, State], list[str]] = {}
     for edge in EDGES:

@@ -1,7 +1,7 @@
-"""Note what a verb asks for, and tell when it has been met.
+"""Record what a verb asks for, and decide when it is done.
 
-Knows no clock, no client, no coroutine. A verb only changes what is wanted (`accept`); the reconciler acts, and
-`outcome` and `wait_code` tell from the next looks whether the caller can be answered. Seed: section Internal
+Knows no clock, no client, no coroutine. A verb only changes the desired state (`accept`); the reconciler acts, and
+`outcome` and `wait_code` derive the caller's answer from the next observations. Seed: section Internal
 commands; spec section 4.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.observation import Facts
     from kubesyncd.core.record import Record
 
-# Signals that end a container; others are no business of `kill` (they would leave a "down" feature running).
+# Signals that end a container; `kill` refuses others (they would leave a "down" feature running).
 ENDING_SIGNALS = ("KILL", "TERM", "INT", "QUIT", "ABRT")
 
 # systemd's TimeoutStopSec is 90 s: label, kube grace and docker stop must fit into it.
@@ -42,7 +42,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The unit is down at once; without `kubelet_check`, label and kubelet are left alone."""
+    """The unit goes down immediately; without `kubelet_check`, label and kubelet are left unchanged."""
 
     signal: str = "KILL"
     kubelet_check: bool = True
@@ -53,7 +53,7 @@ Verb = Start | Stop | Kill
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a verb ended: its exit code, and for a failure what happened and what to do."""
+    """The result of a verb: its exit code, and for a failure what happened and what to do."""
 
     code: int
     text: str = ""
@@ -62,19 +62,19 @@ class Outcome:
 DONE = Outcome(protocol.EXIT_DONE)
 REDIS_DOWN = Outcome(
     protocol.EXIT_UNAVAILABLE,
-    "Redis does not answer, so nobody knows who should run it; start it again once redis is up",
+    "Redis does not answer, so its owner is unknown; start it again once Redis is up",
 )
 
 
 def overtaken(by: Verb) -> Outcome:
-    """The older verb's answer when a newer one comes for the same feature."""
+    """The answer to an older verb when a newer one arrives for the same feature."""
     return Outcome(
-        protocol.EXIT_FAILED, f"a newer {type(by).__name__.lower()} overtook this one; nothing left to do"
+        protocol.EXIT_FAILED, f"superseded by a newer {type(by).__name__.lower()}; nothing left to do"
     )
 
 
 def accept(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Record | Outcome:
-    """The record once the verb's wish is noted, or the reason why it is not."""
+    """The record with the verb's request, or the reason why it is declined."""
     match verb:
         case Start():
             return _accept_start(config, record, facts)
@@ -84,7 +84,7 @@ def accept(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> R
             style = StopStyle(signal=signal, kubelet_check=kubelet_check)
         case _:
             assert_never(verb)
-    # A stop that finds nothing running ended nothing: an exit from before is not its result.
+    # A stop that finds nothing running ends nothing: an earlier exit is not its result.
     running = facts.local_running or facts.kube_running
     ended = record.exit if running or record.system_state is SystemState.DOWN else None
     return replace(
@@ -101,7 +101,7 @@ def _accept_start(config: FeatureConfig, record: Record, facts: Facts) -> Record
         return replace(started, mode=Mode.READY)
     if facts.local_running:
         return replace(started, mode=Mode.NONE if came_up else record.mode)
-    # The unit is being started by its own script right now: asking systemd to do so again would not help.
+    # The unit's own script is starting it right now: a restart by systemd would not help.
     missing = facts.local is None
     started = replace(started, exit=None, local_due=False, unit_restarted=missing)
     if ruling_owner(config, record) is Owner.LOCAL:
@@ -112,7 +112,7 @@ def _accept_start(config: FeatureConfig, record: Record, facts: Facts) -> Record
 
 
 def outcome(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Outcome | None:
-    """The verb's answer, or None as long as there is none. It is only ever given from a look at the world."""
+    """The verb's answer, or None while it is not done. It always derives from an observation."""
     if isinstance(verb, Start):
         return _start_outcome(config, record, facts)
     told = facts.row is None or facts.row == project(record, facts) or facts.hold
@@ -137,7 +137,7 @@ def _start_outcome(config: FeatureConfig, record: Record, facts: Facts) -> Outco
     ):
         return DONE
     if state is State.LOCAL_EXITED and record.exit is not None:
-        # It did start; that it ended again is what `wait` tells, as with docker start.
+        # It did start; `wait` reports that it ended again, as with docker start.
         return DONE
     if state in (State.KUBE_READY, State.KUBE_PENDING) and label_missing(config, record, facts) is None:
         return DONE
@@ -151,7 +151,7 @@ def _start_outcome(config: FeatureConfig, record: Record, facts: Facts) -> Outco
 
 
 def wait_follows(config: FeatureConfig, record: Record, facts: Facts) -> bool:
-    """Whether there is anything for `wait` to follow: what runs, an end to tell of, or kube's next deployment."""
+    """Whether `wait` has something to follow: a running container, an exit to report, or the next kube deployment."""
     return _runs(record, facts) or state_of(config, record, facts) not in (State.STARTING, State.UNKNOWN)
 
 
@@ -163,10 +163,10 @@ def wait_code(
     now: float,
     lost_since: float | None = None,
 ) -> int | None:
-    """The exit code `wait` returns now, or None as long as the feature lives (S6).
+    """The exit code `wait` returns now, or None while the feature runs (S6).
 
-    It follows the feature, not a container: hand-over, re-deploy, a kube crash and the switch back go by unseen.
-    `lost_since`: for how long this `wait` has had nothing to follow; None: it has.
+    It follows the feature, not a container: hand-over, re-deploy, a kube crash and the switch back do not end it.
+    `lost_since`: since when this `wait` has had nothing to follow (BOOTTIME seconds); None: it has something.
     """
     if _runs(record, facts):
         return None

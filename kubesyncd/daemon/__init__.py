@@ -1,1 +1,1 @@
-"""Put the daemon together and keep it alive."""
+"""Assemble the daemon and supervise its parts."""

@@ -1,6 +1,6 @@
-"""Run one life of the daemon: settings in, one task group, signals, readiness.
+"""Run the daemon with one set of settings: adapters, one task group, signals, readiness.
 
-The only room that knows the adapters. It decides nothing.
+The only module that knows the adapters. It decides nothing.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ if TYPE_CHECKING:
 
 
 class Ending(Enum):
-    """Why the daemon returned."""
+    """Why the daemon ends."""
 
     STOP = "stop"
     RELOAD = "reload"
 
 
 class _Ended(Exception):
-    """A signal asks us to end."""
+    """A signal ends the task group."""
 
 
 class App:
-    """One life of the daemon with one set of settings."""
+    """One run of the daemon with one set of settings."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class App:
         return self._files[-1]
 
     def _mender(self, units: SystemdUnits, log: FilteringBoundLogger) -> TableRestorer:
-        """Who gives CONFIG_DB back what a load has taken from its FEATURE table."""
+        """Restores FEATURE rows that a load of CONFIG_DB has lost."""
         state_dir = Path(self._settings.paths.state_dir)
         self._store.load = ConfigLoad(restores=True)
         return TableRestorer(
@@ -161,14 +161,14 @@ class App:
         )
 
     def _connect(self, master: MasterConfig) -> Cluster:
-        """The adapter is imported here, once a master is wanted: a local switch pays nothing for it."""
+        """Import and make the Kubernetes adapter; a switch without a master never loads it."""
         from kubesyncd.adapters.kube_node import KubeCluster
 
         kube = self._settings.kube
         return KubeCluster(Path(kube.kubeconfig), kube.node_name, master)
 
     async def run(self) -> Ending:
-        """Run until a signal ends it. Raises StartError, and as an ExceptionGroup what stopped a part of it."""
+        """Run until a signal ends it. Raises StartError, and an ExceptionGroup of the errors that stopped a part."""
         loop = asyncio.get_running_loop()
         ending: asyncio.Future[Ending] = loop.create_future()
         self._ending = ending
@@ -183,7 +183,7 @@ class App:
         finally:
             await self._containers.close(drain_s=15.0)
             await self._store.close()
-            # After a reload the next life reads what this one has written.
+            # After a reload the next run reads what this one has written.
             await asyncio.gather(*(file.settled() for file in self._files))
         return ending.result()
 
@@ -193,7 +193,7 @@ class App:
             self._ending.set_result(why)
 
     async def _live(self, tasks: asyncio.TaskGroup, ending: asyncio.Future[Ending]) -> None:
-        """Everything that runs, until a signal comes."""
+        """Run all parts until a signal arrives."""
         server = self._daemon.start(tasks, watchdog_s(os.environ))
         listeners = [await self._listen(server, role) for role in Role]
         notify("READY=1", "STATUS=watching")
@@ -214,7 +214,7 @@ class App:
         sock = self._inherited.get(role.value)
         if sock is None:
             path = Path(getattr(self._settings.sockets, role.value))
-            # Containers run as any user; who may use the host socket may use Docker anyway.
+            # Containers run as any user; users of the host socket have access to Docker anyway.
             mode, group = (0o666, "") if role is Role.CONTAINER else (0o660, self._settings.sockets.group)
             sock = bind(path, mode, group)
         else:
@@ -225,7 +225,7 @@ class App:
 def follows(
     settings: Settings, units: SystemdUnits, rng: random.Random, log: FilteringBoundLogger
 ) -> Callable[[Callable[[], Mapping[str, str] | None]], Follower]:
-    """Who follows the packages' server, imported only where one is configured. Raises SettingsError."""
+    """A factory of the package server's follower, imported only where one is configured. Raises SettingsError."""
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.services.catalog import Unusable
@@ -255,7 +255,7 @@ _SIGNALS = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGH
 
 
 def _credential_ends(kubeconfig: Path) -> float | None:
-    """When the certificate in `kubeconfig` does; imported here, once there is one."""
+    """When the certificate in `kubeconfig` expires (seconds since the epoch); imports its reader on first use."""
     from kubesyncd.adapters.kubeconfig import ends_at
 
     return ends_at(kubeconfig)

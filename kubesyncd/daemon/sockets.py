@@ -15,7 +15,7 @@ BACKLOG = 1024
 
 
 class StartError(Exception):
-    """The daemon cannot start; the message says what is in the way and what to do."""
+    """The daemon cannot start; the message says why and what to do."""
 
 
 def bind(path: Path, mode: int, group: str) -> socket.socket:
@@ -27,7 +27,7 @@ def bind(path: Path, mode: int, group: str) -> socket.socket:
             raise StartError(f"{path}: another kubesyncd answers there; stop it first")  # noqa: TRY301
         with suppress(FileNotFoundError):
             path.unlink()
-        # Nobody may connect before the mode is right.
+        # Clients must not connect before the mode is set.
         before = os.umask(0o177)
         try:
             sock.bind(str(path))
@@ -50,7 +50,7 @@ def bind(path: Path, mode: int, group: str) -> socket.socket:
 
 
 def _answers(path: Path) -> bool:
-    """Whether somebody listens at `path`."""
+    """Whether another process listens at `path`."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:

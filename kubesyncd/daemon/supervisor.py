@@ -1,6 +1,6 @@
 """Run the parts of the daemon in one task group: reconcilers, cluster, server, event streams, audits.
 
-Knows the ports and no adapter, no signal, no socket: `app` makes those, and the tests' simulated world makes
+Knows the ports and no adapter, no signal, no socket: `app` makes those, and the tests' simulation makes
 others. It decides nothing.
 """
 
@@ -58,23 +58,23 @@ if TYPE_CHECKING:
 LOOP_LAG_S_MAX = 1.0
 # Longer than any single call of a reconciler may take: the adapters' own deadlines are shorter.
 KEEPER_BUSY_S_MAX = 120.0
-# The audit goes round at a walk: hundreds of features at once would keep a verb waiting behind them.
+# The audit runs in small steps: hundreds of features at once would delay a verb.
 AUDIT_STEP = 8
 AUDIT_PAUSE_S = 0.05
 
 
 class Store(FeatureStore, Protocol):
-    """The FeatureStore, and what it knows of loads of CONFIG_DB (S10); the ledger brings that back."""
+    """The FeatureStore with its state of CONFIG_DB loads (S10), which the ledger restores after a restart."""
 
     load: ConfigLoad
 
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """All that a daemon needs from outside. `clock`: BOOTTIME seconds; `wall`: seconds since the epoch;
-    `tell` gets what systemd should hear. `membership` makes who joins and leaves; without, nobody does.
-    `mend` is called before anybody looks at a loaded CONFIG_DB. `follower` makes who follows the packages' server,
-    given how to ask for the Node's labels. `falls_back`: features to which a prepared reboot has promised their local
+    """The external dependencies of the daemon. `clock`: BOOTTIME seconds; `wall`: seconds since the epoch;
+    `tell` notifies systemd. `membership` makes the join controller; without it, the node never joins or leaves.
+    `mend` restores a loaded CONFIG_DB before any component reads it. `follower` makes the package server's follower,
+    given a reader of the Node's labels. `falls_back`: features to which a prepared reboot has promised their local
     container.
     """
 
@@ -105,7 +105,7 @@ class Outside:
 
 
 class Daemon:
-    """One life, between the ports and the sockets."""
+    """The parts of one run, between the ports and the sockets."""
 
     def __init__(self, outside: Outside, timing: Timing, always_local: frozenset[str]) -> None:
         self._outside = outside
@@ -127,11 +127,11 @@ class Daemon:
         self._membership = outside.membership(self._cluster) if outside.membership is not None else None
         self._reconcilers: Reconcilers | None = None
         self._server: Server | None = None
-        # Whether somebody may be configured whom we have not heard of.
+        # Set while a configured feature may have no reconciler yet.
         self._unmet = asyncio.Event()
 
     def start(self, tasks: asyncio.TaskGroup, watchdog_s: float | None = None) -> Server:
-        """Start everything in `tasks`; returns who answers requests. `watchdog_s`: what systemd expects."""
+        """Start all parts in `tasks`; return the server. `watchdog_s`: systemd's watchdog interval."""
         problem = self._load_ledger()
         if problem:
             self._log.warning("ledger", why=problem)
@@ -191,7 +191,7 @@ class Daemon:
         return made
 
     async def _resources(self, _: Request) -> Reply:
-        """What the daemon holds that is not seen from outside: a leak shows here first."""
+        """Counts of features, tasks and connections, to detect leaks."""
         held = {
             "features": sum(1 for _ in self._reconcilers or ()),
             "tasks": len(asyncio.all_tasks()),
@@ -199,7 +199,7 @@ class Daemon:
         }
         return Reply(out=json.dumps(held))
 
-    # ---- what the cluster controller asks (its `Host`), and tells --------------------------------
+    # ---- the cluster controller's `Host`, and its callbacks -------------------------------------
 
     def has_kubeconfig(self) -> bool:
         """See cluster.controller.Host."""
@@ -245,7 +245,7 @@ class Daemon:
         )
 
     def _first_record(self, feature: str) -> Record:
-        """What is known of a feature that the ledger does not know yet: rollbacks and promises outlive the boot."""
+        """The initial record of a feature without one in the ledger: rollbacks and promises outlive the boot."""
         shelf = self._outside.shelf.remembered(feature) if self._outside.shelf is not None else None
         record = Record(boot_fallback=feature in self._outside.falls_back)
         if shelf is None or not shelf.failure:
@@ -294,7 +294,7 @@ class Daemon:
             reconcilers.wake(event if isinstance(event, str) else None)
 
     async def _meet(self, reconcilers: Reconcilers) -> None:
-        """A reconciler for each configured feature, as far as Redis tells."""
+        """Make a reconciler for each feature configured in Redis."""
         if self._outside.mend is not None:
             await self._outside.mend()
         try:
@@ -311,7 +311,7 @@ class Daemon:
                 self._ledger.write()
 
     async def _meet_again(self, reconcilers: Reconcilers) -> None:
-        """Redis has said that it is back, and then did not answer: it will not say so again."""
+        """Repeat `_meet` after it failed: Redis does not repeat the event that triggered it."""
         backoff = Backoff(self._outside.rng, self._timing.backoff_s, self._timing.backoff_s_max)
         while True:
             if not self._unmet.is_set():
@@ -322,7 +322,7 @@ class Daemon:
                 await self._meet(reconcilers)
 
     async def _is_feature(self, name: str) -> bool:
-        """Whether a row stands for the feature: the event of its removal must not bring it back to mind."""
+        """Whether the feature has a row: the event of its removal must not create a reconciler again."""
         try:
             stored = await self._outside.store.read(name)
         except (Unavailable, Refused):
@@ -335,7 +335,7 @@ class Daemon:
             reconciler.dirty.set()
 
     def _reconciler_of(self, reconcilers: Reconcilers, name: str) -> Reconciler | None:
-        """The feature's reconciler, a new one looks by itself; None where there are too many features."""
+        """The feature's reconciler; a new one observes by itself. None where there are too many features."""
         try:
             return reconcilers.get(name)
         except Refused as error:
@@ -345,7 +345,7 @@ class Daemon:
     # ---- by the clock ---------------------------------------------------------------------------
 
     async def _audit(self, reconcilers: Reconcilers) -> None:
-        """Nothing should be missed; once a minute everything is looked at all the same."""
+        """Observe every feature once in `audit_s`, in case an event was missed."""
         while True:
             await asyncio.sleep(self._timing.audit_s)
             await self._meet(reconcilers)
@@ -361,7 +361,7 @@ class Daemon:
             )
 
     async def _feed_watchdog(self, reconcilers: Reconcilers, every_s: float) -> None:
-        """Tell systemd that we are well: the loop turns, and no reconciler hangs. Nobody else's health counts."""
+        """Notify systemd's watchdog while the loop runs and no reconciler hangs. External services do not count."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + every_s

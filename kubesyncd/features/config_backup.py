@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """CONFIG_DB, as far as it has to be restored."""
+    """The part of CONFIG_DB that the restore needs."""
 
     def restored(self) -> None:
-        """A load is over; until then the last known configuration stands."""
+        """Note that a load is over; until then the last known configuration stays in force."""
 
     async def feature_rows(self) -> Rows:
-        """All FEATURE rows as they stand. Raises Unavailable, also while CONFIG_DB is not whole."""
+        """All current FEATURE rows. Raises Unavailable, also while CONFIG_DB is incomplete."""
 
     async def add_fields(self, feature: str, fields: Mapping[str, str]) -> None:
         """Set these fields of a FEATURE row. Raises Unavailable, Refused."""
 
 
 class TableRestorer:
-    """Mends the table after each load, before anybody acts on what it says."""
+    """Restores the table after each load, before any component acts on it."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class TableRestorer:
         self._log = log
 
     async def mend(self) -> None:
-        """Look at the table, and write what it has lost. Never raises: what cannot be mended now is tried again
-        by the next call, and a row that cannot be written holds up no other.
+        """Read the table and restore what it has lost. Never raises: the next call tries again what fails now,
+        and a row that cannot be written does not delay the others.
         """
         try:
             now = await self._store.feature_rows()
@@ -82,7 +82,9 @@ class TableRestorer:
         try:
             if gone and not await self._has_unit(name):
                 self._log.warning(
-                    "feature_table", feature=name, why="it has no service any more; its row is left out"
+                    "feature_table",
+                    feature=name,
+                    why="its service is not installed any more; its row is not restored",
                 )
                 return
             await self._store.add_fields(name, fields)
@@ -92,7 +94,7 @@ class TableRestorer:
         self._log.info("feature_table", action="restore", feature=name, fields=dict(fields))
 
     def _saved(self) -> Saved | None:
-        """The copy that was made for this load."""
+        """The copy that was saved for this load, if there is one."""
         try:
             data = self._file.load()
             saved = decode(data) if data is not None else None

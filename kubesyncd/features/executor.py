@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from kubesyncd.features.surroundings import Surroundings, View
     from kubesyncd.runtime.alerts import AlertLog
 
-# How long a killed container may take to be gone before it is killed again, and by SIGKILL then.
+# Time for a killed container to end before it is killed again, then with SIGKILL.
 KILL_AGAIN_S = 10.0
 
 
 class Executor:
-    """Acts on one feature. `wake` is called when a container that was told to stop has stopped."""
+    """Acts on one feature. `wake` is called when a docker stop has returned."""
 
     def __init__(
         self,
@@ -60,27 +60,27 @@ class Executor:
         self._backoff = around.runtime.backoff(around.timing)
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._killed: dict[str, float] = {}
-        # Sent a signal, and not seen to have ended since.
+        # Containers that were sent a signal and have not been observed as ended.
         self._signalled: set[str] = set()
 
     @property
     def kills_again_at(self) -> tuple[float, ...]:
-        """When containers that were killed have to be looked at again, in BOOTTIME seconds."""
+        """When to observe killed containers again, in BOOTTIME seconds."""
         return tuple(self._killed.values())
 
     def note_running(self, running: set[str], now: float) -> tuple[frozenset[str], frozenset[str]]:
-        """Take in which containers run; return those that are being stopped, and those killed a short while ago."""
+        """Take the running containers; return those being stopped and those killed a short while ago."""
         self._signalled &= running
         self._killed = {c: again for c, again in self._killed.items() if c in running and again > now}
         return frozenset(self._stops) & running, frozenset(self._killed)
 
     def cancel(self) -> None:
-        """Give up what goes on beside the reconciler."""
+        """Cancel the docker stops that run beside the reconciler."""
         for task in self._stops.values():
             task.cancel()
 
     async def carry_out(self, view: View) -> None:
-        """Do what the plan asks for, and log it. Raises PortError."""
+        """Carry out the plan's action and log it. Raises PortError."""
         action, begun = view.plan.action, self._clock()
         assert action is not None
         await self._act(action, view)
@@ -118,7 +118,7 @@ class Executor:
                 memory.remember(replace(view.record, restored=failed_image))
 
     def _change_state(self, view: View, record: Record, *, surely: bool = False) -> None:
-        """A change of state of our own: it must be one of the table's."""
+        """Store a record that changes the state; the table must allow the change (IllegalTransition)."""
         check(view.plan.state, state_of(view.config, record, view.facts))
         self._memory.remember(record, surely=surely)
 
@@ -131,7 +131,7 @@ class Executor:
         self._killed[container_id] = self._clock() + KILL_AGAIN_S
 
     async def _stop(self, container_id: str, grace_s: int) -> None:
-        """docker stop, beside the loop, which hears of the end from Docker's event."""
+        """Run docker stop beside the loop; Docker's event reports the end to the loop."""
         try:
             await self._around.containers.stop(container_id, grace_s)
             self._backoff.reset()
@@ -143,23 +143,23 @@ class Executor:
             self._wake()
 
     async def _adopted(self, record: Record, image_id: str) -> Record:
-        """The record once the image is the local one. Where it cannot be, nothing breaks; it is tried again later."""
+        """The record after adopting the image as the local one. A failure is an alert and is tried again later."""
         try:
             await self._around.images.adopt(self._name, image_id)
         except PortError as error:
-            text = f"{error}; the local image stays as it is, and is tried again"
+            text = f"{error}; the local image is unchanged, the adoption is tried again"
             self._alerts.begin("image_not_adopted", text)
             return replace(record, adopt_at=self._clock() + self._around.timing.tag_after_s)
         self._alerts.end("image_not_adopted")
         return replace(record, adopted=image_id)
 
     async def _restore(self, failed_image: str) -> None:
-        """Where there is no image to go back to, the one that is there has to do. Raises Unavailable: tried again."""
+        """Restore the previous local image; without one, keep the current image. Raises Unavailable: tried again."""
         try:
             await self._around.images.restore(self._name, failed_image)
             self._alerts.end("image_not_restored")
         except (Refused, Missing) as error:
-            self._alerts.begin("image_not_restored", f"{error}; the local image stays as it is")
+            self._alerts.begin("image_not_restored", f"{error}; the local image is unchanged")
 
 
 def _name(action: Action) -> str:

@@ -1,8 +1,8 @@
 """Run the host's own check scripts on kube features, at intervals.
 
-Knows the hooks' port and the reconcilers; decides nothing: a check that fails is a complaint, one that is well again
-takes it back. `check.d/snmp`, and `check.d/snmp.anything`, get the feature's name and the ID of the kube container that
-owns it. Local containers are not checked: SONiC has monit for them, and local behaviour needs nobody (promise S3).
+Knows the hooks' port and the reconcilers; decides nothing: a failing check is a complaint, a check that succeeds again
+withdraws it. `check.d/snmp` and `check.d/snmp.anything` get the feature's name and the ID of the kube container that
+owns it. Local containers are not checked: SONiC uses monit, and local behaviour depends on no service (promise S3).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kubesyncd.ports import Hooks
 
 FOLDER = "check.d"
-# Checks are somebody else's programs: so many may run beside each other, whatever there is to check.
+# Checks are programs of the operator: at most so many run at a time.
 AT_ONCE_MAX = 4
 
 
@@ -47,13 +47,13 @@ class Checks:
         self._refused: set[str] = set()
 
     async def run(self) -> None:
-        """Never returns."""
+        """Run the checks at intervals. Never returns."""
         while True:
             await asyncio.sleep(self._timing.check_every_s * self._rng.uniform(0.9, 1.1))
             await self._round()
 
     async def _round(self) -> None:
-        """Every check that is due, at most `AT_ONCE_MAX` at a time."""
+        """Run every check that is due, at most `AT_ONCE_MAX` at a time."""
         names = self._hooks.names(FOLDER)
         due = [
             (reconciler, owner, name)
@@ -83,7 +83,7 @@ class Checks:
                 FOLDER, name, (reconciler.name, container_id), self._timing.check_s_max
             )
         except PortError as error:
-            # A broken check says nothing about the feature.
+            # A check that cannot run gives no information about the feature.
             if name not in self._refused:
                 self._refused.add(name)
                 self._log.warning("check", feature=reconciler.name, check=name, why=str(error))
@@ -103,6 +103,6 @@ class Checks:
 
 
 def _complained(reconciler: Reconciler, container_id: str, name: str) -> bool:
-    """Whether this check's complaint stands already."""
+    """Whether this check's complaint is already recorded."""
     complaints = reconciler.view.record.health.complaints if reconciler.view is not None else ()
     return any((c.container_id, c.source) == (container_id, name) for c in complaints)

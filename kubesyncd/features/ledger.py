@@ -1,7 +1,7 @@
 """Store every feature's record, last known configuration and history as JSON: it outlives the daemon, not the boot.
 
-Knows no feature's rules and no clock. Reading is total: a ledger nobody can read is an empty one and a sentence,
-never a reason not to start; so is one of another boot.
+Knows no feature's rules and no clock. Reading is total: an invalid ledger gives an empty one and a sentence, never
+an error at start. A ledger of another boot is ignored.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ VERSION = 1
 class Ledger:
     """All features' records of this boot, in memory and in one file.
 
-    `first`: nothing was remembered, so this is the daemon's first start of the boot. `config_loaded`: CONFIG_DB
-    has been seen loaded, so its absence means "being loaded" (S10).
+    `first`: no ledger was found, so this is the daemon's first start of the boot. `config_loaded`: CONFIG_DB
+    has been observed as loaded, so its absence means "being loaded" (S10).
     """
 
     def __init__(self, file: File, boot_id: str) -> None:
@@ -43,7 +43,7 @@ class Ledger:
         self.first = True
 
     def load(self) -> str:
-        """Read the file. Returns a sentence about what could not be used, or an empty string."""
+        """Read the file. Returns a sentence about an invalid ledger, or an empty string."""
         data = self._file.load()
         if data is None:
             return ""
@@ -72,9 +72,9 @@ class Ledger:
     def save(
         self, name: str, record: Record, config: FeatureConfig, history: tuple[Transition, ...] = ()
     ) -> None:
-        """Remember one feature; nothing is written where nothing changed. Raises Unavailable; the memory stands.
+        """Store one feature; writes only a change. Raises Unavailable; the change is kept in memory.
 
-        `history` is written along with the others and never for its own sake: it follows from them.
+        A change of `history` alone is not written: it follows from the others.
         """
         if (
             self.records.get(name) == record
@@ -88,7 +88,7 @@ class Ledger:
         self.write()
 
     def forget(self, name: str) -> None:
-        """Remember nothing of one feature. Raises Unavailable; the memory has forgotten all the same."""
+        """Delete one feature. Raises Unavailable; it is deleted from memory all the same."""
         self.records.pop(name, None)
         self.configs.pop(name, None)
         self.histories.pop(name, None)
@@ -111,7 +111,7 @@ def _entry(record: Record, config: FeatureConfig, history: tuple[Transition, ...
 
 
 def _read_history(value: Any) -> tuple[Transition, ...]:
-    """The last changes of state; none where they cannot be read, for a grant must not be lost with a tale."""
+    """The last changes of state; empty where invalid, so that an invalid history does not lose the record's grant."""
     try:
         history: tuple[Transition, ...] = _read(tuple[Transition, ...], value)
     except (ValueError, TypeError, ArithmeticError):
@@ -120,9 +120,9 @@ def _read_history(value: Any) -> tuple[Transition, ...]:
 
 
 def _read(hint: Any, value: Any) -> Any:
-    """A JSON value as the type `hint` says: a number that is none must not come up later, in a rule.
+    """A JSON value as the type `hint`; invalid values are rejected here, not later in a rule.
 
-    A field that is missing keeps its default (an older daemon wrote it), an unknown one is left out (a newer
+    A missing field keeps its default (an older daemon wrote it), an unknown one is ignored (a newer
     one did). Raises TypeError, ValueError, OverflowError.
     """
     if get_origin(hint) is UnionType:
@@ -139,13 +139,13 @@ def _read(hint: Any, value: Any) -> Any:
         return hint(value)
     allowed = (int, float) if hint is float else hint
     if not isinstance(value, allowed) or isinstance(value, bool) is not (hint is bool):
-        raise TypeError(f"{shown(str(value))} is no {hint.__name__}")
+        raise TypeError(f"invalid {hint.__name__}: {shown(str(value))}")
     if hint is float and not isfinite(value):
-        raise ValueError(f"{value} is no time")
+        raise ValueError(f"invalid time: {value}")
     return hint(value)
 
 
 def _listed(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise TypeError(f"{shown(str(value))} is no list")
+        raise TypeError(f"invalid list: {shown(str(value))}")
     return value

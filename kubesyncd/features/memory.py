@@ -1,4 +1,4 @@
-"""Remember one feature: its configuration, its record, its last changes of state."""
+"""Keep one feature's configuration, record and last changes of state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Memory:
-    """What outlives a restart of the daemon, in the ledger, and what of it outlives a boot, at the image store."""
+    """Keeps what outlives a restart of the daemon in the ledger, and what outlives a boot in the image store."""
 
     def __init__(self, name: str, around: Surroundings, alerts: AlertLog, log: FilteringBoundLogger) -> None:
         self._name = name
@@ -35,25 +35,25 @@ class Memory:
 
     @property
     def known_config(self) -> FeatureConfig | None:
-        """The configuration, if CONFIG_DB has ever had one."""
+        """The last configuration read from CONFIG_DB, if there is one."""
         return self.config if self._config_known else None
 
     def take_config(self, stored: Stored) -> None:
-        """Take over what CONFIG_DB says; while it is being loaded the last one stands."""
+        """Take over the configuration from CONFIG_DB; during a load the last one stays in force."""
         if not stored.loading:
             self.config = stored.config or self._default_config()
             self._config_known = stored.config is not None
 
     def note_change(self, plan: Plan) -> None:
-        """Add a change of state to the history, before the ledger is written: what changed it is in there as well."""
+        """Add a change of state to the history, before the ledger is written with the record that caused it."""
         source = self.history[-1].target if self.history else State.UNKNOWN
         if source is not plan.state:
             self.history.append(Transition(self._around.runtime.wall(), source, plan.state, plan.why))
             self._log.info("state", state=plan.state.value, was=source.value, why=plan.why)
 
     def remember(self, record: Record, *, surely: bool = False) -> None:
-        """Write the record to the ledger. Only a grant must be there `surely`, or Unavailable is raised: without it a
-        restart would not know which container it let through. Everything else an observation brings back.
+        """Write the record to the ledger. `surely`: raise Unavailable where it cannot be written. A grant needs it: a
+        restart would not know the admitted container. Observations restore everything else.
         """
         self._log_health(self.record, record)
         try:
@@ -62,7 +62,7 @@ class Memory:
         except Unavailable as error:
             if surely:
                 raise
-            self._alerts.begin("ledger", f"{error}; a restart of the daemon would forget")
+            self._alerts.begin("ledger", f"{error}; a restart of the daemon would lose this record")
         if not record.grant:
             self._alerts.end("image_not_adopted")
         if not record.rolled_back:
@@ -70,7 +70,7 @@ class Memory:
         self.record = record
 
     async def note_rollback(self) -> None:
-        """Have the image store remember a rollback, or that there is none: the ledger does not outlive a boot."""
+        """Store a rollback, or its end, in the image store: the ledger does not outlive a boot."""
         record, health = self.record, self.record.health
         noted = (
             (health.failed_image, health.failed_newest, record.failure)
@@ -81,13 +81,13 @@ class Memory:
             await self._around.images.note_rollback(self._name, *noted)
             self._alerts.end("rollback")
         except PortError as error:
-            self._alerts.begin("rollback", f"{error}; a boot would forget that it is rolled back")
+            self._alerts.begin("rollback", f"{error}; a reboot would lose the rollback")
 
     def _default_config(self) -> FeatureConfig:
         return FeatureConfig(always_local=self._name in self._around.always_local)
 
     def _log_health(self, before: Record, after: Record) -> None:
-        """Each failure, each local container's complaint and each end of one: once."""
+        """Log each failure, each complaint about a local container and each end of a failure once."""
         if after.failure and not before.failure:
             self._log.error("kube_failed", alert=True, why=after.failure, policy=self.config.policy.value)
         if before.failure and not after.failure:

@@ -1,11 +1,11 @@
 """Reconcile one feature: wait until something may have changed, observe, plan, act, repeat.
 
-Knows the ports, the ledger and the pure core; knows no socket and no adapter. It is the only one that acts on its
-feature. Others leave a note (a verb, a waiting container, "something changed") and set `dirty`.
+Knows the ports, the ledger and the pure core; knows no socket and no adapter. Only the reconciler acts on its
+feature. Other components leave a request (a verb, a waiting container, "something changed") and set `dirty`.
 
-- `dirty` is set: something may have changed since the last observation. It is cleared *before* observing, so what
-  happens meanwhile runs us again.
-- Being inside `_turn` is the other set: at most one action at a time. Only docker stop goes on beside it, because
+- `dirty` is set: something may have changed since the last observation. It is cleared *before* observing, so a
+  change during the observation triggers another one.
+- `_turn` runs at most one action at a time. Only docker stop runs beside it, because
   it may take a minute and a newer verb must be able to overtake it.
 """
 
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
 
 # More plans than this in one turn: two rules undo each other. The feature is slowed down and a traceback is logged.
 PLANS_MAX = 32
-# What may fail beside a feature's course; each is an alert once, and a line in `explain` for as long as it lasts.
+# Failures beside a feature's reconciliation; each is one alert, and a line in `explain` until it clears.
 ALERTS = ("ledger", "rollback", "image_not_adopted", "image_not_restored")
 FAILING_PAUSE_S = 0.2
 NOTES_MAX = 64
 
 
 class LivelockError(Exception):
-    """Plans follow plans without coming to rest: a bug of ours."""
+    """Plans follow each other without coming to rest: a bug in kubesyncd."""
 
 
 class Reconciler:
-    """The reconciler of one feature. Run `run()` once, for as long as the daemon lives."""
+    """The reconciler of one feature. Run `run()` once, for the daemon's lifetime."""
 
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
@@ -80,7 +80,7 @@ class Reconciler:
 
     @property
     def view(self) -> View | None:
-        """What was observed and planned last; None: nothing yet."""
+        """The last observation and plan; None: none yet."""
         return self.waiters.view
 
     @property
@@ -90,11 +90,11 @@ class Reconciler:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What could not be done for the feature, as a disk was full or Docker refused; it is tried again."""
+        """Actions that failed for the feature (full disk, refused by Docker); each is tried again."""
         return self._alerts.lasting(*ALERTS)
 
     async def carry_out(self, verb: Verb) -> Outcome:
-        """Note what the verb asks for and wait until it is so. Always answers, within `verb_s_max`."""
+        """Record the verb's request and wait until it is done. Always answers, within `verb_s_max`."""
         return await self._call.carried_out(verb, self._look_now, self._why)
 
     async def seen(self) -> View:
@@ -103,24 +103,24 @@ class Reconciler:
         return await self.waiters.observed()
 
     async def note(self, change: Callable[[Record], Record]) -> View:
-        """Take in what a client says of the feature; return what the observation that has done so saw.
+        """Apply a client's report to the record; return the view of the observation that has applied it.
 
-        Raises Refused where too much is said at once, Unavailable where Docker does not answer.
+        Raises Refused where too many reports are waiting, Unavailable where Docker does not answer.
         """
         if len(self._notes) >= NOTES_MAX:
-            raise Refused("kubesyncd", f"{NOTES_MAX} things have been said of it at once; say it again later")
+            raise Refused("kubesyncd", f"{NOTES_MAX} reports are waiting already; report again later")
         self._notes.append(change)
         return await self.seen()
 
     def foreseen(self) -> tuple[Record, Plan] | None:
-        """What the next look by the clock will find and plan, if nothing happens until then; None: it has none."""
+        """The record and plan of the next timed observation, if nothing changes until then; None: none is due."""
         view = self.view
         if view is None or view.plan.wake_at is None:
             return None
         return foresee(view.config, view.record, view.facts, self._around.timing, view.plan.wake_at)
 
     async def check_forgettable(self) -> None:
-        """Whether nothing is left of the feature but what we remember. Raises Refused, Unavailable."""
+        """Check that nothing is left of the feature but its record. Raises Refused, Unavailable."""
         stored = await self._around.store.read(self.name)
         view = await self.seen()
         if stored.loading or stored.config is not None:
@@ -130,7 +130,7 @@ class Reconciler:
             raise Refused("kubesyncd", f"it is still up ({view.plan.why}); stop its service first")
 
     def forget(self) -> None:
-        """Tell all who wait for the feature that it is gone."""
+        """Answer all waiting clients: the feature is uninstalled."""
         self._call.answer(Outcome(protocol.EXIT_FAILED, GONE))
         self._alerts.end_all()
         self.waiters.forget()
@@ -169,7 +169,7 @@ class Reconciler:
     async def _woken(self) -> None:
         now = self._clock()
         if self._retry_at is not None:
-            # While something outside fails, what it says counts for less than our own pace.
+            # While an external service fails, the backoff limits the pace, not its events.
             await asyncio.sleep(max(0.0, min(self._retry_at - now, FAILING_PAUSE_S)))
             wakes: list[float | None] = [self._retry_at]
         else:
@@ -190,7 +190,7 @@ class Reconciler:
         raise LivelockError(f"{self.name}: {PLANS_MAX} plans without coming to rest; the last: {view.plan}")
 
     async def _look(self) -> View:
-        """Observe, note, decide, tell: everything of a turn but the action."""
+        """Observe, record, plan, publish: everything of a turn but the action."""
         facts = await self._observe()
         now, timing, memory = self._clock(), self._around.timing, self._memory
         config = memory.config
@@ -214,9 +214,9 @@ class Reconciler:
         self._around.told(self.name, view)
 
     def _failed(self, error: PortError) -> None:
-        """Log once that something outside did not do as asked, answer a verb, and try again at our own pace."""
+        """Log an external failure once, answer a verb, and schedule a retry with backoff."""
         now = self._clock()
-        # What is missing was there when we looked: the next look knows better.
+        # A missing object existed at the last observation; the next one corrects the plan.
         wait_s = self._backoff.longest_s() if isinstance(error, Refused) else self._backoff.next_s()
         self._retry_at = now + wait_s
         self._alerts.warn("trouble", str(error), retry_in_s=round(wait_s, 1))
@@ -251,7 +251,7 @@ class Reconciler:
 
 
 class _StoreReader:
-    """Reads the feature's rows. `again_at`: when to read again what Redis did not answer; no event repeats it."""
+    """Reads the feature's rows. `again_at`: when to repeat a read that Redis did not answer; no event repeats it."""
 
     def __init__(self, name: str, around: Surroundings, memory: Memory, alerts: AlertLog) -> None:
         self._name = name
@@ -262,7 +262,7 @@ class _StoreReader:
         self.again_at: float | None = None
 
     async def read(self) -> Row | None:
-        """STATE_DB's row, and on the way the config: the last known one stands while there is no better one."""
+        """STATE_DB's row; also takes the config, or keeps the last known one where Redis does not answer."""
         try:
             stored = await self._around.store.read(self._name, self._memory.known_config)
         except Unavailable as error:

@@ -18,7 +18,7 @@ FEATURES_MAX = 512
 
 
 class Reconcilers:
-    """All reconcilers: made when a feature is first heard of, woken by name."""
+    """All reconcilers: created when a feature first appears, woken by name."""
 
     def __init__(self, around: Surroundings, tasks: asyncio.TaskGroup) -> None:
         self._around = around
@@ -42,11 +42,11 @@ class Reconcilers:
         return reconciler
 
     def known(self, name: str) -> Reconciler | None:
-        """The feature's reconciler if there is one."""
+        """The feature's reconciler, or None."""
         return self._reconcilers.get(name)
 
     async def forget(self, name: str) -> None:
-        """End the feature's reconciler and remember nothing of it: it was uninstalled. Raises Refused, Unavailable."""
+        """End the reconciler of an uninstalled feature and delete its record. Raises Refused, Unavailable."""
         reconciler = self._reconcilers.get(name)
         if reconciler is None:
             return
@@ -59,7 +59,7 @@ class Reconcilers:
         self._around.told(name, None)
 
     def wake(self, name: str | None) -> None:
-        """Something may have changed for this feature, or for all."""
+        """Trigger an observation of this feature, or of all features (None)."""
         for reconciler in (
             self._reconcilers.values() if name is None else filter(None, [self._reconcilers.get(name)])
         ):

@@ -1,4 +1,4 @@
-"""Name what all reconcilers share, and what they show."""
+"""Define what all reconcilers share, and what they publish."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class LabelQueue(Protocol):
-    """The cluster controller, as far as a reconciler needs it."""
+    """The part of the cluster controller that a reconciler needs."""
 
     @property
     def joined(self) -> bool:
-        """A master is configured, not disabled, and this node has joined it."""
+        """Whether a master is configured and not disabled, and this node has joined it."""
 
     @property
     def kubelet_running(self) -> bool | None:
@@ -35,32 +35,32 @@ class LabelQueue(Protocol):
         """Whether a reboot is being prepared."""
 
     def view(self, feature: str) -> LabelView:
-        """What the queue knows of this feature's label."""
+        """The queue's state of this feature's label."""
 
     async def request_feature(self, feature: str, *, on: bool) -> None:
         """Queue this feature's label."""
 
 
 class LocalImages(Protocol):
-    """The image store, as far as a reconciler needs it. Raises Missing, Refused, Unavailable."""
+    """The part of the image store that a reconciler needs. Raises Missing, Refused, Unavailable."""
 
     async def adopt(self, feature: str, image_id: str) -> None:
-        """Make this image the local one, and keep the one before."""
+        """Make this image the local one, and keep the previous local image."""
 
     async def restore(self, feature: str, failed_image: str) -> None:
-        """Make the image before the failed one the local one again."""
+        """Make the image from before the failed one the local image again."""
 
     async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
-        """Remember over the boot that the feature is rolled back; all empty: that it is not."""
+        """Store durably that the feature is rolled back; all empty: that it is not."""
 
     async def forget(self, feature: str) -> None:
-        """The feature is uninstalled."""
+        """Delete the state of an uninstalled feature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all reconcilers share. `first_record`: what is known of a feature that the ledger does not know yet.
-    `told` hears of each view, and of a feature's end (None).
+    """What all reconcilers share. `first_record`: the initial record of a feature without one in the ledger.
+    `told` is called with each view, and with None when a feature is uninstalled.
     """
 
     store: FeatureStore
@@ -79,7 +79,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a reconciler observed and planned last: all that others get to know."""
+    """A reconciler's last observation and plan: all that other components can read."""
 
     config: FeatureConfig
     record: Record

@@ -1,4 +1,4 @@
-"""Follow one verb of a client from its request to its answer. A newer verb overtakes an older one."""
+"""Track one verb of a client from its request to its answer. A newer verb supersedes an older one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Call:
 
 
 class VerbCall:
-    """The verb under way, if there is one. Every verb is answered, within `verb_s_max`."""
+    """The current verb, if there is one. Every verb is answered within `verb_s_max`."""
 
     def __init__(self, clock: Callable[[], float], verb_s_max: float) -> None:
         self._clock = clock
@@ -38,7 +38,7 @@ class VerbCall:
         self._call: _Call | None = None
 
     async def carried_out(self, verb: Verb, wake: Callable[[], None], why: Callable[[], str]) -> Outcome:
-        """Note what the verb asks for, `wake` the reconciler, and wait until it is so. `why` it is not yet so."""
+        """Record the verb's request, `wake` the reconciler, and wait until it is done. `why`: why it is not yet."""
         if self._call is not None:
             self.answer(verbs.overtaken(verb))
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -57,7 +57,7 @@ class VerbCall:
                 self._call = None
 
     def accept(self, config: FeatureConfig, record: Record, facts: Facts) -> Record | None:
-        """The record with what the verb asks for in it; None where there is none, or it is declined at once."""
+        """The record with the verb's request applied; None without a new verb, or where it is declined."""
         call = self._call
         if call is None or call.accepted:
             return None
@@ -84,7 +84,7 @@ class VerbCall:
     # ---- where an action fails ------------------------------------------------------------------
 
     def accept_unseen(self, config: FeatureConfig, record: Record) -> Record | None:
-        """As `accept`, where nothing can be observed: down stays down (S7). A start has to wait."""
+        """As `accept`, without an observation: down stays down (S7). A start has to wait."""
         call = self._call
         if call is None or call.accepted or isinstance(call.verb, verbs.Start):
             return None
@@ -94,7 +94,7 @@ class VerbCall:
         return noted
 
     def fail(self, error: PortError) -> bool:
-        """Take in that an action failed; return whether the verb still waits, and should be tried again soon."""
+        """Note a failed action; return whether the verb still waits and should be tried again soon."""
         call = self._call
         if call is None:
             return False

@@ -1,4 +1,4 @@
-"""Let clients wait for one feature: for a grant, for its end, for the next observation."""
+"""Let clients wait for one feature: for admission, for its end, for the next observation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import Timing
     from kubesyncd.features.surroundings import View
 
-# How long a verb waits for Docker before it says that Docker does not answer.
+# Time a verb waits for Docker before it reports that Docker does not answer.
 PATIENCE_S = 10.0
 GONE = "the feature was uninstalled; nothing is left to wait for"
 
 
 class Waiters:
-    """Those who wait for the feature. `dirty` is set when one comes or goes; `view` is the last one told."""
+    """Clients that wait for the feature. `dirty` is set when one arrives or leaves; `view`: the last one published."""
 
     def __init__(self, clock: Callable[[], float], timing: Timing, dirty: asyncio.Event) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class Waiters:
         self._dirty = dirty
         self._blocked: dict[str, int] = {}
         self._left_at = clock()
-        # In order of arrival, so that a simulated run does not depend on where events lie in memory.
+        # In order of arrival, so that a simulated run does not depend on memory addresses.
         self._changed: dict[asyncio.Event, None] = {}
         self._forgotten = False
         self.view: View | None = None
@@ -42,23 +42,23 @@ class Waiters:
         return frozenset(self._blocked)
 
     def may_ask_again(self, now: float) -> bool:
-        """Whether a container may be about to ask again: the daemon has just started, or a connection just ended."""
+        """Whether a container may be about to repeat its request: the daemon just started, or a connection ended."""
         return now < self._left_at + self._timing.reask_s
 
     def tell(self, view: View) -> None:
-        """Show all who wait what was observed."""
+        """Publish an observation to all waiting clients."""
         self.view = view
         for event in self._changed:
             event.set()
 
     def forget(self) -> None:
-        """Tell all who wait that the feature is uninstalled."""
+        """Refuse all waiting clients: the feature is uninstalled."""
         self._forgotten = True
         for event in self._changed:
             event.set()
 
     async def granted(self, container_id: str) -> None:
-        """Return once this kube container may proceed past `up kube`, for as long as that takes. Raises Refused."""
+        """Return once this kube container is admitted past `up kube`, without a time limit. Raises Refused."""
         self._blocked[container_id] = self._blocked.get(container_id, 0) + 1
         self._dirty.set()
         try:
@@ -101,7 +101,7 @@ class Waiters:
                         await changed.wait()
 
     async def observed(self) -> View:
-        """Return the view after an observation that begins now or later. Raises Unavailable where Docker is silent."""
+        """Return the view after an observation that begins now or later. Raises Unavailable without an answer."""
         self._dirty.set()
         with self._watching() as changed:
             try:
@@ -128,14 +128,14 @@ class Waiters:
 
 
 def _may_proceed(view: View, container_id: str) -> bool:
-    """Granted, still running, and STATE_DB says so where it can be reached."""
+    """Whether the container is admitted, still runs, and STATE_DB (where reachable) shows it."""
     if view.record.grant != container_id or container_id not in view.facts.kube_running:
         return False
     return view.facts.row is None or view.facts.row == project(view.record, view.facts)
 
 
 def _status(view: View) -> str:
-    """What `systemctl status` shows of the feature."""
+    """The feature's status text in `systemctl status`."""
     if view.plan.state in (State.KUBE_READY, State.KUBE_PENDING, State.LOCAL_TO_KUBE, State.KUBE_STOPPED):
         return view.plan.why
     return MEANING[view.plan.state]

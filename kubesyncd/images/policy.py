@@ -1,9 +1,9 @@
 """Decide which image a feature starts from locally, which one is kept for a rollback, and which may go. Pure.
 
-Knows no Docker, no clock, no coroutine. Tags are the memory: the *local name* (what the unit's script starts from,
-`docker-snmp:latest`) names the good image, and `docker-snmp:kubesyncd-previous` the one before it. Besides, `Shelf`
-remembers which images ever ran here by our doing: only those are ever removed. Every function returns the next
-step only, so that a power cut between two steps is just another look. Seed: section Image management.
+Knows no Docker, no clock, no coroutine. Tags store the state: the *local name* (what the unit's script starts from,
+`docker-snmp:latest`) names the good image, and `docker-snmp:kubesyncd-previous` the one before it. The image record
+(`Shelf`) also holds which images kubesyncd has run here: only those are ever removed. Every function returns only the
+next step, so that after a power cut between two steps the next pass continues. Seed: section Image management.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from kubesyncd.core.image_model import IMAGE_ID, NAME, Image, Stock
 
 PREVIOUS_TAG = "kubesyncd-previous"
-# An image of each update of some years; the oldest are forgotten first, and then left alone.
+# One image per update, for some years; the oldest are forgotten first, and are then left alone.
 KNOWN_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """What is remembered of one feature's images. `local`: the local name. `known`: IDs that ran here, oldest first.
+    """The stored record of one feature's images. `local`: the local name. `known`: IDs that ran here, oldest first.
 
-    `failed`: the image it was rolled back from, `failed_newest` and `failure` as in its record.
+    `failed`: the image that was rolled back, `failed_newest` and `failure` as in its record.
     """
 
     local: str = ""
@@ -33,7 +33,7 @@ class Shelf:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """Let `name` name this image from now on."""
+    """Point `name` to this image."""
 
     image_id: str
     name: str
@@ -41,7 +41,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Take this name, or an image without one, away."""
+    """Remove this name, or an image without a name."""
 
     reference: str
 
@@ -58,10 +58,10 @@ def previous_name(local: str) -> str:
 
 
 def local_name(made_from: str, remembered: str, listed: str, image: Image | None) -> str:
-    """What the unit's script starts from; empty where nobody can tell.
+    """The image name that the unit's script starts from; empty where it is unknown.
 
-    What the local container was made from says it best; then what it said once, what SONiC's list of names says,
-    and last the name that the master's image has in its registry.
+    Sources in order of preference: the image of the local container, the earlier image of the local container, SONiC's
+    list of names, and the name of the master's image in its registry.
     """
     for name in (made_from, remembered, listed and f"{listed}:latest"):
         if name and NAME.fullmatch(name) and not IMAGE_ID.fullmatch(name):
@@ -71,13 +71,13 @@ def local_name(made_from: str, remembered: str, listed: str, image: Image | None
 
 
 def remember(shelf: Shelf, *image_ids: str) -> Shelf:
-    """The shelf once these images are known to have run here."""
+    """The image record with these images added as known to have run here."""
     fresh = tuple(dict.fromkeys(i for i in image_ids if i and i not in shelf.known))
     return replace(shelf, known=(*shelf.known, *fresh)[-KNOWN_MAX:]) if fresh else shelf
 
 
 def adopt(shelf: Shelf, stock: Stock, image_id: str) -> Tag | None:
-    """The next step until the local name names this image and the one before it is kept; None: it is done."""
+    """The next step until the local name points to this image and the one before it is kept; None: done."""
     now, previous = stock.named(shelf.local), previous_name(shelf.local)
     if now == image_id:
         return None
@@ -87,7 +87,7 @@ def adopt(shelf: Shelf, stock: Stock, image_id: str) -> Tag | None:
 
 
 def restore(shelf: Shelf, stock: Stock, failed_image: str) -> Tag | None:
-    """The next step until the local name names a good image again; None: it does, or there is none to go back to."""
+    """The next step until the local name points to a good image again; None: done, or no image to return to."""
     previous = stock.named(previous_name(shelf.local))
     if stock.named(shelf.local) != failed_image or previous in ("", failed_image):
         return None
@@ -95,7 +95,7 @@ def restore(shelf: Shelf, stock: Stock, failed_image: str) -> Tag | None:
 
 
 def removable(shelf: Shelf, stock: Stock) -> tuple[Image, ...]:
-    """Images that ran here, that nothing uses or falls back to, and that have no name somebody else gave them."""
+    """Images that ran here, that nothing uses or falls back to, and that have no name but this feature's."""
     kept = {stock.named(shelf.local), stock.named(previous_name(shelf.local)), *stock.used}
     family = base(shelf.local)
     return tuple(
@@ -108,14 +108,14 @@ def removable(shelf: Shelf, stock: Stock) -> tuple[Image, ...]:
 
 
 def tidy(shelf: Shelf, stock: Stock) -> Remove | None:
-    """The next removal; None: there is nothing to remove. The last name of an image takes it along."""
+    """The next removal; None: nothing to remove. Removing the last name of an image removes the image."""
     for image in removable(shelf, stock):
         return Remove(image.names[0] if image.names else image.id)
     return None
 
 
 def role(shelf: Shelf, stock: Stock, image: Image) -> str:
-    """What an image is to its feature, in a word or two for operators."""
+    """The image's role for its feature, in a word or two for operators."""
     words = []
     if image.id == stock.named(shelf.local):
         words.append("local")

@@ -1,8 +1,8 @@
-"""Carry out the image policy, and remember on disk.
+"""Carry out the image policy, and store its record on disk.
 
 Knows the Images port and one file; decides neither when an image is good nor when a feature has failed. A reconciler
-waits for tags and for the local container, which take Docker no time; images are removed by a coroutine beside,
-because a slow disk may take a minute.
+waits for tags and for the local container, which Docker does at once. A separate coroutine removes images, because a
+slow disk may take a minute.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FEATURES_MAX = 512
-# A policy that wants more steps than this undoes itself: a bug of ours.
+# A policy that needs more steps than this undoes itself: a bug in the policy.
 STEPS_MAX = 64
-# How soon Docker is asked again at the start, while it does not answer.
+# Interval for asking Docker again at the start, while it does not answer.
 START_S, START_S_MAX = 0.8, 5.0
 
 
 class NoImageStore:
-    """What reconcilers have where there are no images to look after: everything is as it should be."""
+    """The image store of reconcilers without image management: every call succeeds and does nothing."""
 
     async def adopt(self, feature: str, image_id: str) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     async def restore(self, feature: str, failed_image: str) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
-        """Nothing outlives the boot."""
+        """Store nothing over the boot."""
 
     async def forget(self, feature: str) -> None:
-        """Nothing is remembered."""
+        """Return an empty record."""
 
 
 class ImageStore:
-    """All features' images. `listed` tells SONiC's name of a feature's image; an empty one where it has none.
+    """The image store of all features. `listed`: SONiC's name of a feature's image; empty where it has none.
 
-    Without `adopting`, local images stay what they are; rollbacks and `ensure_local` still work.
+    Without `adopting`, local images stay unchanged; rollbacks and `ensure_local` still work.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class ImageStore:
     # ---- for reconcilers ----------------------------------------------------------------------------
 
     def remembered(self, feature: str) -> Shelf:
-        """What is known of a feature's images, and of the rollback it is in."""
+        """The record of a feature's images, and of its current rollback."""
         return self._shelves.get(feature, Shelf())
 
     async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
-        """Remember over the boot that the feature is rolled back, or (all empty) that it is not any more.
+        """Store over the boot that the feature is rolled back, or (all empty) that it no longer is.
 
-        Raises Unavailable; the memory stands, and the next call tries again.
+        Raises Unavailable; the record in memory is kept, and the next call tries to store it again.
         """
         shelf = self.remembered(feature)
         noted = replace(shelf, failed=failed, failed_newest=failed_newest, failure=failure_text)
@@ -98,10 +98,10 @@ class ImageStore:
             await self._keep(feature, noted)
 
     async def adopt(self, feature: str, image_id: str) -> None:
-        """Make a good image the local one, and keep the one before. Done already is success.
+        """Make a good image the local one, and keep the one before. Already done is success.
 
-        Raises Missing where the image is gone, Refused where Docker will not or nobody knows the local name,
-        Unavailable (a full disk too).
+        Raises Missing where the image is gone, Refused where Docker refuses or the local name is unknown, Unavailable
+        (a full disk too).
         """
         if not self._adopting:
             return
@@ -110,7 +110,7 @@ class ImageStore:
         if image is None:
             raise Missing("Docker", f"image {image_id[:19]} is gone")
         shelf = await self._named(feature, image)
-        # Known before it is tagged: what is not known is never removed, and a power cut may come at any time.
+        # Record the image before tagging it: an unrecorded image is never removed, and the power may fail at any time.
         shelf = policy.remember(shelf, stock.named(shelf.local), image_id)
         await self._keep(feature, shelf)
         for _ in range(STEPS_MAX):
@@ -124,9 +124,9 @@ class ImageStore:
         self._due.set()
 
     async def restore(self, feature: str, failed_image: str) -> None:
-        """Make the image before `failed_image` the local one again, where that one is. Done already is success.
+        """Make the image before `failed_image` the local one again, where that one is local. Already done is success.
 
-        Raises Refused where there is no image to go back to or Docker will not, Unavailable.
+        Raises Refused without an image to return to or where Docker refuses, Unavailable.
         """
         stock = await self._images.stock()
         shelf = await self._named(feature, stock.image(failed_image))
@@ -138,45 +138,45 @@ class ImageStore:
         await self._renew(feature, shelf)
 
     async def ensure_local(self, feature: str, deployed: str, *, dry: bool = False) -> str:
-        """See to it that the feature has a local image, where need be the `deployed` one; a sentence about what
-        was (or, with `dry`, would be) done. Raises Refused where there is none, Unavailable.
+        """Ensure that the feature has a local image, if necessary the `deployed` one.
+
+        Return a sentence about what was (or, with `dry`, would be) done. Raises Refused without an image.
         """
         stock = await self._images.stock()
         shelf = await self._named(feature, stock.image(deployed))
         if stock.named(shelf.local):
             if not dry:
                 await self._keep(feature, shelf)
-            return f"{shelf.local} is there"
+            return f"{shelf.local} exists"
         if stock.image(deployed) is None:
-            raise Refused("Docker", f"there is no {shelf.local}, and no deployed image that could become it")
+            raise Refused("Docker", f"{shelf.local} does not exist, and no deployed image could become it")
         if not dry:
             await self._tag(feature, policy.Tag(deployed, shelf.local))
             await self._keep(feature, policy.remember(shelf, deployed))
         return f"{shelf.local} is made from the deployed image {deployed[7:19]}"
 
     async def ensure_container(self, feature: str, deployed: str, *, dry: bool = False) -> tuple[str, bool]:
-        """See to it that the feature has a local container, where need be one after the container `deployed` that
-        Kubernetes runs; what was (or, with `dry`, would be) done, nothing where there is one, and whether it has all
-        that the deployed one has. To be called once there is a local image. Raises Refused where there is none and
-        none can be made, Unavailable.
+        """Ensure that the feature has a local container, if necessary one modelled on the kube container `deployed`.
+
+        Return what was (or, with `dry`, would be) done, empty where a local container exists, and whether it has all
+        that the deployed one has. Call it once a local image exists. Raises Refused without a local container where
+        none can be created, Unavailable.
         """
         if await self._images.made_from(feature):
             return "", True
         if not deployed:
-            raise Refused(
-                "Docker", "there is no local container, and none of kube's that it could be made after"
-            )
+            raise Refused("Docker", "no local container exists, and no kube container to create it from")
         if dry:
-            return "its local container would be made after the one that Kubernetes runs", True
+            return "its local container would be created from the one that Kubernetes runs", True
         lacking = await self._images.localize(feature, deployed, self.remembered(feature).local)
         self._log.info("local_container_made", feature=feature, after=deployed, lacking=list(lacking))
         without = f", without what only Kubernetes has at {', '.join(lacking)}" if lacking else ""
-        return f"its local container is made after the one that Kubernetes runs{without}", not lacking
+        return f"its local container is created from the one that Kubernetes runs{without}", not lacking
 
     async def forget(self, feature: str) -> None:
-        """The feature is uninstalled: take back the local container that was made for it, and remember nothing.
+        """Handle an uninstalled feature: remove the local container created for it, and clear its record.
 
-        Its images stay. Raises Refused, Unavailable, and then all is as it was.
+        Its images stay. Raises Refused, Unavailable; then nothing has changed.
         """
         if await self._images.unlocalize(feature):
             self._log.info("local_container_removed", feature=feature, why="the feature was uninstalled")
@@ -184,10 +184,11 @@ class ImageStore:
             await self._save()
 
     async def run(self) -> None:
-        """Finish what a power cut has interrupted; then remove what is not needed any more, feature by feature, as it
-        falls due. Never returns.
+        """Finish what a power cut has interrupted; then remove unneeded images, feature by feature, when due.
+
+        Never returns.
         """
-        while not await self._finished():  # noqa: ASYNC110 - Docker tells of nothing while it is away
+        while not await self._finished():  # noqa: ASYNC110 - Docker sends no events while it is down
             await asyncio.sleep(self._backoff.next_s())
         while True:
             await self._due.wait()
@@ -200,11 +201,13 @@ class ImageStore:
                     self._log.warning("image_kept", feature=feature, why=str(error))
 
     async def _finished(self) -> bool:
-        """Whether no local container is half made any more."""
+        """Whether no local container is half created any more."""
         try:
             for feature in await self._images.unfinished():
                 if await self._images.finish(feature):
-                    self._log.info("local_container_finished", feature=feature, why="it was cut short")
+                    self._log.info(
+                        "local_container_finished", feature=feature, why="its creation was interrupted"
+                    )
         except Unavailable:
             return False
         except PortError as error:
@@ -212,7 +215,7 @@ class ImageStore:
         return True
 
     async def tidy(self, feature: str) -> list[str]:
-        """Remove the feature's old images; the names that are gone. Raises Refused, Unavailable."""
+        """Remove the feature's old images; return the names removed. Raises Refused, Unavailable."""
         removed: list[str] = []
         shelf = self.remembered(feature)
         for _ in range(STEPS_MAX):
@@ -228,14 +231,14 @@ class ImageStore:
 
     @property
     def shelves(self) -> Mapping[str, Shelf]:
-        """What is remembered of each feature's images."""
+        """The record of each feature's images."""
         return self._shelves
 
     async def stock(self) -> Stock:
         """The images on this switch. Raises PortError."""
         return await self._images.stock()
 
-    # ---- within ---------------------------------------------------------------------------------
+    # ---- internal -------------------------------------------------------------------------------
 
     async def _named(self, feature: str, image: Image | None) -> Shelf:
         shelf = self.remembered(feature)
@@ -243,7 +246,7 @@ class ImageStore:
         local = policy.local_name(made_from, shelf.local, self._listed(feature), image)
         if not local:
             fix = "create its local container, or name its image in [images] names_file"
-            raise Refused("Docker", f"nobody can tell the name of {feature}'s local image; {fix}")
+            raise Refused("Docker", f"the name of {feature}'s local image is unknown; {fix}")
         return replace(shelf, local=local)
 
     async def _tag(self, feature: str, step: policy.Tag) -> None:
@@ -256,14 +259,14 @@ class ImageStore:
 
     async def _keep(self, feature: str, shelf: Shelf) -> None:
         if feature not in self._shelves and len(self._shelves) >= FEATURES_MAX:
-            raise Refused("kubesyncd", f"images of {FEATURES_MAX} features are remembered already")
+            raise Refused("kubesyncd", f"the limit of {FEATURES_MAX} features with stored images is reached")
         if self._shelves.get(feature) == shelf and not self._unsaved:
             return
         self._shelves[feature] = shelf
         await self._save()
 
     async def _save(self) -> None:
-        """All of it, as it is now: the file keeps the order in which it is told."""
+        """Store the whole record as it is now: the file keeps the order of the calls."""
         tree = {"version": VERSION, "features": {n: asdict(s) for n, s in sorted(self._shelves.items())}}
         try:
             await self._file.save(json.dumps(tree).encode() + b"\n")
@@ -273,19 +276,19 @@ class ImageStore:
         self._unsaved = False
 
     def _load(self) -> None:
-        """Nothing readable means nothing remembered, and so nothing removed."""
+        """Load the record. An unreadable file means an empty record, and so no removals."""
         try:
             data = self._file.load()
             self._shelves = {} if data is None else decode(data)
         except Unavailable as error:
-            self._log.error("images", why=f"{error}; what is remembered of images is not used")
+            self._log.error("images", why=f"{error}; the stored image record is not used")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             why = f"it cannot be read ({type(error).__name__}: {shown(str(error))}) and is not used"
             self._log.error("images", why=why)
 
 
 def decode(data: bytes) -> dict[str, Shelf]:
-    """What was remembered. Raises ValueError, LookupError, TypeError, AttributeError, RecursionError."""
+    """Decode the stored record. Raises ValueError, LookupError, TypeError, AttributeError, RecursionError."""
     tree = json.loads(data)
     if tree["version"] != VERSION:
         raise ValueError(f"version {tree['version']!a} is not {VERSION}")
@@ -296,5 +299,5 @@ def _shelf(entry: Mapping[str, Any]) -> Shelf:
     known = entry["known"]
     words = {key: entry[key] for key in ("local", "failed", "failed_newest", "failure")}
     if not isinstance(known, list) or not all(isinstance(word, str) for word in (*known, *words.values())):
-        raise TypeError("a shelf holds words")
+        raise TypeError("an image record must hold text")
     return Shelf(known=tuple(i for i in known if IMAGE_ID.fullmatch(i))[-policy.KNOWN_MAX :], **words)

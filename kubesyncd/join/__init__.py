@@ -1,4 +1,5 @@
-"""Joining a Kubernetes master and leaving it: `python -m kubesyncd.join join|reset`, a process of its own.
+"""Join a Kubernetes master or leave it: `python -m kubesyncd.join join|reset`, a separate process.
 
-It outlives a restart of the daemon and has rights the daemon does not need. The daemon (`membership`) says when.
+The process outlives a restart of the daemon and has rights that the daemon does not need. The daemon (`membership`)
+decides when to start it.
 """

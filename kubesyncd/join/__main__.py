@@ -1,6 +1,6 @@
 """Run a join or reset: `python -m kubesyncd.join join|reset [-f]`.
 
-A composition root: it puts the job together and decides nothing.
+Composition root: assembles the job and decides nothing.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ CONFIGURATION_S_MAX = 15.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do the job. Returns the process's exit code."""
+    """Run the job. Return the process's exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m kubesyncd.join", description="Joins a Kubernetes master, or leaves it."
+        prog="python -m kubesyncd.join", description="Join a Kubernetes master, or leave it."
     )
     parser.add_argument("job", type=Job, choices=tuple(Job), metavar="join|reset")
-    parser.add_argument("-f", "--force", action="store_true", help="join anew where it is joined already")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="join again even if the switch has joined already"
+    )
     parser.add_argument("--config", type=Path, help=f"the settings file (default {settings.DEFAULT_FILE})")
     given = parser.parse_args(argv)
     try:
@@ -84,7 +86,7 @@ async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force:
             hands = SwitchHands(job, current, master, files, log)
             ended = await Work(hands, files.report, _boottime, log).carry_out(plan, progress)
         finally:
-            # Whatever became of it: no administrator's credential stays behind.
+            # Leave no administrator's credential behind, whatever the outcome.
             with suppress(Unavailable):
                 files.forget(files.credential)
     return protocol.EXIT_DONE if ended.phase is Phase.DONE else protocol.EXIT_FAILED
@@ -96,7 +98,7 @@ def _plan(job: Job, master: MasterConfig, files: JoinFiles, *, force: bool) -> P
 
 
 async def _configuration(job: Job, current: Settings, log: FilteringBoundLogger) -> MasterConfig:
-    """What CONFIG_DB says of the master. Without Redis a reset goes on all the same. Raises Unavailable."""
+    """The master's row in CONFIG_DB. Without Redis a reset continues without it. Raises Unavailable."""
     rng = random.SystemRandom()
     store = RedisStore(current.redis, current.schema.names, rng, frozenset())
     backoff = Backoff(rng, 0.8, 4.0)

@@ -1,9 +1,9 @@
-"""Start joins and resets at the right time, and follow them to their end.
+"""Start joins and resets at the right time, and follow each one until it ends.
 
-Knows ports, the files on which a job leaves word, and the pure rules of `join.plan`. Joins nothing itself: a job
-is a systemd unit of its own, so that neither a restart nor a crash of ours breaks it off.
+Knows ports, the files that the daemon and a job exchange, and the pure rules of `join.plan`. Performs no join itself:
+a job is a separate systemd unit, so that neither a restart nor a crash of the daemon interrupts it.
 
-One coroutine. Whoever wants something leaves a note and rings; a newer note overtakes an older one.
+One coroutine. A caller stores its request and wakes the coroutine; a newer request replaces an older one.
 """
 
 from __future__ import annotations
@@ -33,76 +33,76 @@ if TYPE_CHECKING:
     from kubesyncd.settings import Kube
 
 UNITS = {Job.JOIN: "kubesyncd-join.service", Job.RESET: "kubesyncd-reset.service"}
-# How often a job under way is looked at: a file and a lock.
+# How often a running job is checked: one file and one lock.
 LOOK_S = 0.5
-# A unit that has not taken its request by then may not be coming: systemd is asked, then and again after each pause.
+# A unit that has not taken its request by then may never start: systemd is asked, then and again after each pause.
 START_S_MAX = 20.0
 ASK_AGAIN_S = 5.0
-# While systemd does not answer, a job may come for as long as its unit's TimeoutStartSec=.
+# While systemd does not answer, a job may still start for as long as its unit's TimeoutStartSec=.
 SILENT_S_MAX = 660.0
 RETRY_S_MIN = 5.0
 READ_RETRY_S = 2.0
 
 
 class Jobs(Protocol):
-    """systemd, as far as jobs need it."""
+    """The systemd calls that jobs need."""
 
     async def begin(self, unit: str) -> None:
         """Start a oneshot unit; returns once the job is queued. Raises Refused, Unavailable."""
 
     async def end(self, unit: str) -> None:
-        """Stop it. Raises Refused, Unavailable."""
+        """Stop the unit. Raises Refused, Unavailable."""
 
     async def pending(self, unit: str) -> bool:
-        """Whether it is queued, starting or running. Raises Unavailable."""
+        """Whether the unit is queued, starting or running. Raises Unavailable."""
 
 
 class Board(Protocol):
-    """The files on which daemon and job leave word for each other. Raises Unavailable."""
+    """The files that the daemon and the job exchange. Raises Unavailable."""
 
     def found(self) -> Found:
-        """What there is of a join."""
+        """What a join has left on this switch."""
 
     def progress(self) -> Progress | None:
-        """How far the last job of this boot came."""
+        """Progress of the last job of this boot."""
 
     def working(self) -> bool:
-        """Whether a job is under way."""
+        """Whether a job is running."""
 
     def request(self, *, force: bool) -> None:
-        """Say what the next job shall do."""
+        """Write the request for the next job."""
 
     @property
     def requested(self) -> bool:
         """Whether a request waits for its job."""
 
     def withdraw(self) -> None:
-        """It is not wanted any more."""
+        """Withdraw the request."""
 
     def forget_membership(self) -> None:
-        """An operator's reset counts no more."""
+        """Clear an operator's reset."""
 
     @property
     def purge_due(self) -> bool:
-        """Whether a reset wants queued labels to be forgotten."""
+        """Whether a reset asks to clear the queued labels."""
 
     def purged(self) -> None:
-        """They are."""
+        """Record that the queued labels are cleared."""
 
 
 class Labels(Protocol):
     """The cluster coroutine, as far as a membership concerns it."""
 
     def wake(self) -> None:
-        """Look again: joined or left."""
+        """Check the membership again: joined or left."""
 
     async def purge(self) -> None:
-        """Forget every label. Raises Unavailable."""
+        """Clear all labels. Raises Unavailable."""
 
 
 @dataclass(slots=True)
 class _Wish:
-    """What somebody asked for, and who is told what became of it."""
+    """An operator's request, and the future that receives its outcome."""
 
     job: Job
     force: bool
@@ -111,8 +111,9 @@ class _Wish:
 
 @dataclass(slots=True)
 class _Started:
-    """A job we have asked systemd for, or found under way; `before`: an older job's progress; `asked_at`: when systemd
-    last said that its unit is still to come.
+    """A job requested from systemd, or found running.
+
+    `before`: progress of an older job. `asked_at`: when systemd last said that the unit is still to start.
     """
 
     job: Job
@@ -123,8 +124,10 @@ class _Started:
 
 
 class JoinController:
-    """Run `run()` once. `clock`: BOOTTIME seconds. `loaded`: whether CONFIG_DB is known to have been whole.
-    `able`: whether the Kubernetes packages are installed; without them nothing happens, and nothing is said unasked.
+    """Start and follow joins and resets. Run `run()` once. `clock`: BOOTTIME seconds.
+
+    `loaded`: whether CONFIG_DB is known to be complete. `able`: whether the Kubernetes packages are installed; without
+    them no job starts, and only an operator's request is answered.
     """
 
     def __init__(
@@ -150,9 +153,9 @@ class JoinController:
         self._clock = clock
         self._log = log
         self._bell = asyncio.Event()
-        self._bell.set()  # the first look is nobody's to ask for
+        self._bell.set()  # the first pass needs no request
         self._backoff = Backoff(rng, kube.join_retry_s, kube.join_retry_s_max)
-        # A fleet whose power comes back must not join all at once. BOOTTIME is 0 when the power comes.
+        # A fleet whose power returns must not join all at once. BOOTTIME is 0 when the power returns.
         self._not_before = rng.uniform(0.0, kube.join_boot_delay_s)
         self._retry_at = 0.0
         self._config: MasterConfig | None = None
@@ -161,15 +164,15 @@ class JoinController:
         self._working = False
         self._said = ""
 
-    # ---- for others -----------------------------------------------------------------------------
+    # ---- for other components -------------------------------------------------------------------
 
     @property
     def joining(self) -> bool:
-        """Whether a join or a reset is under way: the kubelet is its business then, not ours."""
+        """Whether a join or reset is running: the job controls the kubelet then, not the daemon."""
         return self._working or self._started is not None
 
     def fits(self) -> bool:
-        """Whether the kubelet's credential is there, and for the master that is configured."""
+        """Whether the kubelet's credential exists and belongs to the configured master."""
         try:
             found = self._board.found()
         except Unavailable:
@@ -179,7 +182,7 @@ class JoinController:
         )
 
     def wake(self) -> None:
-        """The configuration or a file may have changed."""
+        """Handle a possible change of the configuration or of a file."""
         self._bell.set()
 
     def status(self) -> dict[str, Any]:
@@ -208,7 +211,7 @@ class JoinController:
         }
 
     async def ask(self, job: Job, *, force: bool, say: Callable[[str], None]) -> Outcome:
-        """Carry out an operator's join or reset and wait for its end; `say` gets each new step."""
+        """Run an operator's join or reset and wait for its end; `say` gets each new step."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._overtake()
         self._wish = _Wish(job, force, answer)
@@ -230,10 +233,10 @@ class JoinController:
 
     def _overtake(self) -> None:
         if self._wish is not None:
-            self._answer(protocol.EXIT_FAILED, "a newer join or reset has overtaken this one")
+            self._answer(protocol.EXIT_FAILED, "replaced by a newer join or reset")
 
     def _answer(self, code: int, text: str, job: Job | None = None) -> None:
-        """Tell whoever asked, unless it was for another job than this one."""
+        """Answer the operator's request, unless it was for another job than this one."""
         wish = self._wish
         if wish is None or job not in (None, wish.job):
             return
@@ -244,7 +247,7 @@ class JoinController:
     # ---- the loop -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Never returns."""
+        """Run the loop. Never returns."""
         while True:
             await self._rung()
             try:
@@ -274,7 +277,7 @@ class JoinController:
             return
         found = self._board.found()
         if not (config.wanted or config.problems) and found.membership is not None and not found.credential:
-            # Disabled or unset meanwhile: an operator's reset has served its time.
+            # The master was disabled or unset meanwhile: an operator's reset no longer applies.
             self._board.forget_membership()
         if self._wish is not None:
             await self._grant(self._wish, config, found)
@@ -282,7 +285,7 @@ class JoinController:
         await self._follow(config, found)
 
     async def _configuration(self) -> MasterConfig:
-        """What is configured; the last known configuration while Redis does not tell."""
+        """The configuration; the last known one while Redis does not answer."""
         known, loaded = self._config, self._loaded()
         try:
             config = await self._store.master()
@@ -294,7 +297,7 @@ class JoinController:
             self._retry_at = 0.0
             self._backoff.reset()
             if loaded:
-                # Somebody has just typed it: no fleet does that all at once.
+                # An operator has just typed it: a fleet does not do that all at once.
                 self._not_before = 0.0
         self._config = config
         return config
@@ -304,13 +307,13 @@ class JoinController:
             await self._labels.purge()
             self._board.purged()
 
-    # ---- a job under way ------------------------------------------------------------------------
+    # ---- a running job --------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Follow the job: begun, ended, or never come. One begun before us, or by hand, counts as ours from now on.
+        """Follow the job: started, ended, or never started. A job started before the daemon, or by hand, is adopted.
 
-        In this order: a job takes the lock, then its request, then reports. Who sees the request gone and the lock
-        free sees the job's last word too.
+        Order of the checks: a job takes the lock, then its request, then reports. When the request is gone and the lock
+        is free, the job's last report is visible too.
         """
         requested = self._board.requested
         self._working = self._board.working()
@@ -324,15 +327,17 @@ class JoinController:
         if progress is not None and progress != started.before and progress.begun_at >= started.at:
             self._over(started, progress)
         elif not requested:
-            self._gone(started, "it ended without a word")
+            self._gone(started, "it ended without a report")
         elif not await self._to_come(started) and self._board.requested:
-            # One that has begun and ended while systemd was asked is for the next look.
+            # A job that started and ended while systemd was asked is left to the next pass.
             self._board.withdraw()
-            self._gone(started, f"it has not begun within {self._clock() - started.at:.0f} s")
+            self._gone(started, f"it did not start within {self._clock() - started.at:.0f} s")
 
     async def _to_come(self, started: _Started) -> bool:
-        """Whether a unit that has not taken its request yet still will. On a busy switch a start takes its time, and
-        one that is given up begins all the same, without its request: only systemd's word ends the wait.
+        """Whether a unit that has not taken its request yet will still start.
+
+        On a busy switch a start takes long. A start that is given up happens all the same, without its request: only
+        systemd's answer ends the wait.
         """
         asked_at, now = started.asked_at, self._clock()
         if now < (started.at + START_S_MAX if asked_at is None else asked_at + ASK_AGAIN_S):
@@ -346,7 +351,7 @@ class JoinController:
                 return False
             why = str(error)
         if asked_at is None:
-            why = f"{unit} has not begun within {now - started.at:.0f} s; {why}"
+            why = f"{unit} did not start within {now - started.at:.0f} s; {why}"
             self._log.warning("membership", job=started.job.value, why=why)
         started.asked_at = self._clock()
         return True
@@ -359,9 +364,7 @@ class JoinController:
             self._log.info("membership", job=progress.job.value, why=progress.sentence)
             self._answer(protocol.EXIT_DONE, progress.sentence, started.job)
             return
-        why = (
-            progress.why if progress.phase is Phase.FAILED else f"it was killed while at: {progress.sentence}"
-        )
+        why = progress.why if progress.phase is Phase.FAILED else f"it was killed during: {progress.sentence}"
         self._failed(started, why)
 
     def _gone(self, started: _Started, why: str) -> None:
@@ -376,7 +379,7 @@ class JoinController:
         self._answer(protocol.EXIT_FAILED, why, started.job)
 
     async def _end_if_outdated(self, config: MasterConfig) -> None:
-        """A changed configuration, or an operator's reset, does not wait for a join that is not wanted any more."""
+        """Stop a join that a changed configuration, or an operator's reset, has made obsolete."""
         started, progress = self._started, self._board.progress()
         if started is not None:
             job, master = started.job, started.master
@@ -388,7 +391,7 @@ class JoinController:
         overtaken = wish is not None and wish.job is Job.RESET and job is Job.JOIN
         if not overtaken and not outdated(config, job, master):
             return
-        why = "an operator resets" if overtaken else "the configuration has changed"
+        why = "an operator asks for a reset" if overtaken else "the configuration has changed"
         self._log.info("membership", job=job.value, why=f"stopped: {why}")
         self._board.withdraw()
         await self._jobs.end(UNITS[job])
@@ -397,7 +400,7 @@ class JoinController:
         self._answer(protocol.EXIT_FAILED, f"stopped: {why}", job)
         self._bell.set()
 
-    # ---- beginning one --------------------------------------------------------------------------
+    # ---- starting a job -------------------------------------------------------------------------
 
     async def _grant(self, wish: _Wish, config: MasterConfig, found: Found) -> None:
         if wish.job is Job.JOIN:
@@ -420,7 +423,7 @@ class JoinController:
             self._answer(protocol.EXIT_UNAVAILABLE, f"{error}; try again")
 
     async def _follow(self, config: MasterConfig, found: Found) -> None:
-        """What the configuration asks for, at its time."""
+        """Start what the configuration asks for, when its time has come."""
         job, why = due(config, found)
         if job is None or self._clock() < self._retry_at or not self._able():
             return
@@ -436,7 +439,7 @@ class JoinController:
         """Start the unit. Raises PortError."""
         master = address(config) if config.ip else ""
         started = _Started(job, master, self._clock(), self._board.progress())
-        # Before the first wait: from here on the kubelet is the job's business.
+        # Before the first wait: from here on the job controls the kubelet.
         self._started = started
         try:
             await self._end_lingering(UNITS[job])
@@ -450,8 +453,10 @@ class JoinController:
         self._log.info("membership", job=job.value, master=master, force=force, why=why)
 
     async def _end_lingering(self, unit: str) -> None:
-        """End a process of the unit that has let go of the lock. It has no work any more, but for systemd the unit is
-        still being started: another start would be merged with that one, and begin nothing.
+        """Stop a process of the unit that has released the lock.
+
+        Its work is done, but for systemd the unit is still starting: another start would be merged with that one, and
+        start no job.
         """
         with suppress(Unavailable):
             if await self._jobs.pending(unit) and not self._board.working():

@@ -1,7 +1,7 @@
-"""Make the documents by which kubeadm introduces a switch to its master, from the credential that there is.
+"""Build the documents by which kubeadm introduces a switch to its master, from the available credential.
 
-Pure: bytes in, bytes out. A kubeconfig from the network may name programs to run and files to read; of such a
-one only the certificates, the key and the token are taken over.
+Pure: bytes in, bytes out. A kubeconfig from the network may name programs to run and files to read; only its
+certificates, key and token are used.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from kubesyncd.runtime import yaml_reader
 
 SERVICE = "Kubernetes"
 DOCUMENT_BYTES_MAX = 256 * 1024
-# A token the master does not know is looked for again and again; kubeadm's own limit, 5 min, is ours for a whole join.
+# kubeadm retries an unknown token; its own limit, 5 min, is the limit of a whole join here.
 DISCOVERY_TIMEOUT = "30s"
 
-# Everything else a user may have in a kubeconfig runs a program or reads a file of this switch.
+# Every other user entry of a kubeconfig runs a program or reads a file of this switch.
 _USER_KEYS = ("client-certificate-data", "client-key-data", "token")
 _CA_KEY = "certificate-authority-data"
-# kubeadm's own: before 1.22 it reads v1beta2 only, from then on v1beta3 too.
+# kubeadm's own API versions: before 1.22 it reads v1beta2 only, from then on v1beta3 too.
 _V1BETA3_SINCE = (1, 22)
 
 
 def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
-    """`document`'s current context as a kubeconfig for `master` (`ip:port`), nothing else taken over.
+    """`document`'s current context as a kubeconfig for `master` (`ip:port`), with nothing else of it.
 
-    `ca`: for one that has no CA inside. Raises Refused where it cannot be used to join.
+    `ca`: used when the document has no CA. Raises Refused where the document cannot be used to join.
     """
     cluster, user = _current(document)
     foreign = sorted(key for key in user if key not in _USER_KEYS)
@@ -48,7 +48,7 @@ def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
 
 
 def from_certificate(master: str, ca: bytes, certificate: bytes, key: bytes) -> bytes:
-    """A kubeconfig for `master` from a client certificate that somebody put on this switch (all PEM)."""
+    """A kubeconfig for `master` from a client certificate installed on this switch (all PEM)."""
     user = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
     return _kubeconfig(master, _base64(ca), user)
 
@@ -56,7 +56,7 @@ def from_certificate(master: str, ca: bytes, certificate: bytes, key: bytes) -> 
 def from_token(
     master: str, token: str, ca_hash: str, node: str, cri_socket: str, kubeadm: tuple[int, int]
 ) -> bytes:
-    """kubeadm's configuration for a bootstrap token: in a file, because a command line is everybody's to read.
+    """kubeadm's configuration for a bootstrap token: in a file, because any user can read a command line.
 
     `kubeadm`: its major and minor version.
     """
@@ -80,7 +80,7 @@ def _current(document: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         context = _named(config, "context", config["current-context"])
         return _named(config, "cluster", context["cluster"]), _named(config, "user", context["user"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        detail = "what the master calls admin.conf is no kubeconfig; check [kube] admin_conf_url"
+        detail = "the master's admin.conf is an invalid kubeconfig; check [kube] admin_conf_url"
         raise Refused(SERVICE, detail) from error
 
 
@@ -89,7 +89,7 @@ def _named(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
 
 
 def _kubeconfig(master: str, ca: str, user: dict[str, str]) -> bytes:
-    """JSON, which is YAML."""
+    """Encode as JSON, which is valid YAML."""
     document = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -1,7 +1,7 @@
-"""Exchange notes between the daemon and a join in files, and hold the lock of the one that runs.
+"""Exchange files between the daemon and a join, and hold the lock of the running job.
 
-The daemon writes the request and reads the progress; the job does the opposite, and holds the lock while it works.
-Knows paths and modes; what is in the files is `join.plan`'s and `join.progress`'s.
+The daemon writes the request and reads the progress. The job reads the request, writes the progress, and holds the
+lock while it works. Knows paths and modes; `join.plan` and `join.progress` define the contents.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MEMBERSHIP_FILE = "membership.json"
 PURGE_FILE = "purge"
 CREDENTIAL_FILE = "join.conf"
 LOCK_S_MAX = 2.0
-# What kubeadm leaves where a join was cut off; it will not join over it.
+# Left by kubeadm after an interrupted join; kubeadm refuses to join while these exist.
 RESIDUE = ("bootstrap-kubelet.conf", "pki/ca.crt")
 
 
@@ -53,7 +53,7 @@ class JoinFiles:
     # ---- for both -------------------------------------------------------------------------------
 
     def found(self) -> Found:
-        """What there is of a join. Raises Unavailable."""
+        """What a join has left on this switch. Raises Unavailable."""
         return Found(
             credential=self.kubeconfig.exists(),
             residue=any((self.kubeconfig.parent / name).exists() for name in RESIDUE),
@@ -61,17 +61,17 @@ class JoinFiles:
         )
 
     def progress(self) -> Progress | None:
-        """How far the last job of this boot came. Raises Unavailable."""
+        """Progress of the last job of this boot. Raises Unavailable."""
         return progress.decode(self._progress.load())
 
     def forget_membership(self) -> None:
-        """Nothing is noted any more: neither joined nor left by an operator. Raises Unavailable."""
+        """Remove the membership record: neither joined nor left by an operator. Raises Unavailable."""
         _forget(self._state / MEMBERSHIP_FILE)
 
     # ---- for the daemon -------------------------------------------------------------------------
 
     def working(self) -> bool:
-        """Whether a job holds the lock. A job that was killed does not."""
+        """Whether a job holds the lock. A killed job does not."""
         try:
             descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -85,7 +85,7 @@ class JoinFiles:
         return False
 
     def request(self, *, force: bool) -> None:
-        """Say what the job that is about to be started shall do. Raises Unavailable."""
+        """Write the request for the job about to start. Raises Unavailable."""
         try:
             self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
             atomic_write(self._request, json.dumps({"force": force}).encode(), 0o600)
@@ -98,17 +98,17 @@ class JoinFiles:
         return self._request.exists()
 
     def withdraw(self) -> None:
-        """The job is not wanted any more, or did not start."""
+        """Withdraw the request: the job is obsolete, or did not start."""
         with suppress(OSError):
             self._request.unlink()
 
     @property
     def purge_due(self) -> bool:
-        """Whether a reset wants queued labels to be forgotten."""
+        """Whether a reset asks to clear the queued labels."""
         return (self._state / PURGE_FILE).exists()
 
     def purged(self) -> None:
-        """They are."""
+        """Record that the queued labels are cleared."""
         with suppress(OSError):
             (self._state / PURGE_FILE).unlink()
 
@@ -116,7 +116,7 @@ class JoinFiles:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One job at a time. Raises Refused where another one works."""
+        """Run one job at a time. Raises Refused while another job runs."""
         self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -126,7 +126,7 @@ class JoinFiles:
             os.close(descriptor)
 
     def take_request(self) -> bool:
-        """Take the daemon's request away; returns whether it was to be forced."""
+        """Remove the daemon's request; return whether it was forced."""
         try:
             data = self._request.read_bytes()
             self._request.unlink()
@@ -135,16 +135,16 @@ class JoinFiles:
             return False
 
     def report(self, now: Progress) -> None:
-        """Tell how far the job is; a full disk must not stop it."""
+        """Write the job's progress; a full disk must not stop the job."""
         with suppress(Unavailable):
             self._progress.save(progress.encode(now))
 
     def keep(self, membership: Membership) -> None:
-        """Note the join or the leave. Raises Unavailable."""
+        """Record the join or the leave. Raises Unavailable."""
         self._membership.save(plan.encode_membership(membership))
 
     def keep_secret(self, path: Path, data: bytes) -> None:
-        """Write a credential, 0600, as a whole. Raises Unavailable."""
+        """Write a credential, mode 0600, atomically. Raises Unavailable."""
         StateFile(path, 0o600).save(data)
 
     def forget(self, *paths: Path) -> None:
@@ -153,7 +153,7 @@ class JoinFiles:
             _forget(path)
 
     def ask_to_purge(self) -> None:
-        """Have the daemon forget queued labels, now or when it comes back. Raises Unavailable."""
+        """Ask the daemon to clear queued labels, now or at its next start. Raises Unavailable."""
         self._purge.save(b"")
 
 
@@ -165,7 +165,7 @@ def _forget(path: Path) -> None:
 
 
 def _take(descriptor: int) -> None:
-    """The daemon holds the lock for an instant when it looks; another job holds it for long."""
+    """Take the lock. The daemon holds it for an instant when it checks; another job holds it for long."""
     deadline = time.monotonic() + LOCK_S_MAX
     while True:
         try:

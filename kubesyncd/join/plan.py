@@ -1,7 +1,7 @@
 """Decide whether this switch joins or leaves, and by which steps. Pure: knows no file, no clock, no network.
 
-Two rules shape every plan. Whatever may fail because of the network comes before anything is torn down. And a
-master that does not answer is never a reason to leave it: only a changed address, `disable`, or an operator is.
+Two rules shape every plan. A step that may fail because of the network comes before any step that removes something.
+A master that does not answer is never a reason to leave it: only a changed address, `disable`, or an operator is.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SERVICE = "Kubernetes"
 
 
 class Job(StrEnum):
-    """What the one process may be asked for."""
+    """The jobs that the process can run."""
 
     JOIN = "join"
     RESET = "reset"
 
 
 class Step(StrEnum):
-    """One step of a job, as operators read it."""
+    """One step of a job, named as operators read it."""
 
     FETCH = "fetch the credential"
     ASK = "ask the master"
@@ -42,7 +42,7 @@ class Step(StrEnum):
     FORGET = "remove what join wrote"
 
 
-# Seconds each step may take. A job's sum stays below what `kube_join` waits for (600 s).
+# Seconds each step may take. The sum of a job stays below the wait of `kube_join` (600 s).
 STEP_S_MAX = {
     Step.FETCH: 20.0,
     Step.ASK: 10.0,
@@ -60,7 +60,7 @@ STEP_S_MAX = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A step; `may_fail`: where it does not succeed the job goes on and tells what is left over."""
+    """A step; `may_fail`: after a failure the job continues and reports what is left over."""
 
     step: Step
     may_fail: bool = False
@@ -68,7 +68,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The tasks in order, none where nothing is to be done; `undo`, where one of them fails that touched the switch."""
+    """The tasks in order, empty where nothing is to be done.
+
+    `undo`: the tasks to run where a task fails that touched the switch.
+    """
 
     tasks: tuple[Task, ...]
     why: str
@@ -76,7 +79,7 @@ class Plan:
 
 
 class Standing(StrEnum):
-    """What the last job on this switch came to."""
+    """Result of the last job on this switch."""
 
     JOINED = "joined"
     LEFT = "left"
@@ -94,7 +97,7 @@ class Membership:
     at: int
 
     def concerns(self, config: MasterConfig) -> bool:
-        """Whether this is about the master that is configured now."""
+        """Whether this record is about the configured master."""
         return (self.ip, self.port) == (config.ip, config.port)
 
 
@@ -107,7 +110,7 @@ class Found:
     membership: Membership | None = None
 
     def belongs_to(self, config: MasterConfig) -> bool:
-        """Whether the credential is for the configured master. One nobody noted a join for is believed to be."""
+        """Whether the credential is for the configured master. Without a membership record it is assumed to be."""
         known = self.membership
         if not self.credential:
             return False
@@ -115,7 +118,7 @@ class Found:
 
 
 def due(config: MasterConfig, found: Found) -> tuple[Job | None, str]:
-    """What the configuration asks for, without anybody's command, and why (or why nothing)."""
+    """The job that the configuration asks for without an operator's command, and why (or why none)."""
     if not config.ip:
         return None, "no master is configured; run: config kube server ip ADDRESS"
     if config.problems:
@@ -130,18 +133,18 @@ def due(config: MasterConfig, found: Found) -> tuple[Job | None, str]:
     if known is not None and known.concerns(config) and known.standing is Standing.LEFT:
         return None, "an operator has reset it; run: config kube join"
     if found.credential:
-        assert known is not None, "a credential without a note belongs to whatever is configured"
+        assert known is not None, "a credential without a record is assumed to be for the configured master"
         return Job.JOIN, f"the master's address has changed from {known.ip}:{known.port}"
     return Job.JOIN, "a master is configured"
 
 
 def outdated(config: MasterConfig, job: Job, master: str) -> bool:
-    """Whether a job under way, for the master `ip:port`, is not what the configuration asks for any more."""
+    """Whether the configuration no longer asks for the running job, for the master `ip:port`."""
     return job is Job.JOIN and (not config.wanted or master != address(config))
 
 
 def plan_join(config: MasterConfig, found: Found, *, force: bool) -> Plan:
-    """How to join. Raises Refused where the configuration says not to."""
+    """Plan a join. Raises Refused where the configuration forbids it."""
     if not config.ip:
         raise Refused(SERVICE, "no master is configured; run: config kube server ip ADDRESS")
     if config.problems:
@@ -149,9 +152,9 @@ def plan_join(config: MasterConfig, found: Found, *, force: bool) -> Plan:
     if config.disable:
         raise Refused(SERVICE, "the master is disabled; run: config kube server disable off")
     if found.belongs_to(config) and not force:
-        return Plan((), f"{address(config)} is joined already; to join anew: config kube join -f")
-    # A credential that may not join must not cost the membership there is. And away without the kubelet, which
-    # would register the node again.
+        return Plan((), f"{address(config)} is joined already; to join again: config kube join -f")
+    # A credential that may not join must not cost the existing membership. Leave without the kubelet, which would
+    # register the node again.
     away = (Task(Step.TRY), Task(Step.STOP), Task(Step.LEAVE, may_fail=True), Task(Step.CLEAN))
     clear = away if found.credential else (Task(Step.STOP), Task(Step.CLEAN)) if found.residue else ()
     return Plan(
@@ -162,7 +165,7 @@ def plan_join(config: MasterConfig, found: Found, *, force: bool) -> Plan:
 
 
 def _afterwards() -> tuple[Task, ...]:
-    """A switch that has joined stays joined, whatever becomes of these."""
+    """Whether the switch stays joined, whatever happens to these steps."""
     return (Task(Step.KEEP, may_fail=True), Task(Step.SUIT, may_fail=True))
 
 
@@ -172,7 +175,7 @@ def _why_join(config: MasterConfig, found: Found, *, force: bool) -> str:
 
 
 def plan_reset(found: Found) -> Plan:
-    """How to leave. Works without a master: what it would have been told is left over, the rest is done."""
+    """Plan a reset. Without an API server its steps that need one are left over, and the others are done."""
     steps = [Step.STOP, Step.CLEAN] if found.residue else []
     if found.credential:
         steps = [Step.DRAIN, Step.STOP, Step.LEAVE, Step.CLEAN]
@@ -186,12 +189,12 @@ def address(config: MasterConfig) -> str:
 
 
 def encode_membership(membership: Membership) -> bytes:
-    """As a file's content."""
+    """Encode as a file's content."""
     return json.dumps(asdict(membership), indent=1).encode() + b"\n"
 
 
 def decode_membership(data: bytes | None) -> Membership | None:
-    """What a file says; None where there is none or nobody can read it. Never raises."""
+    """Decode a file; None where it is missing or unreadable. Never raises."""
     try:
         tree = json.loads(data or b"")
         return Membership(

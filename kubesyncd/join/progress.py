@@ -1,6 +1,6 @@
-"""Represent how far a join or reset is: a small value that the job writes, and daemon and operators read.
+"""Represent the progress of a join or reset: a small value that the job writes, and daemon and operators read.
 
-Pure; reading is total. Times are BOOTTIME seconds, and the file does not outlive a boot.
+Pure; decoding never raises. Times are BOOTTIME seconds, and the file does not outlive a boot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEFT_OVER_MAX = 8
 
 
 class Phase(StrEnum):
-    """Where a job is."""
+    """Phase of a job."""
 
     RUNNING = "running"
     DONE = "done"
@@ -29,7 +29,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step that is over. `detail`: what there is to say of it; where it failed, why."""
+    """A finished step. `detail`: its result or, where it failed, the reason."""
 
     step: Step
     ok: bool
@@ -39,7 +39,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One job, from its first moment to its end and after. `master`: `ip:port`, empty where none is configured."""
+    """One job, from its start to its end and after. `master`: `ip:port`, empty where none is configured."""
 
     job: Job
     master: str
@@ -53,19 +53,19 @@ class Progress:
     ended_at: float | None = None
 
     def at(self, step: Step) -> Progress:
-        """It works on `step` now."""
+        """Progress with `step` running."""
         return replace(self, step=step)
 
     def over(self, done: Done) -> Progress:
-        """The step is over."""
+        """Progress with the step finished."""
         return replace(self, step=None, steps=(*self.steps, done))
 
     def leaving_over(self, what: str) -> Progress:
-        """Something could not be done, and the job goes on."""
+        """Progress with one item left over; the job continues."""
         return replace(self, left_over=(*self.left_over, what)[:LEFT_OVER_MAX])
 
     def ended(self, phase: Phase, why: str, at: float) -> Progress:
-        """The job is over."""
+        """Progress of the ended job."""
         return replace(self, phase=phase, step=None, why=why, ended_at=at)
 
     @property
@@ -78,12 +78,12 @@ class Progress:
 
 
 def encode(progress: Progress) -> bytes:
-    """As a file's content."""
+    """Encode as a file's content."""
     return json.dumps(asdict(progress)).encode() + b"\n"
 
 
 def decode(data: bytes | None) -> Progress | None:
-    """What a file says; None where there is none or nobody can read it. Never raises."""
+    """Decode a file; None where it is missing or unreadable. Never raises."""
     try:
         tree: dict[str, Any] = json.loads(data or b"")
         return Progress(

@@ -1,6 +1,6 @@
-"""Carry out a plan step by step, each with its deadline, its outcome written down before the next begins.
+"""Carry out a plan step by step, each with its deadline, and record each outcome before the next step begins.
 
-Knows no kubeadm, no master and no file: hands do the steps.
+Knows no kubeadm, no master and no file: the join steps (`join.steps`) do the work.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SERVICE = "join"
 
 
 class Hands(Protocol):
-    """Whoever does a step."""
+    """The implementation of the join steps."""
 
     async def do(self, step: Step) -> str:
-        """Do it; returns what there is to say of it, or nothing. Raises PortError."""
+        """Do the step; return a detail for operators, or an empty text. Raises PortError."""
 
 
 class Work:
-    """One job's work. `report` gets every change of its progress; `clock`: BOOTTIME seconds."""
+    """Run one job. `report` gets every change of its progress; `clock`: BOOTTIME seconds."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Work:
         self._log = log
 
     async def carry_out(self, plan: Plan, progress: Progress) -> Progress:
-        """Carry `plan` out. Returns how it ended; only cancellation is raised, and then the report says so."""
+        """Carry `plan` out. Return how it ended. Only cancellation is raised, and is reported first."""
         try:
             return await self._carry_out(plan, progress)
         except asyncio.CancelledError:
@@ -66,7 +66,7 @@ class Work:
         return self._ended(progress, Phase.DONE, _success(plan, progress))
 
     async def _undo(self, steps: tuple[Step, ...], progress: Progress) -> Progress:
-        """Half a join is worse than none: the next one would stumble over it."""
+        """Undo a partial join: the next join would fail on its leftovers."""
         for step in steps:
             progress, _ = await self._step(step, progress)
         return progress

@@ -1,6 +1,6 @@
-"""Do each step of a join or reset on this switch: kubeadm, the master, systemd and a few files.
+"""Do each step of a join or reset on this switch: kubeadm, the API server, systemd and a few files.
 
-Knows the adapters; knows no order of steps and no deadline but the runner's.
+Knows the adapters; knows no order of steps. The runner sets the deadlines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ADMIN_CONF, TOKEN, CERTIFICATE = "admin.conf", "token", "certificate"
 
 
 class SwitchHands:
-    """work.Hands for one job."""
+    """runner.Hands for one job."""
 
     def __init__(
         self, job: Job, settings: Settings, master: MasterConfig, files: JoinFiles, log: FilteringBoundLogger
@@ -51,13 +51,13 @@ class SwitchHands:
 
     @property
     def how(self) -> str:
-        """By which credential this switch joins."""
+        """The credential by which this switch joins."""
         if self._kube.bootstrap_token_file:
             return TOKEN
         return CERTIFICATE if self._kube.client_certificate else ADMIN_CONF
 
     async def do(self, step: Step) -> str:
-        """See work.Hands."""
+        """See runner.Hands."""
         match step:
             case Step.FETCH:
                 return await self._fetch()
@@ -102,7 +102,7 @@ class SwitchHands:
                 said = "a bootstrap token"
             case "certificate":
                 if not self._kube.ca_file:
-                    raise Refused(SERVICE, "a client certificate needs [kube] ca_file, the CA it believes")
+                    raise Refused(SERVICE, "a client certificate needs [kube] ca_file, the CA to trust")
                 document = credential.from_certificate(
                     where,
                     _read(self._kube.ca_file),
@@ -116,7 +116,7 @@ class SwitchHands:
         return said
 
     async def _admin_conf(self, where: str) -> tuple[bytes, str]:
-        """The master's admin.conf; the one this switch kept, where it cannot be fetched."""
+        """The master's admin.conf; the kept copy where the master's cannot be fetched."""
         url = self._kube.admin_conf_url.replace("{ip}", where.rpartition(":")[0])
         url = url.replace("{port}", str(self._master.port))
         if self._master.insecure:
@@ -135,7 +135,7 @@ class SwitchHands:
             return credential.for_master(kept, where, ca), f"kept in {self._files.admin_conf}"
 
     async def _ask(self) -> str:
-        """Check, before anything is torn down, kubeadm, the master, and that it knows our credential."""
+        """Check kubeadm, the API server and the credential, before any step that removes something."""
         await self._kubeadm.version()
         if self.how == TOKEN:
             return await kube_member.answers(address(self._master))
@@ -147,7 +147,9 @@ class SwitchHands:
             self._files.credential, STEP_S_MAX[Step.JOIN], configuration=self.how == TOKEN
         )
         if not self._files.kubeconfig.exists():
-            detail = f"it has left no {self._files.kubeconfig}; set [kube] kubeconfig to where it keeps the kubelet's"
+            detail = (
+                f"kubeadm did not write {self._files.kubeconfig}; set [kube] kubeconfig to its kubelet.conf"
+            )
             raise Refused("kubeadm", detail)
         return ""
 
@@ -169,14 +171,14 @@ class SwitchHands:
         return f"{self._files.admin_conf} is {'kept' if self._files.admin_conf.exists() else 'not there'}"
 
     async def _suit(self) -> str:
-        """kubeadm has just written the cluster's configuration, and the kubelet reads it only when it starts."""
+        """Adjust the configuration that kubeadm has just written, and restart the kubelet, which reads it only once."""
         if self._collects:
-            return "left as the cluster wants it: [images] kubelet_gc"
+            return "unchanged: [images] kubelet_gc is set"
         if not self._config.suit():
-            return "as it should be"
+            return "already set"
         await self._units.stop_kubelet()
         await self._units.start_kubelet()
-        return "it removes no images and evicts nothing for want of disk space"
+        return "the kubelet removes no images and evicts no pods when disk space is low"
 
     # ---- reset ----------------------------------------------------------------------------------
 
@@ -187,8 +189,8 @@ class SwitchHands:
             return await node.drain()
 
     async def _leave(self) -> str:
-        """Delete the Node by the best credential there is."""
-        last: PortError = Forbidden(SERVICE, "there is no credential for it")
+        """Delete the Node by the best available credential."""
+        last: PortError = Forbidden(SERVICE, "no credential is available")
         for kubeconfig in self._credentials():
             try:
                 async with self._node(kubeconfig) as node:
@@ -199,16 +201,16 @@ class SwitchHands:
         if isinstance(last, Forbidden) and self._job is Job.JOIN and self._comes_back:
             async with self._node(self._files.kubeconfig) as node:
                 await node.say_not_ready()
-            return "not deleted, which this switch's credential does not allow, but said to be not ready"
+            return "not deleted (this switch's credential does not allow it), but marked not ready"
         raise type(last)(SERVICE, f"{last.detail}; run: kubectl delete node {self._kube.node_name}")
 
     @property
     def _comes_back(self) -> bool:
-        """Whether the master that is left is the one that is joined next."""
+        """Whether the next join is to the same master as the one being left."""
         return self._files.found().belongs_to(self._master)
 
     def _credentials(self) -> list[Path]:
-        """Kubeconfigs for the master that is left, those with more rights first."""
+        """Kubeconfigs for the master being left, those with more rights first."""
         fresh = self._job is Job.JOIN and self._comes_back and self.how != TOKEN
         paths = (*([self._files.credential] if fresh else []), self._files.admin_conf, self._files.kubeconfig)
         return [path for path in paths if path.exists()]
@@ -217,7 +219,7 @@ class SwitchHands:
         return Member.open(kubeconfig, self._kube.node_name, insecure=self._master.insecure)
 
     async def _clean(self) -> str:
-        """What a join has left. Its note first: a credential without one may be for any master."""
+        """Remove what a join has left. Its record goes first: a credential without a record may be for any master."""
         self._files.forget_membership()
         await self._kubeadm.reset(STEP_S_MAX[Step.CLEAN])
         self._files.forget(self._files.kubeconfig)
@@ -230,7 +232,7 @@ class SwitchHands:
             self._files.forget_membership()
             return ""
         self._files.keep(self._membership(Standing.LEFT))
-        return "it stays so until: config kube join"
+        return "no automatic join until: config kube join"
 
     def _membership(self, standing: Standing) -> Membership:
         master = self._master
@@ -238,7 +240,7 @@ class SwitchHands:
 
 
 def _read(path: str) -> bytes:
-    """A small file. Raises Refused with its name."""
+    """Read a small file. Raises Refused with its name."""
     try:
         with Path(path).open("rb") as file:
             return file.read(FILE_BYTES_MAX)

@@ -1,1 +1,1 @@
-"""Prepare a switch for a reboot, and carry its context into the next image."""
+"""Prepare a switch for a reboot, and save its context for the next image."""

@@ -1,9 +1,9 @@
-"""Save what of this switch's membership goes along into the next image, and restore it exactly once.
+"""Save the parts of this switch's membership that the next image needs, and restore them exactly once.
 
-A SONiC upgrade carries /etc/sonic over, but neither /var/lib/kubelet nor /etc/kubernetes nor our own state. Knows
-files; knows nothing of what is in them. `save` is done before the reboot, `restore` by a unit of its own before
-kubesyncd and the kubelet start. Both can be cut off anywhere: what is not listed in the manifest does not count, and
-the manifest is written last and taken away last.
+A SONiC upgrade keeps /etc/sonic, but not /var/lib/kubelet, /etc/kubernetes or kubesyncd's own state. Knows files;
+knows nothing of their contents. `save` is done before the reboot, `restore` by a separate unit before kubesyncd and
+the kubelet start. Both can be interrupted anywhere: a file that is not listed in the manifest is ignored, and the
+manifest is written last and removed last.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILES_MAX = 1024
 FILE_BYTES_MAX = 4 << 20
 MANIFEST = "manifest.json"
 RESTORED = "restored.json"
-# Of the kubelet's folder: the rest belongs to pods that will not be there any more.
+# Subset of the kubelet's folder: the rest belongs to pods that will not exist any more.
 KUBELET_FILES = ("config.yaml", "kubeadm-flags.env", "pki")
 KUBERNETES_FILES = ("kubelet.conf", "pki")
 
@@ -51,8 +51,10 @@ class Item:
 
 
 def sources(settings: Settings, installed: Mapping[str, Manifest]) -> tuple[Path, ...]:
-    """What is carried: the kubelet's context and certificates, admin.conf, our label queue and all other state, what
-    operators have hooked in, and the units and scripts of the features they have `installed`.
+    """The paths to save.
+
+    The kubelet's files and certificates, admin.conf, the label queue and all other state, operators' hooks, and the
+    units and scripts of the `installed` features.
     """
     root, hooks = Path(settings.paths.install_root), Path(settings.paths.hooks_dir)
     whole = (manifest for manifest in installed.values() if manifest.phase is Phase.INSTALLED)
@@ -61,7 +63,7 @@ def sources(settings: Settings, installed: Mapping[str, Manifest]) -> tuple[Path
 
 
 def places(settings: Settings, *, more: Iterable[str] = ()) -> tuple[Path, ...]:
-    """Where what is carried may come from. `more`: folders below the install root."""
+    """The paths that may be saved and restored. `more`: folders below the install root."""
     kubernetes = Path(settings.kube.kubeconfig).parent
     kubelet = Path(settings.paths.kubelet_dir)
     return (
@@ -76,8 +78,9 @@ def places(settings: Settings, *, more: Iterable[str] = ()) -> tuple[Path, ...]:
 
 
 class Carry:
-    """The folder that the next image will find. `paths`: what to save, or what may be put back below. `boot_id`: this
-    boot's.
+    """The backup folder that the next image finds.
+
+    `paths`: what to save, or what may be restored below. `boot_id`: this boot's.
     """
 
     def __init__(
@@ -91,19 +94,19 @@ class Carry:
         self._boot_id = boot_id
 
     def found(self) -> list[Path]:
-        """What there is to carry: files and links, in order. Raises Refused where that is too much."""
+        """The files and links to save, in order. Raises Refused where they are too many."""
         found = list(dict.fromkeys(each for path in self._paths for each in _files(path)))
         if len(found) > FILES_MAX:
             raise Refused(
                 SERVICE,
-                f"there are {len(found)} files to carry, more than {FILES_MAX}; tidy up {found[-1].parent}",
+                f"{len(found)} files to save, at most {FILES_MAX} allowed; remove files from {found[-1].parent}",
             )
         return found
 
     def save(self, within_s: float, services: Iterable[str] = ()) -> int:
-        """Copy everything; how many files. Done before is done again. `services`: those to be enabled again.
+        """Copy everything; return the number of files. A repeated call saves again.
 
-        Raises Refused, Unavailable.
+        `services`: those to be enabled again. Raises Refused, Unavailable.
         """
         found, deadline = self.found(), time.monotonic() + within_s
         items: list[Item] = []
@@ -114,26 +117,24 @@ class Carry:
             for number, path in enumerate(found):
                 if time.monotonic() > deadline:
                     detail = f"{len(found)} files were not saved in {self._folder} within {within_s:.0f} s"
-                    raise Unavailable(SERVICE, f"{detail}; look at the disk")
+                    raise Unavailable(SERVICE, f"{detail}; check the disk")
                 items.append(self._copied(number, path))
             tree = {"version": VERSION, "boot_id": self._boot_id, "services": list(services)}
             tree["items"] = [asdict(item) for item in items]
             atomic_write(self._folder / MANIFEST, json.dumps(tree).encode(), 0o600)
         except OSError as error:
-            detail = (
-                f"{error.filename or self._folder} cannot be saved: {error.strerror}; make room, or be root"
-            )
+            detail = f"{error.filename or self._folder} cannot be saved: {error.strerror}; free disk space, or use sudo"
             raise Unavailable(SERVICE, detail) from error
         return len(items)
 
     def restore(
         self, *, but: Path | None = None, then: Callable[[tuple[str, ...]], None] = lambda _: None
     ) -> list[str]:
-        """Put back what is missing (`but` this), once: nothing is left to do afterwards. The paths that were.
+        """Restore what is missing (except `but`), once: nothing is left to do afterwards. Return the restored paths.
 
-        What is there already is newer, or just as old, and stays. Nothing happens in the boot that saved it. `then`
-        gets the services that were enabled, and where it raises, all of it is tried again after the next boot.
-        Raises Refused where the copies are not what was saved, Unavailable.
+        An existing file is newer or as old, and stays. Nothing happens in the boot that saved the context. `then` gets
+        the services that were enabled; where it raises, the whole restore is repeated after the next boot.
+        Raises Refused where the copies differ from what was saved, Unavailable.
         """
         try:
             listed = self._listed()
@@ -151,7 +152,7 @@ class Carry:
         return restored
 
     def drop(self) -> None:
-        """The reboot will not take place. Raises Unavailable."""
+        """Remove the backup: the reboot was cancelled. Raises Unavailable."""
         try:
             with suppress(FileNotFoundError, NotADirectoryError):
                 (self._folder / MANIFEST).unlink()
@@ -167,24 +168,24 @@ class Carry:
         return Item(str(path), stat.S_IMODE(path.stat().st_mode), hashlib.sha256(data).hexdigest())
 
     def _listed(self) -> tuple[list[Item], tuple[str, ...]] | None:
-        """What was saved in an earlier boot and not put back yet, and its services; None: nothing. Raises Refused."""
+        """The context saved in an earlier boot and not restored yet, and its services; None: none. Raises Refused."""
         try:
             tree = json.loads((self._folder / MANIFEST).read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise Refused(SERVICE, f"{self._folder / MANIFEST} is not what was saved: {error}") from error
+            raise Refused(SERVICE, f"invalid manifest {self._folder / MANIFEST}: {error}") from error
         try:
             items = [_item(entry) for entry in tree["items"]]
             version, boot_id = tree["version"], tree["boot_id"]
             services = tuple(filter(valid_feature_name, map(str, tree["services"])))
         except (LookupError, TypeError) as error:
-            raise Refused(SERVICE, f"{self._folder / MANIFEST} is not what was saved: {error!r}") from error
+            raise Refused(SERVICE, f"invalid manifest {self._folder / MANIFEST}: {error!r}") from error
         if version != VERSION:
-            raise Refused(SERVICE, f"version {version!a} of the manifest is not {VERSION}")
+            raise Refused(SERVICE, f"manifest version {version!a} is not supported; expected {VERSION}")
         foreign = [item.path for item in items if not self._ours(Path(item.path))]
         if foreign:
-            raise Refused(SERVICE, f"{foreign[0][:80]!a} was never ours to carry")
+            raise Refused(SERVICE, f"{foreign[0][:80]!a} is not a path of the context backup")
         return (items, services) if boot_id != self._boot_id else None
 
     def _ours(self, path: Path) -> bool:
@@ -214,11 +215,11 @@ class Carry:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file or link, or what is right below the folder; nothing of other kinds, nothing too long."""
+    """The file or link, or the direct entries of the folder; no other kinds, and no long files."""
     if path.is_symlink() or path.is_file():
         entries = [path]
     elif path.is_dir():
-        # Those with a dot are somebody's temporary files.
+        # Names with a dot are temporary files of other programs.
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     else:
         return []
@@ -229,7 +230,7 @@ def _item(entry: Any) -> Item:
     item = Item(**entry)
     words = (item.path, item.sha256, item.link)
     if not all(isinstance(word, str) for word in words) or not isinstance(item.mode, int):
-        raise TypeError("an item has a path, a mode, a sum and a link")
+        raise TypeError("an item needs a path, a mode, a checksum and a link")
     if not 0 <= item.mode <= 0o7777 or not item.path.startswith("/"):
-        raise TypeError(f"{item.path[:80]!a} is no file of ours")
+        raise TypeError(f"{item.path[:80]!a} is not a valid item")
     return item

@@ -1,10 +1,10 @@
-"""Represent a prepared reboot: the hold, and the note with what was promised to the next boot.
+"""Represent a prepared reboot: the hold, and the record of the fallback promised to the next boot.
 
-Knows two small files and no daemon: the commands know it too.
+Knows two small files and no daemon; commands use it too.
 
-The hold is a file: while it is there the kubelet stays off (spec section 6). It names the boot it was made in, so
-any other boot lifts it, and with it comes true what it promises: every kube feature may start from its local image
-at once, whatever its fallback says, until kube has shown that it is there again.
+The hold is a file: while it exists the kubelet stays off (spec section 6). It names the boot that created it. Any other
+boot removes the hold and applies its promise: every kube feature may start from its local image at once, whatever its
+fallback setting, until Kubernetes works again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kubesyncd.ports import Unavailable
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-# In the state's folder.
+# In the state folder.
 HOLD_FILE = "hold"
 PROMISED_FILE = "promised.json"
 VERSION = 1
@@ -29,14 +29,14 @@ FEATURES_MAX = 512
 
 
 class Kind(StrEnum):
-    """How the switch will reboot."""
+    """Kind of reboot."""
 
     WARM = "warm"
     FAST = "fast"
 
 
 class Grade(StrEnum):
-    """How one step of the preparation went; a failed one takes back all the others."""
+    """Result of one step of the preparation; a failed step rolls back all others."""
 
     OK = "ok"
     WARN = "warn"
@@ -45,7 +45,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of what was prepared."""
+    """One line of the preparation's result."""
 
     grade: Grade
     what: str
@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What the hold says: in which boot it was made, and which features fall back to local in the next one."""
+    """Content of the hold: which boot created it, and which features fall back to local in the next one."""
 
     kind: str = ""
     boot_id: str = ""
@@ -62,25 +62,25 @@ class Note:
 
 
 class File(Protocol):
-    """One small file, replaced as a whole."""
+    """One small file, replaced atomically."""
 
     def load(self) -> bytes | None:
-        """Its content; None: there is no such file. Raises Unavailable."""
+        """The content; None: the file does not exist. Raises Unavailable."""
 
     def save(self, data: bytes) -> None:
-        """Replace its content, durably. Raises Unavailable."""
+        """Replace the content, durably. Raises Unavailable."""
 
     def forget(self) -> None:
-        """Take it away; gone already is success. Raises Unavailable."""
+        """Remove the file; already gone is success. Raises Unavailable."""
 
 
 def encode(note: Note) -> bytes:
-    """The hold's content."""
+    """Encode the hold's content."""
     return json.dumps({"version": VERSION, **asdict(note)}).encode() + b"\n"
 
 
 def decode(data: bytes | None) -> Note:
-    """What a hold says. One that somebody made by hand says nothing, and is lifted by hand."""
+    """Decode a hold. A file created by hand has no content to decode, and an operator removes it by hand."""
     try:
         tree = json.loads(data or b"null")
         names = [name for name in tree["fallback"] if valid_feature_name(name)]
@@ -90,9 +90,10 @@ def decode(data: bytes | None) -> Note:
 
 
 def begin_boot(hold: File, promised: File, boot_id: str, log: FilteringBoundLogger) -> frozenset[str]:
-    """Lift the hold of another boot; the features that fall back in this one. To be called before all else.
+    """Remove the hold of another boot; return the features that fall back in this one. Call it before all else.
 
-    The promise is kept in a file of its own before the hold goes: a power cut in between is just another start.
+    The promise is stored in a separate file before the hold is removed: after a power cut in between, the next start
+    repeats this.
     """
     note = _read(hold, log)
     if note.boot_id and note.boot_id != boot_id:

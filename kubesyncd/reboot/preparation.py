@@ -1,7 +1,7 @@
 """Do the daemon's part of a prepared reboot: local images, the hold, and the kubelet off.
 
 Knows the reconcilers, the cluster's coroutine, the images and the hold's file; knows no reboot script, no hook and no
-certificate: `kubesync reboot prepare` does what needs root's whole view of the system (see cli/reboot.py).
+certificate. `kubesync reboot prepare` does what needs root's full view of the system (see cli/reboot.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kubesyncd.ports import DurableFile
 
 LOOK_S = 0.05
-# What the reboot scripts are given at most is shared: the rest is for hooks and files.
+# The reboot scripts' time limit is shared: the rest is for hooks and files.
 SHARE = 0.6
 
 
@@ -53,11 +53,11 @@ class Preparation:
         self._log = log
 
     async def prepare(self, kind: Kind, *, dry: bool) -> list[Step]:
-        """Make ready for a reboot; `dry`: only say what would be done. Never fails: each step says how it went."""
+        """Prepare a reboot; `dry`: only report what would be done. Never fails: each step reports its result."""
         kube = [k for k in self._reconcilers if k.view is not None and k.view.config.owner is Owner.KUBE]
         kube.sort(key=lambda reconciler: reconciler.name)
         blind = [k.name for k in self._reconcilers if k.view is None]
-        why = "nothing is known of it: Docker has not answered yet"
+        why = "its state is unknown: Docker has not answered yet"
         steps = [Step(Grade.WARN, name, why) for name in sorted(blind)]
         try:
             async with asyncio.timeout(self._timing.reboot_s_max * SHARE):
@@ -72,7 +72,7 @@ class Preparation:
         return steps
 
     async def _have_local(self, reconciler: Reconciler, *, dry: bool) -> Step:
-        """The feature can start from local image and container right after the boot, or it is said that it cannot."""
+        """Ensure that the feature can start from a local image right after the boot, or report that it cannot."""
         view = reconciler.view
         assert view is not None, "reconcilers without a view were left out"
         container = _deployed(view)
@@ -86,12 +86,12 @@ class Preparation:
             more, whole = await self._shelf.ensure_container(reconciler.name, container_id, dry=dry)
         except PortError as error:
             return Step(
-                Grade.WARN, reconciler.name, f"{error.detail}; after the boot it has to wait for the master"
+                Grade.WARN, reconciler.name, f"{error.detail}; after the boot it waits for the master"
             )
         return Step(Grade.OK if whole else Grade.WARN, reconciler.name, f"{text}; {more}" if more else text)
 
     async def _hold_on(self, kind: Kind, kube: list[Reconciler], *, dry: bool) -> Step:
-        """The promise for the next boot and the hold are one file, so that neither is ever without the other."""
+        """Write the promise for the next boot and the hold as one file, so that neither exists without the other."""
         many = "1 feature" if len(kube) == 1 else f"{len(kube)} features"
         if dry:
             return Step(Grade.OK, "kubelet", f"would be stopped; fallback after the boot for {many}")
@@ -101,26 +101,27 @@ class Preparation:
         except Unavailable as error:
             return Step(Grade.FAIL, "hold", str(error))
         self._cluster.wake()
-        # Its own deadline is shorter than the caller's: what is missing then is said by name.
+        # Its own deadline is shorter than the caller's: the result then names what is missing.
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.kubelet_stop_s):
-                while self._cluster.kubelet_running:  # noqa: ASYNC110 - it is systemd's word, which tells no event
+                while self._cluster.kubelet_running:  # noqa: ASYNC110 - systemd sends no event for it
                     await asyncio.sleep(LOOK_S)
         if self._cluster.kubelet_running:
             return Step(
-                Grade.FAIL, "kubelet", "it does not stop, and would start again what the reboot kills"
+                Grade.FAIL, "kubelet", "it does not stop; it would restart containers that the reboot stops"
             )
-        return Step(Grade.OK, "kubelet", f"it is off; fallback to local after the boot for {many}")
+        return Step(Grade.OK, "kubelet", f"stopped; fallback to local after the boot for {many}")
 
     async def undo(self) -> Step:
         """Lift the hold. Raises Unavailable."""
         await self._hold.forget()
         self._cluster.wake()
         self._log.info("reboot_undone")
-        return Step(Grade.OK, "hold", "lifted; the kubelet runs as ruled")
+        return Step(Grade.OK, "hold", "removed; the kubelet follows its normal rules")
 
 
 def _deployed(view: View) -> Container | None:
     """The container that Kubernetes runs, the granted one first; None where it runs none."""
+
     kube = [c for c in view.facts.containers if c.owner is Owner.KUBE and c.running and c.image_id]
     return max(kube, key=lambda c: (c.id == view.record.grant, c.started), default=None)

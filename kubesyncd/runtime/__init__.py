@@ -1,1 +1,1 @@
-"""Provide what every long-running process of ours needs: backoff, alerts, clock, logs, files, child processes."""
+"""Provide what every long-running process of kubesyncd needs: backoff, alerts, clock, logs, files, child processes."""

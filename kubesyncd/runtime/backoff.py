@@ -1,4 +1,4 @@
-"""Delay retries with full jitter, so that a fleet does not come back all at once.
+"""Delay retries with full jitter, so that the switches of a fleet do not retry at the same time.
 
 Knows no clock and no coroutine; randomness is given.
 """
@@ -29,9 +29,9 @@ class Backoff:
         return self._rng.uniform(0.0, ceiling_s)
 
     def longest_s(self) -> float:
-        """Seconds to wait where waiting a little cannot help."""
+        """Seconds to wait after a failure that a short delay cannot resolve."""
         return self._rng.uniform(self._most_s / 2, self._most_s)
 
     def reset(self) -> None:
-        """The last try succeeded."""
+        """Start over with the first delay: the last attempt succeeded."""
         self._tries = 0

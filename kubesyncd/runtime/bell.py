@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 async def rung(bell: asyncio.Event, seconds: float | None) -> bool:
-    """Wait for `bell`, at most `seconds`; return whether it rang. The bell is cleared."""
+    """Wait for `bell`, at most `seconds`; return whether it was set. The event is cleared."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await bell.wait()

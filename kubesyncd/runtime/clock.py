@@ -1,4 +1,4 @@
-"""Tell how long this boot has lasted, and which boot it is."""
+"""Read the time since boot and the ID of the boot."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def boottime() -> float:
-    """Seconds since boot, suspended ones included; no change of the wall clock moves it."""
+    """Seconds since boot, including suspend; independent of changes of the wall clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id(settings: Settings) -> str:
-    """Which boot this is."""
+    """The ID of this boot."""
     return Path(settings.paths.boot_id).read_text().strip()

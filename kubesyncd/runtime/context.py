@@ -1,4 +1,4 @@
-"""Carry what every long-running part of a process needs: clocks, randomness, a log."""
+"""Bundle what every long-running part of a process needs: clocks, randomness, a log."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Load three libraries without what the daemon never uses of them, to save memory.
+"""Import three libraries without the parts the daemon never uses, to save memory.
 
 asyncio gives each TLS connection a buffer of 256 KiB, filled with zeros; a TLS record has 16 KiB. Buffers of that
-size come and go with every watch, and the holes they leave make the heap grow for an hour. aiohttp reads all public
-authorities' certificates when it is imported, for connections that bring no TLS context; all of ours do. structlog
+size come and go with every watch, and the fragmentation lets the heap grow for an hour. aiohttp reads all public
+authorities' certificates at import, for connections without a TLS context; all of ours have one. structlog
 imports rich wherever it is installed, for tracebacks in colour. These two are a tenth of the daemon's memory and of
-its time to start, and must not be imported by anybody else before.
+its start time. No other module may import them earlier.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _no_authorities() -> Iterator[None]:
 
 @contextmanager
 def _hidden(name: str) -> Iterator[None]:
-    """A package that is not there yet stays away."""
+    """Hide a package that is not imported yet."""
     if name in sys.modules:
         yield
         return

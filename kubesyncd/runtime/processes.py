@@ -1,4 +1,4 @@
-"""Run a program with an argument list, a deadline and no input; nothing of it outlives the call.
+"""Run a program with an argument list, a deadline and no input; no process of it outlives the call.
 
 The only place that starts programs, and never through a shell. Knows no program by name.
 """
@@ -19,12 +19,12 @@ _DETAIL_MAX = 300
 
 
 class NotStarted(Unavailable):
-    """There is no such program, or it is none: trying again will not help."""
+    """The program does not exist or cannot be executed; a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a program said (the first 64 KiB of each stream) before it ended with `code`."""
+    """A program's output (the first 64 KiB of each stream) and its exit code."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Ended:
 
     @property
     def reason(self) -> str:
-        """The last line on its standard error: most programs say there what was wrong."""
+        """The last line on standard error, where most programs report the error."""
         return _last_line(self.err)
 
 
@@ -63,7 +63,7 @@ async def run(command: tuple[str, ...], seconds: float, service: str) -> Ended:
 
 
 async def _drained(stream: asyncio.StreamReader | None) -> str:
-    """All of `stream` is read, its first bytes are kept."""
+    """Read all of `stream` and keep its first bytes."""
     assert stream is not None
     kept = b""
     while chunk := await stream.read(_OUTPUT_MAX):
@@ -72,9 +72,9 @@ async def _drained(stream: asyncio.StreamReader | None) -> str:
 
 
 async def _reaped(process: asyncio.subprocess.Process) -> None:
-    """Nothing of a program we have given up outlives this call: no process of its group, no zombie.
+    """Kill and reap a program that did not end: no process of its group and no zombie remains.
 
-    One that has ended may have left a child behind that still holds our pipes.
+    A program that has ended may have left a child behind that still holds our pipes.
     """
     if process.returncode is not None and all(
         stream is None or stream.at_eof() for stream in (process.stdout, process.stderr)

@@ -18,9 +18,9 @@ _SEND_S = 1.0
 
 
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell systemd `READY=1`, `WATCHDOG=1`, `STATUS=…`, `STOPPING=1`. Returns whether anybody was told.
+    """Tell systemd `READY=1`, `WATCHDOG=1`, `STATUS=…`, `STOPPING=1`. Returns whether systemd was notified.
 
-    Never raises: a manager that does not listen must not stop us.
+    Never raises: a service manager that does not listen must not stop the daemon.
     """
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -37,7 +37,7 @@ def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds within which systemd expects the next `WATCHDOG=1`; None: it expects none from us."""
+    """Seconds within which systemd expects the next `WATCHDOG=1`; None: it expects none."""
     microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or int(microseconds) == 0 or (pid and pid != str(os.getpid())):
         return None
@@ -45,9 +45,9 @@ def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def listen_fds(environ: MutableMapping[str, str] = os.environ) -> dict[str, socket.socket]:
-    """The sockets systemd has opened for us, by their FileDescriptorName=. Ours from now on: take them once.
+    """The sockets that systemd has opened, by FileDescriptorName=. The caller owns them: call this once.
 
-    Empty where the variables are missing, are another process's, or make no sense.
+    Empty where the variables are missing, invalid, or meant for another process.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")

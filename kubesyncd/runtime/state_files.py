@@ -1,6 +1,6 @@
 """Replace state files as a whole or not at all, so that they survive a crash and a power cut.
 
-Knows paths and modes; knows nothing of what is in them.
+Knows paths and modes; does not know the content.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVICE = "state file"
-# Twice what any of our own files may grow to; whoever finds more there has found somebody else's file.
+# Twice the maximum size of our own files; a larger file is not one of ours.
 BYTES_MAX = 8 << 20
 SETTLED_S_MAX = 10.0
 
@@ -25,9 +25,9 @@ SETTLED_S_MAX = 10.0
 def atomic_write(path: Path, data: bytes, mode: int) -> None:
     """Make `path` hold `data` with exactly `mode`. After a crash it holds the old content or the new one.
 
-    Raises OSError; the old content is intact then and nothing is left behind.
+    Raises OSError; the old content is intact then and no temporary file remains.
     """
-    # One name per file: what a crash left behind is taken away by the next write.
+    # One name per file: the next write removes a temporary file left by a crash.
     temporary = path.with_name(f".{path.name}.new")
     with suppress(FileNotFoundError):
         temporary.unlink()
@@ -56,14 +56,14 @@ def sync_folder(folder: Path) -> None:
 
 
 class StateFile:
-    """One small file that is read once and replaced often; its folder is made where it is missing (0755)."""
+    """One small file that is read once and replaced often; a missing folder is created (0755)."""
 
     def __init__(self, path: Path, mode: int = 0o600) -> None:
         self._path = path
         self._mode = mode
 
     def load(self) -> bytes | None:
-        """Its content, or None where there is no such file. Raises Unavailable."""
+        """The content, or None where the file does not exist. Raises Unavailable."""
         try:
             with self._path.open("rb") as file:
                 data = file.read(BYTES_MAX + 1)
@@ -76,7 +76,7 @@ class StateFile:
         return data
 
     def forget(self) -> None:
-        """Take it away, durably; gone already is success. Raises Unavailable."""
+        """Remove the file, durably; a missing file is success. Raises Unavailable."""
         try:
             self._path.unlink(missing_ok=True)
             sync_folder(self._path.parent)
@@ -84,19 +84,19 @@ class StateFile:
             raise Unavailable(SERVICE, f"{self._path} cannot be removed: {error.strerror}") from error
 
     def save(self, data: bytes) -> None:
-        """Replace the content, durably. Raises Unavailable, and then the old content stands."""
+        """Replace the content, durably. Raises Unavailable; the old content is kept then."""
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             atomic_write(self._path, data, self._mode)
         except OSError as error:
-            detail = f"{self._path} cannot be written: {error.strerror}; make room or check its folder"
+            detail = f"{self._path} cannot be written: {error.strerror}; free disk space or check its folder"
             raise Unavailable(SERVICE, detail) from error
 
 
 class DiskFile:
-    """ports.DurableFile: a StateFile that does not hold up the loop while the disk, which others write to, syncs.
+    """ports.DurableFile: a StateFile that does not block the loop while the disk syncs.
 
-    One thread, so that changes are made one at a time and in order, whoever has stopped waiting for them.
+    One thread writes the changes one at a time and in order, also where the caller no longer waits.
     """
 
     def __init__(self, file: StateFile) -> None:
@@ -116,7 +116,7 @@ class DiskFile:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._file.forget)
 
     async def settled(self) -> None:
-        """Return once all that was begun is done; on a disk that does not answer, after `SETTLED_S_MAX`."""
+        """Return once all begun writes are done; on a disk that does not answer, after `SETTLED_S_MAX` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLED_S_MAX):
                 await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)

@@ -1,6 +1,6 @@
-"""Read until when a certificate is valid, without a library.
+"""Read the expiry time of a certificate, without a library.
 
-Pure. Checks nothing else: whether a certificate is to be trusted is OpenSSL's business.
+Pure. Checks nothing else: OpenSSL verifies certificates.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import calendar
 import ssl
 import time
 
-# The kubelet renews its certificate earlier. Where less is left, there is still time to find out why it did not.
+# The kubelet renews its certificate earlier. Where less is left, there is still time to find the reason.
 EXPIRY_WARNING_S = 30 * 86_400.0
 
 _BEGIN = "-----BEGIN CERTIFICATE-----"
@@ -26,7 +26,7 @@ def not_after(pem: bytes) -> float:
     text = pem.decode("ascii", errors="replace")
     begin, end = text.find(_BEGIN), text.find(_END)
     if not 0 <= begin < end:
-        raise ValueError("there is no certificate in it")
+        raise ValueError("no certificate found in it")
     der = ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
     try:
         return _end_of(der)
@@ -48,7 +48,7 @@ def _end_of(der: bytes) -> float:
 
 
 class _Reader:
-    """Walks through the elements of one DER sequence. Raises ValueError, IndexError."""
+    """Reads the elements of one DER sequence in order. Raises ValueError, IndexError."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -56,11 +56,11 @@ class _Reader:
 
     @property
     def tag(self) -> int:
-        """The next element's."""
+        """The tag of the next element."""
         return self._data[self._at]
 
     def skip(self) -> bytes:
-        """Step over the next element; returns its content."""
+        """Read the next element; return its content."""
         length, at = self._data[self._at + 1], self._at + 2
         if length & 0x80:
             count = length & 0x7F
@@ -71,13 +71,13 @@ class _Reader:
         return self._data[at : self._at]
 
     def enter(self) -> _Reader:
-        """Step over the next element, a sequence; returns a reader of what is in it."""
+        """Read the next element, a sequence; return a reader of its elements."""
         if self.tag != _SEQUENCE:
-            raise ValueError("its certificate is no X.509")
+            raise ValueError("its certificate is not valid X.509")
         return _Reader(self.skip())
 
     def instant(self) -> float:
-        """Step over the next element, a time."""
+        """Read the next element, a time, as seconds since the epoch."""
         tag, text = self.tag, self.skip().decode("ascii")
         if tag == _UTC_TIME:
             # Two digits: 1950 to 2049.

@@ -1,7 +1,7 @@
 """Parse YAML from outside into plain values, in bounded time.
 
-Knows nothing of what the values mean. PyYAML takes seconds for a few kilobytes of nested brackets, and raises
-four kinds of errors; here there is a limit and one kind.
+Does not know the meaning of the values. PyYAML takes seconds for a few kilobytes of nested brackets, and raises
+four kinds of errors; this reader has a limit and one kind.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-# Far more than any kubeconfig or description has; PyYAML needs 0.1 s for so many, and four times that for twice.
+# Far more than any kubeconfig or description has; PyYAML needs 0.1 s for so many, and 0.4 s for twice as many.
 BRACKETS_MAX = 500
 
 
 def parse(text: bytes) -> Any:
-    """The document's plain values. Raises ValueError with one line, where it is no YAML or too much of it."""
+    """The document's plain values. Raises ValueError with one line where it is invalid or too large."""
     if text.count(b"[") + text.count(b"{") > BRACKETS_MAX:
         raise ValueError(f"more than {BRACKETS_MAX} brackets are opened in it")
     try:

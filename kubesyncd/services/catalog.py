@@ -1,7 +1,7 @@
-"""Read the package server's metadata and its signature, and choose the packages that this node wants.
+"""Decode the package server's metadata and its signature, and choose the packages that this node wants.
 
-Pure, and no more than the daemon needs: knows no network and no archive (`archives`). What comes from outside is
-believed only as far as it has been checked. Seed: section Service install, proposal 1.
+Pure, and limited to what the daemon needs: knows no network and no archive (`package_archive`). Input from the server
+is used only as far as it has been checked. Seed: section Service install, proposal 1.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _ARCHIVE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*(/[A-Za-z0-9_][A-Za-z0-9_.+
 
 
 class Unusable(Exception):
-    """Metadata, an archive or a signature cannot be used; the message says what is wrong in it."""
+    """Invalid metadata, archive or signature; the message says what is wrong in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One package of the metadata. `nodes`: the values a node's labels may have, by label; all have to fit."""
+    """One package of the metadata. `nodes`: allowed values of a node's labels, by label; all have to match."""
 
     name: str
     version: str
@@ -51,14 +51,16 @@ class Package:
     nodes: Mapping[str, tuple[str, ...]]
 
     def fits(self, labels: Mapping[str, str]) -> bool:
-        """Whether a node with these labels wants it."""
+        """Whether a node with these labels wants the package."""
         return all(labels.get(key) in allowed for key, allowed in self.nodes.items())
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What the server offers. `unusable`: packages whose entry nobody can use, which stay as they are; without
-    `whole` not even all names are known, and nothing is removed. `problems`: a sentence for each.
+    """What the server offers.
+
+    `unusable`: packages with an invalid entry, whose installed services are left unchanged. Without `whole` some names
+    are unknown, and nothing is removed. `problems`: a sentence for each.
     """
 
     serial: int
@@ -69,7 +71,7 @@ class Metadata:
 
 
 class Do(StrEnum):
-    """What has to be done about one package."""
+    """The action for one package."""
 
     INSTALL = "install"
     UPDATE = "update"
@@ -78,7 +80,7 @@ class Do(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One package that is not as it should be; a removal names no `package`."""
+    """One package that differs from what is wanted; a removal has no `package`."""
 
     do: Do
     name: str
@@ -89,25 +91,29 @@ class Step:
 
 
 def check_url(url: str) -> None:
-    """Raises Unusable where `url` is no https URL of a file."""
+    """Check that `url` is the https URL of a file. Raises Unusable."""
     try:
         parts = urlsplit(url)
         good = parts.scheme == "https" and bool(parts.hostname) and not parts.username and not parts.fragment
     except ValueError:
         good = False
     if not good:
-        raise Unusable(f"[packages] url {shown(url)} is no https://HOST/FILE; packages come over https only")
+        raise Unusable(
+            f"[packages] url {shown(url)}: invalid URL; give https://HOST/FILE, only https is allowed"
+        )
 
 
 def archive_url(metadata_url: str, package: Package) -> str:
-    """Where the package's archive is: beside the metadata, or below."""
+    """URL of the package's archive: beside the metadata, or below."""
     return urljoin(metadata_url, package.archive)
 
 
 def plan(metadata: Metadata, labels: Mapping[str, str], installed: Mapping[str, str]) -> tuple[Step, ...]:
-    """What has to be done so that this node has what it wants. `installed`: the archive's SHA-256 by name, empty
-    for a service that an operator installed, which no package touches. Of packages with one name, the first that
-    fits counts. Removals come first: what they free may be wanted by another package.
+    """The steps after which this node has what it wants.
+
+    `installed`: the archive's SHA-256 by name, empty for a service that an operator installed, which no package
+    changes. Of packages with one name, the first match is used. Removals come first: another package may need
+    what they free.
     """
     wanted: dict[str, Package] = {}
     for package in metadata.packages:
@@ -130,20 +136,20 @@ def plan(metadata: Metadata, labels: Mapping[str, str], installed: Mapping[str, 
 
 
 def parse(data: bytes) -> Metadata:
-    """The metadata file. Raises Unusable; an entry that cannot be used is only a problem."""
+    """Decode the metadata file. Raises Unusable; an invalid entry is only a problem."""
     if len(data) > METADATA_BYTES_MAX:
-        raise Unusable(f"the metadata has more than {METADATA_BYTES_MAX} bytes")
+        raise Unusable(f"the metadata is longer than {METADATA_BYTES_MAX} bytes")
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Unusable(f"the metadata is no JSON: {shown(str(error))}") from error
+        raise Unusable(f"the metadata is invalid JSON: {shown(str(error))}") from error
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
-        raise Unusable(f'the metadata has no "format": {FORMAT}; update kubesyncd or the server')
+        raise Unusable(f'the metadata does not have "format": {FORMAT}; update kubesyncd or the server')
     entries, serial = tree.get("packages"), tree.get("serial", 0)
     if not isinstance(entries, list) or len(entries) > PACKAGES_MAX:
-        raise Unusable(f'the metadata has no list "packages" of at most {PACKAGES_MAX}')
+        raise Unusable(f'the metadata has an invalid "packages"; it must be a list of at most {PACKAGES_MAX}')
     if not isinstance(serial, int) or isinstance(serial, bool) or not 0 <= serial <= SERIAL_MAX:
-        raise Unusable('the metadata\'s "serial" is no whole number')
+        raise Unusable('the metadata has an invalid "serial"; it must be a whole number')
     packages: list[Package] = []
     unusable: set[str] = set()
     problems: list[str] = []
@@ -163,9 +169,9 @@ def parse(data: bytes) -> Metadata:
 
 def _package(entry: Any) -> Package:
     if not isinstance(entry, dict):
-        raise Unusable("an entry is no object")
+        raise Unusable("invalid entry; it must be an object")
     known = {"name", "version", "archive", "sha256", "nodes"}
-    # A filter that we do not know must not be taken for none.
+    # An unknown filter must not be ignored.
     if entry.keys() - known:
         raise Unusable(f"unknown key {shown(min(entry.keys() - known))}; update kubesyncd")
     return Package(
@@ -180,20 +186,20 @@ def _package(entry: Any) -> Package:
 def _text(entry: Mapping[str, Any], key: str, allowed: re.Pattern[str]) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or len(value) > 255 or allowed.fullmatch(value) is None:
-        raise Unusable(f"{key} {shown(str(value))} cannot be used")
+        raise Unusable(f"invalid {key} {shown(str(value))}")
     return value
 
 
 def _nodes(value: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict) or len(value) > FILTERS_MAX:
-        raise Unusable(f"nodes is no object of at most {FILTERS_MAX} labels")
+        raise Unusable(f"invalid nodes; it must be an object of at most {FILTERS_MAX} labels")
     filters = {}
     for key, allowed in value.items():
         listed = [allowed] if isinstance(allowed, str) else allowed
         if not isinstance(listed, list) or not 0 < len(listed) <= VALUES_MAX:
-            raise Unusable(f"nodes: {shown(key)} has no value and no list of 1 to {VALUES_MAX}")
+            raise Unusable(f"nodes: {shown(key)} must have a value or a list of 1 to {VALUES_MAX}")
         if not all(isinstance(item, str) for item in listed):
-            raise Unusable(f"nodes: {shown(key)} has a value that is no text")
+            raise Unusable(f"nodes: {shown(key)} has an invalid value; it must be text")
         filters[key] = tuple(listed)
     return filters
 
@@ -202,27 +208,27 @@ def _nodes(value: Any) -> dict[str, tuple[str, ...]]:
 
 
 def check_key(pubkey: str) -> None:
-    """Raises Unusable where `pubkey` is no minisign public key."""
+    """Check that `pubkey` is a minisign public key. Raises Unusable."""
     _key(pubkey)
 
 
 def claims(pubkey: str, signature: bytes, data: bytes) -> tuple[Claim, ...]:
-    """What has to be true for minisign's `signature` file to be `pubkey`'s of `data`. Raises Unusable."""
+    """The conditions under which minisign's `signature` file is `pubkey`'s of `data`. Raises Unusable."""
     number, key = _key(pubkey)
     lines = signature.split(b"\n")
     prefix = b"trusted comment: "
     if len(lines) < 4 or not lines[2].startswith(prefix) or len(signature) > SIGNATURE_BYTES_MAX:
-        raise Unusable("the signature is no minisign file")
+        raise Unusable("the signature is an invalid minisign file")
     packed, of_comment = _base64(lines[1], 74), _base64(lines[3], 64)
     kind, signer, proof = packed[:2], packed[2:10], packed[10:]
     if signer != number:
-        raise Unusable("the metadata was signed by another key than [packages] pubkey")
+        raise Unusable("the metadata is signed with another key than [packages] pubkey")
     if kind == b"ED":
         message = hashlib.blake2b(data).digest()
     elif kind == b"Ed":
         message = data
     else:
-        raise Unusable("the signature is of a kind that is not known; sign with minisign")
+        raise Unusable("the signature is of an unknown kind; sign with minisign")
     comment = lines[2].removeprefix(prefix).removesuffix(b"\r")
     return Claim(key, proof, message), Claim(key, of_comment, proof + comment)
 
@@ -230,7 +236,9 @@ def claims(pubkey: str, signature: bytes, data: bytes) -> tuple[Claim, ...]:
 def _key(pubkey: str) -> tuple[bytes, bytes]:
     packed = _base64(pubkey.encode(errors="replace"), 42)
     if packed[:2] != b"Ed":
-        raise Unusable("[packages] pubkey is no minisign public key; give the second line of minisign.pub")
+        raise Unusable(
+            "[packages] pubkey is an invalid minisign public key; give the second line of minisign.pub"
+        )
     return packed[2:10], packed[10:]
 
 
@@ -240,5 +248,5 @@ def _base64(text: bytes, length: int) -> bytes:
     except (binascii.Error, ValueError):
         data = b""
     if len(data) != length:
-        raise Unusable(f"{shown(text[:80].decode(errors='replace'))} is no key or signature of minisign's")
+        raise Unusable(f"{shown(text[:80].decode(errors='replace'))}: invalid minisign key or signature")
     return data

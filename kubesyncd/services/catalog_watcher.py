@@ -1,7 +1,7 @@
-"""Watch the package server, and ask for an installation where this node lacks what it wants.
+"""Watch the package server, and request an installation when this node lacks what it wants.
 
-Knows the rules (`packages`) and ports; installs nothing itself: the daemon is in a sandbox that cannot write units,
-and the unit that it starts, `kubesync package sync`, is not. Without a configured url none of this is made.
+Knows the rules (`catalog`) and ports; installs nothing itself. The daemon runs in a sandbox that cannot write units;
+the unit that it starts, `kubesync package sync`, does not. Without a configured url this watcher is not created.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ if TYPE_CHECKING:
     from kubesyncd.ports import Claim, File
     from kubesyncd.services.catalog import Metadata, Step
 
-# Where, below the state folder, the newest serial is kept.
+# File of the newest serial, below the state folder.
 SEEN_FILE = "packages.json"
-# After a start, or after the power came back to a whole fleet, the first look is some time within this.
+# After a start, or after the power returned to a whole fleet, the first check is at a random time within this.
 FIRST_S_MAX = 60.0
 RETRY_S = 15.0
 RETRY_S_MAX = 3600.0
-# An interval is stretched or shortened by this much, so that a fleet never asks all at once.
+# An interval is stretched or shortened by this much, so that a fleet does not ask all at once.
 SPREAD = 0.2
 
 
 class Got(Protocol):
-    """A file, or word that it has not changed."""
+    """A file, or the answer that it has not changed."""
 
     @property
     def body(self) -> bytes | None:
-        """Its content; None: unchanged."""
+        """The content; None: unchanged."""
 
     @property
     def etag(self) -> str:
-        """What to ask with next time."""
+        """The ETag for the next request."""
 
 
 class Files(Protocol):
-    """An https server's files (adapters.https)."""
+    """An https server's files (adapters.package_server)."""
 
     async def get(self, url: str, bytes_max: int, etag: str = "") -> Got:
-        """The file, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
+        """Fetch the file, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
 
 
 class Jobs(Protocol):
-    """systemd, as far as an installation is asked for."""
+    """The systemd call that requests an installation."""
 
     async def begin(self, unit: str) -> None:
         """Start a oneshot unit; returns once the job is queued. Raises Refused, Unavailable."""
 
 
 class Supply:
-    """The metadata at `url`: fetched when it has changed, genuine, and never older than one followed before.
+    """The metadata at `url`: fetched when it has changed, verified, and never older than an accepted one.
 
-    `pubkey` empty: https alone vouches for it. `is_true` checks a signature. `seen`: where the newest serial is kept.
+    `pubkey` empty: only https authenticates it. `is_true` checks a signature. `seen`: file of the newest serial.
     """
 
     def __init__(
@@ -81,23 +81,21 @@ class Supply:
         self._metadata: Metadata | None = None
 
     async def look(self) -> Metadata:
-        """What is offered now. Raises Unusable, Missing, Refused, Unavailable."""
+        """The current metadata. Raises Unusable, Missing, Refused, Unavailable."""
         etag = self._etag if self._metadata is not None else ""
         got = await self._files.get(self.url, catalog.METADATA_BYTES_MAX, etag)
         if got.body is not None:
             await self._check_signature(got.body)
             self._metadata, self._etag = catalog.parse(got.body), got.etag
-        assert self._metadata is not None, "only a file we have had can be unchanged"
+        assert self._metadata is not None, "only a file fetched before can be unchanged"
         newest = self._newest()
         if self._metadata.serial < newest:
-            text = (
-                f"the metadata's serial is {self._metadata.serial}, and {newest} was there before: it is old"
-            )
+            text = f"the metadata's serial is {self._metadata.serial}, older than the last accepted one, {newest}"
             raise Unusable(text)
         return self._metadata
 
     def follow(self, metadata: Metadata) -> None:
-        """From now on nothing older is followed. Raises Unavailable."""
+        """Record the serial: older metadata is refused from now on. Raises Unavailable."""
         if metadata.serial > self._newest():
             self._seen.save(json.dumps({"serial": metadata.serial}).encode())
 
@@ -115,15 +113,15 @@ class Supply:
         for claim in catalog.claims(self._pubkey, signature.body or b"", data):
             if not await self._is_true(claim):
                 raise Unusable(
-                    "the metadata's signature is wrong: somebody has changed it, or it was not signed anew"
+                    "the metadata's signature is invalid: the file was changed after it was signed; sign it again"
                 )
 
 
 class Follower:
-    """Looks again and again, and starts `unit` when this node does not have what it wants. `run()` is its life.
+    """Check repeatedly, and start `unit` when this node lacks what it wants. `run()` runs for the daemon's lifetime.
 
-    `labels`: the own Node's, None while they are not known: then nothing is concluded. `installed`: SHA-256 of
-    each service's archive by name, as for `packages.plan`.
+    `labels`: the own Node's; None while they are unknown, and then nothing is installed or removed. `installed`:
+    SHA-256 of each service's archive by name, as for `catalog.plan`.
     """
 
     def __init__(
@@ -150,20 +148,20 @@ class Follower:
         self._log = log
         self._backoff = Backoff(rng, RETRY_S, RETRY_S_MAX)
         self._said = ""
-        # What was asked for last, and until when it is not asked for again: an installation may fail each time.
+        # The last request, and until when it is not repeated: an installation may fail each time.
         self._asked: tuple[Step, ...] = ()
         self._asked_until = 0.0
         self._again = Backoff(rng, interval_s, RETRY_S_MAX)
 
     async def run(self) -> None:
-        """Never returns."""
+        """Run the loop. Never returns."""
         await asyncio.sleep(self._rng.uniform(0.0, min(FIRST_S_MAX, self._interval_s)))
         while True:
             wait_s = await self.look()
             await asyncio.sleep(wait_s)
 
     async def look(self) -> float:
-        """Look once; returns the seconds until the next look."""
+        """Check once; return the seconds until the next check."""
         try:
             await self._compare()
         except (PortError, Unusable) as error:

@@ -1,8 +1,8 @@
 """Turn the description of a Kubernetes-only feature into the files that make it a service of this switch.
 
-Pure: knows no systemd, no Redis and no disk; `installer` puts the files in place. A description is arguments or
-YAML (seed, section Service install, proposal 2), checked to the last word: everything here ends up in a unit or a
-script that root runs. Commands are argument lists; none of them sees a shell's syntax.
+Pure: knows no systemd, no Redis and no disk; `installer` writes the files. A description is arguments or YAML (seed,
+section Service install, proposal 2). Every word of it is checked, because it ends up in a unit or a script that root
+runs. Commands are argument lists; no shell interprets them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from kubesyncd.runtime import yaml_reader
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# systemd looks here after /etc and before /usr/lib: an image's own unit of that name is hidden, never touched, and
-# unlike in /etc it can be masked, as SONiC's featured does with what is disabled.
+# systemd searches this folder after /etc and before /usr/lib: an image's own unit of that name is hidden, not changed.
+# Unlike a unit in /etc it can be masked, as SONiC's featured does with disabled features.
 UNIT_FOLDER = "/usr/local/lib/systemd/system"
 SCRIPT_FOLDER = "/usr/local/lib/kubesyncd/services"
 HOOK_FOLDER = "/etc/kubesyncd/hooks"
@@ -35,7 +35,7 @@ COMMANDS_MAX = 32
 WORDS_MAX = 64
 WORD_MAX = 1024
 DESCRIPTION_MAX = 120
-# A feature's name, but none with an ASIC's number: Kubernetes runs one container of it per switch.
+# A feature's name without an ASIC number: Kubernetes runs one container of it per switch.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 PACKAGE_FILE = re.compile(r"\./[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
@@ -45,7 +45,7 @@ NAME_RULE = "a name begins with a letter and has lower-case letters, digits, - a
 
 
 class InvalidService(Exception):
-    """The description cannot be used; the message says what is wrong in it and what is allowed."""
+    """Invalid description; the message says what is wrong in it and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,19 @@ class Command:
 
     @property
     def line(self) -> str:
-        """The command as a shell reads it back, word by word. A bare program's name is looked up by `env`: it
-        must never be a shell's own word."""
+        """The command as text that a shell reads back word by word.
+
+        `env` looks up a bare program's name: it must never be a shell builtin.
+        """
         words = self.words if "/" in self.words[0] else ("env", *self.words)
         return shlex.join(words)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """What a feature's service needs. `requires`: it runs only while all of these do. `dependents`: they are
-    stopped with it. The commands run on the host, as root, around start and stop and before a reboot.
+    """The service of a feature. `requires`: it runs only while all of these run. `dependents`: they stop with it.
+
+    The commands run on the host, as root, around start and stop and before a reboot.
     """
 
     name: str
@@ -90,12 +93,12 @@ class File:
 
 
 def service(name: str, requires: Iterable[str] = DEFAULT_REQUIRES) -> ServiceSpec:
-    """The description that `config feature install NAME required …` means. Raises InvalidService."""
+    """The description for `config feature install NAME required …`. Raises InvalidService."""
     return _checked(ServiceSpec(_service_name("name", name), requires=_services("required", list(requires))))
 
 
 def parse(text: bytes, *, packaged: frozenset[str] = frozenset()) -> ServiceSpec:
-    """The description in a YAML file. `packaged`: names of files that come with it; `./NAME` runs one of them.
+    """Parse the description in a YAML file. `packaged`: names of files that come with it; `./NAME` runs one of them.
 
     Raises InvalidService.
     """
@@ -104,7 +107,7 @@ def parse(text: bytes, *, packaged: frozenset[str] = frozenset()) -> ServiceSpec
     try:
         tree = yaml_reader.parse(text)
     except ValueError as error:
-        raise InvalidService(f"the file is no YAML: {shown(str(error))}") from error
+        raise InvalidService(f"invalid YAML: {shown(str(error))}") from error
     if not isinstance(tree, dict):
         raise InvalidService("the file must have `name: …` at its top level, and other keys beside it")
     return _checked(_spec(_keys(tree), packaged))
@@ -119,10 +122,10 @@ def _keys(tree: Mapping[Any, Any]) -> dict[str, Any]:
         if name not in allowed:
             raise InvalidService(f"unknown key {shown(str(key))}; allowed: {', '.join(allowed)}")
         if name in keys:
-            raise InvalidService(f"{name} is there twice; keep one")
+            raise InvalidService(f"duplicate key {name}; keep one")
         keys[name] = value
     if "name" not in keys:
-        raise InvalidService("there is no `name: …`; give the feature one")
+        raise InvalidService("`name: …` is missing; give the feature a name")
     return keys
 
 
@@ -139,16 +142,16 @@ def _spec(keys: Mapping[str, Any], packaged: frozenset[str]) -> ServiceSpec:
 def _checked(spec: ServiceSpec) -> ServiceSpec:
     for key, names in (("requires", spec.requires), ("dependents", spec.dependents)):
         if spec.name in names:
-            raise InvalidService(f"{key}: {spec.name} cannot need itself; take it out")
+            raise InvalidService(f"{key}: {spec.name} cannot depend on itself; remove it")
     both = sorted(set(spec.requires) & set(spec.dependents))
     if both:
-        raise InvalidService(f"{both[0]} is in requires and in dependents; it can only be in one of them")
+        raise InvalidService(f"{both[0]} is in both requires and dependents; remove it from one of them")
     return spec
 
 
 def _service_name(key: str, value: object) -> str:
     if not isinstance(value, str) or NAME.fullmatch(value) is None:
-        raise InvalidService(f"{key}: {shown(str(value))} is no service's name; {NAME_RULE}")
+        raise InvalidService(f"{key}: invalid service name {shown(str(value))}; {NAME_RULE}")
     assert valid_feature_name(value), "every name allowed here is allowed everywhere"
     return value
 
@@ -162,7 +165,7 @@ def _services(key: str, value: object) -> tuple[str, ...]:
 
 
 def _description(value: object) -> str:
-    # A backslash at the end of a unit's line would take the next line into it.
+    # A backslash at the end of a unit's line would join the next line to it.
     if not isinstance(value, str) or len(value) > DESCRIPTION_MAX or not value.isprintable() or "\\" in value:
         raise InvalidService(
             f"description: must be one line of at most {DESCRIPTION_MAX} letters, without a backslash"
@@ -178,38 +181,38 @@ def _commands(key: str, value: object, packaged: frozenset[str]) -> tuple[Comman
 
 
 def _command(key: str, value: object, packaged: frozenset[str]) -> Command:
-    """A command is a list of words, or one text that is split as a shell splits words, and no more than that."""
+    """Parse a command: a list of words, or one text, split as a shell splits words and without other shell syntax."""
     try:
         words = shlex.split(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise InvalidService(f"{key}: {shown(str(value))}: {error}; close what is open") from error
+        raise InvalidService(f"{key}: {shown(str(value))}: {error}; close it") from error
     if not isinstance(words, list) or not 0 < len(words) <= WORDS_MAX:
         raise InvalidService(f"{key}: a command is a text or a list of 1 to {WORDS_MAX} words")
     for word in words:
         if not isinstance(word, str) or len(word) > WORD_MAX or not (word.isprintable() or word == ""):
             rule = f"a word is one line of at most {WORD_MAX} letters; a number has to be in quotes"
-            raise InvalidService(f"{key}: {shown(str(word))} is no word of a command; {rule}")
+            raise InvalidService(f"{key}: invalid word {shown(str(word))}; {rule}")
     return Command((_program(key, words[0], packaged), *words[1:]))
 
 
 def _program(key: str, word: str, packaged: frozenset[str]) -> str:
     if PACKAGE_FILE.fullmatch(word):
         if word[2:] not in packaged:
-            raise InvalidService(f"{key}: {word} is not in the package; give the program's whole path")
+            raise InvalidService(f"{key}: {word} is not in the package; give the program's absolute path")
         return word
     if word.startswith("/") and ".." not in word.split("/"):
         return word
     if PROGRAM.fullmatch(word):
         return word
-    rule = "a program is a name like systemctl, or a whole path; for a shell's syntax: [/bin/sh, -c, '…']"
-    raise InvalidService(f"{key}: {shown(word)} is no program; {rule}")
+    rule = "a program is a name like systemctl, or an absolute path; for a shell's syntax: [/bin/sh, -c, '…']"
+    raise InvalidService(f"{key}: invalid program {shown(word)}; {rule}")
 
 
 # ---- files ----------------------------------------------------------------------------------------
 
 
 def files(spec: ServiceSpec, packaged: Mapping[str, bytes] | None = None) -> tuple[File, ...]:
-    """The service's files: unit, script, a hook per kind of reboot that it wants to prepare for, and `packaged`."""
+    """The service's files: unit, script, a hook for each kind of reboot with commands, and `packaged`."""
     home = f"{SCRIPT_FOLDER}/{spec.name}"
     placed = {key: tuple(_placed(c, home) for c in getattr(spec, key)) for key in LISTS}
     known = {"spec": spec, "script": script_path(spec.name), **placed}
@@ -226,36 +229,38 @@ def files(spec: ServiceSpec, packaged: Mapping[str, bytes] | None = None) -> tup
 
 
 def unit_path(name: str) -> str:
-    """Where the service's unit is."""
+    """Path of the service's unit."""
     return f"{UNIT_FOLDER}/{name}.service"
 
 
 def script_path(name: str) -> str:
-    """Where the service's script is."""
+    """Path of the service's script."""
     return f"{SCRIPT_FOLDER}/{name}.sh"
 
 
 def row(sonic_fields: Mapping[str, str]) -> dict[str, str]:
-    """The CONFIG_DB row of a new Kubernetes-only feature: `sonic_fields` are ours, spelled as the switch spells
-    them; the others are what SONiC's featured needs to leave the unit as it is.
+    """The CONFIG_DB row of a new Kubernetes-only feature.
+
+    `sonic_fields`: kubesyncd's fields, in the switch's spelling. SONiC's featured needs the others to leave the unit
+    unchanged.
     """
     return {"state": "enabled", "auto_restart": "enabled", **sonic_fields}
 
 
-# Ours, in the design document's words: kube-managed with no fallback and no failure check (seed, section
-# config FEATURE install).
+# kubesyncd's fields, in the design document's spelling: kube-managed with no fallback and no failure check (seed,
+# section config FEATURE install).
 KUBE_ONLY = {"set_owner": "kube", "fallback_to_local": "false", "kube_failure_detection": "0"}
 
 
 def _placed(command: Command, home: str) -> str:
-    """The command's line, a package's own file by the path it will have."""
+    """The command's line, with a packaged file by its installed path."""
     first, *rest = command.words
     return Command((f"{home}/{first[2:]}", *rest)).line if first.startswith("./") else command.line
 
 
 @cache
 def _environment() -> Environment:
-    # Shell and unit files have their own escapes (shlex, `percent`); HTML's would only break them.
+    # Shell and unit files have their own escapes (shlex, `percent`); HTML escapes would break them.
     made = Environment(  # noqa: S701
         loader=PackageLoader("kubesyncd.services"),
         undefined=StrictUndefined,

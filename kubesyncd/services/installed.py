@@ -1,6 +1,6 @@
-"""Read and write the manifests of what has been installed on this switch, one per service.
+"""Read and write the manifests of the services installed on this switch, one file per service.
 
-No more than the daemon needs: knows nothing of what is in a service's files, and changes nothing.
+Limited to what the daemon needs: knows nothing of the contents of a service's files, and changes nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ VERSION = 1
 INSTALLED_MAX = 512
 # Below the state folder.
 FOLDER = "installed"
-# As an archive's hash: whatever is offered, the service is not what it should be.
+# In place of an archive's hash: the service differs from every offered package.
 UNFINISHED = "unfinished"
 
 
 class Phase(StrEnum):
-    """How far an installation is."""
+    """Phase of an installation."""
 
     INSTALLING = "installing"
     INSTALLED = "installed"
@@ -38,7 +38,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """Where a service came from, unless an operator typed it."""
+    """Origin of a service that a package installed."""
 
     version: str
     sha256: str
@@ -46,11 +46,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What was installed. `files`: path to SHA-256; `folders`: made for them, in that order.
+    """What was installed. `files`: path to SHA-256; `folders`: created for them, in that order.
 
-    `row_before`, `enabled_before`: how the feature was before we came (an image's own, with --replace), to which
-    an uninstall goes back. While installing: `row_now` is what the row goes back to, and `previous` the manifest,
-    whose files stand beside the new ones.
+    `row_before`, `enabled_before`: the feature's state before the installation (an image's own, with --replace), which
+    an uninstall restores. While installing: `row_now` is the row to restore on failure, and `previous` the manifest
+    whose files are kept beside the new ones.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Manifest:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as it is stored."""
+    """Encode the manifest for storage."""
     return json.dumps({"version": VERSION, **asdict(manifest)}, indent=1).encode()
 
 
 def hashes(installed: Mapping[str, Manifest]) -> dict[str, str]:
-    """The archive's SHA-256 of each service, as `packages.plan` wants them: empty for an operator's own."""
+    """The archive's SHA-256 of each service, as for `catalog.plan`: empty for an operator's own."""
     return {name: _hash(manifest) for name, manifest in installed.items()}
 
 
@@ -119,5 +119,5 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
 
 
 def of_installed(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
-    """Rows without which an installed service would have no owner: `uninstall` is the way to lose one."""
+    """Rows that an installed service needs to have an owner: only `uninstall` removes one."""
     return {name: dict(m.row) for name, m in installed.items() if m.phase is Phase.INSTALLED and m.row}

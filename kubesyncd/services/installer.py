@@ -1,8 +1,8 @@
-"""Install and remove a service as a whole or not at all.
+"""Install and remove a service completely or not at all.
 
-Knows disk, systemd and rows through what it is given; knows nothing of what is in the files (`services`). Before
-anything is changed, a manifest says what will be, and how it was: an installation that fails is taken back at
-once, one that was interrupted by a power cut by the next command. Removal is repeated until it is done.
+Reaches disk, systemd and rows through its parameters; knows nothing of the contents of the files (`definition`).
+Before any change, a manifest records the new state and the old one. An installation that fails is rolled back at once;
+one interrupted by a power cut is rolled back by the next command. A removal is repeated until it is complete.
 """
 
 from __future__ import annotations
@@ -35,57 +35,57 @@ if TYPE_CHECKING:
     from kubesyncd.services.definition import File, ServiceSpec
     from kubesyncd.services.installed import Package
 
-# What stands beside a file while it is being replaced; systemd and run-parts do not look at either.
+# Suffixes of copies beside a file while it is being replaced; systemd and run-parts ignore both.
 NEW, OLD = ".kubesync-new", ".kubesync-old"
 
 
 class ServiceUnits(Protocol):
-    """systemd, as far as services come and go (adapters.systemd)."""
+    """The systemd calls that installation and removal need (adapters.systemd)."""
 
     async def has_unit(self, feature: str) -> bool:
-        """Whether there is such a service."""
+        """Whether the service exists."""
 
     async def active(self, feature: str) -> bool:
-        """Whether it runs."""
+        """Whether the service runs."""
 
     async def starts_at_boot(self, feature: str) -> bool:
-        """Whether it is enabled."""
+        """Whether the service is enabled."""
 
     async def reload(self) -> None:
         """Read all unit files again."""
 
     async def enable(self, feature: str) -> None:
-        """Enable it as its unit file says now."""
+        """Enable the service according to its current unit file."""
 
     async def disable(self, feature: str) -> None:
-        """Disable it."""
+        """Disable the service."""
 
     async def stop(self, feature: str) -> None:
-        """Stop it; returns when it has ended."""
+        """Stop the service; return when it has ended."""
 
     async def restart(self, feature: str) -> None:
-        """Start it, anew where it runs; returns once the job is queued."""
+        """Start the service, or restart it where it runs; return once the job is queued."""
 
 
 class Rows(Protocol):
-    """The feature's rows, and the daemon that keeps one of them."""
+    """The feature's rows, and the daemon, which keeps one of them."""
 
     def daemon_answers(self) -> None:
-        """Raises Unavailable where the daemon does not answer."""
+        """Check that the daemon answers. Raises Unavailable."""
 
     def feature_row(self, feature: str) -> dict[str, str]:
-        """CONFIG_DB's row as it stands; empty where there is none. Raises Unavailable, Refused."""
+        """CONFIG_DB's row as stored; empty where it does not exist. Raises Unavailable, Refused."""
 
     def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
-        """Make CONFIG_DB's row exactly `fields`; none where that is empty. Raises Unavailable."""
+        """Make CONFIG_DB's row exactly `fields`; remove it where they are empty. Raises Unavailable."""
 
     def forget(self, feature: str) -> None:
-        """The daemon forgets the feature, and STATE_DB's row goes. Raises Unavailable, Refused."""
+        """Make the daemon forget the feature and remove its STATE_DB row. Raises Unavailable, Refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an installation did. `waits_for`: services it starts together with, because they do not run now."""
+    """Result of an installation. `waits_for`: required services that do not run; the service starts with them."""
 
     manifest: Manifest
     started: bool
@@ -93,10 +93,10 @@ class Done:
 
 
 class Installer:
-    """Installs and removes services, one at a time. `root`: where `/` is, another folder in tests.
+    """Install and remove services, one at a time. `root`: where `/` is, another folder in tests.
 
-    `ours`: our CONFIG_DB fields as this switch spells them; `always_local`: features that are never Kubernetes'.
-    `after_step` is told of every change made, for tests that interrupt there.
+    `ours`: kubesyncd's CONFIG_DB fields in this switch's spelling; `always_local`: features that always run locally.
+    `after_step` is called after every change, for tests that interrupt there.
     """
 
     def __init__(
@@ -118,39 +118,39 @@ class Installer:
         self._always_local = always_local
         self._after_step = after_step
 
-    # ---- looking --------------------------------------------------------------------------------
+    # ---- reading --------------------------------------------------------------------------------
 
     def installed(self) -> dict[str, Manifest]:
         """All manifests by feature. Raises Unavailable."""
         return read_manifests(self._folder)
 
     async def check(self, spec: ServiceSpec, files: tuple[File, ...], *, replace: bool = False) -> None:
-        """Whether `install` would go on. Raises Refused with the reason and what to do, Unavailable."""
+        """Check whether `install` would continue. Raises Refused with the reason and the fix, Unavailable."""
         name, there = spec.name, self.installed().get(spec.name)
         if name in self._always_local:
             raise Refused(
-                SERVICE, f"{name} always runs locally, kubesyncd itself needs it; choose another name"
+                SERVICE, f"{name} always runs locally because kubesyncd itself needs it; choose another name"
             )
         if there is not None and there.phase is Phase.REMOVING:
             raise Refused(
                 SERVICE, f"{name}: its removal was interrupted; run: config feature uninstall {name}"
             )
         if there is not None and not replace:
-            raise Refused(SERVICE, f"{name} is installed already; add --replace to install it anew")
+            raise Refused(SERVICE, f"{name} is installed already; add --replace to install it again")
         if there is None:
             await self._check_stranger(name, replace=replace)
         self._check_paths(files, there)
         for service in spec.requires:
             if not await self._units.has_unit(service):
-                text = f"{name} requires {service}, and there is no {service}.service; name services of this switch"
+                text = f"{name} requires {service}, but {service}.service does not exist; name services of this switch"
                 raise Refused(SERVICE, text)
 
     async def _check_stranger(self, name: str, *, replace: bool) -> None:
-        """A name that is taken, though not by us."""
+        """Check a name that kubesync has not installed but that is in use."""
         feature, unit = bool(self._rows.feature_row(name)), await self._units.has_unit(name)
         if unit and not feature and replace:
             text = (
-                f"{name}.service is no feature of this switch, so it is never replaced; choose another name"
+                f"{name}.service is not a feature of this switch and is never replaced; choose another name"
             )
             raise Refused(SERVICE, text)
         if (unit or feature) and not replace:
@@ -163,7 +163,7 @@ class Installer:
             at = self._at(file.path)
             known = there is not None and file.path in there.files
             if at.is_symlink() or (at.exists() and not known):
-                raise Refused(SERVICE, f"{at} is there and kubesync did not write it; move it away first")
+                raise Refused(SERVICE, f"{at} exists and was not written by kubesync; move it away first")
 
     # ---- installing -----------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Installer:
         replace: bool = False,
         package: Package | None = None,
     ) -> Done:
-        """Put everything in place, enable and start it. Raises Refused, Unavailable; nothing is left then."""
+        """Write all files, enable and start the service. Raises Refused, Unavailable; nothing is left then."""
         with self._alone():
             await self._recover()
             await self.check(spec, files, replace=replace)
@@ -192,15 +192,15 @@ class Installer:
             return await self._start(manifest, spec, ran=ran)
 
     async def _journal(self, spec: ServiceSpec, files: tuple[File, ...], package: Package | None) -> Manifest:
-        """What will be, and how it is, on disk before anything changes."""
+        """Write the new state and the old one to disk before any change."""
         name, previous = spec.name, self.installed().get(spec.name)
         if len(self.installed()) >= INSTALLED_MAX:
             raise Refused(
-                SERVICE, f"there are {INSTALLED_MAX} installed services already; uninstall one first"
+                SERVICE, f"the limit of {INSTALLED_MAX} installed services is reached; uninstall one first"
             )
         now = self._rows.feature_row(name)
         ours = self._ours(KUBE_ONLY)
-        # An update leaves the row as its operator has set it since.
+        # An update keeps the row as its operator has set it since.
         wanted = now if previous is not None and now else {**row(ours), **now, **ours}
         journal = Manifest(
             name=name,
@@ -231,7 +231,7 @@ class Installer:
         return tuple(made)
 
     async def _put(self, journal: Manifest, files: tuple[File, ...]) -> None:
-        """Everything is written beside its place first: a full disk is met before anything changed."""
+        """Write every file beside its destination first: a full disk is detected before any change."""
         try:
             for folder in journal.folders:
                 self._at(folder).mkdir(mode=0o755, exist_ok=True)
@@ -274,7 +274,7 @@ class Installer:
         return replace(journal, phase=Phase.INSTALLED, row_now={}, previous=None)
 
     async def _clear(self, journal: Manifest) -> None:
-        """What stood beside an update goes; what cannot go now is found by the next installation."""
+        """Remove the copies kept beside an update; the next installation removes what cannot be removed now."""
         paths = {*journal.files, *(journal.previous.files if journal.previous is not None else ())}
         for path in sorted(paths):
             with suppress(OSError):
@@ -282,17 +282,17 @@ class Installer:
         self._drop_folders(tuple(str(Path(path).parent) for path in paths - set(journal.files)), journal)
 
     async def _start(self, manifest: Manifest, spec: ServiceSpec, *, ran: bool) -> Done:
-        """A service must not pull up what the operator has stopped: then it starts together with that."""
+        """Start the service, unless a required service is stopped: then it starts together with that service."""
         resting = tuple([name for name in spec.requires if not await self._units.active(name)])
         if resting and not ran:
             return Done(manifest, started=False, waits_for=resting)
         await self._units.restart(spec.name)
         return Done(manifest, started=True)
 
-    # ---- taking back ----------------------------------------------------------------------------
+    # ---- rollback -------------------------------------------------------------------------------
 
     async def recover(self) -> tuple[str, ...]:
-        """Take back what an earlier command was interrupted in. Returns the features. Raises Unavailable."""
+        """Roll back interrupted commands. Return the features. Raises Unavailable."""
         with self._alone():
             return await self._recover()
 
@@ -306,14 +306,13 @@ class Installer:
         try:
             await self._take_back(journal)
         except PortError as second:
-            text = (
-                f"{error}; and it could not be taken back yet ({second}): the next install or uninstall does"
-            )
+            text = f"{error}; rollback failed ({second}): the next install or uninstall repeats it"
             raise Unavailable(SERVICE, text) from error
 
     async def _take_back(self, journal: Manifest) -> None:
-        """As it was before, whichever step was the last. What cannot be done now keeps the journal, and the rest
-        is done all the same. Raises the first error.
+        """Restore the earlier state, whichever step was the last.
+
+        Where a step of the rollback fails, the journal is kept and the other steps are done. Raises the first error.
         """
         name, previous = journal.name, journal.previous
         again = previous is not None or journal.enabled_before
@@ -356,7 +355,7 @@ class Installer:
             at.unlink(missing_ok=True)
 
     def _drop_folders(self, folders: tuple[str, ...], keep: Manifest | None) -> None:
-        """Folders we made, as far as nothing else is in them."""
+        """Remove the created folders that are empty."""
         for folder in folders:
             if keep is None or not any(path.startswith(f"{folder}/") for path in keep.files):
                 with suppress(OSError):
@@ -365,15 +364,15 @@ class Installer:
     # ---- removing -------------------------------------------------------------------------------
 
     async def uninstall(self, name: str, *, force: bool = False) -> Manifest:
-        """Stop the feature, then remove all that we wrote and both rows. `force`: also files changed since.
+        """Stop the feature, then remove all files that kubesync wrote and both rows. `force`: also files changed since.
 
-        Raises Refused, Unavailable; begun once, it is repeated until it is done.
+        Raises Refused, Unavailable; once started, a removal is repeated until it is complete.
         """
         with self._alone():
             await self._recover()
             manifest = self.installed().get(name)
             if manifest is None:
-                text = f"{name} was not installed by kubesync, so it removes nothing; installed are: "
+                text = f"{name} was not installed by kubesync; nothing is removed. Installed: "
                 raise Refused(SERVICE, text + (", ".join(sorted(self.installed())) or "none"))
             changed = [path for path, sha256 in manifest.files.items() if self._changed(path, sha256)]
             if changed and not force:
@@ -441,7 +440,7 @@ class Installer:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One installation or removal at a time, whoever runs it. The kernel lets go however a process ends."""
+        """Allow one installation or removal at a time. The kernel releases the lock however a process ends."""
         try:
             self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -458,7 +457,9 @@ def _locked(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Refused(SERVICE, "another installation or removal is running; try again after it") from None
+        raise Refused(
+            SERVICE, "another installation or removal is running; try again when it has ended"
+        ) from None
 
 
 @contextmanager
@@ -474,5 +475,5 @@ def _disk(error: OSError) -> PortError:
     if error.errno in (errno.EACCES, errno.EPERM):
         return Forbidden(SERVICE, f"{reason}; use sudo")
     return Unavailable(
-        SERVICE, f"{reason}; nothing else was done, make room or check the folder, then try again"
+        SERVICE, f"{reason}; nothing else was done; free disk space or check the folder, then try again"
     )

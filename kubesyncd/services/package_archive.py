@@ -1,8 +1,8 @@
-"""Unpack a package's gzipped tar in memory; nothing of it is written anywhere.
+"""Unpack a package's gzipped tar in memory; nothing of it is written to disk.
 
-Pure. An archive is untrusted: its hash is checked before anything of it is read, and what is read is a small part
-of the tar format. There is no name but `service.yaml` and `bin/NAME`, no link, no device, and no way to say that
-something is longer than the bytes that are there.
+Pure. An archive is untrusted: its hash is checked before any of it is parsed, and only a small part of the tar format
+is accepted. The only names are `service.yaml` and `bin/NAME`. Links, devices and sizes beyond the available bytes are
+refused.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ _PROGRAM = re.compile(r"bin/([A-Za-z0-9_][A-Za-z0-9_.+-]{0,63})")
 _FOLDERS = ("", "./", "bin/")
 
 BLOCK = 512
-# ustar's kinds. Extended headers hold times and attributes, which we have no use for: a name that needs one is none
-# of ours.
+# ustar's kinds. Extended headers hold times and attributes, which are not used; a name that needs one is refused.
 FILE, OLD_FILE, FOLDER, EXTENDED = b"0", b"\0", b"5", (b"x", b"g")
 
 
@@ -59,7 +58,7 @@ def unpack(package: Package, data: bytes) -> tuple[ServiceSpec, dict[str, bytes]
 
 
 def read_files(data: bytes) -> dict[str, bytes]:
-    """The files in a gzipped tar, by name. Raises Unusable where there is anything else in it."""
+    """The files in a gzipped tar, by name. Raises Unusable where it contains anything else."""
     files: dict[str, bytes] = {}
     for name, content in _members(_inflated(data)):
         if name in files:
@@ -69,16 +68,16 @@ def read_files(data: bytes) -> dict[str, bytes]:
 
 
 def _inflated(data: bytes) -> bytes:
-    """A gzip stream's content, as long as that is short enough: nothing beyond the limit is ever made."""
+    """Decompress a gzip stream up to the limit: no bytes beyond it are ever produced."""
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         content = inflater.decompress(data, UNPACKED_BYTES_MAX)
     except zlib.error as error:
-        raise Unusable(f"the archive is no gzip file: {error}") from error
+        raise Unusable(f"the archive is an invalid gzip file: {error}") from error
     if inflater.unconsumed_tail:
         raise Unusable(f"the archive unpacks to more than {UNPACKED_BYTES_MAX} bytes")
     if not inflater.eof or inflater.unused_data:
-        raise Unusable("the archive is cut off, or has something behind its end")
+        raise Unusable("the archive is truncated, or has data after its end")
     return content
 
 
@@ -93,16 +92,16 @@ def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
         begin = at + BLOCK
         body = content[begin : begin + size]
         if len(body) != size:
-            raise Unusable(f"{shown(name)} is cut off")
+            raise Unusable(f"{shown(name)} is truncated")
         at = begin + -(-size // BLOCK) * BLOCK
         if kind in (FILE, OLD_FILE):
             yield _expected(name.removeprefix("./")), body
         elif kind == FOLDER:
             if name.removeprefix("./") not in _FOLDERS:
-                raise Unusable(f"the folder {shown(name)} is not expected; an archive has only bin")
+                raise Unusable(f"unexpected folder {shown(name)}; an archive has only bin")
         elif kind not in EXTENDED:
             raise Unusable(
-                f"{shown(name)} is no regular file; an archive has no links, devices or other kinds"
+                f"{shown(name)} is not a regular file; an archive has no links, devices or other kinds"
             )
     raise Unusable(f"the archive has more than {MEMBERS_MAX} files")
 
@@ -110,9 +109,9 @@ def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
 def _header(header: bytes) -> tuple[str, int, bytes]:
     """Name, size and kind. Raises Unusable."""
     if len(header) != BLOCK or header[257:262] != b"ustar":
-        raise Unusable("the archive is no tar file; make it with: tar --format=ustar -czf")
+        raise Unusable("the archive is an invalid tar file; make it with: tar --format=ustar -czf")
     if _number(header[148:156]) != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
-        raise Unusable("a header in the archive is damaged")
+        raise Unusable("the archive has a damaged header")
     prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
     name = _text(header[:100])
     return f"{prefix}/{name}" if prefix else name, _number(header[124:136]), header[156:157]
@@ -124,13 +123,13 @@ def _text(data: bytes) -> str:
 
 def _number(data: bytes) -> int:
     digits = data.strip(b" \0")
-    # No sign, no underscore, and none of the ways to write sizes beyond 8 GiB.
+    # Sizes have no sign and no underscore; the extensions for sizes beyond 8 GiB are refused.
     if not digits or digits.strip(b"01234567"):
-        raise Unusable("a header in the archive is damaged")
+        raise Unusable("the archive has a damaged header")
     return int(digits, 8)
 
 
 def _expected(name: str) -> str:
     if name != DESCRIPTION_FILE and _PROGRAM.fullmatch(name) is None:
-        raise Unusable(f"{shown(name)} is not expected; an archive has {DESCRIPTION_FILE} and bin/NAME")
+        raise Unusable(f"unexpected file {shown(name)}; an archive has {DESCRIPTION_FILE} and bin/NAME")
     return name

@@ -1,6 +1,6 @@
 """Bring this node to the packages that the server offers, in one pass: remove, then install.
 
-Knows the supply, archives and the installer. One package that cannot be installed keeps no other from it.
+Knows the supply, archives and the installer. A package that cannot be installed does not stop the others.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One step and what became of it; `failure` is empty where it was done."""
+    """One step and its result; `failure` is empty where it was done."""
 
     step: Step
     failure: str = ""
 
 
 class PackageSync:
-    """One node's packages."""
+    """The packages of one node."""
 
     def __init__(self, supply: Supply, files: Files, installer: Installer) -> None:
         self._supply = supply
@@ -38,12 +38,12 @@ class PackageSync:
         self._installer = installer
 
     async def plan(self, labels: Mapping[str, str]) -> tuple[Metadata, tuple[Step, ...]]:
-        """What is offered, and what there is to do. Raises Unusable, Missing, Refused, Unavailable."""
+        """The offered metadata, and the steps to do. Raises Unusable, Missing, Refused, Unavailable."""
         metadata = await self._supply.look()
         return metadata, catalog.plan(metadata, labels, hashes(self._installer.installed()))
 
     async def run(self, labels: Mapping[str, str]) -> tuple[Result, ...]:
-        """Do it. Raises as `plan`."""
+        """Do the steps. Raises as `plan`."""
         await self._installer.recover()
         metadata, steps = await self.plan(labels)
         self._supply.follow(metadata)

@@ -1,10 +1,10 @@
-"""Our `show` commands under sonic-utilities: how they are typed; `kubesync` carries them out."""
+"""Register kubesyncd's `show` commands under sonic-utilities; `kubesync` carries them out."""
 
 # ruff: noqa: INP001 (it is loaded as a file)
 
 import sys
 
-# For this import alone: what else lies there is for our own programs, not for sonic-utilities.
+# For this import alone: the other packages there are for kubesyncd's programs, not for sonic-utilities.
 OURS = "/usr/lib/kubesyncd/lib/python3.11/site-packages"
 sys.path.append(OURS)
 try:

@@ -82,7 +82,7 @@ class StubDaemon:
             case ["show", name] if name in self.features:
                 return protocol.out(json.dumps(self.features[name])) + protocol.result(0)
             case ["show", name]:
-                text = f"container: {name}: there is no such feature; see: kubesync show feature"
+                text = f"container: {name}: no such feature; see: kubesync show feature"
                 return protocol.err(text) + protocol.result(1)
             case ["cluster"]:
                 return protocol.out(json.dumps(self.cluster)) + protocol.result(0)
@@ -109,7 +109,7 @@ def cluster(**said: Any) -> dict[str, Any]:
         "hold": False,
         "kubelet": True,
         "kubelet_may_run": True,
-        "kubelet_why": "joined, and no label has failed to reach the master",
+        "kubelet_why": "joined, and no label delivery has failed",
         "pending": [],
         "failed": [],
         "applied": {"hwsku": "Seastone", "sonic_version": "202411.1", "snmp_enabled": "true"},

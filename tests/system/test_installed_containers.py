@@ -149,7 +149,7 @@ def test_a_kube_container_that_says_it_is_local_is_held_back_all_the_same(radv: 
     liar = ("-e", "RUNTIME_OWNER=local", *mounts("/usr/bin/socat"))
     kube = deploy(radv, *liar, IMAGE, f"{HOOKS}/entrypoint", "radv", "sleep", "100000")
     radv.wait_for(lambda: heard(radv, kube) == ["up"], "it asks again as what it is")
-    refused = "it may say `up kube`"
+    refused = "it may report `up kube`"
     radv.wait_for(lambda: refused in radv.process("docker", "logs", kube).stderr, "it was refused")
     assert not radv.run("docker", "exec", kube, "cat", "/proc/1/cmdline").startswith("sleep")
     assert running(radv, "radv")
@@ -177,7 +177,7 @@ def test_the_entry_point_holds_back_an_image_that_has_only_a_shell(
     )
     refused = radv.process("docker", "exec", kube, f"{HOOKS}/pre-stop", "snmp")
     assert refused.returncode == 0, "the kubelet stops it all the same"
-    assert "the container that asks is radv's" in refused.stderr
+    assert "the asking container belongs to radv" in refused.stderr
 
 
 def test_the_client_waits_in_an_image_that_has_only_python(radv: InstalledSwitch) -> None:

@@ -95,7 +95,7 @@ def test_a_full_state_folder_is_one_alert_for_all_features_and_nothing_breaks(
             assert switch.named(f"docker-{feature}:latest") == old[feature]
         assert len(alerts(switch)) == 1, alerts(switch)
         assert NO_SPACE in alerts(switch)[0]
-        assert f"trouble state file: {switch.folder}/state/images.json cannot be written: {NO_SPACE}" in (
+        assert f"alert state file: {switch.folder}/state/images.json cannot be written: {NO_SPACE}" in (
             explained(switch, "telemetry")
         )
         # Every verb does its work all the same.
@@ -111,7 +111,7 @@ def test_a_full_state_folder_is_one_alert_for_all_features_and_nothing_breaks(
         assert NO_SPACE in lines
         state.free()
         adopted(switch, new["telemetry"], "telemetry")
-        switch.wait_for(lambda: "trouble" not in explained(switch, "telemetry"), "it is over")
+        switch.wait_for(lambda: "alert state file" not in explained(switch, "telemetry"), "it is over")
         assert prepare(switch)[0] == 0
 
 

@@ -198,7 +198,7 @@ def test_a_check_that_never_ends_is_killed_and_counts_as_failed(switches: MakeSw
     switch.boot_local("snmp")
     switch.config("snmp", set_owner="kube")
     switch.run_kube("snmp")
-    switch.wait_for(lambda: "it has not ended within 0.5 s (says snmp)" in failed(switch), "the complaint")
+    switch.wait_for(lambda: "it did not end within 0.5 s (says snmp)" in failed(switch), "the complaint")
 
 
 # ---- the health gate ------------------------------------------------------------------------------

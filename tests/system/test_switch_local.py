@@ -119,7 +119,7 @@ def test_a_newer_verb_overtakes_an_older_one(switch: Switch) -> None:
     switch.until_state("snmp", "INIT")
     switch.done("kill", "snmp")
     assert stopping.wait(30) == 1
-    assert "overtook" in (stopping.stderr.read() if stopping.stderr else "")
+    assert "superseded" in (stopping.stderr.read() if stopping.stderr else "")
     assert switch.running("snmp") == []
 
 

@@ -123,5 +123,5 @@ def rolled_back(switch: Switch, told: str, image_id: str) -> None:
     assert switch.docker.inspect("telemetry")["Image"] == image_id
     assert switch.shown("telemetry")["rolled_back"]
     why = explained(switch, "telemetry")
-    assert f"because rolled back, for {told}" in why
+    assert f"because rolled back ({told})" in why
     assert "kubesync clear" in why

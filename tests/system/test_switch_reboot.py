@@ -101,7 +101,7 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
     print({feature: round(seconds, 2) for feature, seconds in back_s.items()})
     assert max(back_s[f] for f in KUBE_RUN) <= max(back_s[f] for f in PLAIN) + SLACK_S
     assert [sorted(entry["fallback"]) for entry in switch.log("hold_lifted")] == [sorted(KUBE_RUN)]
-    told = "after a prepared reboot local until kube has taken over and stayed"
+    told = "local after a prepared reboot until its kube container is stable"
     assert told in explained(switch, "snmp")
     for feature in KUBE_RUN:
         fallback = switch.config_db.hget(f"FEATURE|{feature}", "fallback_to_local")
@@ -133,7 +133,7 @@ def test_a_prepared_reboot_that_does_not_take_place_is_taken_back(kube_switches:
     time.sleep(QUIET_S)
     assert not switch.kubelet_runs, "a restart of the daemon lifts no hold"
     code, lines = prepare(switch, "--undo")
-    assert (code, lines) == (0, ["hold: lifted; the kubelet runs as ruled"])
+    assert (code, lines) == (0, ["hold: removed; the kubelet follows its normal rules"])
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs again")
     assert switch.state("snmp") == "KUBE_RUNNING"
     assert not list((switch.folder / "carried").iterdir())
@@ -183,7 +183,7 @@ def test_a_dry_run_says_everything_and_does_nothing(switch: Switch) -> None:
     switch.hook("warm-reboot.d", "50-cache", f"touch {switch.folder}/ran")
     code, lines = prepare(switch, "warm", "--dry-run")
     assert code == 0
-    assert f"ok   snmp: {LOCAL} is there" in lines
+    assert f"ok   snmp: {LOCAL} exists" in lines
     assert "ok   50-cache: would be run" in lines
     assert lines[-1].startswith("would be prepared for a warm reboot")
     assert not (switch.folder / "ran").exists()
@@ -241,7 +241,7 @@ def test_hooks_have_a_limit_each_and_all_together(switches: MakeSwitch) -> None:
     code, lines = prepare(switch, "warm")
     print(f"20 hooks that never end: {time.monotonic() - begun:.1f} s")
     assert code == 0
-    assert "warn 00-slow: it failed: it has not ended within 0.5 s" in lines
+    assert "warn 00-slow: it failed: it did not end within 0.5 s" in lines
     assert "warn 19-slow: not run: no time is left of 4 s" in lines
 
 
@@ -288,11 +288,11 @@ def test_a_feature_that_only_kubernetes_brings_starts_from_its_image_and_setting
     image_id = kube_only(switch)
     code, lines = prepare(switch, "warm", "--dry-run")
     assert code == 0
-    assert any("its local container would be made after the one" in line for line in lines)
+    assert any("its local container would be created from the one" in line for line in lines)
     code, lines = prepare(switch, "warm")
     assert code == 0
     assert lines[-1].startswith("prepared for a warm reboot: no warnings")
-    assert any("its local container is made after the one that Kubernetes runs" in line for line in lines)
+    assert any("its local container is created from the one that Kubernetes runs" in line for line in lines)
     assert switch.state("snmp") == "KUBE_RUNNING", "it changes nothing until it is needed"
     assert prepare(switch, "warm")[0] == 0, "once more does no harm"
     switch.done("kill", "--no-kubelet-check", "snmp")
@@ -309,7 +309,7 @@ def test_a_feature_that_can_have_no_local_container_is_a_warning(switch: Switch)
     switch.until_state("snmp", "KUBE_READY")
     code, lines = prepare(switch, "warm")
     assert code == 0
-    assert any(line.startswith("warn snmp: there is no local container") for line in lines)
+    assert any(line.startswith("warn snmp: no local container exists") for line in lines)
 
 
 # ---- power cuts -------------------------------------------------------------------------------------

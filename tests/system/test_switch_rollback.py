@@ -91,7 +91,7 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     shown = switch.shown("snmp")
     assert shown["rolled_back"]
     assert shown["failed_image"] == bad
-    assert "rolled back, for the kube container is unhealthy: wrong answers" in shown["why"]
+    assert "rolled back (the kube container is unhealthy: wrong answers" in shown["why"]
     switch.wait_for(lambda: "unhealthy: wrong answers" in switch.row("snmp").get("failure", ""), "STATE_DB")
 
     # The same manifest once more: it is seen, and the label goes again.
@@ -142,9 +142,7 @@ def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_swi
     local_again(switch)
     switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     assert not switch.kubelet_runs, "it would start the pod again"
-    assert "because rolled back, for the kube container is unhealthy: wrong answers" in explained(
-        switch, "snmp"
-    )
+    assert "because rolled back (the kube container is unhealthy: wrong answers" in explained(switch, "snmp")
     switch.kube.start()
     switch.wait_for(
         lambda: not switch.pending and switch.kubelet_runs, "label and kubelet are as they should be", POD_S
@@ -184,7 +182,7 @@ def test_a_crash_looping_image_is_rolled_back_and_never_takes_the_local_one_down
     local_again(switch)
     switch.until_ups("snmp", "local")
     told = explained(switch, "snmp")
-    assert "because rolled back, for crash-looping: 3 starts within 10 min, and none stayed up" in told
+    assert "because rolled back (crash-looping: 3 starts within 10 min, and none stayed up)" in told
     assert "kubesync clear" in told
     switch.wait_for(lambda: "crash-looping" in failure_event(switch), "the Event on the Node", POD_S)
 
@@ -211,6 +209,6 @@ def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_
     assert "because the local container runs until kube deploys" in explained(switch, "snmp")
     switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "a minute in vain", POD_S)
     switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off", POD_S)
-    assert "because rolled back, for no kube container has run for 1 min" in explained(switch, "snmp")
+    assert "because rolled back (no kube container has run for 1 min)" in explained(switch, "snmp")
     switch.until_ups("snmp", "local")
     assert waiter.poll() is None

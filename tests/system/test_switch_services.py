@@ -195,8 +195,8 @@ def test_wrong_words_say_what_to_type(operator: Operator, tmp_path: Path) -> Non
     assert "unknown key 'require'; allowed: name" in operator.fails(USAGE, *install, "--file", str(file))
     assert "no such file" in operator.fails(FAILED, *install, "--file", str(tmp_path / "none")).lower()
     assert "snmp has a service already" in operator.fails(FAILED, *install, "snmp")
-    assert "there is no nope.service" in operator.fails(FAILED, *install, "tap", "required", "nope")
-    assert "installed are: none" in operator.fails(FAILED, "config", "feature", "uninstall", "tap")
+    assert "nope.service does not exist" in operator.fails(FAILED, *install, "tap", "required", "nope")
+    assert "Installed: none" in operator.fails(FAILED, "config", "feature", "uninstall", "tap")
 
 
 def test_daemon_or_redis_down_is_one_line_and_nothing_is_changed(operator: Operator) -> None:
@@ -262,7 +262,7 @@ def test_a_saved_feature_table_survives_a_new_minigraph_and_nothing_restarts(ope
 
 def test_a_table_is_restored_by_hand_where_the_daemon_was_down(operator: Operator) -> None:
     switch = operator.switch
-    assert "nothing was saved" in operator.fails(FAILED, "feature-table", "restore")
+    assert "no saved table" in operator.fails(FAILED, "feature-table", "restore")
     switch.config("snmp", **{**INIT, "set_owner": "kube"})
     operator.done("feature-table", "save")
     switch.stop_daemon()

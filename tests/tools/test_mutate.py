@@ -23,7 +23,7 @@ SEED = int(hashlib.sha256(os.environ.get("KUBESYNCD_SAMPLE_OF", "").encode()).he
 # In a process of its own: it forks, and waits for whatever child ends.
 PROGRAM = """
 import sys, pathlib
-from tests import mutate
+from tests.tools import mutate
 mutate.ROOT = pathlib.Path(sys.argv[1])
 mutate.PACKAGE = mutate.ROOT / "kubesyncd" / "core"
 mutate.CORE, mutate.TESTS = ("judged",), {"judged": ("test_judged",)}

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) -> None:
-    """Extend `config`; `run` carries out what was typed. Its `feature` group keeps every command it has.
+    """Extend `config`; `run` executes the words typed. Its `feature` group keeps all its commands.
 
-    Its `load_minigraph` keeps what FEATURE says about Kubernetes. Its `kubernetes` group writes for another
-    daemon, labels where nobody reads them and a master that is never verified: there, commands of the same name
-    become ours.
+    Its `load_minigraph` keeps the Kubernetes fields of FEATURE. Its `kubernetes` group writes for another daemon:
+    labels that kubesyncd does not read, and a master that is never verified. Our commands replace those of the same
+    name there.
     """
     around(cli.commands.get("load_minigraph"), kept)
     mine = stand_in(ours.config, ["config"], run)

@@ -1,8 +1,8 @@
-"""Run `kubesync` in place of a command whose Python has other libraries than ours.
+"""Run `kubesync` in place of a command in a process with other library versions.
 
-sonic-utilities pin click and redis in versions of their own, and one process has one of each. So what they load of
-ours is how a command is typed, for which any click will do; what was typed is then carried out by `kubesync`, which
-has our own libraries. Knows click; knows no command by name.
+sonic-utilities pin their own versions of click and redis, and a process can load only one of each. So they load only
+the command definitions, which work with any click; `kubesync` then runs the command with its own libraries. Knows
+click; must not know any command by name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TABLE_S_MAX = 20.0
 
 
 def become(words: Sequence[str]) -> None:
-    """Go on as `kubesync <words>`, on the same terminal and with its exit code. Raises Failure."""
+    """Replace this process with `kubesync <words>`, on the same terminal and with its exit code. Raises Failure."""
     sys.stdout.flush()
     try:
         os.execvp(PROGRAM, [PROGRAM, *words])  # noqa: S606 - no shell is wanted
@@ -38,9 +38,9 @@ def become(words: Sequence[str]) -> None:
 
 
 def stand_in(ours: Any, words: Sequence[str], run: Callable[[Sequence[str]], None]) -> Any:
-    """Our command as it is typed; what was typed goes to `run`, behind `words`, its own path.
+    """Copy our command for parsing only; pass the words typed to `run`, after `words`, its own path.
 
-    Of a group all commands are stood in for.
+    For a group, copy all its commands.
     """
     made = copy.copy(ours)
     if isinstance(ours, click.Group):
@@ -50,7 +50,7 @@ def stand_in(ours: Any, words: Sequence[str], run: Callable[[Sequence[str]], Non
         return made
 
     def parse_args(ctx: click.Context, args: list[str]) -> Any:
-        # What is not understood is said here, in the words that were typed.
+        # Usage errors are reported here, with the words that were typed.
         ctx.meta[TYPED] = [*words, *args]
         return type(ours).parse_args(made, ctx, args)
 
@@ -61,8 +61,8 @@ def stand_in(ours: Any, words: Sequence[str], run: Callable[[Sequence[str]], Non
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """For what makes CONFIG_DB anew: FEATURE is saved before and mended afterwards. Whatever fails here is only
-    said: the operator wants his minigraph.
+    """Save FEATURE before CONFIG_DB is rebuilt, and restore it afterwards. Errors here are only reported: they must not
+    stop the operator's command.
     """
     armed = _table("save")
     try:

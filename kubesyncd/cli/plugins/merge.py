@@ -1,6 +1,6 @@
-"""Add our commands to sonic-utilities' groups; what is there stays as it is.
+"""Add our commands to sonic-utilities' groups without changing their other commands.
 
-Knows click; knows neither sonic-utilities nor a command by name.
+Knows click; must not know sonic-utilities or any command by name.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def add_missing(group: click.Group, ours: click.Group) -> None:
-    """Add our commands whose names are free; one that is taken stays what it is."""
+    """Add our commands whose names are free; keep existing commands."""
     for name, command in ours.commands.items():
         if name not in group.commands:
             group.add_command(command, name)
 
 
 def take_over(group: click.Group, ours: click.Group) -> None:
-    """Add our commands, and replace those of the same name; whatever else the group and its own groups have stays.
+    """Add our commands, and replace those of the same name; keep all others, in subgroups too.
 
-    Where ours is one command and theirs a group, ours is what the group does when it is typed alone.
+    If ours is a command and theirs a group, the group runs ours when it is typed alone.
     """
     for name, command in ours.commands.items():
         there = group.commands.get(name)
@@ -39,7 +39,7 @@ def take_over(group: click.Group, ours: click.Group) -> None:
 
 
 def answer_to(root: click.Group, name: str, command: click.Command) -> None:
-    """Make `name` mean `command` without listing it, so that no abbreviation of another one turns ambiguous."""
+    """Make `name` mean `command` without listing it, so that no abbreviation of another command becomes ambiguous."""
     if name in root.commands:
         return
     theirs: Any = root
@@ -52,7 +52,7 @@ def answer_to(root: click.Group, name: str, command: click.Command) -> None:
 
 
 def around(command: click.Command | None, context: Callable[[], AbstractContextManager[None]]) -> None:
-    """Run a command of somebody else's within `context`; without such a command, do nothing."""
+    """Run another package's command within `context`; do nothing if it is None."""
     before = command.callback if command is not None else None
     if command is None or before is None:
         return
@@ -68,13 +68,13 @@ def around(command: click.Command | None, context: Callable[[], AbstractContextM
 def accept_names(
     group: click.Group, each: click.Command, is_name: Callable[[click.Group, list[str]], bool]
 ) -> None:
-    """Make a group of somebody else's take `NAME …` besides its commands; the group stays the object it is."""
+    """Make another package's group accept `NAME …` besides its commands; modify the group in place."""
     theirs: Any = group
     resolve = theirs.resolve_command
 
     def resolve_command(ctx: click.Context, args: list[str]) -> Any:
         if takes_name(group, is_name, args):
-            # A name is no subcommand, and yet not none: click tells the two apart by None.
+            # Empty instead of None: None would mean to click that no subcommand was typed.
             return "", each, args
         return resolve(ctx, args)
 
@@ -82,7 +82,7 @@ def accept_names(
 
 
 def accept_nothing(group: click.Group, alone: click.Command) -> None:
-    """Make a group of somebody else's be our command `alone` when nothing, or only --json, follows it."""
+    """Make another package's group run our command `alone` if nothing, or only --json, follows it."""
     theirs: Any = group
     before = theirs.callback
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) -> None:
-    """Extend `show`; `run` carries out what was typed. Its `feature` group keeps every command it has and shows ours
-    where none is typed; so does its `kubernetes server`. Its other kubernetes commands of the same name become ours:
-    they read where nobody writes.
+    """Extend `show`; `run` executes the words typed. Its `feature` group keeps all its commands, and runs ours if none
+    is typed; so does its `kubernetes server`. Ours replace its other kubernetes commands of the same name, which read
+    keys that kubesyncd does not write.
     """
     mine = stand_in(ours.show, ["show"], run)
     feature, kubernetes = mine.commands["feature"], mine.commands["kubernetes"]
@@ -36,5 +36,5 @@ def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) ->
 
 
 def no_command(group: click.Group, words: Sequence[str]) -> bool:
-    """Whether no command of the group begins like the first word."""
+    """Return whether no command of the group starts with the first word."""
     return not any(name.startswith(words[0].lower()) for name in group.commands)

@@ -1,1 +1,1 @@
-"""Judge manifests, scripts and old configurations: pure rules behind operator commands."""
+"""Check manifests, scripts and old configurations: pure rules behind operator commands."""

@@ -1,6 +1,6 @@
-"""Decide what a switch that ctrmgrd has managed needs so that kubesyncd does the same.
+"""Derive the steps that migrate a switch from ctrmgrd to kubesyncd.
 
-Pure: knows no file, no database, no clock. What ctrmgrd has nothing of is left to our defaults.
+Pure: no file, no database, no clock. Settings that ctrmgrd does not have keep their defaults.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "/etc/sonic/remote_ctr.config.json"
 LABELS_KEY = "KUBE_LABELS|SET"
-# Where something of ctrmgrd is in our way, and what to do about it.
+# Files of ctrmgrd that conflict with kubesyncd, each with the problem and the fix.
 LEFTOVERS = {
     "/lib/systemd/system/ctrmgrd.service": "would manage the same features: systemctl disable --now ctrmgrd",
     "/usr/local/bin/container": "is what feature scripts call: mv /usr/local/bin/container"
@@ -25,7 +25,7 @@ LEFTOVERS = {
     "/usr/local/bin/ctrmgr_tools.py": "reboot scripts call `kubesync reboot prepare` instead (docs/reboot.md)",
 }
 
-# Seconds by seconds.
+# ctrmgrd's settings in seconds, and our section and key for each.
 _SECONDS = {
     "join_latency_on_boot_seconds": ("kube", "join_boot_delay_s"),
     "retry_join_interval_seconds": ("kube", "join_retry_s"),
@@ -40,19 +40,19 @@ _OLD_TRUE = ("true", "on", "yes", "1")
 
 
 class Way(StrEnum):
-    """What an advice is."""
+    """Kind of an advice."""
 
     SET = "set"
-    """A line of kubesyncd.toml; `section` says where."""
+    """A line of kubesyncd.toml; `section` names its table."""
     RUN = "run"
     """A command."""
     KNOW = "know"
-    """Nothing to do, or nothing that we could say in one line."""
+    """Information: nothing to do, or a fix that does not fit in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One thing: what to write, run or know, and because of what."""
+    """One advice: the line to write, command to run or fact to know, and its reason."""
 
     way: Way
     text: str
@@ -62,7 +62,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """What there is of ctrmgrd: its file, its labels, rows as they stand, and paths that exist."""
+    """The state that ctrmgrd left: its settings, its labels, raw rows, and existing paths."""
 
     settings: Mapping[str, object] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Old:
 
 
 def advise(old: Old) -> Iterator[Advice]:
-    """All of it, in the order in which it is best done."""
+    """Yield all advice, in the recommended order."""
     yield Advice(Way.SET, 'names = "sonic"', "the databases have SONiC's field names", "schema")
     for key in sorted(old.settings):
         yield from _setting(key, old.settings[key])
@@ -94,7 +94,7 @@ def _setting(key: str, value: object) -> Iterator[Advice]:
         yield Advice(Way.KNOW, "nothing: kubesyncd tries again with a growing pause", key)
     elif key == _PROXY:
         if str(value).strip().lower() == "y":
-            text = "give Docker its proxy yourself: systemctl edit docker (Environment=HTTPS_PROXY=...)"
+            text = "set Docker's proxy yourself: systemctl edit docker (Environment=HTTPS_PROXY=...)"
             yield Advice(Way.KNOW, text, f"{key} rewrote packets on their way to a fixed address")
     else:
         yield Advice(Way.KNOW, f"nothing: ctrmgrd never had a setting {ascii(key)[:60]}", SETTINGS_FILE)
@@ -104,7 +104,7 @@ def _seconds(key: str, value: object) -> Advice:
     section, name = _SECONDS[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not float(str(value)) <= 10**7:
-        return Advice(Way.KNOW, f"{name} keeps its default", f"{key} = {ascii(value)[:40]} is no time")
+        return Advice(Way.KNOW, f"{name} keeps its default", f"invalid time {key} = {ascii(value)[:40]}")
     seconds = float(str(value))
     if seconds > 0:
         return Advice(Way.SET, f"{name} = {seconds:g}", key, section)

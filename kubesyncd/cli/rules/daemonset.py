@@ -12,7 +12,7 @@ from kubesyncd.core.labels import feature_label
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What an image brings itself, and what differs between the two modes.
+# Variables that the image sets itself, or that differ between local and kube.
 _LEFT_OUT = frozenset(
     {"PATH", "HOME", "HOSTNAME", "DEBIAN_FRONTEND", "RUNTIME_OWNER", "KUBESYNCD_CONTAINER_SOCK"}
 )
@@ -20,7 +20,7 @@ _LEFT_OUT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """How the switch itself runs the feature, as far as a manifest can say the same. `binds`: source:target[:mode]."""
+    """How the switch itself runs the feature, as far as a manifest can express it. `binds`: source:target[:mode]."""
 
     image: str = ""
     binds: tuple[str, ...] = ()
@@ -39,8 +39,9 @@ def daemonset(
     select: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
 ) -> Tree:
-    """A DaemonSet for `feature` that runs as `local` does. `image`: instead of the local one. `select`: labels of the
-    switches it is for, besides the feature's own. `command`: for an image whose own start does not call the gate.
+    """Build a DaemonSet for `feature` that runs like `local`. `image`: instead of the local one. `select`: required
+    labels of the switches, besides the feature's own. `command`: for an image whose own start does not call the start
+    hook.
     """
     mounts, volumes = _mounts(local)
     container: Tree = {
@@ -84,7 +85,7 @@ def daemonset(
 
 
 def _mounts(local: Local) -> tuple[list[Tree], list[Tree]]:
-    """Volume mounts and volumes: what the local container has, and the folder of the switch's socket."""
+    """Build volume mounts and volumes: those of the local container, and kubesyncd's socket folder."""
     mounts: list[Tree] = [{"name": "kubesyncd", "mountPath": SOCKET_FOLDER}]
     volumes: list[Tree] = [{"name": "kubesyncd", "hostPath": {"path": SOCKET_FOLDER, "type": "Directory"}}]
     for number, bind in enumerate(bind for bind in local.binds if SOCKET_FOLDER not in bind.split(":")):
@@ -107,7 +108,7 @@ def _security(local: Local) -> Tree:
 
 
 def local_of(inspected: Mapping[str, Any], image: str = "") -> Local:
-    """How a container runs, by what `docker inspect` says of it."""
+    """Derive how a container runs from the output of `docker inspect`."""
     host = at(dict(inspected), "HostConfig")
     environment = dict(
         pair.partition("=")[::2]

@@ -1,8 +1,8 @@
 """Check a feature's DaemonSet against the mandates. Pure: manifests are trees of plain values.
 
-The rules are the design document's mandates on deployed images, and what the switch's side of them needs: the
-label by which a switch says when, the gate before the feature's own process, the one folder that is mounted for
-it. `RULES` is the list; each finding names its rule, what is wrong, and the fix.
+The rules are the design document's mandates on deployed images, and the requirements of kubesyncd: the feature's label
+in the node selector, the start hook before the feature's own process, the mounted socket folder. `RULES` lists them;
+each finding names its rule, the problem and the fix.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 SOCKET_FOLDER = "/run/kubesyncd/container"
 HOOKS = "/usr/share/kubesyncd/container"
 GATES = ("entrypoint", "start-hook")
-# The kubelet and then we wait so long for a container to end before it is killed (`kube_stop_grace_s`).
+# The kubelet, then kubesyncd, waits this long for a container to end before killing it (`kube_stop_grace_s`).
 GRACE_S_MAX = 60
 DOCUMENTS_MAX = 64
 
 
 class Weight(StrEnum):
-    """How much a finding matters."""
+    """Severity of a finding."""
 
     BREAKS = "breaks"
-    """A mandate is broken: the switch cannot keep its promises with this manifest."""
+    """A broken mandate: kubesyncd cannot manage the feature with this manifest."""
     ADVICE = "advice"
 
 
 RULES: Mapping[str, str] = {
     "daemonset": "a feature is a DaemonSet: one container per switch, and none elsewhere",
-    "label": "the switch's label <feature>_enabled=true must be in the node selector: it says when",
-    "container": "the container is named after the feature: the switch knows it by that name",
-    "gate": "the image's own process may begin only when the switch lets it",
+    "label": "the node selector must have <feature>_enabled=true: kubesyncd sets it when kube may deploy",
+    "container": "the container must be named after the feature: kubesyncd finds it by that name",
+    "gate": "the image's own process must not start before kubesyncd admits it",
     "socket": f"{SOCKET_FOLDER} is mounted as a folder, and nothing else of the switch's daemons",
-    "network": "features live in the switch's own network",
-    "pull": "only images that were qualified: a tag that moves, or none, names no image",
-    "taints": "a switch that is not Ready for a moment keeps its features",
-    "grace": "the end of a container must not take longer than the switch waits for it",
-    "init": "init containers run before the switch has said yes",
-    "token": "a feature needs no credential for the master",
-    "stop": "a container that is told to end says so",
+    "network": "features use the switch's own network",
+    "pull": "only qualified images: a mutable or missing tag does not identify an image",
+    "taints": "a switch that is briefly NotReady must keep its features",
+    "grace": "a container must stop within the time that kubesyncd waits for it",
+    "init": "init containers run before kubesyncd admits the feature",
+    "token": "a feature needs no credential for the API server",
+    "stop": "a container must report that it stops",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule that a manifest does not keep; `where`: kind and name."""
+    """One rule that a manifest breaks; `where`: kind and name."""
 
     rule: str
     weight: Weight
@@ -63,14 +63,11 @@ class Finding:
     fix: str
 
 
-# ---- a manifest ----------------------------------------------------------------------------------
-
-
-# ---- what is wrong with one ----------------------------------------------------------------------
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def check(documents: Sequence[Any]) -> tuple[Finding, ...]:
-    """What breaks a rule in these manifests, in their order. Never raises: nonsense is a finding."""
+    """Find broken rules in these manifests, in their order. Never raises: an invalid document is a finding."""
     found: list[Finding] = []
     seen = False
     for document in documents[:DOCUMENTS_MAX]:
@@ -82,13 +79,14 @@ def check(documents: Sequence[Any]) -> tuple[Finding, ...]:
         elif at(document, "spec", "template", "spec", "containers") or kind in ("Pod", "CronJob"):
             found.append(
                 _breaks(
-                    "daemonset", where, f"a {shown(kind)} is no DaemonSet", "make it a DaemonSet (apps/v1)"
+                    "daemonset",
+                    where,
+                    f"invalid kind {shown(kind)} for a feature",
+                    "make it a DaemonSet (apps/v1)",
                 )
             )
     if not seen and not found:
-        found.append(
-            _breaks("daemonset", "file", "there is no DaemonSet in it", "give a file with a DaemonSet")
-        )
+        found.append(_breaks("daemonset", "file", "it contains no DaemonSet", "give a file with a DaemonSet"))
     return tuple(found)
 
 
@@ -116,18 +114,16 @@ def _check_label(where: str, pod: Any, containers: list[Tree]) -> Iterator[Findi
     wanted = feature_label(name if valid_feature_name(name) else "FEATURE")
     if not labels:
         yield _breaks(
-            "label", where, f"no switch can say when: {wanted} is not in its nodeSelector",
+            "label", where, f"{wanted} is not in its nodeSelector",
             f'add nodeSelector: {{{wanted}: "true"}}',
         )  # fmt: skip
     for key, value in labels.items():
         if value != "true":
-            quoted = " (in quotes: a label is a text)" if value is True else ""
-            yield _breaks(
-                "label", where, f"{key} must be {shown(str(value))}", f'ask for {key}: "true"{quoted}'
-            )
+            quoted = " (in quotes: a label's value is a string)" if value is True else ""
+            yield _breaks("label", where, f"{key} is {shown(str(value))}", f'set {key}: "true"{quoted}')
     if len(labels) > 1:
         yield _breaks(
-            "label", where, f"it waits for {len(labels)} features' labels", "one DaemonSet, one feature"
+            "label", where, f"it requires {len(labels)} features' labels", "one DaemonSet, one feature"
         )
 
 
@@ -135,18 +131,18 @@ def _check_name(where: str, feature: str, containers: list[Tree]) -> Iterator[Fi
     names = [text(c.get("name")) for c in containers]
     if names.count(feature) != 1:
         yield _breaks(
-            "container", where, f"no container is called {feature}, but {shown(', '.join(names))}",
-            f"call the feature's container {feature}",
+            "container", where, f"no container is named {feature}; found {shown(', '.join(names))}",
+            f"name the feature's container {feature}",
         )  # fmt: skip
 
 
 def _check_pod(where: str, pod: Any) -> Iterator[Finding]:
     if at(pod, "hostNetwork") is not True:
-        yield _breaks("network", where, "it has a network of its own", "set hostNetwork: true")
+        yield _breaks("network", where, "it does not use the host's network", "set hostNetwork: true")
     if items(at(pod, "initContainers")):
         yield _advice(
-            "init", where, "its init containers run before the switch has said yes",
-            "let the feature's own container do that work, behind its entry point",
+            "init", where, "its init containers run before kubesyncd admits the feature",
+            "move that work to the feature's own container, after its entry point",
         )  # fmt: skip
     everything = any(
         at(t, "operator") == "Exists" and not at(t, "key") and not at(t, "effect")
@@ -156,18 +152,21 @@ def _check_pod(where: str, pod: Any) -> Iterator[Finding]:
         yield _advice(
             "taints",
             where,
-            "a taint on the switch takes the feature away",
+            "a taint on the switch evicts the feature",
             "add tolerations: [{operator: Exists}]",
         )
     grace_s = at(pod, "terminationGracePeriodSeconds")
     if isinstance(grace_s, int) and grace_s > GRACE_S_MAX:
         yield _advice(
-            "grace", where, f"it may take {grace_s} s to end, the switch waits {GRACE_S_MAX} s",
+            "grace", where, f"it may take {grace_s} s to end, kubesyncd waits {GRACE_S_MAX} s",
             f"set terminationGracePeriodSeconds to at most {GRACE_S_MAX}, or kube_stop_grace_s on the switches to more",
         )  # fmt: skip
     if at(pod, "automountServiceAccountToken") is not False:
         yield _advice(
-            "token", where, "it gets a credential for the master", "set automountServiceAccountToken: false"
+            "token",
+            where,
+            "it gets a credential for the API server",
+            "set automountServiceAccountToken: false",
         )
 
 
@@ -176,13 +175,13 @@ def _check_gate(where: str, container: Tree) -> Iterator[Finding]:
     gated = any(word.rpartition("/")[2] in GATES for word in command)
     if container.get("command") and not gated:
         yield _breaks(
-            "gate", where, f"{shown(command[0]) if command else 'its command'} begins whatever the switch says",
-            f"let {HOOKS}/entrypoint {container.get('name')} run it, or leave it out where the image calls start-hook",
+            "gate", where, f"{shown(command[0]) if command else 'its command'} starts before kubesyncd admits it",
+            f"run it with {HOOKS}/entrypoint {container.get('name')}, or remove it if the image calls start-hook",
         )  # fmt: skip
     after = [text(word) for word in items(at(container, "lifecycle", "postStart", "exec", "command"))]
     if any("container_state" in word or word.rpartition("/")[2] in GATES for word in after):
         yield _breaks(
-            "gate", where, "a postStart hook runs beside the first process and cannot hold it back",
+            "gate", where, "a postStart hook runs in parallel with the first process and cannot delay it",
             f"call {HOOKS}/start-hook in the image's start, or {HOOKS}/entrypoint as its entry point",
         )  # fmt: skip
 
@@ -190,7 +189,7 @@ def _check_gate(where: str, container: Tree) -> Iterator[Finding]:
 def _check_end(where: str, container: Tree) -> Iterator[Finding]:
     if not at(container, "lifecycle", "preStop"):
         yield _advice(
-            "stop", where, "nothing says that it goes down",
+            "stop", where, "it does not report that it stops",
             f"add a preStop hook {HOOKS}/pre-stop {container.get('name')}, unless its supervisord runs state-monitor",
         )  # fmt: skip
 
@@ -204,9 +203,7 @@ def _check_image(where: str, container: Tree) -> Iterator[Finding]:
             "pull", where, f"container {shown(text(container.get('name')))} has no image", "name its image"
         )
     elif not at and tag in ("", "latest"):
-        yield _breaks(
-            "pull", where, f"{shown(image)} is another image tomorrow", "name a version, best by its digest"
-        )
+        yield _breaks("pull", where, f"{shown(image)} is a mutable tag", "pin a version or digest")
 
 
 def _check_mounts(where: str, pod: Any, containers: list[Tree]) -> Iterator[Finding]:
@@ -224,15 +221,15 @@ def _check_mounts(where: str, pod: Any, containers: list[Tree]) -> Iterator[Find
         yield _breaks(
             "socket",
             where,
-            "it cannot speak to the switch",
-            f"mount the host's {SOCKET_FOLDER} at the same place",
+            "it cannot reach kubesyncd",
+            f"mount the host's {SOCKET_FOLDER} at the same path",
         )
     for path in sorted(set(hosts.values())):
         if path.startswith(f"{SOCKET_FOLDER}/"):
             yield _breaks(
                 "socket",
                 where,
-                f"{shown(path)} is a socket, and another one after a restart",
+                f"{shown(path)} is a socket, which a restart of kubesyncd replaces",
                 f"mount {SOCKET_FOLDER}",
             )
         if path in ("/", "/run", "/var/run", "/run/kubesyncd", "/var/run/kubesyncd") or path.endswith(
@@ -241,13 +238,13 @@ def _check_mounts(where: str, pod: Any, containers: list[Tree]) -> Iterator[Find
             yield _breaks(
                 "socket",
                 where,
-                f"{shown(path)} gives the feature the whole switch",
-                f"mount {SOCKET_FOLDER} and what it needs",
+                f"{shown(path)} gives the feature control of the whole switch",
+                f"mount {SOCKET_FOLDER} and only what it needs",
             )
 
 
 def _required(pod: Any) -> Mapping[str, Any]:
-    """The labels a node must have: of the node selector, and of the affinity that says the same."""
+    """Return the labels a node must have: of the node selector, and of an equivalent affinity."""
     required = dict(at(pod, "nodeSelector") or {}) if isinstance(at(pod, "nodeSelector"), dict) else {}
     affinity = at(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
     terms = items(at(affinity, "nodeSelectorTerms"))

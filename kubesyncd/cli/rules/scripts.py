@@ -1,7 +1,7 @@
 """Find the docker calls in feature scripts that would bypass Kubernetes: shell and Python, line by line.
 
-Knows no file and no Docker. It understands neither language: it finds the words that act on a container, says what
-to write instead, and is quiet about what is fine. A line that is meant ends with the mark `# docker is meant`.
+Pure: no file, no Docker. It parses neither language: it finds the words that act on a container and names the
+replacement. Mark a deliberate call with `# docker is meant` at the end of its line.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ MEANT = "# docker is meant"
 LINES_MAX = 100_000
 LINE_CHARS_MAX = 4_096
 
-# What docker calls a verb, and what `container` makes of it.
+# Docker verbs that `container` has too; then the others, with their replacement.
 REPLACED = ("start", "stop", "kill", "wait", "inspect", "exec")
 _OTHERS = {
     "restart": "container stop NAME && container start NAME, or systemctl restart NAME",
     "rm": "container stop NAME first: a container that Kubernetes deployed has another name",
-    "pause": "nothing: kubesyncd does not know of paused containers",
+    "pause": "nothing: kubesyncd does not support paused containers",
     "attach": "container exec NAME ...",
     "cp": "docker cp with $(container id NAME)",
     "logs": "docker logs $(container id NAME)",
     "top": "docker top $(container id NAME)",
 }
-# Docker's own name for it, and SONiC's waiters.
+# The docker command, and SONiC's commands that wait for containers.
 _SHELL = re.compile(
     r"(?<![\w./-])(?:sudo\s+(?:-\S+\s+)*)?(?:(?:/usr(?:/local)?)?/bin/)?docker\s+(?:container\s+)?"
     r"(?:-[cHl]\s+\S+\s+|-(?![cHl]\s)\S+\s+)*(?P<verb>" + "|".join((*REPLACED, *_OTHERS)) + r")(?![\w.-])"
@@ -37,18 +37,18 @@ _WAITER = re.compile(r"(?:(?<![\w./-])|/bin/)docker-(?:rs(?:\s+|-))?wait(?:-any)
 # ["docker", "exec", ...] in Python; docker's own library.
 _LIST = re.compile(r"""["']docker["']\s*,\s*["'](?P<verb>""" + "|".join((*REPLACED, *_OTHERS)) + r""")["']""")
 _LIBRARY = re.compile(r"\bcontainers\.get\(|\bdocker\.(?:from_env|DockerClient)\(")
-# Looks at containers by a part of their name; what Kubernetes deploys is named k8s_...
+# Lists containers by a part of their name; Kubernetes names its containers k8s_...
 _LISTING = re.compile(
     r"(?:(?<![\w./-])|/bin/)docker\s+(?:container\s+)?(?:ps|ls|list)\b"
     r"[^|;&\n]*\s(?:--filter[=\s]|-[aqlns]*f[=\s]?)\s*[\"']?name="
 )
-# Of an image or a network there is nothing to hand over; a script asks so whether it has to create a container.
+# Images, networks and volumes need no replacement; --type=container is how a script checks whether to create one.
 _FINE = re.compile(r"--type[= ](?:image|network|volume|container)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that is left: where, what stands there, and what to write."""
+    """A remaining docker call: its line, its text and its replacement."""
 
     line: int
     text: str
@@ -56,7 +56,7 @@ class Call:
 
 
 def check_script(text: str) -> Iterator[Call]:
-    """The calls in one script, in order."""
+    """Yield the calls in one script, in order."""
     for number, line in enumerate(text.split("\n")[:LINES_MAX], 1):
         shown = line[:LINE_CHARS_MAX]
         if MEANT in shown or shown.lstrip().startswith("#"):
@@ -67,7 +67,7 @@ def check_script(text: str) -> Iterator[Call]:
 
 
 def _instead(line: str) -> str:
-    """What to write in place of a line's first call; empty where there is nothing to replace."""
+    """Return the replacement of a line's first call; empty if there is nothing to replace."""
     if (found := _SHELL.search(line)) is not None:
         if found["verb"] == "inspect" and _FINE.search(line):
             return ""

@@ -8,7 +8,7 @@ Tree = dict[str, Any]
 
 
 def at(tree: Any, *path: str) -> Any:
-    """What is at `path`, or None."""
+    """Return the value at `path`, or None."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree

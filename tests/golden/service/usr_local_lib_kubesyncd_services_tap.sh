@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the unit of tap does at start and stop. There is no local container: Kubernetes brings it.
-# Written by kubesync, which takes it away again: kubesync config feature uninstall tap
+# Run by the unit of tap at start and stop. It has no local container: Kubernetes deploys it.
+# Written by kubesync, and removed by: kubesync config feature uninstall tap
 name=tap
 
 run() {
@@ -27,7 +27,7 @@ wait)
     exec container wait "$name"
     ;;
 stop)
-    # Whatever fails here, the rest of it is done too.
+    # A command that fails does not stop the others.
     run /bin/echo 'it'"'"'s over'
     run env logger -- -n 50%
     container stop "$name"

@@ -153,7 +153,9 @@ def test_a_typing_error_moves_no_feature(spelling: Schema, fallback: bool) -> No
     known = FeatureConfig(Owner.KUBE, fallback, 9, FailurePolicy.ROLLBACK)
     poison = dict.fromkeys(spelling.own_config_names, "kubee")
     assert spelling.decode_config(poison, problems := [], known) == known
-    assert sorted(problem.partition("=")[0] for problem in problems) == sorted(poison)
+    assert sorted(problem.removeprefix("invalid ").partition("=")[0] for problem in problems) == sorted(
+        poison
+    )
     # What is not said, or left blank, is the default all the same.
     unsaid = spelling.decode_config({}, [])
     assert spelling.decode_config({}, [], known) == unsaid

@@ -91,14 +91,14 @@ def test_only_a_rename_has_an_old_name() -> None:
     ],
 )
 def test_an_event_nobody_can_read_is_a_reason_to_look_again(line: bytes) -> None:
-    with pytest.raises(Unavailable, match="nobody can read"):
+    with pytest.raises(Unavailable, match="unreadable"):
         parse_event(line)
 
 
 def test_an_exit_code_beyond_every_machine_is_a_container_nobody_can_read() -> None:
     state = '{"Running": false, "ExitCode": 1e9990, "StartedAt": ""}'
     found = json.loads(f'{{"Id": "{ID}", "Name": "/snmp", "State": {state}, "Config": {{"Labels": {{}}}}}}')
-    with pytest.raises(Unavailable, match="a container nobody can read"):
+    with pytest.raises(Unavailable, match="an unreadable container"):
         describe(found)
 
 

@@ -123,18 +123,18 @@ async def test_names_as_docker_has_them_reach_it(engine: Engine, name: str) -> N
 async def test_a_number_beyond_every_machine_is_an_answer_nobody_can_read(engine: Engine, field: str) -> None:
     engine.answers["/images/json"] = f'[{{"Id": "{IMAGE}", "{field}": 1e9990}}]'
     engine.answers["/containers/json"] = "[]"
-    with pytest.raises(Unavailable, match="an answer nobody can read"):
+    with pytest.raises(Unavailable, match="an unreadable answer"):
         await engine.port.stock()
 
 
 async def test_an_image_without_an_id_is_an_answer_nobody_can_read(engine: Engine) -> None:
     engine.answers["/images/json"] = "[{}]"
     engine.answers["/containers/json"] = "[]"
-    with pytest.raises(Unavailable, match="an answer nobody can read"):
+    with pytest.raises(Unavailable, match="an unreadable answer"):
         await engine.port.stock()
 
 
 async def test_a_container_without_a_config_is_an_answer_nobody_can_read(engine: Engine) -> None:
     engine.answers["/containers/snmp/json"] = f'{{"Id": "{CONTAINER}", "Name": "/snmp"}}'
-    with pytest.raises(Unavailable, match="an answer nobody can read"):
+    with pytest.raises(Unavailable, match="an unreadable answer"):
         await engine.port.made_from("snmp")

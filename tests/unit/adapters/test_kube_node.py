@@ -239,11 +239,11 @@ async def test_a_compacted_history_is_no_reason_to_end(api: LabKube) -> None:
     ("content", "complaint"),
     [
         (None, "cannot be read: No such file"),
-        ("", "no usable kubeconfig"),
-        ("{", "no usable kubeconfig"),
-        ("[1, 2]", "no usable kubeconfig"),
-        ("current-context: none\ncontexts: []\n", "no usable kubeconfig"),
-        ("\xff\x00", "no usable kubeconfig"),
+        ("", "invalid kubeconfig"),
+        ("{", "invalid kubeconfig"),
+        ("[1, 2]", "invalid kubeconfig"),
+        ("current-context: none\ncontexts: []\n", "invalid kubeconfig"),
+        ("\xff\x00", "invalid kubeconfig"),
     ],
 )
 async def test_an_unusable_kubeconfig_is_unavailable_and_names_the_fix(

@@ -248,7 +248,7 @@ class TestReading:
         assert await store.master() == MasterConfig("10.0.0.1", 7443, insecure=True)
         config_db.hset("KUBERNETES_MASTER|SERVER", mapping={"disable": "maybe"})
         (problem,) = (await store.master()).problems
-        assert problem.startswith("CONFIG_DB KUBERNETES_MASTER|SERVER: disable='maybe'")
+        assert problem.startswith("CONFIG_DB KUBERNETES_MASTER|SERVER: invalid disable='maybe'")
 
     async def test_the_devices_metadata_stands_as_it_is(
         self, store: RedisStore, config_db: redis.Redis

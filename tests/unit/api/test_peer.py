@@ -253,7 +253,7 @@ def test_a_number_that_went_to_somebody_else_before_we_looked_is_gone(tmp_path: 
             try:
                 if not _has_peerpidfd(peer):
                     pytest.skip("this kernel has no SO_PEERPIDFD")
-                with pytest.raises(PeerGone, match="its number may be another's"):
+                with pytest.raises(PeerGone, match="its number may belong to another process"):
                     identify_peer(peer)
             finally:
                 heir.kill()

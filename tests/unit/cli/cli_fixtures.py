@@ -152,14 +152,14 @@ def telemetry() -> dict[str, Any]:
         why,
         next_in_s=187.0,
         next={"state": "KUBE_READY", "why": coming, "acts": True, "stable": False, "failed": ""},
-        history=[{"at": DAY + 9000, "from": "INIT", "to": "KUBE_READY", "why": "only kube may run it"}],
+        history=[{"at": DAY + 9000, "from": "INIT", "to": "KUBE_READY", "why": "only Kubernetes may run it"}],
     )
 
 
 def history(count: int) -> list[dict[str, Any]]:
     """The first `count` changes of a hand-over."""
     changes = [
-        (0.0, "UNKNOWN", "STARTING", "set_owner is local: the local container is started"),
+        (0.0, "UNKNOWN", "STARTING", "set_owner=local: the local container is started"),
         (1.6, "STARTING", "LOCAL", RUNS_LOCALLY),
         (8240.0, "LOCAL", "LOCAL_TO_KUBE", "kube has deployed: its container waits for the local one to end"),
         (8245.2, "LOCAL_TO_KUBE", "KUBE_PENDING", "no other container runs: the kube container may proceed"),

@@ -55,19 +55,25 @@ def test_a_port_that_is_none_is_refused(bare_terminal: Operator, word: str) -> N
 def test_an_address_that_is_none_is_refused(bare_terminal: Operator, word: str) -> None:
     result = bare_terminal.runs("config", "kube", "server", "ip", "--", word)
     assert result.returncode == 64
-    assert "is no address or host name; type: kubesync config kube server ip ADDRESS" in result.stderr
+    assert (
+        f"invalid address or host name {word!a}; type: kubesync config kube server ip ADDRESS"
+        in result.stderr
+    )
     assert bare_terminal.configured(MASTER) == {}
 
 
 def test_an_address_with_its_port_is_told_where_the_port_goes(bare_terminal: Operator) -> None:
     result = bare_terminal.types("config kube server ip 10.1.2.3:8443")
     assert result.exit_code == 64
-    assert "; its port is a setting of its own: server port 8443; type: " in result.stderr
+    assert "; set its port separately: server port 8443; type: " in result.stderr
     assert bare_terminal.configured(MASTER) == {}
 
 
 def test_an_unchecked_master_is_loud(bare_terminal: Operator) -> None:
-    assert "warning: anybody on the way" in bare_terminal.types("config kube server insecure on").stdout
+    assert (
+        "warning: the master's certificate is not checked"
+        in bare_terminal.types("config kube server insecure on").stdout
+    )
 
 
 def test_disable_is_also_where_the_design_document_has_it(bare_terminal: Operator) -> None:
@@ -174,7 +180,7 @@ def test_a_join_that_fails_says_why(bare_terminal: Operator) -> None:
 def test_a_daemon_too_old_to_join_is_told_apart(bare_terminal: Operator) -> None:
     result = bare_terminal.types("config kube join")
     assert result.exit_code == 69
-    assert result.stderr.startswith("kubesync: this kubesyncd knows no join; update it")
+    assert result.stderr.startswith("kubesync: this kubesyncd has no verb join; update it")
 
 
 # ---- config feature -------------------------------------------------------------------------------
@@ -209,7 +215,7 @@ def test_a_field_that_stands_in_another_case_is_not_written_twice(bare_terminal:
 
 def test_what_is_configured_so_already_is_not_written(terminal: Operator) -> None:
     result = terminal.types("config feature snmp owner kube fallback on")
-    assert (result.exit_code, result.stdout) == (0, "snmp: nothing to change, it is configured so already\n")
+    assert (result.exit_code, result.stdout) == (0, "snmp: nothing to change, already configured this way\n")
 
 
 def test_a_replacement_is_confirmed_first(terminal: Operator) -> None:
@@ -282,25 +288,25 @@ def test_a_feature_per_asic_is_one_like_others_where_there_is_one_asic(bare_term
 def test_a_feature_per_asic_stays_local(bare_terminal: Operator) -> None:
     bare_terminal.has_asics()
     bare_terminal.configure("FEATURE|swss", has_per_asic_scope="True")
-    assert "a container per ASIC" in bare_terminal.types("config feature swss owner kube -y").stderr
+    assert "one container per ASIC" in bare_terminal.types("config feature swss owner kube -y").stderr
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         ("snmp owner", "owner needs a value: local or kube"),
-        ("snmp owner docker", "owner 'docker' is not local or kube"),
+        ("snmp owner docker", "invalid owner 'docker': must be local or kube"),
         ("snmp owner kube owner local", "owner is given twice"),
-        ("snmp fallback maybe", "fallback 'maybe' is not true or false"),
+        ("snmp fallback maybe", "invalid fallback 'maybe': must be true or false"),
         ("snmp failmode -5", "no such option"),
-        ("snmp failmode 1.5", "no whole number of minutes"),
-        ("snmp failmode 99999999", "no whole number of minutes"),
-        ("snmp policy panic", "policy 'panic' is not alert or switch-to-local or rollback"),
+        ("snmp failmode 1.5", "must be whole minutes"),
+        ("snmp failmode 99999999", "must be whole minutes"),
+        ("snmp policy panic", "invalid policy 'panic': must be alert or switch-to-local or rollback"),
         ("snmp owner kube color red", "'color' is not one of owner, fallback, failmode, policy"),
         ("snmp f 3", "'f' is not one of"),
-        ("snmp", "nothing to change was given"),
-        ("../x owner kube", "is no feature's name"),
-        ("Snmp owner kube", "is no feature's name"),
+        ("snmp", "no setting is given"),
+        ("../x owner kube", "invalid feature name"),
+        ("Snmp owner kube", "invalid feature name"),
         ("owner snmp", "missing argument"),
         ("fallback snmp perhaps", "'perhaps' is not one of"),
     ],

@@ -200,7 +200,7 @@ def test_the_command_names_broken_mandates_and_fails(terminal: Operator, tmp_pat
     file.write_text(yaml.safe_dump(change(nodeSelector=None)))
     checked = terminal.types(f"manifest --check {file}")
     assert checked.exit_code == 1
-    assert "DaemonSet/snmp: breaks label: no switch can say when" in checked.output
+    assert "DaemonSet/snmp: breaks label: snmp_enabled is not in its nodeSelector" in checked.output
     assert 'add nodeSelector: {snmp_enabled: "true"}' in checked.output
     as_json = json.loads(terminal.types(f"manifest --check {file} --json").stdout.partition("\nkubesync")[0])
     assert as_json[0]["rule"] == "label"
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_yaml_says_where(terminal: Operator, tmp_path: Path) -
     file.write_text("a: b\n  c: [")
     ended = terminal.types(f"manifest --check {file}")
     assert ended.exit_code == 1
-    assert "is no YAML at line 2" in ended.output
+    assert f"invalid YAML in {file} at line 2" in ended.output
 
 
 @pytest.mark.real("kube")

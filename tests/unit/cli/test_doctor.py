@@ -152,17 +152,17 @@ def test_kubernetes_packages_that_are_in_use_count_as_installed(healthy: Operato
 def test_a_local_switch_is_not_bothered_with_kubernetes(healthy: Operator) -> None:
     healthy.daemon.cluster = cluster(master="", joined=False, connected=False)
     worst = found(healthy)
-    assert worst["master"] == Finding("master", Grade.SKIP, "none configured: nothing runs by Kubernetes")
+    assert worst["master"] == Finding("master", Grade.SKIP, "none configured: Kubernetes runs no feature")
     assert not {"kubelet", "certificate", "clock"} & set(worst)
 
 
 @pytest.mark.parametrize(
     ("valid", "grade", "words"),
     [
-        (300.1 * DAY, Grade.GOOD, "is good for 300 d"),
-        (30.1 * DAY, Grade.GOOD, "is good for 30 d"),
-        (29.9 * DAY, Grade.WARN, "ends in 29 d"),
-        (-1.1 * DAY, Grade.BAD, "ended 1 d"),
+        (300.1 * DAY, Grade.GOOD, "is valid for 300 d"),
+        (30.1 * DAY, Grade.GOOD, "is valid for 30 d"),
+        (29.9 * DAY, Grade.WARN, "expires in 29 d"),
+        (-1.1 * DAY, Grade.BAD, "expired 1 d"),
     ],
 )
 def test_a_certificate_is_told_by_how_long_it_is_good_for(

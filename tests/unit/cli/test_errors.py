@@ -116,7 +116,7 @@ def test_a_daemon_that_ends_in_the_midst_is_asked_again(terminal: Operator) -> N
 
 def test_somebody_else_on_the_socket_is_one_line(terminal: Operator) -> None:
     terminal.daemon.replies["show"] = b"HTTP/1.0 400 Bad Request\n\n"
-    assert "speaks another protocol" in gives_one_line(terminal, "show feature")
+    assert "uses another protocol" in gives_one_line(terminal, "show feature")
 
 
 @pytest.mark.parametrize("line", NEED_REDIS)
@@ -193,13 +193,13 @@ def test_what_needs_nothing_works_with_everything_down(tmp_path: Path, redis_ser
         ("show featrue", "'featrue' is not known, did you mean feature?"),
         ("show kubernetes server extra", "got unexpected extra argument (extra)"),
         ("show kubernetes server --jsn", "no such option"),
-        ("c", "'c' may be c"),
+        ("c", "'c' is ambiguous: c"),
         ("config kube server ip", "missing argument 'ADDRESS'"),
         ("config kube label add rack", "missing argument 'VALUE'"),
         ("config kube server insecure maybe", "'maybe' is not one of"),
         ("explain", "missing argument 'NAME'"),
-        ("explain ../../etc/passwd", "is no feature's name"),
-        ("explain -- --help", "is no feature's name"),
+        ("explain ../../etc/passwd", "invalid feature name"),
+        ("explain -- --help", "invalid feature name"),
         ("timeline --svg", "requires an argument"),
         ("completion tcsh", "'tcsh' is not one of"),
         ("--nope", "no such option '--nope'"),
@@ -269,7 +269,7 @@ def test_a_redis_we_may_not_use_is_told_from_one_that_is_down() -> None:
 
 
 def test_a_file_we_may_not_write_is_a_matter_of_sudo() -> None:
-    error = Unavailable("state file", "/x cannot be written; make room")
+    error = Unavailable("state file", "/x cannot be written; free disk space")
     error.__cause__ = PermissionError()
     failure = failure_of(error)
     assert (failure.exit_code, failure.message) == (77, "state file: /x cannot be written; use sudo")

@@ -66,7 +66,7 @@ def test_no_sentence_of_a_help_ends_in_dots(bare_terminal: Operator) -> None:
 def test_a_group_that_takes_names_tells_both_forms() -> None:
     page = dict(every_page(root, DAY))["kubesync-config-feature"]
     assert "[owner local|kube]" in page
-    assert "failmode: after so many minutes" in page
+    assert "failmode: minutes without a kube" in page
 
 
 def test_the_pages_are_written_into_a_folder(bare_terminal: Operator) -> None:

@@ -54,7 +54,7 @@ def test_the_picture_has_each_state_each_arrow_and_each_reason() -> None:
 
 def test_the_current_state_and_what_leaves_it_stand_out(terminal: Operator) -> None:
     file = terminal.folder / "snmp.svg"
-    assert terminal.types(f"diagram snmp --svg {file}").stdout == f"drawn into {file}\n"
+    assert terminal.types(f"diagram snmp --svg {file}").stdout == f"written to {file}\n"
     picture = file.read_text()
     assert "snmp is LOCAL_TO_KUBE" in texts(picture)
     leaving = sum(arrow.edge.source is State.LOCAL_TO_KUBE for arrow in arrows())

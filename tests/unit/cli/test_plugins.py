@@ -27,7 +27,7 @@ LIMIT_S = 60.0
 
 PLUGIN = """
 from kubesyncd.cli.plugins.{command}_kubesyncd import register as extend
-from tests.test_cli_plugins import in_here
+from tests.unit.cli.test_plugins import in_here
 
 def register(cli):
     extend(cli, run=in_here)
@@ -134,7 +134,7 @@ def test_errors_under_sonics_config_are_our_one_line_and_code(config: Sonic) -> 
     result = config.types("feature bgp owner docker")
     assert result.exit_code == 64
     assert result.stderr.startswith(
-        "kubesync: owner 'docker' is not local or kube; type: kubesync config feature NAME"
+        "kubesync: invalid owner 'docker': must be local or kube; type: kubesync config feature NAME"
     )
     config.operator.daemon.stop()
     result = config.types("kube label add rack a7")

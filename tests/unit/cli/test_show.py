@@ -45,7 +45,7 @@ def test_a_master_that_is_away_shows_in_the_status(terminal: Operator) -> None:
         why_disconnected="10.1.2.3:6443 cannot be reached: Connection refused",
         kubelet=False,
         kubelet_may_run=False,
-        kubelet_why="2 labels could not reach the master",
+        kubelet_why="2 labels could not be delivered to the API server",
         pending=["snmp_enabled=true", "rack-"],
         failed=["snmp_enabled"],
         why_pending="the master does not answer in time",
@@ -92,14 +92,14 @@ def test_a_poison_row_is_shown_as_such_and_hides_no_other(terminal: Operator) ->
     alone = terminal.types("show feature lldp")
     assert alone.exit_code == 1
     assert alone.stderr == (
-        "kubesync: Redis: STATE_DB FEATURE|lldp: the key is no hash, and only a hash is allowed; delete it\n"
+        "kubesync: Redis: STATE_DB FEATURE|lldp: invalid key type, only a hash is allowed; delete it\n"
     )
 
 
 def test_an_unusable_value_is_named_below_the_table(terminal: Operator) -> None:
     terminal.configure("FEATURE|snmp", fallback_to_local="maybe")
     assert (
-        "problem: fallback_to_local='maybe' is neither true nor false"
+        "problem: invalid fallback_to_local='maybe': neither true nor false"
         in terminal.types("show feature snmp").stderr
     )
 
@@ -114,7 +114,7 @@ def test_sonics_own_field_names_are_shown_as_they_stand(terminal: Operator) -> N
 def test_a_feature_nobody_knows_is_said_so(terminal: Operator) -> None:
     result = terminal.types("show feature gnmi")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "kubesync: gnmi: there is no such feature; see: kubesync show feature\n"
+    assert result.stderr == "kubesync: gnmi: unknown feature; see: kubesync show feature\n"
 
 
 def test_a_switch_without_features_says_how_to_get_one(bare_terminal: Operator) -> None:
@@ -141,7 +141,7 @@ def test_a_switch_without_a_master_says_how_to_set_one() -> None:
         )
     )
     assert rows["master"] == "none configured"
-    assert rows["kubelet"].startswith("not looked at")
+    assert rows["kubelet"].startswith("not checked")
 
 
 def test_an_outage_is_told_with_its_reason() -> None:

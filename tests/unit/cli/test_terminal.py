@@ -91,9 +91,9 @@ def test_watch_follows_what_happens_survives_a_restart_and_ends_with_ctrl_c(term
         terminal.daemon.features["snmp"]["state"] = "KUBE_RUNNING"
         screen.until(lambda seen: "LOCAL_TO_KUBE" not in seen and seen.count("KUBE_RUNNING") >= 2)
         terminal.daemon.stop()
-        screen.until(lambda seen: "the daemon is not there" in seen and "KUBE_RUNNING" in seen)
+        screen.until(lambda seen: "the daemon is not running" in seen and "KUBE_RUNNING" in seen)
         with terminal.daemon:
-            screen.until(lambda seen: "connected" in seen and "not there" not in seen)
+            screen.until(lambda seen: "connected" in seen and "not running" not in seen)
         assert screen.ends(b"\x03") == 0
         assert "Traceback" not in screen.seen
 

@@ -511,7 +511,7 @@ def test_the_ledger_says_who_may_be_started_without_us(tmp_path: Path) -> None:
     for name, place, process in begun:
         code, _, err = end(process)
         if name in kube:
-            line = "container: snmp: kubesyncd is not there; run systemctl start kubesyncd\n"
+            line = "container: snmp: kubesyncd is not running; run systemctl start kubesyncd\n"
             assert (name, code, err, place.said_to("docker")) == (name, 69, line, None)
         else:
             assert (name, code, err, place.said_to("docker")) == (name, 0, "", ["start", "snmp"])
@@ -547,7 +547,7 @@ def test_without_a_daemon_only_kube_containers_are_held_back(tmp_path: Path) -> 
     for command, place, process in begun:
         code, out, err = end(process)
         assert (command, code, out) == (command, expected[command], "")
-        assert "kubesyncd is not there; " in err
+        assert "kubesyncd is not running; " in err
         assert place.said_to("docker") is None
 
 

@@ -342,9 +342,9 @@ def test_a_file_is_read_up_to_two_mib() -> None:
 def test_a_part_of_the_file_that_is_no_such_thing_is_named() -> None:
     content = {"pending": "a=1", "applied": ["a"], "failed": [1]}
     assert label_queue.decode(json.dumps(content).encode())[1] == (
-        "pending in the label queue's file is no list of strings; it is ignored",
-        "applied in the label queue's file is no object; it is ignored",
-        "failed in the label queue's file is no list of strings; it is ignored",
+        "label queue file: invalid pending, not a list of strings; ignored",
+        "label queue file: invalid applied, not an object; ignored",
+        "label queue file: invalid failed, not a list of strings; ignored",
     )
 
 
@@ -354,7 +354,7 @@ def test_a_file_of_rubbish_is_five_sentences_at_most() -> None:
         return list(label_queue.decode(json.dumps(content).encode())[1])
 
     assert told(5) == [f"an applied label is ignored: 'k{n}'" for n in range(5)]
-    assert told(6) == [*told(4), "2 more problems in the label queue's file"]
+    assert told(6) == [*told(4), "2 more problems in the label queue file"]
 
 
 def test_the_file_can_be_read_by_people() -> None:
@@ -367,7 +367,7 @@ def test_the_file_can_be_read_by_people() -> None:
 def test_of_a_text_that_is_no_label_so_much_is_shown(text: str, said: str) -> None:
     with pytest.raises(InvalidLabel) as raised:
         Change.parse(text)
-    assert str(raised.value).startswith(f"'{said}' is no label change")
+    assert str(raised.value).startswith(f"invalid label change '{said}'")
 
 
 JSON = st.recursive(

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 ID = "0123456789abcdef" * 4
 
 
+def named(problem: str) -> str:
+    """The field that a problem is about."""
+    return problem.removeprefix("invalid ").partition("=")[0]
+
+
 @pytest.mark.parametrize(
     "name", ["snmp", "a", "syncd@0", "bgp@123", "dhcp_relay", "mgmt-framework", "a" * 63]
 )
@@ -86,7 +91,7 @@ def test_words_for_false(word: str) -> None:
 def test_any_other_word_is_the_default_and_a_problem(*, default: bool) -> None:
     problems: list[str] = []
     assert parse_bool("k", "maybe", problems, default=default) is default
-    assert problems == [f"k='maybe' is neither true nor false; taken as {str(default).lower()}"]
+    assert problems == [f"invalid k='maybe': neither true nor false; taken as {str(default).lower()}"]
     assert parse_bool("k", " ", problems, default=default) is default
     assert len(problems) == 1
 
@@ -103,10 +108,9 @@ def test_what_is_no_such_number_is_the_default_and_a_problem(text: str) -> None:
     problems: list[str] = []
     assert parse_int("port", text, problems, default=1, most=65535) == 1
     (problem,) = problems
-    assert problem.startswith("port=")
-    assert problem.endswith(" is no whole number from 0 to 65535; taken as 1")
+    assert problem.endswith(": not a whole number from 0 to 65535; taken as 1")
     assert len(problem) < 150
-    assert problem.startswith(f"port={parse.shown(text)} is no")
+    assert problem.startswith(f"invalid port={parse.shown(text)}: not")
 
 
 def test_an_absent_number_is_the_default_without_a_word() -> None:
@@ -122,10 +126,10 @@ def test_choices() -> None:
     assert parse_choice("set_owner", "", problems, allowed=owners, default=Owner.LOCAL) is Owner.LOCAL
     assert problems == []
     assert parse_choice("set_owner", "none", problems, allowed=owners, default=Owner.LOCAL) is Owner.LOCAL
-    assert problems == ["set_owner='none' is not one of local|kube; taken as local"]
+    assert problems == ["invalid set_owner='none': not one of local|kube; taken as local"]
     states = tuple(SystemState)
     parse_choice("system_state", "off", problems, allowed=states, default=SystemState.ABSENT)
-    assert problems[1] == "system_state='off' is not one of \"\"|up|down; taken as absent"
+    assert problems[1] == "invalid system_state='off': not one of \"\"|up|down; taken as absent"
 
 
 def test_a_config_with_every_field() -> None:
@@ -164,7 +168,7 @@ def test_a_poisoned_config_names_each_field() -> None:
         "has_per_asic_scope": "x",
     }
     assert parse_feature_config(poison, problems) == FeatureConfig(failure_policy=FailurePolicy.ALERT)
-    assert [p.partition("=")[0] for p in problems] == [
+    assert [named(p) for p in problems] == [
         "failure_policy",
         "set_owner",
         "fallback_to_local",
@@ -215,9 +219,9 @@ def test_a_poisoned_row_is_empty_and_names_each_field() -> None:
     problems: list[str] = []
     names = ("system_state", "current_owner", "transition_mode", "docker_id", "current_owner_update_ts")
     assert parse_row(dict.fromkeys(names, "\x1b[31m!"), problems) == Row()
-    assert [problem.partition("=")[0] for problem in problems] == ["docker_id", *names[:3], names[4]]
+    assert [named(p) for p in problems] == ["docker_id", *names[:3], names[4]]
     assert all("\x1b" not in problem for problem in problems)
-    assert problems[0] == r"docker_id='\x1b[31m!' is no container ID; taken as absent"
+    assert problems[0] == r"invalid docker_id='\x1b[31m!': not a container ID; taken as absent"
 
 
 def test_a_time_beyond_all_clocks_is_none() -> None:
@@ -267,10 +271,10 @@ def test_a_master_with_every_field() -> None:
     assert parse_master_config({"port": "0"}).port == 6443
     poisoned = parse_master_config({"ip": "10.0.0.1", "port": "65536", "insecure": "?", "disable": "?"})
     assert poisoned == MasterConfig("10.0.0.1", problems=poisoned.problems)
-    assert [p.partition("=")[0] for p in poisoned.problems] == ["port", "insecure", "disable"]
+    assert [named(p) for p in poisoned.problems] == ["port", "insecure", "disable"]
     assert poisoned.wanted
     assert parse_master_config({"ip": "!"}).problems == (
-        "IP='!' is no address or host name; taken as absent",
+        "invalid IP='!': not an address or host name; taken as absent",
     )
 
 

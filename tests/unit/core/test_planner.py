@@ -501,7 +501,9 @@ def test_a_kube_container_that_vanishes_before_its_grant_brings_the_local_one_ba
     next_one = replace(seen, containers=(local(), kube(KUBE2)), waiting=frozenset({KUBE2}))
     refused = plan(FALLBACK, record, next_one)
     assert (refused.action, refused.wake_at) == (None, NOW + TIMING.handover_delay_s)
-    assert plan(KUBE_CONFIG, with_mode(record, Mode.READY), ended).action is None, "only kube may run it"
+    assert plan(KUBE_CONFIG, with_mode(record, Mode.READY), ended).action is None, (
+        "only Kubernetes may run it"
+    )
 
 
 def test_pending_with_nobody_waiting_goes_back_once_nobody_can_ask_again() -> None:
@@ -654,7 +656,7 @@ def test_every_kube_container_of_a_stopped_feature_is_ended_one_after_the_other(
 def test_a_local_container_started_by_hand_while_down_is_not_fought() -> None:
     decided = plan(LOCAL_CONFIG, down(), facts(local()))
     assert decided.action is None
-    assert "by hand" in decided.why
+    assert "manually" in decided.why
 
 
 def test_a_local_container_started_by_hand_while_kube_is_awaited_is_taken_as_local() -> None:
@@ -826,7 +828,7 @@ def test_a_missing_label_is_requested_before_anything_else(
 ) -> None:
     decided = plan(config, record, seen)
     assert (decided.action, decided.why) == (
-        RequestLabel(on=True), "kube may deploy it: the node label is requested",
+        RequestLabel(on=True), "Kubernetes may deploy it: the node label is requested",
     )  # fmt: skip
 
 
@@ -853,7 +855,7 @@ def test_a_refused_label_is_why_kube_cannot_deploy() -> None:
     decided = plan(KUBE_CONFIG, up(mode=Mode.READY), facts(label=refused))
     assert decided.action is None
     assert decided.why == (
-        "waiting for kube deployment, which cannot come: the master refuses the node label (no such key)"
+        "waiting for kube deployment, blocked: the API server refuses the node label (no such key)"
     )
 
 

@@ -91,7 +91,7 @@ def test_the_diagram_holds_every_state_and_marks_the_current_one() -> None:
     plain = mermaid()
     assert plain.startswith("stateDiagram-v2\n    [*] --> UNKNOWN: boot\n")
     assert plain.endswith("stop and kill lead here from every state\n")
-    assert "    KUBE_PENDING --> KUBE_RUNNING: grant\n" in plain
+    assert "    KUBE_PENDING --> KUBE_RUNNING: admission\n" in plain
     assert "    INIT --> LOCAL: start: it runs already\n" in plain
     for state in set(State) - {State.DRIFT}:
         assert state.value in plain

@@ -226,7 +226,7 @@ def test_stop_waits_for_the_label_to_be_on_its_way_and_for_the_row() -> None:
 
 
 def test_an_overtaken_verb_says_by_what() -> None:
-    assert verbs.overtaken(Stop()) == Outcome(1, "a newer stop overtook this one; nothing left to do")
+    assert verbs.overtaken(Stop()) == Outcome(1, "superseded by a newer stop; nothing left to do")
 
 
 # ---- wait ---------------------------------------------------------------------------------------

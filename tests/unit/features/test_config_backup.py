@@ -182,7 +182,7 @@ async def test_a_saved_table_mends_the_next_load_and_no_other(switch: Switch) ->
     await switch.mender.mend()
     assert switch.settled
     assert switch.rows == {"snmp": {**IMAGE, "set_owner": "kube", "fallback_to_local": "true"}, "lldp": KUBE}
-    assert any("no service any more" in entry.get("why", "") for entry in switch.log.entries)
+    assert any("not installed any more" in entry.get("why", "") for entry in switch.log.entries)
     switch.rows["snmp"]["set_owner"] = "local"
     await switch.mender.mend()
     assert switch.rows["snmp"]["set_owner"] == "local"
@@ -212,7 +212,7 @@ async def test_until_it_is_mended_a_load_counts_as_going_on(switch: Switch, what
 
 async def test_a_row_that_cannot_be_written_holds_up_no_other(switch: Switch) -> None:
     switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
-    switch.fails["write lldp"] = Refused("Redis", "the key is no hash")
+    switch.fails["write lldp"] = Refused("Redis", "the key is not a hash")
     await switch.mender.mend()
     assert switch.settled
     assert switch.rows["snmp"]["set_owner"] == "kube"

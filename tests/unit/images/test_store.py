@@ -245,7 +245,7 @@ async def test_a_feature_without_a_local_image_gets_the_deployed_one(bench: Benc
     assert await bench.tags() == ("", "")
     await shelf.ensure_local("snmp", v2)
     assert await bench.tags() == (v2, "")
-    assert await shelf.ensure_local("snmp", v2) == f"{LOCAL} is there"
+    assert await shelf.ensure_local("snmp", v2) == f"{LOCAL} exists"
     with pytest.raises(Refused):
         await shelf.ensure_local("lldp", f"sha256:{'0' * 64}")
 
@@ -256,15 +256,15 @@ async def test_a_local_container_is_made_once_after_the_deployed_one(bench: Benc
     shelf = bench.shelf()
     await shelf.ensure_local("snmp", v2)
     assert "would be made" in (await shelf.ensure_container("snmp", kube, dry=True))[0]
-    with pytest.raises(Refused, match="none of kube's"):
+    with pytest.raises(Refused, match="no kube container to create it from"):
         await shelf.ensure_container("snmp", "")
     text, whole = await shelf.ensure_container("snmp", kube)
-    assert (text, whole) == ("its local container is made after the one that Kubernetes runs", True)
+    assert (text, whole) == ("its local container is created from the one that Kubernetes runs", True)
     assert bench.container_image == v2
     assert await shelf.ensure_container("snmp", kube) == ("", True)
     await shelf.forget("snmp")
     assert await shelf.ensure_container("snmp", "gone", dry=True) == (
-        "its local container would be made after the one that Kubernetes runs", True
+        "its local container would be created from the one that Kubernetes runs", True
     )  # fmt: skip
 
 

@@ -398,7 +398,7 @@ def test_a_unit_that_does_not_start_is_said_and_tried_again() -> None:
         switch.never_starts = True
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_FAILED
-        assert "has not begun within 20 s; see journalctl -u kubesyncd-join.service" in outcome.text
+        assert "did not start within 20 s; see journalctl -u kubesyncd-join.service" in outcome.text
         switch.never_starts, switch.refuses = False, True
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert (outcome.code, outcome.text) == (
@@ -432,7 +432,7 @@ def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit
         switch.never_starts = switch.systemd_silent = True
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_FAILED
-        assert re.search("has not begun within 66. s; see journalctl", outcome.text), outcome.text
+        assert re.search("did not start within 66. s; see journalctl", outcome.text), outcome.text
         assert not switch.requested
         switch.never_starts = switch.systemd_silent = False
         await switch.until(lambda: switch.credential)

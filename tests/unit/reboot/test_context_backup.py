@@ -171,7 +171,7 @@ def test_a_manifest_nobody_can_read_is_refused(image: Image, text: str) -> None:
 def test_too_much_is_refused_by_name(image: Image) -> None:
     for number in range(FILES_MAX):
         (image.state / f"{number}").write_text("")
-    with pytest.raises(Refused, match=f"more than {FILES_MAX}"):
+    with pytest.raises(Refused, match=f"at most {FILES_MAX}"):
         image.carry("one").save(30.0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kubesyncd.runtime.alerts import Alerts
 
-FULL = "state file: /var/lib/x cannot be written: No space left on device; make room"
+FULL = "state file: /var/lib/x cannot be written: No space left on device; free disk space"
 
 
 def test_a_full_disk_is_one_alert_whoever_meets_it_and_in_whatever_words() -> None:
