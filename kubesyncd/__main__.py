@@ -52,24 +52,20 @@ def _run(
 ) -> int:
     """Run the daemon, again with new settings after each reload."""
     # Not before `lean_imports.load`: these import the libraries that it reduces.
-    from kubesyncd.daemon.app import App, Ending
+    from kubesyncd.daemon import app
     from kubesyncd.daemon.sockets import StartError
     from kubesyncd.runtime.log import logger
-
-    async def live() -> Ending:
-        # The adapters need a running loop when they are made.
-        return await App(current, log, inherited=inherited, identify=identify).run()
 
     while True:
         log = logger(current.log)
         try:
-            ending = asyncio.run(live())
+            ending = asyncio.run(app.run(current, log, inherited=inherited, identify=identify))
         except StartError as error:
             log.error("start", why=str(error))
             return protocol.EXIT_FAILED
-        if ending is Ending.STOP:
+        if ending is app.Ending.STOP:
             return protocol.EXIT_DONE
-        # The ended App is one large reference cycle: free its memory before the next App is made.
+        # The parts of the ended run are reference cycles: free their memory before the next run makes its own.
         gc.collect()
         try:
             current = settings.load(path, required=required)

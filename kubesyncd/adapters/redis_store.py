@@ -62,7 +62,8 @@ class RedisStore:
     While CONFIG_DB is being loaded, `features`, `master` and `device_metadata` raise Unavailable, because their lists
     would be incomplete; `read` reports `loading`. `always_local` features have such a config even without a FEATURE
     row. `probe_s`: seconds of silence before a probe. `kube`: whether the Kubernetes packages are installed; without
-    them, every feature is local. The ledger restores `load`.
+    them, every feature is local. `restores`: rows that a load has lost are restored before it counts as over. The
+    ledger restores `load`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RedisStore:
         always_local: frozenset[str],
         *,
         kube: bool = True,
+        restores: bool = False,
         probe_s: float = PROBE_S,
     ) -> None:
         self._client = RedisClient(where)
@@ -82,7 +84,7 @@ class RedisStore:
         self._events = RedisEvents(self._client, rng, lambda: self._written, probe_s)
         self._turns = asyncio.Semaphore(TURNS)
         self._answered_at = 0.0
-        self.load = ConfigLoad()
+        self.load = ConfigLoad(restores=restores)
         # The last written row per feature. SONiC's spelling holds less than a row does (a local container's name, a
         # short ID): fields that still equal this row's spelling are read as this row.
         self._written: dict[str, Row] = {}

@@ -13,35 +13,39 @@ from kubesyncd.core import protocol
 from kubesyncd.join.plan import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
+    from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.cluster.controller import ClusterController
     from kubesyncd.join.controller import JoinController
 
 
-def verbs(
-    membership: JoinController, cluster: ClusterController
-) -> dict[str, Callable[[Request], Awaitable[Reply]]]:
-    """`join 1|0` (forced or not), `reset`, and `cluster`: the state of the master and the membership, as JSON."""
+class JoinHandlers:
+    """The host socket's verbs about the membership in a cluster."""
 
-    async def join(request: Request) -> Reply:
+    def __init__(self, join: JoinController, cluster: ClusterController) -> None:
+        self._controller = join
+        self._cluster = cluster
+
+    def handlers(self) -> dict[str, Handler]:
+        """Each verb and its handler: `join 1|0` (forced or not), `reset`, and `cluster`."""
+        return {"join": self._join, "reset": self._reset, "cluster": self._status}
+
+    async def _join(self, request: Request) -> Reply:
         if request.argument(1, "0") not in ("0", "1"):
             return Reply(
                 protocol.EXIT_USAGE, err="kubernetes: join takes 0, or 1 to force it; give one of these"
             )
-        return await carry_out(Job.JOIN, request, force=request.argument(1) == "1")
+        return await self._carry_out(Job.JOIN, request, force=request.argument(1) == "1")
 
-    async def reset(request: Request) -> Reply:
-        return await carry_out(Job.RESET, request, force=False)
+    async def _reset(self, request: Request) -> Reply:
+        return await self._carry_out(Job.RESET, request, force=False)
 
-    async def carry_out(job: Job, request: Request, *, force: bool) -> Reply:
-        outcome = await membership.ask(job, force=force, say=request.say)
+    async def _carry_out(self, job: Job, request: Request, *, force: bool) -> Reply:
+        outcome = await self._controller.ask(job, force=force, say=request.say)
         if outcome.code == protocol.EXIT_DONE:
             return Reply(out=outcome.text)
         return Reply(outcome.code, err=f"kubernetes: {outcome.text}")
 
-    async def status(_: Request) -> Reply:
-        return Reply(out=json.dumps({**cluster.status(), "membership": membership.status()}))
-
-    return {"join": join, "reset": reset, "cluster": status}
+    async def _status(self, _: Request) -> Reply:
+        """The state of the master and the membership, as JSON."""
+        return Reply(out=json.dumps({**self._cluster.status(), "membership": self._controller.status()}))

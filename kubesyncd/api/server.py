@@ -10,7 +10,7 @@ import asyncio
 import select
 from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubesyncd.api.handlers import refused
 from kubesyncd.api.messages import Denied, Reply, Request, Role, failure
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from kubesyncd.api.connections import Connections
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.peer import Peer
 
-# Open connections per socket: a flood on the containers' socket must not block the host's.
-CONNECTIONS_MAX = 1024
 # Limits for one container, or user of the host: open connections, and requests per time. Further requests wait.
 CONTAINER_CONNECTIONS_MAX = 16
 CONTAINERS_MAX = 1024
@@ -48,6 +47,7 @@ class Server:
         self,
         verbs: Mapping[Role, Mapping[str, Handler]],
         *,
+        connections: Connections,
         identify: Callable[[socket.socket], Peer],
         log: FilteringBoundLogger,
         clock: Callable[[], float],
@@ -56,21 +56,15 @@ class Server:
         self._identify = identify
         self._log = log
         self._clock = clock
-        self._tasks: dict[Role, set[asyncio.Task[Any]]] = {role: set() for role in Role}
+        self._connections = connections
         self._callers: OrderedDict[str, Caller] = OrderedDict()
-
-    @property
-    def connections(self) -> dict[str, int]:
-        """The number of open connections, by socket."""
-        return {role.value: len(tasks) for role, tasks in self._tasks.items()}
 
     async def serve(self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: one request, one reply. Never raises."""
-        task, tasks = asyncio.current_task(), self._tasks[role]
-        if task is None or len(tasks) >= CONNECTIONS_MAX:
+        task = asyncio.current_task()
+        if task is None or not self._connections.add(role, task):
             writer.close()
             return
-        tasks.add(task)
         try:
             reply = await self._respond(role, reader, writer)
             if reply is not None:
@@ -85,16 +79,12 @@ class Server:
         except Exception:  # noqa: BLE001 - a bug may end only its own request
             self._log.exception("request_failed")
         finally:
-            tasks.discard(task)
+            self._connections.remove(role, task)
             writer.close()
 
     async def close(self) -> None:
         """End every connection; clients ask the next daemon again."""
-        tasks = [task for each in self._tasks.values() for task in each]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=REPLY_S_MAX)
+        await self._connections.close(REPLY_S_MAX)
 
     async def _respond(
         self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -65,7 +65,7 @@ class ClusterPorts:
 
 
 class ClusterController:
-    """Delivers labels and decides whether the kubelet runs (spec section 6). Run `run()` once."""
+    """Delivers labels and decides whether the kubelet runs (spec section 6). Call `load()`, then run `run()` once."""
 
     def __init__(
         self,
@@ -112,9 +112,14 @@ class ClusterController:
         self.hold = False
         self._announced: tuple[bool, bool] | None = None
         self._packages_missing = False
+        self._engaged = False
+        self._audit_at = 0.0
+
+    def load(self) -> None:
+        """Read the label queue from its file."""
+        self._labels.load()
         # Labels once applied are managed further, also after the master's configuration is removed.
         self._engaged = bool(self._labels.queue.applied)
-        self._audit_at = 0.0
 
     # ---- for reconcilers, server and operators ------------------------------------------------------
 

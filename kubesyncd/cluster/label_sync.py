@@ -63,6 +63,10 @@ class LabelSync:
         """Pending, failed and applied labels."""
         return self._file.queue
 
+    def load(self) -> None:
+        """Read the queue file."""
+        self._file.load()
+
     async def run(self) -> None:
         """Keep the queue file up to date. Never returns."""
         await self._file.run()

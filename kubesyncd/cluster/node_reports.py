@@ -18,12 +18,10 @@ from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from random import Random
-
-    from structlog.typing import FilteringBoundLogger
+    from collections.abc import Mapping
 
     from kubesyncd.ports import Cluster
+    from kubesyncd.runtime.context import Runtime
 
 FEATURE_PREFIX = "feature.kubesyncd/"
 ORIGINAL_PREFIX = "original.kubesyncd/"
@@ -51,30 +49,27 @@ class Link(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """One Event: `reason` is a word in CamelCase, `message` a sentence. `warning`: something is wrong."""
+class _Notice:
+    """One Event. `warning`: something is wrong."""
 
     reason: str
     message: str
-    warning: bool = True
+    warning: bool
 
 
-class FleetView:
-    """Reports features and notices. Run `run()` once. `clock`: BOOTTIME seconds."""
+class NodeReports:
+    """Reports features and notices. Run `run()` once."""
 
-    def __init__(
-        self, link: Link, rng: Random, clock: Callable[[], float], log: FilteringBoundLogger
-    ) -> None:
-        self._link = link
-        self._rng = rng
-        self._clock = clock
-        self._log = log
+    def __init__(self, runtime: Runtime) -> None:
+        self._rng = runtime.rng
+        self._clock = runtime.clock
+        self._log = runtime.log
         self._wanted: dict[str, str] = {}
         self._told: dict[str, str | None] = {}
         self._failures: dict[str, str] = {}
-        self._notices: OrderedDict[Notice, None] = OrderedDict()
+        self._notices: OrderedDict[_Notice, None] = OrderedDict()
         self._not_before = 0.0
-        self._backoff = Backoff(rng, 1.0, BACKOFF_S_MAX)
+        self._backoff = Backoff(runtime.rng, 1.0, BACKOFF_S_MAX)
         self._bell = asyncio.Event()
 
     def feature(self, name: str, state: str, failure: str) -> None:
@@ -83,9 +78,9 @@ class FleetView:
         value = _value(state, failure)
         was, self._failures[name] = self._failures.get(name, ""), failure
         if failure and not was:
-            self.notice(Notice("FeatureFailed", f"{name}: {failure}"))
+            self.notice("FeatureFailed", f"{name}: {failure}")
         if was and not failure:
-            self.notice(Notice("FeatureRecovered", f"{name} runs again", warning=False))
+            self.notice("FeatureRecovered", f"{name} runs again", warning=False)
         if key is not None and self._wanted.get(key) != value:
             self._wanted[key] = value
             self._bell.set()
@@ -97,10 +92,11 @@ class FleetView:
         if key is not None and self._wanted.pop(key, None) is not None:
             self._bell.set()
 
-    def notice(self, notice: Notice) -> None:
-        """Report an incident to the fleet's operator. The same notice again counts once; of too many,
-        the oldest are dropped.
+    def notice(self, reason: str, message: str, *, warning: bool = True) -> None:
+        """Report an incident to the fleet's operator: a word in CamelCase and a sentence. The same notice again counts
+        once; of too many, the oldest are dropped.
         """
+        notice = _Notice(reason, message, warning)
         self._notices[notice] = None
         self._notices.move_to_end(notice)
         while len(self._notices) > EVENTS_MAX:
@@ -114,24 +110,24 @@ class FleetView:
         self._backoff.reset()
         self._bell.set()
 
-    async def run(self) -> None:
-        """Send the reports. Never returns."""
+    async def run(self, link: Link) -> None:
+        """Send the reports by `link`. Never returns."""
         while True:
             await self._bell.wait()
             self._bell.clear()
             # Wait for the rest of the burst; changes during the wait are sent together.
             await asyncio.sleep(max(BURST_S, self._not_before - self._clock()))
-            cluster = self._link.cluster
+            cluster = link.cluster
             if cluster is None:
                 continue
             self._bell.clear()
             try:
-                await self._tell(cluster)
+                await self._tell(cluster, link.originals)
             except PortError as error:
                 self._failed(error)
 
-    async def _tell(self, cluster: Cluster) -> None:
-        changes = self._changes()
+    async def _tell(self, cluster: Cluster, originals: Mapping[str, str]) -> None:
+        changes = self._changes(originals)
         if changes:
             self._not_before = self._clock() + PAUSE_S
             await cluster.annotate(changes)
@@ -144,9 +140,9 @@ class FleetView:
             self._notices.pop(notice, None)
         self._backoff.reset()
 
-    def _changes(self) -> dict[str, str | None]:
-        originals = {f"{ORIGINAL_PREFIX}{key}": value for key, value in self._link.originals.items()}
-        wanted = {**dict.fromkeys(self._told), **self._wanted, **originals}
+    def _changes(self, originals: Mapping[str, str]) -> dict[str, str | None]:
+        kept = {f"{ORIGINAL_PREFIX}{key}": value for key, value in originals.items()}
+        wanted = {**dict.fromkeys(self._told), **self._wanted, **kept}
         return {key: value for key, value in wanted.items() if self._told.get(key, "") != value}
 
     def _failed(self, error: PortError) -> None:

@@ -22,7 +22,7 @@ SERVICE = "Kubernetes"
 
 
 class QueueFile:
-    """The current queue and its file. `changed` is called after each change of the queue."""
+    """The current queue and its file; empty until `load`. `changed` is called after each change of the queue."""
 
     def __init__(
         self, file: DurableFile, alerts: Alerts, log: FilteringBoundLogger, changed: Callable[[], None]
@@ -34,7 +34,16 @@ class QueueFile:
         self._unsaved = False
         self._saving = asyncio.Lock()
         self._to_save = asyncio.Event()
-        self.queue = self._loaded()
+        self.queue = Queue()
+
+    def load(self) -> None:
+        """Read the file. A file that cannot be read is logged, and the queue starts empty."""
+        try:
+            self.queue, problems = label_queue.decode(self._file.load())
+        except Unavailable as error:
+            problems = (f"{error}; the label queue starts empty",)
+        for problem in problems:
+            self._log.error("labels_not_loaded", why=problem)
 
     def with_changes(self, changes: Sequence[Change]) -> Queue:
         """The queue with `changes` appended, not stored. Raises Refused where too many others wait."""
@@ -96,12 +105,3 @@ class QueueFile:
     def _saved(self) -> None:
         self._alerts.ends("labels_not_saved", "labels")
         self._unsaved = False
-
-    def _loaded(self) -> Queue:
-        try:
-            queue, problems = label_queue.decode(self._file.load())
-        except Unavailable as error:
-            queue, problems = Queue(), (f"{error}; the label queue starts empty",)
-        for problem in problems:
-            self._log.error("labels_not_loaded", why=problem)
-        return queue

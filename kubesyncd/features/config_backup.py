@@ -55,7 +55,7 @@ class TableRestorer:
         self._wall = wall
         self._log = log
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         """Read the table and restore what it has lost. Never raises: the next call tries again what fails now,
         and a row that cannot be written does not delay the others.
         """

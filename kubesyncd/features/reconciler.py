@@ -58,7 +58,7 @@ class Reconciler:
 
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
-        self.dirty = asyncio.Event()
+        self.dirty = around.wakes.of(name)
         self.waiters = Waiters(around.runtime.clock, around.timing, self.dirty)
         self.busy_since: float | None = None
         self._around = around
@@ -74,7 +74,6 @@ class Reconciler:
         self._backoff = around.runtime.backoff(around.timing)
         self._retry_at: float | None = None
         self._store = _StoreReader(name, around, self._memory, self._alerts)
-        self.dirty.set()
 
     # ---- for the server -------------------------------------------------------------------------
 

@@ -18,16 +18,22 @@ FEATURES_MAX = 512
 
 
 class Reconcilers:
-    """All reconcilers: created when a feature first appears, woken by name."""
+    """All reconcilers, each created when its feature first appears; they run from `start` on."""
 
-    def __init__(self, around: Surroundings, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._tasks = tasks
+        self._tasks: asyncio.TaskGroup | None = None
         self._reconcilers: dict[str, Reconciler] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def __iter__(self) -> Iterator[Reconciler]:
         return iter(tuple(self._reconcilers.values()))
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Run the reconcilers, and each new one, in `tasks`."""
+        self._tasks = tasks
+        for reconciler in self:
+            self._run(reconciler, tasks)
 
     def get(self, name: str) -> Reconciler:
         """The feature's reconciler. Raises Refused where there are too many features."""
@@ -38,8 +44,13 @@ class Reconcilers:
                     "kubesyncd", f"there are {FEATURES_MAX} features already; remove one from FEATURE first"
                 )
             reconciler = self._reconcilers[name] = Reconciler(name, self._around)
-            self._running[name] = self._tasks.create_task(reconciler.run(), name=f"reconciler-{name}")
+            if self._tasks is not None:
+                self._run(reconciler, self._tasks)
         return reconciler
+
+    def _run(self, reconciler: Reconciler, tasks: asyncio.TaskGroup) -> None:
+        name = reconciler.name
+        self._running[name] = tasks.create_task(reconciler.run(), name=f"reconciler-{name}")
 
     def known(self, name: str) -> Reconciler | None:
         """The feature's reconciler, or None."""
@@ -56,11 +67,5 @@ class Reconcilers:
         self._running.pop(name).cancel()
         reconciler.forget()
         self._around.ledger.forget(name)
+        self._around.wakes.forget(name)
         self._around.told(name, None)
-
-    def wake(self, name: str | None) -> None:
-        """Trigger an observation of this feature, or of all features (None)."""
-        for reconciler in (
-            self._reconcilers.values() if name is None else filter(None, [self._reconcilers.get(name)])
-        ):
-            reconciler.dirty.set()

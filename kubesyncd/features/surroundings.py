@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, LabelView, Timing
     from kubesyncd.core.observation import Facts
     from kubesyncd.features.ledger import Ledger
+    from kubesyncd.features.wakes import Wakes
     from kubesyncd.ports import Containers, FeatureStore, Units
     from kubesyncd.runtime.context import Runtime
 
@@ -71,6 +72,7 @@ class Surroundings:
     ledger: Ledger
     timing: Timing
     runtime: Runtime
+    wakes: Wakes
     always_local: frozenset[str]
     alerts: Alerts = field(default_factory=Alerts)
     first_record: Callable[[str], Record] = lambda _: Record()

@@ -54,7 +54,8 @@ class NoImageStore:
 
 
 class ImageStore:
-    """The image store of all features. `listed`: SONiC's name of a feature's image; empty where it has none.
+    """The image store of all features. Call `load()` before all else. `listed`: SONiC's name of a feature's image;
+    empty where it has none.
 
     Without `adopting`, local images stay unchanged; rollbacks and `ensure_local` still work.
     """
@@ -79,7 +80,17 @@ class ImageStore:
         self._unsaved = False
         self._untidy: set[str] = set()
         self._due = asyncio.Event()
-        self._load()
+
+    def load(self) -> None:
+        """Load the record. An unreadable file means an empty record, and so no removals."""
+        try:
+            data = self._file.load()
+            self._shelves = {} if data is None else decode(data)
+        except Unavailable as error:
+            self._log.error("images", why=f"{error}; the stored image record is not used")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            why = f"it cannot be read ({type(error).__name__}: {shown(str(error))}) and is not used"
+            self._log.error("images", why=why)
 
     # ---- for reconcilers ----------------------------------------------------------------------------
 
@@ -274,17 +285,6 @@ class ImageStore:
             self._unsaved = True
             raise
         self._unsaved = False
-
-    def _load(self) -> None:
-        """Load the record. An unreadable file means an empty record, and so no removals."""
-        try:
-            data = self._file.load()
-            self._shelves = {} if data is None else decode(data)
-        except Unavailable as error:
-            self._log.error("images", why=f"{error}; the stored image record is not used")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            why = f"it cannot be read ({type(error).__name__}: {shown(str(error))}) and is not used"
-            self._log.error("images", why=why)
 
 
 def decode(data: bytes) -> dict[str, Shelf]:

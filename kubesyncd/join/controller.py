@@ -136,7 +136,6 @@ class JoinController:
         store: FeatureStore,
         jobs: Jobs,
         board: Board,
-        labels: Labels,
         kube: Kube,
         loaded: Callable[[], bool],
         rng: Random,
@@ -148,7 +147,6 @@ class JoinController:
         self._store = store
         self._jobs = jobs
         self._board = board
-        self._labels = labels
         self._loaded = loaded
         self._clock = clock
         self._log = log
@@ -246,12 +244,12 @@ class JoinController:
 
     # ---- the loop -------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Run the loop. Never returns."""
+    async def run(self, labels: Labels) -> None:
+        """Run the loop; `labels` hears of joins and resets. Never returns."""
         while True:
             await self._rung()
             try:
-                await self._turn()
+                await self._turn(labels)
             except PortError as error:
                 self._say_once("membership", str(error))
                 self._retry_at = max(self._retry_at, self._clock() + READ_RETRY_S)
@@ -268,10 +266,11 @@ class JoinController:
         ahead = [at for at in (self._retry_at, self._not_before) if at > self._clock()]
         return min(ahead) - self._clock() if ahead else None
 
-    async def _turn(self) -> None:
+    async def _turn(self, labels: Labels) -> None:
         config = await self._configuration()
-        await self._purge_if_due()
-        await self._watch()
+        await self._purge_if_due(labels)
+        if await self._watch():
+            labels.wake()
         if self.joining:
             await self._end_if_outdated(config)
             return
@@ -302,16 +301,17 @@ class JoinController:
         self._config = config
         return config
 
-    async def _purge_if_due(self) -> None:
+    async def _purge_if_due(self, labels: Labels) -> None:
         if self._board.purge_due:
-            await self._labels.purge()
+            await labels.purge()
             self._board.purged()
 
     # ---- a running job --------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        """Follow the job: started, ended, or never started. A job started before the daemon, or by hand, is adopted.
+    async def _watch(self) -> bool:
+        """Follow the job: started, ended, or never started; return whether it has ended with a report.
 
+        A job started before the daemon, or by hand, is adopted.
         Order of the checks: a job takes the lock, then its request, then reports. When the request is gone and the lock
         is free, the job's last report is visible too.
         """
@@ -321,17 +321,19 @@ class JoinController:
         if self._working:
             if started is None and progress is not None and progress.phase is Phase.RUNNING:
                 self._started = _Started(progress.job, progress.master, progress.begun_at)
-            return
+            return False
         if started is None:
-            return
+            return False
         if progress is not None and progress != started.before and progress.begun_at >= started.at:
             self._over(started, progress)
-        elif not requested:
+            return True
+        if not requested:
             self._gone(started, "it ended without a report")
         elif not await self._to_come(started) and self._board.requested:
             # A job that started and ended while systemd was asked is left to the next pass.
             self._board.withdraw()
             self._gone(started, f"it did not start within {self._clock() - started.at:.0f} s")
+        return False
 
     async def _to_come(self, started: _Started) -> bool:
         """Whether a unit that has not taken its request yet will still start.
@@ -358,7 +360,6 @@ class JoinController:
 
     def _over(self, started: _Started, progress: Progress) -> None:
         self._started = None
-        self._labels.wake()
         if progress.phase is Phase.DONE:
             self._backoff.reset()
             self._log.info("membership", job=progress.job.value, why=progress.sentence)

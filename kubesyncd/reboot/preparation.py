@@ -40,7 +40,7 @@ class Preparation:
         boot_id: str,
         reconcilers: Reconcilers,
         cluster: ClusterController,
-        shelf: ImageStore,
+        images: ImageStore,
         timing: Timing,
         log: FilteringBoundLogger,
     ) -> None:
@@ -48,7 +48,7 @@ class Preparation:
         self._boot_id = boot_id
         self._reconcilers = reconcilers
         self._cluster = cluster
-        self._shelf = shelf
+        self._images = images
         self._timing = timing
         self._log = log
 
@@ -81,9 +81,9 @@ class Preparation:
         if image_id == health.failed_image:
             image_id = ""
         try:
-            text = await self._shelf.ensure_local(reconciler.name, image_id, dry=dry)
+            text = await self._images.ensure_local(reconciler.name, image_id, dry=dry)
             container_id = container.id if container is not None else ""
-            more, whole = await self._shelf.ensure_container(reconciler.name, container_id, dry=dry)
+            more, whole = await self._images.ensure_container(reconciler.name, container_id, dry=dry)
         except PortError as error:
             return Step(
                 Grade.WARN, reconciler.name, f"{error.detail}; after the boot it waits for the master"

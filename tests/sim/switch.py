@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from kubesyncd.core.model import FeatureConfig, MasterConfig, Timing
-from kubesyncd.daemon.supervisor import Daemon, Outside
+from kubesyncd.daemon.parts import Boot, Files, Ports, Rules, assemble
+from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.ports import Unavailable
 from kubesyncd.reboot.hold import begin_boot
+from kubesyncd.runtime.context import Runtime
 from tests.sim.chance import Chance, Fault
 from tests.sim.engine import DockerPort, Engine
 from tests.sim.master import Api, ClusterPort, Kubelet, UnitsPort
@@ -141,26 +143,22 @@ class Life:
         world = self._world
         await asyncio.sleep(world.chance.between(0.3, 0.8))
         rng, log = Random(f"{world.seed}/{self.number}"), world.logger(self)
-        outside = Outside(
-            store=RedisPort(world, self, ALWAYS_LOCAL),
-            containers=DockerPort(world, self),
-            units=UnitsPort(world, self),
-            connect=lambda _: ClusterPort(world, self),
-            kubeconfig_exists=lambda: True,
-            hold_exists=lambda: world.hold or world.hold_file.data is not None,
-            falls_back=begin_boot(
-                _OfLife(world.hold_file, self), _OfLife(world.promised_file, self), f"boot-{world.boots}", log
+        hold, promised = _OfLife(world.hold_file, self), _OfLife(world.promised_file, self)
+        boot_id = f"boot-{world.boots}"
+        parts = assemble(
+            Ports(
+                store=RedisPort(world, self, ALWAYS_LOCAL),
+                containers=DockerPort(world, self),
+                units=UnitsPort(world, self),
+                connect=lambda _: ClusterPort(world, self),
+                switch=_SwitchFiles(world),
             ),
-            ledger_file=_OfLife(world.ledger_file, self),
-            labels_file=_OnDisk(world, self),
-            boot_id=f"boot-{world.boots}",
-            identify=_identify,
-            clock=world.boottime,
-            wall=world.wall,
-            rng=rng,
-            log=log,
+            Files(_OfLife(world.ledger_file, self), _OnDisk(world, self)),
+            Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
+            Rules(world.timing, ALWAYS_LOCAL),
+            runtime=Runtime(world.boottime, world.wall, rng, log),
         )
-        daemon = Daemon(outside, world.timing, ALWAYS_LOCAL)
+        daemon = Daemon(parts, identify=_identify)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.server = daemon.start(tasks)
@@ -174,6 +172,25 @@ class Life:
                 world.fail(f"the daemon ended by itself: {group.exceptions[0]!r}")
         finally:
             self.dead, self.server = True, None
+
+
+@dataclass(frozen=True, slots=True)
+class _SwitchFiles:
+    """The switch's files, as the daemon reads them."""
+
+    world: World
+
+    def kubeconfig_exists(self) -> bool:
+        return True
+
+    def hold_exists(self) -> bool:
+        return self.world.hold or self.world.hold_file.data is not None
+
+    def os_version(self) -> str:
+        return ""
+
+    def credential_ends(self) -> float | None:
+        return None
 
 
 class _Ended(Exception):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kubesyncd.api.connections import CONNECTIONS_MAX
 from kubesyncd.api.messages import Role
 from kubesyncd.api.peer import Peer
-from kubesyncd.api.server import CONNECTIONS_MAX, REQUEST_S_MAX
+from kubesyncd.api.server import REQUEST_S_MAX
 from kubesyncd.core import protocol
 from kubesyncd.core.model import Owner, Timing
 from kubesyncd.core.protocol import REQUEST_BYTES_MAX

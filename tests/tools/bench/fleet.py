@@ -29,7 +29,7 @@ from rich.table import Table
 from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
 from kubesyncd.cluster.listeners import Listeners
-from kubesyncd.cluster.node_reports import FleetView
+from kubesyncd.cluster.node_reports import NodeReports
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import MasterConfig, Timing
 from kubesyncd.runtime.context import Runtime
@@ -162,7 +162,8 @@ class Simulated:
 
     def __init__(self, number: int, kubeconfig: Path, book: Book) -> None:
         master = MasterConfig(ip="127.0.0.1")
-        rng = random.Random(number)
+        runtime = Runtime(time.monotonic, time.time, random.Random(number), Quiet())  # type: ignore[arg-type]
+        self.view = NodeReports(runtime)
         self.controller = ClusterController(
             ClusterPorts(
                 store=Store(master),  # type: ignore[arg-type]
@@ -172,10 +173,10 @@ class Simulated:
             ),
             Joined(),
             timing=Timing(),
-            runtime=Runtime(time.monotonic, time.time, rng, Quiet()),  # type: ignore[arg-type]
-            listeners=Listeners(linked=lambda: self.view.linked()),
+            runtime=runtime,
+            listeners=Listeners(linked=self.view.linked),
         )
-        self.view = FleetView(self.controller, rng, time.monotonic, Quiet())  # type: ignore[arg-type]
+        self.controller.load()
         for name in FEATURES:
             self.view.feature(name, "LOCAL", "")
 
@@ -183,7 +184,7 @@ class Simulated:
         """One life."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.controller.run())
-            tasks.create_task(self.view.run())
+            tasks.create_task(self.view.run(self.controller))
 
     @property
     def quiet(self) -> bool:

@@ -233,7 +233,7 @@ class Switch:
 
     def _new(self) -> ClusterController:
         now = asyncio.get_running_loop().time
-        return ClusterController(
+        controller = ClusterController(
             ClusterPorts(self.store, self.units, self._connect, self.file),  # type: ignore[arg-type]
             self,
             timing=Timing(),
@@ -245,6 +245,8 @@ class Switch:
             ),
             listeners=Listeners(wake_feature=self.woken.append),
         )
+        controller.load()
+        return controller
 
     # cluster.controller.Host
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kubesyncd.cluster.node_reports import BURST_S, PAUSE_S, SPREAD_S, FleetView, Notice, feature_annotation
+from kubesyncd.cluster.node_reports import BURST_S, PAUSE_S, SPREAD_S, NodeReports, feature_annotation
 from kubesyncd.ports import Forbidden, Missing, PortError, Unavailable
+from kubesyncd.runtime.context import Runtime
 from tests.sim.loop import run
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def play(story: Callable[[FleetView, Master, Log], Awaitable[None]]) -> None:
+def play(story: Callable[[NodeReports, Master, Log], Awaitable[None]]) -> None:
     async def stage(seed: int) -> None:
         master, log = Master(), Log()
-        view = FleetView(master, random.Random(seed), now, log)  # type: ignore[arg-type]
-        life = asyncio.get_running_loop().create_task(view.run())
+        view = NodeReports(Runtime(now, now, random.Random(seed), log))  # type: ignore[arg-type]
+        life = asyncio.get_running_loop().create_task(view.run(master))
         try:
             await story(view, master, log)
             assert not life.done(), "it never ends"
@@ -80,7 +81,7 @@ def play(story: Callable[[FleetView, Master, Log], Awaitable[None]]) -> None:
 
 
 def test_a_burst_is_one_patch_and_the_next_waits_its_turn() -> None:
-    async def story(view: FleetView, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, master: Master, _: Log) -> None:
         for name in ("snmp", "lldp", "bgp"):
             view.feature(name, "STARTING", "")
         view.feature("snmp", "LOCAL", "")
@@ -103,7 +104,7 @@ def test_a_burst_is_one_patch_and_the_next_waits_its_turn() -> None:
 
 
 def test_what_does_not_change_is_told_once() -> None:
-    async def story(view: FleetView, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, master: Master, _: Log) -> None:
         for _hour in range(100):
             view.feature("snmp", "LOCAL", "")
             await asyncio.sleep(3600)
@@ -113,7 +114,7 @@ def test_what_does_not_change_is_told_once() -> None:
 
 
 def test_a_failure_is_an_event_and_in_the_annotation_and_so_is_its_end() -> None:
-    async def story(view: FleetView, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, master: Master, _: Log) -> None:
         view.feature("snmp", "KUBE_READY", "not running for 5 min")
         view.feature("snmp", "KUBE_READY", "not running for 5 min")
         await asyncio.sleep(3)
@@ -129,11 +130,11 @@ def test_a_failure_is_an_event_and_in_the_annotation_and_so_is_its_end() -> None
 
 
 def test_a_flood_of_notices_is_bounded_and_the_newest_survive() -> None:
-    async def story(view: FleetView, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, master: Master, _: Log) -> None:
         master.connected = False
         for number in range(1000):
-            view.notice(Notice("Odd", f"number {number}"))
-            view.notice(Notice("Same", "again"))
+            view.notice("Odd", f"number {number}")
+            view.notice("Same", "again")
         master.connected = True
         view.linked()
         await asyncio.sleep(30)
@@ -145,7 +146,7 @@ def test_a_flood_of_notices_is_bounded_and_the_newest_survive() -> None:
 
 
 def test_after_an_outage_everything_is_told_again_each_switch_at_its_own_time() -> None:
-    async def story(view: FleetView, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, master: Master, _: Log) -> None:
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(60)
         master.connected = False
@@ -166,7 +167,7 @@ def test_after_an_outage_everything_is_told_again_each_switch_at_its_own_time() 
 
 
 def test_a_master_that_fails_is_tried_again_ever_more_slowly_and_told_the_newest() -> None:
-    async def story(view: FleetView, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, master: Master, _: Log) -> None:
         master.fault = Unavailable("Kubernetes", "503")
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(3600)
@@ -182,7 +183,7 @@ def test_a_master_that_fails_is_tried_again_ever_more_slowly_and_told_the_newest
 
 @pytest.mark.parametrize("fault", [Forbidden("Kubernetes", "403"), Missing("Kubernetes", "404")])
 def test_a_master_that_refuses_is_not_bothered_until_something_changes(fault: PortError) -> None:
-    async def story(view: FleetView, master: Master, log: Log) -> None:
+    async def story(view: NodeReports, master: Master, log: Log) -> None:
         master.fault = fault
         view.feature("snmp", "LOCAL", "broken")
         await asyncio.sleep(86_400)
@@ -197,7 +198,7 @@ def test_a_master_that_refuses_is_not_bothered_until_something_changes(fault: Po
 
 
 def test_an_uninstalled_feature_disappears_and_originals_are_kept_beside() -> None:
-    async def story(view: FleetView, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, master: Master, _: Log) -> None:
         master.originals = {"hwsku": "Force10 S6000"}
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(3)

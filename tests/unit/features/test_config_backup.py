@@ -134,7 +134,7 @@ class Switch:
         self.units = {"snmp", "tap", "lldp"}
         self.fails: dict[str, Exception] = {}
         self.log = structlog.testing.LogCapture()
-        self.mender = TableRestorer(
+        self.restorer = TableRestorer(
             self,
             file=self,
             installed_rows=lambda: of_installed(self.manifests),
@@ -179,21 +179,21 @@ def switch() -> Switch:
 
 async def test_a_saved_table_mends_the_next_load_and_no_other(switch: Switch) -> None:
     switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE, "gone": KUBE}, NOW))
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert switch.settled
     assert switch.rows == {"snmp": {**IMAGE, "set_owner": "kube", "fallback_to_local": "true"}, "lldp": KUBE}
     assert any("not installed any more" in entry.get("why", "") for entry in switch.log.entries)
     switch.rows["snmp"]["set_owner"] = "local"
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert switch.rows["snmp"]["set_owner"] == "local"
 
 
 async def test_an_installed_service_gets_its_row_back_from_any_load_but_keeps_its_own(switch: Switch) -> None:
     switch.manifests = {"tap": Manifest("tap", row=KUBE)}
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert switch.rows["tap"] == KUBE
     switch.rows["tap"] = {"set_owner": "local"}
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert switch.rows["tap"] == {"set_owner": "local"}
 
 
@@ -201,10 +201,10 @@ async def test_an_installed_service_gets_its_row_back_from_any_load_but_keeps_it
 async def test_until_it_is_mended_a_load_counts_as_going_on(switch: Switch, what: str) -> None:
     switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
     switch.fails[what] = Unavailable("Redis", "it does not answer")
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert not switch.settled
     switch.fails.clear()
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert switch.settled
     assert switch.rows["snmp"]["set_owner"] == "kube"
     assert switch.rows["lldp"] == KUBE
@@ -213,14 +213,14 @@ async def test_until_it_is_mended_a_load_counts_as_going_on(switch: Switch, what
 async def test_a_row_that_cannot_be_written_holds_up_no_other(switch: Switch) -> None:
     switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
     switch.fails["write lldp"] = Refused("Redis", "the key is not a hash")
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert switch.settled
     assert switch.rows["snmp"]["set_owner"] == "kube"
 
 
 async def test_a_copy_nobody_can_read_holds_up_nothing(switch: Switch) -> None:
     switch.data = b"garbage"
-    await switch.mender.mend()
+    await switch.restorer.restore()
     assert switch.settled
     assert switch.rows == {"snmp": IMAGE}
 

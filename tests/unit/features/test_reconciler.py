@@ -15,6 +15,7 @@ from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.surroundings import Surroundings
 from kubesyncd.features.waiters import GONE
+from kubesyncd.features.wakes import Wakes
 from kubesyncd.ports import Missing
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.log import logger
@@ -82,6 +83,7 @@ def reconciler_in(world: World) -> Reconciler:
     ledger = Ledger(world, "boot")
     ledger.load()
     around = Surroundings(
+        wakes=Wakes(),
         store=world,  # type: ignore[arg-type]
         containers=world,  # type: ignore[arg-type]
         units=world,  # type: ignore[arg-type]

@@ -74,7 +74,9 @@ class Bench:
         """As a daemon has it that has just started."""
         log = structlog.get_logger()
         file = options.pop("file", self.file)
-        return ImageStore(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
+        store = ImageStore(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
+        store.load()
+        return store
 
     def image(self, name: str) -> str:
         body = {"Image": "busybox:lab", "Cmd": ["/bin/sleep", "9"], "Labels": {"for": name}}

@@ -74,7 +74,6 @@ class Switch:
             store=self,  # type: ignore[arg-type]
             jobs=self.systemd,
             board=self,
-            labels=self,
             kube=Kube(),
             loaded=lambda: self.loaded,
             rng=random.Random(seed),
@@ -87,7 +86,7 @@ class Switch:
         return self.uptime_s + asyncio.get_running_loop().time()
 
     def live(self) -> None:
-        self._life = asyncio.get_running_loop().create_task(self.reconciler.run())
+        self._life = asyncio.get_running_loop().create_task(self.reconciler.run(self))
 
     async def die(self) -> None:
         assert self._life is not None

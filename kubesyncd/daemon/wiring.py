@@ -1,0 +1,193 @@
+"""Choose the adapters for one set of settings and make the daemon's parts with them.
+
+The only module that knows all adapters. It uses no file, socket or service: that begins when the parts are started.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubesyncd.adapters import kube_lean
+from kubesyncd.adapters.db_schema import normal, schema
+from kubesyncd.adapters.docker_containers import DockerContainers
+from kubesyncd.adapters.docker_images import DockerImages
+from kubesyncd.adapters.hooks import HookFolders
+from kubesyncd.adapters.redis_store import RedisStore
+from kubesyncd.adapters.sonic_files import image_name, os_version
+from kubesyncd.adapters.systemd import SystemdUnits
+from kubesyncd.core import saved_features
+from kubesyncd.daemon.parts import Files, Options, Ports, Rules, assemble
+from kubesyncd.features.config_backup import TableRestorer
+from kubesyncd.images.store import ImageStore
+from kubesyncd.join.controller import JoinController
+from kubesyncd.join.files import JoinFiles
+from kubesyncd.reboot.hold import HOLD_FILE
+from kubesyncd.runtime.clock import boottime
+from kubesyncd.runtime.context import Runtime
+from kubesyncd.runtime.state_files import DiskFile, StateFile
+from kubesyncd.services.installed import FOLDER, of_installed, read_manifests
+from kubesyncd.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from random import Random
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kubesyncd.core.model import MasterConfig
+    from kubesyncd.daemon.parts import Boot, Parts
+    from kubesyncd.ports import Cluster
+    from kubesyncd.services.catalog_watcher import Follower
+    from kubesyncd.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """The parts, and the adapters that are closed at the end. `files` are those that are written in the background."""
+
+    parts: Parts
+    store: RedisStore
+    containers: DockerContainers
+    files: tuple[DiskFile, ...]
+
+
+def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger) -> Wired:
+    """Make the daemon's parts. Needs a running loop. Raises SettingsError."""
+    state_dir, run_dir = Path(settings.paths.state_dir), Path(settings.paths.run_dir)
+    runtime = Runtime(boottime, time.time, rng, log)
+    rules = Rules(settings.timing, frozenset(settings.features.always_local))
+    store = RedisStore(
+        settings.redis,
+        settings.schema.names,
+        rng,
+        rules.always_local,
+        kube=kube_lean.available(),
+        restores=True,
+    )
+    containers, units = DockerContainers(settings.docker, rng), SystemdUnits(settings.systemd)
+    hold, labels, images, saved = (
+        DiskFile(StateFile(state_dir / name))
+        for name in (HOLD_FILE, "labels.json", "images.json", saved_features.FILE)
+    )
+    parts = assemble(
+        Ports(
+            store=store,
+            containers=containers,
+            units=units,
+            connect=_connector(settings),
+            switch=_SwitchFiles(settings),
+            hooks=HookFolders(
+                Path(settings.paths.hooks_dir),
+                lambda hook, why: log.warning("hook_left_out", hook=hook, why=why),
+            ),
+        ),
+        Files(StateFile(run_dir / "features.json", 0o644), labels, hold),
+        boot,
+        rules,
+        runtime=runtime,
+        options=Options(
+            images=ImageStore(
+                DockerImages(settings.docker),
+                images,
+                lambda feature: image_name(Path(settings.images.names_file), feature),
+                log,
+                adopting=settings.images.adopt,
+                rng=rng,
+            ),
+            join=JoinController(
+                store=store,
+                jobs=units,
+                board=JoinFiles(settings),
+                kube=settings.kube,
+                loaded=lambda: store.load.seen,
+                rng=rng,
+                clock=boottime,
+                log=log,
+                able=kube_lean.available,
+            ),
+            restorer=TableRestorer(
+                store,
+                file=saved,
+                installed_rows=lambda: of_installed(read_manifests(state_dir / FOLDER)),
+                has_unit=units.has_unit,
+                ours=schema(settings.schema.names).own_config_names,
+                normal=normal,
+                wall=time.time,
+                log=log,
+            ),
+        ),
+    )
+    if settings.packages.url:
+        parts = replace(parts, packages=_catalog_watcher(settings, units, parts))
+    return Wired(parts, store, containers, (hold, labels, images, saved))
+
+
+class _SwitchFiles:
+    """The facts of daemon.parts.SwitchFiles, read from the files that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._kubeconfig = Path(settings.kube.kubeconfig)
+        self._hold = Path(settings.paths.state_dir) / HOLD_FILE
+        self._version = Path(settings.paths.sonic_version)
+
+    def kubeconfig_exists(self) -> bool:
+        """Whether the kubelet has a credential."""
+        return self._kubeconfig.exists()
+
+    def hold_exists(self) -> bool:
+        """Whether a reboot is being prepared."""
+        return self._hold.exists()
+
+    def os_version(self) -> str:
+        """The SONiC version."""
+        return os_version(self._version)
+
+    def credential_ends(self) -> float | None:
+        """When the kubelet's certificate expires; imports its reader on first use."""
+        from kubesyncd.adapters.kubeconfig import ends_at
+
+        return ends_at(self._kubeconfig)
+
+
+def _connector(settings: Settings) -> Callable[[MasterConfig], Cluster]:
+    def connect(master: MasterConfig) -> Cluster:
+        """Import and make the Kubernetes adapter; a switch without a master never loads it."""
+        from kubesyncd.adapters.kube_node import KubeCluster
+
+        return KubeCluster(Path(settings.kube.kubeconfig), settings.kube.node_name, master)
+
+    return connect
+
+
+def _catalog_watcher(settings: Settings, units: SystemdUnits, parts: Parts) -> Follower:
+    """Make the watcher of the package server; imported only where one is configured. Raises SettingsError."""
+    from kubesyncd.adapters.package_server import HttpsFiles
+    from kubesyncd.adapters.signatures import is_true
+    from kubesyncd.services.catalog import Unusable
+    from kubesyncd.services.catalog_watcher import SEEN_FILE, Follower, Supply
+    from kubesyncd.services.installed import hashes
+
+    wanted, state_dir = settings.packages, Path(settings.paths.state_dir)
+    files, seen = HttpsFiles(wanted.ca_file), StateFile(state_dir / SEEN_FILE)
+    try:
+        supply = Supply(wanted.url, wanted.pubkey, files, is_true, seen)
+    except Unusable as error:
+        raise SettingsError(str(error)) from error
+
+    def labels() -> Mapping[str, str] | None:
+        return parts.cluster.node_labels
+
+    return Follower(
+        supply,
+        labels=labels,
+        installed=lambda: hashes(read_manifests(state_dir / FOLDER)),
+        jobs=units,
+        unit=wanted.unit,
+        interval_s=wanted.interval_s,
+        clock=parts.runtime.clock,
+        rng=parts.runtime.rng,
+        log=parts.runtime.log,
+    )

@@ -1,0 +1,29 @@
+"""Wake reconcilers by name: one event per feature, set when something about the feature may have changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Wakes:
+    """The events of all features that have a reconciler."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, asyncio.Event] = {}
+
+    def of(self, feature: str) -> asyncio.Event:
+        """The feature's event; a new one is set, so that its reconciler observes by itself."""
+        event = self._events.get(feature)
+        if event is None:
+            event = self._events[feature] = asyncio.Event()
+            event.set()
+        return event
+
+    def wake(self, feature: str | None) -> None:
+        """Trigger an observation of this feature, or of all features (None)."""
+        for event in self._events.values() if feature is None else filter(None, [self._events.get(feature)]):
+            event.set()
+
+    def forget(self, feature: str) -> None:
+        """Drop the event of an uninstalled feature."""
+        self._events.pop(feature, None)
