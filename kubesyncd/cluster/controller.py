@@ -21,6 +21,7 @@ from kubesyncd.cluster.credential_watch import CredentialWatch
 from kubesyncd.cluster.kubelet import KubeletGate
 from kubesyncd.cluster.label_sync import LabelSync
 from kubesyncd.cluster.node_link import NodeLink
+from kubesyncd.cluster.rules import kubelet_rule, why_not_joined
 from kubesyncd.cluster.status_mirror import StatusMirror
 from kubesyncd.core.labels import Change, feature_label
 from kubesyncd.runtime.alerts import Alerts
@@ -100,9 +101,7 @@ class ClusterController:
         self._mirror = StatusMirror(
             ports.store,
             os_version=host.os_version,
-            truth=self._truth,
-            engaged=lambda: self._engaged,
-            changed=self._due.set,
+            shown=self,
             timing=timing,
             runtime=runtime,
         )
@@ -110,16 +109,15 @@ class ClusterController:
         self._kubelet = KubeletGate(ports.units, runtime.backoff(timing), runtime.clock, runtime.log)
         self.joined = False
         self.hold = False
+        self.engaged = False
         self._announced: tuple[bool, bool] | None = None
-        self._packages_missing = False
-        self._engaged = False
         self._audit_at = 0.0
 
     def load(self) -> None:
         """Read the label queue from its file."""
         self._labels.load()
         # Labels once applied are managed further, also after the master's configuration is removed.
-        self._engaged = bool(self._labels.queue.applied)
+        self.engaged = bool(self._labels.queue.applied)
 
     # ---- for reconcilers, server and operators ------------------------------------------------------
 
@@ -242,7 +240,7 @@ class ClusterController:
             if master is None or not self._look(master):
                 continue
             await self._keep_link(master, tasks)
-            if self._packages_missing:
+            if self._link.packages_missing:
                 continue
             self._announce()
             if self._link.node is not None:
@@ -256,11 +254,11 @@ class ClusterController:
             if self._link.cluster is not None:
                 await self._labels.send(self._link.cluster)
             await self._rule_kubelet()
-            self._engaged = bool(master.ip) or self._kubelet.running is not False
+            self.engaged = bool(master.ip) or self._kubelet.running is not False
 
     def _idle_s(self) -> float | None:
         """Seconds until the next timed action; None: none is due."""
-        if self._mirror.master is None or not self._engaged or self._packages_missing:
+        if self._mirror.master is None or not self.engaged or self._link.packages_missing:
             return None
         now, times = self._runtime.clock(), [self._audit_at]
         if self._link.cluster is not None and self._labels.queue.pending:
@@ -274,8 +272,8 @@ class ClusterController:
     def _look(self, master: MasterConfig) -> bool:
         """Observe what needs no external call. Returns whether this switch uses Kubernetes."""
         if master.ip:
-            self._engaged = True
-        if self._packages_missing or not self._engaged:
+            self.engaged = True
+        if self._link.packages_missing or not self.engaged:
             return False
         self.joined = master.wanted and self._host.has_kubeconfig()
         self.hold = self._host.is_held()
@@ -300,25 +298,14 @@ class ClusterController:
         if not self.joined:
             await self._link.drop("not joined", announce=False)
             return
-        try:
-            if await self._link.keep(master, tasks):
-                self._labels.retry_now(fresh=True)
-        except ImportError:
-            self._packages_missing, self.joined = True, False
+        if await self._link.keep(master, tasks):
+            self._labels.retry_now(fresh=True)
+        if self._link.packages_missing:
+            self.joined = False
 
     def _kubelet_rule(self) -> tuple[bool, str]:
-        """Whether the kubelet may run, and why (promise S4)."""
-        if not self.joined:
-            return False, self._why_not_joined()
-        if self.hold:
-            return False, "a reboot is being prepared"
-        if self._labels.queue.failed:
-            failed = len(self._labels.queue.failed)
-            return (
-                False,
-                f"{failed} label{'' if failed == 1 else 's'} could not be delivered to the API server",
-            )
-        return True, "joined, and no label delivery has failed"
+        why_not = "" if self.joined else self._why_not_joined()
+        return kubelet_rule(why_not, hold=self.hold, failed=len(self._labels.queue.failed))
 
     async def _rule_kubelet(self) -> None:
         if self._host.is_joining():
@@ -331,9 +318,17 @@ class ClusterController:
 
     # ---- called by the parts --------------------------------------------------------------------
 
-    def _truth(self) -> tuple[bool | None, int, tuple[str, ...]]:
-        pending = tuple(str(change) for change in self._labels.queue.changes)
-        return self._link.connected, self._link.connected_ts, pending
+    def link_state(self) -> tuple[bool | None, int]:
+        """See status_mirror.Mirrored."""
+        return self._link.connected, self._link.connected_ts
+
+    def pending(self) -> tuple[str, ...]:
+        """See status_mirror.Mirrored."""
+        return tuple(str(change) for change in self._labels.queue.changes)
+
+    def configuration_changed(self) -> None:
+        """See status_mirror.Mirrored."""
+        self._due.set()
 
     def _labels_applied(self) -> None:
         # Labels have no effect without a running kubelet (the seed, section Transient info).
@@ -356,16 +351,7 @@ class ClusterController:
     # ---- texts ----------------------------------------------------------------------------------
 
     def _why_not_joined(self) -> str:
-        master = self._mirror.master
-        if master is None:
-            return "the configuration has not been read yet"
-        if not master.ip:
-            return "no master is configured; run: config kube server ip ADDRESS"
-        if master.disable:
-            return "the master is disabled; run: config kube server disable off"
-        if self._packages_missing:
-            return "the Kubernetes packages are not installed"
-        return "this switch has not joined; run: config kube join"
+        return why_not_joined(self._mirror.master, packages_missing=self._link.packages_missing)
 
     def _why_pending(self) -> str:
         if not self.joined:

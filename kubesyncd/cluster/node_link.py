@@ -46,6 +46,7 @@ class NodeLink:
         self._again = asyncio.Event()
         self._outage_reasons: set[str] = set()
         self.cluster: Cluster | None = None
+        self.packages_missing = False
         self.connected: bool | None = None
         self.connected_ts = 0
         self.why = ""
@@ -53,12 +54,16 @@ class NodeLink:
         self.node_exists: bool | None = None
 
     async def keep(self, master: MasterConfig, tasks: asyncio.TaskGroup) -> bool:
-        """Keep a link to `master`; return whether it is a new one. Raises ImportError: no Kubernetes packages."""
+        """Keep a link to `master`; return whether it is a new one. Without the Kubernetes packages there is none."""
         if self._address is not None and self._address != _address(master):
             await self.drop("another API server is configured", announce=True)
         if self.cluster is not None:
             return False
-        self.cluster = self._connect(master)
+        try:
+            self.cluster = self._connect(master)
+        except ImportError:
+            self.packages_missing = True
+            return False
         self._address = _address(master)
         self.why = "it has not answered yet"
         self._backoff.reset()

@@ -6,7 +6,7 @@ Runs concurrently: a stalled Redis delays neither labels nor the kubelet, a stal
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core import labels
 from kubesyncd.ports import PortError
@@ -21,28 +21,38 @@ if TYPE_CHECKING:
     from kubesyncd.runtime.context import Runtime
 
 
+class Mirrored(Protocol):
+    """What the mirror shows, and who hears of the configuration."""
+
+    @property
+    def engaged(self) -> bool:
+        """Whether this switch uses Kubernetes."""
+
+    def link_state(self) -> tuple[bool | None, int]:
+        """Whether the API server is connected (None: not known), and since when (seconds since the epoch)."""
+
+    def pending(self) -> tuple[str, ...]:
+        """The pending labels."""
+
+    def configuration_changed(self) -> None:
+        """Note that the configuration, or the description of the switch, has changed."""
+
+
 class StatusMirror:
-    """`truth`: whether the API server is connected (None: not known), since when, and the pending labels.
-    `engaged`: whether this switch uses Kubernetes. `changed` is called when the configuration, or
-    the description of the switch, has changed.
-    """
+    """The mirror of `shown` in Redis, and the configuration that was last read there."""
 
     def __init__(
         self,
         store: FeatureStore,
         *,
         os_version: Callable[[], str],
-        truth: Callable[[], tuple[bool | None, int, tuple[str, ...]]],
-        engaged: Callable[[], bool],
-        changed: Callable[[], None],
+        shown: Mirrored,
         timing: Timing,
         runtime: Runtime,
     ) -> None:
         self._store = store
         self._os_version = os_version
-        self._truth = truth
-        self._engaged = engaged
-        self._changed = changed
+        self._shown = shown
         self._audit_s = timing.audit_s
         self._log = runtime.log
         self._backoff = runtime.backoff(timing)
@@ -67,7 +77,7 @@ class StatusMirror:
                 await self._read()
                 await self._write()
             except PortError as error:
-                if self._engaged() and not self._failing:
+                if self._shown.engaged and not self._failing:
                     self._log.warning("master_config_stands", why=str(error))
                 self._failing = True
                 wait_s = self._backoff.next_s()
@@ -87,14 +97,14 @@ class StatusMirror:
             description = labels.self_description(metadata, version)
             if description != self.description:
                 self.description = description
-                self._changed()
+                self._shown.configuration_changed()
         if master == self.master:
             return
         known = self.master.problems if self.master else ()
         for problem in set(master.problems) - set(known):
             self._log.warning("master_config", why=problem)
         self.master = master
-        self._changed()
+        self._shown.configuration_changed()
 
     async def _write(self) -> None:
         restate, self._restate = self._restate, False
@@ -106,14 +116,14 @@ class StatusMirror:
             raise
 
     async def _write_connected(self, *, again: bool) -> None:
-        connected, ts, _ = self._truth()
+        connected, ts = self._shown.link_state()
         if connected is not None and (again or (connected, ts) != self._told):
             await self._store.write_master(connected=connected, ts=ts)
             self._told = (connected, ts)
 
     async def _write_pending(self, *, again: bool) -> None:
-        _, _, pending = self._truth()
-        concerned = self._engaged() or bool(pending) or bool(self.master and self.master.ip)
+        pending = self._shown.pending()
+        concerned = self._shown.engaged or bool(pending) or bool(self.master and self.master.ip)
         if pending != self._told_pending or (again and concerned):
             await self._store.write_pending(pending)
             self._told_pending = pending
