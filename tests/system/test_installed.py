@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.system.installed_switch import InstalledSwitch
 
 pytestmark = pytest.mark.real("systemd")
-SONIC_UTILITIES = ROOT / "lab" / "sonic_utilities.py"
+SONIC_UTILITIES = ROOT / "tests" / "lab" / "sonic_utilities.py"
 
 
 def test_a_feature_is_started_stopped_and_restarted_by_systemctl(installed: InstalledSwitch) -> None:
