@@ -24,7 +24,7 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Redis:
+class RedisSettings:
     """Addresses of the databases; SONiC's database_config.json is used where it exists and `url` is not set."""
 
     url: str = ""
@@ -34,14 +34,14 @@ class Redis:
 
 
 @dataclass(frozen=True, slots=True)
-class Docker:
+class DockerSettings:
     """Address of the Docker engine."""
 
     url: str = "unix:///var/run/docker.sock"
 
 
 @dataclass(frozen=True, slots=True)
-class Sockets:
+class SocketsSettings:
     """Sockets for clients. Only the folder of `container` is mounted into containers."""
 
     host: str = "/run/kubesyncd/host.sock"
@@ -54,7 +54,7 @@ def _host_name() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Kube:
+class KubeSettings:
     """The node's name in the cluster, and how it joins: with the admin.conf at `admin_conf_url` ({ip}, {port} are
     the master's), or a bootstrap token, or a client certificate installed on the switch.
     """
@@ -77,7 +77,7 @@ class Kube:
 
 
 @dataclass(frozen=True, slots=True)
-class Systemd:
+class SystemdSettings:
     """Commands for units: argument lists, replaceable in tests."""
 
     systemctl: tuple[str, ...] = ("systemctl",)
@@ -86,14 +86,14 @@ class Systemd:
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class FeaturesSettings:
     """Features with special rules."""
 
     always_local: tuple[str, ...] = ("database",)
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class ImagesSettings:
     """Whether a stable image of Kubernetes becomes the local one, whether the kubelet may remove images that
     its own containers do not use, and the file of SONiC's image names.
     """
@@ -104,14 +104,14 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
-class Schema:
+class SchemaSettings:
     """Names of our database fields: those of the design document or of today's SONiC."""
 
     names: Literal["hld", "sonic"] = "hld"
 
 
 @dataclass(frozen=True, slots=True)
-class Packages:
+class PackagesSettings:
     """Source of service packages; none, unless `url` (of the metadata, https) is set.
 
     `interval_s`: how often the metadata is asked for. `pubkey`: a minisign public key that must have signed it.
@@ -127,7 +127,7 @@ class Packages:
 
 
 @dataclass(frozen=True, slots=True)
-class Paths:
+class PathsSettings:
     """Folders and files: `state_dir` outlives a boot, `run_dir` does not, and `carry_dir` (context backup) outlives an
     upgrade to another SONiC, which finds its copy of /etc/sonic in `upgrade_dir`. `boot_id`: the file of the boot's ID,
     `sonic_version`: the file of the SONiC version.
@@ -146,7 +146,7 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class LogSettings:
     """Format and level of the log."""
 
     format: Literal["json", "console"] = "json"
@@ -157,18 +157,18 @@ class Log:
 class Settings:
     """All sections of the settings file."""
 
-    redis: Redis = field(default_factory=Redis)
-    docker: Docker = field(default_factory=Docker)
-    sockets: Sockets = field(default_factory=Sockets)
-    kube: Kube = field(default_factory=Kube)
-    systemd: Systemd = field(default_factory=Systemd)
+    redis: RedisSettings = field(default_factory=RedisSettings)
+    docker: DockerSettings = field(default_factory=DockerSettings)
+    sockets: SocketsSettings = field(default_factory=SocketsSettings)
+    kube: KubeSettings = field(default_factory=KubeSettings)
+    systemd: SystemdSettings = field(default_factory=SystemdSettings)
     timing: Timing = field(default_factory=Timing)
-    features: Features = field(default_factory=Features)
-    images: Images = field(default_factory=Images)
-    schema: Schema = field(default_factory=Schema)
-    packages: Packages = field(default_factory=Packages)
-    paths: Paths = field(default_factory=Paths)
-    log: Log = field(default_factory=Log)
+    features: FeaturesSettings = field(default_factory=FeaturesSettings)
+    images: ImagesSettings = field(default_factory=ImagesSettings)
+    schema: SchemaSettings = field(default_factory=SchemaSettings)
+    packages: PackagesSettings = field(default_factory=PackagesSettings)
+    paths: PathsSettings = field(default_factory=PathsSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
 
 def load(path: Path, *, required: bool = False) -> Settings:

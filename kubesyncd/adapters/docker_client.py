@@ -13,7 +13,7 @@ from kubesyncd.ports import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from kubesyncd.settings import Docker
+    from kubesyncd.settings import DockerSettings
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ NOT_FOUND = 404
 CONFLICT = 409
 
 
-def socket_path(settings: Docker) -> str:
+def socket_path(settings: DockerSettings) -> str:
     """Path of the engine's socket. Raises ValueError where it is not a Unix socket."""
     path = settings.url.removeprefix("unix://")
     if not path.startswith("/"):

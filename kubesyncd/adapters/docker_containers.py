@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from aiodocker.containers import DockerContainer
 
-    from kubesyncd.settings import Docker
+    from kubesyncd.settings import DockerSettings
 
 START_S = 60.0
 KILL_S = 30.0
@@ -52,7 +52,7 @@ LEFT_BEHIND = re.compile(
 class DockerContainers:
     """The Containers port. To be made inside a running loop; `events()` has one reader, who reads at once."""
 
-    def __init__(self, settings: Docker, rng: Random, *, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, settings: DockerSettings, rng: Random, *, quiet_s: float = QUIET_S) -> None:
         path = socket_path(settings)
         self._rng = rng
         # aiodocker has no deadlines of its own; `ask` brings one for every call.

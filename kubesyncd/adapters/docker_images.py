@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from aiodocker.containers import DockerContainer
 
-    from kubesyncd.settings import Docker
+    from kubesyncd.settings import DockerSettings
 
 # Removing an image may take long on a slow disk.
 CHANGE_S = 60.0
@@ -71,7 +71,7 @@ _NO_LOSS = "/volumes/kubernetes.io~empty-dir/"
 class DockerImages:
     """ports.Images. A connection is used for one call: these calls are rare."""
 
-    def __init__(self, settings: Docker) -> None:
+    def __init__(self, settings: DockerSettings) -> None:
         self._path = socket_path(settings)
 
     async def stock(self) -> Stock:

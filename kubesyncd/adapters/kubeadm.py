@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.runtime.processes import Ended
-    from kubesyncd.settings import Kube, Systemd
+    from kubesyncd.settings import KubeSettings, SystemdSettings
 
 SERVICE = "kubeadm"
 VERSION_S = 10.0
@@ -36,7 +36,7 @@ _WRONG = re.compile(r"\berror\b|\[ERROR", re.IGNORECASE)
 class Kubeadm:
     """The program `[systemd] kubeadm`, with the options of `[kube]`. Its whole output goes to a log."""
 
-    def __init__(self, systemd: Systemd, kube: Kube, log: FilteringBoundLogger) -> None:
+    def __init__(self, systemd: SystemdSettings, kube: KubeSettings, log: FilteringBoundLogger) -> None:
         self._command = systemd.kubeadm
         self._node = kube.node_name
         self._socket = ("--cri-socket", kube.cri_socket) if kube.cri_socket else ()

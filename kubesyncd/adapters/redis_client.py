@@ -63,7 +63,7 @@ class Databases:
 class RedisClient:
     """Connections to the databases of `where`, opened when needed."""
 
-    def __init__(self, where: settings.Redis) -> None:
+    def __init__(self, where: settings.RedisSettings) -> None:
         if where.url:
             check_url(where.url)
         self._where = where

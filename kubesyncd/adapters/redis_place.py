@@ -49,7 +49,7 @@ def check_url(url: str) -> None:
         raise SettingsError(f"[redis] url = {url!r}: {error}") from error
 
 
-def locate(where: settings.Redis) -> Place:
+def locate(where: settings.RedisSettings) -> Place:
     """Find the current place of the databases: SONiC's file appears with its database container, maybe after kubesyncd.
 
     Raises Unavailable where the file has no usable content (it may be half written).

@@ -68,7 +68,7 @@ class RedisStore:
 
     def __init__(
         self,
-        where: settings.Redis,
+        where: settings.RedisSettings,
         schema_names: str,
         rng: random.Random,
         always_local: frozenset[str],

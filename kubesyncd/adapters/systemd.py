@@ -13,7 +13,7 @@ from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.processes import run
 
 if TYPE_CHECKING:
-    from kubesyncd.settings import Systemd
+    from kubesyncd.settings import SystemdSettings
 
 SERVICE = "systemd"
 
@@ -28,7 +28,9 @@ _RUNNING_WORDS = frozenset({"active", "activating", "reloading", "refreshing"})
 class SystemdUnits:
     """ports.Units through systemctl. `look_s` and `change_s`: deadlines in seconds, shortened by tests."""
 
-    def __init__(self, systemd: Systemd, *, look_s: float = LOOK_S, change_s: float = CHANGE_S) -> None:
+    def __init__(
+        self, systemd: SystemdSettings, *, look_s: float = LOOK_S, change_s: float = CHANGE_S
+    ) -> None:
         self._systemctl = systemd.systemctl
         self._kubelet = systemd.kubelet_unit
         self._look_s = look_s

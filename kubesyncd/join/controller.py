@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kubesyncd.join.plan import Found
     from kubesyncd.join.progress import Progress
     from kubesyncd.ports import FeatureStore
-    from kubesyncd.settings import Kube
+    from kubesyncd.settings import KubeSettings
 
 UNITS = {Job.JOIN: "kubesyncd-join.service", Job.RESET: "kubesyncd-reset.service"}
 # How often a running job is checked: one file and one lock.
@@ -136,7 +136,7 @@ class JoinController:
         store: FeatureStore,
         jobs: Jobs,
         board: Board,
-        kube: Kube,
+        kube: KubeSettings,
         loaded: Callable[[], bool],
         rng: Random,
         clock: Callable[[], float],

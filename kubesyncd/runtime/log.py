@@ -11,10 +11,10 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.settings import Log
+    from kubesyncd.settings import LogSettings
 
 
-def logger(log: Log) -> FilteringBoundLogger:
+def logger(log: LogSettings) -> FilteringBoundLogger:
     """The logger that the settings ask for."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     tracebacks: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]

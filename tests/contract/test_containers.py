@@ -21,7 +21,7 @@ from kubesyncd.adapters.docker_containers import DockerContainers
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE
 from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Missing, Refused, Unavailable
-from kubesyncd.settings import Docker
+from kubesyncd.settings import DockerSettings
 from tests.lab.docker_engine import LabDocker
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ async def api(engine: Engine) -> AsyncIterator[Api]:
 @pytest.fixture
 async def containers(engine: Engine, api: Api) -> AsyncIterator[DockerContainers]:
     """The port, with no event stream yet."""
-    port = DockerContainers(Docker(engine.url), random.Random(1), quiet_s=0.5)
+    port = DockerContainers(DockerSettings(engine.url), random.Random(1), quiet_s=0.5)
     yield port
     await port.close()
 
@@ -624,7 +624,7 @@ class TestWhenDockerGoesAway:
         assert [c.running for c in await containers.list(feature)] == [True]
 
     async def test_no_engine_is_unavailable_never_missing(self, tmp_path: Path) -> None:
-        port = DockerContainers(Docker(f"unix://{tmp_path}/nobody.sock"), random.Random(1))
+        port = DockerContainers(DockerSettings(f"unix://{tmp_path}/nobody.sock"), random.Random(1))
         calls: list[Awaitable[object]] = [
             port.list("snmp"),
             port.identify("ab" * 32),

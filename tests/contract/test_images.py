@@ -9,7 +9,7 @@ import pytest
 from kubesyncd.adapters.docker_images import DockerImages
 from kubesyncd.core.image_model import IMAGE_ID
 from kubesyncd.ports import Missing, Refused, Unavailable
-from kubesyncd.settings import Docker as DockerSettings
+from kubesyncd.settings import DockerSettings
 from tests.lab.docker_client import DockerClient, DockerError
 
 if TYPE_CHECKING:

@@ -537,7 +537,7 @@ def _database_reader(folder: Path) -> Callable[[bytes], object]:
 
     def read(data: bytes) -> object:
         path.write_bytes(data)
-        return redis_place.locate(settings.Redis(database_config=str(path)))
+        return redis_place.locate(settings.RedisSettings(database_config=str(path)))
 
     return read
 

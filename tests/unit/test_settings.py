@@ -169,9 +169,9 @@ def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 NAMES = st.sampled_from([f.name for f in fields(Settings)]) | st.text(max_size=10)
-KEYS = st.sampled_from([f.name for f in fields(Timing)] + [f.name for f in fields(settings.Kube)]) | st.text(
-    max_size=10
-)
+KEYS = st.sampled_from(
+    [f.name for f in fields(Timing)] + [f.name for f in fields(settings.KubeSettings)]
+) | st.text(max_size=10)
 TABLES = st.dictionaries(
     NAMES, st.dictionaries(KEYS, SCALARS | st.lists(SCALARS, max_size=3), max_size=4) | SCALARS, max_size=3
 )

@@ -16,7 +16,7 @@ from kubesyncd.adapters.docker_events import parse_event
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, describe, whose
 from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.settings import Docker
+from kubesyncd.settings import DockerSettings
 from tests.contract.test_containers import SLOW, Api, Heard
 from tests.lab.docker_engine import LabDocker
 from tests.lab.docker_words import ApiError
@@ -42,7 +42,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[LabDocker]:
 
 @pytest.fixture
 async def containers(lab: LabDocker) -> AsyncIterator[DockerContainers]:
-    port = DockerContainers(Docker(lab.url), random.Random(1))
+    port = DockerContainers(DockerSettings(lab.url), random.Random(1))
     yield port
     await port.close()
 
@@ -112,7 +112,7 @@ def test_times_of_docker_sort_by_age_as_text() -> None:
 @pytest.mark.parametrize("url", ["tcp://10.0.0.1:2375", "docker.sock", ""])
 async def test_only_a_unix_socket_is_taken(url: str) -> None:
     with pytest.raises(ValueError, match="unix:///"):
-        DockerContainers(Docker(url), random.Random(1))
+        DockerContainers(DockerSettings(url), random.Random(1))
 
 
 class TestFaults:
@@ -287,6 +287,6 @@ async def nonsense(
 
     path = f"{folder}/nonsense.sock"
     async with await asyncio.start_unix_server(serve, path):
-        port = DockerContainers(Docker(f"unix://{path}"), random.Random(1))
+        port = DockerContainers(DockerSettings(f"unix://{path}"), random.Random(1))
         yield port
         await port.close()

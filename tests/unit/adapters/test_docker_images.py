@@ -10,7 +10,7 @@ from aiohttp import web
 from kubesyncd.adapters.docker_images import DockerImages
 from kubesyncd.core.image_model import NAME
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.settings import Docker
+from kubesyncd.settings import DockerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ class Engine:
     """Says the same to everybody, and notes what it is asked. `port` is ours, connected to it."""
 
     def __init__(self, socket: Path) -> None:
-        self.port = DockerImages(Docker(f"unix://{socket}"))
+        self.port = DockerImages(DockerSettings(f"unix://{socket}"))
         self.requests: list[str] = []
         self.answers: dict[str, str] = {}
 

@@ -46,7 +46,11 @@ PATIENCE_S = 30.0
 
 def make_store(server: RedisServer, names: str = "hld", *, probe_s: float = 20.0) -> RedisStore:
     return RedisStore(
-        settings.Redis(url=server.url), names, random.Random(1), frozenset({"database"}), probe_s=probe_s
+        settings.RedisSettings(url=server.url),
+        names,
+        random.Random(1),
+        frozenset({"database"}),
+        probe_s=probe_s,
     )
 
 
@@ -712,7 +716,9 @@ class TestRedisInTrouble:
         self, redis_server: RedisServer, config_db: redis.Redis
     ) -> None:
         async with half_open(redis_server) as (url, go_silent):
-            store = RedisStore(settings.Redis(url=url), "hld", random.Random(1), frozenset(), probe_s=0.3)
+            store = RedisStore(
+                settings.RedisSettings(url=url), "hld", random.Random(1), frozenset(), probe_s=0.3
+            )
             async with hearing(store) as heard:
                 await heard.until_said(Signal.GAP)
                 go_silent()
@@ -735,7 +741,7 @@ class TestRedisInTrouble:
             writer.close()
 
         server = await asyncio.start_unix_server(answer, path)
-        store = RedisStore(settings.Redis(url=f"unix://{path}"), "hld", random.Random(1), frozenset())
+        store = RedisStore(settings.RedisSettings(url=f"unix://{path}"), "hld", random.Random(1), frozenset())
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(Unavailable, match="dataset in memory"):
                 await store.read("snmp")
@@ -825,7 +831,9 @@ class TestWhereRedisIs:
         }
 
     def store(self, file: Path) -> RedisStore:
-        return RedisStore(settings.Redis(database_config=str(file)), "hld", random.Random(1), frozenset())
+        return RedisStore(
+            settings.RedisSettings(database_config=str(file)), "hld", random.Random(1), frozenset()
+        )
 
     async def test_sonics_own_file_says_it(self, redis_server: RedisServer, tmp_path: Path) -> None:
         file = tmp_path / "database_config.json"
@@ -900,7 +908,11 @@ class TestWhereRedisIs:
         file = tmp_path / "database_config.json"
         file.write_text(json.dumps(self.databases(redis_server)))
         store = RedisStore(
-            settings.Redis(database_config=str(file)), "hld", random.Random(1), frozenset(), kube=False
+            settings.RedisSettings(database_config=str(file)),
+            "hld",
+            random.Random(1),
+            frozenset(),
+            kube=False,
         )
         with redis_server.client(self.databases(redis_server)["DATABASES"]["CONFIG_DB"]["id"]) as config:
             config.hset("FEATURE|snmp", mapping={"set_owner": "kube"})
@@ -937,7 +949,7 @@ class TestWhereRedisIs:
 
     def test_a_url_that_is_none_is_told_at_the_start(self) -> None:
         with pytest.raises(settings.SettingsError, match=r"\[redis\] url"):
-            RedisStore(settings.Redis(url="localhost"), "hld", random.Random(1), frozenset())
+            RedisStore(settings.RedisSettings(url="localhost"), "hld", random.Random(1), frozenset())
 
 
 async def test_a_name_that_is_no_feature_never_reaches_redis(store: RedisStore) -> None:

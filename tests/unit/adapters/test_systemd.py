@@ -15,7 +15,7 @@ import pytest
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.sdnotify import listen_fds, notify, watchdog_s
-from kubesyncd.settings import Systemd
+from kubesyncd.settings import SystemdSettings
 
 FAKE = """#!/bin/sh
 printf '%s\\n' "$*" >>"$0.calls"
@@ -40,7 +40,9 @@ class FakeSystemctl:
         return calls.read_text().splitlines() if calls.exists() else []
 
     def units(self, **deadlines: float) -> SystemdUnits:
-        return SystemdUnits(Systemd(systemctl=(str(self.path),), kubelet_unit="kubelet.service"), **deadlines)
+        return SystemdUnits(
+            SystemdSettings(systemctl=(str(self.path),), kubelet_unit="kubelet.service"), **deadlines
+        )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ async def test_a_name_that_is_no_feature_never_reaches_systemctl(tmp_path: Path,
 @pytest.mark.parametrize("program", ["/nonexistent/systemctl", "/dev/null", "nul\0"])
 async def test_a_missing_program_is_unavailable(program: str) -> None:
     with pytest.raises(Unavailable, match="cannot be started"):
-        await SystemdUnits(Systemd(systemctl=(program,))).stop_kubelet()
+        await SystemdUnits(SystemdSettings(systemctl=(program,))).stop_kubelet()
 
 
 async def test_a_program_that_hangs_is_killed_with_all_its_children(tmp_path: Path) -> None:

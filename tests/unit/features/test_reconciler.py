@@ -19,7 +19,7 @@ from kubesyncd.features.wakes import Wakes
 from kubesyncd.ports import Missing
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.log import logger
-from kubesyncd.settings import Log
+from kubesyncd.settings import LogSettings
 from tests.unit.core.given import LOCAL, local
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def reconciler_in(world: World) -> Reconciler:
             clock=asyncio.get_running_loop().time,
             wall=lambda: 1_700_000_000.0,
             rng=random.Random(1),
-            log=logger(Log(level="error")),
+            log=logger(LogSettings(level="error")),
         ),
         images=world,  # type: ignore[arg-type]
     )

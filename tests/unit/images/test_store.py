@@ -16,7 +16,7 @@ from kubesyncd.images.policy import Shelf, previous_name
 from kubesyncd.images.store import ImageStore, decode
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.runtime.state_files import DiskFile, StateFile
-from kubesyncd.settings import Docker as DockerSettings
+from kubesyncd.settings import DockerSettings
 from tests.lab.crash_points import count_effects
 from tests.lab.docker_client import DockerClient
 

@@ -16,7 +16,7 @@ from kubesyncd.join.controller import UNITS, JoinController
 from kubesyncd.join.plan import Found, Job, Membership, Standing, address
 from kubesyncd.join.progress import Phase, Progress
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.settings import Kube
+from kubesyncd.settings import KubeSettings
 from tests.sim.loop import run
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Switch:
             store=self,  # type: ignore[arg-type]
             jobs=self.systemd,
             board=self,
-            kube=Kube(),
+            kube=KubeSettings(),
             loaded=lambda: self.loaded,
             rng=random.Random(seed),
             clock=self.now,

@@ -12,7 +12,7 @@ import pytest
 from kubesyncd.ports import Refused
 from kubesyncd.reboot.context_backup import FILES_MAX, MANIFEST, RESTORED, Carry, sources
 from kubesyncd.services.installed import FOLDER, read_manifests
-from kubesyncd.settings import Kube, Paths, Settings
+from kubesyncd.settings import KubeSettings, PathsSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,11 +31,11 @@ class Image:
         )
         self.settings = replace(
             Settings(),
-            kube=Kube(
+            kube=KubeSettings(
                 kubeconfig=str(self.kubernetes / "kubelet.conf"),
                 admin_conf=str(folder / "sonic" / "admin.conf"),
             ),
-            paths=Paths(state_dir=str(self.state), kubelet_dir=str(self.kubelet)),
+            paths=PathsSettings(state_dir=str(self.state), kubelet_dir=str(self.kubelet)),
         )
 
     def fill(self) -> None:
