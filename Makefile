@@ -10,7 +10,7 @@ comma  := ,
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-deep lint bench engines explore storm fuzz soak cover mutants deb clean
+.PHONY: help demo test test-system test-deep lint bench engines settings explore storm fuzz soak cover mutants deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -47,6 +47,9 @@ lint: $(READY) ## style, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+settings: $(READY) ## write docs/settings.md and the shipped settings file from kubesyncd/settings.py
+	@$(BIN)/python -m tests.tools.settings_pages
 
 engines: ## bring the real engines to a Debian 12 machine, as root
 	@tests/system/install-engines

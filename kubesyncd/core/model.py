@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+from kubesyncd.core.setting_range import DAY_S, count, seconds
+
 # Valid feature names; checked before a name reaches Docker, systemd or a path (proof.md, section 4).
 FEATURE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[0-9]{1,3})?")
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
@@ -63,30 +65,75 @@ class FailurePolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """All times, in seconds, and the counts that belong to them. `docs/settings.md` describes each one."""
+    """All times, in seconds, and the counts that belong to them: the section [timing] of the settings file.
 
-    local_wait_s: float = 60.0
-    stop_grace_s: float = 10.0
-    kube_stop_grace_s: float = 60.0
-    label_wait_s: float = 5.0
-    kubelet_stop_s: float = 10.0
-    fallback_after_s: float = 300.0
-    kube_stable_s: float = 60.0
-    handover_delay_s: float = 30.0
-    handover_delay_s_max: float = 3600.0
-    crash_loop_s: float = 600.0
-    crash_loop_starts: int = 5
-    tag_after_s: float = 600.0
-    check_every_s: float = 60.0
-    check_s_max: float = 10.0
-    check_failures: int = 3
-    hook_s_max: float = 10.0
-    reboot_s_max: float = 30.0
-    reask_s: float = 5.0
-    verb_s_max: float = 85.0
-    audit_s: float = 60.0
-    backoff_s: float = 0.8
-    backoff_s_max: float = 30.0
+    The sentence below a key is its entry in docs/settings.md.
+    """
+
+    local_wait_s: float = seconds(60.0)
+    """Time after which the verb `wait` of a feature without a container ends with code 1. A larger value gives a
+    feature's script more time to create its container; a smaller one ends the unit of a dead feature earlier."""
+    stop_grace_s: float = seconds(10.0, most=DAY_S)
+    """Time between SIGTERM and SIGKILL for a container, unless `stop -t` gives another one. A larger value lets slow
+    programs end by themselves; it should stay below `verb_s_max`."""
+    kube_stop_grace_s: float = seconds(60.0, most=DAY_S)
+    """Time in which the kubelet must end a container whose label was removed; after it the daemon stops the container
+    itself. Set it to at least the largest terminationGracePeriodSeconds of the DaemonSets."""
+    label_wait_s: float = seconds(5.0, most=DAY_S)
+    """Time for which a verb or command waits until the API server has accepted a label; after it the label stays in
+    the queue. A larger value delays `stop` while the API server does not answer."""
+    kubelet_stop_s: float = seconds(10.0, most=DAY_S)
+    """Time for which a `stop` without an answer of the API server, and `reboot prepare`, wait until the kubelet has
+    stopped. After it, `stop` ends the container although the kubelet runs, and `reboot prepare` fails."""
+    fallback_after_s: float = seconds(300.0)
+    """Time without a container after which a feature of owner kube with fallback starts its local container. A larger
+    value gives Kubernetes more time to deploy, and leaves the feature without a container for longer."""
+    kube_stable_s: float = seconds(60.0)
+    """Time for which a kube container must run until its hand-over counts as successful. A container that ends
+    earlier has failed: the local one returns, and the next hand-over is delayed."""
+    handover_delay_s: float = seconds(30.0)
+    """Delay of the next hand-over to Kubernetes after the first failed one; it doubles with each failure in a row. A
+    larger value means fewer interruptions by an image that fails."""
+    handover_delay_s_max: float = seconds(3600.0)
+    """Largest delay of a hand-over. A larger value means that a repaired image may be tried later. A kube container
+    that ran for this long before it became unhealthy counts as the first failure."""
+    crash_loop_s: float = seconds(600.0)
+    """Time within which `crash_loop_starts` starts are a crash loop. A larger value also finds slow crash loops."""
+    crash_loop_starts: int = count(5, "starts")
+    """Number of starts of kube containers within `crash_loop_s` that counts as a failure of the feature. 0 turns the
+    detection off; so does a number above 64, because the daemon remembers 64 starts at most."""
+    tag_after_s: float = seconds(600.0)
+    """Time for which a kube container must be healthy before its image becomes the local one. A larger value
+    postpones the change of the image from which a fallback starts. `[images] adopt` turns this off."""
+    check_every_s: float = seconds(60.0, least=0.1)
+    """Interval at which each check script on the host runs, changed by up to 10 % at random. A smaller value finds a
+    failure earlier and starts more programs."""
+    check_s_max: float = seconds(10.0, most=DAY_S)
+    """Time limit of one check script; a script that takes longer is killed and counts as failed. With a larger value a
+    slow script may delay the next run of the others."""
+    check_failures: int = count(3, "failures", least=1)
+    """Number of failures in a row of one check script that count as a failure of the feature. A larger value
+    tolerates short disturbances, and finds a failure later."""
+    hook_s_max: float = seconds(10.0, most=DAY_S)
+    """Time limit of one reboot hook; `reboot prepare` kills a hook that takes longer and reports it as failed."""
+    reboot_s_max: float = seconds(30.0, most=DAY_S)
+    """Time limit of the whole `reboot prepare`, including its reversal after a failure. With a larger value the reboot
+    script waits longer; with a smaller one the last hooks may not run."""
+    reask_s: float = seconds(5.0, most=DAY_S)
+    """Time that the clients have to ask again after a start of the daemon or a lost connection. A smaller value risks
+    that the daemon cancels a hand-over whose kube container only reconnects."""
+    verb_s_max: float = seconds(85.0, most=DAY_S)
+    """Time after which a verb that is not done returns exit code 75, while the daemon continues the work. Keep it below
+    the time limit of the features' units, which is 90 s by systemd's default."""
+    audit_s: float = seconds(60.0, least=0.1)
+    """Interval at which the daemon observes every feature and its node again, even without an event. A smaller value
+    finds a missed event earlier, and asks Redis, Docker and the API server more often."""
+    backoff_s: float = seconds(0.8, most=DAY_S)
+    """Limit of the delay before the first retry of a failed operation. Each delay is random, and the limit doubles
+    with each failure up to `backoff_s_max`."""
+    backoff_s_max: float = seconds(30.0, most=DAY_S)
+    """Largest limit of the delay between retries. A larger value means fewer attempts while a service is down, and a
+    later recovery when it is back."""
 
 
 @dataclass(frozen=True, slots=True)

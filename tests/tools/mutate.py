@@ -46,6 +46,7 @@ TESTS = {
     "planner": ("core/test_planner", "core/test_foresee", "core/test_health", "core/test_verbs"),
     "protocol": ("core/test_protocol",),
     "record": ("core/test_record", "core/test_health", "core/test_verbs", "core/test_planner"),
+    "setting_range": ("core/test_setting_range",),
     "saved_features": ("features/test_config_backup",),
     "state": ("core/test_state", "core/test_planner"),
     "verbs": ("core/test_verbs",),

@@ -1,4 +1,4 @@
-"""Is a settings file either understood as a whole, or refused with key, file and what is allowed?"""
+"""A settings file is either read as a whole, or refused with key, file and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kubesyncd import settings
 from kubesyncd.core.model import Timing
+from kubesyncd.core.setting_range import RANGE, range_of
 from kubesyncd.settings import Settings, SettingsError, load, parse
 from tests.paths import ROOT
 
@@ -114,12 +115,20 @@ def test_a_section_must_be_one() -> None:
         ("redis", "config_db", 1_000_001, "a whole number"),
         ("redis", "config_db", 4.0, "a whole number"),
         ("kube", "keep_admin_conf", 1, "true or false"),
-        ("timing", "audit_s", 0, "seconds, above 0"),
+        ("timing", "audit_s", 0, "a number of seconds from 0.1 to 10000000"),
+        ("timing", "audit_s", -1, "seconds from 0.1"),
+        ("timing", "audit_s", 0.09, "seconds from 0.1"),
         ("timing", "audit_s", True, "seconds"),
         ("timing", "audit_s", "5", "seconds"),
-        ("timing", "audit_s", 10_000_001, "at most 10000000"),
+        ("timing", "audit_s", 10_000_001, "to 10000000"),
+        ("timing", "audit_s", 10**400, "to 10000000"),
         ("timing", "audit_s", float("nan"), "seconds"),
         ("timing", "audit_s", float("inf"), "seconds"),
+        ("timing", "hook_s_max", 86_401, "a number of seconds from 0.001 to 86400"),
+        ("timing", "crash_loop_starts", 0.5, "a whole number of starts from 0 to 1000000"),
+        ("timing", "check_failures", 0, "a whole number of failures from 1 to 1000000"),
+        ("kube", "ca_file", ["a"], "a string"),
+        ("kube", "ignore_preflight_errors", "a", "a list of strings"),
         ("systemd", "systemctl", "systemctl", "a non-empty list of strings"),
         ("systemd", "systemctl", [], "a non-empty list"),
         ("systemd", "systemctl", ["a", 5], "a non-empty list"),
@@ -138,10 +147,34 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value"), [("redis", "config_db", 0), ("timing", "audit_s", 10_000_000)]
+    ("section", "key", "value"),
+    [
+        (section.name, key.name, value)
+        for section in fields(Settings)
+        for key in fields(getattr(Settings(), section.name))
+        if RANGE in key.metadata
+        for value in (range_of(key).least, range_of(key).most)
+    ],
 )
 def test_the_limits_themselves_are_allowed(section: str, key: str, value: float) -> None:
     assert getattr(getattr(parse({section: {key: value}}, "k"), section), key) == value
+
+
+def test_every_number_has_a_range_and_its_default_is_in_it() -> None:
+    for section in fields(Settings):
+        values = getattr(Settings(), section.name)
+        for key in fields(values):
+            value = getattr(values, key.name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                assert value in range_of(key), f"[{section.name}] {key.name}"
+                # The unit of a time is a part of its name.
+                timed = key.name.endswith(("_s", "_s_max"))
+                assert timed == (range_of(key).unit == "seconds"), f"[{section.name}] {key.name}"
+
+
+def test_a_list_may_be_empty_unless_it_is_a_program() -> None:
+    assert parse({"features": {"always_local": []}}, "k").features.always_local == ()
+    assert parse({"kube": {"ignore_preflight_errors": []}}, "k").kube.ignore_preflight_errors == ()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +217,10 @@ def test_any_tables_are_settings_or_a_refusal(tables: dict[str, Any]) -> None:
     except SettingsError:
         return
     assert isinstance(got, Settings)
-    assert all(0 < getattr(got.timing, f.name) <= 10**7 for f in fields(Timing))
+    assert all(
+        0 < getattr(got.timing, f.name) <= 10**7 for f in fields(Timing) if f.name != "crash_loop_starts"
+    )
+    assert all(getattr(got.timing, f.name) in range_of(f) for f in fields(Timing))
 
 
 @given(st.binary(max_size=200))

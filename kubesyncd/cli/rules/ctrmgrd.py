@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.labels import Change, InvalidLabel, feature_of
+from kubesyncd.core.setting_range import SECONDS_MAX, SECONDS_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,12 +104,12 @@ def _setting(key: str, value: object) -> Iterator[Advice]:
 def _seconds(key: str, value: object) -> Advice:
     section, name = _SECONDS[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not float(str(value)) <= 10**7:
+    if not number or not float(str(value)) <= SECONDS_MAX:
         return Advice(Way.KNOW, f"{name} keeps its default", f"invalid time {key} = {ascii(value)[:40]}")
     seconds = float(str(value))
-    if seconds > 0:
+    if seconds >= SECONDS_MIN:
         return Advice(Way.SET, f"{name} = {seconds:g}", key, section)
-    if key.startswith("tag_"):
+    if seconds <= 0 and key.startswith("tag_"):
         return Advice(Way.SET, "adopt = false", f"{key} = {seconds:g}: no image was tagged", "images")
     return Advice(Way.SET, f"{name} = 1", f"{key} = {seconds:g}: at once", section)
 

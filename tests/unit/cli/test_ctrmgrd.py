@@ -66,6 +66,12 @@ def test_times_that_meant_at_once_or_never_are_spelled_out() -> None:
     assert found.kube.join_retry_s == 1.0
 
 
+def test_a_time_below_the_smallest_that_kubesyncd_accepts_means_at_once() -> None:
+    old = Old(settings={"tag_latest_image_on_wait_seconds": 1e-9, "retry_join_interval_seconds": 1e-9})
+    found = toml(old)
+    assert (found.images.adopt, found.timing.tag_after_s, found.kube.join_retry_s) == (True, 1.0, 1.0)
+
+
 def test_an_unknown_setting_is_named() -> None:
     assert "'color'" in "".join(said(Old(settings={"color": "red"}), Way.KNOW))
 
