@@ -7,7 +7,7 @@ from kubesyncd.settings import Settings
 from tests.paths import DOCS
 
 
-def test_every_setting_is_documented_and_no_other():
+def test_the_page_about_settings_names_every_key_and_no_other():
     told: dict[str, set[str]] = {}
     section = ""
     for line in (DOCS / "settings.md").read_text().splitlines():
