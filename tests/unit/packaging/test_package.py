@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 UNITS = ROOT / "packaging/systemd"
 # The size budget of docs/sonic.md: what a switch image grows by, in KiB.
 DAEMON_KIB, DAEMON_DEB_KIB = 10_240, 2_048
-KUBE_KIB, KUBE_DEB_KIB = 2_048, 512
+KUBE_KIB, KUBE_DEB_KIB = 1_024, 256
 EXPOSURE = 2.0
 
 
