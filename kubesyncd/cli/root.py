@@ -17,7 +17,6 @@ from kubesyncd.cli.explain import explain, watch
 from kubesyncd.cli.feature_table import feature_table
 from kubesyncd.cli.images import clear, image
 from kubesyncd.cli.manifest import manifest
-from kubesyncd.cli.manual import man
 from kubesyncd.cli.output import SETTINGS_FILE
 from kubesyncd.cli.package import package
 from kubesyncd.cli.reboot import reboot
@@ -49,7 +48,6 @@ for command in (
     doctor,
     manifest,
     completion,
-    man,
     package,
     feature_table,
     image,

@@ -1,11 +1,14 @@
-"""Generate man pages from the commands.
+"""Write the man pages of `kubesync`, generated from its commands: manual.py FOLDER.
 
-Knows click; must not know any command by name.
+packaging/build-deb runs it with the operators' commands on PYTHONPATH. Knows click; must not know any command by name.
 """
+
+# ruff: noqa: INP001 (it is a program)
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +16,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kubesyncd import __version__
-from kubesyncd.cli.click_groups import Command, Failure, Group
+from kubesyncd.cli.click_groups import Group
+from kubesyncd.cli.root import root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,21 +33,18 @@ EXIT_CODES = (
 )
 
 
-@click.command(cls=Command, hidden=True)
-@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
-@click.pass_context
-def man(ctx: click.Context, folder: str) -> None:
-    """Write one page per command to DIR."""
-    into = Path(folder)
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        pages = 0
-        for name, text in every_page(ctx.find_root().command, date()):
-            (into / f"{name}.{SECTION}").write_text(text, encoding="utf-8")
-            pages += 1
-    except OSError as error:
-        raise Failure(f"{folder} cannot be written: {error.strerror}; give another folder") from error
-    click.echo(f"{pages} pages in {folder}")
+def main() -> None:
+    """Write one page per command to the folder that is given."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: manual.py FOLDER")
+    write(Path(sys.argv[1]), date())
+
+
+def write(folder: Path, day: str) -> None:
+    """Write the pages of `kubesync` to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in every_page(root, day):
+        (folder / f"{name}.{SECTION}").write_text(text, encoding="utf-8")
 
 
 def date() -> str:
@@ -52,9 +53,9 @@ def date() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
-def every_page(root: click.Command, day: str) -> Iterator[tuple[str, str]]:
+def every_page(command: click.Command, day: str) -> Iterator[tuple[str, str]]:
     """Yield name and text of each command's page, groups included."""
-    yield from _pages(click.Context(root, info_name="kubesync", **root.context_settings), day)
+    yield from _pages(click.Context(command, info_name="kubesync", **command.context_settings), day)
 
 
 def _pages(ctx: click.Context, day: str) -> Iterator[tuple[str, str]]:
@@ -151,3 +152,7 @@ def roff(text: str) -> str:
     """Escape text for roff."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+if __name__ == "__main__":
+    main()
