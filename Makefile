@@ -10,7 +10,7 @@ comma  := ,
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-deep lint bench engines settings explore storm fuzz soak cover mutants deb clean
+.PHONY: help demo test test-system test-deep lint bench engines settings explore storm fuzz soak cover mutants deb release clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -74,19 +74,23 @@ fuzz: $(READY) ## every reader of foreign bytes, INPUTS times
 	$(BIN)/python -m tests.tools.fuzz_guided --seconds $(FUZZ_S)
 
 HOURS ?= 1
-soak: $(READY) ## HOURS of operation and faults on real engines; what grows, stays or does not settle is a failure
+soak: $(READY) ## HOURS of operation and faults on real engines; fails if memory grows or a feature does not settle
 	$(BIN)/python -m tests.tools.soak --hours $(HOURS) $(SOAK_ARGS)
 
 # pyproject.toml says what the core is.
-cover: $(READY) ## every branch of the core by the core's own tests, or it fails
+cover: $(READY) ## every branch of the core by the core's own tests
 	$(BIN)/coverage run -m pytest -q tests/unit/core $(patsubst %,tests/unit/%.py,adapters/test_db_schema images/test_policy features/test_config_backup)
 	$(BIN)/coverage report
 
-mutants: $(READY) ## would the core's tests notice a wrong core? an hour; MUTANT_ARGS='--module wire' for one module
+mutants: $(READY) ## change the core's code; its tests must notice each change; an hour; MUTANT_ARGS='--module wire' for one module
 	$(BIN)/python -m tests.tools.mutate $(MUTANT_ARGS)
 
 deb: $(READY) ## the Debian packages, into dist/
 	PYTHON=$(BIN)/python packaging/build-deb
+
+# RELEASE_ARGS: --dry-run changes nothing, --ci checks with .ci/run. CONTRIBUTING.md has the recipe.
+release: $(READY) ## checks, version, packages, commit and tag of a release: make release VERSION=0.2.0
+	@$(BIN)/python packaging/release.py $(if $(VERSION),$(VERSION),$(error give the version: make release VERSION=0.2.0)) $(RELEASE_ARGS)
 
 clean: ## remove what the other targets have made in this folder
 	rm -rf $(VENV) build dist *.egg-info bench.json soak.json soak.log .coverage
