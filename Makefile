@@ -10,7 +10,7 @@ comma  := ,
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-deep lint bench engines settings explore storm fuzz soak cover mutants deb release clean
+.PHONY: help demo test test-system test-deep lint bench engines settings explore storm fuzz soak cover mutants deb release hooks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -91,6 +91,10 @@ deb: $(READY) ## the Debian packages, into dist/
 # RELEASE_ARGS: --dry-run changes nothing, --ci checks with .ci/run. CONTRIBUTING.md has the recipe.
 release: $(READY) ## checks, version, packages, commit and tag of a release: make release VERSION=0.2.0
 	@$(BIN)/python packaging/release.py $(if $(VERSION),$(VERSION),$(error give the version: make release VERSION=0.2.0)) $(RELEASE_ARGS)
+
+hooks: $(READY) ## check style, types and import rules before each commit
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pre-commit
+	@$(BIN)/pre-commit install
 
 clean: ## remove what the other targets have made in this folder
 	rm -rf $(VENV) build dist *.egg-info bench.json soak.json soak.log .coverage

@@ -1,4 +1,4 @@
-"""Check the programs that check a change: .ci/run."""
+"""Check the programs that check a change: .ci/run and the hooks before a commit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.paths import ROOT
 
@@ -75,3 +76,13 @@ def test_a_stage_that_takes_twice_its_budget_is_named_as_too_slow(
     failed = ended(tmp_path, budget_unit_s=0, timeout=f"#!/bin/sh\nexit {code}\n")
     assert failed.returncode == 1
     assert row(failed.stdout, "engines") == said
+
+
+def test_the_hooks_before_a_commit_are_the_commands_of_make_lint() -> None:
+    recipe = re.search(r"(?m)^lint: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    assert recipe is not None
+    commands = [line.removeprefix("\t@$(BIN)/") for line in recipe[1].splitlines()]
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]]
+    assert hooks == commands
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
