@@ -10,7 +10,7 @@ comma  := ,
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-deep lint bench engines settings explore storm fuzz soak cover mutants deb release hooks clean
+.PHONY: help demo test test-system test-deep lint bench engines settings explore storm fuzz soak cover mutants deb release hooks pictures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -87,6 +87,10 @@ mutants: $(READY) ## change the core's code; its tests must notice each change; 
 
 deb: $(READY) ## the Debian packages, into dist/
 	PYTHON=$(BIN)/python packaging/build-deb
+
+pictures: $(READY) ## draw the pictures of docs/ again: the states, and the figures of docs/performance.json
+	@$(BIN)/kubesync diagram --svg docs/states.svg
+	@$(BIN)/python -m tests.tools.bench.plot
 
 # RELEASE_ARGS: --dry-run changes nothing, --ci checks with .ci/run. CONTRIBUTING.md has the recipe.
 release: $(READY) ## checks, version, packages, commit and tag of a release: make release VERSION=0.2.0
