@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_gets_what_makes_it_complete(bare_terminal: Operator, shell: str) -> None:
+def test_each_shell_gets_its_completion_script(bare_terminal: Operator, shell: str) -> None:
     said = bare_terminal.types(f"completion {shell}").stdout
     assert f"_KUBESYNC_COMPLETE={shell}_complete" in said
 

@@ -35,7 +35,7 @@ PROGRAM = ROOT / "packaging/manual.py"
 
 
 def loaded() -> ModuleType:
-    """The program as a module; its folder is no package."""
+    """Import the program; its folder is not a package."""
     spec = importlib.util.spec_from_file_location("manual", PROGRAM)
     assert spec is not None
     assert spec.loader is not None
@@ -71,13 +71,13 @@ def test_every_command_has_a_page_and_every_page_has_its_parts() -> None:
             assert part in text, name
 
 
-def test_every_command_says_in_a_few_words_what_it_does() -> None:
+def test_every_command_has_a_short_description() -> None:
     for name, command in commands(root, "kubesync"):
         assert command.help, name
         assert command.get_short_help_str(63)[-1:] not in ("", ","), name
 
 
-def test_no_sentence_of_a_help_ends_in_dots(bare_terminal: Operator) -> None:
+def test_no_help_text_is_truncated(bare_terminal: Operator) -> None:
     groups = [name for name, command in commands(root, "kubesync") if isinstance(command, click.Group)]
     for group in ("kubesync", *groups):
         said = bare_terminal.types(
@@ -88,7 +88,7 @@ def test_no_sentence_of_a_help_ends_in_dots(bare_terminal: Operator) -> None:
         assert all(len(line) <= 80 for line in said.stdout.splitlines())
 
 
-def test_a_group_that_takes_names_tells_both_forms() -> None:
+def test_the_page_of_a_group_that_takes_names_shows_both_forms() -> None:
     page = dict(manual.every_page(root, DAY))["kubesync-config-feature"]
     assert "[owner local|kube]" in page
     assert "failmode: minutes without a kube" in page
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_made_ends_the_build() -> None:
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="no man on this machine")
-def test_man_renders_every_page_without_a_complaint(pages: Path) -> None:
+def test_man_renders_every_page_without_a_warning(pages: Path) -> None:
     for page in sorted(pages.iterdir()):
         shown = rendered(page)
         assert shown.stderr == "", page
@@ -118,7 +118,7 @@ def test_man_renders_every_page_without_a_complaint(pages: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc here; bring it by: make engines")
-def test_mandoc_finds_nothing_wrong_with_any_page(pages: Path) -> None:
+def test_mandoc_accepts_every_page(pages: Path) -> None:
     ours = [page for page in HAND_WRITTEN.iterdir() if not page.read_text().startswith(".so ")]
     for page in (*sorted(pages.iterdir()), *ours):
         lint = ["mandoc", "-T", "lint", "-W", "warning", str(page)]
@@ -126,7 +126,7 @@ def test_mandoc_finds_nothing_wrong_with_any_page(pages: Path) -> None:
         assert (checked.returncode, checked.stdout) == (0, ""), page
 
 
-def test_a_page_names_only_pages_that_there_are(pages: Path) -> None:
+def test_a_page_refers_only_to_pages_that_exist(pages: Path) -> None:
     every = (*pages.iterdir(), *HAND_WRITTEN.iterdir())
     there = {page.name for page in every}
     for page in every:
@@ -135,7 +135,7 @@ def test_a_page_names_only_pages_that_there_are(pages: Path) -> None:
         assert not missing, page
 
 
-def test_the_pages_of_a_release_tell_its_day(tmp_path: Path) -> None:
+def test_the_pages_of_a_release_have_its_date(tmp_path: Path) -> None:
     environ = {**os.environ, "SOURCE_DATE_EPOCH": "86400"}
     subprocess.run([sys.executable, PROGRAM, tmp_path], env=environ, timeout=60, check=True)
     assert '"1970-01-02"' in (tmp_path / "kubesync.1").read_text()
@@ -147,6 +147,6 @@ def rendered(page: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
 
 
-def test_roff_prints_what_looks_like_its_own_commands() -> None:
+def test_text_that_looks_like_a_roff_command_is_escaped() -> None:
     assert manual.roff(".so x") == "\\&.so x"
     assert manual.roff("a\\b -y") == "a\\eb \\-y"

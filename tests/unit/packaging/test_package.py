@@ -1,4 +1,4 @@
-"""Is what we ship right before it is installed? Reproducible, small, without lint, sandboxed, documented as it is."""
+"""Check the built packages: reproducible, small, without lint, with sandboxed units and documented settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the shell scripts that we ship do what they say? With stand-ins for what they call."""
+"""Check the shipped shell scripts, with stand-ins for the programs that they call."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_without_us_docker_does_it(bin_: Bin, words: str, docker: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["", "state snmp up", "--help"])
-def test_without_us_what_docker_does_not_know_fails(bin_: Bin, words: str) -> None:
+def test_a_command_that_docker_lacks_fails_without_kubesyncd(bin_: Bin, words: str) -> None:
     bin_.add("docker")
     code, said = bin_.run(LIB / "container-without", *words.split())
     assert (code, bin_.called()) == (69, [])
@@ -170,7 +170,7 @@ NOT_RUNNING = "echo 'Error response from daemon: container abc is not running' >
         ("echo snmp", NOT_RUNNING, "echo def snmp1"),
     ],
 )
-def test_a_feature_without_a_running_container_is_not_this_check_s(
+def test_the_check_passes_a_feature_without_a_running_container(
     bin_: Bin, id_: str, top: str, ps: str
 ) -> None:
     assert checks(bin_, id_=id_, top=top, ps=ps) == (0, "")

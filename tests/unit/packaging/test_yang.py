@@ -1,4 +1,4 @@
-"""Does a YANG tool accept our model, and does the model accept what we read and refuse what we do not?"""
+"""Check that YANG tools accept the model, and that the model accepts the rows that the daemon reads and no others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_model_is_valid_yang(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_what_is_validated_has_the_lines_that_the_guide_tells_to_add() -> None:
+def test_the_validated_model_has_the_lines_of_the_guide() -> None:
     diff = (MODELS.parents[1] / "docs/sonic.md").read_text().partition("```diff\n module sonic-feature")[2]
     added = [line[1:].strip() for line in diff.partition("```")[0].splitlines() if line.startswith("+")]
     assert len(added) == 2
