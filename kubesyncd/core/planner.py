@@ -33,7 +33,7 @@ from kubesyncd.core.record import (
     project,
     ruling_owner,
 )
-from kubesyncd.core.state import State, classify
+from kubesyncd.core.state import State, classify, meaning
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
@@ -51,6 +51,7 @@ class _Look:
     timing: Timing
     now: float
     state: State
+    feature: str
 
     def act(self, action: Action, why: str) -> Plan:
         return Plan(self.state, action, None, why)
@@ -77,9 +78,11 @@ def state_of(config: FeatureConfig, record: Record, facts: Facts) -> State:
     return classify(project(record, facts), ruling_owner(config, record), local_exited=record.local_exited)
 
 
-def decide(config: FeatureConfig, record: Record, facts: Facts, timing: Timing, now: float) -> Plan:
-    """The next plan for one feature, whose `record` has absorbed `facts`."""
-    look = _Look(config, record, facts, timing, now, state_of(config, record, facts))
+def decide(
+    config: FeatureConfig, record: Record, facts: Facts, timing: Timing, now: float, feature: str = "NAME"
+) -> Plan:
+    """The next plan for one feature, whose `record` has absorbed `facts`. `feature`: its name, for texts only."""
+    look = _Look(config, record, facts, timing, now, state_of(config, record, facts), feature)
     plan = _wished(look)
     row = project(record, facts)
     if facts.row is None or facts.row == row or (facts.hold and facts.row == Row()):
@@ -89,18 +92,18 @@ def decide(config: FeatureConfig, record: Record, facts: Facts, timing: Timing, 
 
 
 def foresee(
-    config: FeatureConfig, record: Record, facts: Facts, timing: Timing, wake_at: float
+    config: FeatureConfig, record: Record, facts: Facts, timing: Timing, wake_at: float, feature: str = "NAME"
 ) -> tuple[Record, Plan]:
     """The record and plan of an observation at `wake_at`, if nothing but time changes until then."""
     facts = replace(facts, reasking=False)
     record = absorb(record, config, facts, timing, wake_at)
-    return record, decide(config, record, facts, timing, wake_at)
+    return record, decide(config, record, facts, timing, wake_at, feature)
 
 
 def _wished(look: _Look) -> Plan:
     record, facts = look.record, look.facts
     if record.system_state is SystemState.ABSENT:
-        return look.rest("not managed yet; restart its service: systemctl restart NAME")
+        return look.rest(meaning(State.UNKNOWN, look.feature))
     if record.system_state is SystemState.DOWN:
         return _down(look)
     if facts.row is None and not look.config.always_local:
@@ -249,17 +252,18 @@ def _up_local(look: _Look) -> Plan:
         if look.facts.local_running in look.facts.stopping:
             return look.rest("the local container is being stopped; it is started again once it has ended")
         return look.rest(
-            f"{because}: {_NEXT_CHANCE}" if rolled_back else "the local container runs, as configured"
+            f"{because}: {_next_chance(look)}" if rolled_back else "the local container runs, as configured"
         )
     if look.state is State.LOCAL_EXITED:
         return look.rest("the local container ended by itself; systemd restarts the unit")
     return _start_local(look, because)
 
 
-_NEXT_CHANCE = (
-    "the local container runs until Kubernetes labels this node again and deploys another image, "
-    "or until you run: kubesync clear NAME"
-)
+def _next_chance(look: _Look) -> str:
+    return (
+        "the local container runs until Kubernetes labels this node again and deploys another image, "
+        f"or until you run: kubesync clear {look.feature}"
+    )
 
 
 def _start_local(look: _Look, because: str) -> Plan:
@@ -269,7 +273,7 @@ def _start_local(look: _Look, because: str) -> Plan:
     if not look.record.unit_restarted:
         return look.act(RestartUnit(), f"{because}, no local container exists: the unit's script creates one")
     return look.rest(
-        "no local container exists and the unit's script has not created one; see: journalctl -u NAME"
+        f"no local container exists and the unit's script has not created one; see: journalctl -u {look.feature}"
     )
 
 

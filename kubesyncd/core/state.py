@@ -53,6 +53,12 @@ MEANING = {
     State.DRIFT: "the recorded fields contradict each other; being repaired from Docker and the ledger",
 }
 
+
+def meaning(state: State, feature: str) -> str:
+    """Say what the state means for this feature."""
+    return MEANING[state].replace("NAME", feature)
+
+
 _UP = {
     (Owner.LOCAL, Mode.NONE): State.LOCAL,
     (Owner.LOCAL, Mode.PENDING): State.LOCAL_TO_KUBE,

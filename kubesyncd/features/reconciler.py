@@ -116,7 +116,8 @@ class Reconciler:
         view = self.view
         if view is None or view.plan.wake_at is None:
             return None
-        return foresee(view.config, view.record, view.facts, self._around.timing, view.plan.wake_at)
+        timing, wake_at = self._around.timing, view.plan.wake_at
+        return foresee(view.config, view.record, view.facts, timing, wake_at, self.name)
 
     async def check_forgettable(self) -> None:
         """Check that nothing is left of the feature but its record. Raises Refused, Unavailable."""
@@ -200,7 +201,7 @@ class Reconciler:
         if noted is not None:
             check(state_of(config, record, facts), state_of(config, noted, facts))
             record = absorb(noted, config, facts, timing, now)
-        view = View(config, record, facts, decide(config, record, facts, timing, now))
+        view = View(config, record, facts, decide(config, record, facts, timing, now, self.name))
         memory.note_change(view.plan)
         memory.remember(record)
         await memory.note_rollback()

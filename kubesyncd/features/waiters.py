@@ -134,8 +134,18 @@ def _may_proceed(view: View, container_id: str) -> bool:
     return view.facts.row is None or view.facts.row == project(view.record, view.facts)
 
 
+# The reason says more than the state's meaning: it names the feature, or what is waited for.
+_TOLD_BY_REASON = (
+    State.UNKNOWN,
+    State.KUBE_READY,
+    State.KUBE_PENDING,
+    State.LOCAL_TO_KUBE,
+    State.KUBE_STOPPED,
+)
+
+
 def _status(view: View) -> str:
     """The feature's status text in `systemctl status`."""
-    if view.plan.state in (State.KUBE_READY, State.KUBE_PENDING, State.LOCAL_TO_KUBE, State.KUBE_STOPPED):
+    if view.plan.state in _TOLD_BY_REASON:
         return view.plan.why
     return MEANING[view.plan.state]

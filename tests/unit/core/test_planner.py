@@ -439,6 +439,16 @@ def test_nothing_is_touched_until_the_unit_speaks() -> None:
         assert (decided.state, decided.action, decided.wake_at) == (State.UNKNOWN, None, None)
 
 
+def test_a_command_in_the_reason_names_the_feature() -> None:
+    record, seen = look(LOCAL_CONFIG, Record(), facts())
+    assert decide(LOCAL_CONFIG, record, seen, TIMING, NOW, "snmp").why == (
+        "not managed yet; restart its service: systemctl restart snmp"
+    )
+    record, seen = look(LOCAL_CONFIG, up(unit_restarted=True), facts())
+    why = decide(LOCAL_CONFIG, record, seen, TIMING, NOW, "snmp").why
+    assert why.endswith("see: journalctl -u snmp")
+
+
 def test_without_redis_nothing_but_stop_and_kill_is_carried_out() -> None:
     seen = facts(local(running=False))
     record = absorb(up(), LOCAL_CONFIG, seen, TIMING, NOW)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from kubesyncd.core.model import Mode, Owner, Row, SystemState
-from kubesyncd.core.state import EDGES, MEANING, IllegalTransition, State, check, classify, mermaid
+from kubesyncd.core.state import EDGES, MEANING, IllegalTransition, State, check, classify, meaning, mermaid
 
 # The seed's diagram (section State diagram), as spec section 2 completes it.
 NAMED = {
@@ -47,6 +47,11 @@ def test_down_is_init_and_silence_is_unknown_whatever_else_is_recorded(*, local_
 
 def test_a_state_is_called_what_scripts_call_it() -> None:
     assert all(state.value == state.name for state in State)
+
+
+def test_the_meaning_of_a_state_names_the_feature() -> None:
+    assert meaning(State.UNKNOWN, "snmp").endswith("systemctl restart snmp")
+    assert not any("NAME" in meaning(state, "snmp") for state in State)
 
 
 def test_every_state_has_a_meaning_and_every_edge_an_event() -> None:
