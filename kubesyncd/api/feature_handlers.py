@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from kubesyncd.api.description import described
+from kubesyncd.api.feature_description import describe
 from kubesyncd.api.handlers import NO_SUCH_FEATURE, feature_name, known_reconciler
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol, verbs
@@ -127,7 +127,7 @@ class FeatureHandlers:
             name = wanted if valid_feature_name(wanted) else ascii(wanted[:64])
             return failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE)
         shown = [
-            described(k, k.view, self._clock()) for k in sorted(reconcilers, key=lambda k: k.name) if k.view
+            describe(k, k.view, self._clock()) for k in sorted(reconcilers, key=lambda k: k.name) if k.view
         ]
         return Reply(out="\n".join(json.dumps(s) for s in shown))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
+    from kubesyncd.core.descriptions import ImageDescription, RemovedImageDescription
     from kubesyncd.core.image_model import Stock
     from kubesyncd.images.store import ImageStore
 
@@ -33,7 +34,7 @@ class ImageHandlers:
         stock = await self._store.stock()
         return Reply(out="\n".join(json.dumps(line) for line in self._lines(stock)))
 
-    def _lines(self, stock: Stock) -> Iterator[dict[str, Any]]:
+    def _lines(self, stock: Stock) -> Iterator[ImageDescription]:
         for feature, shelf in sorted(self._store.shelves.items()):
             kept = {stock.named(shelf.local), stock.named(policy.previous_name(shelf.local)), *shelf.known}
             for image in stock.images:
@@ -49,7 +50,8 @@ class ImageHandlers:
                     }
 
     async def _gc(self, _: Request) -> Reply:
-        removed, kept = [], []
+        removed: list[RemovedImageDescription] = []
+        kept: list[str] = []
         for feature in sorted(self._store.shelves):
             try:
                 removed += [{"feature": feature, "removed": name} for name in await self._store.tidy(feature)]

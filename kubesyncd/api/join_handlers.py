@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.cluster.controller import ClusterController
+    from kubesyncd.core.descriptions import ClusterDescription
     from kubesyncd.join.controller import JoinController
 
 
@@ -48,4 +49,8 @@ class JoinHandlers:
 
     async def _status(self, _: Request) -> Reply:
         """The state of the master and the membership, as JSON."""
-        return Reply(out=json.dumps({**self._cluster.status(), "membership": self._controller.status()}))
+        described: ClusterDescription = {
+            **self._cluster.status(),
+            "membership": self._controller.status(),
+        }
+        return Reply(out=json.dumps(described))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kubesyncd.api.messages import Reply, failure
@@ -14,6 +13,8 @@ from kubesyncd.reboot.hold import Kind
 if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
+    from kubesyncd.core.descriptions import PreparationStepDescription
+    from kubesyncd.reboot.hold import Step
     from kubesyncd.reboot.preparation import Preparation
 
 
@@ -33,7 +34,11 @@ class RebootHandlers:
             text = f"invalid kind of reboot {shown(kind)}; use {' or '.join(Kind)}"
             return failure(protocol.EXIT_USAGE, "", text)
         steps = await self._preparation.prepare(Kind(kind), dry=dry)
-        return Reply(out="\n".join(json.dumps(asdict(step)) for step in steps))
+        return Reply(out="\n".join(json.dumps(_described(step)) for step in steps))
 
     async def _undo(self, _: Request) -> Reply:
-        return Reply(out=json.dumps(asdict(await self._preparation.undo())))
+        return Reply(out=json.dumps(_described(await self._preparation.undo())))
+
+
+def _described(step: Step) -> PreparationStepDescription:
+    return {"grade": step.grade.value, "what": step.what, "text": step.text}

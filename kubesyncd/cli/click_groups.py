@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from kubesyncd.cli.switch import Declined
+from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused
 from kubesyncd.settings import SettingsError

@@ -14,8 +14,8 @@ import click
 
 from kubesyncd.cli.click_groups import Command, Failure, Group
 from kubesyncd.cli.install import install, uninstall
-from kubesyncd.cli.output import FeatureName, ask_first, json_option, print_json, reader, unless
-from kubesyncd.cli.switch import Declined
+from kubesyncd.cli.output import FeatureName, ask_first, json_option, print_json, this_switch, unless
+from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.core.labels import Change, InvalidLabel, feature_of
 from kubesyncd.core.model import FailurePolicy, Owner
@@ -26,7 +26,8 @@ from kubesyncd.ports import Forbidden, PortError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kubesyncd.cli.switch import Reader, Stored
+    from kubesyncd.cli.switch import Switch
+    from kubesyncd.cli.switch_redis import FeatureRows
 
 JOIN_S_MAX = 600.0
 # Added to the daemon's own timeout for the API server's answer.
@@ -106,22 +107,22 @@ def _set_master(field: str, value: str) -> None:
         with_port = is_host(host) and number.isdigit()
         hint = f"; set its port separately: server port {number[:5]}" if with_port else ""
         raise click.UsageError(f"invalid address or host name {value[:64]!a}{hint}")
-    switch = reader()
+    switch = this_switch()
     name = field.lower() if switch.settings.schema.names == "sonic" else field
-    stored, _, _ = switch.master()
+    stored, _, _ = switch.redis.master()
     before = next((text for key, text in stored.items() if key.lower() == field.lower()), None)
     if before == value:
         click.echo(f"{name} is {value} already")
         return
-    switch.write_master({name: value})
+    switch.redis.write_master({name: value})
     click.echo(f"{name} {value}" if before is None else f"{name} {value} (was {before})")
     _warn_if_absent(switch)
 
 
-def _warn_if_absent(switch: Reader) -> None:
+def _warn_if_absent(switch: Switch) -> None:
     """Print a note if kubesyncd does not answer: the change is stored but not applied yet."""
     try:
-        switch.cluster()
+        switch.daemon.cluster()
     except Forbidden:
         return  # the daemon runs; this user may not use its socket
     except (PortError, Declined):
@@ -157,13 +158,13 @@ def _change_label(key: str, value: str | None, *, as_json: bool) -> None:
     except InvalidLabel as error:
         # InvalidLabel already names the fix.
         raise Failure(str(error), protocol.EXIT_USAGE) from None
-    switch = reader()
+    switch = this_switch()
     # A short request first: it finds a hanging daemon quickly. The label request also waits for the API server.
-    switch.cluster()
+    switch.daemon.cluster()
     within_s = switch.settings.timing.label_wait_s + LABEL_MARGIN_S
-    said = switch.ask("label", change, within_s=within_s)
+    said = switch.daemon.ask("label", change, within_s=within_s)
     outcome = said[0] if said else "queued"
-    state = switch.cluster()
+    state = switch.daemon.cluster()
     if as_json:
         print_json(
             {
@@ -181,11 +182,11 @@ def _change_label(key: str, value: str | None, *, as_json: bool) -> None:
     _note_if_a_features(switch, key)
 
 
-def _note_if_a_features(switch: Reader, key: str) -> None:
+def _note_if_a_features(switch: Switch, key: str) -> None:
     """Print a note for a label that kubesyncd manages: kubesyncd will overwrite the typed value."""
     feature = feature_of(key)
     with suppress(PortError):
-        if feature and switch.stored(feature).config:
+        if feature and switch.redis.feature_rows(feature).config:
             text = f"note: {key} follows the feature's owner; set that: kubesync config feature {feature} owner kube"
             click.echo(text, err=True)
 
@@ -205,10 +206,10 @@ def reset() -> None:
 
 def _ask_long(*request: str, done: str) -> None:
     """Send a slow verb and print its progress; print `done` if the daemon returns no text."""
-    switch = reader()
-    switch.cluster()
+    switch = this_switch()
+    switch.daemon.cluster()
     try:
-        lines = switch.ask(*request, within_s=JOIN_S_MAX, say=click.echo)
+        lines = switch.daemon.ask(*request, within_s=JOIN_S_MAX, say=click.echo)
     except Declined as no:
         if "unknown verb" in str(no):
             text = f"this kubesyncd has no verb {request[0]}; update it, then restart: systemctl restart kubesyncd"
@@ -382,22 +383,22 @@ def feature_fallback(name: str, switch: str) -> None:
 
 def set_feature(name: str, wish: Wish, *, sure: bool) -> None:
     """Check the change, print its effect, ask for confirmation, then write the feature's CONFIG_DB row."""
-    switch = reader()
-    stored = switch.stored(name)
+    switch = this_switch()
+    stored = switch.redis.feature_rows(name)
     row = {} if stored.config else _first_row(switch, name)
     _possible(switch, name, stored, wish)
-    fields = {**row, **switch.schema.encode_config(wish.fields())}
+    fields = {**row, **switch.redis.schema.encode_config(wish.fields())}
     if not row and _stands(stored, fields):
         click.echo(f"{name}: nothing to change, already configured this way")
         return
     sentence, asks = consequence(name, stored, wish, joined=_joined(switch))
     ask_first(sentence, "Go on?", sure=sure or not asks)
-    switch.write_feature(name, fields)
+    switch.redis.write_feature(name, fields)
     click.echo(f"{name}: {', '.join(f'{key}={value}' for key, value in fields.items())}")
     _warn_if_absent(switch)
 
 
-def _first_row(switch: Reader, name: str) -> dict[str, str]:
+def _first_row(switch: Switch, name: str) -> dict[str, str]:
     """Build the first row of a feature that has a service. `state` is that of its unit, so that SONiC's featured, which
     reads the row too, changes nothing. Raises Failure if the service does not exist.
     """
@@ -409,7 +410,7 @@ def _first_row(switch: Reader, name: str) -> dict[str, str]:
     return {"state": "enabled" if switch.in_use(name) else "disabled", "auto_restart": "enabled"}
 
 
-def _possible(switch: Reader, name: str, stored: Stored, wish: Wish) -> None:
+def _possible(switch: Switch, name: str, stored: FeatureRows, wish: Wish) -> None:
     if wish.owner is not Owner.KUBE:
         return
     unless(
@@ -422,15 +423,15 @@ def _possible(switch: Reader, name: str, stored: Stored, wish: Wish) -> None:
     )
 
 
-def _stands(stored: Stored, fields: Mapping[str, str]) -> bool:
+def _stands(stored: FeatureRows, fields: Mapping[str, str]) -> bool:
     there = {name.lower(): value for name, value in stored.config.items()}
     return all(there.get(name.lower()) == value for name, value in fields.items())
 
 
-def _joined(switch: Reader) -> bool | None:
+def _joined(switch: Switch) -> bool | None:
     """Return whether the switch has joined a master; None if the daemon does not answer."""
     try:
-        return bool(switch.cluster()["joined"])
+        return bool(switch.daemon.cluster()["joined"])
     except (PortError, Declined):
         return None
 
@@ -438,7 +439,7 @@ def _joined(switch: Reader) -> bool | None:
 _BY_LOCAL = (State.LOCAL, State.LOCAL_TO_KUBE)
 
 
-def consequence(name: str, stored: Stored, wish: Wish, *, joined: bool | None) -> tuple[str, bool]:
+def consequence(name: str, stored: FeatureRows, wish: Wish, *, joined: bool | None) -> tuple[str, bool]:
     """Describe the effect of the change on running containers, and tell whether it needs confirmation."""
     before = stored.means
     state = classify(stored.row, before.owner, local_exited=False)

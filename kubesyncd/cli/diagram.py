@@ -14,7 +14,7 @@ import click
 
 from kubesyncd.cli import svg
 from kubesyncd.cli.click_groups import Command
-from kubesyncd.cli.output import FeatureName, reader
+from kubesyncd.cli.output import FeatureName, this_switch
 from kubesyncd.cli.timeline import write
 from kubesyncd.core.state import EDGES, MEANING, State, mermaid
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 def diagram(name: str | None, svg_file: str | None) -> None:
     """Print the state diagram; with a NAME, highlight its state."""
-    current = State(reader().feature(name)["state"]) if name else None
+    current = State(this_switch().daemon.feature(name)["state"]) if name else None
     if svg_file:
         write(svg_file, drawn(current, name or ""))
     else:

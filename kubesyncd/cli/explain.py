@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,21 +25,23 @@ from kubesyncd.cli.output import (
     paper,
     print_json,
     put,
-    reader,
     span,
     table,
+    this_switch,
     when,
 )
-from kubesyncd.cli.switch import Declined
+from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core.labels import feature_label
 from kubesyncd.core.state import State
 from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rich.console import RenderableType
     from rich.text import Text
+
+    from kubesyncd.core.descriptions import ClusterDescription, FeatureDescription, TransitionDescription
 
 SHORT_ID = 12
 LOOK_EVERY_S = 1.0
@@ -50,14 +52,14 @@ LOOK_EVERY_S = 1.0
 @json_option
 def explain(name: str, as_json: bool) -> None:
     """Explain a feature's state, and what happens next."""
-    found = reader().feature(name)
+    found = this_switch().daemon.feature(name)
     if as_json:
         print_json({**found, "waits_for": waits_for(found), "next_text": what_next(found)})
         return
     put(*explained(found, time.time()))
 
 
-def explained(found: Mapping[str, Any], now: float) -> list[RenderableType]:
+def explained(found: FeatureDescription, now: float) -> list[RenderableType]:
     """Build the complete output."""
     from rich.padding import Padding
     from rich.table import Table
@@ -87,7 +89,7 @@ def explained(found: Mapping[str, Any], now: float) -> list[RenderableType]:
     return [head, Padding(grid, (0, 0, 0, 2)), Text(""), history(found["history"], now)]
 
 
-def wanted(found: Mapping[str, Any]) -> str:
+def wanted(found: FeatureDescription) -> str:
     """Describe the configuration in one sentence."""
     config = found["config"]
     if config["always_local"]:
@@ -102,11 +104,13 @@ def wanted(found: Mapping[str, Any]) -> str:
     if found["boot_fallback"]:
         parts.append("local after a prepared reboot until its kube container is stable")
     if found["rolled_back"]:
-        parts.append("rolled back to local until another image is deployed, or: kubesync clear NAME")
+        parts.append(
+            f"rolled back to local until another image is deployed, or: kubesync clear {found['feature']}"
+        )
     return ", ".join(parts)
 
 
-def waits_for(found: Mapping[str, Any]) -> str:
+def waits_for(found: FeatureDescription) -> str:
     """Describe what the feature waits for, from its state, labels and containers."""
     state, name = State(found["state"]), found["feature"]
     match state:
@@ -130,7 +134,7 @@ def waits_for(found: Mapping[str, Any]) -> str:
             return "nothing"
 
 
-def _deployment(found: Mapping[str, Any]) -> str:
+def _deployment(found: FeatureDescription) -> str:
     """Describe the progress of kube's deployment, as far as this node knows it."""
     if found["refused_for_s"]:
         return f"its kube container to become stable; the next hand-over may begin in {span(found['refused_for_s'])}"
@@ -146,7 +150,7 @@ def _deployment(found: Mapping[str, Any]) -> str:
     return f"the label {seen}=true to be requested"
 
 
-def what_next(found: Mapping[str, Any]) -> str:
+def what_next(found: FeatureDescription) -> str:
     """Describe the next timed action, and when it is due."""
     coming, in_s = found["next"], found["next_in_s"]
     if coming is None or in_s is None:
@@ -161,7 +165,7 @@ def what_next(found: Mapping[str, Any]) -> str:
     return f"{when} it is checked again: {coming['why']}"
 
 
-def containers(found: Mapping[str, Any]) -> list[str]:
+def containers(found: FeatureDescription) -> list[str]:
     """Describe its containers in one line each, the running ones first."""
     lines = []
     for c in sorted(found["containers"], key=lambda c: not c["running"]):
@@ -177,7 +181,7 @@ def containers(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def history(changes: Sequence[Mapping[str, Any]], now: float) -> RenderableType:
+def history(changes: Sequence[TransitionDescription], now: float) -> RenderableType:
     """List the last changes of state, the newest first."""
     from rich.text import Text
 
@@ -221,11 +225,11 @@ def _look(name: str | None) -> list[RenderableType]:
     """Build the current output."""
     now = time.time()
     if name is not None:
-        return explained(reader().feature(name), now)
-    return [live_head(reader().cluster(), now), live_table(reader().features(), now)]
+        return explained(this_switch().daemon.feature(name), now)
+    return [live_head(this_switch().daemon.cluster(), now), live_table(this_switch().daemon.features(), now)]
 
 
-def live_head(known: Mapping[str, Any], now: float) -> Text:
+def live_head(known: ClusterDescription, now: float) -> Text:
     """Build one line about the master."""
     from rich.text import Text
 
@@ -240,7 +244,7 @@ def live_head(known: Mapping[str, Any], now: float) -> Text:
     return Text("  ".join(words), "bold")
 
 
-def live_table(features: Sequence[Mapping[str, Any]], now: float) -> RenderableType:
+def live_table(features: Sequence[FeatureDescription], now: float) -> RenderableType:
     """Build one line per feature: state, since when, next action, reason."""
     from rich.text import Text
 

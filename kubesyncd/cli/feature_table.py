@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import click
 
 from kubesyncd.cli.click_groups import Command, Failure, Group
-from kubesyncd.cli.output import count, json_option, print_json, reader
+from kubesyncd.cli.output import count, json_option, print_json, this_switch
 
 if TYPE_CHECKING:
-    from kubesyncd.cli.switch import Reader
+    from kubesyncd.cli.switch import Switch
     from kubesyncd.core.saved_features import Saved
     from kubesyncd.runtime.state_files import StateFile
 
@@ -31,7 +31,7 @@ def feature_table() -> None:
 @json_option
 def save(as_json: bool) -> None:
     """Save the table; fields lost in the next CONFIG_DB load within an hour are restored."""
-    saved = _save(reader())
+    saved = _save(this_switch())
     if as_json:
         print_json(saved.rows)
         return
@@ -43,7 +43,7 @@ def save(as_json: bool) -> None:
 @json_option
 def restore(as_json: bool) -> None:
     """Restore now the fields lost since the table was saved."""
-    switch = reader()
+    switch = this_switch()
     if _load(switch) is None:
         raise Failure("no saved table; before the next load, run: kubesync feature-table save")
     fields = _restore(switch)
@@ -59,17 +59,17 @@ def restore(as_json: bool) -> None:
 @feature_table.command(cls=Command, hidden=True)
 def forget() -> None:
     """Disarm the copy: its load of CONFIG_DB was cancelled."""
-    _disarm(reader())
+    _disarm(this_switch())
 
 
-def _file(switch: Reader) -> StateFile:
+def _file(switch: Switch) -> StateFile:
     from kubesyncd.core.saved_features import FILE
     from kubesyncd.runtime.state_files import StateFile
 
     return StateFile(Path(switch.settings.paths.state_dir) / FILE)
 
 
-def _load(switch: Reader) -> Saved | None:
+def _load(switch: Switch) -> Saved | None:
     from kubesyncd.core.saved_features import decode
 
     data = _file(switch).load()
@@ -79,10 +79,10 @@ def _load(switch: Reader) -> Saved | None:
         raise Failure(f"{error}; save it again") from error
 
 
-def _save(switch: Reader) -> Saved:
+def _save(switch: Switch) -> Saved:
     from kubesyncd.core.saved_features import Saved, encode
 
-    rows = {name: dict(switch.stored(name).config) for name in switch.feature_names()}
+    rows = {name: dict(switch.redis.feature_rows(name).config) for name in switch.redis.feature_names()}
     if not rows:
         raise Failure("FEATURE is empty, so there is nothing to save")
     saved = Saved(rows, time.time())
@@ -90,7 +90,7 @@ def _save(switch: Reader) -> Saved:
     return saved
 
 
-def _restore(switch: Reader) -> dict[str, dict[str, str]]:
+def _restore(switch: Switch) -> dict[str, dict[str, str]]:
     """Write and return the missing fields. A missing row is restored only if the feature has a service."""
     from kubesyncd.adapters.db_schema import normal
     from kubesyncd.core.saved_features import lost
@@ -98,16 +98,16 @@ def _restore(switch: Reader) -> dict[str, dict[str, str]]:
     saved = _load(switch)
     if saved is None:
         return {}
-    now = {name: switch.stored(name).config for name in switch.feature_names()}
-    fields = lost(saved.rows, now, switch.schema.own_config_names, normal)
+    now = {name: switch.redis.feature_rows(name).config for name in switch.redis.feature_names()}
+    fields = lost(saved.rows, now, switch.redis.schema.own_config_names, normal)
     given = {name: row for name, row in fields.items() if name in now or switch.has_unit(name)}
     for name, row in given.items():
-        switch.write_feature(name, row)
+        switch.redis.write_feature(name, row)
     _disarm(switch)
     return given
 
 
-def _disarm(switch: Reader) -> None:
+def _disarm(switch: Switch) -> None:
     """Keep the copy for inspection, but never restore from it again."""
     from kubesyncd.core.saved_features import encode
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kubesyncd.cli.click_groups import Command, Group
-from kubesyncd.cli.output import FeatureName, ago, json_option, print_json, put, reader, table
+from kubesyncd.cli.output import FeatureName, ago, json_option, print_json, put, table, this_switch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from kubesyncd.core.descriptions import ImageDescription, RemovedImageDescription
 
 # Removing an image is limited by the disk and may take a minute.
 GC_S = 300.0
@@ -36,7 +40,7 @@ def list_images(as_json: bool) -> None:
 
     local: the feature starts from it; previous: a rollback starts it; old: `image gc` removes it.
     """
-    found = [json.loads(line) for line in reader().ask("images") if line]
+    found: list[ImageDescription] = [json.loads(line) for line in this_switch().daemon.ask("images") if line]
     if as_json:
         print_json(found)
     elif not found:
@@ -49,7 +53,8 @@ def list_images(as_json: bool) -> None:
 @json_option
 def collect(as_json: bool) -> None:
     """Remove old images: those that ran here, are used by no container and needed by no rollback."""
-    removed = [json.loads(line) for line in reader().ask("image-gc", within_s=GC_S) if line]
+    lines = this_switch().daemon.ask("image-gc", within_s=GC_S)
+    removed: list[RemovedImageDescription] = [json.loads(line) for line in lines if line]
     if as_json:
         print_json(removed)
         return
@@ -63,18 +68,18 @@ def collect(as_json: bool) -> None:
 @click.argument("name", metavar="NAME", type=FeatureName())
 def clear(name: str) -> None:
     """Clear a feature's failure: end its rollback, and let Kubernetes run it again at once."""
-    for line in reader().ask("clear", name, within_s=CLEAR_S):
+    for line in this_switch().daemon.ask("clear", name, within_s=CLEAR_S):
         click.echo(f"{name}: {line}")
 
 
-def _table(found: list[dict[str, Any]]) -> Any:
+def _table(found: Sequence[ImageDescription]) -> Table:
     made = table("Feature", "Image", "Role", "Names", "Size", "Age")
     for entry in found:
         made.add_row(*_row(entry))
     return made
 
 
-def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(entry: ImageDescription) -> tuple[str, ...]:
     names = "\n".join(entry["names"]) or "(none)"
     size = f"{entry['size'] / MIB:.0f} MiB" if entry["size"] else ""
     short = entry["image"].partition(":")[2][:SHORT_ID]

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubesyncd.cli.click_groups import Command, Failure
-from kubesyncd.cli.output import FeatureName, json_option, print_json, reader
-from kubesyncd.cli.switch import Declined
+from kubesyncd.cli.output import FeatureName, json_option, print_json, this_switch
+from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
-    from kubesyncd.cli.switch import Reader
+    from kubesyncd.cli.switch import Switch
     from kubesyncd.services.definition import File, ServiceSpec
     from kubesyncd.services.installer import Done, Installer
 
@@ -29,35 +29,35 @@ LOOK_S = 10.0
 
 
 class SwitchRows:
-    """Implement installer.Rows with Redis and the daemon, through the commands' reader."""
+    """Implement installer.Rows with Redis and the daemon, for the commands."""
 
-    def __init__(self, switch: Reader) -> None:
+    def __init__(self, switch: Switch) -> None:
         self._switch = switch
 
     def daemon_answers(self) -> None:
         """See installer.Rows."""
-        self._switch.cluster()
+        self._switch.daemon.cluster()
 
     def feature_row(self, feature: str) -> dict[str, str]:
         """See installer.Rows."""
-        return dict(self._switch.stored(feature).config)
+        return dict(self._switch.redis.feature_rows(feature).config)
 
     def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
         """See installer.Rows."""
-        self._switch.replace_feature(feature, fields)
+        self._switch.redis.replace_feature(feature, fields)
 
     def forget(self, feature: str) -> None:
         """See installer.Rows."""
         try:
             # A unit that had failed, or ran without kubesyncd, sent no stop request: systemd stops no unit twice.
-            self._switch.ask("stop", feature, within_s=STOP_S)
-            self._switch.ask("forget", feature)
+            self._switch.daemon.ask("stop", feature, within_s=STOP_S)
+            self._switch.daemon.ask("forget", feature)
         except Declined as no:
             raise Refused("kubesyncd", str(no)) from no
-        self._switch.remove_state(feature)
+        self._switch.redis.remove_state(feature)
 
 
-def installer(switch: Reader) -> Installer:
+def installer(switch: Switch) -> Installer:
     """Build the installer of this switch."""
     from kubesyncd.adapters.systemd import SystemdUnits
     from kubesyncd.services.installer import Installer
@@ -68,7 +68,7 @@ def installer(switch: Reader) -> Installer:
         state_dir=Path(settings.paths.state_dir),
         units=SystemdUnits(settings.systemd, look_s=LOOK_S, change_s=STOP_S),
         rows=SwitchRows(switch),
-        ours=switch.schema.encode_config,
+        ours=switch.redis.schema.encode_config,
         always_local=frozenset(settings.features.always_local),
     )
 
@@ -104,7 +104,7 @@ def install(
 
     spec = _described(name, words, file)
     made = definition.files(spec)
-    switch = reader()
+    switch = this_switch()
     hand = installer(switch)
     if dry_run:
         run(hand.check(spec, made, replace=replace))
@@ -195,7 +195,7 @@ def _sentence(name: str, done: Done) -> str:
 @json_option
 def uninstall(name: str, force: bool, as_json: bool) -> None:
     """Stop an installed feature, then remove the files of `install` and its rows in both databases."""
-    manifest = run(installer(reader()).uninstall(name, force=force))
+    manifest = run(installer(this_switch()).uninstall(name, force=force))
     if as_json:
         print_json({"feature": name, "files": list(manifest.files)})
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubesyncd.cli.click_groups import Command, Failure
-from kubesyncd.cli.output import FeatureName, json_option, print_json, reader
+from kubesyncd.cli.output import FeatureName, json_option, print_json, this_switch
 from kubesyncd.cli.rules.daemonset import Local, daemonset, local_of
 from kubesyncd.cli.rules.daemonset_lint import RULES, Finding, Weight, check
 from kubesyncd.core import protocol
@@ -17,7 +17,7 @@ from kubesyncd.core.labels import self_description
 from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
-    from kubesyncd.cli.switch import Reader
+    from kubesyncd.cli.switch import Switch
 
 DOCKER_S = 2.0
 FILE_BYTES_MAX = 4 << 20
@@ -50,8 +50,8 @@ def manifest(
         _say(check(_documents(file)), as_json=as_json)
         return
     assert name is not None
-    select = {} if any_platform else _platform(reader())
-    made = daemonset(name, _local(reader(), name), image=image, namespace=namespace, select=select)
+    select = {} if any_platform else _platform(this_switch())
+    made = daemonset(name, _local(this_switch(), name), image=image, namespace=namespace, select=select)
     if as_json:
         print_json(made)
         return
@@ -67,7 +67,7 @@ def manifest(
     click.echo(yaml.dump(made, Dumper=Plain, sort_keys=False, default_flow_style=False), nl=False)
 
 
-def _local(switch: Reader, name: str) -> Local:
+def _local(switch: Switch, name: str) -> Local:
     """Return how the switch runs the feature; an empty Local if it has no container or Docker does not answer."""
     from kubesyncd.adapters.docker_sync import inspect
 
@@ -84,9 +84,9 @@ def _local(switch: Reader, name: str) -> Local:
     return local_of(found)
 
 
-def _platform(switch: Reader) -> dict[str, str]:
+def _platform(switch: Switch) -> dict[str, str]:
     try:
-        metadata = switch.device_metadata()
+        metadata = switch.redis.device_metadata()
     except PortError:
         return {}
     described = {change.key: change.value for change in self_description(metadata, "")}

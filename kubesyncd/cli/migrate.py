@@ -18,19 +18,19 @@ from kubesyncd.cli.rules.scripts import check_script
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kubesyncd.cli.switch import Reader
+    from kubesyncd.cli.switch import Switch
 
 FILE_BYTES_MAX = 1 << 20
 SCRIPTS_MAX = 2_000
 
 
-def migrate(switch: Reader, *, as_json: bool, file: Path = Path(SETTINGS_FILE)) -> None:
+def migrate(switch: Switch, *, as_json: bool, file: Path = Path(SETTINGS_FILE)) -> None:
     """Print the migration steps of a switch that ctrmgrd has managed."""
     old = Old(
         settings=_settings(file),
-        labels=switch.labels_of_ctrmgrd(),
-        features=switch.rows(),
-        master=switch.master()[0],
+        labels=switch.redis.labels_of_ctrmgrd(),
+        features=switch.redis.config_rows(),
+        master=switch.redis.master()[0],
         there=frozenset(path for path in LEFTOVERS if _is_ctrmgrds(Path(path))),
     )
     advice = list(advise(old))

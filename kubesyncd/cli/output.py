@@ -1,4 +1,4 @@
-"""Provide what all commands share: the reader, the console, `--json`, a feature's name.
+"""Provide what all commands share: access to the switch, the console, `--json`, a feature's name.
 
 Knows click and rich; must not know any command.
 """
@@ -18,7 +18,8 @@ import click
 
 from kubesyncd import settings
 from kubesyncd.cli.click_groups import Failure
-from kubesyncd.cli.switch import Declined, Reader
+from kubesyncd.cli.switch import Switch
+from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.core.state import State
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SETTINGS_FILE = "kubesyncd.settings_file"
-_READER = "kubesyncd.reader"
+_SWITCH = "kubesyncd.switch"
 SETTINGS_VARIABLE = "KUBESYNCD_CONFIG"
+COMPLETION_S = 0.5
 PAPER_WIDTH = 80
 PAPER_WIDTH_MAX = 120
 NAME_FORM = (
@@ -54,15 +56,15 @@ COLOURS = {
 }
 
 
-def reader() -> Reader:
-    """Return the running command's reader. Raises SettingsError."""
+def this_switch() -> Switch:
+    """Return the running command's access to this switch. Raises SettingsError."""
     meta = click.get_current_context().meta
-    if _READER not in meta:
+    if _SWITCH not in meta:
         chosen = meta.get(SETTINGS_FILE) or os.environ.get(SETTINGS_VARIABLE)
-        meta[_READER] = Reader(
+        meta[_SWITCH] = Switch(
             settings.load(Path(chosen or settings.DEFAULT_FILE), required=bool(chosen)), os.environ
         )
-    found: Reader = meta[_READER]
+    found: Switch = meta[_SWITCH]
     return found
 
 
@@ -83,11 +85,12 @@ class FeatureName(click.ParamType):  # type: ignore[type-arg]
         from click.shell_completion import CompletionItem
 
         try:
-            known = Reader(settings.load(settings_file()), os.environ).ask("show", within_s=0.5)
+            switch = Switch(settings.load(settings_file()), os.environ)
+            known = switch.daemon.features(within_s=COMPLETION_S)
         except (PortError, SettingsError, Declined):
             return []
-        found = [str(json.loads(line)["feature"]) for line in known if line]
-        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+        names = [found["feature"] for found in known]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def settings_file() -> Path:

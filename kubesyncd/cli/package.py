@@ -12,7 +12,7 @@ import click
 
 from kubesyncd.cli.click_groups import Command, Failure, Group
 from kubesyncd.cli.install import installer, run
-from kubesyncd.cli.output import json_option, print_json, put, reader, table
+from kubesyncd.cli.output import json_option, print_json, put, table, this_switch
 from kubesyncd.core import protocol
 from kubesyncd.ports import PortError
 from kubesyncd.services.catalog import Unusable, plan
@@ -20,7 +20,7 @@ from kubesyncd.services.catalog import Unusable, plan
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kubesyncd.cli.switch import Reader
+    from kubesyncd.cli.switch import Switch
     from kubesyncd.services.catalog import Metadata
     from kubesyncd.services.installed import Manifest
     from kubesyncd.services.package_sync import PackageSync, Result
@@ -38,7 +38,7 @@ def package() -> None:
 @json_option
 def sync(dry_run: bool, as_json: bool) -> None:
     """Install, update and remove packages to match what this node is eligible for."""
-    switch = reader()
+    switch = this_switch()
     worker = _worker(switch)
     labels = _labels(switch)
     try:
@@ -63,7 +63,7 @@ def sync(dry_run: bool, as_json: bool) -> None:
 @json_option
 def list_packages(as_json: bool) -> None:
     """List installed packages, and those that the server offers to this node."""
-    switch = reader()
+    switch = this_switch()
     installed = installer(switch).installed()
     followed = bool(switch.settings.packages.url)
     labels = _labels_or_none(switch) if followed else None
@@ -81,7 +81,7 @@ def list_packages(as_json: bool) -> None:
     put(shown)
 
 
-def _worker(switch: Reader) -> PackageSync:
+def _worker(switch: Switch) -> PackageSync:
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.runtime.state_files import StateFile
@@ -100,7 +100,7 @@ def _worker(switch: Reader) -> PackageSync:
     return PackageSync(supply, files, installer(switch))
 
 
-def _labels(switch: Reader) -> Mapping[str, str]:
+def _labels(switch: Switch) -> Mapping[str, str]:
     """Return the own Node's labels, which eligibility depends on. Raises Failure if they are unknown."""
     labels = _labels_or_none(switch)
     if labels is None:
@@ -109,12 +109,12 @@ def _labels(switch: Reader) -> Mapping[str, str]:
     return labels
 
 
-def _labels_or_none(switch: Reader) -> Mapping[str, str] | None:
-    found: dict[str, str] | None = switch.cluster().get("node_labels")
+def _labels_or_none(switch: Switch) -> Mapping[str, str] | None:
+    found: dict[str, str] | None = switch.daemon.cluster().get("node_labels")
     return found
 
 
-def _offered(switch: Reader) -> Metadata | None:
+def _offered(switch: Switch) -> Metadata | None:
     """Return the server's offer; print a note and return None if it is unknown."""
     try:
         metadata, _ = run(_worker(switch).plan({}))

@@ -13,12 +13,12 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kubesyncd.cli.click_groups import Command, Group
-from kubesyncd.cli.output import json_option, print_json, reader
+from kubesyncd.cli.output import json_option, print_json, this_switch
 from kubesyncd.core import protocol
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.reboot.context_backup import Carry, places, sources
@@ -29,7 +29,9 @@ from kubesyncd.services.installed import FOLDER, read_manifests
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kubesyncd.cli.switch import Reader
+    from kubesyncd.adapters.hooks import HookFolders
+    from kubesyncd.cli.switch import Switch
+    from kubesyncd.core.descriptions import PreparationStepDescription
     from kubesyncd.services.installed import Manifest
 
 # Time limit of an undo. After a failed preparation, the undo gets this share of the preparation's own limit.
@@ -59,11 +61,11 @@ def prepare(kind: str | None, undo: bool, dry_run: bool, as_json: bool) -> None:
     Running it again is safe.
     """
     if undo:
-        click.echo(_taken_back(reader()))
+        click.echo(_taken_back(this_switch()))
         return
     if kind is None:
         raise click.UsageError("warm or fast is missing")
-    work = Preparation(reader(), Kind(kind), dry=dry_run)
+    work = PreparationRun(this_switch(), Kind(kind), dry=dry_run)
     steps = work.run()
     failed = [step for step in steps if step.grade is Grade.FAIL]
     if failed and not dry_run:
@@ -100,13 +102,13 @@ def _summary(kind: str, failed: Sequence[Step], warnings: int, took_s: float, *,
 @reboot.command(cls=Command, hidden=True)
 def restore() -> None:
     """Restore what an earlier boot has saved and this image lacks; once. For kubesyncd-restore.service."""
-    switch = reader()
+    switch = this_switch()
     for folder in (*carry_folders(switch), _moved(switch)):
         for path in _restoring(switch, folder).restore(but=_lifted(switch), then=_enabler(switch)):
             click.echo(f"restored {path}")
 
 
-def _restoring(switch: Reader, folder: Path) -> Carry:
+def _restoring(switch: Switch, folder: Path) -> Carry:
     """Build the context backup of `folder`, with all places that it may restore to, on this image and the last one."""
     from kubesyncd.services.definition import SCRIPT_FOLDER, UNIT_FOLDER
 
@@ -115,7 +117,7 @@ def _restoring(switch: Reader, folder: Path) -> Carry:
     return Carry(folder, ours, _boot_id(switch))
 
 
-def _enabler(switch: Reader) -> Callable[[tuple[str, ...]], None]:
+def _enabler(switch: Switch) -> Callable[[tuple[str, ...]], None]:
     """Return the function that enables operators' features as services of this image."""
     from kubesyncd.adapters.systemd import SystemdUnits
 
@@ -133,39 +135,39 @@ def _enabler(switch: Reader) -> Callable[[tuple[str, ...]], None]:
     return lambda services: asyncio.run(enable(services))
 
 
-def _lifted(switch: Reader) -> Path | None:
+def _lifted(switch: Switch) -> Path | None:
     """Return the hold's file if the daemon has already lifted the hold in this boot: it must not be restored."""
     state = Path(switch.settings.paths.state_dir)
     promised = decode(StateFile(state / PROMISED_FILE).load())
     return state / HOLD_FILE if promised.boot_id == _boot_id(switch) else None
 
 
-def _boot_id(switch: Reader) -> str:
+def _boot_id(switch: Switch) -> str:
     return Path(switch.settings.paths.boot_id).read_text().strip()
 
 
-def carry_folders(switch: Reader) -> tuple[Path, ...]:
+def carry_folders(switch: Switch) -> tuple[Path, ...]:
     """Return the context backup's folders; on an upgrade, first the one that becomes the next image's /etc/sonic."""
     ours = Path(switch.settings.paths.carry_dir)
     upgrade = Path(switch.settings.paths.upgrade_dir)
     return (upgrade / ours.name, ours) if upgrade.is_dir() else (ours,)
 
 
-def _moved(switch: Reader) -> Path:
+def _moved(switch: Switch) -> Path:
     """Return the folder to which the first boot of another SONiC moves an upgrade's context backup."""
     ours = Path(switch.settings.paths.carry_dir)
     return ours.parent / Path(switch.settings.paths.upgrade_dir).name / ours.name
 
 
-def _carry(switch: Reader, folder: Path) -> Carry:
+def _carry(switch: Switch, folder: Path) -> Carry:
     return Carry(folder, sources(switch.settings, _installed(switch)), _boot_id(switch))
 
 
-def _installed(switch: Reader) -> dict[str, Manifest]:
+def _installed(switch: Switch) -> dict[str, Manifest]:
     return read_manifests(Path(switch.settings.paths.state_dir) / FOLDER)
 
 
-async def _enabled(switch: Reader, within_s: float) -> list[str]:
+async def _enabled(switch: Switch, within_s: float) -> list[str]:
     """Return operators' features that start at boot. Raises Unavailable."""
     from kubesyncd.adapters.systemd import SystemdUnits
 
@@ -177,18 +179,18 @@ async def _enabled(switch: Reader, within_s: float) -> list[str]:
         raise Unavailable("systemd", "it did not answer in time") from None
 
 
-def _taken_back(switch: Reader) -> str:
+def _taken_back(switch: Switch) -> str:
     """Lift the hold, then remove the copies: a switch without a kubelet is worse than one with an extra copy."""
-    step = json.loads(switch.ask("reboot-undo", within_s=UNDO_S)[0])
+    step: PreparationStepDescription = json.loads(switch.daemon.ask("reboot-undo", within_s=UNDO_S)[0])
     for folder in carry_folders(switch):
         _carry(switch, folder).drop()
     return f"{step['what']}: {step['text']}"
 
 
-class Preparation:
+class PreparationRun:
     """One run of `reboot prepare`. `begun`: when, by time.monotonic."""
 
-    def __init__(self, switch: Reader, kind: Kind, *, dry: bool) -> None:
+    def __init__(self, switch: Switch, kind: Kind, *, dry: bool) -> None:
         self.begun = time.monotonic()
         self._switch = switch
         self._kind = kind
@@ -224,7 +226,7 @@ class Preparation:
 
     def _daemon(self) -> list[Step]:
         request = ("reboot-prepare", self._kind.value, str(int(self._dry)))
-        lines = self._switch.ask(*request, within_s=self._left_s())
+        lines = self._switch.daemon.ask(*request, within_s=self._left_s())
         return [_step(json.loads(line)) for line in lines if line]
 
     def _save(self) -> list[Step]:
@@ -263,7 +265,7 @@ class Preparation:
                 break
         return steps
 
-    def _hook(self, hooks: Any, folder: str, name: str) -> Step:
+    def _hook(self, hooks: HookFolders, folder: str, name: str) -> Step:
         bad = Grade.FAIL if name.endswith(ABORT) else Grade.WARN
         seconds = min(self._timing.hook_s_max, self._left_s())
         if seconds <= 0:
@@ -278,7 +280,7 @@ class Preparation:
         return max(0.0, self._deadline - time.monotonic())
 
 
-def _step(tree: dict[str, str]) -> Step:
+def _step(tree: PreparationStepDescription) -> Step:
     try:
         return Step(Grade(tree["grade"]), tree["what"], tree["text"])
     except (LookupError, ValueError) as error:

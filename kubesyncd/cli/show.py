@@ -1,6 +1,6 @@
 """Show the configuration and the state: `show kubernetes …` and `show feature [NAME]`.
 
-Each table is also available as JSON. Stored fields come from Redis, states and reasons from the daemon.
+Each table is also available as JSON. FeatureRows fields come from Redis, states and reasons from the daemon.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from kubesyncd.cli.output import (
     on_off,
     print_json,
     put,
-    reader,
     span,
     table,
+    this_switch,
     unless,
     yes_no,
 )
-from kubesyncd.cli.switch import Declined
+from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kubesyncd.adapters.kube_lists import KubeAdmin, Listing
-    from kubesyncd.cli.switch import Reader, Stored
+    from kubesyncd.cli.switch import Switch
+    from kubesyncd.cli.switch_redis import FeatureRows
 
 SHORT_ID = 12
 
@@ -56,7 +57,7 @@ def kubernetes() -> None:
 @json_option
 def server(as_json: bool) -> None:
     """Show the configured master, and whether it is connected."""
-    config, state, means = reader().master()
+    config, state, means = this_switch().redis.master()
     if as_json:
         print_json({"config": dict(config), "state": dict(state)})
         return
@@ -85,8 +86,8 @@ def server(as_json: bool) -> None:
 @json_option
 def status(as_json: bool) -> None:
     """Show join, connection, kubelet and pending labels."""
-    switch = reader()
-    known = switch.cluster()
+    switch = this_switch()
+    known = switch.daemon.cluster()
     if as_json:
         print_json({"node": switch.settings.kube.node_name, **known})
         return
@@ -130,7 +131,7 @@ _KUBELET = {True: "runs", False: "stopped", None: "not checked"}
 @json_option
 def labels(as_json: bool) -> None:
     """Show this node's labels, and those pending for the master."""
-    known = reader().cluster()
+    known = this_switch().daemon.cluster()
     if as_json:
         print_json({name: known[name] for name in ("applied", "pending", "failed", "refused", "why_pending")})
         return
@@ -185,7 +186,7 @@ def nodes(as_json: bool) -> None:
 @json_option
 def pods(here: bool, as_json: bool) -> None:
     """List the cluster's pods, at most 500."""
-    switch = reader()
+    switch = this_switch()
     admin = _admin()
     # The kubelet's own credential may not list other nodes' pods.
     mine = here or str(admin.kubeconfig) == switch.settings.kube.kubeconfig
@@ -211,8 +212,8 @@ def _say_more(listing: Listing) -> None:
 
 def _admin() -> KubeAdmin:
     """Return access to the configured cluster. Raises Failure if there is none."""
-    switch = reader()
-    _, _, means = switch.master()
+    switch = this_switch()
+    _, _, means = switch.redis.master()
     unless(means.ip, "no master is configured; set one with: kubesync config kube server ip ADDRESS")
     unless(
         not means.disable, "the master is disabled; enable it with: kubesync config kube server disable off"
@@ -295,9 +296,9 @@ def show_feature(name: str | None, *, as_json: bool) -> None:
 
 
 def _show_all(*, as_json: bool) -> None:
-    switch = reader()
-    known = {found["feature"]: found for found in switch.features()}
-    names = sorted({*switch.feature_names(), *known})
+    switch = this_switch()
+    known = {found["feature"]: found for found in switch.daemon.features()}
+    names = sorted({*switch.redis.feature_names(), *known})
     if as_json:
         print_json([_as_json(name, _stored(switch, name), known.get(name)) for name in names])
         return
@@ -308,15 +309,15 @@ def _show_all(*, as_json: bool) -> None:
     put(feature_table(rows), "", reasons([found for _, _, found in rows if found]))
 
 
-def _stored(switch: Reader, name: str) -> Stored | Refused:
+def _stored(switch: Switch, name: str) -> FeatureRows | Refused:
     """Read one feature's rows; return the error of an unusable one, so that it hides no other."""
     try:
-        return switch.stored(name)
+        return switch.redis.feature_rows(name)
     except Refused as error:
         return error
 
 
-def feature_table(features: Sequence[tuple[str, Stored | Refused, Mapping[str, Any] | None]]) -> Any:
+def feature_table(features: Sequence[tuple[str, FeatureRows | Refused, Mapping[str, Any] | None]]) -> Any:
     """Build one line per feature: its configuration, its record, and the resulting state."""
     from rich.text import Text
 
@@ -355,10 +356,10 @@ def reasons(features: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _show_one(name: str, *, as_json: bool) -> None:
-    switch = reader()
-    stored = switch.stored(name)
+    switch = this_switch()
+    stored = switch.redis.feature_rows(name)
     try:
-        found = switch.feature(name)
+        found = switch.daemon.feature(name)
     except Declined:
         unless(stored.config or stored.state, f"{name}: unknown feature; see: kubesync show feature")
         found = None
@@ -380,7 +381,7 @@ def _show_one(name: str, *, as_json: bool) -> None:
         click.echo(f"problem: {problem}", err=True)
 
 
-def side_by_side(stored: Stored) -> Any:
+def side_by_side(stored: FeatureRows) -> Any:
     """Build a table of both raw rows; IDs are shortened, JSON has them in full."""
     config, state = sorted(stored.config.items()), sorted(stored.state.items())
     made = table("CONFIG_DB", "", "STATE_DB", "")
@@ -400,7 +401,7 @@ def _value(field: str, value: str) -> str:
     return value
 
 
-def _as_json(name: str, stored: Stored | Refused, found: Mapping[str, Any] | None) -> dict[str, Any]:
+def _as_json(name: str, stored: FeatureRows | Refused, found: Mapping[str, Any] | None) -> dict[str, Any]:
     if isinstance(stored, Refused):
         return {"feature": name, "problems": [str(stored)]}
     known = found or {}

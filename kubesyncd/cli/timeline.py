@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,9 +24,9 @@ from kubesyncd.cli.output import (
     json_option,
     print_json,
     put,
-    reader,
     span,
     table,
+    this_switch,
     when,
 )
 from kubesyncd.core.state import State
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
     from rich.text import Text
+
+    from kubesyncd.core.descriptions import FeatureDescription
 
 BAR_WIDTH = 62
 
@@ -85,7 +87,7 @@ class Lane:
 @json_option
 def timeline(name: str | None, svg_file: str | None, as_json: bool) -> None:
     """Draw the last changes of state."""
-    found = [reader().feature(name)] if name else reader().features()
+    found = [this_switch().daemon.feature(name)] if name else this_switch().daemon.features()
     if as_json:
         print_json([{"feature": f["feature"], "history": f["history"]} for f in found])
         return
@@ -111,7 +113,7 @@ def write(path: str, text: str) -> None:
     click.echo(f"written to {path}")
 
 
-def lane_of(found: Mapping[str, Any], now: float) -> Lane:
+def lane_of(found: FeatureDescription, now: float) -> Lane:
     """Convert a feature's history to stretches; the last one ends at `now`."""
     changes = found["history"]
     ends = [*(change["at"] for change in changes[1:]), now][: len(changes)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.cluster.credential_watch import CredentialWatch
 from kubesyncd.cluster.kubelet import KubeletGate
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from kubesyncd.cluster.listeners import Listeners
+    from kubesyncd.core.descriptions import ClusterDescription
     from kubesyncd.core.model import LabelView, MasterConfig, Timing
     from kubesyncd.ports import Cluster, DurableFile, FeatureStore, Units
     from kubesyncd.runtime.context import Runtime
@@ -189,8 +190,8 @@ class ClusterController:
         self._mirror.wake(restate=True)
         self._due.set()
 
-    def status(self) -> dict[str, Any]:
-        """The status for operators, in JSON's types."""
+    def status(self) -> ClusterDescription:
+        """The status for operators, without the membership."""
         master, queue = self._mirror.master, self._labels.queue
         may_run, kubelet_why = self._kubelet_rule()
         expires_ts = self._credential.expires_ts

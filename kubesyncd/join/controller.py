@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core import protocol
 from kubesyncd.core.verbs import Outcome
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from kubesyncd.core.descriptions import JobDescription
     from kubesyncd.core.model import MasterConfig
     from kubesyncd.join.plan import Found
     from kubesyncd.join.progress import Progress
@@ -183,8 +184,8 @@ class JoinController:
         """Handle a possible change of the configuration or of a file."""
         self._bell.set()
 
-    def status(self) -> dict[str, Any]:
-        """The last job of this boot, in JSON's types."""
+    def status(self) -> JobDescription:
+        """The last job of this boot; empty if there was none."""
         try:
             progress = self._board.progress()
         except Unavailable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubesyncd.cli.config import Wish, consequence, parse_wish
-from kubesyncd.cli.switch import Stored
+from kubesyncd.cli.switch_redis import FeatureRows
 from kubesyncd.core import protocol
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
 from tests.unit.cli.operator import CONFIG_DB, Operator
@@ -329,9 +329,9 @@ def test_settings_are_taken_in_any_order_case_and_shortened() -> None:
     )
 
 
-def stored(owner: str, mode: str, *, up: bool = True, config: FeatureConfig) -> Stored:
+def stored(owner: str, mode: str, *, up: bool = True, config: FeatureConfig) -> FeatureRows:
     row = Row(SystemState.UP if up else SystemState.DOWN, Owner(owner), Mode(mode))
-    return Stored({"set_owner": "x"}, {}, config, row, ())
+    return FeatureRows({"set_owner": "x"}, {}, config, row, ())
 
 
 LOCAL, KUBE = FeatureConfig(), FeatureConfig(set_owner=Owner.KUBE)
@@ -350,7 +350,7 @@ LOCAL, KUBE = FeatureConfig(), FeatureConfig(set_owner=Owner.KUBE)
     ],
 )
 def test_the_question_says_what_the_new_owner_means(
-    now: Stored, wish: Owner, sentence: str, asks: bool
+    now: FeatureRows, wish: Owner, sentence: str, asks: bool
 ) -> None:
     said, asked = consequence("snmp", now, Wish(owner=wish), joined=True)
     assert sentence in said

@@ -11,9 +11,11 @@ import pytest
 
 from kubesyncd.adapters import kube_lean
 from kubesyncd.adapters.kubelet_config import KubeletConfig
-from kubesyncd.cli.doctor import Finding, Grade, Patient, certificates, examine, judged, skewed
+from kubesyncd.cli.checks_kubernetes import certificates, judged, skewed
+from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, Diagnosis
+from kubesyncd.cli.doctor import examine
 from kubesyncd.cli.rules.daemonset import Local, daemonset
-from kubesyncd.cli.switch import Reader
+from kubesyncd.cli.switch import Switch
 from kubesyncd.runtime.x509 import not_after
 from kubesyncd.settings import load
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
@@ -79,19 +81,19 @@ class Docker:
                 connection.sendall(head + body)
 
 
-def found(operator: Operator) -> dict[str, Finding]:
+def found(operator: Operator) -> dict[str, CheckResult]:
     """The last finding of each subject that is worst."""
-    order = [Grade.SKIP, Grade.GOOD, Grade.WARN, Grade.BAD]
-    worst: dict[str, Finding] = {}
-    for finding in examine(patient(operator)):
+    order = [CheckGrade.SKIP, CheckGrade.GOOD, CheckGrade.WARN, CheckGrade.BAD]
+    worst: dict[str, CheckResult] = {}
+    for finding in examine(diagnosis(operator)):
         before = worst.get(finding.subject)
         if before is None or order.index(finding.grade) >= order.index(before.grade):
             worst[finding.subject] = finding
     return worst
 
 
-def patient(operator: Operator) -> Patient:
-    return Patient(Reader(load(operator.settings), {}))
+def diagnosis(operator: Operator) -> Diagnosis:
+    return Diagnosis(Switch(load(operator.settings), {}))
 
 
 def test_a_healthy_switch_has_nothing_to_mend(healthy: Operator) -> None:
@@ -133,46 +135,50 @@ def test_every_failure_names_its_fix(healthy: Operator) -> None:
         client.config_set("notify-keyspace-events", "Ex")
         client.delete("CONFIG_DB_INITIALIZED")
     worst = found(healthy)
-    bad = {subject for subject, finding in worst.items() if finding.grade is Grade.BAD}
+    bad = {subject for subject, finding in worst.items() if finding.grade is CheckGrade.BAD}
     assert {"feature", "socket", "events", "master", "labels", "kubelet"} <= bad
-    assert {subject for subject, finding in worst.items() if finding.grade is Grade.WARN} == {
+    assert {subject for subject, finding in worst.items() if finding.grade is CheckGrade.WARN} == {
         "redis",
         "row",
         "reboot",
     }
-    assert all(finding.fix for finding in worst.values() if finding.grade in (Grade.BAD, Grade.WARN))
+    assert all(
+        finding.fix for finding in worst.values() if finding.grade in (CheckGrade.BAD, CheckGrade.WARN)
+    )
 
 
 def test_kubernetes_packages_that_are_in_use_count_as_installed(healthy: Operator) -> None:
     healthy.daemon.cluster = cluster()
     kube_lean.load()
-    assert found(healthy)["master"].grade is Grade.GOOD
+    assert found(healthy)["master"].grade is CheckGrade.GOOD
 
 
 def test_a_local_switch_is_not_bothered_with_kubernetes(healthy: Operator) -> None:
     healthy.daemon.cluster = cluster(master="", joined=False, connected=False)
     worst = found(healthy)
-    assert worst["master"] == Finding("master", Grade.SKIP, "none configured: Kubernetes runs no feature")
+    assert worst["master"] == CheckResult(
+        "master", CheckGrade.SKIP, "none configured: Kubernetes runs no feature"
+    )
     assert not {"kubelet", "certificate", "clock"} & set(worst)
 
 
 @pytest.mark.parametrize(
     ("valid", "grade", "words"),
     [
-        (300.1 * DAY, Grade.GOOD, "is valid for 300 d"),
-        (30.1 * DAY, Grade.GOOD, "is valid for 30 d"),
-        (29.9 * DAY, Grade.WARN, "expires in 29 d"),
-        (-1.1 * DAY, Grade.BAD, "expired 1 d"),
+        (300.1 * DAY, CheckGrade.GOOD, "is valid for 300 d"),
+        (30.1 * DAY, CheckGrade.GOOD, "is valid for 30 d"),
+        (29.9 * DAY, CheckGrade.WARN, "expires in 29 d"),
+        (-1.1 * DAY, CheckGrade.BAD, "expired 1 d"),
     ],
 )
 def test_a_certificate_is_told_by_how_long_it_is_good_for(
-    terminal: Operator, valid: dt.timedelta, grade: Grade, words: str
+    terminal: Operator, valid: dt.timedelta, grade: CheckGrade, words: str
 ) -> None:
     authority = Authority(terminal.folder / "pki")
     for inline in (True, False):
         pair = authority.issue(f"node{inline}", "system:node:switch1", "system:nodes", valid=valid)
         write_kubeconfig(terminal.folder / "kubelet.conf", "https://x:1", authority.pem, pair, inline=inline)
-        (finding,) = certificates(patient(terminal))
+        (finding,) = certificates(diagnosis(terminal))
         assert (finding.grade, words in finding.found) == (grade, True), finding
 
 
@@ -180,10 +186,10 @@ def test_a_kubelet_that_may_remove_local_images_is_told_by_what_lets_it(healthy:
     config = healthy.folder / "config.yaml"
     config.write_text("imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n")
     told = found(healthy)["images"]
-    assert told.grade is Grade.WARN
+    assert told.grade is CheckGrade.WARN
     assert f"evictionHard in {config}" in told.found
     config.unlink()
-    assert found(healthy)["images"].grade is Grade.WARN
+    assert found(healthy)["images"].grade is CheckGrade.WARN
     healthy.write_settings(more="[images]\nkubelet_gc = true")
     assert "images" not in found(healthy), "somebody wants it so"
 
@@ -193,14 +199,14 @@ def test_an_admin_conf_that_others_may_read_is_told(terminal: Operator) -> None:
     pair = authority.issue("admin", "admin", "system:masters")
     write_kubeconfig(terminal.admin_conf, "https://x:1", authority.pem, pair, inline=True)
     terminal.admin_conf.chmod(0o644)
-    fixes = [finding.fix for finding in certificates(patient(terminal))]
+    fixes = [finding.fix for finding in certificates(diagnosis(terminal))]
     assert f"run: chmod 600 {terminal.admin_conf}" in fixes
 
 
 def test_a_kubeconfig_that_is_none_says_to_join_again(terminal: Operator) -> None:
     (terminal.folder / "kubelet.conf").write_text(json.dumps({"kind": "Config"}))
-    (finding,) = certificates(patient(terminal))
-    assert (finding.grade, "join again" in finding.fix) == (Grade.BAD, True)
+    (finding,) = certificates(diagnosis(terminal))
+    assert (finding.grade, "join again" in finding.fix) == (CheckGrade.BAD, True)
 
 
 def test_the_end_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -> None:
@@ -221,7 +227,7 @@ def test_what_is_no_certificate_has_no_end(junk: bytes) -> None:
 
 
 def test_a_clock_that_differs_from_the_masters_is_told() -> None:
-    assert skewed(-29.0).grade is Grade.GOOD
+    assert skewed(-29.0).grade is CheckGrade.GOOD
     assert skewed(600.0).found.startswith("this switch is 10 min behind the master")
     assert skewed(-600.0).found.startswith("this switch is 10 min ahead of the master")
 
@@ -229,9 +235,9 @@ def test_a_clock_that_differs_from_the_masters_is_told() -> None:
 def test_a_features_daemonset_that_breaks_a_mandate_is_told_with_its_fix() -> None:
     good = {**daemonset("snmp", Local(), image="registry/snmp@sha256:0"), "kind": "DaemonSet"}
     (finding,) = judged([good])
-    assert finding.grade is Grade.GOOD, finding
+    assert finding.grade is CheckGrade.GOOD, finding
     bad = json.loads(json.dumps(good))
     bad["spec"]["template"]["spec"]["hostNetwork"] = False
     (finding,) = judged([bad])
-    assert (finding.grade, finding.fix) == (Grade.BAD, "set hostNetwork: true")
+    assert (finding.grade, finding.fix) == (CheckGrade.BAD, "set hostNetwork: true")
     assert list(judged([])) == []

@@ -10,21 +10,21 @@ import contextlib
 import re
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kubesyncd.adapters import kube_lists
-from kubesyncd.cli import switch
+from kubesyncd.cli import switch, switch_daemon, switch_redis
 from kubesyncd.cli.click_groups import failure_of
 from kubesyncd.core import protocol
-from kubesyncd.ports import Unavailable
+from kubesyncd.ports import Forbidden, Unavailable
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.unit.cli.operator import Operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.lab.redis_server import RedisServer
 
@@ -80,10 +80,10 @@ def gives_one_line(operator: Operator, line: str, code: int = 69) -> str:
 
 
 def test_no_commands_deadlines_add_up_to_more_than_is_promised() -> None:
-    assert switch.ANSWER_S < PROMISED_S
+    assert switch_daemon.ANSWER_S < PROMISED_S
     assert switch.SYSTEMCTL_S < PROMISED_S
     # One call to Redis hangs and ends the command; whatever answers takes no time.
-    assert switch.REDIS_S + switch.ANSWER_S <= PROMISED_S
+    assert switch_redis.REDIS_S + switch_daemon.ANSWER_S <= PROMISED_S
     assert kube_lists.CALL_S < PROMISED_S
 
 
@@ -256,7 +256,10 @@ def test_a_reply_of_the_daemon_keeps_its_code(terminal: Operator) -> None:
 
 
 def test_a_socket_we_may_not_use_is_told_apart(terminal: Operator) -> None:
-    with pytest.raises(switch.Forbidden, match="use sudo, or join its group"), switch._daemon_edge("/x"):
+    with (
+        pytest.raises(Forbidden, match="use sudo, or join its group"),
+        switch_daemon._daemon_edge(Path("/x")),
+    ):
         raise PermissionError
 
 
@@ -264,7 +267,7 @@ def test_a_redis_we_may_not_use_is_told_from_one_that_is_down() -> None:
     # As redis-py wraps it.
     wrapped = ConnectionError("Error 13 connecting to unix socket")
     wrapped.__cause__ = PermissionError()
-    with pytest.raises(switch.Forbidden, match="use sudo, or join its group"), switch._redis_edge("x"):
+    with pytest.raises(Forbidden, match="use sudo, or join its group"), switch_redis._redis_edge("x"):
         raise wrapped
 
 
@@ -286,7 +289,7 @@ class OfRoot:
 
 
 def test_a_kubeconfig_we_may_not_read_is_a_matter_of_sudo() -> None:
-    with pytest.raises(switch.Forbidden, match="/root/x may be read by root only; use sudo"):
+    with pytest.raises(Forbidden, match="/root/x may be read by root only; use sudo"):
         kube_lists.KubeAdmin(OfRoot()).nodes()  # type: ignore[arg-type]
 
 

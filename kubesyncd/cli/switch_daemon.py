@@ -1,0 +1,131 @@
+"""Send requests to the daemon's host socket and decode its answers, for the `kubesync` commands.
+
+Knows the socket protocol; must not know click or print. Every request has a deadline. Errors are those of `ports`, and
+`Declined`. An answer is decoded as it is described in `core.descriptions`; keys of a newer daemon are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from kubesyncd.core import protocol
+from kubesyncd.ports import Forbidden, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kubesyncd.core.descriptions import ClusterDescription, FeatureDescription
+
+ANSWER_S = 2.0
+# A reply holds at most 512 features, each on its own line.
+REPLY_BYTES_MAX = 32 << 20
+AGAIN_S = 0.1
+
+
+class Declined(Exception):
+    """The daemon understood the request and declined it; `code` is its exit code."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class DaemonClient:
+    """The requests of one command. `path`: the daemon's host socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ask(
+        self, *arguments: str, within_s: float = ANSWER_S, say: Callable[[str], None] = lambda _: None
+    ) -> list[str]:
+        """Return the daemon's answer in lines; `say` gets each status line. Raises Unavailable, Forbidden, Declined."""
+        request = protocol.encode_request(list(arguments))
+        deadline = time.monotonic() + within_s
+        while True:
+            lines, code = self._converse(request, deadline, say)
+            if code is not None:
+                break
+            # End of stream before the result: the daemon was restarted; ask again.
+            time.sleep(AGAIN_S)
+        out = [text for kind, text in lines if kind == "O"]
+        if code != protocol.EXIT_DONE:
+            raise Declined("; ".join(_plain(text) for kind, text in lines if kind == "E"), code)
+        return out
+
+    def _converse(
+        self, request: bytes, deadline: float, say: Callable[[str], None]
+    ) -> tuple[list[tuple[str, str]], int | None]:
+        told = 0
+        data = b""
+        with _daemon_edge(self.path), socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(_left(deadline))
+            link.connect(str(self.path))
+            link.sendall(request)
+            while True:
+                link.settimeout(_left(deadline))
+                chunk = b""
+                with suppress(ConnectionResetError):
+                    chunk = link.recv(1 << 16)
+                data += chunk
+                if chunk and b"\n" not in chunk:
+                    continue
+                lines, code = protocol.decode_reply(data)
+                for kind, text in lines[told:]:
+                    if kind == "S":
+                        say(text)
+                told = len(lines)
+                if code is not None or not chunk or len(data) > REPLY_BYTES_MAX:
+                    return lines, code
+
+    def features(self, *, within_s: float = ANSWER_S) -> list[FeatureDescription]:
+        """Return all features as the daemon describes them. Raises Unavailable, Forbidden."""
+        return [json.loads(line) for line in self.ask("show", within_s=within_s) if line]
+
+    def feature(self, name: str) -> FeatureDescription:
+        """Return one feature as the daemon describes it. Raises Unavailable, Forbidden, Declined."""
+        lines = [line for line in self.ask("show", name) if line]
+        if not lines:
+            raise Unavailable("kubesyncd", f"{name}: Docker has not reported its containers yet; ask again")
+        found: FeatureDescription = json.loads(lines[0])
+        return found
+
+    def cluster(self) -> ClusterDescription:
+        """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden."""
+        found: ClusterDescription = json.loads(self.ask("cluster")[0])
+        return found
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+@contextmanager
+def _daemon_edge(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise Forbidden("kubesyncd", f"{path}: permission denied; use sudo, or join its group") from error
+    except TimeoutError as error:
+        detail = "the daemon does not answer in time; look at: systemctl status kubesyncd"
+        raise Unavailable("kubesyncd", detail) from error
+    except OSError as error:
+        detail = f"the daemon is not running ({path}); start it: systemctl start kubesyncd"
+        raise Unavailable("kubesyncd", detail) from error
+    except protocol.BadRequest as error:
+        raise Unavailable("kubesyncd", f"{path} uses another protocol ({error})") from error
+
+
+def _plain(text: str) -> str:
+    """Return the daemon's error without the client's name in front."""
+    for prefix in ("container: ", "label: ", "kubernetes: "):
+        text = text.removeprefix(prefix)
+    return text

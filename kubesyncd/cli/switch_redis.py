@@ -1,0 +1,217 @@
+"""Read and write CONFIG_DB and STATE_DB, for the `kubesync` commands.
+
+Knows Redis and the keys of our rows; must not know click or print. Every call has a deadline. Errors are those of
+`ports`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kubesyncd.core.model import Row, valid_feature_name
+from kubesyncd.core.parse import parse_master_config
+from kubesyncd.ports import Forbidden, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from kubesyncd.adapters.db_schema import Schema
+    from kubesyncd.adapters.redis_place import Place
+    from kubesyncd.core.model import FeatureConfig, MasterConfig
+    from kubesyncd.settings import Settings
+
+    Client: TypeAlias = Any
+
+REDIS_S = 1.0
+SCAN_COUNT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRows:
+    """One feature's raw fields in CONFIG_DB and STATE_DB, and their parsed values."""
+
+    config: Mapping[str, str]
+    state: Mapping[str, str]
+    means: FeatureConfig
+    row: Row
+    problems: tuple[str, ...]
+
+
+class SwitchRedis:
+    """The databases of this switch. Connections open on first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The configured spelling of the fields."""
+        from kubesyncd.adapters.db_schema import schema
+
+        return schema(self._settings.schema.names)
+
+    @cached_property
+    def _place(self) -> Place:
+        from kubesyncd.adapters.redis_place import locate
+
+        return locate(self._settings.redis)
+
+    @cached_property
+    def _databases(self) -> tuple[Client, Client]:
+        """Clients of CONFIG_DB and STATE_DB."""
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        place = self._place
+        return tuple(  # type: ignore[return-value]
+            Redis.from_url(
+                place.url,
+                db=db,
+                protocol=2,
+                socket_timeout=REDIS_S,
+                socket_connect_timeout=REDIS_S,
+                retry=Retry(NoBackoff(), 0),
+                decode_responses=True,
+                encoding_errors="replace",
+            )
+            for db in (place.config_db, place.state_db)
+        )
+
+    def feature_names(self) -> list[str]:
+        """Return the valid names of all FEATURE rows in CONFIG_DB. Raises Unavailable."""
+        from kubesyncd.adapters.redis_client import FEATURE
+
+        with _redis_edge("CONFIG_DB"):
+            keys = self._databases[0].scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)
+            names = {key.removeprefix(FEATURE) for key in keys}
+        return sorted(name for name in names if valid_feature_name(name))
+
+    def feature_rows(self, feature: str) -> FeatureRows:
+        """Return one feature's rows. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.redis_client import FEATURE
+        from kubesyncd.adapters.redis_place import on_switch
+
+        config, state = self._hash(0, f"{FEATURE}{feature}"), self._hash(1, f"{FEATURE}{feature}")
+        problems: list[str] = []
+        means = on_switch(self._place, self.schema.decode_config(_normal(config), problems))
+        row = self.schema.decode_row(_normal(state), problems)
+        return FeatureRows(config, state, means, row, tuple(problems))
+
+    def master(self) -> tuple[Mapping[str, str], Mapping[str, str], MasterConfig]:
+        """Return the master's rows in CONFIG_DB and STATE_DB, and the first one parsed. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.redis_client import MASTER
+
+        config, state = self._hash(0, MASTER), self._hash(1, MASTER)
+        return config, state, parse_master_config(config)
+
+    def config_rows(self) -> dict[str, Mapping[str, str]]:
+        """Return all FEATURE rows of CONFIG_DB unparsed. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.redis_client import FEATURE
+
+        return {name: self._hash(0, f"{FEATURE}{name}") for name in self.feature_names()}
+
+    def labels_of_ctrmgrd(self) -> Mapping[str, str]:
+        """Return the labels that were requested from SONiC's ctrmgrd. Raises Unavailable, Refused."""
+        from kubesyncd.cli.rules.ctrmgrd import LABELS_KEY
+
+        return self._hash(1, LABELS_KEY)
+
+    def device_metadata(self) -> Mapping[str, str]:
+        """Return the device's metadata in CONFIG_DB. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.redis_client import METADATA
+
+        return self._hash(0, METADATA)
+
+    def write_feature(self, feature: str, fields: Mapping[str, str]) -> None:
+        """Set these fields of the feature's CONFIG_DB row, all in one write. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.redis_client import FEATURE
+
+        self._write(f"{FEATURE}{feature}", fields)
+
+    def replace_feature(self, feature: str, fields: Mapping[str, str]) -> None:
+        """Replace the feature's CONFIG_DB row by `fields`; delete it if they are empty. Raises Unavailable."""
+        from kubesyncd.adapters.redis_client import FEATURE
+
+        key = f"{FEATURE}{feature}"
+        with _redis_edge(f"CONFIG_DB {key}"):
+            pipe = self._databases[0].pipeline(transaction=True)
+            pipe.delete(key)
+            if fields:
+                pipe.hset(key, mapping=dict(fields))
+            pipe.execute()
+
+    def remove_state(self, feature: str) -> None:
+        """Remove the feature's STATE_DB row, including fields of other programs. Raises Unavailable."""
+        from kubesyncd.adapters.redis_client import FEATURE
+
+        key = f"{FEATURE}{feature}"
+        with _redis_edge(f"STATE_DB {key}"):
+            self._databases[1].delete(key)
+
+    def write_master(self, fields: Mapping[str, str]) -> None:
+        """Set these fields of the master's CONFIG_DB row, all in one write. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.redis_client import MASTER
+
+        self._write(MASTER, fields)
+
+    def notify_flags(self) -> str:
+        """Return the keyspace events that Redis publishes. Raises Unavailable."""
+        with _redis_edge("notify-keyspace-events"):
+            flags: str = self._databases[0].config_get("notify-keyspace-events")["notify-keyspace-events"]
+        return flags
+
+    def config_loaded(self) -> bool:
+        """Return whether CONFIG_DB is marked as fully loaded. Raises Unavailable."""
+        from kubesyncd.adapters.redis_client import INITIALIZED
+
+        with _redis_edge(INITIALIZED):
+            return bool(self._databases[0].get(INITIALIZED) == "1")
+
+    def _hash(self, database: int, key: str) -> dict[str, str]:
+        with _redis_edge(f"{'STATE_DB' if database else 'CONFIG_DB'} {key}"):
+            found: dict[str, str] = self._databases[database].hgetall(key)
+        return found
+
+    def _write(self, key: str, fields: Mapping[str, str]) -> None:
+        """Write fields; one stored in another spelling (`IP`, `ip`) keeps it, so that no field is stored twice."""
+        from kubesyncd.adapters.db_schema import normal
+
+        there = {normal(name): name for name in self._hash(0, key)}
+        with _redis_edge(f"CONFIG_DB {key}"):
+            self._databases[0].hset(
+                key, mapping={there.get(normal(name), name): value for name, value in fields.items()}
+            )
+
+
+@contextmanager
+def _redis_edge(what: str) -> Iterator[None]:
+    from redis.exceptions import RedisError, ResponseError
+
+    try:
+        yield
+    except ResponseError as error:
+        if "WRONGTYPE" in str(error):
+            raise Refused("Redis", f"{what}: invalid key type, only a hash is allowed; delete it") from error
+        raise Unavailable("Redis", f"{what}: {error}") from error
+    except (RedisError, OSError) as error:
+        if _denied(error):
+            detail = "its socket may not be used by this user; use sudo, or join its group"
+            raise Forbidden("Redis", detail) from error
+        raise Unavailable("Redis", "does not answer; start it: systemctl start database") from error
+
+
+def _denied(error: BaseException | None) -> bool:
+    """Return whether a PermissionError is the cause; redis-py wraps it."""
+    while error is not None and not isinstance(error, PermissionError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _normal(fields: Mapping[str, str]) -> dict[str, str]:
+    from kubesyncd.adapters.db_schema import normal
+
+    return {normal(name): value for name, value in fields.items()}
