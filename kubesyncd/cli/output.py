@@ -23,7 +23,7 @@ from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.core.state import State
-from kubesyncd.ports import PortError
+from kubesyncd.ports import Forbidden, PortError
 from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -216,3 +216,14 @@ def ask_first(sentence: str, question: str, *, sure: bool) -> None:
         raise Failure("not confirmed; add -y to proceed without confirmation", protocol.EXIT_USAGE)
     if answer.strip().lower() not in ("y", "yes"):
         raise Failure("nothing was changed; answer y, or add -y, to proceed")
+
+
+def note_if_daemon_absent(switch: Switch) -> None:
+    """Print a note if kubesyncd does not answer: the change is stored but not applied yet."""
+    try:
+        switch.daemon.cluster()
+    except Forbidden:
+        return  # the daemon runs; this user may not use its socket
+    except (PortError, Declined):
+        text = "note: kubesyncd does not answer; it acts on this once it runs: systemctl start kubesyncd"
+        click.echo(text, err=True)

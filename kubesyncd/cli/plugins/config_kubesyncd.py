@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kubesyncd.cli import config as ours
+from kubesyncd.cli.config import config
+from kubesyncd.cli.config_feature import is_name
 from kubesyncd.cli.plugins.exec_proxy import become, kept, stand_in
 from kubesyncd.cli.plugins.merge import accept_names, add_missing, answer_to, around, take_over
 
@@ -22,14 +23,14 @@ def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) ->
     name there.
     """
     around(cli.commands.get("load_minigraph"), kept)
-    mine = stand_in(ours.config, ["config"], run)
+    mine = stand_in(config, ["config"], run)
     feature, kube = mine.commands["feature"], mine.commands["kube"]
     their_feature = cli.commands.get("feature")
     if their_feature is None:
         cli.add_command(feature)
     elif isinstance(their_feature, click.Group):
         add_missing(their_feature, feature)
-        accept_names(their_feature, feature.each, ours.is_name)
+        accept_names(their_feature, feature.each, is_name)
     their_kube = cli.commands.get("kubernetes")
     if their_kube is None:
         cli.add_command(kube, "kubernetes")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kubesyncd.cli import show as ours
 from kubesyncd.cli.plugins.exec_proxy import become, stand_in
 from kubesyncd.cli.plugins.merge import accept_names, accept_nothing, answer_to, take_over
+from kubesyncd.cli.show import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) ->
     is typed; so does its `kubernetes server`. Ours replace its other kubernetes commands of the same name, which read
     keys that kubesyncd does not write.
     """
-    mine = stand_in(ours.show, ["show"], run)
+    mine = stand_in(show, ["show"], run)
     feature, kubernetes = mine.commands["feature"], mine.commands["kubernetes"]
     their_feature = cli.commands.get("feature")
     if their_feature is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubesyncd.cli.config import Wish, consequence, parse_wish
+from kubesyncd.cli.config_feature import consequence
+from kubesyncd.cli.feature_settings import FeatureChange, parse_change
 from kubesyncd.cli.switch_redis import FeatureRows
 from kubesyncd.core import protocol
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
@@ -324,9 +325,9 @@ def test_a_feature_command_that_makes_no_sense_says_what_to_type(
 
 
 def test_settings_are_taken_in_any_order_case_and_shortened() -> None:
-    assert parse_wish(["FALLBACK", "On", "own", "Kubernetes", "fail", "0", "pol", "alert"]) == Wish(
-        Owner.KUBE, True, 0, FailurePolicy.ALERT
-    )
+    assert parse_change(
+        ["FALLBACK", "On", "own", "Kubernetes", "fail", "0", "pol", "alert"]
+    ) == FeatureChange(Owner.KUBE, True, 0, FailurePolicy.ALERT)
 
 
 def stored(owner: str, mode: str, *, up: bool = True, config: FeatureConfig) -> FeatureRows:
@@ -352,20 +353,22 @@ LOCAL, KUBE = FeatureConfig(), FeatureConfig(set_owner=Owner.KUBE)
 def test_the_question_says_what_the_new_owner_means(
     now: FeatureRows, wish: Owner, sentence: str, asks: bool
 ) -> None:
-    said, asked = consequence("snmp", now, Wish(owner=wish), joined=True)
+    said, asked = consequence("snmp", now, FeatureChange(owner=wish), joined=True)
     assert sentence in said
     assert asked is asks
 
 
 def test_a_fallback_that_starts_something_is_asked_about() -> None:
     said, asked = consequence(
-        "snmp", stored("none", "kube_ready", config=KUBE), Wish(fallback=True), joined=True
+        "snmp", stored("none", "kube_ready", config=KUBE), FeatureChange(fallback=True), joined=True
     )
     assert (said, asked) == ("snmp waits for kube; its local container will run until kube deploys", True)
 
 
 def test_a_switch_without_a_master_is_told_so_in_the_question() -> None:
-    said, _ = consequence("snmp", stored("local", "none", config=LOCAL), Wish(owner=Owner.KUBE), joined=False)
+    said, _ = consequence(
+        "snmp", stored("local", "none", config=LOCAL), FeatureChange(owner=Owner.KUBE), joined=False
+    )
     assert "once this switch has joined a master" in said
 
 

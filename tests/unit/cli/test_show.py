@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.cli.show import label_rows, node_row, pod_row, status_rows
+from kubesyncd.cli.show_cluster import node_row, pod_row
+from kubesyncd.cli.show_kubernetes import label_rows, status_rows
 from kubesyncd.core.state import State
 from tests.lab.stub_daemon import KUBE_ID, cluster, feature
 from tests.unit.cli.operator import STATE_DB, Operator, is_golden

@@ -1,0 +1,174 @@
+"""Show features: `show feature [NAME]`.
+
+Stored fields come from Redis, states and reasons from the daemon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kubesyncd.cli.click_groups import Command
+from kubesyncd.cli.output import (
+    FeatureName,
+    ago,
+    brief,
+    colour,
+    json_option,
+    on_off,
+    print_json,
+    put,
+    table,
+    this_switch,
+    unless,
+)
+from kubesyncd.cli.switch_daemon import Declined
+from kubesyncd.ports import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from kubesyncd.cli.switch import Switch
+    from kubesyncd.cli.switch_redis import FeatureRows
+    from kubesyncd.core.descriptions import FeatureDescription
+
+SHORT_ID = 12
+
+
+@click.command("feature", cls=Command, options_metavar="[--json]")
+@click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
+@json_option
+def feature(name: str | None, as_json: bool) -> None:
+    """Show each feature's configured owner, current owner, state and reason."""
+    show_feature(name, as_json=as_json)
+
+
+def show_feature(name: str | None, *, as_json: bool) -> None:
+    """Print the list, or everything of one feature."""
+    if name is None:
+        _show_all(as_json=as_json)
+    else:
+        _show_one(name, as_json=as_json)
+
+
+def _show_all(*, as_json: bool) -> None:
+    switch = this_switch()
+    known = {found["feature"]: found for found in switch.daemon.features()}
+    names = sorted({*switch.redis.feature_names(), *known})
+    if as_json:
+        print_json([_as_json(name, _stored(switch, name), known.get(name)) for name in names])
+        return
+    if not names:
+        click.echo("no features; add one with: kubesync config feature NAME owner local")
+        return
+    rows = [(name, _stored(switch, name), known.get(name)) for name in names]
+    put(feature_table(rows), "", reasons([found for _, _, found in rows if found]))
+
+
+def _stored(switch: Switch, name: str) -> FeatureRows | Refused:
+    """Read one feature's rows; return the error of an unusable one, so that it hides no other."""
+    try:
+        return switch.redis.feature_rows(name)
+    except Refused as error:
+        return error
+
+
+def feature_table(features: Sequence[tuple[str, FeatureRows | Refused, FeatureDescription | None]]) -> Table:
+    """Build one line per feature: its configuration, its record, and the resulting state."""
+    from rich.text import Text
+
+    made = table("Feature", "Owner", "Fallback", "Fail", "Runs", "Mode", "State", "Since")
+    for name, stored, found in features:
+        if isinstance(stored, Refused):
+            made.add_row(Text(name, "bold"), *["-"] * 5, Text("unusable row", "red"))
+            continue
+        state = found["state"] if found else "-"
+        made.add_row(
+            Text(name, "bold"),
+            stored.means.owner.value,
+            on_off(stored.means.fallback),
+            f"{stored.means.failure_minutes}m" if stored.means.failure_minutes else "-",
+            stored.row.current_owner.value,
+            stored.row.transition_mode.value,
+            Text(state, colour(state)),
+            brief(found["since"]) if found else "",
+        )
+    return made
+
+
+def reasons(features: Sequence[FeatureDescription]) -> Table:
+    """List the reason of each feature's state; features with the same reason share a line."""
+    from rich.table import Table
+
+    shared: dict[str, list[str]] = {}
+    for found in features:
+        shared.setdefault(found["why"], []).append(found["feature"])
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(max_width=24)
+    grid.add_column(style="dim", overflow="fold")
+    for why, names in shared.items():
+        grid.add_row(", ".join(names), why)
+    return grid
+
+
+def _show_one(name: str, *, as_json: bool) -> None:
+    switch = this_switch()
+    stored = switch.redis.feature_rows(name)
+    try:
+        found = switch.daemon.feature(name)
+    except Declined:
+        unless(stored.config or stored.state, f"{name}: unknown feature; see: kubesync show feature")
+        found = None
+    if as_json:
+        print_json(_as_json(name, stored, found))
+        return
+    from rich.text import Text
+
+    if found:
+        put(
+            Text.assemble(
+                (name, "bold"), ": ", (found["state"], colour(found["state"])), f" for {ago(found['since'])}"
+            ),
+            Text(f"  {found['why']}", "dim"),
+            Text(""),
+        )
+    put(side_by_side(stored))
+    for problem in stored.problems:
+        click.echo(f"problem: {problem}", err=True)
+
+
+def side_by_side(stored: FeatureRows) -> Table:
+    """Build a table of both raw rows; IDs are shortened, JSON has them in full."""
+    config, state = sorted(stored.config.items()), sorted(stored.state.items())
+    made = table("CONFIG_DB", "", "STATE_DB", "")
+    made.columns[0].no_wrap = made.columns[2].no_wrap = True
+    for at in range(max(len(config), len(state))):
+        left = config[at] if at < len(config) else ("", "")
+        right = state[at] if at < len(state) else ("", "")
+        made.add_row(left[0], left[1], right[0], _value(*right))
+    return made
+
+
+def _value(field: str, value: str) -> str:
+    if field.replace("-", "_") in ("docker_id", "container_id"):
+        return value[:SHORT_ID]
+    if field.endswith("_ts") and value.isdigit():
+        return f"{ago(int(value))} ago"
+    return value
+
+
+def _as_json(name: str, stored: FeatureRows | Refused, found: FeatureDescription | None) -> dict[str, object]:
+    if isinstance(stored, Refused):
+        return {"feature": name, "problems": [str(stored)]}
+    return {
+        "feature": name,
+        "state": found["state"] if found else None,
+        "since": found["since"] if found else None,
+        "why": found["why"] if found else None,
+        "config": dict(stored.config),
+        "state_db": dict(stored.state),
+        "problems": list(stored.problems),
+    }
