@@ -84,8 +84,9 @@ class FeatureHandlers:
         )
         if signal not in verbs.ENDING_SIGNALS:
             text = f"{signal[:20]!a} does not end a container; use one of {', '.join(verbs.ENDING_SIGNALS)}"
-            hint = "for other signals: docker kill -s SIGNAL $(container id NAME)"
-            return failure(protocol.EXIT_USAGE, request.argument(1), f"{text}, or {hint}")
+            name = feature_name(request)
+            hint = f"for other signals: docker kill -s SIGNAL $(container id {name})"
+            return failure(protocol.EXIT_USAGE, name, f"{text}, or {hint}")
         return await self._carry_out(request, verbs.Kill(signal, kubelet_check=request.argument(3) != "1"))
 
     async def _wait(self, request: Request) -> Reply:

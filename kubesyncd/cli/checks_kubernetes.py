@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, split_fix
 from kubesyncd.cli.output import count, span
 from kubesyncd.cli.rules import daemonset_lint
+from kubesyncd.cli.rules.tree import at
 from kubesyncd.cli.switch import certificate_ends_at
 from kubesyncd.core.labels import feature_of
 from kubesyncd.ports import Forbidden, PortError
@@ -196,7 +197,5 @@ def judged(daemonsets: Sequence[Mapping[str, Any]]) -> Iterator[CheckResult]:
 
 def _about_features(item: Mapping[str, Any]) -> bool:
     """Return whether a feature's label deploys it."""
-    selector: Any = item
-    for key in ("spec", "template", "spec", "nodeSelector"):
-        selector = selector.get(key) if isinstance(selector, dict) else None
+    selector = at(item, "spec", "template", "spec", "nodeSelector")
     return isinstance(selector, dict) and any(feature_of(str(key)) for key in selector)

@@ -104,7 +104,7 @@ class Command(click.Command):
             return super().make_context(info_name, args, parent=parent, **extra)
         except click.UsageError as error:
             raise usage(
-                error.ctx or click.Context(self, info_name=info_name, parent=parent), _said(error)
+                error.ctx or click.Context(self, info_name=info_name, parent=parent), _message(error)
             ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -112,7 +112,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            raise usage(error.ctx or ctx, _said(error)) from None
+            raise usage(error.ctx or ctx, _message(error)) from None
         except (PortError, SettingsError, Declined) as error:
             raise failure_of(error) from error
 
@@ -187,7 +187,7 @@ class Group(click.Group):
             return super().make_context(info_name, args, parent=parent, **extra)
         except click.UsageError as error:
             raise usage(
-                error.ctx or click.Context(self, info_name=info_name, parent=parent), _said(error)
+                error.ctx or click.Context(self, info_name=info_name, parent=parent), _message(error)
             ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -195,7 +195,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            raise usage(error.ctx or ctx, _said(error)) from None
+            raise usage(error.ctx or ctx, _message(error)) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """See click; offer names too if the group takes a NAME."""
@@ -220,7 +220,7 @@ def unknown(word: str, known: list[str]) -> str:
     return f"{said}, did you mean {near[0]}?" if near else said
 
 
-def _said(error: click.UsageError) -> str:
+def _message(error: click.UsageError) -> str:
     """Return click's message; the message of an invalid value already names the value."""
     own = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
     return (error.message if own else error.format_message()).replace("\n", " ")

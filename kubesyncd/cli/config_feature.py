@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kubesyncd.cli.switch import Switch
-    from kubesyncd.cli.switch_redis import FeatureRows
+    from kubesyncd.cli.switch_redis import FeatureFields
 
 FEATURE_FORM = "NAME [owner local|kube] [fallback true|false] [failmode MINUTES] [policy POLICY] [-y]"
 
@@ -118,7 +118,7 @@ def _first_row(switch: Switch, name: str) -> dict[str, str]:
     return {"state": "enabled" if switch.in_use(name) else "disabled", "auto_restart": "enabled"}
 
 
-def _check_owner(switch: Switch, name: str, stored: FeatureRows, change: FeatureChange) -> None:
+def _check_owner(switch: Switch, name: str, stored: FeatureFields, change: FeatureChange) -> None:
     """Raise Failure if kube shall own a feature that can only be local."""
     if change.owner is not Owner.KUBE:
         return
@@ -132,7 +132,7 @@ def _check_owner(switch: Switch, name: str, stored: FeatureRows, change: Feature
     )
 
 
-def _is_configured(stored: FeatureRows, fields: Mapping[str, str]) -> bool:
+def _is_configured(stored: FeatureFields, fields: Mapping[str, str]) -> bool:
     """Return whether all fields have these values already."""
     there = {name.lower(): value for name, value in stored.config.items()}
     return all(there.get(name.lower()) == value for name, value in fields.items())
@@ -150,7 +150,7 @@ _BY_LOCAL = (State.LOCAL, State.LOCAL_TO_KUBE)
 
 
 def consequence(
-    name: str, stored: FeatureRows, change: FeatureChange, *, joined: bool | None
+    name: str, stored: FeatureFields, change: FeatureChange, *, joined: bool | None
 ) -> tuple[str, bool]:
     """Describe the effect of the change on running containers, and tell whether it needs confirmation."""
     before = stored.means

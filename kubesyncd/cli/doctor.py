@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import click
 
 from kubesyncd.cli import checks_kubernetes, checks_switch
-from kubesyncd.cli import migrate as moving
+from kubesyncd.cli import migrate as migration
 from kubesyncd.cli.click_groups import Command, failure_of
 from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, Diagnosis, split_fix
 from kubesyncd.cli.output import json_option, print_json, put, this_switch
@@ -43,10 +43,10 @@ def doctor(ctx: click.Context, as_json: bool, migrate: bool, scripts: tuple[Path
     """Check all that kubesyncd needs; each line names the fix."""
     if scripts:
         ctx.exit(
-            protocol.EXIT_DONE if moving.check_scripts(scripts, as_json=as_json) else protocol.EXIT_FAILED
+            protocol.EXIT_DONE if migration.check_scripts(scripts, as_json=as_json) else protocol.EXIT_FAILED
         )
     if migrate:
-        moving.migrate(this_switch(), as_json=as_json)
+        migration.migrate(this_switch(), as_json=as_json)
         return
     results = list(examine(Diagnosis(this_switch())))
     if as_json:

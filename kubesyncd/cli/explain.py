@@ -20,9 +20,9 @@ from kubesyncd.cli.output import (
     brief,
     clock,
     colour,
+    console,
     count,
     json_option,
-    paper,
     print_json,
     put,
     span,
@@ -200,7 +200,6 @@ def history(changes: Sequence[TransitionDescription], now: float) -> RenderableT
 @click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
 def watch(name: str | None) -> None:
     """Show all features live, or one with its reasons. Ctrl-C ends it."""
-    console = paper()
     # An error in the first request ends the command; a later one is shown, and the request is repeated.
     picture = _look(name)
     if not sys.stdout.isatty():
@@ -211,7 +210,7 @@ def watch(name: str | None) -> None:
     from rich.text import Text
 
     trouble: list[RenderableType] = []
-    with suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:
             live.update(Stack(*trouble, *picture), refresh=True)
             time.sleep(LOOK_EVERY_S)

@@ -6,7 +6,7 @@ All arguments are checked first; `installer` writes the files, and undoes it on 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
     from kubesyncd.services.definition import File, ServiceSpec
     from kubesyncd.services.installer import Done, Installer
+
+T = TypeVar("T")
 
 # Longer than a unit's TimeoutStopSec: its feature may use all its grace periods.
 STOP_S = 150.0
@@ -73,7 +75,7 @@ def installer(switch: Switch) -> Installer:
     )
 
 
-def run(work: Coroutine[Any, Any, Any]) -> Any:
+def run(work: Coroutine[object, object, T]) -> T:
     """Run one coroutine of the installer; convert `Declined` to Failure."""
     import asyncio
 
@@ -105,14 +107,14 @@ def install(
     spec = _described(name, words, file)
     made = definition.files(spec)
     switch = this_switch()
-    hand = installer(switch)
+    services = installer(switch)
     if dry_run:
-        run(hand.check(spec, made, replace=replace))
+        run(services.check(spec, made, replace=replace))
         _show_files(made, as_json=as_json)
         return
-    done = run(hand.install(spec, made, replace=replace))
+    done = run(services.install(spec, made, replace=replace))
     if as_json:
-        print_json(_told(done))
+        print_json(_described_result(done))
         return
     for path in done.manifest.files:
         click.echo(path)
@@ -171,7 +173,7 @@ def _show_files(made: Sequence[File], *, as_json: bool) -> None:
     click.echo("nothing was written; leave --dry-run out to install it")
 
 
-def _told(done: Done) -> dict[str, Any]:
+def _described_result(done: Done) -> dict[str, object]:
     return {
         "feature": done.manifest.name,
         "files": dict(done.manifest.files),

@@ -47,7 +47,7 @@ def manifest(
     if (name is None) is (file is None):
         raise Failure("give a feature's name, or --check and a file", protocol.EXIT_USAGE)
     if file is not None:
-        _say(check(_documents(file)), as_json=as_json)
+        _print_findings(check(_documents(file)), as_json=as_json)
         return
     assert name is not None
     select = {} if any_platform else _platform(this_switch())
@@ -110,7 +110,7 @@ def _documents(file: str) -> list[Any]:
         raise Failure(f"invalid YAML in {file}{at}; correct it") from error
 
 
-def _say(found: tuple[Finding, ...], *, as_json: bool) -> None:
+def _print_findings(found: tuple[Finding, ...], *, as_json: bool) -> None:
     """Print each finding with its rule and its fix. Raises Failure if a mandate is broken."""
     broken = sum(finding.weight is Weight.BREAKS for finding in found)
     if as_json:

@@ -37,7 +37,7 @@ def migrate(switch: Switch, *, as_json: bool, file: Path = Path(SETTINGS_FILE)) 
     if as_json:
         print_json([asdict(one) for one in advice])
     else:
-        click.echo("\n".join(_told(advice)))
+        click.echo("\n".join(_formatted(advice)))
 
 
 def _is_ctrmgrds(path: Path) -> bool:
@@ -59,7 +59,7 @@ def _settings(file: Path) -> dict[str, Any]:
     return found
 
 
-def _told(advice: list[Advice]) -> Iterator[str]:
+def _formatted(advice: list[Advice]) -> Iterator[str]:
     """Format the advice: settings by section, then commands, then information."""
     lines = sorted((one for one in advice if one.way is Way.SET), key=lambda one: one.section)
     yield "# /etc/kubesyncd/kubesyncd.toml: replace its tables of these names, then systemctl restart kubesyncd"

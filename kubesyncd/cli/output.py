@@ -34,8 +34,8 @@ SETTINGS_FILE = "kubesyncd.settings_file"
 _SWITCH = "kubesyncd.switch"
 SETTINGS_VARIABLE = "KUBESYNCD_CONFIG"
 COMPLETION_S = 0.5
-PAPER_WIDTH = 80
-PAPER_WIDTH_MAX = 120
+WIDTH = 80
+WIDTH_MAX = 120
 NAME_FORM = (
     "a name has lower-case letters, digits, - and _, begins with a letter and has at most 63 characters"
 )
@@ -106,7 +106,7 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 
 
-def paper() -> Console:
+def console() -> Console:
     """Return a console on standard output: colours and full width on a terminal, else 80 plain columns."""
     from rich.console import Console
 
@@ -114,17 +114,17 @@ def paper() -> Console:
     if isinstance(out, io.TextIOWrapper):
         # A character that the encoding lacks is printed as a question mark; it must not end the command.
         out.reconfigure(errors="replace")
-    console = Console(file=out, highlight=False, emoji=False, markup=False)
-    width = min(console.width, PAPER_WIDTH_MAX) if console.is_terminal else PAPER_WIDTH
+    full = Console(file=out, highlight=False, emoji=False, markup=False)
+    width = min(full.width, WIDTH_MAX) if full.is_terminal else WIDTH
     return Console(file=out, highlight=False, emoji=False, markup=False, width=width)
 
 
 def put(*things: RenderableType) -> None:
     """Print on standard output, without trailing blanks."""
-    console = paper()
-    with console.capture() as capture:
+    out = console()
+    with out.capture() as capture:
         for thing in things:
-            console.print(thing)
+            out.print(thing)
     for line in capture.get().splitlines():
         click.echo(line.rstrip(), color=True)
 

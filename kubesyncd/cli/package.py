@@ -6,7 +6,7 @@ The daemon's unit runs `sync`; an operator may run it too.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
@@ -28,6 +28,23 @@ if TYPE_CHECKING:
 NO_SERVER = "no package server is configured; set url in [packages] of kubesyncd.toml"
 
 
+class PackageRow(TypedDict):
+    """One package, installed or offered. `step`: what the next sync does with it."""
+
+    name: str
+    installed: str
+    offered: str
+    step: str
+
+
+class StepRow(TypedDict):
+    """One step of a sync. `failure`: empty unless it failed."""
+
+    step: str
+    done: bool
+    failure: str
+
+
 @click.group("package", cls=Group)
 def package() -> None:
     """Services installed as packages from a server."""
@@ -44,7 +61,7 @@ def sync(dry_run: bool, as_json: bool) -> None:
     try:
         if dry_run:
             metadata, steps = run(worker.plan(labels))
-            _say_problems(metadata)
+            _print_problems(metadata)
             _print([{"step": str(step), "done": False, "failure": ""} for step in steps], as_json=as_json)
             return
         results: Sequence[Result] = run(worker.run(labels))
@@ -110,8 +127,7 @@ def _labels(switch: Switch) -> Mapping[str, str]:
 
 
 def _labels_or_none(switch: Switch) -> Mapping[str, str] | None:
-    found: dict[str, str] | None = switch.daemon.cluster().get("node_labels")
-    return found
+    return switch.daemon.cluster().get("node_labels")
 
 
 def _offered(switch: Switch) -> Metadata | None:
@@ -121,19 +137,18 @@ def _offered(switch: Switch) -> Metadata | None:
     except (Failure, PortError, Unusable) as error:
         click.echo(f"note: offered packages are unknown: {error}", err=True)
         return None
-    _say_problems(metadata)
-    found: Metadata = metadata
-    return found
+    _print_problems(metadata)
+    return metadata
 
 
-def _say_problems(metadata: Metadata) -> None:
+def _print_problems(metadata: Metadata) -> None:
     for problem in metadata.problems:
         click.echo(f"note: {problem}", err=True)
 
 
 def _rows(
     installed: Mapping[str, Manifest], offered: Metadata | None, labels: Mapping[str, str] | None
-) -> list[dict[str, Any]]:
+) -> list[PackageRow]:
     """Build a row for each installed service, and for each package that this node is eligible for."""
     from kubesyncd.services.installed import hashes
 
@@ -161,7 +176,7 @@ def _version(manifest: Manifest | None) -> str:
     return manifest.package.version if manifest.package else "by an operator"
 
 
-def _print(steps: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def _print(steps: Sequence[StepRow], *, as_json: bool) -> None:
     if as_json:
         print_json(list(steps))
         return

@@ -52,7 +52,7 @@ def nodes(as_json: bool) -> None:
         row = node_row(item)
         made.add_row(row["name"], row["ready"], row["version"], row["address"], ago(row["created"]))
     put(made)
-    _say_more(listing)
+    _print_more(listing)
 
 
 @click.command(cls=Command, options_metavar="[--here] [--json]")
@@ -76,10 +76,10 @@ def pods(here: bool, as_json: bool) -> None:
         row = pod_row(item)
         made.add_row(row["name"], row["node"], row["state"], str(row["restarts"]), ago(row["created"]))
     put(made)
-    _say_more(listing)
+    _print_more(listing)
 
 
-def _say_more(listing: Listing) -> None:
+def _print_more(listing: Listing) -> None:
     if listing.more:
         click.echo(f"and {listing.more} more")
 

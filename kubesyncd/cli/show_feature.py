@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kubesyncd.cli.switch import Switch
-    from kubesyncd.cli.switch_redis import FeatureRows
+    from kubesyncd.cli.switch_redis import FeatureFields
     from kubesyncd.core.descriptions import FeatureDescription
 
 SHORT_ID = 12
@@ -68,7 +68,7 @@ def _show_all(*, as_json: bool) -> None:
     put(feature_table(rows), "", reasons([found for _, _, found in rows if found]))
 
 
-def _stored(switch: Switch, name: str) -> FeatureRows | Refused:
+def _stored(switch: Switch, name: str) -> FeatureFields | Refused:
     """Read one feature's rows; return the error of an unusable one, so that it hides no other."""
     try:
         return switch.redis.feature_rows(name)
@@ -76,7 +76,9 @@ def _stored(switch: Switch, name: str) -> FeatureRows | Refused:
         return error
 
 
-def feature_table(features: Sequence[tuple[str, FeatureRows | Refused, FeatureDescription | None]]) -> Table:
+def feature_table(
+    features: Sequence[tuple[str, FeatureFields | Refused, FeatureDescription | None]],
+) -> Table:
     """Build one line per feature: its configuration, its record, and the resulting state."""
     from rich.text import Text
 
@@ -140,7 +142,7 @@ def _show_one(name: str, *, as_json: bool) -> None:
         click.echo(f"problem: {problem}", err=True)
 
 
-def side_by_side(stored: FeatureRows) -> Table:
+def side_by_side(stored: FeatureFields) -> Table:
     """Build a table of both raw rows; IDs are shortened, JSON has them in full."""
     config, state = sorted(stored.config.items()), sorted(stored.state.items())
     made = table("CONFIG_DB", "", "STATE_DB", "")
@@ -160,7 +162,9 @@ def _value(field: str, value: str) -> str:
     return value
 
 
-def _as_json(name: str, stored: FeatureRows | Refused, found: FeatureDescription | None) -> dict[str, object]:
+def _as_json(
+    name: str, stored: FeatureFields | Refused, found: FeatureDescription | None
+) -> dict[str, object]:
     if isinstance(stored, Refused):
         return {"feature": name, "problems": [str(stored)]}
     return {

@@ -30,7 +30,7 @@ SCAN_COUNT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureRows:
+class FeatureFields:
     """One feature's raw fields in CONFIG_DB and STATE_DB, and their parsed values."""
 
     config: Mapping[str, str]
@@ -90,7 +90,7 @@ class SwitchRedis:
             names = {key.removeprefix(FEATURE) for key in keys}
         return sorted(name for name in names if valid_feature_name(name))
 
-    def feature_rows(self, feature: str) -> FeatureRows:
+    def feature_rows(self, feature: str) -> FeatureFields:
         """Return one feature's rows. Raises Unavailable, Refused."""
         from kubesyncd.adapters.redis_client import FEATURE
         from kubesyncd.adapters.redis_place import on_switch
@@ -99,7 +99,7 @@ class SwitchRedis:
         problems: list[str] = []
         means = on_switch(self._place, self.schema.decode_config(_normal(config), problems))
         row = self.schema.decode_row(_normal(state), problems)
-        return FeatureRows(config, state, means, row, tuple(problems))
+        return FeatureFields(config, state, means, row, tuple(problems))
 
     def master(self) -> tuple[Mapping[str, str], Mapping[str, str], MasterConfig]:
         """Return the master's rows in CONFIG_DB and STATE_DB, and the first one parsed. Raises Unavailable, Refused."""

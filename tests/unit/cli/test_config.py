@@ -6,7 +6,7 @@ import pytest
 
 from kubesyncd.cli.config_feature import consequence
 from kubesyncd.cli.feature_settings import FeatureChange, parse_change
-from kubesyncd.cli.switch_redis import FeatureRows
+from kubesyncd.cli.switch_redis import FeatureFields
 from kubesyncd.core import protocol
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
 from tests.unit.cli.operator import CONFIG_DB, Operator
@@ -330,9 +330,9 @@ def test_settings_are_taken_in_any_order_case_and_shortened() -> None:
     ) == FeatureChange(Owner.KUBE, True, 0, FailurePolicy.ALERT)
 
 
-def stored(owner: str, mode: str, *, up: bool = True, config: FeatureConfig) -> FeatureRows:
+def stored(owner: str, mode: str, *, up: bool = True, config: FeatureConfig) -> FeatureFields:
     row = Row(SystemState.UP if up else SystemState.DOWN, Owner(owner), Mode(mode))
-    return FeatureRows({"set_owner": "x"}, {}, config, row, ())
+    return FeatureFields({"set_owner": "x"}, {}, config, row, ())
 
 
 LOCAL, KUBE = FeatureConfig(), FeatureConfig(set_owner=Owner.KUBE)
@@ -351,7 +351,7 @@ LOCAL, KUBE = FeatureConfig(), FeatureConfig(set_owner=Owner.KUBE)
     ],
 )
 def test_the_question_says_what_the_new_owner_means(
-    now: FeatureRows, wish: Owner, sentence: str, asks: bool
+    now: FeatureFields, wish: Owner, sentence: str, asks: bool
 ) -> None:
     said, asked = consequence("snmp", now, FeatureChange(owner=wish), joined=True)
     assert sentence in said
