@@ -22,7 +22,7 @@ class ClusterHandlers:
         self._cluster = cluster
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and its handler."""
+        """Return each verb and its handler."""
         return {"label": self._label, "cluster": self._cluster_status}
 
     async def _label(self, request: Request) -> Reply:

@@ -18,18 +18,18 @@ class Connections:
         self._tasks: dict[Role, set[asyncio.Task[Any]]] = {role: set() for role in Role}
 
     def counts(self) -> dict[str, int]:
-        """The number of open connections, by socket."""
+        """Return the number of open connections, by socket."""
         return {role.value: len(tasks) for role, tasks in self._tasks.items()}
 
     def add(self, role: Role, task: asyncio.Task[Any]) -> bool:
-        """Note that `task` serves a connection; False where the socket has too many."""
+        """Record that `task` serves a connection; False where the socket has too many."""
         if len(self._tasks[role]) >= CONNECTIONS_MAX:
             return False
         self._tasks[role].add(task)
         return True
 
     def remove(self, role: Role, task: asyncio.Task[Any]) -> None:
-        """Note that the connection is over."""
+        """Record that the connection is over."""
         self._tasks[role].discard(task)
 
     async def close(self, within_s: float) -> None:

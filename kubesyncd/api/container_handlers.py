@@ -32,7 +32,7 @@ class ContainerHandlers:
         self._log = log
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and its handler."""
+        """Return each verb and its handler."""
         return {"state": self._state}
 
     async def _state(self, request: Request) -> Reply:
@@ -74,7 +74,7 @@ class ContainerHandlers:
         return Reply()
 
     async def _its_own(self, request: Request, container_id: str, name: str, owner: str) -> Owner:
-        """The owner of the asking container; denied unless it is this feature's, and of the reported owner (S9)."""
+        """Return the asking container's owner. Raises Denied unless feature and owner are those reported (S9)."""
         why = ""
         try:
             known = await self._containers.identify(container_id)

@@ -122,7 +122,7 @@ def describe_complaint(complaint: Complaint) -> ComplaintDescription:
 
 
 def _since(reconciler: Reconciler, view: View) -> float:
-    """When the state began (seconds since the epoch).
+    """Return when the state began (seconds since the epoch).
 
     For a state that existed at the first observation: when its owner was recorded.
     """
@@ -133,7 +133,7 @@ def _since(reconciler: Reconciler, view: View) -> float:
 
 
 def _next(reconciler: Reconciler, view: View) -> NextDescription | None:
-    """The next change by time alone: the state and its reason, and what it will prove."""
+    """Describe the next change by time alone: the state and its reason, and what it will prove."""
     foreseen = reconciler.foreseen()
     if foreseen is None:
         return None

@@ -40,7 +40,7 @@ class FeatureHandlers:
         self._log = log
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and its handler."""
+        """Return each verb and its handler."""
         return {
             "start": self._start,
             "stop": self._stop,

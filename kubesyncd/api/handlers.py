@@ -24,7 +24,7 @@ NO_SUCH_FEATURE = "no such feature; see: kubesync show feature"
 
 
 def feature_name(request: Request) -> str:
-    """The feature name in the request. Raises Denied."""
+    """Return the feature name in the request. Raises Denied."""
     name = request.argument(1)
     if not valid_feature_name(name):
         allowed = (
@@ -36,7 +36,7 @@ def feature_name(request: Request) -> str:
 
 
 def known_reconciler(reconcilers: Reconcilers, name: str) -> Reconciler:
-    """The reconciler of an existing feature. Raises Denied."""
+    """Return the reconciler of an existing feature. Raises Denied."""
     reconciler = reconcilers.known(name)
     if reconciler is None:
         raise Denied(failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE))

@@ -27,7 +27,7 @@ class ImageHandlers:
         self._store = store
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and its handler."""
+        """Return each verb and its handler."""
         return {"images": self._list, "image-gc": self._gc}
 
     async def _list(self, _: Request) -> Reply:

@@ -28,7 +28,7 @@ class JoinHandlers:
         self._cluster = cluster
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and its handler: `join 1|0` (forced or not), `reset`, and `cluster`."""
+        """Return each verb and its handler: `join 1|0` (forced or not), `reset`, and `cluster`."""
         return {"join": self._join, "reset": self._reset, "cluster": self._status}
 
     async def _join(self, request: Request) -> Reply:
@@ -48,7 +48,7 @@ class JoinHandlers:
         return Reply(outcome.code, err=f"kubernetes: {outcome.text}")
 
     async def _status(self, _: Request) -> Reply:
-        """The state of the master and the membership, as JSON."""
+        """Answer with the state of the master and the membership, as JSON."""
         described: ClusterDescription = {
             **self._cluster.status(),
             "membership": self._controller.status(),

@@ -31,6 +31,7 @@ class Request:
     say: Callable[[str], None]
 
     def argument(self, index: int, default: str = "") -> str:
+        """Return the argument at `index`; `default` where the request is shorter."""
         return self.arguments[index] if len(self.arguments) > index else default
 
 
@@ -43,6 +44,7 @@ class Reply:
     err: str = ""
 
     def encode(self) -> bytes:
+        """Encode the reply for the wire."""
         parts = [protocol.out(self.out)] if self.out else []
         if self.err:
             parts.append(protocol.err(self.err))
@@ -58,5 +60,5 @@ class Denied(Exception):
 
 
 def failure(code: int, name: str, text: str) -> Reply:
-    """`container: snmp: <what happened>; <what to do>`."""
+    """Build a reply with the error `container: NAME: <what happened>; <what to do>`."""
     return Reply(code, err=f"container: {name}: {text}" if name else f"container: {text}")

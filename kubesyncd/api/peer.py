@@ -69,7 +69,7 @@ def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """Whether the connected process is known to have ended; an older kernel cannot tell."""
+    """Return whether the connected process is known to have ended; an older kernel cannot tell."""
     try:
         (pidfd,) = _FD.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _FD.size))
     except OSError as error:
@@ -83,7 +83,7 @@ def _has_ended(sock: socket.socket) -> bool:
 
 
 def container_of(cgroup: str, own_cgroup: str) -> str | None:
-    """The container of a process with this /proc/<pid>/cgroup, as seen by one with `own_cgroup`.
+    """Return the container of a process with this /proc/<pid>/cgroup, as seen by one with `own_cgroup`.
 
     None where it is in no container, or in the same one. Raises ValueError where the hierarchies of cgroup v1 name
     different containers: then the process is identified as none of them.
@@ -98,7 +98,7 @@ def container_of(cgroup: str, own_cgroup: str) -> str | None:
 
 
 def _below(path: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
-    """The rest of `path` after the containers that it shares with `own`."""
+    """Return the rest of `path` after the containers that it shares with `own`."""
     shared = 0
     while shared < min(len(path), len(own)) and path[shared] == own[shared]:
         shared += 1
@@ -106,7 +106,7 @@ def _below(path: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _container_paths(cgroup: str) -> dict[str, tuple[str, ...]]:
-    """The container IDs on the path of each hierarchy, outermost first."""
+    """Return the container IDs on the path of each hierarchy, outermost first."""
     paths: dict[str, tuple[str, ...]] = {}
     # Only a newline ends a line: besides the slash, it is the one character that a cgroup's name cannot contain.
     for line in cgroup.split("\n"):
@@ -119,7 +119,7 @@ def _container_paths(cgroup: str) -> dict[str, tuple[str, ...]]:
 
 
 def start_ticks(stat: str) -> int | None:
-    """When a process started, in clock ticks since boot, by its /proc/<pid>/stat; None if it is dead.
+    """Return when a process started, in clock ticks since boot, by its /proc/<pid>/stat; None if it is dead.
 
     A zombie is dead: its number stays in use, but its cgroup may already be the root's.
     """

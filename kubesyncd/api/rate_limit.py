@@ -16,7 +16,7 @@ class Caller:
     at: float | None = None
 
     def delay_s(self, now: float) -> float:
-        """Seconds that the next request has to wait."""
+        """Return the seconds that the next request has to wait."""
         if self.at is not None:
             self.tokens = min(
                 CONTAINER_REQUESTS_PER_S, self.tokens + (now - self.at) * CONTAINER_REQUESTS_PER_S

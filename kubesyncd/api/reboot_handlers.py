@@ -25,7 +25,7 @@ class RebootHandlers:
         self._preparation = preparation
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and its handler."""
+        """Return each verb and its handler."""
         return {"reboot-prepare": self._prepare, "reboot-undo": self._undo}
 
     async def _prepare(self, request: Request) -> Reply:

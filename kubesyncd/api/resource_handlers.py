@@ -23,7 +23,7 @@ class ResourceHandlers:
         self._connections = connections
 
     def handlers(self) -> dict[str, Handler]:
-        """Each verb and its handler."""
+        """Return each verb and its handler."""
         return {"resources": self._resources}
 
     async def _resources(self, _: Request) -> Reply:

@@ -89,7 +89,7 @@ class Server:
     async def _respond(
         self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Reply | None:
-        """The reply to the connection's request; None where the client has gone."""
+        """Return the reply to the connection's request; None where the client has gone."""
         peer = self._identify(writer.get_extra_info("socket"))
         who = peer.container_id
         if who is None and role is Role.CONTAINER and peer.uid:
@@ -178,7 +178,7 @@ async def _read_request(reader: asyncio.StreamReader) -> list[str] | None:
 async def _unless_gone(
     answer: Awaitable[Reply], reader: asyncio.StreamReader, sock: socket.socket
 ) -> Reply | None:
-    """`answer`, or None as soon as the client has closed its end for good."""
+    """Return `answer`, or None as soon as the client has closed its end for good."""
     task = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_gone(reader, sock))
     try:

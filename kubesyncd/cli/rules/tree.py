@@ -15,8 +15,10 @@ def at(tree: Any, *path: str) -> Any:
 
 
 def items(value: Any) -> list[Any]:
+    """Return `value` if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 
 def text(value: Any) -> str:
+    """Return `value` if it is a string, else an empty one."""
     return value if isinstance(value, str) else ""
