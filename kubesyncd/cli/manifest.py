@@ -94,7 +94,7 @@ def _platform(switch: Switch) -> dict[str, str]:
 
 
 def _documents(file: str) -> list[Any]:
-    """The YAML documents of a file, or of standard input. Raises Failure."""
+    """Return the YAML documents of a file, or of standard input. Raises Failure."""
     import yaml
 
     try:

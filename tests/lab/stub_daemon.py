@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from kubesyncd.core import protocol
-from kubesyncd.core.state import MEANING, State
+from kubesyncd.core.state import State, meaning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +105,9 @@ def cluster(**said: Any) -> dict[str, Any]:
         "connected": True,
         "why_disconnected": "",
         "last_update_ts": int(time.time()) - 3 * 3600 - 30,
+        "credential_expires_ts": None,
         "node_exists": True,
+        "node_labels": None,
         "hold": False,
         "kubelet": True,
         "kubelet_may_run": True,
@@ -127,7 +129,7 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
     return {
         "feature": name,
         "state": state.value,
-        "meaning": MEANING[state],
+        "meaning": meaning(state, name),
         "since": now - 12 * 60 - 30,
         "why": why,
         "next_in_s": None,
@@ -140,18 +142,35 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
             "local_only": False,
             "always_local": False,
         },
-        "row": {"failure": ""},
+        "row": {
+            "system_state": "up",
+            "current_owner": "none",
+            "transition_mode": "none",
+            "docker_id": "",
+            "update_ts": 0,
+            "failure": "",
+        },
         "joined": True,
         "waiting": [],
         "stopping": [],
         "granted": "",
         "proven": False,
-        "label": {"value": "on", "pending": False, "failed": False, "queued_at": None, "acked_at": 1.0},
+        "label": {
+            "value": "on",
+            "pending": False,
+            "failed": False,
+            "refused": "",
+            "queued_at": None,
+            "acked_at": 1.0,
+        },
         "crashes": 0,
         "refused_for_s": 0.0,
         "rolled_back": False,
+        "failed_image": "",
         "boot_fallback": False,
         "troubles": [],
+        "complaints": [],
+        "starts_in_vain": 0,
         "containers": [],
         "history": [],
         **said,
@@ -168,4 +187,5 @@ def container(owner: str, container_id: str, *, code: int | None = None) -> dict
         "started": "",
         "image": "",
         "gone": False,
+        "image_id": "",
     }

@@ -118,6 +118,13 @@ def test_a_feature_nobody_knows_is_said_so(terminal: Operator) -> None:
     assert result.stderr == "kubesync: gnmi: unknown feature; see: kubesync show feature\n"
 
 
+def test_a_rolled_back_feature_is_named_in_the_command_that_ends_the_rollback(
+    bare_terminal: Operator,
+) -> None:
+    bare_terminal.daemon.features["snmp"] = feature("snmp", State.LOCAL, "rolled back", rolled_back=True)
+    assert "kubesync clear snmp" in " ".join(bare_terminal.types("explain snmp").stdout.split())
+
+
 def test_a_switch_without_features_says_how_to_get_one(bare_terminal: Operator) -> None:
     assert "kubesync config feature NAME owner local" in bare_terminal.types("show feature").stdout
 

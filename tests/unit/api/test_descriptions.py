@@ -12,6 +12,14 @@ from kubesyncd.api.feature_description import (
     describe_label,
     describe_row,
 )
+from kubesyncd.core.descriptions import (
+    ClusterDescription,
+    ConfigDescription,
+    ContainerDescription,
+    FeatureDescription,
+    LabelDescription,
+    RowDescription,
+)
 from kubesyncd.core.health import Complaint
 from kubesyncd.core.model import (
     Container,
@@ -24,6 +32,8 @@ from kubesyncd.core.model import (
     Row,
     SystemState,
 )
+from kubesyncd.core.state import State
+from tests.lab import stub_daemon
 
 
 def test_a_description_has_every_field_of_the_configuration() -> None:
@@ -49,3 +59,16 @@ def test_a_description_has_every_field_of_a_container() -> None:
 def test_a_description_has_every_field_of_a_complaint() -> None:
     complaint = Complaint("f00d", "host", "no route")
     assert json.dumps(describe_complaint(complaint)) == json.dumps(asdict(complaint))
+
+
+def test_the_stub_daemon_answers_with_the_keys_of_the_real_one() -> None:
+    feature = stub_daemon.feature("snmp", State.LOCAL, "")
+    for answer, description in (
+        (feature, FeatureDescription),
+        (feature["config"], ConfigDescription),
+        (feature["row"], RowDescription),
+        (feature["label"], LabelDescription),
+        (stub_daemon.container("kube", stub_daemon.KUBE_ID), ContainerDescription),
+        (stub_daemon.cluster(), ClusterDescription),
+    ):
+        assert set(answer) == set(description.__annotations__), description
