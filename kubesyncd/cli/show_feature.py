@@ -102,17 +102,18 @@ def feature_table(
 
 
 def reasons(features: Sequence[FeatureDescription]) -> Table:
-    """List the reason of each feature's state; features with the same reason share a line."""
+    """List the reason of each feature's state. Features with one reason share a line, with NAME for their names."""
     from rich.table import Table
 
-    shared: dict[str, list[str]] = {}
+    shared: dict[str, list[FeatureDescription]] = {}
     for found in features:
-        shared.setdefault(found["why"], []).append(found["feature"])
+        shared.setdefault(found["why"].replace(f" {found['feature']}", " NAME"), []).append(found)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(max_width=24)
     grid.add_column(style="dim", overflow="fold")
-    for why, names in shared.items():
-        grid.add_row(", ".join(names), why)
+    for why, alike in shared.items():
+        names = ", ".join(found["feature"] for found in alike)
+        grid.add_row(names, why if len(alike) > 1 else alike[0]["why"])
     return grid
 
 

@@ -225,3 +225,14 @@ def test_a_state_that_is_only_the_clocks_to_change_is_told(bare_terminal: Operat
         "in 1 min it counts as failed: no kube container for 5 min"
         in bare_terminal.types("explain snmp").stdout
     )
+
+
+def test_features_with_the_same_reason_share_a_line_that_names_none_of_them(terminal: Operator) -> None:
+    for name in ("snmp", "lldp"):
+        terminal.daemon.features[name]["why"] = (
+            f"not managed yet; restart its service: systemctl restart {name}"
+        )
+    terminal.daemon.features["bgp"]["why"] = "not yet; see: journalctl -u bgp"
+    lines = [line.rstrip() for line in terminal.types("show feature").stdout.splitlines()]
+    assert "lldp, snmp  not managed yet; restart its service: systemctl restart NAME" in lines
+    assert "bgp         not yet; see: journalctl -u bgp" in lines
