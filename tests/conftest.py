@@ -1,4 +1,4 @@
-"""Settings of every test run: fixtures, tiers, engines, and what a run may leave behind (nothing)."""
+"""Configure every test run: fixtures, tiers, engines, and the check for leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Play a sample of the tests, bounded by time: a word chooses which, the same word the same ones.
+"""Play a sample of the tests, bounded by time; a word selects it, and the same word selects the same tests.
 
 `pytest --sample-s 240 --sample-of WORD` orders the chosen tests by WORD, begins none once 240 s are over, and lists
 what it has played. `.ci/run` takes the commit's hash for the word, so that each landing plays another part of the

@@ -1,4 +1,4 @@
-"""Does ports.Cluster keep its word, and does the lab's API server answer as the real one? One for both."""
+"""Check the port Cluster, and compare the lab's API server with the real one: one suite for both."""
 
 from __future__ import annotations
 

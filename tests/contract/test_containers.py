@@ -1,4 +1,4 @@
-"""Does the Containers port keep its promises, over the lab's engine and over the real dockerd alike?
+"""Check the port Containers over the lab's engine and over the real dockerd: one suite for both.
 
 Everything here holds for both, so that whoever trusts the lab's engine knows why. No test depends on how
 fast an engine is: each waits for what must come.

@@ -1,4 +1,4 @@
-"""Does the Images port keep its promises, over the lab's engine and over the real dockerd alike?"""
+"""Check the port Images over the lab's engine and over the real dockerd: one suite for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the lab's kubelet treat containers as the real one does? One suite for both, seen through Docker."""
+"""Compare the lab's kubelet with the real one through Docker: one suite for both."""
 
 from __future__ import annotations
 

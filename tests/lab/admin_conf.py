@@ -1,4 +1,4 @@
-"""Who hands out admin.conf? A master's HTTPS server with one file, as the design document's kube_join expects it.
+"""Serve admin.conf over HTTPS, as the design document's kube_join expects it.
 
 Knows nothing of kubesyncd.
 """

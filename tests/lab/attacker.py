@@ -1,4 +1,4 @@
-"""What would somebody try who has taken over a container, or a user's account? One attack, told as JSON.
+"""Run one attack of a taken-over container or of a user's account, and report it as JSON.
 
     python3 -IS attacker.py ATTACK SOCKET FILE [ARGUMENT...]
 

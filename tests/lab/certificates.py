@@ -1,4 +1,4 @@
-"""Which certificates and kubeconfigs does a lab cluster have? One CA in a folder, and what it signs.
+"""Make the certificates and kubeconfigs of a lab cluster: one CA in a folder, and what it signs.
 
 Knows X.509 and the kubeconfig's shape; no server and no client.
 """

@@ -1,4 +1,4 @@
-"""How does the real daemon run over the lab's Docker engine? As ever, but for one question.
+"""Run the real daemon over the lab's Docker engine; only the identification of peers differs.
 
     python -m tests.lab.daemon ENGINE_FOLDER --config FILE
 

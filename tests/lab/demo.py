@@ -1,4 +1,4 @@
-"""What does it look like? A virtual switch plays the whole story, each step with its time: `make demo`.
+"""Play the whole story on a virtual switch, each step with its time: `make demo`.
 
     python -m tests.lab.demo [--keep] [--lab]
 

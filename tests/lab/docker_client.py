@@ -1,4 +1,4 @@
-"""How do tests and scripts speak to a Docker engine? A few plain calls on its socket.
+"""Call a Docker engine on its socket, for tests and scripts.
 
     python -IS tests/lab/docker_client.py SOCKET NAME CONFIG_FILE
 

@@ -1,4 +1,4 @@
-"""What would Docker answer? A small engine that speaks the Docker HTTP API (1.41) on a Unix socket.
+"""Stand in for Docker: a small engine that speaks the Docker HTTP API (1.41) on a Unix socket.
 
 Its containers are plain child processes, each in a session of its own: no isolation, no root needed.
 It must not know kubesyncd. The contract suite holds it to the real dockerd's answers; the words of its errors

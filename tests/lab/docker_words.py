@@ -1,4 +1,4 @@
-"""How does Docker word its answers? What the lab's engine has, as API 1.41 describes, filters and names it.
+"""Describe, filter and name the lab engine's objects as Docker's API 1.41 does.
 
 Knows no request, no process and no clock. The words are those of Docker 20.10.
 """

@@ -1,4 +1,4 @@
-"""Which stand-ins run as processes of their own? The lab's Docker engine and API server, to be started and stopped.
+"""Start and stop the lab's Docker engine and API server as processes of their own.
 
 Same shape as tests/system's engines, so that a switch takes either. Knows nothing of kubesyncd.
 """

@@ -1,4 +1,4 @@
-"""What is a switch that has not joined yet? A virtual switch with a kubeadm, and units for join and reset.
+"""Provide a switch that has not joined yet, with a kubeadm, and units for join and reset.
 
 The kubelet's credential, admin.conf and all that a join writes are the switch's own. Knows no test.
 """

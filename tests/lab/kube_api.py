@@ -1,4 +1,4 @@
-"""How does the lab answer as a Kubernetes API server? HTTP over TLS, watches and faults.
+"""Stand in for a Kubernetes API server: HTTP over TLS, watches and faults.
 
     python -m tests.lab.kube_api DIR [--port N] [--node NAME]
 

@@ -1,4 +1,4 @@
-"""How do tests and stand-ins speak to an API server? A few plain calls with a kubeconfig's credential.
+"""Call an API server with a kubeconfig's credential, for tests and stand-ins.
 
 Knows HTTP and TLS; never used by the product, whose adapter it checks from the other side.
 """

@@ -1,4 +1,4 @@
-"""What does an API server accept, and what does a selector mean? Pure rules, the real server's words.
+"""Hold the API server's pure rules, in the real server's words: what it accepts, what a selector matches.
 
 Knows no socket and no store. `tests/contract/test_cluster.py` holds these rules against the real server's.
 """

@@ -1,4 +1,4 @@
-"""Which objects does the lab's API server hold, and what happened to them? Versions and a history.
+"""Store the objects of the lab's API server, with versions and a history.
 
 Knows no HTTP and no certificate. The DaemonSet controller lives here too: with everything in one place it
 is one function of Nodes and DaemonSets, run after every change.

@@ -1,4 +1,4 @@
-"""What does kubeadm do on a lab switch? Join, reset and version, as far as a switch notices, in the real one's words.
+"""Stand in for kubeadm: join, reset and version, as far as a switch notices, in the real one's words.
 
     python tests/lab/kubeadm.py FOLDER version -o short | join … | join phase preflight … | reset -f …
 

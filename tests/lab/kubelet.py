@@ -1,4 +1,4 @@
-"""How does the lab run pods? A kubelet's part: the pods bound to its node, as containers of a Docker engine.
+"""Stand in for the kubelet: run the pods bound to its node as containers of a Docker engine.
 
     python -m tests.lab.kubelet --kubeconfig FILE --node NAME --docker SOCKET
 

@@ -1,4 +1,4 @@
-"""What serves service packages on a lab switch? Files over https, with ETags, in a thread of the tests' own.
+"""Serve service packages over https to a lab switch: files with ETags, in a thread of the test process.
 
 Knows nothing of what is in them. `misbehave` makes the next answers wrong in one of the ways servers are.
 """

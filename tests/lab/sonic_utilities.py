@@ -1,4 +1,4 @@
-"""What are sonic-utilities to a plugin? Their `config` and `show` as far as they meet ours, and how they load plugins.
+"""Stand in for sonic-utilities: the parts of `config` and `show` that plugins touch, and the plugin loader.
 
 The shapes of their groups and the loader's contract, none of their work: each command says only who it is. As a
 program it is typed like theirs, with the libraries that lie in SITE in place of ours:

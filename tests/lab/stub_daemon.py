@@ -1,4 +1,4 @@
-"""What would a daemon answer that is told what to? One thread on a real socket, speaking `kubesyncd.core.protocol`.
+"""Answer requests with prepared replies: one thread on a real socket, speaking `kubesyncd.core.protocol`.
 
 For tests of what operators see: states that take minutes to reach, and answers no real daemon gives twice.
 """

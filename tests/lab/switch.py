@@ -1,4 +1,4 @@
-"""What is a whole virtual switch? Redis, a Docker engine, perhaps a master, the daemon, and its clients.
+"""Provide a whole virtual switch: Redis, a Docker engine, optionally a master, the daemon, and its clients.
 
 Everything is a process of its own over real sockets: the daemon as `python -m kubesyncd`, the clients as scripts,
 inside containers too. The engines are real ones or the lab's (tests.lab.engines); who makes them decides. Tests,

@@ -1,4 +1,4 @@
-"""What does systemctl do on a lab switch? Starts and stops the kubelet, restarts units, notes each call.
+"""Stand in for systemctl on a lab switch: start and stop the kubelet, restart units, record each call.
 
     python -IS tests/lab/systemctl.py FOLDER is-active|show|enable --now|disable --now|restart --no-block|… UNIT
 

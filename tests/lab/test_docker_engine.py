@@ -1,4 +1,4 @@
-"""Can people and programs use the lab's Docker engine as they use Docker: the docker command, processes, exec?
+"""Check that the docker command and other programs can use the lab's Docker engine as they use Docker.
 
 What it answers on the wire is held against the real engine in `test_contract_containers.py`.
 """

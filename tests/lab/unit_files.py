@@ -1,4 +1,4 @@
-"""What does systemctl do with unit files? A stand-in that enables, starts and stops services below a folder.
+"""Stand in for systemctl with unit files: enable, start and stop services below a folder.
 
     python -IS tests/lab/unit_files.py ROOT FOLDER VERB UNIT
 

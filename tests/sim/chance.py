@@ -1,4 +1,4 @@
-"""What goes wrong, how often, and in which words is it told? Everything that one seed decides.
+"""Draw everything that one seed decides: which faults happen, how often, and with which error text.
 
 One random generator owns every draw. Each seed arms its own mix of fault kinds (a swarm): a kind that is not
 armed never strikes, so rare combinations get room. What happens is told line by line; the digest of those

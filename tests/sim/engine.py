@@ -1,4 +1,4 @@
-"""What does the simulated Docker do? Containers with lives of their own, and the Containers port over them.
+"""Simulate Docker: containers that start, crash and end, and the Containers port over them.
 
 Mirrors what the real adapter promises and no more: reads are cached while the event stream stands and there is a
 local container, and dropped by every event and own call; a call whose caller is gone still happens; the kubelet's

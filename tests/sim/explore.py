@@ -1,4 +1,4 @@
-"""Which states can be reached, and do the promises hold in each? Walks every interleaving of a switch's actors.
+"""Walk every interleaving of a switch's actors, and check the promises in each reachable state.
 
 A switch is one or more worlds of `tests/sim/model.py` that share daemon, master, kubelet and Redis. The walk is
 breadth-first, so a broken promise is told by a shortest story. At every state: the promises of `check_state`. From

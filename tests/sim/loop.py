@@ -1,4 +1,4 @@
-"""How do hours pass in milliseconds? An event loop whose clock jumps to the next thing scheduled.
+"""Run hours in milliseconds: an event loop whose clock jumps to the next scheduled call.
 
 Knows nothing of kubesyncd. Real files may be read and written; sockets and threads have no place here,
 since nobody would wait for them: whoever does is a deadlock.

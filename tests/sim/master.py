@@ -1,4 +1,4 @@
-"""What do the simulated API server, kubelet and systemd do? One Node, one DaemonSet per feature, two ports.
+"""Simulate the API server, the kubelet and systemd: one Node, one DaemonSet per feature, two ports.
 
 The kubelet keeps running what it was told last while the API server is away, as the real one does.
 """

@@ -1,4 +1,4 @@
-"""How does one feature behave under every interleaving of its actors? A small world over the real core.
+"""Model one feature under every interleaving of its actors, over the real core.
 
 The world is a value. Each function below that yields moves says in a sentence what one actor may do next, and the
 world after it; the daemon's moves run the real `absorb`, `decide`, `accept` and the real label queue. Worlds of

@@ -1,4 +1,4 @@
-"""Who uses the switch? Containers, systemd's units, and the client they ask with, over the real wire protocol.
+"""Simulate the users of a switch: containers, systemd's units, and clients over the real wire protocol.
 
 A unit does what SONiC's do: its script creates the local container where there is none and asks for `start`, its
 main process is `wait`, and it ends with `stop`. Nobody here looks into the daemon.

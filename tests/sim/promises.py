@@ -1,4 +1,4 @@
-"""Is every promise of spec section 7 kept, at every moment of a run? Told of what happens, says what is broken.
+"""Check every promise of spec section 7 at every moment of a run, and report what is broken.
 
 Knows what the switch really is (the engines, the master, who asked what), never what the daemon believes.
 """

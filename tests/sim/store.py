@@ -1,4 +1,4 @@
-"""What does the simulated Redis hold and tell? CONFIG_DB, STATE_DB, and the FeatureStore port over them.
+"""Simulate Redis: CONFIG_DB, STATE_DB, and the FeatureStore port over them.
 
 Keyspace events come with every change but a flush, as with the real one.
 """

@@ -1,4 +1,4 @@
-"""Does the real daemon keep its promises in every storm that a seed can raise? One virtual hour per seed.
+"""Run the real daemon for one virtual hour of faults per seed, and check its promises.
 
 Three acts: a storm of faults, operators and reboots; then the faults stop, and everything must come to rest (L1,
 L2, L3); then an hour with restarts of the daemon and a `config reload`, in which nothing may happen (L4, S2, S10).

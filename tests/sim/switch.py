@@ -1,4 +1,4 @@
-"""What is one simulated switch? Engines, people, files and clocks around the lives of the real daemon.
+"""Provide one simulated switch: engines, users, files and clocks around the real daemon.
 
 The daemon is kubesyncd.daemon.Daemon over simulated ports. A life may be killed at any await: from then on its
 ports do nothing, and what it has already sent still happens.

@@ -1,4 +1,4 @@
-"""Layer B: every interleaving of the actors of one feature, and of two, over the real core keeps every promise."""
+"""Check every promise in every interleaving of the actors of one feature, and of two, over the real core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do a day and a night without the master cost, and how soon is all well afterwards? In virtual time."""
+"""Measure, in virtual time, the cost of a day without the master and the recovery after it."""
 
 from __future__ import annotations
 

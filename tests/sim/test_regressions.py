@@ -1,4 +1,4 @@
-"""Is every bug we once had found again, if it comes back?"""
+"""Check that each fixed bug is detected when it is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the real daemon keep its promises in every storm, and does a seed tell the same story twice?"""
+"""Check that the real daemon keeps its promises in every storm, and that a seed repeats its run exactly."""
 
 from __future__ import annotations
 

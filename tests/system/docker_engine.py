@@ -1,4 +1,4 @@
-"""Which real Docker engine do tests share? A private dockerd: own folders, own socket, no network.
+"""Run a private dockerd for tests: own folders, own socket, no network.
 
 Knows nothing of kubesyncd and no test: the demo uses it too. Its fixture is in docker_fixtures.py.
 """

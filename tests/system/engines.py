@@ -1,4 +1,4 @@
-"""Which real engines has this machine? One question per engine, answered with what is missing.
+"""Find the real engines of this machine, and name what is missing for each.
 
 A test says which one it needs with `@pytest.mark.real("kube")`; `tests/conftest.py` asks here before it runs.
 Knows no fixture and starts nothing. A new engine is one more entry in `MISSING`.

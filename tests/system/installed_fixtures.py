@@ -1,4 +1,4 @@
-"""Which installed switches do tests share, and what features run on them?
+"""Give tests installed switches, and the features that run on them.
 
 `installed` has kubesyncd and kubesyncd-kube from the packages just built, `database` (which is Redis) and the local
 feature `snmp`, with units and scripts as SONiC writes them; it is shared, and a test leaves it as it found it.

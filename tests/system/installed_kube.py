@@ -1,4 +1,4 @@
-"""What does an installed switch join? The lab's API server, and the lab's kubelet on the switch's own Docker.
+"""Give an installed switch a master: the lab's API server, and the lab's kubelet on the switch's own Docker.
 
 The kubelet runs outside, in the tests' Python; the unit that the daemon switches on and off is a placeholder. Knows
 nothing of kubesyncd but what a manifest says (docs/containers.md).

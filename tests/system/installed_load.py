@@ -1,4 +1,4 @@
-"""What goes on on a busy switch while something befalls the daemon? Everything asked must be answered, and rightly.
+"""Load a busy switch while a fault hits the daemon; check that every request gets the correct answer.
 
 One feature, `held`, is waited for by many and must not notice anything; another, `moved`, is restarted by systemd again
 and again; operators' and scripts' commands come all the time. Knows no reason for the load.

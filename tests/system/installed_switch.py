@@ -1,4 +1,4 @@
-"""What is a switch with kubesyncd installed? A Debian root with systemd as PID 1, its own dockerd, and our packages.
+"""Provide a switch with our packages installed: a Debian root with systemd as PID 1 and its own dockerd.
 
 The root is made by debootstrap once and kept outside the checkout; each switch is an overlay over it, in namespaces
 of its own (boot-switch). Tests act on it as an operator does, by commands inside. Knows nothing of kubesyncd's inside.

@@ -1,4 +1,4 @@
-"""How is the real Kubernetes 1.20.2 run on one machine? etcd, API server; on demand kubelet and controllers.
+"""Run a real Kubernetes on one machine: etcd and API server; on demand kubelet and controllers.
 
     python -m tests.system.kube_cluster up DIR [--node NAME] [--docker SOCKET]
     python -m tests.system.kube_cluster down DIR [PROGRAM…]

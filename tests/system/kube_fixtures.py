@@ -1,4 +1,4 @@
-"""Which real Kubernetes do a worker's tests share? One API server, and one kubelet with an engine of its own.
+"""Give each worker a real Kubernetes: one API server, and one kubelet with an engine of its own.
 
 Knows nothing of kubesyncd. `tests/conftest.py` makes these fixtures known to every test; one that asks for
 them carries the mark `real("kube")` or `real("kubelet")`.

@@ -1,4 +1,4 @@
-"""Where does the real `kubeadm join` run? A real cluster that takes joins, and a switch's folders for one node.
+"""Run the real `kubeadm join`: a real cluster that accepts joins, and a switch's folders for one node.
 
 kubeadm, the kubelet and what they write live in a mount namespace of their own, where /etc/kubernetes and the like
 are folders under DIR: this machine keeps its own. Knows nothing of kubesyncd.

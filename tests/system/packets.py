@@ -1,4 +1,4 @@
-"""How do packets get lost between a switch and one server of this machine? By the kernel's packet filter.
+"""Drop packets between a switch and one server of this machine with the kernel's packet filter.
 
 Neither side is told: connections stay open, what is sent is never acknowledged, new ones are never answered. Rules
 are for one TCP port of the loopback, and gone afterwards. Knows nothing of kubesyncd.

@@ -1,4 +1,4 @@
-"""Which virtual switches do tests share? Each test gets one of its own, over the lab's engines and the real ones.
+"""Give each test a virtual switch of its own, over the lab's engines and the real ones.
 
 `switches` makes switches without a master, `kube_switches` with one; both run a test twice, `lab` and `real`.
 Whatever a test did, its switches are closed, no container ever broke promise S1, and the log has no traceback.

@@ -1,4 +1,4 @@
-"""How does a lab switch take the real Kubernetes for its master? tests.lab.engines.Kube over RealKube.
+"""Use the real Kubernetes as a lab switch's master: tests.lab.engines.Kube over RealKube.
 
 Knows nothing of kubesyncd.
 """

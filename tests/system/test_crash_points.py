@@ -1,4 +1,4 @@
-"""Does the whole story end the same, whichever effect the daemon is killed after?
+"""Check that the whole story ends the same after a SIGKILL following any of the daemon's effects.
 
 One story for one feature: local, to kube, stopped while the master is away, started when it is back, local again.
 The system tier plays every ninth point, the deep tier those between.

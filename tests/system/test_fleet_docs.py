@@ -1,4 +1,4 @@
-"""Does each query of docs/fleet.md answer, on a real master that a switch has told something?"""
+"""Run each query of docs/fleet.md on a real master to which a switch has reported."""
 
 from __future__ import annotations
 

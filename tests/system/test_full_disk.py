@@ -1,4 +1,4 @@
-"""What if there is no byte left where the daemon remembers things? Real tmpfs for /run and /var/lib, filled up.
+"""Check the daemon without free space for its files: real tmpfs for /run and /var/lib, filled up.
 
 Stopping needs no byte; a grant does, because a restart must know whom it let through. Nothing that runs is touched,
 and once there is room again all goes on by itself.

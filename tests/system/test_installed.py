@@ -1,4 +1,4 @@
-"""Does a switch with our package installed behave as one without, and better? Units, boots, crashes."""
+"""Check units, boots and crashes on a switch with our package installed."""
 
 from __future__ import annotations
 

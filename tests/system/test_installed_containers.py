@@ -1,4 +1,4 @@
-"""Do containers say what they should by the hooks we ship, whatever they have inside? Real ones, on a switch."""
+"""Check that containers report through the shipped hooks, with whatever programs they have inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do join and reset run as units of their own on an installed switch, whatever befalls the daemon meanwhile?
+"""Check that join and reset run as units of their own on an installed switch, independent of the daemon.
 
 kubeadm is a stand-in that takes the credential away and puts it back; test_join_real has the real one.
 """

@@ -1,4 +1,4 @@
-"""Does a feature move between switch and Kubernetes without its unit noticing? On a switch with systemd."""
+"""Check that a feature moves between switch and Kubernetes without a restart of its unit, under systemd."""
 
 from __future__ import annotations
 

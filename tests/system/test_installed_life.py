@@ -1,4 +1,4 @@
-"""Do features live through what befalls the daemon: boots, hangs, wrong settings, upgrades, its removal?"""
+"""Check that features survive boots, hangs, wrong settings, upgrades and the removal of the daemon."""
 
 from __future__ import annotations
 

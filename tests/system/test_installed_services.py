@@ -1,4 +1,4 @@
-"""Does a service that an operator installs behave under a real systemd? Requirements, order, stop, return, removal."""
+"""Check an installed service under a real systemd: requirements, order, stop, return, removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A switch joins a real master with the real kubeadm and kubelet, loses it, and leaves it."""
+"""Check that a switch joins a real master with the real kubeadm and kubelet, loses it, and leaves it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can somebody do who has a container, or an account on the host, but no right? Everything is tried.
+"""Attack the daemon from a container and from an unprivileged account of the host.
 
 The attacker runs where he would: inside a container of the engine, or as another user of the host. docs/security.md
 says what he may do; whatever else he tries, he is refused, and no other feature notices.

@@ -1,4 +1,4 @@
-"""Does anything break when a disk is full, and is it told once? Real file systems with no room on them."""
+"""Check that a full disk breaks nothing and is reported once: real file systems without free space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a switch do about a kube container that is not well? Told, seen crashing, or found by a check.
+"""Check the reaction to an unhealthy kube container: reported, crashing, or found by a check.
 
 Each test runs over the lab's Docker engine and over the real one; kube containers are made by the tests, as a
 kubelet would. `test_switch_rollback` has masters and kubelets.

@@ -1,4 +1,4 @@
-"""Does a switch keep its promises while things around the daemon, and the daemon itself, come and go?
+"""Check a switch's promises while the services around the daemon, and the daemon itself, fail and return.
 
 As `test_switch_local`: processes over real sockets, the lab's Docker engine and the real one, a real Redis.
 """

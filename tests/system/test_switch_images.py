@@ -1,4 +1,4 @@
-"""Do both modes share one image on a whole switch, and is there always one to go back to?"""
+"""Check that both modes share one image on a whole switch, and that a previous one is always kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a switch keep its promises with a master? Features move between local and kube, and the master comes and goes.
+"""Check a switch's promises with a master: features move between local and kube, and the master fails.
 
 Processes over real sockets. Each test runs over the lab's API server, kubelet and Docker engine; most run over the
 real kube-apiserver, kubelet and dockerd as well, where a DaemonSet's pod comes when the label matches.

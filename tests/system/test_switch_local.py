@@ -1,4 +1,4 @@
-"""Does a switch keep its promises while Kubernetes has no say? The daemon, its clients and containers as processes.
+"""Check a switch's promises without Kubernetes: the daemon, its clients and containers as processes.
 
 Each test runs over the lab's Docker engine and over the real one, with a real Redis. Kube containers are made by
 the tests here, as a kubelet would; `test_switch_kube` has masters and kubelets.

@@ -1,4 +1,4 @@
-"""Does the story that operators live through look right from their terminal, on the lab's engines and the real ones?"""
+"""Check the operators' story at their terminal, on the lab's engines and the real ones."""
 
 from __future__ import annotations
 

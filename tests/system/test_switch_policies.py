@@ -1,4 +1,4 @@
-"""Does every way to notice a failure lead, under every policy, where it should, and does `explain` say so?
+"""Check each way to detect a failure under each policy, and the text of `explain`.
 
 Each test plays one way to fail on three features at once, one for each policy, over the lab's Docker engine and over
 the real one. Each feature came with an image of its own, and runs a newer one that has become the local one.

@@ -1,4 +1,4 @@
-"""Is a switch ready for a reboot within 30 s, and is everything back at once after it?
+"""Check that a switch is ready for a reboot within 30 s, and that its features return at once.
 
 A reboot here is what the fast-reboot script and the kernel make of it: STATE_DB is wiped, everything that ran is
 dead, /run is empty, the boot has another ID, and the master may be away for as long as it likes.

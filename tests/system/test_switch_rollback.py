@@ -1,4 +1,4 @@
-"""Does a bad image go, a good one come back, and the next one get its chance? With a master and a kubelet.
+"""Check that a bad image is rolled back and the next one is tried, with a master and a kubelet.
 
 Each test runs over the lab's master and kubelet and over the real ones (the node's own credential, a DaemonSet).
 """

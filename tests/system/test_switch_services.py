@@ -1,4 +1,4 @@
-"""Does an operator's new service come onto a switch, run from Kubernetes, and go without a trace?
+"""Check that an operator's service is installed, runs from Kubernetes, and is removed completely.
 
 `kubesync`, the daemon, Redis and Docker are real or the lab's; systemd is a stand-in that runs the unit's scripts.
 """

@@ -1,4 +1,4 @@
-"""Does any input break a reader? Valid inputs, mutated byte by byte, thrown at every reader of foreign bytes.
+"""Pass valid inputs, mutated byte by byte, to every reader of foreign bytes.
 
 `make fuzz` runs long; `make test-deep` and `make test` run a share. A reader may return something or raise what it says
 it raises, within a second and in bounded memory; anything else is a finding, told with the bytes.

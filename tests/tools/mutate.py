@@ -1,4 +1,4 @@
-"""Would the tests notice if the core were wrong? Small faults put into its source, one at a time.
+"""Put small faults into the core's source, one at a time, and run its tests against each.
 
 Each mutant is one change of one node of a core module's syntax tree. A forked child imports the mutant instead of
 the module and runs the core's tests; the first failure kills it. What no test kills is shown as before and after.

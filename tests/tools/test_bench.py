@@ -1,4 +1,4 @@
-"""Do the benches still work that nobody runs every day? Each a little, on the lab's stand-ins."""
+"""Check that the seldom used benches still work: each one briefly, on the lab's stand-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does any input break a reader, or the daemon behind its sockets?"""
+"""Check that no input breaks a reader, or the daemon behind its sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making the venv: silent where it works, one line with the fix where a tool is missing."""
+"""Check the creation of the venv: silent on success, one line with the fix where a tool is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does `make mutants` tell a killed mutant from a road that kills everything?"""
+"""Check that `make mutants` does not count a module that fails without a mutant."""
 
 from __future__ import annotations
 

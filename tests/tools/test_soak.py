@@ -1,4 +1,4 @@
-"""Would a soak notice what it is for? Its judgement over made-up samples, its log's reader, and a short real run."""
+"""Check the soak: its judgement of prepared samples, its log reader, and a short real run."""
 
 from __future__ import annotations
 

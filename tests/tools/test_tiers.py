@@ -1,4 +1,4 @@
-"""The test run's own rules: what is left behind, what is made once, which flaky marks are refused."""
+"""Check the rules of a test run: leftovers, shared work, refused flaky marks, samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A settings file is either read as a whole, or refused with key, file and what is allowed."""
+"""Check that a settings file is accepted as a whole, or refused with key, file and allowed values."""
 
 from __future__ import annotations
 

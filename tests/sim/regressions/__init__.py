@@ -1,4 +1,4 @@
-"""Put old bugs back, one per piece; the test that a piece names must fail.
+"""Restore old bugs, one per piece; the test that a piece names must fail.
 
 A piece is a text: what went wrong and how it was found, `file:`, `fails:`, and after a line `----` the code as it is,
 a line `====`, and the code as it was. What must fail is a test, or `storm FIRST-LAST`: one of these seeds, or

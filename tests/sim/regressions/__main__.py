@@ -1,4 +1,4 @@
-"""Show one piece at work, or renew the seeds that all of them begin with.
+"""Run one piece, or search the seeds of all pieces again.
 
 `python -m tests.sim.regressions NAME`: exit code 0 where the bug is found again. `--renew [NAME …]`: write the `seed:`
 lines.

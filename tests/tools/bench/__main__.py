@@ -1,4 +1,4 @@
-"""What does it cost? All figures side by side, as a table and `bench.json`: `make bench`.
+"""Print all performance figures side by side, as a table and `bench.json`: `make bench`.
 
 The engines found on the machine are used; without a real one a figure is taken on the stand-in, and says so.
 """

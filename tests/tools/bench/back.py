@@ -1,4 +1,4 @@
-"""Redis or Docker is back: how long until the rows say what happened meanwhile? `make bench BENCH_ARGS=back`.
+"""Measure the time from the return of Redis or Docker until the rows are right: `make bench BENCH_ARGS=back`.
 
 A round takes the service away for some seconds, changes every feature while it is gone, and counts for each of them
 from the service's first answer until its STATE_DB row is right. Retries are as a switch has them, not as tests do.

@@ -1,4 +1,4 @@
-"""What does a fleet cost its master? A thousand simulated switches on one real API server.
+"""Measure the cost of a fleet for its master: a thousand simulated switches on one real API server.
 
     python -m tests.tools.bench.fleet [--switches 1000] [--rest 60] [--outage 60]
 

@@ -1,4 +1,4 @@
-"""What does one feature, one event, one label cost, and how does it grow? `make bench BENCH_ARGS=growth`.
+"""Measure the cost of a feature, an event and a label, and its growth: `make bench BENCH_ARGS=growth`.
 
 On the stand-in of Docker alone: 512 containers of a real one would cost more than everything that is measured here,
 and the engine's own slowness would be in every figure. What is measured is the daemon.

@@ -1,4 +1,4 @@
-"""How are figures taken? Medians of interleaved runs, and what the kernel says of a process.
+"""Take figures: medians of interleaved runs, and the kernel's accounting of a process.
 
 Every figure has its reference in the same run: these machines are shared, so a ratio says more than a time.
 """

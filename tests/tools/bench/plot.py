@@ -1,4 +1,4 @@
-"""How do the costs grow? The picture of docs/performance.md, drawn from the figures of `make bench`.
+"""Draw the picture of docs/performance.md from the figures of `make bench`.
 
     python -m tests.tools.bench.plot [FIGURES.json PICTURE.svg]
 

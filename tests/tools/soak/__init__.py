@@ -1,1 +1,1 @@
-"""Does the daemon stay what it is over hours of operation and faults? `make soak HOURS=n`."""
+"""Check over hours of operation and faults that the daemon does not grow: `make soak HOURS=n`."""

@@ -1,4 +1,4 @@
-"""Hours of storms and quiet times on a whole switch: `make soak HOURS=n`.
+"""Run hours of storms and quiet times on a whole switch: `make soak HOURS=n`.
 
 The engines found on the machine are used: redis-server, dockerd, kube-apiserver and kubelet; without a real one the
 stand-in of tests/lab, which is said. Ends with a table, `soak.json`, and 1 where something was found: memory that

@@ -1,4 +1,4 @@
-"""What must not grow, and has it grown? Samples in, findings out.
+"""Judge growth: samples in, findings out.
 
 Knows no process and no clock. A *life* is one process of the daemon; a reload by SIGHUP stays in it. Only samples at
 rest are compared, each at the end of a quiet time after a storm: what a storm holds is its own.

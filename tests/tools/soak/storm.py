@@ -1,4 +1,4 @@
-"""What happens to a switch in an hour? Operators at work, and weather: seeded, on real engines.
+"""Generate an hour of operators' commands and faults on a switch: seeded, on real engines.
 
 `Bench` holds a switch with its features and what each is configured to be; `People` are operators, units and
 crashes; `Weather` is what happens to everything around the daemon, and to the daemon itself. After a storm `heal`

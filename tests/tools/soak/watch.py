@@ -1,4 +1,4 @@
-"""What does the daemon hold, and what has it said? From /proc, from its own answer, and from its log."""
+"""Sample the daemon's resources and messages, from /proc, its own answer, and its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do both spellings of our fields say what a row says, and survive what others write?"""
+"""Check both spellings of our fields, and that values written by others never fail a read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the Docker adapter stand what no real engine does on demand: nonsense, faults, dropped connections?"""
+"""Check the Docker adapter against invalid answers, faults and dropped connections."""
 
 from __future__ import annotations
 

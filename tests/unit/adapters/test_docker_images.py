@@ -1,4 +1,4 @@
-"""Does the Images port keep what is no name from the engine, and stand an engine that talks nonsense?"""
+"""Check that invalid names never reach the engine, and that its invalid answers are handled."""
 
 from __future__ import annotations
 

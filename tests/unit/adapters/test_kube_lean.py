@@ -1,4 +1,4 @@
-"""Does the lean import stay lean, and does it fail cleanly? Each case in a fresh interpreter."""
+"""Check that the lean import loads few modules and fails cleanly: each case in a fresh interpreter."""
 
 from __future__ import annotations
 

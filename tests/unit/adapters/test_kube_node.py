@@ -1,4 +1,4 @@
-"""What does the Kubernetes adapter make of a master's ill will? Faults no real server can be asked for."""
+"""Check the Kubernetes adapter under faults that a real server cannot produce on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the kubelet's configuration keep it off our images, and lose nothing else by that?"""
+"""Check that the kubelet's configuration protects local images and changes nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the FeatureStore keep the port's promises against a real Redis, whatever happens to it?"""
+"""Check the port FeatureStore against a real Redis and its faults."""
 
 from __future__ import annotations
 

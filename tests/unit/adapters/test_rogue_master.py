@@ -1,4 +1,4 @@
-"""What if a master's port answers, but not as a master does? Bytes on the wire that no honest server would send.
+"""Check the Kubernetes adapter against a port that answers, but not as an API server does.
 
 Whatever it is, both calls and the watch end with Unavailable, within their own deadlines, and in bounded memory.
 """

@@ -1,4 +1,4 @@
-"""Units are driven by argument lists with deadlines; systemd is told how we are."""
+"""Check that units are driven by argument lists with deadlines, and systemd's notifications."""
 
 from __future__ import annotations
 

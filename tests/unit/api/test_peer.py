@@ -1,4 +1,4 @@
-"""Is the peer of a Unix socket told apart by what the kernel says, and by nothing else?"""
+"""Check that the peer of a Unix socket is identified by the kernel's data alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which switch do operators' tests share? Six features in as many states, a master, a real Redis.
+"""Give tests of the operators' commands a switch: six features in six states, a master, a real Redis.
 
 `tests/conftest.py` makes these fixtures known to every test.
 """

@@ -1,4 +1,4 @@
-"""How does a test stand at an operator's terminal? A switch of a stub daemon and a real Redis, and `kubesync` on it.
+"""Run `kubesync` in a test as an operator does: a switch of a stub daemon and a real Redis.
 
 Commands run in this process through click's runner, or as a process of their own, by the same settings file.
 """

@@ -1,4 +1,4 @@
-"""Is what operators want checked, explained, confirmed and written in one go?"""
+"""Check that `config` checks, explains, confirms and writes a change in one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a switch that ctrmgrd has managed told what it needs, and nothing that it does not?"""
+"""Check the migration advice for a switch that ctrmgrd manages."""
 
 from __future__ import annotations
 

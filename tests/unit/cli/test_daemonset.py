@@ -1,4 +1,4 @@
-"""A manifest made here keeps every rule, and one that breaks a mandate is told which, and the fix."""
+"""Check that a generated manifest keeps every rule, and that a broken rule is named with its fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the doctor look at everything, name each fix, and go on whatever is down?"""
+"""Check that `doctor` covers everything, names each fix, and continues when a service is down."""
 
 from __future__ import annotations
 

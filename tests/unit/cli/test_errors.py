@@ -1,4 +1,4 @@
-"""Whatever is down or mistyped: is it one line that says what to do, the right exit code, and soon?
+"""Check that each failure and typing error is one line with the fix, the right exit code, in bounded time.
 
 Three seconds are promised; the limit here is wider, because tests share their machine. What is checked besides is
 that no deadline of a command adds up to more.

@@ -1,4 +1,4 @@
-"""Do the pictures show what is in the tables, whatever happened in whatever time?"""
+"""Check that diagram and timeline show what the tables contain."""
 
 from __future__ import annotations
 

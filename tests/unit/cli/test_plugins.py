@@ -1,4 +1,4 @@
-"""Do our commands come into sonic-utilities as its loader wants them, and leave there what is there?"""
+"""Check that our commands load into sonic-utilities and leave its own commands unchanged."""
 
 from __future__ import annotations
 

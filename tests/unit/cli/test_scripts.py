@@ -1,4 +1,4 @@
-"""Does the checker find docker calls that pass Kubernetes by, and is it quiet about the others?"""
+"""Check that the script checker finds docker calls that bypass kubesyncd, and reports no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do operators see what is so? Every table as it is printed, as JSON, and without whom it needs."""
+"""Check every table of `show`: as printed, as JSON, and with services missing."""
 
 from __future__ import annotations
 

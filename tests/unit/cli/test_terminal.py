@@ -1,4 +1,4 @@
-"""Does it work on a real terminal: `watch` with its redraws and its end, and what the documentation tells to type?"""
+"""Check the commands on a real terminal: `watch` until its end, and the commands in the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the clients ask what they were told, and do the right thing where nobody answers?
+"""Check that the clients send the right request, and act correctly without a daemon.
 
 The daemon here is a stub that speaks `kubesyncd.core.protocol` over a real Unix socket; the clients are the real
 ones, run as processes by this Python and by the system's.

@@ -1,4 +1,4 @@
-"""Labels reach the master in order, and the kubelet runs exactly when it may. Hours pass in milliseconds."""
+"""Check that labels reach the master in order, and when the kubelet runs. Hours pass in milliseconds."""
 
 from __future__ import annotations
 

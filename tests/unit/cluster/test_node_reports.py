@@ -1,4 +1,4 @@
-"""The master is told what each switch runs: in time, in bursts, and at a price a fleet can pay."""
+"""Check the reports on the Node: timing, bursts, and cost for a fleet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do the core's tests begin from? Short words for configs, records, containers and looks at the world."""
+"""Build configs, records, containers and observations for the core's tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a look ahead say what the clock alone will bring?"""
+"""Check the forecast of changes that time alone causes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is noticed of kube containers' starts, and what is said of them?"""
+"""Check the health rules for kube containers: starts, crash loops, complaints, rollbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may enter the queue, and that nothing accepted is ever lost."""
+"""Check what the label queue accepts, and that it loses nothing it has accepted."""
 
 from __future__ import annotations
 

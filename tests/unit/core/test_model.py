@@ -1,4 +1,4 @@
-"""Is everything a database may say either understood or the default and a sentence, and never an error?"""
+"""Check that each database value is parsed, or becomes the default and a problem, and never an error."""
 
 from __future__ import annotations
 

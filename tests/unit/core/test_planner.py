@@ -1,4 +1,4 @@
-"""Does the decision hold for every combination, from every half-finished plan, and for each rule of the spec?"""
+"""Check the planner for every combination, from every interrupted plan, and for each rule of the spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the protocol carry what may be said, and refuse everything else in one line?"""
+"""Check that the protocol carries every valid request and reply, and refuses the rest in one line."""
 
 from __future__ import annotations
 

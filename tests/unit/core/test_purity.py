@@ -1,4 +1,4 @@
-"""Is the core pure? Read from its source, so that no import at run time can hide an effect."""
+"""Check that the core is pure, from its source, so that no import at run time can hide an effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the record remember what was seen, no more and no less, and does the row follow from it?"""
+"""Check that the record keeps exactly what was observed, and that the row follows from it."""
 
 from __future__ import annotations
 

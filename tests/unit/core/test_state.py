@@ -1,4 +1,4 @@
-"""Does a row name exactly one state, and does the table hold every change of state we may make?"""
+"""Check that a row has exactly one state, and that the table holds every change of state of our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a verb note exactly what was asked, and is its caller told the truth about what became of it?"""
+"""Check that a verb records exactly what was requested, and that its caller gets the true result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the whole daemon keep its pace? In virtual time, over simulated engines."""
+"""Check the timing of the whole daemon, in virtual time, over simulated engines."""
 
 from __future__ import annotations
 

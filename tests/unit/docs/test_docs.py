@@ -1,4 +1,4 @@
-"""The documents name what exists, and nothing else."""
+"""Check the documentation against settings and files."""
 
 import re
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Is what docs/operators.md shows what a switch prints? Its ten tasks, played on a virtual switch.
+"""Play the ten tasks of docs/operators.md on a virtual switch, and compare the output.
 
 The page is compared word by word. What differs from switch to switch and from moment to moment (times, IDs,
 addresses, folders, how long a bar is, where a line is broken) counts as the same.

@@ -1,4 +1,4 @@
-"""Is the picture of docs/performance.md drawn from the figures beside it, and is nothing missing in it?"""
+"""Check the tables and the picture of docs/performance.md against the figures beside it."""
 
 from __future__ import annotations
 

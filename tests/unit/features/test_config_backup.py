@@ -1,4 +1,4 @@
-"""Does FEATURE keep what was said about Kubernetes through a load that makes CONFIG_DB anew, and nothing else?"""
+"""Check that FEATURE keeps the Kubernetes fields, and only these, through a load of CONFIG_DB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the ledger bring back what was remembered, and survive whatever its file may hold?"""
+"""Check that the ledger restores every record, and survives any content of its file."""
 
 from __future__ import annotations
 

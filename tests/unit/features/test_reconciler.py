@@ -1,4 +1,4 @@
-"""Does one feature's coroutine get along with a world that changes between looking and acting?"""
+"""Check one feature's reconciler while the switch changes between observation and action."""
 
 from __future__ import annotations
 

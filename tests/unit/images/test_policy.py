@@ -1,4 +1,4 @@
-"""Which image is tagged, kept and removed, from wherever a power cut has left them?"""
+"""Check which image is tagged, kept and removed, from every state that a power cut can leave."""
 
 from __future__ import annotations
 

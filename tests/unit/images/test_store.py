@@ -1,4 +1,4 @@
-"""Is the right image tagged, kept and removed, on real engines, wherever the power was cut?"""
+"""Check which image is tagged, kept and removed on real engines, with a power cut at each step."""
 
 from __future__ import annotations
 

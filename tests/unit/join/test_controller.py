@@ -1,4 +1,4 @@
-"""When is a join or a reset asked for? Days pass in milliseconds; jobs are played by a stand-in for systemd."""
+"""Check when a join or a reset is requested. Days pass in milliseconds; a stand-in for systemd runs the jobs."""
 
 from __future__ import annotations
 

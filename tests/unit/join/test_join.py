@@ -1,4 +1,4 @@
-"""A switch joins its master and leaves it, by the daemon's own clients and processes, against the lab's master."""
+"""Check join and leave through the daemon's clients and processes, against the lab's master."""
 
 from __future__ import annotations
 

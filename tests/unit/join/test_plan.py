@@ -1,4 +1,4 @@
-"""By which steps a switch joins and leaves, and what it is told: pure rules, tried on everything they can meet."""
+"""Check the pure rules of joining and leaving on every input they can meet."""
 
 from __future__ import annotations
 

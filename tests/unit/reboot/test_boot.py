@@ -1,4 +1,4 @@
-"""Ten minutes without a master after a prepared reboot, by the rules' own times: what does a switch do?
+"""Check ten minutes without a master after a prepared reboot, with the shipped times.
 
 The real daemon in virtual time, where no fault strikes but the one that is meant. `tests/system/test_switch_reboot.py`
 does the same in shorter time on real engines.

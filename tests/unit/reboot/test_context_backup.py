@@ -1,4 +1,4 @@
-"""Does the next image get what it needs, once, and nothing else, wherever the power was cut?"""
+"""Check that the next image gets what it needs, once, with a power cut at each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does another boot lift the hold, and keep its promise?"""
+"""Check that another boot removes the hold and applies the stored preparation."""
 
 from __future__ import annotations
 

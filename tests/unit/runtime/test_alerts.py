@@ -1,4 +1,4 @@
-"""Is a full disk told once, and everything else by everybody?"""
+"""Check that a full disk is one alert, and that other problems are one alert per feature."""
 
 from __future__ import annotations
 

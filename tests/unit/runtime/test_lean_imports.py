@@ -1,4 +1,4 @@
-"""Does the daemon load only what it uses?"""
+"""Check that the daemon loads only the modules that it uses."""
 
 import os
 import subprocess

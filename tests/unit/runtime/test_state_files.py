@@ -1,4 +1,4 @@
-"""State files hold the old content or the new one, never half of it."""
+"""Check that a state file holds the old content or the new one, never a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a certificate's validity is read right, and nonsense is an error and nothing worse."""
+"""Check that the end of a certificate's validity is read right, and that invalid input is an error."""
 
 from __future__ import annotations
 

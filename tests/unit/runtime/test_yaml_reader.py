@@ -1,4 +1,4 @@
-"""Is somebody else's YAML read in bounded time, and refused in one line?"""
+"""Check that foreign YAML is read in bounded time, or refused in one line."""
 
 from __future__ import annotations
 

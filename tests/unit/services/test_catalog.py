@@ -1,4 +1,4 @@
-"""Does a node want the right packages, and is everything else about them refused?"""
+"""Check which packages a node selects, and that invalid metadata is refused."""
 
 from __future__ import annotations
 

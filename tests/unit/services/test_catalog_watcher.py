@@ -1,4 +1,4 @@
-"""Does a node follow its packages' server, whatever that one does, and end up with what it should have?"""
+"""Check that a node follows its package server through errors, and installs the right packages."""
 
 from __future__ import annotations
 

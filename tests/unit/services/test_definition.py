@@ -1,4 +1,4 @@
-"""Are a service's files right, and is every description that could do harm refused?"""
+"""Check a service's generated files, and that every dangerous description is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a service come and go as a whole, whatever fails on the way and whenever the power is cut?"""
+"""Check that a service is installed and removed as a whole, through every failure and power cut."""
 
 from __future__ import annotations
 

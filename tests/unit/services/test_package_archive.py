@@ -1,4 +1,4 @@
-"""Does an archive give up what belongs in it, and nothing else, whatever somebody has put there?"""
+"""Check that an archive yields only the expected files, and that manipulated ones are refused."""
 
 from __future__ import annotations
 
