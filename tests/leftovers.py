@@ -93,7 +93,7 @@ def _processes(run: str) -> list[tuple[int, str]]:
     """Number and command of every process of the run.
 
     Some have an environment of their own, but every socket and file that they know lies in the run's folders. A shell
-    or pager of somebody who looks at these has a terminal.
+    or pager of a person who reads these has a terminal.
     """
     mark, inherited = re.compile(rb"\b%s\b" % run.encode()), f"{RUN}={run}".encode()
     running = []

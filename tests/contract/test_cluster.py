@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NODE = "switch1"
 SECURE = MasterConfig(ip="127.0.0.1")
-# No test fails on a clock: whoever waits longer than this waits for something that will not come.
+# No test fails on a clock: a longer wait is for something that will not come.
 PATIENCE_S = 60
 
 
@@ -121,7 +121,7 @@ async def master(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 @pytest.fixture
 async def admin(master: Master) -> AsyncIterator[KubeClient]:
-    """The administrator's eyes and hands."""
+    """The administrator's access to the API server."""
     async with KubeClient(master.admin_conf) as client:
         yield client
 

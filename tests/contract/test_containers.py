@@ -1,6 +1,6 @@
 """Check the port Containers over the lab's engine and over the real dockerd: one suite for both.
 
-Everything here holds for both, so that whoever trusts the lab's engine knows why. No test depends on how
+Every test holds for both, which justifies the use of the lab's engine elsewhere. No test depends on how
 fast an engine is: each waits for what must come.
 """
 
@@ -40,7 +40,7 @@ NUMBERS = itertools.count()
 
 
 class Engine(Protocol):
-    """What a test may do to an engine, besides speaking to it."""
+    """The operations of a test on an engine, besides its API."""
 
     socket: Path
 
@@ -151,7 +151,7 @@ class Heard:
         async with asyncio.timeout(PATIENCE_S), self._news:
             await self._news.wait_for(lambda: enough(self.said))
 
-    async def anew(self, word: str | Signal, times: int = 1) -> None:
+    async def then_forget(self, word: str | Signal, times: int = 1) -> None:
         """Wait until `word` is said so often, then forget what was said."""
         await self.until(lambda said: said.count(word) >= times)
         self.said.clear()
@@ -228,7 +228,7 @@ async def containers(engine: Engine, api: Api) -> AsyncIterator[DockerContainers
 async def heard(containers: DockerContainers) -> AsyncIterator[Heard]:
     """The event stream, connected."""
     heard = Heard(containers)
-    await heard.anew(Signal.GAP)
+    await heard.then_forget(Signal.GAP)
     yield heard
     await heard.close()
 
@@ -313,7 +313,7 @@ class TestStartStopKill:
         self, containers: DockerContainers, heard: Heard, api: Api, feature: str
     ) -> None:
         snmp = await api.create(feature)
-        await heard.anew(feature)
+        await heard.then_forget(feature)
         assert [c.running for c in await containers.list(feature)] == [False]
 
         await containers.start(snmp)
@@ -339,7 +339,7 @@ class TestStartStopKill:
         self, containers: DockerContainers, heard: Heard, api: Api, feature: str
     ) -> None:
         snmp = await api.run(feature)
-        await heard.anew(feature, times=2)
+        await heard.then_forget(feature, times=2)
         assert [c.running for c in await containers.list(feature)] == [True]
         await api.marked(snmp)
 
@@ -429,15 +429,15 @@ class TestEvents:
         assert await containers.list(feature) == ()
 
         snmp = await api.create(feature)
-        await heard.anew(feature)
+        await heard.then_forget(feature)
         assert [c.running for c in await containers.list(feature)] == [False]
 
         await api.do("POST", snmp, "/start")
-        await heard.anew(feature)
+        await heard.then_forget(feature)
         assert [c.running for c in await containers.list(feature)] == [True]
 
         await api.do("POST", snmp, "/kill")
-        await heard.anew(feature)
+        await heard.then_forget(feature)
         assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
 
     async def test_kube_containers_are_heard_by_their_label_and_sandboxes_not_at_all(
@@ -453,7 +453,7 @@ class TestEvents:
         self, containers: DockerContainers, heard: Heard, api: Api, feature: str, other: str
     ) -> None:
         snmp = await api.run(feature)
-        await heard.anew(feature, times=2)
+        await heard.then_forget(feature, times=2)
 
         await api.do("POST", snmp, "/rename", name=other)
 
@@ -582,7 +582,7 @@ class TestWhenDockerGoesAway:
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
     ) -> None:
         snmp = await api.run(feature)
-        await heard.anew(feature, times=2)  # created, started
+        await heard.then_forget(feature, times=2)  # created, started
 
         await engine.restart(live_restore=True)
 
@@ -590,14 +590,14 @@ class TestWhenDockerGoesAway:
         assert [(c.id, c.running) for c in await containers.list(feature)] == [(snmp, True)]
         heard.said.clear()
         await api.do("POST", snmp, "/kill")
-        await heard.anew(feature)
+        await heard.then_forget(feature)
         assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
 
     async def test_without_live_restore_they_have_ended(
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
     ) -> None:
         snmp = await api.run(feature)
-        await heard.anew(feature, times=2)
+        await heard.then_forget(feature, times=2)
         assert [c.running for c in await containers.list(feature)] == [True]
 
         await engine.restart(live_restore=False)
@@ -610,17 +610,17 @@ class TestWhenDockerGoesAway:
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
     ) -> None:
         await api.run(feature)
-        await heard.anew(feature, times=2)
+        await heard.then_forget(feature, times=2)
         await containers.list(feature)
 
         engine.freeze()
-        await heard.anew(Signal.GAP)
+        await heard.then_forget(Signal.GAP)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):  # only the cache could answer
                 await containers.list(feature)
 
         engine.thaw()
-        await heard.anew(Signal.GAP)
+        await heard.then_forget(Signal.GAP)
         assert [c.running for c in await containers.list(feature)] == [True]
 
     async def test_no_engine_is_unavailable_never_missing(self, tmp_path: Path) -> None:
@@ -639,7 +639,7 @@ class TestWhenDockerGoesAway:
 
 
 class TestTheApiItself:
-    """What the lab's engine is held to beyond our port: the docker command and the kubelet read these."""
+    """Check the lab's engine beyond our port: the docker command and the kubelet read these."""
 
     async def test_errors_have_dockers_status_and_words(self, api: Api) -> None:
         running, created = await api.run("snmp"), await api.create("lldp")

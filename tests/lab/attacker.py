@@ -46,7 +46,7 @@ def requests(path, *texts):
 
 
 def malformed(path):
-    """What is no request."""
+    """Invalid requests."""
     tries = {
         "one MiB without an end": b"x" * (1 << 20),
         "a line of 5000": b"1\0state\0snmp\0" + b"x" * 5000 + b"\n",
@@ -94,7 +94,7 @@ def idle(path, number, end):
 
 
 def vanish(path, *words):
-    """Connect, leave the connection to a child, and be gone before anybody looks who it was.
+    """Connect, leave the connection to a child, and end before the daemon reads the peer's identity.
 
     FILE.gone is there as soon as it is.
     """

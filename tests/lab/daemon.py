@@ -2,7 +2,7 @@
 
     python -m tests.lab.daemon ENGINE_FOLDER --config FILE
 
-The lab's containers are plain processes without a cgroup, so the engine's own book tells which container a
+The lab's containers are plain processes without a cgroup, so the engine's own records tell which container a
 peer lives in. Everything else is the product's.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def identify_in(folder: Path, sock: socket.socket) -> Peer:
-    """`identify_peer`, with the word of the engine in `folder` for the container. Raises PeerGone."""
+    """`identify_peer`, with the container that the engine in `folder` names. Raises PeerGone."""
     peer = identify_peer(sock)
     try:
         return replace(peer, container_id=container_of(folder, peer.pid))

@@ -43,7 +43,7 @@ COLOURS = {"LOCAL": "green", "INIT": "white", "KUBE": "blue", "STARTING": "yello
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of the story: what somebody does, and what must be seen then. `seen` returns once it is."""
+    """One line of the story: an action, and its expected result. `seen` returns once the result is there."""
 
     who: str
     does: str

@@ -132,7 +132,7 @@ class LabDocker:
         await self.open()
 
     def freeze(self) -> None:
-        """ApiError nobody until `thaw()`; connections stay open."""
+        """Answer no request until `thaw()`; connections stay open."""
         self._thawed.clear()
 
     def thaw(self) -> None:
@@ -696,7 +696,7 @@ class LabDocker:
         }
         self._journal.append(event)
         for queue in self._readers:
-            # Like Docker, a reader who does not read loses events and is not told.
+            # Like Docker: a slow reader loses events without a notice.
             with contextlib.suppress(asyncio.QueueFull):
                 queue.put_nowait(event)
 
@@ -722,7 +722,7 @@ def _relations(pid: int) -> tuple[int, int]:
 
 
 def _kill_container(leader: int, host_name: str) -> None:
-    """In a container everything ends with its first process; here we see to it.
+    """End all processes of a container whose first process has ended.
 
     What has a session of its own, and no parent left, is known by the host name in its environment.
     """

@@ -301,10 +301,10 @@ class LabKube:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, and that no connection gets for its own end.
+    """A free port of the loopback, outside the range that the kernel gives to connections.
 
-    A server that is away for a while finds such a port again. Of the others, whoever keeps trying to reach it is
-    given one in the end, and may even reach himself.
+    A stopped server finds such a port again. A port of the other range may be
+    given to a client that keeps connecting, which may even connect to itself.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:

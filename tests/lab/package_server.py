@@ -1,6 +1,6 @@
 """Serve service packages over https to a lab switch: files with ETags, in a thread of the test process.
 
-Knows nothing of what is in them. `misbehave` makes the next answers wrong in one of the ways servers are.
+Knows nothing of what is in them. `misbehave` makes the next answers wrong in one of several ways.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class PackageServer:
         self.publish()
 
     def publish(self, **more: Any) -> bytes:
-        """Write the metadata anew."""
+        """Write the metadata again."""
         data = json.dumps({"format": 1, "packages": list(self._offered.values()), **more}).encode()
         self.files[METADATA] = data
         return data

@@ -1,7 +1,7 @@
 """Provide a whole virtual switch: Redis, a Docker engine, optionally a master, the daemon, and its clients.
 
 Everything is a process of its own over real sockets: the daemon as `python -m kubesyncd`, the clients as scripts,
-inside containers too. The engines are real ones or the lab's (tests.lab.engines); who makes them decides. Tests,
+inside containers too. The engines are real ones or the lab's (tests.lab.engines); the caller decides. Tests,
 demo and benches drive a switch from outside, as an operator, systemd and the master would.
 """
 
@@ -323,7 +323,7 @@ class Switch:
         """A hook as an operator puts it there: `script` is sh's."""
         path = self.hooks / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The daemon looks there at any time, and says of half a hook that it is none.
+        # The daemon reads the folder at any time, and would report half a hook as invalid.
         whole = self.folder / "hook"
         whole.write_text(f"#!/bin/sh\n{script}\n")
         whole.chmod(0o755)
@@ -511,7 +511,7 @@ class Switch:
         self.wait_for(lambda: self.ups(feature)[-1:] == [owner], f"{feature} up: … {owner}")
 
     def twice(self, feature: str) -> str:
-        """Who broke promise S1: containers past `state up` while another one was; empty where nobody did."""
+        """Violations of promise S1: containers past `state up` while another one was; empty without any."""
         file = self.marks / f"{feature}.twice"
         return file.read_text() if file.exists() else ""
 
@@ -529,7 +529,7 @@ class Switch:
 
     @property
     def tracebacks(self) -> list[str]:
-        """Every sign in the log that something unforeseen happened."""
+        """Every log line about an unexpected error."""
         text = self.log_file.read_text(errors="replace")
         plain = [text[at : at + 4000] for at in [text.find("Traceback")] if at >= 0]
         return plain + [line for line in text.splitlines() if '"exception"' in line]

@@ -3,7 +3,7 @@
     python -IS tests/lab/systemctl.py FOLDER is-active|show|enable --now|disable --now|restart --no-block|… UNIT
 
 FOLDER/units/UNIT.json tells a unit's `command`, its `cwd` and the `pid_file` that says it runs; FOLDER/jobs/UNIT is
-there while a change goes on that nobody waits for; FOLDER/calls gets one line per call. Knows nothing of kubesyncd.
+there while a change of --no-block goes on; FOLDER/calls gets one line per call. Knows nothing of kubesyncd.
 Standard library only: it starts often.
 """
 
@@ -42,7 +42,7 @@ def main(folder: Path, words: list[str]) -> int:
     job.touch()
     if os.fork():
         return 0
-    for stream in (0, 1, 2):  # whoever called reads to their end
+    for stream in (0, 1, 2):  # the caller reads to their end
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     try:
         return carry_out(verb, unit, job)
@@ -51,7 +51,7 @@ def main(folder: Path, words: list[str]) -> int:
 
 
 def await_job(job: Path) -> None:
-    """Return once a change that nobody waits for has been carried out: what it starts is there to be stopped."""
+    """Return once a change of --no-block has been carried out: what it starts can be stopped then."""
     deadline = time.monotonic() + STOP_S_MAX
     while job.exists():
         if time.monotonic() > deadline:
@@ -90,7 +90,7 @@ def start(unit: dict[str, str], pid_file: Path, *, again: bool) -> None:
             unit["command"], cwd=unit["cwd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-    # Whole or not there: somebody may be looking.
+    # Replaced as a whole: other processes may read it at any time.
     fresh = pid_file.with_name(f"{pid_file.name}.new")
     fresh.write_text(str(process.pid))
     fresh.replace(pid_file)

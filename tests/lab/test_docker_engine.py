@@ -1,6 +1,6 @@
 """Check that the docker command and other programs can use the lab's Docker engine as they use Docker.
 
-What it answers on the wire is held against the real engine in `test_contract_containers.py`.
+`tests/contract/test_containers.py` compares its answers with the real engine's.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Engine:
         self.streams: list[Stream] = []
         self.up = True
 
-    # ---- what anybody with Docker's socket can do --------------------------------------------------
+    # ---- operations of every user of Docker's socket -----------------------------------------------
 
     def of(self, feature: str, owner: Owner | None = None) -> list[Box]:
         """The feature's containers, the oldest first."""

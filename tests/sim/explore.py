@@ -1,8 +1,8 @@
 """Walk every interleaving of a switch's actors, and check the promises in each reachable state.
 
-A switch is one or more worlds of `tests/sim/model.py` that share daemon, master, kubelet and Redis. The walk is
+A switch is one or more `World`s of `tests/sim/model.py` that share daemon, master, kubelet and Redis. The walk is
 breadth-first, so a broken promise is told by a shortest story. At every state: the promises of `check_state`. From
-every state: once faults stop, whatever order the rest goes on in, it comes to rest (there is no circle), and where
+every state: once faults stop, whatever order the rest goes on in, it comes to rest (there is no cycle), and where
 nothing moves any more `check_rest` holds.
 
 Each world is looked at once: it gets a number, and a switch is its worlds' numbers. That is what makes millions of
@@ -146,7 +146,7 @@ class Walk:
         yield from self._faults(at)
 
     def _fair(self, at: Switch) -> Iterator[tuple[str, Switch]]:
-        """What goes on when nobody disturbs."""
+        """Steps that happen without operators and faults."""
         yield from self._each(at, self._all.own)
         yield from self._cluster(at)
 
@@ -162,7 +162,7 @@ class Walk:
         return tuple(self._all.after(change, number) for number in at)
 
     def _cluster(self, at: Switch) -> Iterator[tuple[str, Switch]]:
-        """The twin of cluster.py: one PATCH at a time for all, the kubelet by its rule, one watch."""
+        """The model of the package cluster: one PATCH at a time for all, the kubelet by its rule, one watch."""
         worlds = [self._all.worlds[number] for number in at]
         shared, failed = worlds[0], any(w.labels.failed for w in worlds)
         if any(w.sent for w in worlds):
@@ -276,7 +276,7 @@ class _Step:
 class _Circles:
     """A walk without faults that tells each rest, and finds circles that nothing leads out of.
 
-    One that something leads out of is left in the end, since nobody is delayed for ever.
+    A cycle with an exit is left in the end, since no actor is delayed for ever.
     """
 
     def __init__(self, moves: Callable[[Switch], list[tuple[str, Switch]]], settled: set[Switch]) -> None:

@@ -1,7 +1,7 @@
 """Run hours in milliseconds: an event loop whose clock jumps to the next scheduled call.
 
-Knows nothing of kubesyncd. Real files may be read and written; sockets and threads have no place here,
-since nobody would wait for them: whoever does is a deadlock.
+Knows nothing of kubesyncd. Real files may be read and written. Sockets and threads cannot be used:
+the loop does not wait for them, and reports such a wait as a deadlock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOK_S = 1e-6
 class Deadlock(BaseException):
     """Nothing can run and nothing is scheduled: the program under test would hang forever.
 
-    No Exception, so that no `except Exception` under test swallows it.
+    Not derived from Exception, so that no `except Exception` under test catches it.
     """
 
 
@@ -37,7 +37,7 @@ class _NullSelector(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Deadlock(f"at {self.now:.3f} s: nothing runnable, nothing scheduled")
-        # Looking takes time too, or whoever waits for a fraction of the clock's last digit waits for ever.
+        # A select takes time too: otherwise a wait for a fraction of the clock's last digit would never end.
         self.now += max(timeout, LOOK_S)
         return []
 

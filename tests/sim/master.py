@@ -112,7 +112,7 @@ class ClusterPort:
             except TimeoutError:
                 if not self._api.reachable:
                     raise Unavailable(SERVICE, "nothing heard for 40 s") from None
-                # A real watch ends and begins anew; whoever missed something sees it now.
+                # A real watch ends and begins again, and then delivers every missed change.
                 return "node"
 
     def _node(self) -> Mapping[str, str] | None:

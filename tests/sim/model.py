@@ -5,7 +5,7 @@ world after it; the daemon's moves run the real `absorb`, `decide`, `accept` and
 several features share the master, the kubelet, Redis and the daemon; what is theirs is moved for all at once, by
 `tests/sim/explore.py`, which walks the interleavings.
 
-STATE_DB's row is left out: it mirrors the rest, is read by no rule, and is proved in test_decide.py. So is what a
+STATE_DB's row is left out: it mirrors the rest, is read by no rule, and is tested in test_planner.py. So is what a
 local container says (`up local`, `down`): it only makes the reconciler look.
 Time has one tick: `time_passes` makes every running clock old, and what is set afterwards is new again.
 """
@@ -333,7 +333,7 @@ def look(w: World) -> tuple[World, Plan]:
 
 
 def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
-    """The reconciler's action, carried out (the twin of reconciler.py, without the waiting)."""
+    """The reconciler's action, carried out (as reconciler.py does, without the waiting)."""
     match plan.action:
         case None:
             return w
@@ -458,7 +458,7 @@ def restart_unit(w: World) -> World:
 
 
 def daemon_restarts(w: World) -> World:
-    """Memory is gone, the PATCH under way is nobody's, callers ask again."""
+    """Memory is lost, the PATCH under way has no owner, callers ask again."""
     kube = tuple(replace(k, asked=k.past_up) for k in w.kube)
     return replace(
         w, reasking=True, stopping=frozenset(), killed=frozenset(), kube=kube, sent=0, landed=False
@@ -639,7 +639,7 @@ def check_state(w: World) -> None:
     up = w.record.system_state is SystemState.UP
     if code is not None and up and facts.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
         raise Broken("S6: wait returns although a kube container waits to take over")
-    _check_local_needs_nobody(w, facts)
+    _check_local_needs_no_kube(w, facts)
     _check_plans_end(w)
 
 
@@ -655,8 +655,8 @@ def _check_plans_end(w: World) -> None:
     raise Broken("L1: plans follow plans: " + "; ".join(plans[-4:]))
 
 
-def _check_local_needs_nobody(w: World, facts: Facts) -> None:
-    """S3: with the label gone and no kube container, nothing of Kubernetes changes what a local feature does."""
+def _check_local_needs_no_kube(w: World, facts: Facts) -> None:
+    """S3: without label and kube container, Kubernetes does not change what a local feature does."""
     if w.config.owner is not Owner.LOCAL or w.kube or w.record.grant or w.labels.value is KubeLabel.ON:
         return
     record = look(w)[0].record
@@ -729,7 +729,7 @@ def _check_rests(w: World, state: State) -> None:
 
 
 def starts(*, policies: tuple[FailurePolicy | None, ...] = (None,)) -> Iterator[World]:
-    """A feature nobody has ever spoken of, with and without fallback and a local container."""
+    """A feature before its unit's first verb, with and without fallback and a local container."""
     for fallback in (False, True):
         for exists in (True, False):
             for policy in policies:
@@ -750,7 +750,7 @@ def working_starts() -> Iterator[World]:
 
 
 def waiting_starts() -> Iterator[World]:
-    """The same, but its container still waits to be let through: a stop ends what nobody has let through yet."""
+    """The same, but its container still waits for admission: a stop ends a container that was not admitted yet."""
     for world in working_starts():
         waits = replace(world.kube[0], past_up=False)
         record = Record(system_state=SystemState.UP, mode=Mode.READY)

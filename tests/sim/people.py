@@ -1,7 +1,7 @@
 """Simulate the users of a switch: containers, systemd's units, and clients over the real wire protocol.
 
 A unit does what SONiC's do: its script creates the local container where there is none and asks for `start`, its
-main process is `wait`, and it ends with `stop`. Nobody here looks into the daemon.
+main process is `wait`, and it ends with `stop`. None of them reads the daemon's memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESTART_SEC = 30.0
 SIGNALS = ("KILL", "KILL", "TERM", "INT", "QUIT", "ABRT")
 # Within how long every verb but `wait` is answered.
 ANSWERED_S = 86.0
-# Closed for ever: whoever polls it finds the peer gone.
+# Closed for ever: a poll reports that the peer is gone.
 GONE_FD = 1 << 20
 
 
@@ -84,7 +84,7 @@ class Unit:
 
 
 class People:
-    """Everybody but the daemon and the engines."""
+    """All actors except the daemon and the engines."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -99,7 +99,7 @@ class People:
         bound_s: float | None = None,
         sent: Callable[[], object] = lambda: None,
     ) -> int | None:
-        """What clients/client.py does: ask, and ask again where the daemon went away. None: nobody there.
+        """What clients/client.py does: ask, and ask again where the daemon went away. None: no daemon listens.
 
         `sent` is told each time that the request is on its way.
         """
@@ -123,7 +123,7 @@ class People:
     async def _ask_once(
         self, request: tuple[str, ...], box: Box | None, sent: Callable[[], object]
     ) -> tuple[int | None, bool] | None:
-        """One connection: the code, if it came; None where nobody listens."""
+        """One connection: the code, if it came; None where no daemon listens."""
         life = self._world.life
         if life is None or life.server is None:
             return None

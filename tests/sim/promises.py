@@ -245,7 +245,7 @@ class Promises:
         self._able_since = self._now()
 
     def _barred(self) -> list[str]:
-        """What has barred the kubelet for so long that the daemon must have dealt with it."""
+        """Reasons that have barred the kubelet for longer than the daemon may need to react."""
         told = {why: max(since, self._able_since) for why, since in self._bars.items()}
         if self._world.labels_file.stale:
             told.pop(LABEL_FAILED, None)

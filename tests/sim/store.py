@@ -73,7 +73,7 @@ class Redis:
             stream.cut()
 
     def flush_state(self) -> None:
-        """FLUSHDB: nobody is told."""
+        """FLUSHDB: without an event."""
         self.rows.clear()
         self.connected, self.pending = None, ()
 

@@ -437,7 +437,7 @@ class Storm:
         world.api.trouble, world.disk_full, world.hold = None, False, False
         world.redis.poisoned.clear()
         if Fault.WITHDRAWN in self.chance.armed:
-            # No fault of anybody: kube does not come back, and who falls back must.
+            # Not a fault: kube does not return, and a feature with fallback must fall back.
             world.api.withdrawn.add(self.chance.one_of(self._kube_features))
         world.start_daemon()
         world.promises.calm_since = asyncio.get_running_loop().time()

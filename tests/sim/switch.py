@@ -1,7 +1,7 @@
 """Provide one simulated switch: engines, users, files and clocks around the real daemon.
 
-The daemon is kubesyncd.daemon.Daemon over simulated ports. A life may be killed at any await: from then on its
-ports do nothing, and what it has already sent still happens.
+The daemon is `Daemon` of kubesyncd.daemon.supervisor over simulated ports. A life may be killed at any await: then its
+ports do nothing any more, and what it has already sent still happens.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class World:
     # ---- telling --------------------------------------------------------------------------------
 
     def spawn(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task of the world's own; its failure is the run's."""
+        """A task of the simulation itself; its failure is the run's."""
         task = asyncio.create_task(coro)
         self.tasks.add(task)
         task.add_done_callback(self._done)

@@ -276,7 +276,7 @@ def sonic_names(installed: InstalledSwitch) -> Iterator[InstalledSwitch]:
 
 
 def redis(switch: InstalledSwitch, db: int, *command: str) -> str:
-    """One Redis command; 4 is CONFIG_DB, 6 is STATE_DB. Empty as well while nobody answers."""
+    """One Redis command; 4 is CONFIG_DB, 6 is STATE_DB. Empty as well while Redis does not answer."""
     return switch.process("redis-cli", "-s", "/run/redis/redis.sock", "-n", str(db), *command).stdout.strip()
 
 

@@ -82,7 +82,7 @@ class RealKube:
     def start(self, serving: Pair | None = None) -> None:
         """etcd and the API server, ready to answer; what runs already keeps running.
 
-        `serving`: the certificate it shows, in place of one that everybody can believe.
+        `serving`: the certificate it shows, in place of a valid one.
         """
         if not self.kubelet_conf.exists():
             self.write_kubeconfigs()
@@ -90,7 +90,7 @@ class RealKube:
         was_away = not self._pid(API_SERVER)
         self._run(API_SERVER, self._api_server_command(serving))
         _until(self._ready, f"the API server is not ready; see {self.folder}/log/{API_SERVER}")
-        # One that shows another certificate is nobody they could come back to: they would end.
+        # They end where the server shows another certificate.
         if was_away and serving is None:
             self._restart_controllers()
 
@@ -314,7 +314,7 @@ class RealKube:
     def _get(self, path: str) -> bytes:
         """An answer to the administrator; empty where there is none."""
         tls = ssl.create_default_context()
-        # Some tests are about a server that nobody should believe.
+        # Some tests need a server that clients must not trust.
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
         tls.load_cert_chain(self.folder / "pki" / "admin.crt", self.folder / "pki" / "admin.key")
         opener = urllib.request.build_opener(

@@ -35,7 +35,7 @@ class RealKubelet:
 
 @pytest.fixture(scope="session")
 def kube_api_real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKube]:
-    """etcd and the real API server; whoever stops it starts it again."""
+    """etcd and the real API server; a test that stops it starts it again."""
     cluster = RealKube(tmp_path_factory.mktemp("kube"))
     try:
         cluster.start()

@@ -46,7 +46,7 @@ class RealMaster:
         self._cluster.signal(API_SERVER, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Nothing: whoever made the cluster ends it."""
+        """Nothing: the maker of the cluster ends it."""
 
     def kubelet_unit(self, docker_socket: Path) -> dict[str, Any]:
         """The kubelet as a unit for tests/lab/systemctl.py."""

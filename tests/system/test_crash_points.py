@@ -28,7 +28,7 @@ FIRST_POINTS = [1, *(pytest.param(first, marks=pytest.mark.deep) for first in ra
 
 
 class Mortal:
-    """A switch whose daemon dies once, and is started again by whoever waits for something."""
+    """A switch whose daemon dies once, and is started again by the next wait."""
 
     def __init__(self, switch: Switch) -> None:
         self.switch = switch
@@ -72,7 +72,7 @@ def story(mortal: Mortal, feature: str) -> None:
     assert stopping.returncode == 0
     mortal.until(lambda: not switch.running(feature), "nothing runs")
     master(switch).start()
-    # A start that nobody has heard asks no later daemon: this one must not be about to die.
+    # A start whose request was not read asks no later daemon: this daemon must not be about to die.
     mortal.until(
         lambda: switch.pending == "" and switch.kubelet_runs and mortal.kubelet_runs(),
         "the queue is empty, the kubelet runs",

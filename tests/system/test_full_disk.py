@@ -1,6 +1,6 @@
 """Check the daemon without free space for its files: real tmpfs for /run and /var/lib, filled up.
 
-Stopping needs no byte; a grant does, because a restart must know whom it let through. Nothing that runs is touched,
+A stop needs no space. An admission does, because a restart must know it. Nothing that runs is changed,
 and once there is room again all goes on by itself.
 """
 

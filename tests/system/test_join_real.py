@@ -60,7 +60,7 @@ class RealMaster:
         self.cluster.signal(API_SERVER, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Whoever made the cluster ends it."""
+        """The maker of the cluster ends it."""
 
     def kubelet_unit(self, docker_socket: Path) -> dict[str, Any]:
         raise NotImplementedError(docker_socket)
@@ -301,7 +301,7 @@ LIES = {
 
 @contextmanager
 def lying(lab: Lab, lie: str) -> Iterator[None]:
-    """The real API server with a certificate that nobody should believe."""
+    """The real API server with a certificate that no client should trust."""
     authority = Authority(lab.folder / "stranger") if lie == "another CA" else lab.cluster.authority
     host, valid = {"another host": "127.0.0.2"}.get(lie, "127.0.0.1"), -DAY if lie == "expired" else DAY
     serve(lab, authority.issue("lie", "kube-apiserver", server=True, host=host, valid=valid))

@@ -1,7 +1,7 @@
 """Attack the daemon from a container and from an unprivileged account of the host.
 
-The attacker runs where he would: inside a container of the engine, or as another user of the host. docs/security.md
-says what he may do; whatever else he tries, he is refused, and no other feature notices.
+The attacker runs inside a container of the engine, or as another user of the host. docs/security.md
+lists the permitted actions; each other attempt is refused, and no other feature is affected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEMORY_BYTES_MAX = 5 << 20
 
 
 class Attacker:
-    """Somebody in the container of `feature`, beside its victim lldp."""
+    """An attacker in the container of `feature`, beside its victim lldp."""
 
     def __init__(self, switch: Switch, feature: str, owner: str = "local") -> None:
         self.switch, self.feature = switch, feature
@@ -60,7 +60,7 @@ class Attacker:
         return file
 
     def unnoticed(self) -> None:
-        """The victim is as it was, and whoever may ask is answered."""
+        """The victim is unchanged, and permitted callers are answered."""
         switch = self.switch
         assert switch.running("lldp") == [self.victim]
         assert switch.state("lldp") == "LOCAL"
@@ -213,7 +213,7 @@ def test_an_unprivileged_user_of_the_host_may_look_and_nothing_else(switch: Swit
     assert switch.running("snmp") == [kube]
     assert switch.state("snmp") == "KUBE_RUNNING"
     assert switch.shown("snmp")["complaints"] == []
-    # Whoever is told 0 was only taken for somebody who says that it is time to look.
+    # A caller that gets 0 has only caused one more observation.
     assert switch.ledger.stat().st_mode & 0o077 == 0o044
 
 
@@ -260,7 +260,7 @@ EVIL = (
 
 
 def test_no_name_in_a_database_reaches_a_shell_a_path_or_an_option(switch: Switch) -> None:
-    """Feature names, owners, labels and the master's address, as whoever writes CONFIG_DB may choose them."""
+    """Feature names, owners, labels and the master's address, as a writer of CONFIG_DB may choose them."""
     switch.boot_local("lldp")
     proof = switch.marks / "executed"
     for evil in (text.format(proof) for text in EVIL):

@@ -583,7 +583,7 @@ def test_systemctl_restart_of_a_local_unit_ends_in_local(switch: Switch, state: 
     unit_in(switch, state)
     before = switch.docker.inspect("snmp")["State"]["StartedAt"]
     switch.systemctl("restart", "snmp.service")
-    switch.wait_for(lambda: switch.docker.inspect("snmp")["State"]["StartedAt"] != before, "started anew")
+    switch.wait_for(lambda: switch.docker.inspect("snmp")["State"]["StartedAt"] != before, "started again")
     switch.until_state("snmp", "LOCAL")
     switch.systemctl("stop", "snmp.service")
     switch.until_state("snmp", "INIT")

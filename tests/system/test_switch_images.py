@@ -39,7 +39,7 @@ def adopted(switch: Switch, image_id: str, feature: str = "snmp") -> None:
 
 
 def made_from(switch: Switch, feature: str) -> str:
-    """The image of the feature's local container; empty while there is none, as for a moment when it is made anew."""
+    """The image of the feature's local container; empty while there is none, as for a moment while it is replaced."""
     with suppress(DockerError):
         return str(switch.docker.inspect(feature)["Image"])
     return ""
@@ -64,7 +64,7 @@ def test_an_image_that_runs_well_becomes_the_local_one_and_fallback_starts_from_
         for entry in json.loads(switch.kubesync("image", "list", "--json").stdout)
     }
     assert listed == {v2: "local", v1: "previous"}
-    # It falls back at once, to the container that was made anew, and the unit notices nothing.
+    # It falls back at once, to the new container, and the unit is not restarted.
     switch.done("state", "snmp", "unhealthy", "a test")
     switch.until_state("snmp", "LOCAL")
     switch.until_ups("snmp", "local", "kube", "local")

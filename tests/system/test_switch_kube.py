@@ -61,7 +61,7 @@ def patches(switch: Switch) -> list[dict[str, object]]:
 
 
 def waiting(waiters: list[subprocess.Popen[str]]) -> bool:
-    """Whether everybody who waits still does."""
+    """Whether every waiter still waits."""
     return all(waiter.poll() is None for waiter in waiters)
 
 
@@ -239,7 +239,7 @@ def test_a_stop_without_a_master_cut_short_by_kill_9_is_finished_at_the_next_sta
     waiter = switch.waits("snmp")
     down(switch)
     stopping = switch.spawn("stop", "snmp")
-    # A client that nobody has heard asks no later daemon.
+    # A client whose request was not read asks no later daemon.
     switch.until_state("snmp", "INIT")
     time.sleep(after_s)
     switch.kill9()
@@ -273,7 +273,7 @@ def test_s4_the_kubelet_runs_only_while_joined_enabled_and_not_held(kube_switche
 
 @contextlib.contextmanager
 def frozen(kube: Kube) -> Iterator[None]:
-    """The master's kernel takes what is sent, and nobody answers."""
+    """The master's kernel accepts what is sent, and no answer comes."""
     kube.freeze_api()
     try:
         yield

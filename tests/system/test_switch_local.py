@@ -177,7 +177,7 @@ def test_s9_a_container_is_known_by_its_cgroup_and_speaks_only_for_its_own_featu
 
 
 def test_s9_a_container_cannot_use_the_host_socket(switch: Switch) -> None:
-    """Should anybody ever mount it: a peer in a container is refused there, whatever it asks."""
+    """Where an operator mounts it: a peer in a container is refused there, whatever it asks."""
     said = switch.marks / "said"
     ask = (
         f"KUBESYNCD_HOST_SOCK={switch.marks}/host.sock {switch.clients}/container stop lldp; echo $? >{said}"
@@ -458,7 +458,7 @@ def test_l1_l4_after_a_storm_by_hand_every_feature_settles_and_then_nothing_happ
 
 
 def test_l3_fallback_brings_the_local_container_when_kube_does_not_come(switches: MakeSwitch) -> None:
-    """Whoever waits notices nothing, though kube has been away for longer than a wait with nothing to follow lasts."""
+    """`wait` does not return, although kube was away for longer than a wait without a container lasts."""
     switch = switches(timing={"fallback_after_s": 9.0, "local_wait_s": 8.0})
     switch.boot_local("snmp")
     waiter = switch.waits("snmp")

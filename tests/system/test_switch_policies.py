@@ -98,7 +98,7 @@ def test_a_failure_is_an_alert_a_row_and_a_sentence_and_then_the_policy_rules(
 
 
 def alerted(switch: Switch, told: str, image_id: str) -> None:
-    """Nothing but the alert: who ran runs, and nobody else."""
+    """Nothing but the alert: the same container runs, and no other."""
     assert "local" not in switch.ups("snmp")[1:]
     assert switch.state("snmp") in ("KUBE_RUNNING", "KUBE_READY")
     assert switch.named("docker-snmp:latest") == image_id

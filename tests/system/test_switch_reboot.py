@@ -44,7 +44,7 @@ def prepare(switch: Switch, *arguments: str) -> tuple[int, list[str]]:
 def up_again(switch: Switch, features: Sequence[str]) -> dict[str, float]:
     """Start the features all at once, as systemd does after a boot; after how many seconds each had come up.
 
-    What counts is when the container got past `state up`, not when somebody looked.
+    The time of the container's `state up` counts, not the time of the test's check.
     """
     begun = time.time()
     starting = [switch.spawn("start", feature) for feature in features]
@@ -59,7 +59,7 @@ def up_again(switch: Switch, features: Sequence[str]) -> dict[str, float]:
 
 PLAIN, KUBE_RUN = ("lldp", "dhcp", "ntp"), ("snmp", "telemetry", "pmon")
 # Of features that start at the same time one is first: a busy machine starts one container after the other. More than
-# this is another matter, and whoever has to wait for kube first waits longer (`fallback_after_s`).
+# this differs, and a feature that waits for kube first waits longer (`fallback_after_s`).
 SLACK_S = 3.0
 # Long enough for a flap, had there been one: longer than every delay these switches have.
 ALONE_S = 8.0
@@ -424,7 +424,7 @@ def test_a_daemon_that_falls_silent_is_waited_for_no_longer_than_the_limit(switc
         switch.daemon.send_signal(signal.SIGCONT)
     assert code == 69
     assert len(lines) == 1
-    # It hears now that nobody waits for it any more.
+    # It learns now that no client waits for it any more.
     switch.until_state("snmp", "KUBE_RUNNING")
     time.sleep(QUIET_S)
     assert not (switch.folder / "state" / "hold").exists(), "nothing is held"

@@ -28,7 +28,7 @@ USAGE, FAILED, UNAVAILABLE = 64, 1, 69
 
 
 class Operator:
-    """Who types `kubesync` on a switch whose units are below a folder."""
+    """An operator who types `kubesync` on a switch whose units are below a folder."""
 
     def __init__(self, switches: MakeSwitch, folder: Path) -> None:
         self.root, self._systemd = folder / "root", folder / "systemd"
@@ -138,7 +138,7 @@ def test_a_local_container_made_for_a_reboot_goes_with_its_service(operator: Ope
     operator.done("config", "feature", "uninstall", "tap")
     with pytest.raises(DockerError):
         switch.docker.inspect("tap")
-    # A feature that was never heard of is no reason to fail.
+    # An unknown feature is not an error.
     operator.done("config", "feature", "install", "tap")
 
 
@@ -215,7 +215,7 @@ INIT = {"state": "enabled", "auto_restart": "enabled", "set_owner": "local"}
 
 
 def load_minigraph(operator: Operator, *features: str) -> None:
-    """Make CONFIG_DB anew, as sonic-utilities do: what the image says of features, and nothing an operator has said."""
+    """Create CONFIG_DB again, as sonic-utilities do: with the image's fields of features, without the operator's."""
     db = operator.switch.config_db
     db.flushdb()
     for name in features:

@@ -85,7 +85,7 @@ class Finding(AssertionError):
 
 
 def mutated(rng: Random, seeds: tuple[bytes, ...]) -> bytes:
-    """A seed after one to six strokes of bad luck."""
+    """A seed after one to six mutations."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         at = rng.randrange(len(data) + 1)
@@ -176,7 +176,7 @@ def _leaves_nothing(target: Target, inputs: Iterator[bytes], warm: int) -> None:
 
 
 def resident_bytes() -> int:
-    """The process's memory, what nobody refers to taken away first."""
+    """The process's memory after a garbage collection."""
     gc.collect()
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
@@ -186,7 +186,7 @@ def resident_bytes() -> int:
 
 
 def targets(folder: Path) -> tuple[Target, ...]:
-    """Every reader of bytes that come from somebody else."""
+    """Every reader of bytes from outside."""
     return (
         Target("a request", _requests(), protocol.decode_request, (protocol.BadRequest,), 25),
         Target("a reply", _replies(), protocol.decode_reply, (protocol.BadRequest,), 10),
@@ -242,7 +242,7 @@ def _replies() -> tuple[bytes, ...]:
 
 
 def _client() -> Any:
-    """The clients' own code, with an empty environment: there is no systemd to tell anything, and nobody listens."""
+    """The clients' own code, with an empty environment: without systemd and without a daemon."""
     sys.path.insert(0, str(CLIENTS))
     try:
         client = importlib.import_module("client")

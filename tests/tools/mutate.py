@@ -2,8 +2,8 @@
 
 Each mutant is one change of one node of a core module's syntax tree. A forked child imports the mutant instead of
 the module and runs the core's tests; the first failure kills it. What no test kills is shown as before and after.
-Each module's own source goes the same road first: a road that kills it would kill every mutant, and says nothing.
-`python -m tests.tools.mutate [--module decide] [--sample 200]`; less than 95 % killed is a failure, of a sample: more
+Each module's own source is run first: if its tests fail, they would kill every mutant, and prove nothing.
+`python -m tests.tools.mutate [--module planner] [--sample 200]`; less than 95 % killed is a failure, of a sample: more
 survivors than chance explains.
 """
 
@@ -159,7 +159,7 @@ def _is_none(node: ast.AST | None) -> bool:
 
 
 def _prose(node: ast.AST) -> bool:
-    """Docstrings are no program, and what only mypy runs is none either."""
+    """Docstrings, and code for mypy only, are not mutated."""
     if isinstance(node, ast.If):
         return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -277,18 +277,18 @@ def survivors(hunted: Sequence[Mutant], processes: int) -> Iterator[tuple[Mutant
         yield running.pop(child), status != 0
 
 
-class RoadKills(Exception):
-    """What is right counts as killed, so killing proves nothing."""
+class BaselineFails(Exception):
+    """The unchanged source counts as killed, so killed mutants prove nothing."""
 
 
-def check_road(module: str, source: str) -> None:
-    """Raises RoadKills where the module's own source counts as killed."""
+def check_baseline(module: str, source: str) -> None:
+    """Raises BaselineFails where the module's own source counts as killed."""
     # Unparsed as each mutant is.
     same = Mutant(module, 0, "nothing", "nothing", ast.unparse(ast.parse(source)))
     ((_, killed),) = survivors([same], 1)
     if killed:
         tests = ", ".join(f"tests/unit/{name}.py" for name in TESTS[module])
-        raise RoadKills(
+        raise BaselineFails(
             f"kubesyncd/core/{module}.py as it is counts as killed; run {tests} and repair what fails"
         )
 
@@ -321,8 +321,8 @@ def main(argv: list[str] | None = None) -> int:
     begun, alive = time.monotonic(), 0
     for module, source in sources.items():
         try:
-            check_road(module, source)
-        except RoadKills as failure:
+            check_baseline(module, source)
+        except BaselineFails as failure:
             print(failure, flush=True)
             return 2
     for i, (mutant, killed) in enumerate(survivors(hunted, chosen.processes), 1):

@@ -13,7 +13,7 @@ import pytest
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.switch import Switch
 from tests.tools.soak.judge import LAST_STORMS, Sample, Storm, Told, findings, least
-from tests.tools.soak.storm import BY_KUBE_TOO, LOCAL_ONLY, Bench, People, Weather, heal
+from tests.tools.soak.storm import BY_KUBE_TOO, LOCAL_ONLY, Bench, Faults, People, heal
 from tests.tools.soak.watch import LogTail, Watch
 
 if TYPE_CHECKING:
@@ -155,10 +155,10 @@ def test_a_switch_settles_after_every_operation_and_every_fault(tmp_path: Path) 
             switch.wait_for(lambda: not bench.unsettled(), "everything has booted")
             watch = Watch(switch, lambda: 0.0)
             before = watch.sample()
-            people, weather = People(bench, Random(1)), Weather(bench, Random(1))
+            people, faults = People(bench, Random(1)), Faults(bench, Random(1))
             for operation in people.chances:
                 bench.attempt(operation.__name__, operation)
-            for fault in weather.chances:
+            for fault in faults.chances:
                 bench.attempt(fault.__name__, fault)
             # A hand-over can be over before a busy machine has looked once; a silent master holds it.
             with ExitStack() as silence:
@@ -169,7 +169,7 @@ def test_a_switch_settles_after_every_operation_and_every_fault(tmp_path: Path) 
                 assert any(sentence.startswith(f"{BY_KUBE_TOO[0]} is ") for sentence in left), left
             heal(bench)
             switch.wait_for(lambda: not bench.unsettled(), "everything settles", limit_s=120.0)
-            assert set(bench.done + bench.failed) == {c.__name__ for c in (*people.chances, *weather.chances)}
+            assert set(bench.done + bench.failed) == {c.__name__ for c in (*people.chances, *faults.chances)}
             assert sum(bench.failed.values()) <= 2, bench.failed
             after = watch.sample()
             assert before is not None

@@ -5,8 +5,8 @@ a line `====`, and the code as it was. What must fail is a test, or `storm FIRST
 `explore`: one of the walks that `make test` takes; each of them where several lines say so. `storm FIRST-LAST S5`:
 it must be S5 that one of these seeds breaks. `seed:` is the first of them that does, played first: other code may
 have made it another one, and then they are all tried. `python -m tests.sim.regressions --renew` writes it again.
-`rules/` holds no bugs: each breaks a rule on purpose, and those who watch over it must notice.
-`python -m tests.sim.regressions NAME` shows one piece at work. A piece whose code has changed is renewed or retired
+`rules/` holds no bugs: each breaks a rule on purpose, and the tests of this rule must fail.
+`python -m tests.sim.regressions NAME` runs one piece. A piece whose code has changed is renewed or retired
 by hand.
 """
 

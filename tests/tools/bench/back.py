@@ -26,7 +26,7 @@ AWAY_S = (0.5, 8.0)
 TARGET_S = 2.0
 PATIENCE_S = 60.0
 POLL_S = 0.002
-# What somebody has written into a row that only a look at Docker can put right.
+# A foreign value in a row, which only an observation of Docker can correct.
 WRONG = "somebody_elses"
 
 
@@ -84,7 +84,7 @@ class Back:
         return self._until_right(time.monotonic(), lambda name, found: found == expected[name])
 
     def docker_stopped(self) -> list[float]:
-        """Its containers end with it, and somebody has written other IDs into the rows meanwhile."""
+        """Its containers end with it, and another program writes other IDs into the rows meanwhile."""
         engine = self._switch.engine
         engine.stop()
         try:

@@ -2,7 +2,7 @@
 
     python -m tests.tools.bench.fleet [--switches 1000] [--rest 60] [--outage 60]
 
-A simulated switch is the real cluster coroutine, notice board and Kubernetes adapter, each with a node's own
+A simulated switch is the real cluster controller, node reports and Kubernetes adapter, each with a node's own
 certificate; Redis, systemd and the disk are left out, because a master notices nothing of them. Kubelets are left
 out too: theirs is a cost that exists without us.
 """
@@ -132,7 +132,7 @@ class Memory:
 
 
 class Quiet:
-    """A log that nobody reads."""
+    """A log without output."""
 
     def __getattr__(self, _: str) -> Callable[..., None]:
         return lambda *_args, **_more: None
@@ -268,7 +268,7 @@ class Fleet:
         self._add("all start at once, until connected and described", taken, "s")
 
     async def _rest(self, rest_s: float, alone_cpu: float, alone_mib: float) -> None:
-        await asyncio.sleep(15.0)  # the notice boards have told everything by then
+        await asyncio.sleep(15.0)  # all node reports have been sent by then
         self._say(f"{rest_s:g} s at rest")
         begun, served = time.monotonic(), await self._served()
         share = await self._cpu_share(rest_s)
@@ -358,7 +358,7 @@ class Fleet:
 
 
 async def _text(admin: KubeClient, path: str) -> str:
-    """An answer that is no JSON."""
+    """An answer that is not JSON."""
     async with admin._session.get(admin._server + path) as answer:
         return str(await answer.text())
 

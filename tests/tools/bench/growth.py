@@ -114,7 +114,7 @@ def _taken(action: Callable[[], object], times: int) -> list[float]:
 
 
 def event_figures(folder: Path) -> Iterator[Figure]:
-    """Somebody else writes into the features' rows, so many times a second."""
+    """Another program writes into the features' rows, so many times a second."""
     with local_switch(folder / "few", HEARD) as switch:
         for rate in RATES:
             yield from _at_rate(switch, rate, HEARD, f"{rate} events/s")
@@ -149,7 +149,7 @@ def _at_rate(switch: Switch, rate: int, heard: int, what: str) -> Iterator[Figur
 
 
 def _write(switch: Switch, rate: int, heard: int, over: threading.Event, written: list[int]) -> None:
-    """Fields of somebody else's, in the rows we watch, at an even rate."""
+    """Fields of another program, in the rows that the daemon watches, at an even rate."""
     begun = time.monotonic()
     with switch.state_db as database:
         while not over.is_set():

@@ -56,7 +56,7 @@ class Figure:
 
 
 def interleaved(commands: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Median milliseconds of each, run in turn so that the machine's mood is shared."""
+    """Median milliseconds of each, run in turn so that the machine's load affects all alike."""
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for name, command in commands.items():
         command()
@@ -133,7 +133,7 @@ def idle(
     most_wakeups: float | None = None,
     most_cpu: float | None = None,
 ) -> Iterator[Figure]:
-    """What a daemon costs that nobody asks for anything, and its audit once a minute."""
+    """The cost of a daemon without requests, and of its audit once a minute."""
     assert switch.daemon is not None
     pid = switch.daemon.pid
     time.sleep(SETTLE_S)

@@ -33,7 +33,7 @@ from tests.system.kube_cluster import RealKube, missing_for_kubelet
 from tests.system.switch_kube import RealMaster
 from tests.tools.bench.measure import compile_daemon
 from tests.tools.soak.judge import GROWTH_MIB_MAX, Sample, Storm, findings, judged, least
-from tests.tools.soak.storm import TROUBLE, Bench, People, Weather, heal
+from tests.tools.soak.storm import TROUBLE, Bench, Faults, People, heal
 from tests.tools.soak.watch import Watch
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ SAMPLE_EVERY_S = 60.0
 SETTLE_S_MAX = 420.0
 PEOPLE = 2
 PEOPLE_PAUSE_S = 2.0
-WEATHER_PAUSE_S = 8.0
+FAULT_PAUSE_S = 8.0
 # In these storms the daemon is killed with -9; between them it lives long enough to show a leak.
 KILLED_EVERY, KILLED_FIRST = 12, 3
 TIMING = {"audit_s": 60.0, "handover_delay_s_max": 20.0, "kube_stop_grace_s": 8.0}
@@ -101,7 +101,7 @@ class Soak:
         ]
         for thread in people:
             thread.start()
-        faults = self._weather(Random(f"{self._seed}/{number}/weather"), until, number)
+        faults = self._faults(Random(f"{self._seed}/{number}/faults"), until, number)
         for thread in people:
             thread.join()
         return sum((self.bench.done + self.bench.failed).values()) - before - faults, faults
@@ -112,17 +112,17 @@ class Soak:
             people.turn()
             time.sleep(rng.expovariate(1 / PEOPLE_PAUSE_S))
 
-    def _weather(self, rng: Random, until: float, number: int) -> int:
-        weather, faults = Weather(self.bench, rng), 0
+    def _faults(self, rng: Random, until: float, number: int) -> int:
+        source, faults = Faults(self.bench, rng), 0
         killed_at = until - rng.uniform(0.2, 0.8) * STORM_S if number % KILLED_EVERY == KILLED_FIRST else None
         while time.monotonic() < until:
             if killed_at is not None and time.monotonic() > killed_at:
                 killed_at = None
                 self.bench.attempt("daemon_killed", self.bench.switch.restart_daemon)
             else:
-                weather.turn()
+                source.turn()
             faults += 1
-            time.sleep(rng.expovariate(1 / WEATHER_PAUSE_S))
+            time.sleep(rng.expovariate(1 / FAULT_PAUSE_S))
         return faults
 
     def _settle(self) -> tuple[float, tuple[str, ...]]:
@@ -134,7 +134,7 @@ class Soak:
                 if not healed:
                     heal(self.bench)
                     healed = True
-                self.bench.mend()
+                self.bench.remove_unstartable()
                 left = self.bench.unsettled()
             except TROUBLE as error:
                 left = [f"nobody could look: {error}"]

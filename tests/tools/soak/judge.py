@@ -71,7 +71,7 @@ def findings(
 
 
 def least(seen: Sequence[Sample], storm: int) -> Sample:
-    """What the daemon holds at rest after `storm`: the least of several looks. What comes and goes is no leak."""
+    """What the daemon holds at rest after `storm`: the least of several samples. Released objects are no leak."""
     return replace(
         seen[-1],
         storm=storm,

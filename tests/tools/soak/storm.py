@@ -1,8 +1,8 @@
 """Generate an hour of operators' commands and faults on a switch: seeded, on real engines.
 
 `Bench` holds a switch with its features and what each is configured to be; `People` are operators, units and
-crashes; `Weather` is what happens to everything around the daemon, and to the daemon itself. After a storm `heal`
-undoes the weather, and `unsettled` says which features are not yet what they are configured to be.
+crashes; `Faults` hit everything around the daemon, and the daemon itself. After a storm `heal`
+undoes the faults, and `unsettled` says which features are not yet what they are configured to be.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOCAL_ONLY = ("pmon", "lldp", "nat", "radv")
 BY_KUBE_TOO = ("snmp", "telemetry", "sflow", "mgmt-framework")
-# What an operation may meet while the weather is bad: it is let go, and the storm goes on.
+# Errors that an operation may get during a fault: they are ignored, and the storm goes on.
 TROUBLE = (OSError, AssertionError, DockerError, KubeError, redis.RedisError, subprocess.TimeoutExpired)
 CLIENT_S_MAX = 60.0
 IDLE_CONNECTIONS = 100
@@ -90,14 +90,14 @@ class Bench:
         self.refill(0.1)
 
     def attempt(self, name: str, operation: Callable[[], object]) -> None:
-        """Do it and count it; what cannot be done in this weather is counted too."""
+        """Do it and count it; what fails because of a fault is counted too."""
         try:
             operation()
             self.done[name] += 1
         except TROUBLE:
             self.failed[name] += 1
 
-    def mend(self) -> None:
+    def remove_unstartable(self) -> None:
         """Remove containers that the engine itself cannot start any more, as an operator would; units make new ones.
 
         A dockerd that is stopped while it starts a container leaves a task behind, and refuses the container's next
@@ -208,7 +208,7 @@ class People:
         self._bench.configure(name)
 
     def idle_connections(self) -> None:
-        """Who connects and says nothing."""
+        """Connections without a request."""
         with ExitStack() as stack:
             for _ in range(IDLE_CONNECTIONS):
                 link = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -229,7 +229,7 @@ class People:
         return self._rng.choice(self._bench.features)
 
 
-class Weather:
+class Faults:
     """Faults of everything around the daemon, and of itself: `turn` lets one come and go."""
 
     def __init__(self, bench: Bench, rng: Random) -> None:

@@ -198,7 +198,7 @@ async def test_a_container_made_a_moment_ago_is_seen_before_its_event_comes(
     """A unit's script makes it and starts it at once: the start may overtake the event."""
     heard = Heard(containers)
     try:
-        await heard.anew(Signal.GAP)
+        await heard.then_forget(Signal.GAP)
         assert await containers.list("snmp") == ()
         lab._readers.clear()  # no event arrives any more
         snmp = await Api(lab.socket).create("snmp")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOCAL = "docker-snmp:latest"
 IMAGE = f"sha256:{'ab' * 32}"
 CONTAINER = "ab" * 32
-# Each is no image's name, no image's ID, no container's and no feature's.
+# Each is invalid as the name or ID of an image, a container or a feature.
 EVIL = {
     "a folder above": "../x",
     "a folder above, with a tag": "../x:latest",
@@ -50,7 +50,7 @@ EVIL = {
 
 
 class Engine:
-    """Says the same to everybody, and notes what it is asked. `port` is ours, connected to it."""
+    """Gives every caller the same answer, and records the requests. `port` is ours, connected to it."""
 
     def __init__(self, socket: Path) -> None:
         self.port = DockerImages(DockerSettings(f"unix://{socket}"))

@@ -129,7 +129,7 @@ async def eventually(holds: Callable[[], Any]) -> None:
 
 @contextlib.asynccontextmanager
 async def half_open(server: RedisServer) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """A door to the server, and what makes the subscriptions of this moment hear nothing more of it."""
+    """A proxy to the server, and a function that cuts the present subscriptions off from it."""
     subscribed: set[asyncio.StreamWriter] = set()
     deaf: set[asyncio.StreamWriter] = set()
 
@@ -693,7 +693,7 @@ class TestRedisInTrouble:
         store, slow, over = make_store(own_server), threading.Event(), threading.Event()
 
         def slow_down() -> None:
-            """Redis answers everybody, but 0.3 s late."""
+            """Redis answers every request, but 0.3 s late."""
             with own_server.client() as client:
                 while not over.is_set():
                     client.execute_command("CLIENT", "PAUSE", "300")

@@ -35,7 +35,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10
 
 
 async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    """Takes whatever comes and says nothing."""
+    """Accepts all data and never answers."""
     while await reader.read(4096):
         pass
 
@@ -65,7 +65,7 @@ async def never_ends_its_headers(reader: asyncio.StreamReader, writer: asyncio.S
     while True:
         writer.write(b"X-More: " + b"x" * 4000 + b"\r\n")
         await writer.drain()
-        # Where the other end has gone, TLS over asyncio drains at once and would never let anybody hear of it.
+        # Where the other end has gone, TLS over asyncio drains at once and never reports it.
         await asyncio.sleep(0)
 
 

@@ -237,7 +237,7 @@ LEAVE = "import os\nif os.fork():\n    os._exit(0)\nsys.stdin.read()\n"
 
 
 def test_a_number_that_went_to_somebody_else_before_we_looked_is_gone(tmp_path: Path) -> None:
-    """Who connects, leaves the connection to a child and ends, must not be taken for whoever gets its number."""
+    """A peer that leaves its connection to a child and ends must not be taken for the next process of its number."""
     path, next_pid = str(tmp_path / "s"), "/proc/sys/kernel/ns_last_pid"
     if os.geteuid() or not os.access(next_pid, os.W_OK):
         pytest.skip("only root may choose the next process's number")

@@ -55,7 +55,7 @@ class Operator:
         systemctl.chmod(0o755)
 
     def write_settings(self, *, schema: str = "hld", url: str = "", more: str = "") -> None:
-        """The settings file, anew; nothing is kept outside of the folder."""
+        """The settings file, written again; nothing is kept outside the folder."""
         paths = "" if "[paths]" in more else f'[paths]\nstate_dir = "{self.folder}/state"\n'
         self.settings.write_text(
             f"""

@@ -40,7 +40,7 @@ def in_here(words: Sequence[str]) -> None:
 
 
 def plugin_folder(site: Path, name: str) -> Path:
-    """A folder for plugins, which holds a broken one of somebody else's."""
+    """A folder for plugins, which holds a broken one of another package."""
     folder = site / name / "plugins"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()
@@ -302,12 +302,12 @@ def test_what_sonic_loads_of_ours_needs_no_library_but_click(tmp_path: Path) -> 
     assert run.stdout == "False\n"
 
 
-# ---- what makes CONFIG_DB anew --------------------------------------------------------------------
+# ---- commands that create CONFIG_DB again ---------------------------------------------------------
 
 
 @pytest.fixture
 def minigraph(terminal: Operator, plugged: Any) -> Sonic:
-    """A terminal whose `config` has a load_minigraph, which forgets an owner and takes `--fail` as a wish."""
+    """A terminal whose `config` has a load_minigraph, which forgets an owner and fails with `--fail`."""
 
     def load(fail: bool) -> None:
         if fail:

@@ -78,7 +78,7 @@ class Daemon:
         return self
 
     def stop(self) -> None:
-        """Go away as a killed daemon does: the connections end, and nobody listens any more."""
+        """Go away as a killed daemon does: the connections end, and the socket refuses new ones."""
         if self._listener is not None:
             self.path.unlink()
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -98,13 +98,13 @@ class Daemon:
             reply = self.replies.pop(0) if self.replies else HOLD
             pid = identify_peer(connection).pid
             if reply.endswith(HOLD):
-                # Whoever sees the request may stop us at once: the caller has been told by then.
+                # A test that sees the request may stop this daemon at once: the caller has its answer by then.
                 self._held.append(connection)
                 with contextlib.suppress(OSError):
                     connection.sendall(reply.removesuffix(HOLD))
                 self._note(request, pid)
                 continue
-            # A caller that has its answer ends, and whoever waits for that looks here.
+            # A caller that has its answer ends; tests that wait for that read this list.
             self._note(request, pid)
             with contextlib.suppress(OSError):
                 connection.sendall(reply)

@@ -34,7 +34,7 @@ def change(text: str) -> Change:
     return Change.parse(text)
 
 
-# ---- the world around the controller, as plain as it can be -----------------------------------------
+# ---- simple stand-ins for the controller's ports ----------------------------------------------------
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Master:
         self.tell()
 
     def edit(self, **labels: str | None) -> None:
-        """Somebody else changes our Node."""
+        """Another client changes our Node."""
         assert self.node is not None
         self.node = merged(self.node, labels)
         self.tell()
@@ -214,7 +214,7 @@ class Log:
 
 
 class Switch:
-    """One switch: the world, and the controller living in it."""
+    """One switch: the stand-ins, and the controller that uses them."""
 
     def __init__(self, *, master: MasterConfig, kubeconfig: bool, seed: int | None, **world: Any) -> None:
         self.master = Master(node=world.get("node", {}))

@@ -66,7 +66,7 @@ def granted(**more: Any) -> Record:
 
 
 def facts(*containers: Container, **more: Any) -> Facts:
-    """A look at the world. Unless said otherwise STATE_DB answers, and has what the record makes of it (see `look`)."""
+    """An observation. Unless said otherwise STATE_DB answers, and has what the record makes of it (see `look`)."""
     return Facts(
         **{"row": None, "joined": True, "kubelet": True, "label": OFF, "containers": containers, **more}
     )

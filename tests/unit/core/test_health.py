@@ -95,7 +95,7 @@ def test_nobody_looks_for_crash_loops_where_the_number_is_0() -> None:
 def test_one_container_counts_once_however_often_it_is_seen() -> None:
     health = see_starts(WELL, (nth(1),), TIMING, NOW)
     again = see_starts(health, (nth(1), nth(1, running=False)), TIMING, NOW + 1)
-    # Docker's word of an end may come with the end's time where nobody had looked at the container.
+    # Docker's event of an end may carry the end's time for a container that was never observed.
     died = see_starts(
         again, (replace(nth(1, running=False), started="2026-01-02T00:00:09"),), TIMING, NOW + 2
     )

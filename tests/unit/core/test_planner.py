@@ -154,7 +154,7 @@ def named(decided: Plan) -> str:
 HEAD = """\
 What decide() does first in each of 288 situations, STATE_DB being right already.
 Recorded (set_owner, system_state, current_owner, transition_mode) | running by Docker | state by the record -> state by
-Docker, action, why. `KUBESYNCD_GOLDEN=write make test` writes this file anew: read the difference before committing it.
+Docker, action, why. `KUBESYNCD_GOLDEN=write make test` writes this file again: read the diff before committing it.
 """
 
 
@@ -818,7 +818,7 @@ def test_a_feature_kube_has_nothing_to_do_with_asks_for_no_label() -> None:
     assert label_missing(LOCAL_CONFIG, up(), facts(local(), label=unseen)) is None
     assert label_missing(LOCAL_CONFIG, down(), facts(label=unseen)) is None
     assert label_missing(LOCAL_CONFIG, up(), facts(local(), label=ON)) is KubeLabel.OFF
-    # But where kube may have run it, a label nobody has seen is taken away for certain.
+    # But where kube may have run it, a label of unknown value is removed.
     assert label_missing(KUBE_CONFIG, down(), facts(label=unseen)) is KubeLabel.OFF
     assert label_missing(LOCAL_CONFIG, down(grant=KUBE), facts(label=unseen)) is KubeLabel.OFF
     assert label_missing(LOCAL_CONFIG, down(), facts(kube(), label=unseen)) is KubeLabel.OFF

@@ -135,7 +135,7 @@ def test_start_is_done_once_something_runs_that_may() -> None:
     assert answer(Start(), up(), told(STOPPED)) is None
     assert answer(Start(), up(), told(local(), stopping=frozenset({LOCAL}))) is None
     assert answer(Start(), granted(), told(kube(), label=ON), FALLBACK) is DONE
-    # A granted container that has to end is not what was asked for.
+    # An admitted container that has to end does not fulfil the request.
     assert answer(Start(), granted(), told(kube(), label=ON)) is None
     assert answer(Start(), granted(), told(local(), kube())) is None
 
@@ -299,7 +299,7 @@ def test_wait_gives_up_where_nothing_ever_starts() -> None:
     for record in (up(), Record()):
         assert waited(record, told(), now=NOW + limit - 1) is None
         assert waited(record, told(), now=NOW + limit) == 1
-    # However long kube has had no container that lasts: what counts is how long nobody could be followed.
+    # The time without a container to follow counts, not the time without a stable kube container.
     assert waited(up(idle_since=1.0), told(), now=NOW + limit - 1) is None
     assert wait_code(LOCAL_CONFIG, up(idle_since=1.0), told(), TIMING, NOW + limit) is None
 

@@ -21,7 +21,7 @@ FEATURES = [f"f{number:02}" for number in range(50)]
 
 
 class Noted(dict[str, Row]):
-    """STATE_DB's rows, and who looked at which when."""
+    """STATE_DB's rows, and the time of each read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_the_audit_looks_at_every_feature_and_never_at_all_of_them_at_once() -> 
 
 
 class Shy(dict[str, FeatureConfig]):
-    """CONFIG_DB's FEATURE rows; whoever asks for all of them is not answered at first."""
+    """CONFIG_DB's FEATURE rows; the first reads of the whole table get no answer."""
 
     tries = 0
 

@@ -64,7 +64,7 @@ def shown() -> dict[str, list[str]]:
 
 
 class Reader:
-    """Somebody who types what the page says, and compares."""
+    """A reader who types the page's commands, and compares the output."""
 
     def __init__(self, switch: Switch) -> None:
         self._switch = switch

@@ -53,7 +53,7 @@ class World:
         return self.containers
 
     async def start(self, container_id: str) -> None:
-        """As Docker, where the unit's script has made the container anew behind our back."""
+        """As Docker does, after the unit's script has replaced the container."""
         if container_id == LOCAL:
             self.containers = (replace(local(running=False), id=NEW),)
             raise Missing("Docker", f"No such container: {container_id}")

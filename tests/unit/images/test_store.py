@@ -71,7 +71,7 @@ class Bench:
         self.file = StateFile(folder / "images.json")
 
     def shelf(self, port: Any = None, **options: Any) -> ImageStore:
-        """As a daemon has it that has just started."""
+        """The store of a daemon that has just started."""
         log = structlog.get_logger()
         file = options.pop("file", self.file)
         store = ImageStore(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
@@ -197,7 +197,7 @@ def cut_at(effect: int) -> Callable[[], None]:
 async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_made_good(
     engine: Docker, tmp_path: Path
 ) -> None:
-    """Files, tags, and the three steps in which a local container is made anew."""
+    """Files, tags, and the three steps in which a local container is replaced."""
     for effect in range(1, 30):
         bench = Bench(engine, tmp_path)
         v1, v2 = bench.boot(), bench.image(f"{KUBE}:v2")

@@ -341,7 +341,7 @@ def test_a_changed_address_is_joined_anew_and_nothing_else_is(switches: Make) ->
     switch.wait_for(lambda: switch.status["insecure"], "the change is seen")
     assert switch.kubeadm_calls == ["join"]
     switch.join(IP="localhost")
-    switch.wait_for(lambda: switch.kubeadm_calls == ["join", "reset", "join"], "joined anew")
+    switch.wait_for(lambda: switch.kubeadm_calls == ["join", "reset", "join"], "joined again")
     switch.wait_for(
         lambda: switch.membership is not None and switch.membership.ip == "localhost", "it is noted"
     )

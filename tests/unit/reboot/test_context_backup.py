@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Image:
-    """One SONiC's own folders; `carried` is what an upgrade brings along."""
+    """One SONiC's own folders; `carried` is the folder that an upgrade copies."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

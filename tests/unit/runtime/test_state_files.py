@@ -111,7 +111,7 @@ async def test_a_slow_sync_holds_up_nobody_and_saves_keep_their_order(tmp_path: 
         turns += 1
     assert turns == 100
     assert not any(save.done() for save in saves)
-    # Whoever leaves leaves his save behind, whole or not begun; the next one is no worse for it.
+    # A cancelled caller leaves its save behind, complete or not begun; the next save is not affected.
     saves[0].cancel()
     disk.syncs.set()
     await asyncio.wait(saves)

@@ -43,7 +43,7 @@ SPECS = pytest.mark.parametrize(
     "spec", [service("tap"), service("tap", ["swss", "syncd"]), parse(FULL)], ids=["plain", "two", "full"]
 )
 
-# Names that try to be paths, options, units or somebody else's syntax.
+# Names that try to be paths, options, units or another program's syntax.
 BAD_NAMES = ("", ".", "..", "../etc", "/etc/passwd", "-x", "--now", "a/b", "a b", "a\nb", "A", "1a", "a@1", "a.b",
              "é", "a" * 64, "%n")  # fmt: skip
 
@@ -169,7 +169,7 @@ def test_the_files_of_a_full_description_are_those_we_have_read() -> None:
         if os.environ.get("GOLDEN") == "write":
             golden.parent.mkdir(exist_ok=True)
             golden.write_bytes(file.content)
-        assert file.content == golden.read_bytes(), f"{golden}: GOLDEN=write pytest writes it anew"
+        assert file.content == golden.read_bytes(), f"{golden}: GOLDEN=write pytest writes it again"
 
 
 def test_without_commands_for_a_reboot_there_are_no_hooks() -> None:

@@ -108,7 +108,7 @@ def test_an_archive_is_of_the_package_it_was_fetched_for() -> None:
         unpack(package(data), data)
 
 
-# ---- what somebody has put there ------------------------------------------------------------------
+# ---- manipulated archives -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
