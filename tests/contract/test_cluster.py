@@ -152,7 +152,7 @@ async def test_labels_are_added_changed_and_removed(master: Master, admin: KubeC
         assert await labels_of(admin) == {"keep": "me"}
 
 
-async def test_annotations_are_added_and_removed_beside_everybody_else_s(
+async def test_annotations_are_added_and_removed_beside_those_of_other_clients(
     master: Master, admin: KubeClient
 ) -> None:
     await admin.post(NODES, node(NODE))
@@ -203,7 +203,7 @@ async def test_removing_an_absent_label_succeeds_and_changes_nothing(
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
-async def test_nothing_to_change_asks_nobody(master: Master) -> None:
+async def test_without_a_change_no_request_is_sent(master: Master) -> None:
     await master.down()
     async with cluster(master) as adapter:
         await adapter.apply_labels({})

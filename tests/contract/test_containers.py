@@ -303,7 +303,7 @@ class TestWhatIsListed:
         assert await containers.list(feature) == ()
 
     @pytest.mark.parametrize("name", ["", "../snmp", "SNMP", "a/json?x=", "snmp\n", "x" * 80])
-    async def test_what_is_no_features_name_is_refused(self, containers: DockerContainers, name: str) -> None:
+    async def test_an_invalid_feature_name_is_refused(self, containers: DockerContainers, name: str) -> None:
         with pytest.raises(Refused, match="no feature's name"):
             await containers.list(name)
 
@@ -396,7 +396,7 @@ class TestStartStopKill:
         with pytest.raises(Refused, match="Invalid signal"):
             await containers.kill(snmp, "NOPE")
 
-    async def test_what_is_no_container_id_is_refused_before_docker_sees_it(
+    async def test_an_invalid_container_id_never_reaches_docker(
         self, containers: DockerContainers, api: Api
     ) -> None:
         await api.run("snmp")
@@ -558,7 +558,7 @@ class TestIdentity:
 
         assert (found.container_id, found.feature, found.owner) == (kube, feature, Owner.KUBE)
 
-    async def test_sandboxes_strangers_and_nobody_are_missing(
+    async def test_sandboxes_foreign_and_unknown_containers_are_missing(
         self, containers: DockerContainers, api: Api
     ) -> None:
         sandbox = await api.run("k8s_snmp_sandbox", labels=sandbox_of("snmp"))
@@ -568,7 +568,7 @@ class TestIdentity:
             with pytest.raises(Missing):
                 await containers.identify(reference)
 
-    async def test_a_container_named_like_an_id_is_nobodys(
+    async def test_a_container_named_like_an_id_belongs_to_no_feature(
         self, containers: DockerContainers, api: Api
     ) -> None:
         await api.run("ab" * 16)

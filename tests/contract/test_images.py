@@ -91,7 +91,7 @@ async def test_an_image_in_use_is_never_removed_and_one_gone_is_success(bench: B
     assert not (await bench.port.stock()).named(LOCAL)
 
 
-async def test_the_local_container_is_made_anew_as_it_was_from_the_new_image(bench: Bench) -> None:
+async def test_the_local_container_is_replaced_by_an_equal_one_from_the_new_image(bench: Bench) -> None:
     bench.image(LOCAL, Env=["VERSION=1", "HOME=/root"], Labels={"maker": "one"}, Cmd=["/bin/old"])
     old = bench.create(
         Env=["RUNTIME_OWNER=local"],
@@ -117,7 +117,7 @@ async def test_the_local_container_is_made_anew_as_it_was_from_the_new_image(ben
     assert not await bench.port.renew("snmp", LOCAL), "it is of that image already"
 
 
-async def test_what_runs_or_is_not_there_is_not_made_anew(bench: Bench) -> None:
+async def test_a_running_or_missing_container_is_not_replaced(bench: Bench) -> None:
     bench.image(LOCAL)
     assert not await bench.port.renew("snmp", LOCAL)
     assert await bench.port.made_from("snmp") == ""
@@ -222,7 +222,7 @@ async def test_a_local_container_can_be_made_after_the_one_that_kubernetes_runs(
 
 
 @pytest.mark.parametrize("name", ["", "../../etc", "docker snmp:latest", "docker-snmp", "-x:y", "x?y:z"])
-async def test_what_is_no_image_s_name_never_reaches_docker(bench: Bench, name: str) -> None:
+async def test_an_invalid_image_name_never_reaches_docker(bench: Bench, name: str) -> None:
     with pytest.raises(Refused):
         await bench.port.remove(name)
     with pytest.raises(Refused):

@@ -107,7 +107,7 @@ def test_a_broken_promise_is_told_as_a_numbered_story(monkeypatch: pytest.Monkey
     assert "the kubelet deploys a container" in str(told.value)
 
 
-def test_a_circle_that_nothing_leads_out_of_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cycle_without_an_exit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def fickle(world: World) -> list[tuple[str, World]]:
         return [("somebody cannot make up his mind", model.replace(world, local_runs=not world.local_runs))]
 

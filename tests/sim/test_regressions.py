@@ -28,7 +28,7 @@ def test_a_bug_that_comes_back_is_found_again(piece: Piece) -> None:
     )
 
 
-def test_a_piece_whose_code_has_changed_says_so() -> None:
+def test_a_regression_whose_code_has_changed_is_reported() -> None:
     piece = Piece(
         "x", "", "kubesyncd/core/protocol.py", ("tests/unit/core/test_protocol.py",), "no such line", ""
     )
@@ -36,7 +36,7 @@ def test_a_piece_whose_code_has_changed_says_so() -> None:
         piece.source()
 
 
-def test_a_storm_that_breaks_another_promise_than_the_one_named_does_not_count(
+def test_a_storm_that_breaks_another_promise_than_the_named_one_does_not_count(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = {1: (), 2: ("L1: it never comes to rest",), 3: ("S1: two",)}

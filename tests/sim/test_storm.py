@@ -53,7 +53,7 @@ def test_the_seeds_of_a_day_are_the_same_all_day_and_others_on_the_next(
     assert storm.seeds_of_the_day(first)[0] == 7
 
 
-def test_a_seed_tells_its_story_twice() -> None:
+def test_a_seed_gives_the_same_trace_twice() -> None:
     assert not storm.play_twice(TODAY[0]).failures
 
 

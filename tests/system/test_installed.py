@@ -99,7 +99,7 @@ def field(switch: InstalledSwitch, name: str) -> str:
     return switch.run("dpkg-query", "-W", f"-f=${{{name}}}", "kubesyncd")
 
 
-def test_a_killed_daemon_is_back_and_under_load_nobody_has_noticed(installed: InstalledSwitch) -> None:
+def test_a_killed_daemon_returns_without_an_effect_on_clients_under_load(installed: InstalledSwitch) -> None:
     waiter = installed.show("snmp", "MainPID")
     restarts = installed.show("snmp", "NRestarts")
     with load(installed):
@@ -119,7 +119,7 @@ def test_a_killed_daemon_is_back_and_under_load_nobody_has_noticed(installed: In
     assert running(installed, "snmp")
 
 
-def test_whoever_asks_first_brings_a_stopped_daemon_back(installed: InstalledSwitch) -> None:
+def test_the_first_request_starts_a_stopped_daemon(installed: InstalledSwitch) -> None:
     daemon = installed.show("kubesyncd", "MainPID")
     installed.run("systemctl", "stop", "kubesyncd.service")
     assert installed.run("container", "id", "snmp", user="admin")

@@ -409,7 +409,7 @@ def give_token(lab: Lab, name: str, *, groups: str) -> None:
 
 
 @pytest.mark.slow("several joins by the real kubeadm")
-def test_a_credential_the_master_takes_no_more_is_told_with_the_fix_and_its_successor_is_picked_up(
+def test_a_revoked_credential_is_reported_with_the_fix_and_a_renewed_one_is_used(
     lab: Lab, server: AdminConfServer
 ) -> None:
     with a_switch(lab, server) as switch:

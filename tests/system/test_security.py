@@ -113,9 +113,7 @@ def test_a_kube_container_cannot_end_another_feature_by_calling_it_unhealthy(swi
 
 
 @pytest.mark.parametrize("which", ["container", "host"])
-def test_a_process_that_is_gone_before_it_is_looked_at_speaks_for_nobody(
-    attacker: Attacker, which: str
-) -> None:
+def test_a_process_that_ended_before_it_was_identified_is_refused(attacker: Attacker, which: str) -> None:
     """Its number may be another's by then, on the host perhaps."""
     switch = attacker.switch
     sock = switch.container_sock
@@ -147,7 +145,7 @@ def _paused(switch: Switch, meanwhile: Callable[[], object]) -> None:
         switch.daemon.send_signal(signal.SIGCONT)
 
 
-def test_what_is_no_request_is_refused_or_closed_and_nobody_notices(attacker: Attacker) -> None:
+def test_an_invalid_request_is_refused_or_closed_without_an_effect_on_others(attacker: Attacker) -> None:
     said = attacker.tries("malformed")
     assert {what for what, code in said.items() if code not in (64, None)} == set()
     attacker.unnoticed()
@@ -163,7 +161,7 @@ def test_a_container_that_floods_is_slowed_down_and_the_others_are_served(attack
     assert attacker.switch.tracebacks == []
 
 
-def test_ten_thousand_idle_connections_cost_no_memory_and_keep_nobody_out(attacker: Attacker) -> None:
+def test_ten_thousand_idle_connections_cost_no_memory_and_block_no_client(attacker: Attacker) -> None:
     switch, grown = attacker.switch, []
     for _ in range(2):
         before = _memory(switch)
@@ -284,7 +282,7 @@ def test_no_name_in_a_database_reaches_a_shell_a_path_or_an_option(switch: Switc
     assert [call for call in switch.systemctl_calls if "lldp" not in call and "snmp" not in call] == []
 
 
-def test_a_hook_s_name_or_its_mode_makes_nobody_root(switch: Switch) -> None:
+def test_a_hook_s_name_or_mode_gives_no_root_rights(switch: Switch) -> None:
     """Only programs of root's own, in a folder of root's, are run; their names reach no shell."""
     proof = switch.marks / "executed"
     script = f"echo $0 >>{proof}"

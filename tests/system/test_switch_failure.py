@@ -40,7 +40,7 @@ def failed(switch: Switch) -> str:
     return switch.row("snmp").get("failure", "")
 
 
-def test_a_container_s_word_is_an_alert_a_row_and_an_explanation_and_can_be_taken_back(
+def test_a_container_s_report_is_an_alert_a_row_and_an_explanation_and_can_be_withdrawn(
     switch: Switch,
 ) -> None:
     switch.boot_local("snmp")
@@ -112,7 +112,7 @@ def test_a_host_that_speaks_of_nothing_that_runs_is_told_so(switch: Switch) -> N
     assert switch.container("state", "nobody", "unhealthy", "x").returncode == 1
 
 
-def test_a_local_container_s_word_is_an_alert_and_nothing_else(switch: Switch) -> None:
+def test_a_local_container_s_report_is_an_alert_and_nothing_else(switch: Switch) -> None:
     local = switch.boot_local("snmp")
     says(switch, local, "snmp", "unhealthy", "out of memory")
     switch.wait_for(lambda: "out of memory" in failed(switch), "the complaint in STATE_DB")

@@ -182,7 +182,7 @@ def test_a_switch_back_cut_short_by_kill_9_is_finished_at_the_next_start(
     assert killed_after_each_effect(switch, play, check) >= 3, "stop, mode, docker start and the rows"
 
 
-def test_a_reload_by_sighup_takes_new_settings_and_nobody_who_waits_notices(switch: Switch) -> None:
+def test_a_reload_by_sighup_takes_new_settings_and_does_not_disturb_waiters(switch: Switch) -> None:
     switch.boot_local("snmp")
     waiter = switch.waits("snmp")
     assert switch.daemon is not None
@@ -697,7 +697,7 @@ def test_a_poison_row_stops_only_its_own_feature(bad_switch: Switch, what: str) 
     assert bad_switch.state("lldp") == "LOCAL"
 
 
-def test_keys_that_are_no_features_are_passed_over(bad_switch: Switch) -> None:
+def test_keys_without_a_valid_feature_name_are_skipped(bad_switch: Switch) -> None:
     for key in (
         "FEATURE|../x",
         "FEATURE|a|b",

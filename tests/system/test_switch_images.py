@@ -98,7 +98,7 @@ def test_older_images_go_and_a_restart_adopts_nothing_again(switches: MakeSwitch
     assert switch.kubesync("image", "gc").stdout == "nothing to remove\n"
 
 
-def test_a_daemon_killed_right_after_an_adoption_starts_nothing_anew(switches: MakeSwitch) -> None:
+def test_a_daemon_killed_right_after_an_adoption_starts_nothing_again(switches: MakeSwitch) -> None:
     switch = switches(timing=SOON)
     booted(switch)
     switch.config("snmp", set_owner="kube")

@@ -354,7 +354,7 @@ def test_s2_a_restart_of_the_daemon_during_an_outage_leaves_running_pods_alone(
     assert (started_at(switch, "snmp"), switch.systemctl_calls) == (started, calls)
 
 
-def test_a_label_somebody_took_away_comes_back(lab_kube_switch: Switch) -> None:
+def test_a_label_removed_by_another_client_is_set_again(lab_kube_switch: Switch) -> None:
     switch = lab_kube_switch
     handed_over(switch)
     taken = {"metadata": {"labels": {"snmp_enabled": None}}}

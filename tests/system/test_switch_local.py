@@ -363,7 +363,7 @@ def test_s6_wait_returns_the_code_of_a_container_that_crashed(switch: Switch) ->
 
 
 @pytest.mark.parametrize("verb", ["stop", "kill"])
-def test_s6_a_crash_after_a_stop_and_a_start_is_a_crash_and_systemd_s_to_mend(
+def test_s6_a_crash_after_a_stop_and_a_start_is_a_crash_that_systemd_restarts(
     switch: Switch, verb: str
 ) -> None:
     local = switch.boot_local("snmp")

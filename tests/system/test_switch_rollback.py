@@ -116,7 +116,7 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     assert waiter.poll() is None
 
 
-def test_the_operator_s_word_gives_the_same_image_another_chance(kube_switches: MakeSwitch) -> None:
+def test_kubesync_clear_lets_the_same_image_try_again(kube_switches: MakeSwitch) -> None:
     switch = prepared(kube_switches)
     switch.config("snmp", set_owner="kube", failure_policy="rollback")
     image_id = deployed(switch, "v2")
@@ -153,7 +153,9 @@ def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_swi
     switch.until_ups("snmp", "local", "kube", "local")
 
 
-def test_a_manifest_that_is_withdrawn_is_no_failure_and_falls_back_in_time(kube_switches: MakeSwitch) -> None:
+def test_a_withdrawn_manifest_does_not_count_as_a_failure_and_falls_back_in_time(
+    kube_switches: MakeSwitch,
+) -> None:
     # Time enough to ask for an explanation before it is over.
     switch = prepared(kube_switches, fallback_after_s=10.0)
     switch.config("snmp", set_owner="kube", fallback_to_local="true")

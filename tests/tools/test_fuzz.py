@@ -43,21 +43,21 @@ IDLE = 2000
         pytest.param(MANY_INPUTS, marks=pytest.mark.deep),
     ],
 )
-def test_every_reader_keeps_its_word_on_every_input(inputs: int) -> None:
+def test_every_reader_accepts_or_refuses_every_input(inputs: int) -> None:
     assert sum(count for _, count in fuzz.fuzz(inputs, seed=1)) >= inputs * 0.99
 
 
 @pytest.mark.parametrize(
     "deep", [b"- " * 5000, b"[" * 100_000, b'{"a":' * 20_000, b"[" * 20_000 + b"]" * 20_000]
 )
-def test_every_reader_keeps_its_word_on_brackets(tmp_path: Path, deep: bytes) -> None:
+def test_every_reader_accepts_or_refuses_nested_brackets(tmp_path: Path, deep: bytes) -> None:
     for target in fuzz.targets(tmp_path):
         fuzz.tried(target, deep)
         for seed in target.seeds:
             fuzz.tried(target, seed.replace(b'"snmp"', deep).replace(b"snmp", deep))
 
 
-def test_a_reader_that_breaks_its_word_is_found() -> None:
+def test_a_reader_with_an_undocumented_error_is_found() -> None:
     fragile = fuzz.Target("a fragile one", (b"1\n",), int, (OverflowError,))
     with pytest.raises(fuzz.Finding, match=r"a fragile one raises ValueError\("):
         fuzz.tried(fragile, b"one")
@@ -90,7 +90,7 @@ def test_a_reader_that_needs_much_for_a_moment_is_found() -> None:
         (-9, "", False),
     ],
 )
-def test_a_guided_run_that_ends_badly_or_tried_nothing_is_no_success(
+def test_a_guided_run_that_ends_badly_or_tried_nothing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str, good: bool
 ) -> None:
     ended = subprocess.CompletedProcess([], code, "", said)
@@ -191,7 +191,9 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_garbage_is_answered_or_closed_and_nobody_else_notices(tmp_path: Path, role: Role) -> None:
+async def test_garbage_is_answered_or_closed_and_other_clients_are_not_affected(
+    tmp_path: Path, role: Role
+) -> None:
     async with listening(tmp_path, Timing()) as daemon:
         for what, data in GARBAGE.items():
             code = await daemon.send([data], role)
@@ -236,7 +238,7 @@ async def test_mutated_requests_are_answered_or_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow("waits for a deadline of the product")
-async def test_two_thousand_silent_connections_on_one_socket_keep_nobody_from_the_other(
+async def test_two_thousand_silent_connections_on_one_socket_do_not_block_the_other(
     tmp_path: Path,
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -77,7 +77,7 @@ def test_one_file_or_task_that_stays_or_is_lost_is_found(held: str, called: str,
     assert findings([*samples[:-1], last[-1]], storms(), QUIET, []) == []
 
 
-def test_what_comes_and_goes_at_rest_is_no_leak_and_what_stays_is() -> None:
+def test_only_what_stays_at_rest_counts_as_a_leak() -> None:
     at_rest = life()[1]
     busy = replace(at_rest, fds=at_rest.fds + 8, tasks=at_rest.tasks + 8, own_mib=at_rest.own_mib + 1)
     assert least([busy, at_rest, busy], storm=0) == replace(busy, **{
@@ -93,7 +93,7 @@ def test_each_life_of_the_daemon_is_measured_against_itself() -> None:
     assert [sentence[:12] for sentence in found] == ["life 2 grew "]
 
 
-def test_a_run_too_short_to_say_anything_is_no_success() -> None:
+def test_a_run_too_short_for_a_judgement_fails() -> None:
     short = [s for s in life() if s.storm in (None, 0, 1)]
     (found,) = findings(short, storms(), QUIET, [])
     assert "nothing can be said" in found

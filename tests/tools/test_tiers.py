@@ -88,7 +88,7 @@ def test_a_process_and_a_file_that_stay_are_found(tmp_path: Path, monkeypatch: p
     assert leftovers.found(folder) == []
 
 
-def test_a_shell_of_somebody_who_looks_at_a_run_s_folder_is_none_of_its_processes(
+def test_a_person_s_shell_in_a_run_s_folder_does_not_count_as_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "ksr-0"
@@ -108,7 +108,7 @@ def test_a_shell_of_somebody_who_looks_at_a_run_s_folder_is_none_of_its_processe
     os.close(theirs)
 
 
-def test_folders_of_runs_that_have_ended_are_cleared_and_one_that_cannot_be_stops_nobody(
+def test_folders_of_ended_runs_are_cleared_and_an_undeletable_one_blocks_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def remove(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_folders_of_runs_that_have_ended_are_cleared_and_one_that_cannot_be_stop
     assert f"cannot remove {ended}, which an earlier one has left: not yours" in capsys.readouterr().out
 
 
-def test_a_lock_that_nobody_lets_go_of_is_given_up_with_its_name(tmp_path: Path) -> None:
+def test_a_lock_that_is_never_released_is_an_error_with_its_name(tmp_path: Path) -> None:
     file = tmp_path / "x.lock"
     with (
         workers.locked(file),

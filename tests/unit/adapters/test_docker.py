@@ -90,12 +90,12 @@ def test_only_a_rename_has_an_old_name() -> None:
         event(nanos=10**40),
     ],
 )
-def test_an_event_nobody_can_read_is_a_reason_to_look_again(line: bytes) -> None:
+def test_an_unreadable_event_causes_a_new_observation(line: bytes) -> None:
     with pytest.raises(Unavailable, match="unreadable"):
         parse_event(line)
 
 
-def test_an_exit_code_beyond_every_machine_is_a_container_nobody_can_read() -> None:
+def test_an_exit_code_beyond_all_limits_makes_the_container_unreadable() -> None:
     state = '{"Running": false, "ExitCode": 1e9990, "StartedAt": ""}'
     found = json.loads(f'{{"Id": "{ID}", "Name": "/snmp", "State": {state}, "Config": {{"Labels": {{}}}}}}')
     with pytest.raises(Unavailable, match="an unreadable container"):

@@ -94,7 +94,7 @@ def calls(port: DockerImages, evil: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
-async def test_what_is_no_name_and_no_id_never_reaches_the_engine(engine: Engine, evil: str) -> None:
+async def test_an_invalid_name_or_id_never_reaches_the_engine(engine: Engine, evil: str) -> None:
     for what, call in calls(engine.port, evil).items():
         with pytest.raises(Refused) as refusal:
             await call()
@@ -120,21 +120,21 @@ async def test_names_as_docker_has_them_reach_it(engine: Engine, name: str) -> N
 
 
 @pytest.mark.parametrize("field", ["Created", "Size"])
-async def test_a_number_beyond_every_machine_is_an_answer_nobody_can_read(engine: Engine, field: str) -> None:
+async def test_a_number_beyond_all_limits_makes_the_answer_unreadable(engine: Engine, field: str) -> None:
     engine.answers["/images/json"] = f'[{{"Id": "{IMAGE}", "{field}": 1e9990}}]'
     engine.answers["/containers/json"] = "[]"
     with pytest.raises(Unavailable, match="an unreadable answer"):
         await engine.port.stock()
 
 
-async def test_an_image_without_an_id_is_an_answer_nobody_can_read(engine: Engine) -> None:
+async def test_an_image_without_an_id_is_an_unreadable_answer(engine: Engine) -> None:
     engine.answers["/images/json"] = "[{}]"
     engine.answers["/containers/json"] = "[]"
     with pytest.raises(Unavailable, match="an unreadable answer"):
         await engine.port.stock()
 
 
-async def test_a_container_without_a_config_is_an_answer_nobody_can_read(engine: Engine) -> None:
+async def test_a_container_without_a_config_is_an_unreadable_answer(engine: Engine) -> None:
     engine.answers["/containers/snmp/json"] = f'{{"Id": "{CONTAINER}", "Name": "/snmp"}}'
     with pytest.raises(Unavailable, match="an unreadable answer"):
         await engine.port.made_from("snmp")

@@ -81,7 +81,7 @@ async def test_each_status_becomes_one_of_our_errors_and_changes_nothing(
     assert stored(api) == {"a": "1"}
 
 
-async def test_a_server_that_asks_for_patience_is_quoted(api: LabKube) -> None:
+async def test_a_server_that_asks_for_a_delay_is_quoted(api: LabKube) -> None:
     api.faults.append(Fault("status", "PATCH", status=429, headers={"Retry-After": "7"}))
     async with cluster(api.kubelet_conf) as adapter:
         with pytest.raises(Unavailable, match="retry_after=7"):
@@ -117,7 +117,7 @@ async def test_a_lost_answer_is_unavailable_and_the_same_change_can_be_asked_aga
 
 
 @pytest.mark.parametrize("body", ["[]", "{}", '{"items": 3}', "not JSON", '{"items": [1], "metadata": {}}'])
-async def test_what_is_no_kubernetes_api_is_unavailable(api: LabKube, body: str) -> None:
+async def test_a_server_without_the_kubernetes_api_is_unavailable(api: LabKube, body: str) -> None:
     api.faults.append(Fault("status", "GET", status=200, body=body))
     async with cluster(api.kubelet_conf) as adapter:
         with pytest.raises(Unavailable):
@@ -222,7 +222,7 @@ async def test_a_version_forgotten_as_soon_as_it_is_listed_is_unavailable(
     assert sum("watch=true" in line for line in api.requests) == 1
 
 
-async def test_a_compacted_history_is_no_reason_to_end(api: LabKube) -> None:
+async def test_a_compacted_history_does_not_end_the_watch(api: LabKube) -> None:
     async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
         assert await anext(labels) == {"a": "1"}
         change = asyncio.ensure_future(anext(labels))

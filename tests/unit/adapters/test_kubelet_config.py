@@ -63,7 +63,7 @@ def test_without_any_word_on_eviction_memory_keeps_its_default(file: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "\0", "- 1"])
-def test_a_file_that_is_no_configuration_stays_as_it_is(file: Path, text: str) -> None:
+def test_a_file_without_a_configuration_stays_unchanged(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(Refused):
         KubeletConfig(file.parent).suit()

@@ -186,7 +186,7 @@ class TestReading:
         assert config.always_local
         assert config.owner is Owner.LOCAL
 
-    async def test_bytes_that_are_no_text_are_a_problem_and_harm_no_other_field(
+    async def test_invalid_utf_8_is_a_problem_and_harms_no_other_field(
         self, store: RedisStore, config_db: redis.Redis, state_db: redis.Redis
     ) -> None:
         config_db.hset("FEATURE|snmp", mapping={"set_owner": b"\xff\xfe", "fallback_to_local": "true"})
@@ -362,7 +362,7 @@ class TestWritingRows:
         assert state_db.hgetall("FEATURE|snmp") == theirs
         await store.close()
 
-    async def test_a_field_somebody_else_changed_is_seen_and_put_right(
+    async def test_a_field_changed_by_another_program_is_seen_and_corrected(
         self, redis_server: RedisServer, names: str, state_db: redis.Redis
     ) -> None:
         store = make_store(redis_server, names)
@@ -399,7 +399,7 @@ class TestOneRoundTrip:
         assert state_db.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] == before
         assert (await store.read("snmp")).row == KUBE
 
-    async def test_what_somebody_changed_since_the_look_is_whole_after_the_next_one(
+    async def test_a_row_changed_after_the_observation_is_complete_after_the_next_one(
         self, store: RedisStore, state_db: redis.Redis
     ) -> None:
         await store.write_row("snmp", LOCAL)
@@ -565,7 +565,7 @@ class TestEvents:
             config_db.set("CONFIG_DB_INITIALIZED", "1")
             assert await heard.until_said(Signal.GAP) == [Signal.GAP]
 
-    async def test_keys_that_are_no_feature_are_silent(
+    async def test_keys_of_other_tables_cause_no_event(
         self, store: RedisStore, config_db: redis.Redis, state_db: redis.Redis
     ) -> None:
         async with hearing(store) as heard:
@@ -591,7 +591,7 @@ class TestEvents:
             config_db.hset("FEATURE|snmp", "a", "1")
             await heard.until_said("snmp")
 
-    async def test_flags_that_somebody_replaced_are_noticed(
+    async def test_flags_replaced_by_another_program_are_noticed(
         self, redis_server: RedisServer, config_db: redis.Redis
     ) -> None:
         store = make_store(redis_server, probe_s=0.2)
@@ -683,7 +683,7 @@ class TestRedisInTrouble:
         await store.close()
 
     @pytest.mark.slow("waits for a deadline of the product")
-    async def test_a_crowd_that_looks_at_once_stands_in_line_and_nobody_takes_that_for_silence(
+    async def test_many_reads_at_once_are_queued_and_none_counts_as_a_timeout(
         self, own_server: RedisServer
     ) -> None:
         # Three at a time: eight turns of 0.3 s each, the first of which may have begun before them.
@@ -947,12 +947,12 @@ class TestWhereRedisIs:
             assert state.hget("FEATURE|snmp", "current_owner") == "kube"
         await store.close()
 
-    def test_a_url_that_is_none_is_told_at_the_start(self) -> None:
+    def test_an_invalid_url_is_reported_at_the_start(self) -> None:
         with pytest.raises(settings.SettingsError, match=r"\[redis\] url"):
             RedisStore(settings.RedisSettings(url="localhost"), "hld", random.Random(1), frozenset())
 
 
-async def test_a_name_that_is_no_feature_never_reaches_redis(store: RedisStore) -> None:
+async def test_an_invalid_feature_name_never_reaches_redis(store: RedisStore) -> None:
     assert not valid_feature_name("../x")
     with pytest.raises(AssertionError):
         await store.read("../x")
@@ -963,7 +963,7 @@ class TestWhatIsKnownStands:
 
     KNOWN = FeatureConfig(set_owner=Owner.KUBE, fallback=True, failure_minutes=5)
 
-    async def test_a_field_nobody_can_use_stays_as_it_is_known(
+    async def test_an_unusable_field_keeps_its_last_known_value(
         self, store: RedisStore, config_db: redis.Redis
     ) -> None:
         config_db.hset("FEATURE|snmp", mapping={"set_owner": "kubee", "fallback_to_local": "false"})
@@ -999,7 +999,7 @@ async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost() -
         await task
 
 
-async def test_a_load_that_is_to_be_mended_goes_on_until_somebody_says_so(redis_server: RedisServer) -> None:
+async def test_a_load_with_lost_fields_goes_on_until_they_are_restored(redis_server: RedisServer) -> None:
     store = make_store(redis_server)
     store.load = ConfigLoad(restores=True)
     with redis_server.client(4) as config:

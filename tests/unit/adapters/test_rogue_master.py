@@ -153,7 +153,7 @@ async def test_whatever_answers_there_is_unavailable_in_time(
         assert "certificate" in refused.value.detail
 
 
-async def test_a_certificate_for_another_name_is_none(tmp_path: Path) -> None:
+async def test_a_certificate_for_another_name_is_not_trusted(tmp_path: Path) -> None:
     async with Rogue(tmp_path, silent, address="127.0.0.2") as adapter:
         with pytest.raises(Unavailable, match="certificate"):
             await adapter.apply_labels({"snmp_enabled": "true"})

@@ -93,7 +93,7 @@ async def test_a_unit_is_restarted_without_waiting_also_when_it_had_not_failed(t
 
 
 @pytest.mark.parametrize("name", ["", "-H", "a;b", "../x", "a b", "Snmp", "x" * 200])
-async def test_a_name_that_is_no_feature_never_reaches_systemctl(tmp_path: Path, name: str) -> None:
+async def test_an_invalid_feature_name_never_reaches_systemctl(tmp_path: Path, name: str) -> None:
     fake = FakeSystemctl(tmp_path)
     with pytest.raises(Refused):
         await fake.units().restart(name)

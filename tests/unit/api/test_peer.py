@@ -80,7 +80,7 @@ def test_what_lies_around_the_daemons_own_container_is_its_host_too() -> None:
     assert container_of(f"0::/docker/{A}/docker/{C}\n", own) == C
 
 
-def test_hierarchies_that_name_different_containers_identify_nobody() -> None:
+def test_hierarchies_that_name_different_containers_identify_no_peer() -> None:
     with pytest.raises(ValueError, match="name 2 containers"):
         container_of(f"2:cpu:/docker/{A}\n1:memory:/docker/{B}\n", HOST)
 
@@ -99,7 +99,7 @@ PIECES = st.sampled_from(
     st.one_of(st.text(), st.lists(PIECES, max_size=40).map("".join)),
     st.lists(PIECES, max_size=40).map("".join),
 )
-def test_whatever_a_cgroup_file_holds_it_names_nobody_or_an_id_it_holds(cgroup: str, own: str) -> None:
+def test_any_cgroup_file_names_no_container_or_an_id_in_it(cgroup: str, own: str) -> None:
     try:
         found = container_of(cgroup, own)
     except ValueError as error:
@@ -109,7 +109,7 @@ def test_whatever_a_cgroup_file_holds_it_names_nobody_or_an_id_it_holds(cgroup: 
 
 
 @given(st.lists(st.sampled_from([A, B, C, "docker", "x.slice"]), max_size=6))
-def test_nobody_is_in_a_container_relative_to_himself(steps: list[str]) -> None:
+def test_a_process_is_in_no_container_relative_to_itself(steps: list[str]) -> None:
     cgroup = "0::/" + "/".join(steps) + "\n"
     assert container_of(cgroup, cgroup) is None
 
@@ -186,9 +186,7 @@ def test_a_peer_in_two_containers_is_refused(sock: socket.socket, fake_proc: Fak
         identify_peer(sock, fake_proc.root)
 
 
-def test_a_number_that_changed_hands_while_it_was_read_is_gone(
-    sock: socket.socket, fake_proc: FakeProc
-) -> None:
+def test_a_process_number_reused_while_it_was_read_is_gone(sock: socket.socket, fake_proc: FakeProc) -> None:
     # The cgroup file is a pipe: who opens it has read the start time once, and not yet a second time.
     (fake_proc.own / "cgroup").unlink()
     os.mkfifo(fake_proc.own / "cgroup")
@@ -205,7 +203,7 @@ def test_a_number_that_changed_hands_while_it_was_read_is_gone(
     thread.join(30)
 
 
-def test_a_socket_that_is_no_unix_socket_has_no_peer() -> None:
+def test_only_a_unix_socket_has_a_peer() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as inet, pytest.raises(PeerGone):
         identify_peer(inet)
 
@@ -236,7 +234,7 @@ def test_a_real_process_is_identified_and_a_zombie_is_gone(tmp_path: Path) -> No
 LEAVE = "import os\nif os.fork():\n    os._exit(0)\nsys.stdin.read()\n"
 
 
-def test_a_number_that_went_to_somebody_else_before_we_looked_is_gone(tmp_path: Path) -> None:
+def test_a_process_number_reused_before_it_was_read_is_gone(tmp_path: Path) -> None:
     """A peer that leaves its connection to a child and ends must not be taken for the next process of its number."""
     path, next_pid = str(tmp_path / "s"), "/proc/sys/kernel/ns_last_pid"
     if os.geteuid() or not os.access(next_pid, os.W_OK):

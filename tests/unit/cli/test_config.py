@@ -46,14 +46,14 @@ def test_a_change_says_what_was_there_before(bare_terminal: Operator) -> None:
 
 
 @pytest.mark.parametrize("word", ["", "0", "65536", "-1", "6443x", "٤٤٣"])
-def test_a_port_that_is_none_is_refused(bare_terminal: Operator, word: str) -> None:
+def test_an_invalid_port_is_refused(bare_terminal: Operator, word: str) -> None:
     result = bare_terminal.runs("config", "kube", "server", "port", word)
     assert result.returncode == 64
     assert bare_terminal.configured(MASTER) == {}
 
 
 @pytest.mark.parametrize("word", ["10.0.0.1/24", "10.0.0", "300.1.1.1", "a b", "http://x", "-x", "../etc"])
-def test_an_address_that_is_none_is_refused(bare_terminal: Operator, word: str) -> None:
+def test_an_invalid_address_is_refused(bare_terminal: Operator, word: str) -> None:
     result = bare_terminal.runs("config", "kube", "server", "ip", "--", word)
     assert result.returncode == 64
     assert (
@@ -70,7 +70,7 @@ def test_an_address_with_its_port_is_told_where_the_port_goes(bare_terminal: Ope
     assert bare_terminal.configured(MASTER) == {}
 
 
-def test_an_unchecked_master_is_loud(bare_terminal: Operator) -> None:
+def test_an_unverified_master_causes_a_warning(bare_terminal: Operator) -> None:
     assert (
         "warning: the master's certificate is not checked"
         in bare_terminal.types("config kube server insecure on").stdout
@@ -82,7 +82,7 @@ def test_disable_is_also_where_the_design_document_has_it(bare_terminal: Operato
     assert bare_terminal.configured(MASTER) == {"disable": "True"}
 
 
-def test_a_setting_stands_although_the_daemon_is_away_and_says_so(bare_terminal: Operator) -> None:
+def test_a_setting_is_kept_without_the_daemon_and_this_is_reported(bare_terminal: Operator) -> None:
     bare_terminal.daemon.stop()
     result = bare_terminal.types("config kube server ip 10.9.8.7")
     assert result.exit_code == 0
@@ -138,7 +138,7 @@ def test_a_queued_label_says_what_it_waits_for_and_that_the_kubelet_is_stopped(
         (["rack", "x" * 64], "at most 63"),
     ],
 )
-def test_an_invalid_label_is_refused_before_anybody_is_asked(
+def test_an_invalid_label_is_refused_without_asking_the_daemon(
     bare_terminal: Operator, words: list[str], reason: str
 ) -> None:
     result = bare_terminal.runs("config", "kube", "label", "add", *words)
@@ -312,9 +312,7 @@ def test_a_feature_per_asic_stays_local(bare_terminal: Operator) -> None:
         ("fallback snmp perhaps", "'perhaps' is not one of"),
     ],
 )
-def test_a_feature_command_that_makes_no_sense_says_what_to_type(
-    terminal: Operator, words: str, reason: str
-) -> None:
+def test_an_invalid_feature_command_says_what_to_type(terminal: Operator, words: str, reason: str) -> None:
     before = terminal.configured("FEATURE|snmp")
     result = terminal.types(f"config feature {words} -y" if words != "snmp" else "config feature snmp")
     assert result.exit_code == 64, result.output

@@ -54,7 +54,7 @@ def test_the_shipped_file_becomes_settings_the_daemon_takes() -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, "soon", [], {}, 10**12, float("nan")])
-def test_a_value_that_is_no_time_keeps_the_default(value: object) -> None:
+def test_an_invalid_time_keeps_the_default(value: object) -> None:
     old = Old(settings={"revert_to_local_on_wait_seconds": value})
     assert toml(old).timing.fallback_after_s == settings.Settings().timing.fallback_after_s
     assert "fallback_after_s keeps its default" in said(old, Way.KNOW)
@@ -123,7 +123,7 @@ def test_kube_features_are_told_what_their_fields_mean() -> None:
     assert said(Old(features=features), Way.RUN) == ["kubesync config feature pmon fallback true"]
 
 
-def test_a_master_that_was_never_verified_is_verified_from_now_on() -> None:
+def test_a_master_that_was_never_verified_is_verified_after_the_migration() -> None:
     old = Old(master={"ip": "10.1.2.3", "insecure": "True"})
     assert said(old, Way.RUN) == ["kubesync config kube server insecure off"]
     assert said(Old(master={"insecure": "True"}), Way.RUN) == []

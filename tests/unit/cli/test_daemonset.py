@@ -207,11 +207,11 @@ def test_the_command_names_broken_mandates_and_fails(terminal: Operator, tmp_pat
 
 
 @pytest.mark.parametrize("words", ["", "snmp --check x", "--check /none", "Bad"])
-def test_what_makes_no_command_is_usage(terminal: Operator, words: str) -> None:
+def test_an_invalid_command_is_a_usage_error(terminal: Operator, words: str) -> None:
     assert terminal.types(f"manifest {words}").exit_code == 64
 
 
-def test_a_file_that_is_no_yaml_says_where(terminal: Operator, tmp_path: Path) -> None:
+def test_an_invalid_yaml_file_is_reported_with_the_position(terminal: Operator, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("a: b\n  c: [")
     ended = terminal.types(f"manifest --check {file}")

@@ -96,7 +96,7 @@ def diagnosis(operator: Operator) -> Diagnosis:
     return Diagnosis(Switch(load(operator.settings), {}))
 
 
-def test_a_healthy_switch_has_nothing_to_mend(healthy: Operator) -> None:
+def test_a_healthy_switch_has_no_findings(healthy: Operator) -> None:
     result = healthy.types("doctor")
     assert result.exit_code == 0, result.output
     assert not any(line.startswith(("FAIL", "warn")) for line in result.stdout.splitlines())
@@ -153,7 +153,7 @@ def test_kubernetes_packages_that_are_in_use_count_as_installed(healthy: Operato
     assert found(healthy)["master"].grade is CheckGrade.GOOD
 
 
-def test_a_local_switch_is_not_bothered_with_kubernetes(healthy: Operator) -> None:
+def test_a_local_switch_gets_no_findings_about_kubernetes(healthy: Operator) -> None:
     healthy.daemon.cluster = cluster(master="", joined=False, connected=False)
     worst = found(healthy)
     assert worst["master"] == CheckResult(
@@ -203,7 +203,7 @@ def test_an_admin_conf_that_others_may_read_is_told(terminal: Operator) -> None:
     assert f"run: chmod 600 {terminal.admin_conf}" in fixes
 
 
-def test_a_kubeconfig_that_is_none_says_to_join_again(terminal: Operator) -> None:
+def test_an_invalid_kubeconfig_says_to_join_again(terminal: Operator) -> None:
     (terminal.folder / "kubelet.conf").write_text(json.dumps({"kind": "Config"}))
     (finding,) = certificates(diagnosis(terminal))
     assert (finding.grade, "join again" in finding.fix) == (CheckGrade.BAD, True)
@@ -221,7 +221,7 @@ def test_the_end_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("junk", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_what_is_no_certificate_has_no_end(junk: bytes) -> None:
+def test_an_invalid_certificate_has_no_end(junk: bytes) -> None:
     with pytest.raises(ValueError):
         not_after(junk)
 

@@ -114,7 +114,7 @@ def test_a_daemon_that_ends_in_the_midst_is_asked_again(terminal: Operator) -> N
     assert sum(request == ["show"] for request in terminal.daemon.requests) > 1
 
 
-def test_somebody_else_on_the_socket_is_one_line(terminal: Operator) -> None:
+def test_another_program_on_the_socket_is_one_line(terminal: Operator) -> None:
     terminal.daemon.replies["show"] = b"HTTP/1.0 400 Bad Request\n\n"
     assert "uses another protocol" in gives_one_line(terminal, "show feature")
 
@@ -147,14 +147,14 @@ def test_a_master_that_is_down_or_silent_is_one_line(terminal: Operator, tmp_pat
     assert "does not answer" in gives_one_line(terminal, line)
 
 
-def test_a_master_nobody_configured_is_one_line(bare_terminal: Operator) -> None:
+def test_a_missing_master_configuration_is_one_line(bare_terminal: Operator) -> None:
     said = gives_one_line(bare_terminal, "show kubernetes nodes", code=1)
     assert "kubesync config kube server ip ADDRESS" in said
     bare_terminal.configure("KUBERNETES_MASTER|SERVER", IP="10.1.1.1", disable="True")
     assert "disable off" in gives_one_line(bare_terminal, "show kubernetes pods", code=1)
 
 
-def test_an_admin_conf_that_is_none_is_one_line(terminal: Operator) -> None:
+def test_an_invalid_admin_conf_is_one_line(terminal: Operator) -> None:
     terminal.admin_conf.write_text("rubbish: [")
     assert "join the master again" in gives_one_line(terminal, "show kubernetes nodes")
 
@@ -206,7 +206,7 @@ def test_what_needs_nothing_works_with_everything_down(tmp_path: Path, redis_ser
         ("--config", "requires an argument"),
     ],
 )
-def test_what_makes_no_command_says_what_to_type(bare_terminal: Operator, line: str, said: str) -> None:
+def test_an_invalid_command_line_says_what_to_type(bare_terminal: Operator, line: str, said: str) -> None:
     result = bare_terminal.types(line)
     assert result.exit_code == 64, result.output
     assert result.stdout == ""
@@ -294,7 +294,7 @@ def test_a_kubeconfig_we_may_not_read_is_a_matter_of_sudo() -> None:
 
 
 @pytest.mark.parametrize("line", ["package list", "package list --json"])
-def test_packages_that_nobody_follows_need_nobody(terminal: Operator, line: str) -> None:
+def test_without_a_package_server_no_service_is_needed(terminal: Operator, line: str) -> None:
     terminal.daemon.stop()
     result = terminal.types(line)
     assert (result.exit_code, result.stderr, result.stdout.count("\n")) == (0, "", 1)

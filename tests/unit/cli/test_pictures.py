@@ -118,7 +118,7 @@ def test_where_there_are_too_many_changes_those_close_to_others_share_a_place() 
     assert len(set(places.values())) <= BAR_WIDTH / 2 + 1
 
 
-def test_a_clock_that_was_set_back_makes_no_stretch_shorter_than_nothing() -> None:
+def test_a_clock_that_was_set_back_gives_no_negative_duration() -> None:
     found: dict[str, Any] = {
         "feature": "snmp",
         "history": [
@@ -163,7 +163,7 @@ def test_the_timeline_is_drawn_into_a_file(terminal: Operator) -> None:
     assert any(re.search(r"LOCAL_TO_KUBE for 5\.2 s: kube has deployed", tip) for tip in tips)
 
 
-def test_a_switch_where_nothing_happened_says_so(bare_terminal: Operator) -> None:
+def test_a_switch_without_changes_is_reported(bare_terminal: Operator) -> None:
     assert bare_terminal.types("timeline").stdout == "no change of state since the switch booted\n"
 
 

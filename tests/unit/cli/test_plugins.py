@@ -126,7 +126,7 @@ def test_the_master_is_ours_to_configure_under_both_names(config: Sonic) -> None
     assert (row["IP"], row["insecure"]) == ("10.9.9.9", "True")
 
 
-def test_a_label_goes_to_our_daemon_not_into_a_table_nobody_reads(config: Sonic) -> None:
+def test_a_label_goes_to_our_daemon_not_into_an_unused_table(config: Sonic) -> None:
     assert config.types("kubernetes label add rack a7").stdout == "rack=a7: applied\n"
 
 
@@ -328,7 +328,7 @@ def test_a_feature_s_owner_survives_sonics_load_minigraph(minigraph: Sonic) -> N
     assert minigraph.operator.configured("FEATURE|snmp")["set_owner"] == "kube"
 
 
-def test_a_load_that_was_given_up_mends_no_later_one(minigraph: Sonic) -> None:
+def test_a_table_of_an_aborted_load_is_not_restored_later(minigraph: Sonic) -> None:
     minigraph.operator.configure("FEATURE|snmp", set_owner="kube")
     assert minigraph.types("load_minigraph --fail").exit_code == 1
     saved = json.loads((minigraph.operator.folder / "state/feature-table.json").read_text())

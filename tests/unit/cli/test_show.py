@@ -72,7 +72,7 @@ def test_every_shown_thing_is_there_as_json(terminal: Operator) -> None:
     assert {found["feature"] for found in terminal.json("timeline --json")} == set(shown)
 
 
-def test_an_output_that_is_no_terminal_has_no_colour_and_80_columns(terminal: Operator) -> None:
+def test_output_to_a_pipe_has_no_colour_and_80_columns(terminal: Operator) -> None:
     shown = terminal.runs("show", "feature", COLUMNS="200")
     assert shown.returncode == 0
     assert "\x1b" not in shown.stdout
@@ -112,7 +112,7 @@ def test_sonics_own_field_names_are_shown_as_they_stand(terminal: Operator) -> N
     assert row.split()[:3] == ["snmp", "kube", "off"]
 
 
-def test_a_feature_nobody_knows_is_said_so(terminal: Operator) -> None:
+def test_an_unknown_feature_is_reported(terminal: Operator) -> None:
     result = terminal.types("show feature gnmi")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "kubesync: gnmi: unknown feature; see: kubesync show feature\n"
@@ -204,7 +204,9 @@ def test_feature_names_are_offered_to_a_shell(terminal: Operator) -> None:
     assert {"plain,owner", "plain,snmp"} <= set(offered.split())
 
 
-def test_a_shell_gets_no_error_while_nobody_answers(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_a_shell_gets_no_error_while_the_daemon_does_not_answer(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
     alone = Operator(tmp_path, redis_server)
     offered = alone.runs(_KUBESYNC_COMPLETE="bash_complete", COMP_WORDS="kubesync explain ", COMP_CWORD="2")
     assert (offered.stdout.strip(), offered.stderr) == ("", "")

@@ -269,7 +269,7 @@ def test_a_reader_that_goes_away_ends_the_client(one_switch: Switch) -> None:
     assert len(one_switch.host.requests) == 1
 
 
-def test_the_usual_road_loads_nothing_but_the_socket_module(switch: Switch) -> None:
+def test_the_usual_path_loads_nothing_but_the_socket_module(switch: Switch) -> None:
     switch.host.start(protocol.out(ID) + DONE)
     program = (
         "import sys; known = set(sys.modules); sys.path.insert(0, sys.argv[1]); import client;"
@@ -485,7 +485,7 @@ def ledger(features: dict[str, Any] | None) -> str:
     return json.dumps({"version": 1, "features": features})
 
 
-def test_plain_docker_does_what_it_can_where_nobody_listens(tmp_path: Path) -> None:
+def test_without_a_daemon_plain_docker_is_used_where_possible(tmp_path: Path) -> None:
     begun = []
     for number, (args, docker, code) in enumerate(PLAIN_DOCKER):
         root = tmp_path / str(number)
@@ -496,7 +496,7 @@ def test_plain_docker_does_what_it_can_where_nobody_listens(tmp_path: Path) -> N
         assert (end(process)[::2], place.said_to("docker")) == ((code, ""), docker)
 
 
-def test_the_ledger_says_who_may_be_started_without_us(tmp_path: Path) -> None:
+def test_the_ledger_says_which_features_may_start_without_the_daemon(tmp_path: Path) -> None:
     kube: dict[str, Any] = {
         "granted": {"snmp": {"record": {"grant": ID}, "config": {"set_owner": "local"}}},
         "wanted": {"snmp": {"record": {"grant": None}, "config": {"set_owner": "kube"}}},
@@ -522,7 +522,7 @@ def test_docker_that_fails_to_wait_is_a_failure(one_switch: Switch) -> None:
     assert one_switch.run("container", "wait", "snmp") == (1, "", "no such container\n")
 
 
-def test_a_socket_nobody_listens_on_is_no_daemon(one_switch: Switch) -> None:
+def test_a_socket_without_a_listener_counts_as_no_daemon(one_switch: Switch) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(one_switch.host.path))
     assert one_switch.run("container", "start", "snmp") == (0, "", "")
@@ -628,7 +628,7 @@ def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
     assert switch.host.pids == [process.pid] * 3
 
 
-def test_who_has_met_the_daemon_never_goes_round_it(one_switch: Switch) -> None:
+def test_a_client_that_has_met_the_daemon_never_bypasses_it(one_switch: Switch) -> None:
     one_switch.host.start()
     process = one_switch.begin("container", "start", "snmp")
     eventually(lambda: one_switch.host.requests)
@@ -721,12 +721,12 @@ def test_a_daemon_that_talks_without_end_is_cut_off(one_switch: Switch) -> None:
 
 
 @pytest.mark.parametrize("code", [b"9" * 5000, b"256", b"0000"])
-def test_what_is_no_exit_code_is_no_result(one_switch: Switch, code: bytes) -> None:
+def test_an_invalid_exit_code_is_not_a_result(one_switch: Switch, code: bytes) -> None:
     one_switch.host.start(b"R " + code + b"\n", protocol.result(5))
     assert CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=LIMIT_S) == 5
 
 
-def test_a_ledger_of_nothing_but_brackets_is_no_ledger(
+def test_a_ledger_of_nothing_but_brackets_counts_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "features.json").write_bytes(b"[" * 100_000)

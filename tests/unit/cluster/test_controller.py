@@ -430,7 +430,7 @@ def test_a_label_is_applied_at_once_and_seen_by_its_feature() -> None:
     play(story, **JOINED)
 
 
-def test_a_label_nobody_set_is_known_to_be_off_once_the_node_was_seen() -> None:
+def test_a_label_that_was_never_set_is_known_to_be_off_once_the_node_was_seen() -> None:
     async def story(switch: Switch) -> None:
         assert switch.seen("snmp") is KubeLabel.UNKNOWN
         await switch.settled()
@@ -601,7 +601,7 @@ def test_a_lost_reply_is_a_failure_and_doing_it_again_is_harmless() -> None:
 
 
 @pytest.mark.parametrize("gone", [MASTER, NO_MASTER])
-def test_until_the_configuration_is_read_who_was_joined_still_is(gone: MasterConfig) -> None:
+def test_until_the_configuration_is_read_a_joined_switch_stays_joined(gone: MasterConfig) -> None:
     """Reconcilers look at once: a stop cut short must find that a label has to go first."""
 
     async def story(switch: Switch) -> None:
@@ -661,7 +661,7 @@ def test_labels_asked_for_during_a_patch_are_not_lost_with_it() -> None:
 # ---- the master refuses -------------------------------------------------------------------------
 
 
-def test_one_refused_label_is_dropped_with_its_reason_and_blocks_nobody() -> None:
+def test_one_refused_label_is_dropped_with_its_reason_and_blocks_no_other() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.outage()
@@ -702,7 +702,7 @@ def test_a_refused_credential_keeps_every_label_and_stops_the_kubelet() -> None:
     play(story, **JOINED)
 
 
-def test_a_node_that_does_not_exist_yet_is_no_failure() -> None:
+def test_a_node_that_does_not_exist_yet_does_not_count_as_a_failure() -> None:
     async def story(switch: Switch) -> None:
         await switch.ask("rack=7")
         await switch.until(lambda: switch.units.running, 10)
@@ -978,7 +978,7 @@ def test_each_reason_of_an_outage_is_said_once_and_the_last_one_is_shown() -> No
     play(story, **JOINED)
 
 
-def test_an_insecure_master_is_loud_once_a_day() -> None:
+def test_an_insecure_master_is_a_warning_once_a_day() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(3 * 86_400 - 3600)
         assert switch.log.count("insecure_master") == 3
@@ -1000,7 +1000,7 @@ def test_a_certificate_about_to_expire_is_an_alert_once_a_day_until_it_is_renewe
     play(story, credential_ends=1_700_000_000 + 32 * 86_400, **JOINED)
 
 
-def test_configuration_nobody_can_use_is_said_once() -> None:
+def test_an_unusable_configuration_is_reported_once() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(3600)
         assert [more["why"] for _, event, more in switch.log.lines if event == "master_config"] == ["bad IP"]
@@ -1011,7 +1011,7 @@ def test_configuration_nobody_can_use_is_said_once() -> None:
 # ---- drift --------------------------------------------------------------------------------------
 
 
-def test_a_label_somebody_else_changes_is_noticed_and_wakes_its_feature() -> None:
+def test_a_label_changed_by_another_client_is_noticed_and_wakes_its_feature() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         await switch.ask("snmp_enabled=true")
@@ -1042,7 +1042,7 @@ def test_a_pending_wish_is_stronger_than_what_the_node_has() -> None:
     play(story, **JOINED)
 
 
-def test_a_watch_event_older_than_our_own_patch_is_no_drift() -> None:
+def test_a_watch_event_older_than_our_own_patch_does_not_count_as_drift() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         await switch.ask("snmp_enabled=true")
@@ -1129,7 +1129,7 @@ def test_a_label_that_cannot_be_kept_is_not_accepted() -> None:
     play(story, **JOINED)
 
 
-def test_a_slow_disk_keeps_the_order_of_labels_and_holds_up_nobody_but_who_must_be_sure() -> None:
+def test_a_slow_disk_keeps_the_order_of_labels_and_delays_only_durable_requests() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.file.slow_s = 20.0
@@ -1191,7 +1191,7 @@ def test_a_corrupt_file_is_said_and_the_switch_goes_on() -> None:
     play(story, **JOINED, file=b"\xff{")
 
 
-def test_an_exception_nobody_expects_ends_the_coroutine() -> None:
+def test_an_unexpected_exception_ends_the_coroutine() -> None:
     async def story() -> None:
         switch = Switch(**JOINED, seed=1)
         switch.begin()
@@ -1221,7 +1221,7 @@ def test_a_quiet_hour_has_no_action_and_few_looks() -> None:
     play(story, **JOINED, metadata={"hwsku": "S6000"})
 
 
-def test_nobody_stores_a_label_of_a_name_that_makes_none() -> None:
+def test_no_label_is_stored_for_a_name_that_is_invalid_as_a_label() -> None:
     async def story(switch: Switch) -> None:
         switch.seen("bgp@0")
         switch.seen("x" * 63)

@@ -182,7 +182,7 @@ def test_a_master_that_fails_is_tried_again_ever_more_slowly_and_told_the_newest
 
 
 @pytest.mark.parametrize("fault", [Forbidden("Kubernetes", "403"), Missing("Kubernetes", "404")])
-def test_a_master_that_refuses_is_not_bothered_until_something_changes(fault: PortError) -> None:
+def test_a_master_that_refuses_is_not_asked_again_until_something_changes(fault: PortError) -> None:
     async def story(view: NodeReports, master: Master, log: Log) -> None:
         master.fault = fault
         view.feature("snmp", "LOCAL", "broken")

@@ -82,12 +82,12 @@ def test_a_third_start_in_time_is_a_crash_loop() -> None:
     assert crash_loop(looped(2)[1], TIMING, now) == ""
 
 
-def test_starts_that_lie_far_apart_are_none() -> None:
+def test_starts_that_lie_far_apart_are_not_a_crash_loop() -> None:
     now, health = looped(5, every_s=301.0)
     assert crash_loop(health, TIMING, now) == ""
 
 
-def test_nobody_looks_for_crash_loops_where_the_number_is_0() -> None:
+def test_no_crash_loop_is_detected_where_the_limit_is_0() -> None:
     now, health = looped(9)
     assert crash_loop(health, replace(TIMING, crash_loop_starts=0), now) == ""
 
@@ -129,7 +129,7 @@ def test_complaints_are_kept_per_container_and_source_and_cut_to_size() -> None:
     assert forget_ended(health, (kube(),)) is health
 
 
-def test_no_more_complaints_are_kept_than_anybody_would_read() -> None:
+def test_the_number_of_complaints_is_limited() -> None:
     health = WELL
     for number in range(20):
         health = complain(health, Complaint(KUBE, f"check-{number}", "x"))
@@ -167,7 +167,7 @@ def test_a_container_that_says_it_is_unwell_does_not_count_as_stable() -> None:
     assert not later.proven
 
 
-def test_with_fallback_an_unhealthy_container_makes_room_and_the_next_waits_longer_each_time() -> None:
+def test_with_fallback_an_unhealthy_container_is_replaced_and_the_next_waits_longer_each_time() -> None:
     record, config = unwell(FALLBACK)
     seen = facts(local(running=False), kube(), label=ON)
     decided = plan(config, record, seen)
@@ -204,7 +204,7 @@ def test_one_that_is_being_stopped_is_not_stopped_again() -> None:
     assert decided.why.endswith("the local container takes over once it has ended")
 
 
-def test_what_somebody_says_is_heard_and_taken_back() -> None:
+def test_a_complaint_is_recorded_and_withdrawn() -> None:
     heard = hear(granted(), said=said(), well=False)
     assert heard.health.complaint_about(KUBE) == said()
     assert hear(heard, said=said(), well=True).health == granted().health
@@ -279,13 +279,13 @@ def test_another_image_ends_the_rollback() -> None:
     assert (seen.rolled_back, seen.failure, seen.refuse_until) == (False, "", 0.0)
 
 
-def test_the_operators_word_ends_a_rollback_and_every_delay() -> None:
+def test_an_operator_s_clear_ends_a_rollback_and_every_delay() -> None:
     record = cleared(replace(rolled_back(), refuse_until=NOW + 99, crashes=3))
     assert (record.rolled_back, record.failure, record.crashes, record.refuse_until) == (False, "", 0, 0.0)
     assert record.health.complaints == ()
 
 
-def test_the_operators_word_forgets_everything_that_was_held_against_kube() -> None:
+def test_an_operator_s_clear_forgets_every_failure_of_kube() -> None:
     health = Health(
         starts=(Start(KUBE, NOW),), newest="2026-01-02", image_id="sha256:bad", complaints=(said(),), sick=2,
         failed_image="sha256:bad", failed_newest="2026-01-02", withdrawn=True,
@@ -306,7 +306,7 @@ def test_a_feature_that_has_not_failed_is_not_rolled_back() -> None:
     assert (seen.rolled_back, seen.failure) == (False, "")
 
 
-def test_a_proven_container_of_which_somebody_still_complains_ends_no_failure() -> None:
+def test_a_stable_container_with_a_complaint_ends_no_failure() -> None:
     failed = granted(failure="x", health=complain(WELL, said()))
     assert absorb(failed, KUBE_CONFIG, facts(kube()), TIMING, NOW).failure == "x"
     praised = replace(failed, health=praise(failed.health, KUBE, FROM_CONTAINER))
@@ -400,7 +400,7 @@ def test_a_rollback_takes_the_local_image_back_before_it_starts_anything() -> No
     assert decided.action == StartLocal(LOCAL)
 
 
-def test_a_rollback_outlives_the_boot_until_somebody_has_told_the_configuration() -> None:
+def test_a_rollback_outlives_the_boot_until_the_configuration_is_known() -> None:
     record = after_boot(Record(), "it failed", "sha256:bad", "2026-01-02")
     # Before Redis answers the configuration is unknown, and taken as local.
     record = absorb(record, FeatureConfig(), facts(), TIMING, NOW)
@@ -413,7 +413,7 @@ def test_a_rollback_outlives_the_boot_until_somebody_has_told_the_configuration(
 # ---- at the edges -----------------------------------------------------------------------------------
 
 
-def test_a_local_container_is_no_kube_start_and_no_other_image() -> None:
+def test_a_local_container_counts_neither_as_a_kube_start_nor_as_another_image() -> None:
     mine = replace(local(), image_id="sha256:good", started="2027-01-01")
     assert see_starts(WELL, (mine,), TIMING, NOW) is WELL
     failed = replace(WELL, failed_image="sha256:bad", failed_newest="2026-01-01")
@@ -455,18 +455,18 @@ def test_as_many_starts_are_remembered_as_a_crash_loop_has(wanted: int, kept: in
     assert health.starts[-1].container_id == f"{99:064x}"
 
 
-def test_what_nobody_could_read_is_not_kept() -> None:
+def test_unreadable_complaints_are_not_kept() -> None:
     health = complain(WELL, Complaint(KUBE, FROM_HOST, "bell\x07 and \u202eback"))
     assert health.complaints[0].reason == "bell? and ?back"
     assert complain(WELL, Complaint(KUBE, FROM_HOST, "x" * 500)).complaints[0].reason == "x" * 200
 
 
-def test_one_that_has_proven_itself_is_no_new_start_when_it_is_seen_again() -> None:
+def test_a_stable_container_seen_again_does_not_count_as_a_new_start() -> None:
     health = replace(see_starts(WELL, (nth(1),), TIMING, NOW), starts=())
     assert see_starts(health, (nth(1),), TIMING, NOW + 1) is health
 
 
-def test_who_said_it_is_told_in_the_words_of_the_documents() -> None:
+def test_the_source_of_a_complaint_is_named_as_in_the_documents() -> None:
     assert (FROM_CONTAINER, FROM_HOST) == ("container", "host")
     assert not WELL.withdrawn
     assert STARTS_MAX == 64

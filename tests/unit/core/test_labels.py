@@ -88,7 +88,7 @@ def test_a_label_kubernetes_takes_is_read_and_printed_unchanged(text: str) -> No
         ("a.k8s.io/x=1", "NodeRestriction"),
     ],
 )
-def test_a_label_kubernetes_refuses_is_refused_at_the_door_in_one_line(text: str, named: str) -> None:
+def test_a_label_kubernetes_refuses_is_refused_at_once_in_one_line(text: str, named: str) -> None:
     with pytest.raises(InvalidLabel) as raised:
         Change.parse(text)
     assert named in str(raised.value)
@@ -182,7 +182,7 @@ def test_what_the_node_has_replaces_what_we_thought_and_leaves_the_queue_alone()
     assert seen.observe({"changed": "2", "same": "1", "snmp_enabled": "true", "new": "1"}) is seen
 
 
-def test_a_value_that_somebody_changed_on_the_node_is_learnt() -> None:
+def test_a_value_changed_on_the_node_is_taken_over() -> None:
     queue = Queue(applied={"a": "1"})
     assert queue.observe({"a": "2"}).applied == {"a": "2"}
     assert queue.observe({}).applied == {"a": None}
@@ -339,7 +339,7 @@ def test_a_file_is_read_up_to_two_mib() -> None:
     )
 
 
-def test_a_part_of_the_file_that_is_no_such_thing_is_named() -> None:
+def test_an_invalid_part_of_the_file_is_named() -> None:
     content = {"pending": "a=1", "applied": ["a"], "failed": [1]}
     assert label_queue.decode(json.dumps(content).encode())[1] == (
         "label queue file: invalid pending, not a list of strings; ignored",
@@ -364,7 +364,7 @@ def test_the_file_can_be_read_by_people() -> None:
 
 
 @pytest.mark.parametrize(("text", "said"), [("x" * 80, "x" * 80), ("x" * 81, "x" * 77 + "...")])
-def test_of_a_text_that_is_no_label_so_much_is_shown(text: str, said: str) -> None:
+def test_an_invalid_label_is_shown_abridged(text: str, said: str) -> None:
     with pytest.raises(InvalidLabel) as raised:
         Change.parse(text)
     assert str(raised.value).startswith(f"invalid label change '{said}'")

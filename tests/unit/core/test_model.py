@@ -104,7 +104,7 @@ def test_whole_numbers(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["65536", "-1", "1.5", "x", "²", "１", "000007", "9" * 5000])
-def test_what_is_no_such_number_is_the_default_and_a_problem(text: str) -> None:
+def test_an_invalid_number_is_the_default_and_a_problem(text: str) -> None:
     problems: list[str] = []
     assert parse_int("port", text, problems, default=1, most=65535) == 1
     (problem,) = problems
@@ -180,7 +180,7 @@ def test_a_poisoned_config_names_each_field() -> None:
     )
 
 
-def test_which_owner_and_policy_rule() -> None:
+def test_the_owner_and_policy_in_force() -> None:
     kube = FeatureConfig(Owner.KUBE)
     assert kube.owner is Owner.KUBE
     assert FeatureConfig(Owner.KUBE, local_only=True).owner is Owner.LOCAL
@@ -224,7 +224,7 @@ def test_a_poisoned_row_is_empty_and_names_each_field() -> None:
     assert problems[0] == r"invalid docker_id='\x1b[31m!': not a container ID; taken as absent"
 
 
-def test_a_time_beyond_all_clocks_is_none() -> None:
+def test_a_time_beyond_all_limits_is_absent() -> None:
     problems: list[str] = []
     assert parse_row({"current_owner_update_ts": str(2**62 + 1)}, problems).update_ts == 0
     assert len(problems) == 1
@@ -236,7 +236,7 @@ def test_short_and_long_ids_are_ids(docker_id: str) -> None:
 
 
 @pytest.mark.parametrize("docker_id", ["0123456789a", ID + "0", "0123456789AB", "snmp"])
-def test_what_is_no_id(docker_id: str) -> None:
+def test_invalid_ids_are_refused(docker_id: str) -> None:
     problems: list[str] = []
     assert parse_row({"docker_id": docker_id}, problems).docker_id == ""
     assert len(problems) == 1
@@ -330,7 +330,7 @@ def test_what_is_not_said_is_the_harmless_thing() -> None:
 KNOWN = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=9, failure_policy=FailurePolicy.ROLLBACK)
 
 
-def test_a_field_nobody_can_use_stays_as_it_is_known() -> None:
+def test_an_unusable_field_keeps_its_last_known_value() -> None:
     poison = dict.fromkeys(
         ("set_owner", "fallback_to_local", "kube_failure_detection", "failure_policy"), "kubee"
     )

@@ -516,7 +516,7 @@ def test_a_kube_container_that_vanishes_before_its_grant_brings_the_local_one_ba
     )
 
 
-def test_pending_with_nobody_waiting_goes_back_once_nobody_can_ask_again() -> None:
+def test_pending_without_a_waiting_container_reverts_once_none_can_ask_again() -> None:
     pending = up(mode=Mode.PENDING)
     beside, alone = facts(local(), kube(), label=ON), facts(local(running=False), kube(), label=ON)
     for seen in (beside, alone):
@@ -633,7 +633,7 @@ def test_kill_gives_no_grace_and_a_hurried_one_leaves_label_and_kubelet_alone() 
     assert plan(KUBE_CONFIG, unhurried, facts(label=ON, hold=True)).action == RequestLabel(on=False)
 
 
-def test_who_is_ended_and_how_is_told_with_a_short_id() -> None:
+def test_a_reason_names_the_ended_container_by_a_short_id() -> None:
     said = plan(LOCAL_CONFIG, down(ending=True), facts(local())).why
     assert said == f"the unit is down: container {LOCAL[:12]} is stopped"
     killed = down(ending=True, style=StopStyle(signal="KILL"))
@@ -663,7 +663,7 @@ def test_every_kube_container_of_a_stopped_feature_is_ended_one_after_the_other(
     )
 
 
-def test_a_local_container_started_by_hand_while_down_is_not_fought() -> None:
+def test_a_local_container_started_manually_while_down_keeps_running() -> None:
     decided = plan(LOCAL_CONFIG, down(), facts(local()))
     assert decided.action is None
     assert "manually" in decided.why
@@ -842,18 +842,18 @@ def test_a_missing_label_is_requested_before_anything_else(
     )  # fmt: skip
 
 
-def test_an_end_without_a_word_about_it_gives_no_grace() -> None:
+def test_a_kill_without_options_gives_no_grace() -> None:
     kill = EndContainer(KUBE, Cause.KILL)
     assert (kill.grace_s, kill.signal) == (0.0, "")
 
 
-def test_an_image_that_failed_once_is_no_business_of_a_feature_that_is_not_rolled_back() -> None:
+def test_a_failed_image_does_not_affect_a_feature_that_is_not_rolled_back() -> None:
     for record in (up(health=Health(failed_image="sha256:bad")), up(restored="sha256:bad")):
         decided = plan(LOCAL_CONFIG, record, facts(local()))
         assert (decided.action, decided.why) == (None, "the local container runs, as configured")
 
 
-def test_nobody_is_asked_for_labels_while_not_joined() -> None:
+def test_no_label_is_requested_while_not_joined() -> None:
     assert label_missing(KUBE_CONFIG, up(), facts(local(), label=OFF)) is KubeLabel.ON
     assert label_missing(KUBE_CONFIG, up(), facts(local(), label=OFF, joined=False)) is None
     assert label_missing(KUBE_CONFIG, up(), facts(local(), label=ON)) is None
@@ -869,7 +869,7 @@ def test_a_refused_label_is_why_kube_cannot_deploy() -> None:
     )
 
 
-def test_a_refused_label_that_somebody_else_set_is_taken_away() -> None:
+def test_a_refused_label_set_by_another_client_is_removed() -> None:
     seen = LabelView(KubeLabel.ON, refused="no such key")
     assert label_missing(LOCAL_CONFIG, up(), facts(local(), label=seen)) is KubeLabel.OFF
     assert label_missing(KUBE_CONFIG, up(), facts(local(), label=replace(seen, value=KubeLabel.OFF))) is None

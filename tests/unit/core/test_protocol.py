@@ -67,7 +67,7 @@ def test_a_request_has_at_most_so_many_arguments() -> None:
         (b"1\0id\0\xff\n", "not UTF-8"),
     ],
 )
-def test_what_is_no_request_is_told_in_one_line(line: bytes, said: str) -> None:
+def test_an_invalid_request_is_reported_in_one_line(line: bytes, said: str) -> None:
     with pytest.raises(BadRequest) as raised:
         protocol.decode_request(line)
     assert said in str(raised.value)
@@ -137,13 +137,13 @@ def test_what_no_process_can_exit_with_is_a_bug_of_ours(code: int) -> None:
         b"\n",
     ],
 )
-def test_what_is_no_reply_line_is_refused(line: bytes) -> None:
+def test_an_invalid_reply_line_is_refused(line: bytes) -> None:
     with pytest.raises(BadRequest) as raised:
         protocol.decode_reply(line)
     assert str(raised.value) == f"unknown reply line {line[:-1][:40]!a}"
 
 
-def test_a_line_that_is_too_long_is_cut_and_half_letters_are_mended() -> None:
+def test_a_line_that_is_too_long_is_cut_and_invalid_characters_are_replaced() -> None:
     assert protocol.out("x" * 40000) == b"O " + b"x" * protocol.REPLY_LINE_MAX + b"\n"
     # In bytes: the client gives up on a line that is longer than it can hold.
     assert len(protocol.err("\U0001f6a8" * 40000)) == len(protocol.out("x" * 40000)) < 1 << 16

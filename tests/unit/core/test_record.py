@@ -109,7 +109,7 @@ def test_after_a_prepared_reboot_the_local_container_is_wanted_until_kube_is_the
     assert not seen(fresh, kube(), config=KUBE_CONFIG, now=NOW + TIMING.kube_stable_s).boot_fallback
 
 
-def test_a_destroyed_container_is_no_local_one_and_the_youngest_kube_one_comes_first() -> None:
+def test_a_destroyed_container_is_ignored_and_the_youngest_kube_one_comes_first() -> None:
     look = facts(local(running=False, gone=True), kube(started="2"), kube(KUBE2, started="3"))
     assert look.local is None
     assert look.local_running == ""
@@ -132,7 +132,7 @@ def test_the_owner_is_stamped_with_the_time_of_its_change() -> None:
 # ---- ends ---------------------------------------------------------------------------------------
 
 
-def test_an_end_nobody_asked_for_is_its_own() -> None:
+def test_an_end_without_a_request_counts_as_the_container_s_own() -> None:
     record = seen(up(local_id=LOCAL), local(running=False, code=3))
     assert record.exit == Exit(LOCAL, Owner.LOCAL, 3, Cause.ITSELF)
     assert record.local_id == ""
@@ -157,7 +157,7 @@ def test_a_container_that_was_stopped_and_started_again_ends_by_itself_when_it_c
     assert crashed.local_exited
 
 
-def test_an_end_nobody_saw_has_no_code() -> None:
+def test_an_unobserved_end_has_no_code() -> None:
     assert seen(up(local_id=LOCAL)).exit == Exit(LOCAL, Owner.LOCAL, None, Cause.ITSELF)
     other = local(running=False, code=5)
     assert seen(up(local_id="dd" * 32), other).exit == Exit("dd" * 32, Owner.LOCAL, None, Cause.ITSELF)
@@ -329,7 +329,7 @@ def test_a_rollback_stands_until_the_operator_takes_the_feature_back() -> None:
     assert (cleared.failure, cleared.rolled_back) == ("", False)
 
 
-def test_who_should_run_it() -> None:
+def test_the_owner_follows_the_configuration_and_a_rollback() -> None:
     assert ruling_owner(KUBE_CONFIG, up()) is Owner.KUBE
     assert ruling_owner(LOCAL_CONFIG, up()) is Owner.LOCAL
     assert ruling_owner(replace(KUBE_CONFIG, local_only=True), up()) is Owner.LOCAL

@@ -152,7 +152,7 @@ def test_start_is_done_where_the_container_has_ended_again_at_once() -> None:
     assert answer(Start(), up(exit=Exit(LOCAL, Owner.LOCAL, 1, Cause.ITSELF)), told(STOPPED)) is DONE
 
 
-def test_the_end_of_a_kube_container_is_no_start_of_a_local_one() -> None:
+def test_the_end_of_a_kube_container_does_not_count_as_a_local_start() -> None:
     assert answer(Start(), up(exit=Exit(KUBE, Owner.KUBE, 1, Cause.ITSELF)), told(STOPPED)) is None
 
 

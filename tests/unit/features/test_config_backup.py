@@ -115,7 +115,7 @@ def test_a_copy_is_good_for_one_load_within_an_hour() -> None:
         b"[" * 9999,
     ],
 )
-def test_a_copy_nobody_can_read_is_said(data: bytes) -> None:
+def test_an_unreadable_copy_is_reported(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be used"):
         decode(data)
 
@@ -177,7 +177,7 @@ def switch() -> Switch:
     return Switch()
 
 
-async def test_a_saved_table_mends_the_next_load_and_no_other(switch: Switch) -> None:
+async def test_a_saved_table_restores_the_next_load_and_no_other(switch: Switch) -> None:
     switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE, "gone": KUBE}, NOW))
     await switch.restorer.restore()
     assert switch.settled
@@ -198,7 +198,7 @@ async def test_an_installed_service_gets_its_row_back_from_any_load_but_keeps_it
 
 
 @pytest.mark.parametrize("what", ["read", "write snmp", "systemd", "save"])
-async def test_until_it_is_mended_a_load_counts_as_going_on(switch: Switch, what: str) -> None:
+async def test_until_fields_are_restored_a_load_counts_as_going_on(switch: Switch, what: str) -> None:
     switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
     switch.fails[what] = Unavailable("Redis", "it does not answer")
     await switch.restorer.restore()
@@ -218,14 +218,14 @@ async def test_a_row_that_cannot_be_written_holds_up_no_other(switch: Switch) ->
     assert switch.rows["snmp"]["set_owner"] == "kube"
 
 
-async def test_a_copy_nobody_can_read_holds_up_nothing(switch: Switch) -> None:
+async def test_an_unreadable_copy_delays_nothing(switch: Switch) -> None:
     switch.data = b"garbage"
     await switch.restorer.restore()
     assert switch.settled
     assert switch.rows == {"snmp": IMAGE}
 
 
-def test_a_time_beyond_every_machine_makes_a_table_nobody_can_use() -> None:
+def test_a_time_beyond_all_limits_makes_the_table_unusable() -> None:
     stored = encode(Saved({"snmp": {"set_owner": "kube"}}, 7.5, armed=True))
     with pytest.raises(ValueError, match="the saved table cannot be used"):
         decode(stored.replace(b"7.5", b"9" * 400))

@@ -131,7 +131,7 @@ def test_a_history_is_written_with_its_record_and_never_for_its_own_sake() -> No
 @pytest.mark.parametrize(
     "history", [None, "long", [{"at": "then"}], [{"at": 1.0, "source": "LIMBO"}], [[1.0]]]
 )
-def test_a_history_nobody_can_read_costs_nothing_but_itself(history: Any) -> None:
+def test_an_unreadable_history_loses_only_itself(history: Any) -> None:
     tree = json.loads(written())
     tree["features"]["snmp"]["history"] = history
     ledger, problem = loaded(json.dumps(tree).encode())
@@ -197,7 +197,7 @@ def test_a_name_that_could_not_be_a_feature_is_left_out() -> None:
         b"9" * 5000,
     ],
 )
-def test_a_file_nobody_can_read_is_an_empty_ledger_and_a_sentence(data: bytes) -> None:
+def test_an_unreadable_file_is_an_empty_ledger_and_a_sentence(data: bytes) -> None:
     ledger, problem = loaded(data)
     assert "is not used" in problem
     assert len(problem) < 200

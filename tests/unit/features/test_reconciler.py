@@ -128,7 +128,7 @@ async def test_what_happened_is_still_told_after_a_restart_which_writes_nothing_
     assert len(world.ledger) == written
 
 
-async def test_what_happened_while_nobody_looked_is_told_as_one_change() -> None:
+async def test_changes_between_two_observations_are_reported_as_one_change() -> None:
     world = World((replace(local(running=False), id=NEW),))
     assert (await carried_out(reconciler_in(world), Start())).code == 0
     world.containers = (replace(local(running=False), id=NEW),)
@@ -141,7 +141,7 @@ async def test_what_happened_while_nobody_looked_is_told_as_one_change() -> None
     assert reconciler_in(world).history == reconciler.history
 
 
-async def test_a_start_of_a_container_that_was_made_anew_looks_again_and_succeeds() -> None:
+async def test_a_start_of_a_replaced_container_observes_again_and_succeeds() -> None:
     world = World((local(running=False),))
     reconciler = reconciler_in(world)
     outcome = await carried_out(reconciler, Start())

@@ -84,7 +84,7 @@ def test_a_rollback_goes_back_to_the_previous_one_where_the_failed_one_was_adopt
     assert restore(SHELF, stock({LOCAL: V2, PREVIOUS: V2}), V2) is None
 
 
-def test_only_what_ran_here_and_is_nobodys_is_removed() -> None:
+def test_only_unused_images_that_ran_here_are_removed() -> None:
     shelf = remember(SHELF, V1, V2, V3)
     tags = {LOCAL: V3, PREVIOUS: V2, f"{KUBE}:v1": V1, f"{KUBE}:v3": V3}
     assert tidy(shelf, stock(tags)) == Remove(f"{KUBE}:v1")
@@ -141,13 +141,13 @@ def test_names_are_taken_apart_whole() -> None:
     assert previous_name("docker-snmp") == PREVIOUS
 
 
-def test_what_is_known_is_bounded_and_each_is_known_once() -> None:
+def test_the_known_images_are_limited_and_each_is_listed_once() -> None:
     shelf = remember(SHELF, *(f"sha256:{n:064x}" for n in range(50)))
     assert len(shelf.known) == KNOWN_MAX
     assert remember(shelf, shelf.known[0], "") is shelf
 
 
-def test_roles_are_told_in_words() -> None:
+def test_roles_are_named_in_words() -> None:
     shelf = replace(SHELF, failed=V2)
     kept = stock({LOCAL: V1, PREVIOUS: V2, f"{KUBE}:v3": V3}, used=(V3,))
     assert [role(shelf, kept, image) for image in kept.images] == ["local", "previous, failed", "in use"]

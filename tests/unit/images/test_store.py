@@ -169,7 +169,7 @@ async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: Ben
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("at", [1, 2, 3])
-async def test_a_power_cut_at_any_step_of_tagging_is_made_good(bench: Bench, at: int, before: bool) -> None:
+async def test_a_power_cut_at_any_step_of_tagging_is_repaired(bench: Bench, at: int, before: bool) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
     with pytest.raises(PowerCut):
@@ -194,7 +194,7 @@ def cut_at(effect: int) -> Callable[[], None]:
     return count
 
 
-async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_made_good(
+async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_repaired(
     engine: Docker, tmp_path: Path
 ) -> None:
     """Files, tags, and the three steps in which a local container is replaced."""
@@ -227,9 +227,7 @@ async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_made
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("at", [1, 2])
-async def test_a_power_cut_at_any_step_of_a_rollback_is_made_good(
-    bench: Bench, at: int, before: bool
-) -> None:
+async def test_a_power_cut_at_any_step_of_a_rollback_is_repaired(bench: Bench, at: int, before: bool) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
     await bench.shelf().adopt("snmp", v2)

@@ -273,7 +273,7 @@ def test_a_configuration_changed_while_a_join_waits_for_its_turn_wins() -> None:
     play(story, MASTER, uptime_s=1.0)
 
 
-def test_what_configdb_says_while_it_is_loaded_is_no_change_by_hand() -> None:
+def test_config_db_changes_during_a_load_do_not_count_as_an_operator_s() -> None:
     async def story(switch: Switch) -> None:
         switch.loaded = False
         await asyncio.sleep(1)
@@ -312,7 +312,7 @@ def test_a_joined_switch_never_leaves_or_joins_again_by_itself() -> None:
     play(story, MASTER)
 
 
-def test_a_credential_somebody_else_put_there_is_taken_as_it_is() -> None:
+def test_a_credential_from_another_program_is_used_unchanged() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(86_400)
         assert switch.reconciler.fits()
@@ -439,7 +439,7 @@ def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit
     play(story, MASTER)
 
 
-def test_a_job_that_somebody_begins_while_systemd_is_asked_is_not_ended() -> None:
+def test_a_job_started_manually_while_systemd_is_asked_is_not_ended() -> None:
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.credential and not switch.reconciler.joining)
         switch.answer_s = 1.0

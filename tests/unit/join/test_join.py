@@ -280,7 +280,7 @@ def test_a_client_certificate_on_the_switch_joins_without_any_admin_conf(
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_a_master_that_does_not_answer_is_no_reason_to_tear_anything_down(switches: Make) -> None:
+def test_a_master_that_does_not_answer_causes_no_reset(switches: Make) -> None:
     switch = switches()
     switch.join()
     assert switch.job("join").returncode == 0
@@ -295,7 +295,7 @@ def test_a_master_that_does_not_answer_is_no_reason_to_tear_anything_down(switch
     assert switch.job("join").returncode == 0, "and it is joined still"
 
 
-def test_a_forced_join_takes_the_node_off_and_joins_anew(switches: Make) -> None:
+def test_a_forced_join_removes_the_node_and_joins_again(switches: Make) -> None:
     switch = switches()
     switch.join()
     assert switch.job("join").returncode == 0
@@ -333,7 +333,7 @@ def test_a_forced_join_with_a_credential_that_may_not_join_costs_no_membership(
     assert switch.kubelet_runs
 
 
-def test_a_changed_address_is_joined_anew_and_nothing_else_is(switches: Make) -> None:
+def test_only_a_changed_address_is_joined_again(switches: Make) -> None:
     switch = power_on(switches())
     switch.join()
     until_joined(switch)

@@ -43,7 +43,7 @@ def test_without_a_master_nothing_is_due_whatever_is_found(found: Found) -> None
 
 
 @pytest.mark.parametrize("found", EVERYTHING)
-def test_a_configuration_nobody_can_use_moves_nothing(found: Found) -> None:
+def test_an_unusable_configuration_changes_nothing(found: Found) -> None:
     assert due(POISON, found)[0] is None
     with pytest.raises(Refused, match="port='x'"):
         plan_join(POISON, found, force=True)
@@ -147,12 +147,12 @@ TREES = st.recursive(
 @settings(max_examples=200)
 @given(st.binary(max_size=200) | TREES.map(lambda tree: json.dumps(tree).encode()))
 @pytest.mark.slow("hundreds of nested trees")
-def test_a_file_of_nonsense_is_no_file(data: bytes) -> None:
+def test_an_invalid_file_counts_as_missing(data: bytes) -> None:
     progress.decode(data)
     plan.decode_membership(data)
 
 
-def test_a_number_beyond_every_machine_is_a_file_nobody_can_read() -> None:
+def test_a_number_beyond_all_limits_makes_the_file_unreadable() -> None:
     assert plan.decode_membership(plan.encode_membership(JOINED).replace(b"6443", b"1e999")) is None
     told = progress.encode(Progress(Job.JOIN, "10.0.0.1:6443", force=True, begun_at=7.5))
     assert progress.decode(told.replace(b"7.5", b"9" * 400)) is None
@@ -228,7 +228,7 @@ def test_a_ca_that_is_pinned_fills_in_for_a_missing_one_and_without_any_the_fix_
         admin_conf({}),
     ],
 )
-def test_what_is_no_admin_conf_is_refused_in_a_sentence(document: bytes) -> None:
+def test_an_invalid_admin_conf_is_refused_in_a_sentence(document: bytes) -> None:
     with pytest.raises(Refused, match=r"admin\.conf"):
         credential.for_master(document, "10.0.0.1:6443", None)
 

@@ -43,7 +43,7 @@ def test_two_builds_give_the_same_bytes(packages: Callable[[str], Packages], tmp
 
 
 @pytest.mark.real("deb")
-def test_lintian_has_nothing_to_say(
+def test_lintian_reports_nothing(
     packages: Callable[[str], Packages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = packages("")

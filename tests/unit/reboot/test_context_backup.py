@@ -128,7 +128,7 @@ def test_without_a_whole_manifest_nothing_counts(image: Image) -> None:
     assert image.carry("two").restore() == []
 
 
-def test_a_power_cut_while_restoring_is_made_good_by_the_next_start(image: Image) -> None:
+def test_a_power_cut_while_restoring_is_repaired_by_the_next_start(image: Image) -> None:
     """Some files are back already, the manifest is still there."""
     image.carry("one").save(30.0)
     lost = (image.kubernetes / "kubelet.conf", image.kubelet / "config.yaml")
@@ -161,7 +161,7 @@ def test_a_manifest_that_names_other_files_is_refused(image: Image, path: str) -
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"version": 1}', '{"version": 2, "boot_id": "x", "items": [], "services": []}']
 )
-def test_a_manifest_nobody_can_read_is_refused(image: Image, text: str) -> None:
+def test_an_unreadable_manifest_is_refused(image: Image, text: str) -> None:
     image.carried.mkdir()
     (image.carried / MANIFEST).write_text(text)
     with pytest.raises(Refused):

@@ -51,7 +51,7 @@ def test_a_power_cut_before_the_hold_is_lifted_is_just_another_start(
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"[]", b"{}", b'{"kind": 1, "boot_id": 2}', b"\xff", b"null"])
-def test_a_hold_made_by_hand_stays_until_somebody_lifts_it(
+def test_a_hold_created_manually_stays_until_an_operator_removes_it(
     hold: StateFile, promised: StateFile, data: bytes
 ) -> None:
     hold.save(data)

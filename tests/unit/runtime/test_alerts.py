@@ -7,7 +7,7 @@ from kubesyncd.runtime.alerts import Alerts
 FULL = "state file: /var/lib/x cannot be written: No space left on device; free disk space"
 
 
-def test_a_full_disk_is_one_alert_whoever_meets_it_and_in_whatever_words() -> None:
+def test_a_full_disk_is_one_alert_for_all_components_and_error_texts() -> None:
     troubles = Alerts()
     assert troubles.begins("ledger", "snmp", FULL)
     assert not troubles.begins("ledger", "lldp", FULL)
@@ -15,7 +15,7 @@ def test_a_full_disk_is_one_alert_whoever_meets_it_and_in_whatever_words() -> No
     assert not troubles.begins("labels_not_saved", "labels", FULL)
 
 
-def test_once_there_is_room_for_everybody_the_next_full_disk_is_an_alert_again() -> None:
+def test_after_every_component_has_space_again_the_next_full_disk_is_an_alert_again() -> None:
     troubles = Alerts()
     troubles.begins("ledger", "snmp", FULL)
     troubles.begins("ledger", "lldp", FULL)

@@ -19,7 +19,7 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_no_file_is_none_and_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_missing_file_is_none_and_saved_content_is_loaded(tmp_path: Path) -> None:
     file = StateFile(tmp_path / "made" / "here" / "labels.json", 0o600)
     assert file.load() is None
     file.save(b"one")
@@ -102,7 +102,7 @@ class BusyDisk(StateFile):
         super().save(data)
 
 
-async def test_a_slow_sync_holds_up_nobody_and_saves_keep_their_order(tmp_path: Path) -> None:
+async def test_a_slow_sync_blocks_no_caller_and_saves_keep_their_order(tmp_path: Path) -> None:
     disk, turns = BusyDisk(tmp_path / "labels.json"), 0
     file = DiskFile(disk)
     saves = [asyncio.create_task(file.save(str(number).encode())) for number in range(5)]
@@ -119,7 +119,7 @@ async def test_a_slow_sync_holds_up_nobody_and_saves_keep_their_order(tmp_path: 
     assert [entry.name for entry in tmp_path.iterdir()] == ["labels.json"]
 
 
-async def test_a_save_that_fails_says_so_to_who_waits_for_it(tmp_path: Path) -> None:
+async def test_a_failed_save_is_reported_to_its_caller(tmp_path: Path) -> None:
     (tmp_path / "folder").write_bytes(b"no folder")
     with pytest.raises(Unavailable, match="cannot be written"):
         await DiskFile(StateFile(tmp_path / "folder" / "labels.json")).save(b"x")

@@ -82,6 +82,6 @@ def test_a_damaged_certificate_is_an_error_or_a_time(damage: list[tuple[int, int
 @pytest.mark.parametrize(
     "text", [b"", b"-----BEGIN CERTIFICATE-----", b"\xff\xfe", b"-----END CERTIFICATE-----"]
 )
-def test_what_is_no_certificate_is_an_error(text: bytes) -> None:
+def test_an_invalid_certificate_is_an_error(text: bytes) -> None:
     with pytest.raises(ValueError, match="certificate"):
         not_after(text)

@@ -63,11 +63,11 @@ def test_of_packages_with_one_name_the_first_that_fits_counts() -> None:
     assert steps(offered, {}, {"tap": B}) == ["update tap 1"]
 
 
-def test_what_an_operator_installed_is_no_package_s_business() -> None:
+def test_packages_do_not_change_a_service_installed_by_an_operator() -> None:
     assert steps(metadata(entry("tap")), {}, {"tap": "", "other": ""}) == []
 
 
-def test_an_entry_nobody_can_use_stays_as_it_is_and_holds_up_no_other() -> None:
+def test_an_unusable_entry_stays_unchanged_and_delays_no_other() -> None:
     offered = metadata(entry("bad", canary=True), entry("good"))
     assert steps(offered, {}, {"bad": A, "gone": A}) == ["remove gone", "install good 1"]
     assert "unknown key 'canary'" in parse(offered).problems[0]
@@ -99,7 +99,7 @@ TREES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_siz
      metadata(*[{}] * 1025), b" " * (1 << 20) + b"{}"],
     ids=range(14),
 )  # fmt: skip
-def test_metadata_that_is_none_is_refused_as_a_whole(data: bytes) -> None:
+def test_invalid_metadata_is_refused_as_a_whole(data: bytes) -> None:
     with pytest.raises(Unusable):
         parse(data)
 
@@ -205,7 +205,7 @@ def test_a_signature_of_another_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x", "RWQ", base64.b64encode(b"ED" + b"\0" * 40).decode(), "é" * 56])
-def test_a_key_that_is_none_is_refused(key: str) -> None:
+def test_an_invalid_key_is_refused(key: str) -> None:
     with pytest.raises(Unusable):
         catalog.check_key(key)
 

@@ -269,7 +269,7 @@ def test_a_fleet_never_asks_all_at_once(tmp_path: Path) -> None:
     assert all(0.8 * INTERVAL_S <= interval <= 1.2 * INTERVAL_S for interval in intervals)
 
 
-def test_after_an_outage_a_server_is_asked_with_its_first_patience_again(node: Node) -> None:
+def test_after_an_outage_a_server_is_asked_with_the_initial_backoff_again(node: Node) -> None:
     firsts = []
     for _ in range(5):
         node.metadata = Unavailable("packages", "it does not answer")
@@ -391,7 +391,7 @@ def test_metadata_older_than_what_was_installed_is_refused_by_the_next_pass(
     assert versions(world) == {"tap": "2"}
 
 
-def test_an_installation_that_was_cut_off_is_taken_back_though_nobody_offers_it_any_more(
+def test_an_interrupted_installation_is_reverted_even_if_it_is_not_offered_any_more(
     world: World, server: PackageServer, tmp_path: Path
 ) -> None:
     server.publish()

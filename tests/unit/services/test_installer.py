@@ -281,7 +281,7 @@ def test_an_existing_feature_is_refused_with_both_ways_out(world: World) -> None
     assert "tap is installed already; add --replace" in refused(world, service("tap"))
 
 
-def test_a_unit_that_is_no_feature_is_never_replaced(world: World) -> None:
+def test_a_unit_of_another_program_is_never_replaced(world: World) -> None:
     world.add_image_unit("ssh")
     assert "a service already" in refused(world, service("ssh"))
     assert "is not a feature of this switch and is never replaced" in refused(
@@ -295,7 +295,7 @@ def test_a_required_service_has_to_exist(world: World) -> None:
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_a_file_of_somebody_else_is_never_overwritten(world: World, link: bool) -> None:
+def test_a_file_of_another_program_is_never_overwritten(world: World, link: bool) -> None:
     at = world.root / definition.script_path("tap").lstrip("/")
     at.parent.mkdir(parents=True)
     if link:
@@ -463,7 +463,7 @@ def test_a_removal_cut_at_any_step_is_finished_by_the_next_one(
     pytest.fail("it never came to an end")
 
 
-def test_a_manifest_nobody_can_read_is_said_and_not_overwritten(world: World) -> None:
+def test_an_unreadable_manifest_is_reported_and_not_overwritten(world: World) -> None:
     world.install(FULL)
     file = world.state_dir / "installed" / "tap.json"
     for text in (

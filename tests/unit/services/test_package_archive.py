@@ -155,7 +155,7 @@ def test_an_extended_header_changes_neither_name_nor_size() -> None:
     assert len(files["bin/x"]) == 10
 
 
-def test_a_bomb_is_refused_without_being_unfolded() -> None:
+def test_a_decompression_bomb_is_refused_without_unpacking_it() -> None:
     bomb = gzip.compress(b"\0" * (64 << 20), compresslevel=9)
     assert len(bomb) < package_archive.ARCHIVE_BYTES_MAX
     tracemalloc.start()
