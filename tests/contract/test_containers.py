@@ -347,7 +347,7 @@ class TestStartStopKill:
 
         assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 5)]
 
-    async def test_a_container_deaf_to_sigterm_is_killed_after_the_grace(
+    async def test_a_container_that_ignores_sigterm_is_killed_after_the_grace(
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
         snmp = await api.run(feature, STUBBORN)
@@ -423,7 +423,7 @@ class TestStartStopKill:
 
 
 class TestEvents:
-    async def test_what_happens_outside_is_heard_and_then_listed(
+    async def test_external_changes_cause_events_and_are_listed_then(
         self, containers: DockerContainers, heard: Heard, api: Api, feature: str
     ) -> None:
         assert await containers.list(feature) == ()
@@ -440,7 +440,7 @@ class TestEvents:
         await heard.then_forget(feature)
         assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
 
-    async def test_kube_containers_are_heard_by_their_label_and_sandboxes_not_at_all(
+    async def test_events_of_kube_containers_are_found_by_label_and_those_of_sandboxes_ignored(
         self, heard: Heard, api: Api, feature: str, other: str
     ) -> None:
         await api.run("k8s_snmp_sandbox", labels=sandbox_of(feature))
@@ -449,7 +449,7 @@ class TestEvents:
         await heard.until(lambda said: other in said)
         assert feature not in heard.said
 
-    async def test_a_rename_is_heard_under_both_names(
+    async def test_a_rename_causes_an_event_for_both_names(
         self, containers: DockerContainers, heard: Heard, api: Api, feature: str, other: str
     ) -> None:
         snmp = await api.run(feature)
@@ -486,7 +486,7 @@ class TestEvents:
 class TestExitsOfTheDestroyed:
     """The kubelet destroys a container 0.7 s after it died: how it ended must be known all the same."""
 
-    async def test_an_exit_heard_outlives_the_container(
+    async def test_an_observed_exit_outlives_the_container(
         self, containers: DockerContainers, heard: Heard, api: Api, feature: str
     ) -> None:
         kube = await api.run_kube(feature)
@@ -500,7 +500,7 @@ class TestExitsOfTheDestroyed:
         assert (found.id, found.owner, found.running, found.exit_code) == (kube, Owner.KUBE, False, 5)
         assert found.gone
 
-    async def test_an_exit_from_before_the_stream_is_learnt_from_dockers_journal(
+    async def test_an_exit_before_the_connection_is_read_from_docker_s_journal(
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
         kube = await api.run_kube(feature, BRIEF)
@@ -578,7 +578,7 @@ class TestIdentity:
 
 
 class TestWhenDockerGoesAway:
-    async def test_with_live_restore_containers_run_on_and_two_gaps_are_heard(
+    async def test_with_live_restore_containers_keep_running_and_two_gaps_are_reported(
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
     ) -> None:
         snmp = await api.run(feature)
@@ -641,7 +641,7 @@ class TestWhenDockerGoesAway:
 class TestTheApiItself:
     """Check the lab's engine beyond our port: the docker command and the kubelet read these."""
 
-    async def test_errors_have_dockers_status_and_words(self, api: Api) -> None:
+    async def test_errors_have_docker_s_status_and_text(self, api: Api) -> None:
         running, created = await api.run("snmp"), await api.create("lldp")
         unknown, clash = "No such container: nosuch", conflict("snmp", running)
         busy = "Stop the container before attempting removal or force remove"
@@ -683,7 +683,7 @@ class TestTheApiItself:
         assert (await api.ask("POST", f"/containers/{snmp}/start"))[0] == 204
         assert (await api.ask("POST", f"/containers/{snmp}/start"))[0] == 304
 
-    async def test_a_containers_life_is_told_in_order(self, api: Api) -> None:
+    async def test_a_container_s_events_come_in_order(self, api: Api) -> None:
         snmp = await api.run("snmp", labels={"a": "b"})
         await api.marked(snmp)
         await api.do("POST", snmp, "/stop")

@@ -128,7 +128,7 @@ async def test_a_running_or_missing_container_is_not_replaced(bench: Bench) -> N
     assert bench.docker.inspect("snmp")["Id"] == container
 
 
-async def test_what_a_power_cut_left_behind_is_cleared_away(bench: Bench) -> None:
+async def test_leftovers_of_a_power_cut_are_removed(bench: Bench) -> None:
     bench.image(LOCAL)
     bench.create()
     new = bench.image(KUBE)

@@ -288,7 +288,7 @@ def folded(w: World) -> World:
 
 
 def _folded_health(w: World, names: dict[str, str]) -> Health:
-    """Starts count, whoever started; a start time only says which of the running containers have been seen."""
+    """Starts count by number; a start time only says which of the running containers have been seen."""
     health = w.record.health
     if not w.image:
         return Health(newest=_seen(w, health.newest))
@@ -593,7 +593,7 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
     if "manifest" in menu:
         yield f"the manifest is {'withdrawn' if w.deployed else 'back'}", replace(w, deployed=not w.deployed)
     if "drift" in menu and w.api:
-        yield "somebody changes our label on the node", replace(w, server_label=not w.server_label)
+        yield "another client changes our label on the node", replace(w, server_label=not w.server_label)
     if "unwell" in menu:
         yield from unwell_moves(w)
 
@@ -719,7 +719,7 @@ def _check_rests(w: World, state: State) -> None:
     if state is State.KUBE_READY and w.joined and not w.server_label:
         raise Broken("L1: it waits for kube, and no label lets kube deploy")
     if state is State.KUBE_RUNNING and not any(k.past_up for k in w.kube):
-        raise Broken("L1: a kube container owns the feature, and nobody lets it through")
+        raise Broken("L1: a kube container owns the feature, and is not admitted")
     if w.record.rolled_back and any(k.image == w.record.health.failed_image for k in w.kube) and w.joined:
         raise Broken("L1: rolled back, and what failed runs on")
     if complaint_against(w.record, w.config) and w.local_exists and state is State.KUBE_RUNNING:

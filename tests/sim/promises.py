@@ -156,7 +156,7 @@ class Promises:
         """The daemon ends a container."""
         plain = box.feature in self._world.plain
         if plain and box.owner is Owner.LOCAL and self._up.get(box.feature):
-            self._broken(f"S3: the container of {box.feature} is ended though nobody asked")
+            self._broken(f"S3: the container of {box.feature} is ended without a request")
 
     # ---- verbs ----------------------------------------------------------------------------------
 

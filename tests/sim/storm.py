@@ -330,7 +330,7 @@ class Storm:
         key = feature_label(self.chance.one_of(self._kube_features))
         value = None if key in self.world.api.labels else "true"
         self.chance.strike(Fault.DRIFT, key)
-        self.world.api.set({key: value}, "somebody")
+        self.world.api.set({key: value}, "another client")
 
     async def _withdraw(self) -> None:
         feature = self.chance.one_of(self._kube_features)

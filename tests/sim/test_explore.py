@@ -91,7 +91,7 @@ def test_every_actor_has_a_move() -> None:
     raise AssertionError(f"these never happen: {missing}")
 
 
-def test_a_broken_promise_is_told_as_a_numbered_story(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_promise_is_printed_as_a_numbered_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     def never_kube(world: World) -> None:
         if any(kube.past_up for kube in world.kube):
             raise Broken("S0: a kube container runs")
@@ -109,7 +109,12 @@ def test_a_broken_promise_is_told_as_a_numbered_story(monkeypatch: pytest.Monkey
 
 def test_a_cycle_without_an_exit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def fickle(world: World) -> list[tuple[str, World]]:
-        return [("somebody cannot make up his mind", model.replace(world, local_runs=not world.local_runs))]
+        return [
+            (
+                "an operator toggles it",
+                model.replace(world, local_runs=not world.local_runs),
+            )
+        ]
 
     monkeypatch.setattr(model, "reconciler_moves", fickle)
     with pytest.raises(Broken, match="L1: it never comes to rest"):

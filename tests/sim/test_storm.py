@@ -66,7 +66,7 @@ def test_a_kind_of_fault_that_never_strikes_fails_a_long_run() -> None:
     assert lull.startswith("it struck 99 times, not 100: Redis, Docker and the API server go one by one")
 
 
-def test_a_story_does_not_depend_on_the_hash_seed() -> None:
+def test_a_trace_does_not_depend_on_the_hash_seed() -> None:
     code = "from tests.sim import storm; print([storm.play(seed).trace for seed in (1, 2)])"
     told = set()
     for hash_seed in ("0", "12345"):
@@ -82,7 +82,7 @@ def test_a_story_does_not_depend_on_the_hash_seed() -> None:
     assert len(told) == 1
 
 
-def test_a_broken_promise_is_told_with_its_story_and_how_to_replay_it() -> None:
+def test_a_broken_promise_is_printed_with_its_trace_and_the_replay_command() -> None:
     told = storm.Told(7, "trace", failures=("S1: snmp has 2 containers",), story="0.000 systemd starts")
     shown = storm.shown(told)
     assert shown.startswith("0.000 systemd starts")

@@ -105,6 +105,6 @@ def test_the_whole_story_ends_the_same_whichever_effect_the_daemon_is_killed_aft
         mortal.until(lambda f=feature: len(switch.running(f)) == 1, "only the local container runs")
         assert switch.twice(feature) == ""
         if not mortal.died:
-            assert effects > 15, "the story has hardly any effects: nobody counts them"
+            assert effects > 15, "the story has hardly any effects: they are not counted"
             return
     raise AssertionError(f"the story has more than {POINTS_MAX} effects")

@@ -72,7 +72,7 @@ async def forget(cluster: RealKube) -> None:
         await admin.delete(f"{NODES}/switch1")
 
 
-def test_every_query_answers_what_the_switch_has_told(told: RealKube) -> None:
+def test_every_query_returns_what_the_switch_has_reported(told: RealKube) -> None:
     assert len(QUERIES) == len(EXPECTED)
     for query in QUERIES:
         environ = {**os.environ, "KUBECONFIG": str(told.admin_conf)}

@@ -63,7 +63,7 @@ def cramped(switches: MakeSwitch) -> Iterator[Switch]:
         yield switch
 
 
-def test_on_a_full_disk_features_stop_and_start_and_what_was_let_through_is_never_forgotten(
+def test_on_a_full_disk_features_stop_and_start_and_admissions_are_never_forgotten(
     cramped: Switch,
 ) -> None:
     switch = cramped

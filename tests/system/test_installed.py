@@ -53,7 +53,7 @@ def test_operators_ask_with_what_debian_has_of_click_and_rich(installed: Install
     assert installed.run("kubesync", "--version").endswith(field(installed, "Version"))
 
 
-def test_a_user_without_the_right_is_told_so_in_one_line(installed: InstalledSwitch) -> None:
+def test_a_user_without_the_right_gets_one_line(installed: InstalledSwitch) -> None:
     for line in (
         "show feature",
         "explain snmp",

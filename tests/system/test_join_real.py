@@ -503,7 +503,7 @@ def test_a_reset_without_the_master_does_the_rest_and_the_switch_can_come_back(
         assert not switch.admin_conf.exists()
         assert not switch.kubelet_runs
         switch.kube.start()
-        assert switch.node_exists, "nobody could take it off"
+        assert switch.node_exists, "no credential could delete it"
         # kubeadm takes the name again once the master no longer believes in the old node.
         switch.client("kube_join", limit_s=300)
         connected(switch)

@@ -127,7 +127,7 @@ def test_a_process_that_ended_before_it_was_identified_is_refused(attacker: Atta
 
     def vanishes() -> None:
         attacker.begins("vanish", *words, sock=sock)
-        switch.wait_for(gone.exists, "whoever connected is gone", limit_s=120)
+        switch.wait_for(gone.exists, "the connecting process is gone", limit_s=120)
 
     _paused(switch, vanishes)
     switch.wait_for(file.exists, "the attack is over", limit_s=120)

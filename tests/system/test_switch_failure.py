@@ -102,7 +102,7 @@ def test_the_next_container_gets_its_chance_after_the_delay_and_recovery_is_noti
     switch.until_row("snmp", failure="")
 
 
-def test_a_host_that_speaks_of_nothing_that_runs_is_told_so(switch: Switch) -> None:
+def test_a_host_s_report_about_a_container_that_does_not_run_is_refused(switch: Switch) -> None:
     switch.boot_local("snmp")
     switch.done("stop", "snmp")
     ended = switch.container("state", "snmp", "unhealthy", "x")

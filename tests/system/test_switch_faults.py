@@ -621,7 +621,7 @@ BAD_REQUESTS = {
     "a signal that ends nothing": (b"1\0kill\0snmp\0HUP\n", 64, "does not end"),
     "a state of mind": (b"1\0state\0snmp\0sideways\n", 64, "up local"),
     "a label without a value": (b"1\0label\0nonsense\n", 64, "label"),
-    "a feature nobody knows": (b"1\0id\0nobody\n", 1, "no such feature"),
+    "an unknown feature": (b"1\0id\0nobody\n", 1, "no such feature"),
 }
 
 
@@ -648,7 +648,7 @@ BAD_WORDS = {
     "no command": (("exec", "snmp"), 64),
     "a name in another alphabet": (("start", "снмп"), 64),
     "no UTF-8": (("start", "sn\udcffmp"), 64),
-    "a feature nobody knows": (("inspect", "nobody"), 1),
+    "an unknown feature": (("inspect", "nobody"), 1),
 }
 
 
@@ -738,7 +738,7 @@ def test_clients_that_say_nothing_or_leave_early_are_let_go(bad_switch: Switch) 
 # ---- what is not installed ------------------------------------------------------------------------
 
 
-def test_without_kubernetes_packages_everything_local_works_and_nothing_is_said_about_kube(
+def test_without_kubernetes_packages_everything_local_works_without_messages_about_kube(
     switches: MakeSwitch, tmp_path: Path
 ) -> None:
     """An interpreter whose packages are ours but for kubernetes_asyncio, and a master configured all the same."""

@@ -152,7 +152,7 @@ def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_
     waiter = switch.waits("snmp")
     sent = len(patches(switch))
     down(switch)
-    assert switch.kubelet_runs, "an outage alone is no reason to stop the kubelet"
+    assert switch.kubelet_runs, "an outage alone does not stop the kubelet"
     assert switch.state("snmp") == "KUBE_RUNNING"
 
     begun = time.monotonic()
@@ -165,7 +165,7 @@ def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_
     assert not switch.kubelet_runs
     assert switch.systemctl_calls[-1] == "disable --now kubelet.service"
     time.sleep(QUIET_S)
-    assert switch.running("snmp") == [], "and nobody brings it back"
+    assert switch.running("snmp") == [], "and it is not started again"
 
     master(switch).start()
     switch.wait_for(lambda: switch.pending == "", "the queue is empty")
@@ -178,7 +178,7 @@ def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_
     assert switch.running("snmp") == []
 
 
-def test_s5_ten_label_commands_offline_are_one_patch_later_and_the_last_word_per_key_holds(
+def test_s5_ten_label_commands_offline_are_one_patch_later_and_the_last_value_per_key_holds(
     kube_switch: Switch,
 ) -> None:
     switch = kube_switch

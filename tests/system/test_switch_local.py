@@ -126,7 +126,7 @@ def test_a_newer_verb_overtakes_an_older_one(switch: Switch) -> None:
 # ---- S9: a container speaks only for itself -------------------------------------------------------
 
 
-def test_the_daemon_tells_what_it_holds_and_lets_go_of_it(switch: Switch) -> None:
+def test_the_daemon_reports_its_resources_and_releases_them(switch: Switch) -> None:
     switch.boot_local("snmp")
     at_rest = held_at_rest(switch)
     assert (at_rest["features"], at_rest["connections"]["host"]) == (1, 1), "who asks is one of them"
@@ -209,7 +209,7 @@ def test_s1_a_kube_container_passes_only_after_the_local_one_has_ended(switch: S
     # The lock that every container holds tells the rest: tests.system.switch_fixtures looks at it.
 
 
-def test_s1_a_local_container_that_appears_beside_a_granted_one_is_stopped(switch: Switch) -> None:
+def test_s1_a_local_container_that_appears_beside_an_admitted_one_is_stopped(switch: Switch) -> None:
     local = switch.boot_local("snmp")
     kube = to_kube(switch, "snmp")
     (switch.marks / "snmp.twice").unlink(missing_ok=True)
@@ -220,7 +220,7 @@ def test_s1_a_local_container_that_appears_beside_a_granted_one_is_stopped(switc
     (switch.marks / "snmp.twice").unlink(missing_ok=True)
 
 
-def test_s1_a_kube_container_without_a_grant_counts_as_nothing(switch: Switch) -> None:
+def test_s1_a_kube_container_without_an_admission_counts_as_nothing(switch: Switch) -> None:
     local = switch.boot_local("snmp")
     waiter = switch.waits("snmp")
     blocked = switch.run_kube("snmp")
@@ -262,7 +262,7 @@ def test_s2_a_restart_of_the_daemon_on_a_converged_switch_changes_nothing(switch
         assert len(switch.log("action")) == actions, switch.told()
     assert {f: switch.row(f) for f in features} == rows
     assert {f: started_at(switch, f) for f in features} == started
-    assert waiter.poll() is None, "nobody who waits notices"
+    assert waiter.poll() is None, "no waiter is affected"
     assert switch.systemctl_calls == []
 
 
@@ -423,7 +423,7 @@ def test_s6_wait_in_local_mode_without_a_container_gives_up_in_time(switch: Swit
 
 @pytest.mark.story
 @pytest.mark.slow("a whole switch, and then a while of nothing")
-def test_l1_l4_after_a_storm_by_hand_every_feature_settles_and_then_nothing_happens(
+def test_l1_l4_after_a_manual_storm_every_feature_settles_and_then_nothing_happens(
     switches: MakeSwitch,
 ) -> None:
     switch = switches(timing={"audit_s": 0.5, "fallback_after_s": 1.0})

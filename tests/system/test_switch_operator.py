@@ -93,7 +93,7 @@ def test_an_operator_sees_the_cluster_and_its_labels(kube_switches: MakeSwitch) 
     assert (status["joined"], status["connected"], status["kubelet"]) == (True, True, True)
 
 
-def test_an_operator_whose_master_is_away_is_told_so_and_loses_no_label(kube_switch: Switch) -> None:
+def test_an_operator_whose_master_is_unreachable_is_informed_and_loses_no_label(kube_switch: Switch) -> None:
     switch = kube_switch
     assert switch.kube is not None
     switch.kube.stop_api()

@@ -151,7 +151,7 @@ def test_a_service_comes_back_after_an_uninstall(operator: Operator) -> None:
         operator.done("config", "feature", "uninstall", "tap")
 
 
-def test_a_container_that_waits_while_its_feature_is_uninstalled_is_told(operator: Operator) -> None:
+def test_a_container_waiting_while_its_feature_is_uninstalled_gets_an_answer(operator: Operator) -> None:
     switch = operator.switch
     said = operator.done("config", "feature", "install", "tap", "required", "snmp")
     assert "it starts together with snmp, which does not run now" in said
@@ -185,7 +185,7 @@ def test_a_description_in_a_file_is_installed_and_replaced(operator: Operator, t
     operator.done("config", "feature", "uninstall", "tap")
 
 
-def test_wrong_words_say_what_to_type(operator: Operator, tmp_path: Path) -> None:
+def test_invalid_arguments_say_what_to_type(operator: Operator, tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("name: tap\nrequire: swss\n")
     install = ("config", "feature", "install")
@@ -260,7 +260,7 @@ def test_a_saved_feature_table_survives_a_new_minigraph_and_nothing_restarts(ope
     assert switch.state("tap") == "KUBE_READY"
 
 
-def test_a_table_is_restored_by_hand_where_the_daemon_was_down(operator: Operator) -> None:
+def test_a_table_is_restored_by_a_command_where_the_daemon_was_down(operator: Operator) -> None:
     switch = operator.switch
     assert "no saved table" in operator.fails(FAILED, "feature-table", "restore")
     switch.config("snmp", **{**INIT, "set_owner": "kube"})

@@ -38,7 +38,7 @@ def ran(
     return ended.stderr
 
 
-def test_a_venv_is_made_without_a_word(tmp_path: Path) -> None:
+def test_a_venv_is_made_silently(tmp_path: Path) -> None:
     assert ran(tmp_path) == ""
 
 

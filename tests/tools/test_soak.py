@@ -59,7 +59,7 @@ def test_memory_that_grows_while_the_daemon_warms_up_and_by_less_than_is_allowed
     assert findings([replace(samples[1], own_mib=5.0), *samples[2:]], storms(), QUIET, []) == []
 
 
-def test_what_only_neighbours_change_is_told_and_not_judged() -> None:
+def test_values_that_other_processes_change_are_reported_and_not_judged() -> None:
     assert findings(life(pss_mib=2.0, rss_mib=2.0, threads=1), storms(), QUIET, []) == []
 
 
@@ -86,7 +86,7 @@ def test_only_what_stays_at_rest_counts_as_a_leak() -> None:
     assert least([busy, busy], storm=3) == replace(busy, storm=3)
 
 
-def test_each_life_of_the_daemon_is_measured_against_itself() -> None:
+def test_each_process_of_the_daemon_is_measured_against_itself() -> None:
     bigger = [replace(s, own_mib=s.own_mib + 50, fds=s.fds + 9, tasks=s.tasks + 9) for s in life(2)]
     assert findings([*life(), *bigger], storms(), QUIET, []) == []
     found = findings([*life(), *life(2, own_mib=1.0)], storms(), QUIET, [])

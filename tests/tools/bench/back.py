@@ -27,7 +27,7 @@ TARGET_S = 2.0
 PATIENCE_S = 60.0
 POLL_S = 0.002
 # A foreign value in a row, which only an observation of Docker can correct.
-WRONG = "somebody_elses"
+WRONG = "another_program_s"
 
 
 def back_figures(

@@ -156,7 +156,7 @@ def _write(switch: Switch, rate: int, heard: int, over: threading.Event, written
             due = int((time.monotonic() - begun) * rate) - written[0]
             pipeline = database.pipeline(transaction=False)
             for number in range(written[0], written[0] + due):
-                pipeline.hset(f"FEATURE|f{number % heard}", "somebody_elses", str(number))
+                pipeline.hset(f"FEATURE|f{number % heard}", "another_program_s", str(number))
             pipeline.execute()
             written[0] += due
             time.sleep(BATCH_S)
@@ -168,7 +168,7 @@ def _repaired(switch: Switch) -> None:
     database.hdel("FEATURE|f1", "docker_id")
     deadline = time.monotonic() + PATIENCE_S
     while not database.hexists("FEATURE|f1", "docker_id"):
-        assert time.monotonic() < deadline, "nobody has put it right"
+        assert time.monotonic() < deadline, "it has not been corrected"
         time.sleep(0.001)
 
 

@@ -69,7 +69,7 @@ def drawn(figures: Sequence[Mapping[str, Any]]) -> str:
         for number, panel in enumerate(PANELS)
         for part in _panel(panel, values, LEFTS[number % 3], TOPS[number // 3])
     ]
-    note = "above: 1 to 512 features; below: 8 features, and 1 to 10,000 events a second of somebody else's"
+    note = "above: 1 to 512 features; below: 8 features, and 1 to 10,000 events a second of another program"
     return svg.sheet(WIDTH, HEIGHT, "What kubesyncd costs, and how it grows", note, parts)
 
 

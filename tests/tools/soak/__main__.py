@@ -127,7 +127,7 @@ class Soak:
 
     def _settle(self) -> tuple[float, tuple[str, ...]]:
         """How long it took until every feature was what CONFIG_DB wants, and who never was."""
-        begun, left = time.monotonic(), ["nobody could look"]
+        begun, left = time.monotonic(), ["not checked"]
         healed = False
         while left and time.monotonic() - begun < SETTLE_S_MAX:
             try:
@@ -137,7 +137,7 @@ class Soak:
                 self.bench.remove_unstartable()
                 left = self.bench.unsettled()
             except TROUBLE as error:
-                left = [f"nobody could look: {error}"]
+                left = [f"not checked: {error}"]
             time.sleep(1.0)
         return time.monotonic() - begun, tuple(left)
 

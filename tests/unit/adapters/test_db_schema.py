@@ -130,7 +130,7 @@ def test_a_unit_that_has_spoken_spells_out_none() -> None:
         (Row(SystemState.DOWN, Owner.NONE, Mode.READY), "stopped"),
     ],
 )
-def test_sonic_has_a_word_for_every_mode(row: Row, word: str) -> None:
+def test_sonic_has_a_value_for_every_mode(row: Row, word: str) -> None:
     stored = SONIC.encode_row("snmp", row)
     assert stored["remote_state"] == word
     assert SONIC.decode_row(stored, []).transition_mode is row.transition_mode
@@ -201,7 +201,7 @@ def test_field_names_are_compared_in_any_case_and_with_either_dash() -> None:
     assert normal("Docker-ID") == "docker_id"
 
 
-def test_the_settings_words_name_the_two_tables() -> None:
+def test_the_values_of_the_setting_name_the_two_tables() -> None:
     assert (schema("hld"), schema("sonic")) == (HLD, SONIC)
 
 

@@ -262,7 +262,7 @@ class TestNonsense:
             assert set(heard.said) == {Signal.GAP}
             await heard.close()
 
-    async def test_an_event_in_pieces_is_heard_whole(self, tmp_path: Path) -> None:
+    async def test_an_event_in_pieces_is_read_as_one(self, tmp_path: Path) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         async with nonsense(tmp_path, head + event() + b"\n\n" + event(name="lldp") + b"\n", 7) as port:
             heard = Heard(port)

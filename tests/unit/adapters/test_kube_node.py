@@ -189,7 +189,7 @@ GONE = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "t
         Fault("status", "watch=true", status=410),
     ],
 )
-async def test_a_version_forgotten_meanwhile_is_listed_again_and_only_a_real_change_is_told(
+async def test_a_forgotten_version_is_listed_again_and_only_a_real_change_is_reported(
     api: LabKube, fault: Fault
 ) -> None:
     def asked(watching: bool) -> int:

@@ -48,7 +48,7 @@ def test_images_and_disk_are_left_alone_and_the_rest_is_as_it_was(file: Path) ->
     assert config.wrong() == ()
 
 
-def test_what_is_right_is_not_written_again(file: Path) -> None:
+def test_correct_values_are_not_written_again(file: Path) -> None:
     config = KubeletConfig(file.parent)
     config.suit()
     written = file.stat().st_ino
@@ -56,7 +56,7 @@ def test_what_is_right_is_not_written_again(file: Path) -> None:
     assert file.stat().st_ino == written
 
 
-def test_without_any_word_on_eviction_memory_keeps_its_default(file: Path) -> None:
+def test_without_a_setting_of_eviction_memory_keeps_its_default(file: Path) -> None:
     file.write_text("kind: KubeletConfiguration\n")
     KubeletConfig(file.parent).suit()
     assert yaml.safe_load(file.read_text())["evictionHard"]["memory.available"] == "100Mi"

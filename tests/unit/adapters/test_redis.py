@@ -389,7 +389,7 @@ class TestWritingRows:
 class TestOneRoundTrip:
     """A look goes to both databases over one connection; a write after it asks nothing again."""
 
-    async def test_a_write_after_a_look_does_not_look_again(
+    async def test_a_write_after_an_observation_does_not_read_again(
         self, store: RedisStore, state_db: redis.Redis
     ) -> None:
         await store.read("snmp")
@@ -411,7 +411,7 @@ class TestOneRoundTrip:
         assert (await store.read("snmp")).row == KUBE
 
     @pytest.mark.slow("hundreds of looks that are cut off")
-    async def test_whatever_becomes_of_a_look_rows_are_written_to_state_db_alone(
+    async def test_rows_are_written_to_state_db_alone_even_after_a_failed_read(
         self, own_server: RedisServer
     ) -> None:
         store = make_store(own_server)
@@ -748,9 +748,7 @@ class TestRedisInTrouble:
         await store.close()
         server.close()
 
-    async def test_a_server_that_forbids_asking_for_events_is_looked_at_again_and_again(
-        self, own_server: RedisServer
-    ) -> None:
+    async def test_a_server_that_forbids_notifications_is_polled(self, own_server: RedisServer) -> None:
         store = make_store(own_server)
         with own_server.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-config", "-hset")

@@ -65,7 +65,7 @@ async def test_the_kubelet_runs_when_systemd_says_so_or_is_about_to_restart_it(
     assert fake.calls == ["is-active kubelet.service"]
 
 
-async def test_a_systemd_that_cannot_be_asked_is_unavailable_with_its_last_words(tmp_path: Path) -> None:
+async def test_a_systemd_that_cannot_be_asked_is_unavailable_with_its_last_output(tmp_path: Path) -> None:
     fake = FakeSystemctl(tmp_path, "is-active) echo first >&2; echo 'Failed to connect to bus' >&2; exit 1;;")
     with pytest.raises(Unavailable, match=r"is-active kubelet\.service: Failed to connect to bus"):
         await fake.units().kubelet_running()
@@ -166,13 +166,13 @@ def listening(address: str) -> socket.socket:
     return receiver
 
 
-def test_systemd_is_told_over_its_socket(tmp_path: Path) -> None:
+def test_systemd_is_notified_over_its_socket(tmp_path: Path) -> None:
     with listening(str(tmp_path / "notify")) as receiver:
         assert notify("READY=1", "STATUS=two\nlines", environ={"NOTIFY_SOCKET": str(tmp_path / "notify")})
         assert receiver.recv(1000) == b"READY=1\nSTATUS=two lines"
 
 
-def test_an_abstract_socket_is_told_too() -> None:
+def test_an_abstract_socket_gets_notifications_too() -> None:
     name = f"kubesyncd-test-{os.getpid()}-{time.monotonic_ns()}"
     with listening(f"\0{name}") as receiver:
         assert notify("WATCHDOG=1", environ={"NOTIFY_SOCKET": f"@{name}"})
@@ -182,7 +182,7 @@ def test_an_abstract_socket_is_told_too() -> None:
 @pytest.mark.parametrize(
     "address", [None, "", "relative", "vsock:2:1", "/nonexistent/notify", "/" + "x" * 200]
 )
-def test_without_a_listening_systemd_nothing_is_told_and_nothing_raised(address: str | None) -> None:
+def test_without_a_listening_systemd_no_notification_is_sent_and_no_error_raised(address: str | None) -> None:
     assert notify("READY=1", environ={} if address is None else {"NOTIFY_SOCKET": address}) is False
 
 

@@ -278,4 +278,4 @@ def _process_numbered(pid: int, next_pid: str) -> subprocess.Popen[bytes]:
             return made
         made.kill()
         made.wait(30)
-    pytest.skip(f"somebody else has process number {pid}")
+    pytest.skip(f"another process has the number {pid}")

@@ -63,7 +63,7 @@ def test_an_invalid_address_is_refused(bare_terminal: Operator, word: str) -> No
     assert bare_terminal.configured(MASTER) == {}
 
 
-def test_an_address_with_its_port_is_told_where_the_port_goes(bare_terminal: Operator) -> None:
+def test_an_address_with_a_port_is_refused_with_the_command_for_the_port(bare_terminal: Operator) -> None:
     result = bare_terminal.types("config kube server ip 10.1.2.3:8443")
     assert result.exit_code == 64
     assert "; set its port separately: server port 8443; type: " in result.stderr
@@ -106,7 +106,7 @@ def test_a_dropped_label_is_asked_for_as_such(bare_terminal: Operator) -> None:
     assert ["label", "rack-"] in bare_terminal.daemon.requests
 
 
-def test_a_features_own_label_is_applied_and_said_to_follow_its_owner(terminal: Operator) -> None:
+def test_a_feature_s_own_label_is_applied_with_a_note_that_it_follows_the_owner(terminal: Operator) -> None:
     result = terminal.types("config kube label add snmp_enabled true")
     assert (result.exit_code, result.stdout) == (0, "snmp_enabled=true: applied\n")
     assert result.stderr == (
@@ -148,7 +148,7 @@ def test_an_invalid_label_is_refused_without_asking_the_daemon(
     assert bare_terminal.daemon.requests == []
 
 
-def test_a_label_the_daemon_declines_fails_with_its_words_and_code(bare_terminal: Operator) -> None:
+def test_a_label_the_daemon_declines_fails_with_its_text_and_code(bare_terminal: Operator) -> None:
     said = "label: this switch has joined no master; set one with `config kube server ip` and join it"
     bare_terminal.daemon.replies["label"] = protocol.err(said) + protocol.result(1)
     result = bare_terminal.types("config kube label add rack a7")
@@ -159,7 +159,7 @@ def test_a_label_the_daemon_declines_fails_with_its_words_and_code(bare_terminal
 # ---- config kube join, reset ----------------------------------------------------------------------
 
 
-def test_a_join_is_told_step_by_step(bare_terminal: Operator) -> None:
+def test_a_join_is_reported_step_by_step(bare_terminal: Operator) -> None:
     steps = protocol.status("fetching admin.conf") + protocol.status("kubeadm join")
     bare_terminal.daemon.replies["join"] = (
         steps + protocol.out("joined 10.1.2.3 as switch1") + protocol.result(0)
@@ -178,7 +178,7 @@ def test_a_join_that_fails_says_why(bare_terminal: Operator) -> None:
     assert (result.exit_code, result.stderr) == (1, "kubesync: the kubelet does not stop; see its journal\n")
 
 
-def test_a_daemon_too_old_to_join_is_told_apart(bare_terminal: Operator) -> None:
+def test_a_daemon_too_old_to_join_is_reported_as_such(bare_terminal: Operator) -> None:
     result = bare_terminal.types("config kube join")
     assert result.exit_code == 69
     assert result.stderr.startswith("kubesync: this kubesyncd has no verb join; update it")
@@ -235,7 +235,7 @@ def test_without_a_yes_nothing_is_written(terminal: Operator, answers: str | Non
     assert terminal.configured("FEATURE|bgp")["set_owner"] == "local"
 
 
-def test_what_restarts_nothing_is_not_asked_about(terminal: Operator) -> None:
+def test_a_change_without_a_restart_needs_no_confirmation(terminal: Operator) -> None:
     result = terminal.types("config feature snmp failmode 30")
     assert (result.exit_code, result.stdout) == (
         0,
@@ -363,7 +363,7 @@ def test_a_fallback_that_starts_something_is_asked_about() -> None:
     assert (said, asked) == ("snmp waits for kube; its local container will run until kube deploys", True)
 
 
-def test_a_switch_without_a_master_is_told_so_in_the_question() -> None:
+def test_the_question_says_that_a_switch_has_no_master() -> None:
     said, _ = consequence(
         "snmp", stored("local", "none", config=LOCAL), FeatureChange(owner=Owner.KUBE), joined=False
     )

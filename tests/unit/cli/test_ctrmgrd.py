@@ -108,7 +108,7 @@ def test_no_label_can_smuggle_words_into_a_command(labels: dict[str, str]) -> No
         assert len(shlex.split(command)) == 7
 
 
-def test_kube_features_are_told_what_their_fields_mean() -> None:
+def test_the_fields_of_kube_features_are_explained() -> None:
     features = {
         "snmp": {"set_owner": "kube"},
         "lldp": {"set_owner": "kube", "no_fallback_to_local": "true", "remote_fail_detection": "300"},
@@ -129,7 +129,7 @@ def test_a_master_that_was_never_verified_is_verified_after_the_migration() -> N
     assert said(Old(master={"insecure": "True"}), Way.RUN) == []
 
 
-def test_what_is_in_the_way_is_named() -> None:
+def test_leftovers_of_ctrmgrd_are_named() -> None:
     commands = said(Old(there=frozenset(LEFTOVERS)), Way.RUN)
     moved = "mv /usr/local/bin/container /usr/local/bin/container.ctrmgrd"
     assert commands == [

@@ -133,7 +133,7 @@ def test_a_broken_mandate_is_named(tree: Any, rule: str) -> None:
         (change(lifecycle=None), "stop"),
     ],
 )
-def test_what_is_only_unwise_is_advice(tree: Any, rule: str) -> None:
+def test_unwise_settings_are_only_advice(tree: Any, rule: str) -> None:
     assert [(f.rule, f.weight) for f in check([tree])] == [(rule, Weight.ADVICE)]
 
 

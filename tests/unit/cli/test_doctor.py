@@ -107,7 +107,7 @@ def test_findings_are_there_as_json(healthy: Operator) -> None:
     assert {"subject", "grade", "found", "fix"} == set(findings[0])
 
 
-def test_with_everything_down_each_is_named_once_and_the_rest_is_looked_at(terminal: Operator) -> None:
+def test_with_everything_down_each_service_is_named_once_and_the_rest_is_checked(terminal: Operator) -> None:
     terminal.daemon.stop()
     terminal.write_settings(url=f"unix://{terminal.folder}/nobody.sock")
     result = terminal.types("doctor")
@@ -171,7 +171,7 @@ def test_a_local_switch_gets_no_findings_about_kubernetes(healthy: Operator) -> 
         (-1.1 * DAY, CheckGrade.BAD, "expired 1 d"),
     ],
 )
-def test_a_certificate_is_told_by_how_long_it_is_good_for(
+def test_a_certificate_is_judged_by_its_remaining_validity(
     terminal: Operator, valid: dt.timedelta, grade: CheckGrade, words: str
 ) -> None:
     authority = Authority(terminal.folder / "pki")
@@ -182,7 +182,7 @@ def test_a_certificate_is_told_by_how_long_it_is_good_for(
         assert (finding.grade, words in finding.found) == (grade, True), finding
 
 
-def test_a_kubelet_that_may_remove_local_images_is_told_by_what_lets_it(healthy: Operator) -> None:
+def test_a_kubelet_that_may_remove_local_images_is_reported_with_the_setting(healthy: Operator) -> None:
     config = healthy.folder / "config.yaml"
     config.write_text("imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n")
     told = found(healthy)["images"]
@@ -191,10 +191,10 @@ def test_a_kubelet_that_may_remove_local_images_is_told_by_what_lets_it(healthy:
     config.unlink()
     assert found(healthy)["images"].grade is CheckGrade.WARN
     healthy.write_settings(more="[images]\nkubelet_gc = true")
-    assert "images" not in found(healthy), "somebody wants it so"
+    assert "images" not in found(healthy), "an operator has set it"
 
 
-def test_an_admin_conf_that_others_may_read_is_told(terminal: Operator) -> None:
+def test_an_admin_conf_that_others_may_read_is_reported(terminal: Operator) -> None:
     authority = Authority(terminal.folder / "pki")
     pair = authority.issue("admin", "admin", "system:masters")
     write_kubeconfig(terminal.admin_conf, "https://x:1", authority.pem, pair, inline=True)
@@ -226,13 +226,13 @@ def test_an_invalid_certificate_has_no_end(junk: bytes) -> None:
         not_after(junk)
 
 
-def test_a_clock_that_differs_from_the_masters_is_told() -> None:
+def test_a_clock_that_differs_from_the_master_s_is_reported() -> None:
     assert skewed(-29.0).grade is CheckGrade.GOOD
     assert skewed(600.0).found.startswith("this switch is 10 min behind the master")
     assert skewed(-600.0).found.startswith("this switch is 10 min ahead of the master")
 
 
-def test_a_features_daemonset_that_breaks_a_mandate_is_told_with_its_fix() -> None:
+def test_a_feature_s_daemonset_that_breaks_a_mandate_is_reported_with_its_fix() -> None:
     good = {**daemonset("snmp", Local(), image="registry/snmp@sha256:0"), "kind": "DaemonSet"}
     (finding,) = judged([good])
     assert finding.grade is CheckGrade.GOOD, finding

@@ -255,7 +255,7 @@ def test_a_reply_of_the_daemon_keeps_its_code(terminal: Operator) -> None:
     assert (result.exit_code, result.stderr) == (75, "kubesync: 'snmp': broken; mend it\n")
 
 
-def test_a_socket_we_may_not_use_is_told_apart(terminal: Operator) -> None:
+def test_a_forbidden_socket_is_reported_as_such(terminal: Operator) -> None:
     with (
         pytest.raises(Forbidden, match="use sudo, or join its group"),
         switch_daemon._daemon_edge(Path("/x")),
@@ -263,7 +263,7 @@ def test_a_socket_we_may_not_use_is_told_apart(terminal: Operator) -> None:
         raise PermissionError
 
 
-def test_a_redis_we_may_not_use_is_told_from_one_that_is_down() -> None:
+def test_a_forbidden_redis_is_distinguished_from_one_that_is_down() -> None:
     # As redis-py wraps it.
     wrapped = ConnectionError("Error 13 connecting to unix socket")
     wrapped.__cause__ = PermissionError()

@@ -35,7 +35,7 @@ def test_every_state_has_a_place_a_colour_and_a_letter() -> None:
     assert len(set(PLACES.values())) == len(State)
 
 
-def test_every_edge_of_the_table_is_an_arrow_or_said_in_words() -> None:
+def test_every_edge_of_the_table_is_an_arrow_or_in_the_text() -> None:
     shown = {(arrow.edge.source, arrow.edge.target) for arrow in arrows()}
     for edge in EDGES:
         in_words = edge.source is State.DRIFT or edge.target is State.INIT

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ("config feature snmp --help", "help_config_feature_name"),
     ],
 )
-def test_what_is_printed_is_what_was_looked_at_once(terminal: Operator, line: str, golden: str) -> None:
+def test_each_table_is_printed_as_the_golden_file_says(terminal: Operator, line: str, golden: str) -> None:
     result = terminal.types(line)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
@@ -152,13 +152,13 @@ def test_a_switch_without_a_master_says_how_to_set_one() -> None:
     assert rows["kubelet"].startswith("not checked")
 
 
-def test_an_outage_is_told_with_its_reason() -> None:
+def test_an_outage_is_shown_with_its_reason() -> None:
     why = "the master's certificate is not trusted: certificate has expired; check this switch's clock"
     rows = dict(status_rows(cluster(connected=False, last_update_ts=0, why_disconnected=why)))
     assert rows["connected"] == f"no: {why}"
 
 
-def test_the_last_join_is_told_with_its_outcome() -> None:
+def test_the_last_join_is_shown_with_its_outcome() -> None:
     job = {
         "job": "join",
         "phase": "failed",
@@ -212,7 +212,7 @@ def test_a_shell_gets_no_error_while_the_daemon_does_not_answer(
     assert (offered.stdout.strip(), offered.stderr) == ("", "")
 
 
-def test_a_state_that_is_only_the_clocks_to_change_is_told(bare_terminal: Operator) -> None:
+def test_a_change_of_state_that_only_time_causes_is_shown(bare_terminal: Operator) -> None:
     failed = {
         "state": "KUBE_READY",
         "why": "x",

@@ -375,9 +375,9 @@ def test_client_and_daemon_agree_on_what_a_feature_name_is(name: str) -> None:
     assert accepted == valid_feature_name(name)
 
 
-def test_what_we_may_not_reach_is_not_allowed(one_switch: Switch) -> None:
+def test_a_socket_without_access_rights_is_reported_as_not_allowed(one_switch: Switch) -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody who may not")
+        pytest.skip("only root can become a user without the right")
     one_switch.host.start()
     one_switch.root.chmod(0o700)
     # The checkout may be in root's own folder, so the client is found first.

@@ -489,7 +489,7 @@ def test_a_failed_label_stops_the_kubelet_until_it_is_applied() -> None:
         await switch.settled()
         switch.outage()
         await asyncio.sleep(300)
-        assert switch.units.running, "a lost master alone is no reason to touch the kubelet"
+        assert switch.units.running, "a lost master alone does not change the kubelet"
         switch.woken.clear()
         await switch.ask("snmp_enabled-")
         await switch.until(lambda: switch.controller.kubelet_running is False, 10)
@@ -572,7 +572,7 @@ def test_a_new_label_is_tried_at_once_also_while_older_ones_wait() -> None:
     play(story, **JOINED)
 
 
-def test_a_failing_master_is_asked_ever_more_slowly_and_said_once() -> None:
+def test_a_failing_master_is_asked_with_growing_delays_and_reported_once() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.outage()
@@ -616,7 +616,7 @@ def test_until_the_configuration_is_read_a_joined_switch_stays_joined(gone: Mast
         switch.kubeconfig = False
         await switch.restart()
         await asyncio.sleep(1)
-        assert not switch.controller.joined, "without a credential nobody is"
+        assert not switch.controller.joined, "a switch without a credential has not joined"
 
         switch.kubeconfig, switch.store.down = True, False
         await switch.restart()
@@ -778,7 +778,7 @@ def test_a_hold_stops_the_kubelet_also_while_the_master_is_silent() -> None:
     play(story, **JOINED)
 
 
-def test_a_kubelet_started_or_stopped_by_hand_is_set_right_by_the_audit() -> None:
+def test_a_kubelet_started_or_stopped_manually_is_corrected_by_the_audit() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.units.running = False
@@ -802,7 +802,7 @@ def test_a_label_that_reached_the_master_makes_sure_of_the_kubelet() -> None:
     play(story, **JOINED)
 
 
-def test_a_kubelet_that_cannot_be_toggled_is_tried_again_ever_more_slowly_and_said_once() -> None:
+def test_a_kubelet_that_cannot_be_toggled_is_tried_again_with_growing_delays_and_reported_once() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.units.broken = True
@@ -926,7 +926,7 @@ def test_redis_away_from_the_start_leaves_the_kubelet_as_it_is() -> None:
     play(story, **JOINED)
 
 
-def test_a_flushed_state_db_is_told_again() -> None:
+def test_a_flushed_state_db_is_written_again() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         ts = switch.store.ts
@@ -958,7 +958,7 @@ def test_connected_follows_the_truth_both_ways_and_is_written_only_on_change() -
     play(story, **JOINED)
 
 
-def test_each_reason_of_an_outage_is_said_once_and_the_last_one_is_shown() -> None:
+def test_each_reason_of_an_outage_is_reported_once_and_the_last_one_is_shown() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         assert switch.controller.status()["why_disconnected"] == ""
@@ -1063,7 +1063,7 @@ def test_a_watch_event_older_than_our_own_patch_does_not_count_as_drift() -> Non
 def test_the_switch_s_own_description_is_put_back() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
-        switch.master.edit(hwsku="somebody-elses")
+        switch.master.edit(hwsku="another-client-s")
         await switch.until(lambda: switch.master.node == {"hwsku": "S6000"}, 5)
         switch.store.metadata = {"hwsku": "S6100"}
         await switch.until(lambda: switch.master.node == {"hwsku": "S6100"}, 70)
@@ -1104,7 +1104,7 @@ def test_a_reset_forgets_every_label() -> None:
     play(story, **JOINED)
 
 
-def test_an_operator_waiting_for_a_label_is_told_of_the_reset() -> None:
+def test_an_operator_waiting_for_a_label_learns_of_the_reset() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.master.silent = True
@@ -1182,7 +1182,7 @@ def test_a_disk_that_fills_up_after_a_label_was_accepted_does_not_stop_it() -> N
     play(story, **JOINED)
 
 
-def test_a_corrupt_file_is_said_and_the_switch_goes_on() -> None:
+def test_a_corrupt_file_is_reported_and_the_switch_goes_on() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         assert switch.log.count("labels_not_loaded") == 1
@@ -1205,7 +1205,7 @@ def test_an_unexpected_exception_ends_the_coroutine() -> None:
     run(story())
 
 
-def test_a_quiet_hour_has_no_action_and_few_looks() -> None:
+def test_a_quiet_hour_has_no_action_and_few_observations() -> None:
     async def story(switch: Switch) -> None:
         switch.seen("snmp")
         await switch.settled()

@@ -103,7 +103,7 @@ def test_a_burst_is_one_patch_and_the_next_waits_its_turn() -> None:
     play(story)
 
 
-def test_what_does_not_change_is_told_once() -> None:
+def test_unchanged_reports_are_sent_once() -> None:
     async def story(view: NodeReports, master: Master, _: Log) -> None:
         for _hour in range(100):
             view.feature("snmp", "LOCAL", "")
@@ -145,7 +145,7 @@ def test_a_flood_of_notices_is_bounded_and_the_newest_survive() -> None:
     play(story)
 
 
-def test_after_an_outage_everything_is_told_again_each_switch_at_its_own_time() -> None:
+def test_after_an_outage_each_switch_reports_everything_again_at_its_own_time() -> None:
     async def story(view: NodeReports, master: Master, _: Log) -> None:
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(60)
@@ -166,7 +166,7 @@ def test_after_an_outage_everything_is_told_again_each_switch_at_its_own_time() 
     assert len(set(late)) == 4
 
 
-def test_a_master_that_fails_is_tried_again_ever_more_slowly_and_told_the_newest() -> None:
+def test_a_failing_master_is_tried_again_with_growing_delays_and_gets_the_newest_report() -> None:
     async def story(view: NodeReports, master: Master, _: Log) -> None:
         master.fault = Unavailable("Kubernetes", "503")
         view.feature("snmp", "LOCAL", "")

@@ -102,7 +102,7 @@ def test_one_container_counts_once_however_often_it_is_seen() -> None:
     assert [start.at for start in died.starts] == [NOW]
 
 
-def test_what_had_ended_before_the_first_look_is_not_counted() -> None:
+def test_containers_that_ended_before_the_first_observation_are_not_counted() -> None:
     health = see_starts(WELL, (nth(1, running=False), nth(2, running=False)), TIMING, NOW)
     assert health.starts == ()
     assert health.newest == nth(2).started
@@ -145,7 +145,7 @@ def unwell(config: FeatureConfig, **more: object) -> tuple[Record, FeatureConfig
     return replace(record, health=complain(record.health, said())), config
 
 
-def test_an_unhealthy_kube_container_is_a_failure_told_in_words() -> None:
+def test_an_unhealthy_kube_container_is_a_failure_with_a_sentence() -> None:
     record, config = unwell(KUBE_CONFIG)
     seen = absorb(record, config, facts(kube(), label=ON), TIMING, NOW)
     assert seen.failure == "the kube container is unhealthy: no answer on port 161 (says container)"
@@ -217,7 +217,7 @@ def test_without_a_local_container_an_unhealthy_one_stays() -> None:
     assert "no local container" in decided.why
 
 
-def test_a_local_containers_complaint_is_told_and_changes_nothing() -> None:
+def test_a_local_container_s_complaint_is_reported_and_changes_nothing() -> None:
     config = FeatureConfig()
     record = up(local_id=LOCAL)
     record = replace(record, health=complain(record.health, said(of=LOCAL)))
@@ -320,7 +320,7 @@ def test_a_feature_that_is_local_again_has_nothing_held_against_it(held: dict[st
     seen = absorb(up(crashes=2, **held), FeatureConfig(), facts(local()), TIMING, NOW)
     assert (seen.failure, seen.rolled_back, seen.crashes) == ("", False, 0)
     unsaid = absorb(Record(crashes=2, **held), FeatureConfig(), facts(local()), TIMING, NOW)
-    assert unsaid.crashes == 2, "right after a boot nobody may have told the configuration yet"
+    assert unsaid.crashes == 2, "right after a boot the configuration may be unknown"
     assert absorb(up(crashes=2), FeatureConfig(), facts(local()), TIMING, NOW).crashes == 2, "nothing is over"
 
 
@@ -427,12 +427,10 @@ def test_only_what_started_after_the_failure_and_what_runs_now_counts() -> None:
     assert another_image(failed, (nth(6, image="sha256:new"),))
     assert same_image(failed, (nth(6),))
     assert not same_image(failed, (nth(6, running=False),))
-    assert not same_image(replace(failed, failed_image=""), (nth(6, image=""),)), (
-        "nobody knows what either is"
-    )
+    assert not same_image(replace(failed, failed_image=""), (nth(6, image=""),)), "both are unknown"
 
 
-def test_a_container_that_came_and_went_between_two_looks_is_a_start() -> None:
+def test_a_container_that_ran_only_between_two_observations_counts_as_a_start() -> None:
     health = see_starts(WELL, (nth(1),), TIMING, NOW)
     assert len(see_starts(health, (nth(2, running=False),), TIMING, NOW).starts) == 2
 

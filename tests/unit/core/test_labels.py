@@ -231,12 +231,12 @@ class WhateverHappens(RuleBasedStateMachine):
         self.flight: Fold | None = None
 
     @rule(changes=st.lists(CHANGES, min_size=1, max_size=4))
-    def somebody_asks(self, changes: list[Change]) -> None:
+    def request(self, changes: list[Change]) -> None:
         self.queue = self.queue.append(changes)
         self.accepted |= {change.key: change.value for change in changes}
 
     @rule()
-    def somebody_asks_far_too_often(self) -> None:
+    def fill_the_queue(self) -> None:
         self.queue = self.queue.append(FLOOD)
         self.accepted["a"] = FLOOD[-1].value
 
@@ -304,7 +304,7 @@ def test_the_file_gives_back_what_was_written(changes: list[Change], applied: di
     assert (back.changes, back.applied, back.failed) == (queue.changes, queue.applied, queue.failed)
 
 
-def test_no_file_is_an_empty_queue_without_a_word() -> None:
+def test_a_missing_file_is_an_empty_queue_without_a_problem() -> None:
     assert label_queue.decode(None) == (Queue(), ())
 
 
@@ -398,7 +398,7 @@ def test_a_switch_describes_itself_with_labels_a_manifest_may_select() -> None:
     ]
 
 
-def test_what_a_label_cannot_hold_as_it_is_is_told_in_full() -> None:
+def test_values_that_do_not_fit_in_a_label_are_reported_in_full() -> None:
     metadata = {"hwsku": "Force10-S6000", "platform": "-XplatformX-", "type": "Leaf Router"}
     assert [str(c) for c in labels.self_description(metadata, "")] == [
         "worker.sonic/platform=XplatformX",

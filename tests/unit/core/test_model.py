@@ -113,7 +113,7 @@ def test_an_invalid_number_is_the_default_and_a_problem(text: str) -> None:
     assert problem.startswith(f"invalid port={parse.shown(text)}: not")
 
 
-def test_an_absent_number_is_the_default_without_a_word() -> None:
+def test_an_absent_number_is_the_default_without_a_problem() -> None:
     problems: list[str] = []
     assert parse_int("port", "", problems, default=5, most=9) == 5
     assert problems == []
@@ -203,7 +203,7 @@ def test_a_row_with_every_field() -> None:
             "docker-id": ID,
             "current_owner_update_ts": str(2**62),
             "failure": "no kube container has run for 5 min",
-            "feature_state": "somebody else's",
+            "feature_state": "another program's",
         },
         problems,
     )
@@ -286,7 +286,7 @@ def test_a_hostile_value_is_shown_short_and_clean() -> None:
         assert len(text) <= 46
 
 
-def test_the_databases_words_are_these() -> None:
+def test_the_values_in_the_databases_are_these() -> None:
     def words(kind: type[StrEnum]) -> list[str]:
         return [each.value for each in kind]
 
@@ -310,7 +310,7 @@ def test_the_times_are_the_promised_ones() -> None:
     assert asdict(model.Timing()) == TIMES
 
 
-def test_what_is_not_said_is_the_harmless_thing() -> None:
+def test_missing_fields_have_the_harmless_default() -> None:
     config = FeatureConfig()
     assert (config.set_owner, config.fallback, config.failure_minutes) == (Owner.LOCAL, False, 0)
     assert model.Stored(None, Row()) == model.Stored(None, Row(), loading=False, problems=())

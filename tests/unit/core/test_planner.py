@@ -166,7 +166,7 @@ def test_every_combination_decides_as_the_golden_file_says() -> None:
     assert len(combinations()) == 288
 
 
-def test_todays_sonic_words_decide_like_the_design_documents() -> None:
+def test_today_s_sonic_values_decide_like_the_design_document_s() -> None:
     """480: SONiC's five remote states instead of three modes."""
     words = {
         "none": Mode.NONE,
@@ -201,7 +201,7 @@ def test_a_wrong_row_is_corrected_before_anything_else(system: SystemState) -> N
         if c.system is system:
             record = absorb(c.record, c.config, c.facts, TIMING, NOW)
             wanted = project(record, c.facts)
-            wrong = replace(c.facts, row=Row(failure="somebody wrote this"))
+            wrong = replace(c.facts, row=Row(failure="written by another program"))
             decided = decide(c.config, record, wrong, TIMING, NOW)
             assert decided.action == WriteRow(wanted)
             assert decided.wake_at is None
@@ -473,7 +473,7 @@ def test_the_row_is_left_empty_while_a_reboot_is_prepared() -> None:
     )
 
 
-def test_handing_over_stops_the_local_container_then_grants() -> None:
+def test_a_hand_over_stops_the_local_container_and_then_admits_the_kube_one() -> None:
     waits = frozenset({KUBE})
     seen = facts(local(), kube(), waiting=waits, label=ON)
     assert plan(FALLBACK, up(), seen).action == SetMode(Mode.PENDING)
@@ -499,7 +499,7 @@ def test_a_crash_of_the_local_container_completes_the_hand_over() -> None:
     assert (alone.state, alone.action) == (State.LOCAL_EXITED, None)
 
 
-def test_a_kube_container_that_vanishes_before_its_grant_brings_the_local_one_back_at_once() -> None:
+def test_a_kube_container_that_vanishes_before_its_admission_brings_the_local_one_back_at_once() -> None:
     record, seen = up(mode=Mode.PENDING, local_id=LOCAL, asked=(LOCAL, Cause.STOP)), facts(label=ON)
     ended = replace(seen, containers=(local(running=False), kube(running=False)))
     for action, mode in ((SetMode(Mode.READY), Mode.READY), (SetMode(Mode.NONE), Mode.NONE)):
@@ -528,7 +528,7 @@ def test_pending_without_a_waiting_container_reverts_once_none_can_ask_again() -
     assert plan(FALLBACK, pending, alone).action == SetMode(Mode.READY)
 
 
-def test_the_youngest_waiting_kube_container_is_granted() -> None:
+def test_the_youngest_waiting_kube_container_is_admitted() -> None:
     seen = facts(kube(started="2026-01-02"), kube(KUBE2, started="2026-01-03"), label=ON)
     both = replace(seen, waiting=frozenset({KUBE, KUBE2}))
     assert plan(KUBE_CONFIG, up(mode=Mode.READY), both).action == Grant(KUBE2)
@@ -556,14 +556,14 @@ def test_a_blocked_kube_container_does_not_keep_the_local_one_from_starting() ->
     assert plan(LOCAL_CONFIG, up(), seen).action == StartLocal(LOCAL)
 
 
-def test_a_local_container_beside_a_granted_kube_one_is_stopped() -> None:
+def test_a_local_container_beside_an_admitted_kube_one_is_stopped() -> None:
     for config in (LOCAL_CONFIG, FALLBACK):
         seen = facts(local(), kube(), label=ON)
         assert plan(config, granted(), seen).action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)
         assert plan(config, granted(), replace(seen, stopping=frozenset({LOCAL}))).action is None
 
 
-def test_the_granted_container_brings_the_mode_in_order() -> None:
+def test_the_admitted_container_corrects_the_mode() -> None:
     assert plan(FALLBACK, granted(mode=Mode.NONE), facts(kube(), label=ON)).action == SetMode(Mode.READY)
     rest = plan(FALLBACK, granted(), facts(kube(), label=ON))
     assert (rest.action, rest.wake_at) == (None, None)
@@ -669,7 +669,7 @@ def test_a_local_container_started_manually_while_down_keeps_running() -> None:
     assert "manually" in decided.why
 
 
-def test_a_local_container_started_by_hand_while_kube_is_awaited_is_taken_as_local() -> None:
+def test_a_local_container_started_manually_while_kube_is_awaited_counts_as_local() -> None:
     assert plan(FALLBACK, up(mode=Mode.READY), facts(local(), label=ON)).action == SetMode(Mode.NONE)
 
 
@@ -770,7 +770,7 @@ def test_a_failed_feature_follows_its_policy() -> None:
     assert early.wake_at == NOW + 1
 
 
-def test_the_next_look_is_at_the_first_deadline_still_to_come() -> None:
+def test_the_next_observation_is_at_the_first_deadline_ahead() -> None:
     config = FeatureConfig(Owner.KUBE, failure_minutes=1)
     record = granted(proven=False, granted_at=NOW - 50, bad_since=NOW - 55)
     assert plan(config, record, facts(kube(), label=ON)).wake_at == NOW + 5
@@ -793,7 +793,7 @@ LABELS = {
 }
 
 
-def test_only_a_kube_container_that_has_to_prove_itself_is_looked_at_again_for_that() -> None:
+def test_only_a_kube_container_that_is_not_stable_yet_is_observed_again_for_that() -> None:
     just_booted = 5.0
     assert plan(KUBE_CONFIG, up(mode=Mode.READY), facts(label=ON), just_booted).wake_at is None
     record, seen = look(KUBE_CONFIG, granted(granted_at=NOW - 5), facts(kube(), label=ON))
@@ -875,7 +875,7 @@ def test_a_refused_label_set_by_another_client_is_removed() -> None:
     assert label_missing(KUBE_CONFIG, up(), facts(local(), label=replace(seen, value=KubeLabel.OFF))) is None
 
 
-def test_a_look_ahead_sees_what_the_clock_brings() -> None:
+def test_a_forecast_contains_the_changes_that_time_causes() -> None:
     record, seen = look(
         FALLBACK, up(mode=Mode.PENDING), facts(local(running=False), kube(), label=ON, reasking=True)
     )
@@ -895,7 +895,7 @@ def test_the_state_is_by_record_and_docker() -> None:
     assert state_of(LOCAL_CONFIG, exited, facts()) is State.LOCAL_EXITED
 
 
-def test_two_containers_of_one_name_are_told_apart_by_owner() -> None:
+def test_two_containers_of_one_name_are_distinguished_by_owner() -> None:
     decided = plan(
         LOCAL_CONFIG, up(), facts(Container(KUBE, Owner.KUBE, running=False), local(running=False))
     )

@@ -57,23 +57,23 @@ def test_a_running_local_container_is_the_owner_whether_or_not_it_said_so() -> N
     assert (row.current_owner, row.docker_id) == (Owner.LOCAL, LOCAL)
 
 
-def test_a_kube_container_without_a_grant_is_never_the_owner() -> None:
+def test_a_kube_container_without_an_admission_is_never_the_owner() -> None:
     assert project(up(), facts(kube())) == Row(SystemState.UP)
     assert project(granted(), facts(kube(KUBE2))).current_owner is Owner.NONE
 
 
-def test_a_granted_kube_container_is_the_owner_while_it_runs() -> None:
+def test_an_admitted_kube_container_is_the_owner_while_it_runs() -> None:
     row = project(granted(), facts(local(), kube()))
     assert (row.current_owner, row.docker_id) == (Owner.KUBE, KUBE)
     assert project(granted(), facts(kube(running=False))).docker_id == ""
 
 
-def test_the_row_tells_what_is_recorded() -> None:
+def test_the_row_contains_what_is_recorded() -> None:
     record = down(mode=Mode.READY, owner_ts=77, failure="no kube container has run for 5 min")
     assert project(record, facts()) == Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", 77, record.failure)
 
 
-def test_the_row_tells_what_is_said_of_the_local_container() -> None:
+def test_the_row_contains_the_complaint_about_the_local_container() -> None:
     health = complain(WELL, Complaint(LOCAL, "monit", "bgpd hangs"))
     said = "the local container is unhealthy: bgpd hangs (says monit)"
     assert project(up(health=health), facts(local())).failure == said
@@ -81,11 +81,11 @@ def test_the_row_tells_what_is_said_of_the_local_container() -> None:
     assert project(up(health=health), facts(local(running=False))).failure == ""
 
 
-def test_the_ledgers_words_are_these() -> None:
+def test_the_values_in_the_ledger_are_these() -> None:
     assert [cause.value for cause in Cause] == ["itself", "stop", "kill"]
 
 
-def test_what_is_not_recorded_is_the_harmless_thing() -> None:
+def test_missing_records_have_the_harmless_default() -> None:
     record, look = Record(), Facts(None)
     assert (record.granted_at, record.refuse_until, record.adopt_at, record.owner_ts) == (0.0, 0.0, 0.0, 0)
     assert (record.crashes, record.proven, record.ending, record.local_due) == (0, False, False, False)
@@ -193,7 +193,7 @@ def test_a_stop_is_over_once_nothing_it_found_runs() -> None:
     assert not seen(replace(stopping, grant=KUBE)).ending
 
 
-def test_the_end_of_a_granted_container_ends_the_grant() -> None:
+def test_the_end_of_an_admitted_container_ends_the_admission() -> None:
     record = seen(granted(), kube(running=False, code=9))
     assert (record.grant, record.granted_at, record.proven) == ("", 0.0, False)
     assert record.exit == Exit(KUBE, Owner.KUBE, 9, Cause.ITSELF)
@@ -204,7 +204,7 @@ def test_the_end_of_a_granted_container_ends_the_grant() -> None:
 # ---- containers that do not stay up --------------------------------------------------------------
 
 
-def test_a_kube_container_that_ends_before_its_grant_has_not_stayed_up() -> None:
+def test_a_kube_container_that_ends_before_its_admission_has_not_stayed_up() -> None:
     handing_over = up(mode=Mode.PENDING, local_id=LOCAL, asked=(LOCAL, Cause.STOP))
     gone = seen(handing_over, local(running=False), kube(running=False))
     assert (gone.crashes, gone.refuse_until, gone.local_due) == (1, NOW + TIMING.handover_delay_s, True)
@@ -359,7 +359,7 @@ def test_another_mode_deals_with_a_local_exit_but_no_kube_one() -> None:
     assert with_mode(up(), Mode.READY) == up(mode=Mode.READY)
 
 
-def test_a_grant_begins_unproven() -> None:
+def test_an_admission_begins_as_not_stable() -> None:
     record = with_grant(up(mode=Mode.PENDING, proven=True), KUBE, NOW)
     assert record == up(mode=Mode.READY, grant=KUBE, granted_at=NOW)
 
@@ -410,14 +410,14 @@ looks = st.builds(
 
 @settings(max_examples=10 * settings.default.max_examples)
 @given(records, configs, looks)
-def test_looking_twice_says_nothing_new(record: Record, config: FeatureConfig, look: Facts) -> None:
+def test_a_second_observation_changes_nothing(record: Record, config: FeatureConfig, look: Facts) -> None:
     once = absorb(record, config, look, TIMING, NOW)
     assert absorb(once, config, look, TIMING, NOW) == once
 
 
 @settings(max_examples=10 * settings.default.max_examples)
 @given(records, configs, looks)
-def test_a_look_never_changes_what_the_unit_asked_for(
+def test_an_observation_never_changes_the_unit_s_request(
     record: Record, config: FeatureConfig, look: Facts
 ) -> None:
     after = absorb(record, config, look, TIMING, NOW)

@@ -180,7 +180,7 @@ def test_stop_and_kill_note_how() -> None:
     assert killed == down(ending=True, style=StopStyle(signal="TERM", kubelet_check=False))
 
 
-def test_a_kill_is_meant_unless_something_else_is_said() -> None:
+def test_a_kill_uses_sigkill_by_default() -> None:
     style = noted(Kill(), up(), told(local())).style
     assert (style.signal, style.kubelet_check) == ("KILL", True)
     assert verbs.ENDING_SIGNALS == ("KILL", "TERM", "INT", "QUIT", "ABRT")
@@ -252,7 +252,7 @@ def test_wait_does_not_return_while_the_feature_runs() -> None:
 
 
 @pytest.mark.parametrize("record", [up(mode=Mode.READY), up(mode=Mode.PENDING)])
-def test_wait_lives_through_whatever_kube_does(record: Record) -> None:
+def test_wait_continues_whatever_kube_does(record: Record) -> None:
     late = NOW + 10**6
     for config in (FALLBACK, LOCAL_CONFIG):
         assert waited(record, told(), config, now=late) is None
@@ -280,12 +280,12 @@ def test_wait_returns_the_containers_own_code(record: Record, code: int) -> None
     assert waited(record, told()) == code
 
 
-def test_wait_lives_on_where_the_local_container_crashed_and_a_kube_one_waits_to_take_over() -> None:
+def test_wait_continues_where_the_local_container_crashed_and_a_kube_one_waits_to_take_over() -> None:
     crashed = up(exit=Exit(LOCAL, Owner.LOCAL, 5, Cause.ITSELF), refuse_until=NOW + 100)
     waiting = told(STOPPED, kube(), waiting=frozenset({KUBE}))
     assert waited(crashed, waiting, FALLBACK) is None
     assert waited(crashed, waiting, LOCAL_CONFIG) == 5, "kube has no part in it"
-    assert waited(crashed, told(STOPPED, kube()), FALLBACK) == 5, "it is running, and nobody lets it through"
+    assert waited(crashed, told(STOPPED, kube()), FALLBACK) == 5, "it runs, and is not admitted"
     ending = told(STOPPED, kube(), waiting=frozenset({KUBE}), stopping=frozenset({KUBE}))
     assert waited(crashed, ending, FALLBACK) == 5, "a stop before has asked it to end"
 

@@ -32,7 +32,7 @@ class Noted(dict[str, Row]):
         return super().get(feature, default)
 
 
-def test_the_audit_looks_at_every_feature_and_never_at_all_of_them_at_once() -> None:
+def test_the_audit_observes_every_feature_and_never_all_of_them_at_once() -> None:
     async def story() -> None:
         chance = Chance(Random(1), asyncio.get_running_loop().time)
         chance.calm = True
@@ -66,7 +66,7 @@ class Shy(dict[str, FeatureConfig]):
         return super().__iter__()
 
 
-def test_features_are_met_soon_also_where_redis_did_not_answer_when_it_said_that_it_was_back() -> None:
+def test_features_get_a_reconciler_soon_also_where_redis_did_not_answer_on_its_return() -> None:
     async def story() -> None:
         chance = Chance(Random(1), asyncio.get_running_loop().time)
         chance.calm = True
@@ -78,7 +78,7 @@ def test_features_are_met_soon_also_where_redis_did_not_answer_when_it_said_that
         assert {feature for _, feature in rows.looks} == set(FEATURES)
         tries = shy.tries
         await asyncio.sleep(600.0)
-        assert shy.tries == tries, "and then nobody asks again"
+        assert shy.tries == tries, "and then no read is repeated"
         world.kill_daemon()
 
     loop.run(story())
@@ -114,7 +114,7 @@ def test_a_read_that_redis_did_not_answer_is_repeated_soon_though_nothing_happen
         assert rows.answered_at > 20.0
         answered_at = rows.answered_at
         await asyncio.sleep(600.0)
-        assert rows.answered_at == answered_at, "and then nobody asks again"
+        assert rows.answered_at == answered_at, "and then no read is repeated"
         world.kill_daemon()
 
     loop.run(story())

@@ -72,7 +72,7 @@ ROWS = st.dictionaries(
 
 @settings(max_examples=300)
 @given(ROWS, ROWS)
-def test_what_was_given_back_is_never_given_back_again(saved: Any, now: Any) -> None:
+def test_a_restored_field_is_never_restored_again(saved: Any, now: Any) -> None:
     for row in (*saved.values(), *now.values()):
         if {"set_owner", "SET_OWNER"} <= row.keys():
             del row["SET_OWNER"]

@@ -96,7 +96,7 @@ def test_no_file_is_the_first_start_of_a_boot() -> None:
     assert (problem, ledger.first, ledger.records, ledger.config_loaded) == ("", True, {}, False)
 
 
-def test_a_ledger_of_another_boot_is_forgotten_without_a_word() -> None:
+def test_a_ledger_of_another_boot_is_ignored_silently() -> None:
     ledger, problem = loaded(written(), "another-boot")
     assert (problem, ledger.first, ledger.records, ledger.configs) == ("", True, {}, {})
 
@@ -145,7 +145,7 @@ def test_a_history_is_read_as_far_as_one_is_kept() -> None:
     assert ledger.histories["snmp"] == HISTORY * (HISTORY_MAX // 2)
 
 
-def test_a_full_disk_is_told_and_the_same_entry_is_tried_again() -> None:
+def test_a_full_disk_is_reported_and_the_same_entry_is_tried_again() -> None:
     file = Memory()
     ledger = Ledger(file, BOOT)
     ledger.save("snmp", Record(), CONFIG)

@@ -112,7 +112,7 @@ async def carried_out(reconciler: Reconciler, verb: Verb) -> Outcome:
         await asyncio.wait([running])
 
 
-async def test_what_happened_is_still_told_after_a_restart_which_writes_nothing_itself() -> None:
+async def test_the_history_is_kept_over_a_restart_which_writes_nothing_itself() -> None:
     world = World((replace(local(running=False), id=NEW),))
     reconciler = reconciler_in(world)
     assert (await carried_out(reconciler, Start())).code == 0
@@ -159,7 +159,7 @@ async def test_a_verb_under_way_is_answered_when_the_feature_is_uninstalled() ->
     assert (outcome.code, outcome.text) == (1, GONE)
 
 
-async def test_a_container_that_is_deaf_to_the_signal_asked_for_is_killed_by_the_second(
+async def test_a_container_that_ignores_the_requested_signal_is_killed_by_the_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(executor, "KILL_AGAIN_S", 0.05)

@@ -90,7 +90,7 @@ def test_only_unused_images_that_ran_here_are_removed() -> None:
     assert tidy(shelf, stock(tags)) == Remove(f"{KUBE}:v1")
     assert tidy(shelf, stock(tags, used=(V1,))) is None, "a container, running or not, was made from it"
     assert tidy(SHELF, stock(tags)) is None, "it never ran here by our doing"
-    assert tidy(shelf, stock({**tags, "debug-tools:keep": V1})) is None, "somebody gave it a name of his own"
+    assert tidy(shelf, stock({**tags, "debug-tools:keep": V1})) is None, "an operator gave it another name"
     assert tidy(shelf, stock({**tags, "docker-snmp-sv2:keep": V1})) is None, "a longer name is another name"
     nameless = Stock((Image(V1, (), (KUBE,)), *stock({LOCAL: V3, PREVIOUS: V2}).images))
     assert tidy(shelf, nameless) == Remove(V1)

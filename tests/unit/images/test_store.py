@@ -268,7 +268,7 @@ async def test_a_local_container_is_made_once_after_the_deployed_one(bench: Benc
     )  # fmt: skip
 
 
-async def test_a_full_disk_is_said_and_nothing_is_tagged(bench: Bench, tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_nothing_is_tagged(bench: Bench, tmp_path: Path) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
     full = StateFile(tmp_path / "no" / "such" / "place" / "images.json")
@@ -325,7 +325,7 @@ async def test_a_rollback_that_could_not_be_written_is_written_once_there_is_roo
         b"\xff",
     ],
 )
-async def test_what_cannot_be_read_is_nothing_remembered(bench: Bench, data: bytes) -> None:
+async def test_an_unreadable_file_counts_as_empty(bench: Bench, data: bytes) -> None:
     bench.file.save(data)
     assert bench.shelf().remembered("snmp") == Shelf()
     with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):

@@ -392,7 +392,7 @@ def test_an_operator_s_reset_overtakes_a_join_and_a_second_join_joins_the_first(
     play(story, MASTER)
 
 
-def test_a_unit_that_does_not_start_is_said_and_tried_again() -> None:
+def test_a_unit_that_does_not_start_is_reported_and_tried_again() -> None:
     async def story(switch: Switch) -> None:
         switch.never_starts = True
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)

@@ -379,7 +379,7 @@ def test_what_kubeadm_says_is_what_the_operator_reads(switches: Make) -> None:
         ({"host": "127.0.0.2"}, "IP address mismatch"),
     ],
 )
-def test_a_master_that_cannot_prove_itself_is_told_nothing(
+def test_a_master_that_cannot_prove_itself_gets_no_data(
     switches: Make, lab_docker: LabDockerProcess, master: LabKubeProcess, pki: Path, tmp_path: Path,
     issue: dict[str, Any], reason: str,
 ) -> None:  # fmt: skip

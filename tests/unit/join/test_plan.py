@@ -236,7 +236,7 @@ def test_an_invalid_admin_conf_is_refused_in_a_sentence(document: bytes) -> None
 @pytest.mark.parametrize(
     ("version", "group"), [((1, 20), "v1beta2"), ((1, 22), "v1beta3"), ((1, 31), "v1beta3")]
 )
-def test_a_token_is_put_in_words_this_kubeadm_knows(version: tuple[int, int], group: str) -> None:
+def test_a_token_is_written_in_a_form_this_kubeadm_reads(version: tuple[int, int], group: str) -> None:
     made = json.loads(
         credential.from_token("10.0.0.1:6443", "a.b", "sha256:1", "switch1", "/run/cri.sock", version)
     )
@@ -276,7 +276,7 @@ def test_kubeadm_s_errors_are_found_in_much_that_it_says() -> None:
         ('configmaps "kubeadm-config" is forbidden: User "nobody" cannot get', "docs/fleet.md"),
     ],
 )
-def test_what_kubeadm_finds_wrong_with_the_credential_is_told_with_the_fix(words: str, fix: str) -> None:
+def test_a_credential_error_of_kubeadm_is_reported_with_the_fix(words: str, fix: str) -> None:
     told = reason(f"error execution phase preflight: {words}\n")
     assert words in told
     assert fix in told.partition("; ")[2]

@@ -124,7 +124,7 @@ def test_a_container_that_wrongly_says_local_waits_as_what_it_is(bin_: Bin, hook
     ]
 
 
-def test_a_deployed_container_asks_until_it_is_told(bin_: Bin, hook: Path) -> None:
+def test_a_deployed_container_asks_until_it_gets_an_answer(bin_: Bin, hook: Path) -> None:
     answers(hook, 69, 77, 0)
     assert bin_.run(hook, "snmp") == (0, "")
     assert [call for call in bin_.called() if call != "sleep 5"] == ["say snmp up kube"] * 3
@@ -186,7 +186,7 @@ def test_the_check_passes_a_feature_without_a_running_container(
         ("exit 1", "exit 9", "echo 'Cannot connect' >&2; exit 1", "Cannot connect"),
     ],
 )
-def test_a_look_that_fails_is_not_taken_for_a_process_that_runs(
+def test_a_failed_check_does_not_count_as_a_running_process(
     bin_: Bin, id_: str, top: str, ps: str, why: str
 ) -> None:
     assert checks(bin_, id_=id_, top=top, ps=ps) == (1, f"snmp: {why}\n")

@@ -47,7 +47,7 @@ def test_a_looser_mode_of_the_old_file_does_not_survive(tmp_path: Path) -> None:
     assert mode_of(path) == 0o600
 
 
-def test_what_a_crash_left_behind_is_taken_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".f.new").write_bytes(b"half a fi")
     atomic_write(tmp_path / "f", b"whole", 0o600)
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
@@ -125,7 +125,7 @@ async def test_a_failed_save_is_reported_to_its_caller(tmp_path: Path) -> None:
         await DiskFile(StateFile(tmp_path / "folder" / "labels.json")).save(b"x")
 
 
-async def test_what_was_begun_is_done_before_the_next_life_reads(tmp_path: Path) -> None:
+async def test_begun_writes_end_before_the_next_run_reads(tmp_path: Path) -> None:
     disk = BusyDisk(tmp_path / "hold")
     file = DiskFile(disk)
     begun = [asyncio.create_task(work) for work in (file.save(b"1"), file.forget(), file.save(b"2"))]

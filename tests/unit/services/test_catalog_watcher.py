@@ -239,7 +239,7 @@ def test_without_known_labels_nothing_is_concluded(node: Node) -> None:
     assert len([text for text in node.said if "labels of this node are not known" in text]) == 1
 
 
-def test_a_server_that_is_away_is_said_once_and_asked_with_backoff(node: Node) -> None:
+def test_an_unreachable_server_is_reported_once_and_asked_with_backoff(node: Node) -> None:
     node.metadata = Unavailable("packages", "it does not answer")
     waits = [node.look() for _ in range(12)]
     assert node.said == ["packages: it does not answer"]
