@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.core.descriptions import PreparationStepDescription
-    from kubesyncd.reboot.hold import Step
+    from kubesyncd.reboot.hold import PreparationStep
     from kubesyncd.reboot.preparation import Preparation
 
 
@@ -40,5 +40,5 @@ class RebootHandlers:
         return Reply(out=json.dumps(_described(await self._preparation.undo())))
 
 
-def _described(step: Step) -> PreparationStepDescription:
+def _described(step: PreparationStep) -> PreparationStepDescription:
     return {"grade": step.grade.value, "what": step.what, "text": step.text}

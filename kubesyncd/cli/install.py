@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
     from kubesyncd.cli.switch import Switch
-    from kubesyncd.services.definition import File, ServiceSpec
-    from kubesyncd.services.installer import Done, Installer
+    from kubesyncd.services.definition import ServiceFile, ServiceSpec
+    from kubesyncd.services.installer import Installer, InstallResult
 
 T = TypeVar("T")
 
@@ -164,7 +164,7 @@ def _read(file: str) -> bytes:
         raise Failure(f"{file} cannot be read: {error.strerror}; give a file with a description") from error
 
 
-def _show_files(made: Sequence[File], *, as_json: bool) -> None:
+def _show_files(made: Sequence[ServiceFile], *, as_json: bool) -> None:
     if as_json:
         print_json([{"path": f.path, "mode": f"{f.mode:04o}", "content": f.content.decode()} for f in made])
         return
@@ -173,7 +173,7 @@ def _show_files(made: Sequence[File], *, as_json: bool) -> None:
     click.echo("nothing was written; leave --dry-run out to install it")
 
 
-def _described_result(done: Done) -> dict[str, object]:
+def _described_result(done: InstallResult) -> dict[str, object]:
     return {
         "feature": done.manifest.name,
         "files": dict(done.manifest.files),
@@ -183,7 +183,7 @@ def _described_result(done: Done) -> dict[str, object]:
     }
 
 
-def _sentence(name: str, done: Done) -> str:
+def _sentence(name: str, done: InstallResult) -> str:
     if done.started:
         return (
             f"{name} is installed and starts now; Kubernetes runs it once it is deployed: show feature {name}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
     from kubesyncd.services.catalog import Metadata
     from kubesyncd.services.installed import Manifest
-    from kubesyncd.services.package_sync import PackageSync, Result
+    from kubesyncd.services.package_sync import PackageResult, PackageSync
 
 NO_SERVER = "no package server is configured; set url in [packages] of kubesyncd.toml"
 
@@ -64,7 +64,7 @@ def sync(dry_run: bool, as_json: bool) -> None:
             _print_problems(metadata)
             _print([{"step": str(step), "done": False, "failure": ""} for step in steps], as_json=as_json)
             return
-        results: Sequence[Result] = run(worker.run(labels))
+        results: Sequence[PackageResult] = run(worker.run(labels))
     except Unusable as error:
         raise Failure(str(error)) from error
     _print(
@@ -102,7 +102,7 @@ def _worker(switch: Switch) -> PackageSync:
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.runtime.state_files import StateFile
-    from kubesyncd.services.catalog_watcher import SEEN_FILE, Supply
+    from kubesyncd.services.catalog_watcher import SEEN_FILE, CatalogSource
     from kubesyncd.services.package_sync import PackageSync
 
     wanted = switch.settings.packages
@@ -111,10 +111,10 @@ def _worker(switch: Switch) -> PackageSync:
     files = HttpsFiles(wanted.ca_file)
     seen = StateFile(Path(switch.settings.paths.state_dir) / SEEN_FILE)
     try:
-        supply = Supply(wanted.url, wanted.pubkey, files, is_true, seen)
+        source = CatalogSource(wanted.url, wanted.pubkey, files, is_true, seen)
     except Unusable as error:
         raise Failure(str(error), protocol.EXIT_USAGE) from error
-    return PackageSync(supply, files, installer(switch))
+    return PackageSync(source, files, installer(switch))
 
 
 def _labels(switch: Switch) -> Mapping[str, str]:

@@ -21,8 +21,8 @@ from kubesyncd.cli.click_groups import Command, Group
 from kubesyncd.cli.output import json_option, print_json, this_switch
 from kubesyncd.core import protocol
 from kubesyncd.ports import PortError, Unavailable
-from kubesyncd.reboot.context_backup import Carry, places, sources
-from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, Grade, Kind, Step, decode
+from kubesyncd.reboot.context_backup import ContextBackup, places, sources
+from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, Grade, Kind, PreparationStep, decode
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services.installed import FOLDER, read_manifests
 
@@ -91,7 +91,7 @@ def prepare(kind: str | None, undo: bool, dry_run: bool, as_json: bool) -> None:
     sys.exit(protocol.EXIT_FAILED if failed else protocol.EXIT_DONE)
 
 
-def _summary(kind: str, failed: Sequence[Step], warnings: int, took_s: float, *, dry: bool) -> str:
+def _summary(kind: str, failed: Sequence[PreparationStep], warnings: int, took_s: float, *, dry: bool) -> str:
     if failed:
         return f"not prepared for a {kind} reboot: {failed[0].what}: {failed[0].text}"
     would = "would be " if dry else ""
@@ -108,13 +108,13 @@ def restore() -> None:
             click.echo(f"restored {path}")
 
 
-def _restoring(switch: Switch, folder: Path) -> Carry:
+def _restoring(switch: Switch, folder: Path) -> ContextBackup:
     """Build the context backup of `folder`, with all places that it may restore to, on this image and the last one."""
     from kubesyncd.services.definition import SCRIPT_FOLDER, UNIT_FOLDER
 
     hooks = switch.settings.paths.hooks_dir
     ours = (*places(switch.settings, more=(UNIT_FOLDER, SCRIPT_FOLDER, HOOKS)), Path(hooks))
-    return Carry(folder, ours, _boot_id(switch))
+    return ContextBackup(folder, ours, _boot_id(switch))
 
 
 def _enabler(switch: Switch) -> Callable[[tuple[str, ...]], None]:
@@ -159,8 +159,8 @@ def _moved(switch: Switch) -> Path:
     return ours.parent / Path(switch.settings.paths.upgrade_dir).name / ours.name
 
 
-def _carry(switch: Switch, folder: Path) -> Carry:
-    return Carry(folder, sources(switch.settings, _installed(switch)), _boot_id(switch))
+def _carry(switch: Switch, folder: Path) -> ContextBackup:
+    return ContextBackup(folder, sources(switch.settings, _installed(switch)), _boot_id(switch))
 
 
 def _installed(switch: Switch) -> dict[str, Manifest]:
@@ -198,14 +198,14 @@ class PreparationRun:
         self._timing = switch.settings.timing
         self._deadline = self.begun + self._timing.reboot_s_max * (1 - UNDO_SHARE)
 
-    def run(self) -> list[Step]:
+    def run(self) -> list[PreparationStep]:
         """Run all steps in order, up to the first one that fails. Raises Unavailable if the daemon does not answer."""
         try:
             steps = self._daemon()
         except PortError as error:
             if not self._held:
                 raise
-            return [Step(Grade.FAIL, "kubesyncd", error.detail)]
+            return [PreparationStep(Grade.FAIL, "kubesyncd", error.detail)]
         for part in (self._save, self._hooks):
             if any(step.grade is Grade.FAIL for step in steps):
                 break
@@ -217,71 +217,75 @@ class PreparationRun:
         """True if the daemon set the hold before it stopped answering."""
         return (Path(self._switch.settings.paths.state_dir) / HOLD_FILE).exists()
 
-    def take_back(self) -> Step:
+    def take_back(self) -> PreparationStep:
         """Undo the preparation after a failure."""
         try:
-            return Step(Grade.OK, "undo", _taken_back(self._switch))
+            return PreparationStep(Grade.OK, "undo", _taken_back(self._switch))
         except PortError as error:
-            return Step(Grade.FAIL, "undo", f"{error}; run: kubesync reboot prepare --undo")
+            return PreparationStep(Grade.FAIL, "undo", f"{error}; run: kubesync reboot prepare --undo")
 
-    def _daemon(self) -> list[Step]:
+    def _daemon(self) -> list[PreparationStep]:
         request = ("reboot-prepare", self._kind.value, str(int(self._dry)))
         lines = self._switch.daemon.ask(*request, within_s=self._left_s())
         return [_step(json.loads(line)) for line in lines if line]
 
-    def _save(self) -> list[Step]:
+    def _save(self) -> list[PreparationStep]:
         """Save certificates and state for an image that is about to boot for the first time."""
-        steps: list[Step] = []
+        steps: list[PreparationStep] = []
         try:
             services = asyncio.run(_enabled(self._switch, self._left_s()))
         except PortError as error:
-            return [Step(Grade.FAIL, "context", error.detail)]
+            return [PreparationStep(Grade.FAIL, "context", error.detail)]
         for folder in carry_folders(self._switch):
             try:
                 carry = _carry(self._switch, folder)
                 count = len(carry.found()) if self._dry else carry.save(self._left_s(), services)
             except PortError as error:
-                return [*steps, Step(Grade.FAIL, "context", error.detail)]
+                return [*steps, PreparationStep(Grade.FAIL, "context", error.detail)]
             would = "would be " if self._dry else ""
-            steps.append(Step(Grade.OK, "context", f"{count} files {would}saved in {folder}"))
+            steps.append(PreparationStep(Grade.OK, "context", f"{count} files {would}saved in {folder}"))
         return steps
 
-    def _hooks(self) -> list[Step]:
+    def _hooks(self) -> list[PreparationStep]:
         from kubesyncd.adapters.hooks import HookFolders
 
-        steps: list[Step] = []
+        steps: list[PreparationStep] = []
 
         def left_out(hook: str, why: str) -> None:
-            steps.append(Step(Grade.WARN, Path(hook).name, f"skipped: {why}"))
+            steps.append(PreparationStep(Grade.WARN, Path(hook).name, f"skipped: {why}"))
 
         folder = f"{self._kind.value}-reboot.d"
         hooks = HookFolders(Path(self._switch.settings.paths.hooks_dir), left_out)
         for name in hooks.names(folder):
             if self._dry:
-                steps.append(Step(Grade.OK, name, "would be run"))
+                steps.append(PreparationStep(Grade.OK, name, "would be run"))
                 continue
             steps.append(self._hook(hooks, folder, name))
             if steps[-1].grade is Grade.FAIL:
                 break
         return steps
 
-    def _hook(self, hooks: HookFolders, folder: str, name: str) -> Step:
+    def _hook(self, hooks: HookFolders, folder: str, name: str) -> PreparationStep:
         bad = Grade.FAIL if name.endswith(ABORT) else Grade.WARN
         seconds = min(self._timing.hook_s_max, self._left_s())
         if seconds <= 0:
-            return Step(bad, name, f"not run: no time is left of {self._timing.reboot_s_max:g} s")
+            return PreparationStep(bad, name, f"not run: no time is left of {self._timing.reboot_s_max:g} s")
         try:
             ran = asyncio.run(hooks.run(folder, name, (self._kind.value,), seconds))
         except PortError as error:
-            return Step(bad, name, error.detail)
-        return Step(Grade.OK, name, "done") if ran.good else Step(bad, name, f"it failed: {ran.text}")
+            return PreparationStep(bad, name, error.detail)
+        return (
+            PreparationStep(Grade.OK, name, "done")
+            if ran.good
+            else PreparationStep(bad, name, f"it failed: {ran.text}")
+        )
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
 
-def _step(tree: PreparationStepDescription) -> Step:
+def _step(tree: PreparationStepDescription) -> PreparationStep:
     try:
-        return Step(Grade(tree["grade"]), tree["what"], tree["text"])
+        return PreparationStep(Grade(tree["grade"]), tree["what"], tree["text"])
     except (LookupError, ValueError) as error:
         raise Unavailable("kubesyncd", f"invalid answer: {error!r}") from error

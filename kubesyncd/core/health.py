@@ -26,7 +26,7 @@ FROM_HOST = "host"
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class ContainerStart:
     """One start of a kube container, and when it was seen."""
 
     container_id: str
@@ -52,7 +52,7 @@ class Health:
     `withdrawn`: its label has been observed off since then.
     """
 
-    starts: tuple[Start, ...] = ()
+    starts: tuple[ContainerStart, ...] = ()
     newest: str = ""
     image_id: str = ""
     complaints: tuple[Complaint, ...] = ()
@@ -81,7 +81,7 @@ def see_starts(health: Health, containers: tuple[Container, ...], timing: Timing
     # Of the starts before the first observation, only containers that still run count.
     fresh = [c for c in later if c.id not in known and (health.newest or c.running)]
     kept = max(_STARTS_KEPT, min(timing.crash_loop_starts, STARTS_MAX))
-    starts = (*health.starts, *(Start(c.id, now) for c in fresh))[-kept:]
+    starts = (*health.starts, *(ContainerStart(c.id, now) for c in fresh))[-kept:]
     image_id = next((c.image_id for c in reversed(later) if c.image_id), health.image_id)
     return replace(health, starts=starts, newest=later[-1].started, image_id=image_id)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kubesyncd.join.controller import JoinController
     from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, Units
     from kubesyncd.runtime.context import Runtime
-    from kubesyncd.services.catalog_watcher import Follower
+    from kubesyncd.services.catalog_watcher import CatalogWatcher
 
 
 class LoadingStore(FeatureStore, Protocol):
@@ -122,7 +122,7 @@ class Parts:
     options: Options
     checks: Checks | None = None
     preparation: Preparation | None = None
-    packages: Follower | None = None
+    packages: CatalogWatcher | None = None
 
 
 def assemble(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import MasterConfig
     from kubesyncd.daemon.parts import Boot, Parts
     from kubesyncd.ports import Cluster
-    from kubesyncd.services.catalog_watcher import Follower
+    from kubesyncd.services.catalog_watcher import CatalogWatcher
     from kubesyncd.settings import Settings
 
 
@@ -162,26 +162,26 @@ def _connector(settings: Settings) -> Callable[[MasterConfig], Cluster]:
     return connect
 
 
-def _catalog_watcher(settings: Settings, units: SystemdUnits, parts: Parts) -> Follower:
+def _catalog_watcher(settings: Settings, units: SystemdUnits, parts: Parts) -> CatalogWatcher:
     """Make the watcher of the package server; imported only where one is configured. Raises SettingsError."""
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.services.catalog import Unusable
-    from kubesyncd.services.catalog_watcher import SEEN_FILE, Follower, Supply
+    from kubesyncd.services.catalog_watcher import SEEN_FILE, CatalogSource, CatalogWatcher
     from kubesyncd.services.installed import hashes
 
     wanted, state_dir = settings.packages, Path(settings.paths.state_dir)
     files, seen = HttpsFiles(wanted.ca_file), StateFile(state_dir / SEEN_FILE)
     try:
-        supply = Supply(wanted.url, wanted.pubkey, files, is_true, seen)
+        source = CatalogSource(wanted.url, wanted.pubkey, files, is_true, seen)
     except Unusable as error:
         raise SettingsError(str(error)) from error
 
     def labels() -> Mapping[str, str] | None:
         return parts.cluster.node_labels
 
-    return Follower(
-        supply,
+    return CatalogWatcher(
+        source,
         labels=labels,
         installed=lambda: hashes(read_manifests(state_dir / FOLDER)),
         jobs=units,

@@ -21,9 +21,9 @@ from kubesyncd.core import protocol
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.join.plan import Job, address, plan_join, plan_reset
-from kubesyncd.join.progress import Phase, Progress
-from kubesyncd.join.runner import Work
-from kubesyncd.join.steps import SwitchHands
+from kubesyncd.join.progress import JobPhase, Progress
+from kubesyncd.join.runner import JobRunner
+from kubesyncd.join.steps import SwitchSteps
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 from kubesyncd.runtime.log import logger
@@ -31,7 +31,7 @@ from kubesyncd.runtime.log import logger
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.join.plan import Plan
+    from kubesyncd.join.plan import JobPlan
     from kubesyncd.settings import Settings
 
 EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
@@ -79,20 +79,20 @@ async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force:
             plan = _plan(job, master, files, force=force)
         except PortError as error:
             log.error("refused", why=error.detail)
-            files.report(progress.ended(Phase.FAILED, error.detail, _boottime()))
+            files.report(progress.ended(JobPhase.FAILED, error.detail, _boottime()))
             return protocol.EXIT_FAILED
         log.info("begins", master=progress.master, force=force, why=plan.why)
         try:
-            hands = SwitchHands(job, current, master, files, log)
-            ended = await Work(hands, files.report, _boottime, log).carry_out(plan, progress)
+            steps = SwitchSteps(job, current, master, files, log)
+            ended = await JobRunner(steps, files.report, _boottime, log).carry_out(plan, progress)
         finally:
             # Leave no administrator's credential behind, whatever the outcome.
             with suppress(Unavailable):
                 files.forget(files.credential)
-    return protocol.EXIT_DONE if ended.phase is Phase.DONE else protocol.EXIT_FAILED
+    return protocol.EXIT_DONE if ended.phase is JobPhase.DONE else protocol.EXIT_FAILED
 
 
-def _plan(job: Job, master: MasterConfig, files: JoinFiles, *, force: bool) -> Plan:
+def _plan(job: Job, master: MasterConfig, files: JoinFiles, *, force: bool) -> JobPlan:
     found = files.found()
     return plan_join(master, found, force=force) if job is Job.JOIN else plan_reset(found)
 

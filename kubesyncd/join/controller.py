@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from kubesyncd.core import protocol
 from kubesyncd.core.verbs import Outcome
 from kubesyncd.join.plan import Job, address, due, outdated, plan_join
-from kubesyncd.join.progress import Phase
+from kubesyncd.join.progress import JobPhase
 from kubesyncd.ports import PortError, Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 
@@ -196,7 +196,7 @@ class JoinController:
         ended = progress.ended_at
         return {
             "job": progress.job.value,
-            "phase": progress.phase.value if self.joining or ended is not None else Phase.FAILED.value,
+            "phase": progress.phase.value if self.joining or ended is not None else JobPhase.FAILED.value,
             "master": progress.master,
             "forced": progress.force,
             "says": progress.sentence,
@@ -320,7 +320,7 @@ class JoinController:
         self._working = self._board.working()
         progress, started = self._board.progress(), self._started
         if self._working:
-            if started is None and progress is not None and progress.phase is Phase.RUNNING:
+            if started is None and progress is not None and progress.phase is JobPhase.RUNNING:
                 self._started = _Started(progress.job, progress.master, progress.begun_at)
             return False
         if started is None:
@@ -361,12 +361,16 @@ class JoinController:
 
     def _over(self, started: _Started, progress: Progress) -> None:
         self._started = None
-        if progress.phase is Phase.DONE:
+        if progress.phase is JobPhase.DONE:
             self._backoff.reset()
             self._log.info("membership", job=progress.job.value, why=progress.sentence)
             self._answer(protocol.EXIT_DONE, progress.sentence, started.job)
             return
-        why = progress.why if progress.phase is Phase.FAILED else f"it was killed during: {progress.sentence}"
+        why = (
+            progress.why
+            if progress.phase is JobPhase.FAILED
+            else f"it was killed during: {progress.sentence}"
+        )
         self._failed(started, why)
 
     def _gone(self, started: _Started, why: str) -> None:

@@ -26,7 +26,7 @@ class Job(StrEnum):
     RESET = "reset"
 
 
-class Step(StrEnum):
+class JobStep(StrEnum):
     """One step of a job, named as operators read it."""
 
     FETCH = "fetch the credential"
@@ -44,17 +44,17 @@ class Step(StrEnum):
 
 # Seconds each step may take. The sum of a job stays below the wait of `kube_join` (600 s).
 STEP_S_MAX = {
-    Step.FETCH: 20.0,
-    Step.ASK: 10.0,
-    Step.TRY: 45.0,
-    Step.DRAIN: 25.0,
-    Step.LEAVE: 15.0,
-    Step.STOP: 35.0,
-    Step.CLEAN: 90.0,
-    Step.JOIN: 220.0,
-    Step.KEEP: 5.0,
-    Step.SUIT: 25.0,
-    Step.FORGET: 5.0,
+    JobStep.FETCH: 20.0,
+    JobStep.ASK: 10.0,
+    JobStep.TRY: 45.0,
+    JobStep.DRAIN: 25.0,
+    JobStep.LEAVE: 15.0,
+    JobStep.STOP: 35.0,
+    JobStep.CLEAN: 90.0,
+    JobStep.JOIN: 220.0,
+    JobStep.KEEP: 5.0,
+    JobStep.SUIT: 25.0,
+    JobStep.FORGET: 5.0,
 }
 
 
@@ -62,12 +62,12 @@ STEP_S_MAX = {
 class Task:
     """A step; `may_fail`: after a failure the job continues and reports what is left over."""
 
-    step: Step
+    step: JobStep
     may_fail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class JobPlan:
     """The tasks in order, empty where nothing is to be done.
 
     `undo`: the tasks to run where a task fails that touched the switch.
@@ -75,7 +75,7 @@ class Plan:
 
     tasks: tuple[Task, ...]
     why: str
-    undo: tuple[Step, ...] = ()
+    undo: tuple[JobStep, ...] = ()
 
 
 class Standing(StrEnum):
@@ -143,7 +143,7 @@ def outdated(config: MasterConfig, job: Job, master: str) -> bool:
     return job is Job.JOIN and (not config.wanted or master != address(config))
 
 
-def plan_join(config: MasterConfig, found: Found, *, force: bool) -> Plan:
+def plan_join(config: MasterConfig, found: Found, *, force: bool) -> JobPlan:
     """Plan a join. Raises Refused where the configuration forbids it."""
     if not config.ip:
         raise Refused(SERVICE, "no master is configured; run: config kube server ip ADDRESS")
@@ -152,21 +152,21 @@ def plan_join(config: MasterConfig, found: Found, *, force: bool) -> Plan:
     if config.disable:
         raise Refused(SERVICE, "the master is disabled; run: config kube server disable off")
     if found.belongs_to(config) and not force:
-        return Plan((), f"{address(config)} is joined already; to join again: config kube join -f")
+        return JobPlan((), f"{address(config)} is joined already; to join again: config kube join -f")
     # A credential that may not join must not cost the existing membership. Leave without the kubelet, which would
     # register the node again.
-    away = (Task(Step.TRY), Task(Step.STOP), Task(Step.LEAVE, may_fail=True), Task(Step.CLEAN))
-    clear = away if found.credential else (Task(Step.STOP), Task(Step.CLEAN)) if found.residue else ()
-    return Plan(
-        (Task(Step.FETCH), Task(Step.ASK), *clear, Task(Step.JOIN), *_afterwards()),
+    away = (Task(JobStep.TRY), Task(JobStep.STOP), Task(JobStep.LEAVE, may_fail=True), Task(JobStep.CLEAN))
+    clear = away if found.credential else (Task(JobStep.STOP), Task(JobStep.CLEAN)) if found.residue else ()
+    return JobPlan(
+        (Task(JobStep.FETCH), Task(JobStep.ASK), *clear, Task(JobStep.JOIN), *_afterwards()),
         why=_why_join(config, found, force=force),
-        undo=(Step.STOP, Step.CLEAN),
+        undo=(JobStep.STOP, JobStep.CLEAN),
     )
 
 
 def _afterwards() -> tuple[Task, ...]:
     """Whether the switch stays joined, whatever happens to these steps."""
-    return (Task(Step.KEEP, may_fail=True), Task(Step.SUIT, may_fail=True))
+    return (Task(JobStep.KEEP, may_fail=True), Task(JobStep.SUIT, may_fail=True))
 
 
 def _why_join(config: MasterConfig, found: Found, *, force: bool) -> str:
@@ -174,12 +174,12 @@ def _why_join(config: MasterConfig, found: Found, *, force: bool) -> str:
     return "forced" if force else why if job is Job.JOIN else "an operator asks for it"
 
 
-def plan_reset(found: Found) -> Plan:
+def plan_reset(found: Found) -> JobPlan:
     """Plan a reset. Without an API server its steps that need one are left over, and the others are done."""
-    steps = [Step.STOP, Step.CLEAN] if found.residue else []
+    steps = [JobStep.STOP, JobStep.CLEAN] if found.residue else []
     if found.credential:
-        steps = [Step.DRAIN, Step.STOP, Step.LEAVE, Step.CLEAN]
-    return Plan((*(Task(step, may_fail=True) for step in steps), Task(Step.FORGET)), why="reset")
+        steps = [JobStep.DRAIN, JobStep.STOP, JobStep.LEAVE, JobStep.CLEAN]
+    return JobPlan((*(Task(step, may_fail=True) for step in steps), Task(JobStep.FORGET)), why="reset")
 
 
 def address(config: MasterConfig) -> str:

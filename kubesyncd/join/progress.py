@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from kubesyncd.join.plan import Job, Step
+from kubesyncd.join.plan import Job, JobStep
 
 FILE = "join.json"
 REQUEST_FILE = "join.request"
@@ -19,7 +19,7 @@ DETAIL_MAX = 600
 LEFT_OVER_MAX = 8
 
 
-class Phase(StrEnum):
+class JobPhase(StrEnum):
     """Phase of a job."""
 
     RUNNING = "running"
@@ -28,10 +28,10 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepReport:
     """A finished step. `detail`: its result or, where it failed, the reason."""
 
-    step: Step
+    step: JobStep
     ok: bool
     took_s: float
     detail: str = ""
@@ -45,18 +45,18 @@ class Progress:
     master: str
     force: bool
     begun_at: float
-    phase: Phase = Phase.RUNNING
-    step: Step | None = None
-    steps: tuple[Done, ...] = ()
+    phase: JobPhase = JobPhase.RUNNING
+    step: JobStep | None = None
+    steps: tuple[StepReport, ...] = ()
     left_over: tuple[str, ...] = ()
     why: str = ""
     ended_at: float | None = None
 
-    def at(self, step: Step) -> Progress:
+    def at(self, step: JobStep) -> Progress:
         """Progress with `step` running."""
         return replace(self, step=step)
 
-    def over(self, done: Done) -> Progress:
+    def over(self, done: StepReport) -> Progress:
         """Progress with the step finished."""
         return replace(self, step=None, steps=(*self.steps, done))
 
@@ -64,14 +64,14 @@ class Progress:
         """Progress with one item left over; the job continues."""
         return replace(self, left_over=(*self.left_over, what)[:LEFT_OVER_MAX])
 
-    def ended(self, phase: Phase, why: str, at: float) -> Progress:
+    def ended(self, phase: JobPhase, why: str, at: float) -> Progress:
         """Progress of the ended job."""
         return replace(self, phase=phase, step=None, why=why, ended_at=at)
 
     @property
     def sentence(self) -> str:
         """One line for operators."""
-        if self.phase is Phase.RUNNING:
+        if self.phase is JobPhase.RUNNING:
             return f"{self.job.value}: {self.step.value if self.step else 'begins'}"
         left = f"; left over: {', '.join(self.left_over)}" if self.left_over else ""
         return f"{self.why}{left}"
@@ -91,10 +91,10 @@ def decode(data: bytes | None) -> Progress | None:
             master=str(tree["master"]),
             force=tree["force"] is True,
             begun_at=float(tree["begun_at"]),
-            phase=Phase(tree["phase"]),
-            step=Step(tree["step"]) if tree["step"] else None,
+            phase=JobPhase(tree["phase"]),
+            step=JobStep(tree["step"]) if tree["step"] else None,
             steps=tuple(
-                Done(Step(d["step"]), d["ok"] is True, float(d["took_s"]), str(d["detail"]))
+                StepReport(JobStep(d["step"]), d["ok"] is True, float(d["took_s"]), str(d["detail"]))
                 for d in tree["steps"]
             ),
             left_over=tuple(str(what) for what in tree["left_over"]),

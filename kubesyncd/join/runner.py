@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from kubesyncd.join.plan import STEP_S_MAX, Job, Step
-from kubesyncd.join.progress import DETAIL_MAX, Done, Phase, Progress
+from kubesyncd.join.plan import STEP_S_MAX, Job, JobStep
+from kubesyncd.join.progress import DETAIL_MAX, JobPhase, Progress, StepReport
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
@@ -17,67 +17,67 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.join.plan import Plan
+    from kubesyncd.join.plan import JobPlan
 
 SERVICE = "join"
 
 
-class Hands(Protocol):
+class JoinSteps(Protocol):
     """The implementation of the join steps."""
 
-    async def do(self, step: Step) -> str:
+    async def do(self, step: JobStep) -> str:
         """Do the step; return a detail for operators, or an empty text. Raises PortError."""
 
 
-class Work:
+class JobRunner:
     """Run one job. `report` gets every change of its progress; `clock`: BOOTTIME seconds."""
 
     def __init__(
         self,
-        hands: Hands,
+        steps: JoinSteps,
         report: Callable[[Progress], None],
         clock: Callable[[], float],
         log: FilteringBoundLogger,
     ) -> None:
-        self._hands = hands
+        self._steps = steps
         self._report = report
         self._clock = clock
         self._log = log
 
-    async def carry_out(self, plan: Plan, progress: Progress) -> Progress:
+    async def carry_out(self, plan: JobPlan, progress: Progress) -> Progress:
         """Carry `plan` out. Return how it ended. Only cancellation is raised, and is reported first."""
         try:
             return await self._carry_out(plan, progress)
         except asyncio.CancelledError:
             why = "stopped: the configuration asks for something else now, or the unit was stopped"
-            self._report(progress.ended(Phase.FAILED, why, self._clock()))
+            self._report(progress.ended(JobPhase.FAILED, why, self._clock()))
             raise
 
-    async def _carry_out(self, plan: Plan, progress: Progress) -> Progress:
+    async def _carry_out(self, plan: JobPlan, progress: Progress) -> Progress:
         for task in plan.tasks:
             progress, error = await self._step(task.step, progress)
             if error is None:
                 continue
             if not task.may_fail:
-                if any(done.step in (Step.CLEAN, Step.JOIN) for done in progress.steps):
+                if any(done.step in (JobStep.CLEAN, JobStep.JOIN) for done in progress.steps):
                     progress = await self._undo(plan.undo, progress)
-                return self._ended(progress, Phase.FAILED, f"{task.step.value}: {error.detail}")
+                return self._ended(progress, JobPhase.FAILED, f"{task.step.value}: {error.detail}")
             progress = progress.leaving_over(f"{task.step.value}: {error.detail}")
-        return self._ended(progress, Phase.DONE, _success(plan, progress))
+        return self._ended(progress, JobPhase.DONE, _success(plan, progress))
 
-    async def _undo(self, steps: tuple[Step, ...], progress: Progress) -> Progress:
+    async def _undo(self, steps: tuple[JobStep, ...], progress: Progress) -> Progress:
         """Undo a partial join: the next join would fail on its leftovers."""
         for step in steps:
             progress, _ = await self._step(step, progress)
         return progress
 
-    async def _step(self, step: Step, progress: Progress) -> tuple[Progress, PortError | None]:
+    async def _step(self, step: JobStep, progress: Progress) -> tuple[Progress, PortError | None]:
         self._report(progress.at(step))
         begun = self._clock()
         error: PortError | None = None
         try:
             async with asyncio.timeout(STEP_S_MAX[step]):
-                detail = await self._hands.do(step)
+                detail = await self._steps.do(step)
         except TimeoutError:
             error = Unavailable(SERVICE, f"not done within {STEP_S_MAX[step]:g} s")
         except PortError as failed:
@@ -87,19 +87,19 @@ class Work:
         took_s = round(self._clock() - begun, 2)
         said = self._log.warning if error is not None else self._log.info
         said("step", step=step.value, ok=error is None, took_ms=round(took_s * 1000), why=detail)
-        progress = progress.over(Done(step, error is None, took_s, detail[:DETAIL_MAX]))
+        progress = progress.over(StepReport(step, error is None, took_s, detail[:DETAIL_MAX]))
         self._report(progress)
         return progress, error
 
-    def _ended(self, progress: Progress, phase: Phase, why: str) -> Progress:
+    def _ended(self, progress: Progress, phase: JobPhase, why: str) -> Progress:
         progress = progress.ended(phase, why, self._clock())
         self._report(progress)
-        said = self._log.info if phase is Phase.DONE else self._log.error
+        said = self._log.info if phase is JobPhase.DONE else self._log.error
         said("ended", job=progress.job.value, phase=phase.value, why=why, left_over=progress.left_over)
         return progress
 
 
-def _success(plan: Plan, progress: Progress) -> str:
+def _success(plan: JobPlan, progress: Progress) -> str:
     if not plan.tasks:
         return plan.why
     if progress.job is Job.JOIN:

@@ -15,7 +15,7 @@ from kubesyncd.adapters.kubeadm import Kubeadm
 from kubesyncd.adapters.kubelet_config import KubeletConfig
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.join import credential
-from kubesyncd.join.plan import STEP_S_MAX, Job, Membership, Standing, Step, address
+from kubesyncd.join.plan import STEP_S_MAX, Job, JobStep, Membership, Standing, address
 from kubesyncd.ports import Forbidden, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ FILE_BYTES_MAX = 256 * 1024
 ADMIN_CONF, TOKEN, CERTIFICATE = "admin.conf", "token", "certificate"
 
 
-class SwitchHands:
-    """runner.Hands for one job."""
+class SwitchSteps:
+    """runner.JoinSteps for one job."""
 
     def __init__(
         self, job: Job, settings: Settings, master: MasterConfig, files: JoinFiles, log: FilteringBoundLogger
@@ -56,34 +56,34 @@ class SwitchHands:
             return TOKEN
         return CERTIFICATE if self._kube.client_certificate else ADMIN_CONF
 
-    async def do(self, step: Step) -> str:
-        """See runner.Hands."""
+    async def do(self, step: JobStep) -> str:
+        """See runner.JoinSteps."""
         match step:
-            case Step.FETCH:
+            case JobStep.FETCH:
                 return await self._fetch()
-            case Step.ASK:
+            case JobStep.ASK:
                 return await self._ask()
-            case Step.TRY:
+            case JobStep.TRY:
                 await self._kubeadm.preflight(
                     self._files.credential, STEP_S_MAX[step], configuration=self.how == TOKEN
                 )
                 return ""
-            case Step.DRAIN:
+            case JobStep.DRAIN:
                 return await self._drain()
-            case Step.STOP:
+            case JobStep.STOP:
                 await self._units.stop_kubelet()
                 return ""
-            case Step.LEAVE:
+            case JobStep.LEAVE:
                 return await self._leave()
-            case Step.CLEAN:
+            case JobStep.CLEAN:
                 return await self._clean()
-            case Step.JOIN:
+            case JobStep.JOIN:
                 return await self._join()
-            case Step.KEEP:
+            case JobStep.KEEP:
                 return self._keep()
-            case Step.SUIT:
+            case JobStep.SUIT:
                 return await self._suit()
-            case Step.FORGET:
+            case JobStep.FORGET:
                 return self._forget()
 
     # ---- join -----------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class SwitchHands:
 
     async def _join(self) -> str:
         await self._kubeadm.join(
-            self._files.credential, STEP_S_MAX[Step.JOIN], configuration=self.how == TOKEN
+            self._files.credential, STEP_S_MAX[JobStep.JOIN], configuration=self.how == TOKEN
         )
         if not self._files.kubeconfig.exists():
             detail = (
@@ -221,7 +221,7 @@ class SwitchHands:
     async def _clean(self) -> str:
         """Remove what a join has left. Its record goes first: a credential without a record may be for any master."""
         self._files.forget_membership()
-        await self._kubeadm.reset(STEP_S_MAX[Step.CLEAN])
+        await self._kubeadm.reset(STEP_S_MAX[JobStep.CLEAN])
         self._files.forget(self._files.kubeconfig)
         return ""
 

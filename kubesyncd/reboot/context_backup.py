@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.state_files import atomic_write, sync_folder
-from kubesyncd.services.installed import FOLDER, Phase
+from kubesyncd.services.installed import FOLDER, InstallPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -57,7 +57,7 @@ def sources(settings: Settings, installed: Mapping[str, Manifest]) -> tuple[Path
     units and scripts of the `installed` features.
     """
     root, hooks = Path(settings.paths.install_root), Path(settings.paths.hooks_dir)
-    whole = (manifest for manifest in installed.values() if manifest.phase is Phase.INSTALLED)
+    whole = (manifest for manifest in installed.values() if manifest.phase is InstallPhase.INSTALLED)
     files = (root / path.lstrip("/") for manifest in whole for path in manifest.files)
     return (*places(settings), *sorted(hooks.glob("*.d")), *files)
 
@@ -77,7 +77,7 @@ def places(settings: Settings, *, more: Iterable[str] = ()) -> tuple[Path, ...]:
     )
 
 
-class Carry:
+class ContextBackup:
     """The backup folder that the next image finds.
 
     `paths`: what to save, or what may be restored below. `boot_id`: this boot's.

@@ -44,7 +44,7 @@ class Grade(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PreparationStep:
     """One line of the preparation's result."""
 
     grade: Grade
@@ -53,7 +53,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class PreparedReboot:
     """Content of the hold: which boot created it, and which features fall back to local in the next one."""
 
     kind: str = ""
@@ -61,7 +61,7 @@ class Note:
     fallback: tuple[str, ...] = ()
 
 
-class File(Protocol):
+class RemovableFile(Protocol):
     """One small file, replaced atomically."""
 
     def load(self) -> bytes | None:
@@ -74,22 +74,24 @@ class File(Protocol):
         """Remove the file; already gone is success. Raises Unavailable."""
 
 
-def encode(note: Note) -> bytes:
+def encode(note: PreparedReboot) -> bytes:
     """Encode the hold's content."""
     return json.dumps({"version": VERSION, **asdict(note)}).encode() + b"\n"
 
 
-def decode(data: bytes | None) -> Note:
+def decode(data: bytes | None) -> PreparedReboot:
     """Decode a hold. A file created by hand has no content to decode, and an operator removes it by hand."""
     try:
         tree = json.loads(data or b"null")
         names = [name for name in tree["fallback"] if valid_feature_name(name)]
-        return Note(str(tree["kind"]), str(tree["boot_id"]), tuple(names[:FEATURES_MAX]))
+        return PreparedReboot(str(tree["kind"]), str(tree["boot_id"]), tuple(names[:FEATURES_MAX]))
     except (ValueError, LookupError, TypeError, RecursionError):
-        return Note()
+        return PreparedReboot()
 
 
-def begin_boot(hold: File, promised: File, boot_id: str, log: FilteringBoundLogger) -> frozenset[str]:
+def begin_boot(
+    hold: RemovableFile, promised: RemovableFile, boot_id: str, log: FilteringBoundLogger
+) -> frozenset[str]:
     """Remove the hold of another boot; return the features that fall back in this one. Call it before all else.
 
     The promise is stored in a separate file before the hold is removed: after a power cut in between, the next start
@@ -109,9 +111,9 @@ def begin_boot(hold: File, promised: File, boot_id: str, log: FilteringBoundLogg
     return frozenset(note.fallback) if note.boot_id == boot_id else frozenset()
 
 
-def _read(file: File, log: FilteringBoundLogger) -> Note:
+def _read(file: RemovableFile, log: FilteringBoundLogger) -> PreparedReboot:
     try:
         return decode(file.load())
     except Unavailable as error:
         log.error("hold", why=shown(str(error)))
-        return Note()
+        return PreparedReboot()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import Owner
 from kubesyncd.ports import PortError, Unavailable
-from kubesyncd.reboot.hold import Grade, Kind, Note, Step, encode
+from kubesyncd.reboot.hold import Grade, Kind, PreparationStep, PreparedReboot, encode
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -52,26 +52,26 @@ class Preparation:
         self._timing = timing
         self._log = log
 
-    async def prepare(self, kind: Kind, *, dry: bool) -> list[Step]:
+    async def prepare(self, kind: Kind, *, dry: bool) -> list[PreparationStep]:
         """Prepare a reboot; `dry`: only report what would be done. Never fails: each step reports its result."""
         kube = [k for k in self._reconcilers if k.view is not None and k.view.config.owner is Owner.KUBE]
         kube.sort(key=lambda reconciler: reconciler.name)
         blind = [k.name for k in self._reconcilers if k.view is None]
         why = "its state is unknown: Docker has not answered yet"
-        steps = [Step(Grade.WARN, name, why) for name in sorted(blind)]
+        steps = [PreparationStep(Grade.WARN, name, why) for name in sorted(blind)]
         try:
             async with asyncio.timeout(self._timing.reboot_s_max * SHARE):
                 for reconciler in kube:
                     steps.append(await self._have_local(reconciler, dry=dry))  # noqa: PERF401 - time may run out
                 steps.append(await self._hold_on(kind, kube, dry=dry))
         except TimeoutError:
-            steps.append(Step(Grade.FAIL, "time", "Docker or systemd did not answer in time"))
+            steps.append(PreparationStep(Grade.FAIL, "time", "Docker or systemd did not answer in time"))
         self._log.info(
             "reboot_prepared", kind=kind, dry=dry, steps=[f"{s.grade}: {s.what}: {s.text}" for s in steps]
         )
         return steps
 
-    async def _have_local(self, reconciler: Reconciler, *, dry: bool) -> Step:
+    async def _have_local(self, reconciler: Reconciler, *, dry: bool) -> PreparationStep:
         """Ensure that the feature can start from a local image right after the boot, or report that it cannot."""
         view = reconciler.view
         assert view is not None, "reconcilers without a view were left out"
@@ -85,21 +85,25 @@ class Preparation:
             container_id = container.id if container is not None else ""
             more, whole = await self._images.ensure_container(reconciler.name, container_id, dry=dry)
         except PortError as error:
-            return Step(
+            return PreparationStep(
                 Grade.WARN, reconciler.name, f"{error.detail}; after the boot it waits for the master"
             )
-        return Step(Grade.OK if whole else Grade.WARN, reconciler.name, f"{text}; {more}" if more else text)
+        return PreparationStep(
+            Grade.OK if whole else Grade.WARN, reconciler.name, f"{text}; {more}" if more else text
+        )
 
-    async def _hold_on(self, kind: Kind, kube: list[Reconciler], *, dry: bool) -> Step:
+    async def _hold_on(self, kind: Kind, kube: list[Reconciler], *, dry: bool) -> PreparationStep:
         """Write the promise for the next boot and the hold as one file, so that neither exists without the other."""
         many = "1 feature" if len(kube) == 1 else f"{len(kube)} features"
         if dry:
-            return Step(Grade.OK, "kubelet", f"would be stopped; fallback after the boot for {many}")
-        note = Note(kind.value, self._boot_id, tuple(reconciler.name for reconciler in kube))
+            return PreparationStep(
+                Grade.OK, "kubelet", f"would be stopped; fallback after the boot for {many}"
+            )
+        note = PreparedReboot(kind.value, self._boot_id, tuple(reconciler.name for reconciler in kube))
         try:
             await self._hold.save(encode(note))
         except Unavailable as error:
-            return Step(Grade.FAIL, "hold", str(error))
+            return PreparationStep(Grade.FAIL, "hold", str(error))
         self._cluster.wake()
         # Its own deadline is shorter than the caller's: the result then names what is missing.
         with suppress(TimeoutError):
@@ -107,17 +111,19 @@ class Preparation:
                 while self._cluster.kubelet_running:  # noqa: ASYNC110 - systemd sends no event for it
                     await asyncio.sleep(LOOK_S)
         if self._cluster.kubelet_running:
-            return Step(
-                Grade.FAIL, "kubelet", "it does not stop; it would restart containers that the reboot stops"
+            return PreparationStep(
+                Grade.FAIL,
+                "kubelet",
+                "it does not stop; it would restart containers that the reboot stops",
             )
-        return Step(Grade.OK, "kubelet", f"stopped; fallback to local after the boot for {many}")
+        return PreparationStep(Grade.OK, "kubelet", f"stopped; fallback to local after the boot for {many}")
 
-    async def undo(self) -> Step:
+    async def undo(self) -> PreparationStep:
         """Lift the hold. Raises Unavailable."""
         await self._hold.forget()
         self._cluster.wake()
         self._log.info("reboot_undone")
-        return Step(Grade.OK, "hold", "removed; the kubelet follows its normal rules")
+        return PreparationStep(Grade.OK, "hold", "removed; the kubelet follows its normal rules")
 
 
 def _deployed(view: View) -> Container | None:

@@ -41,7 +41,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class OfferedPackage:
     """One package of the metadata. `nodes`: allowed values of a node's labels, by label; all have to match."""
 
     name: str
@@ -64,13 +64,13 @@ class Metadata:
     """
 
     serial: int
-    packages: tuple[Package, ...]
+    packages: tuple[OfferedPackage, ...]
     unusable: frozenset[str] = frozenset()
     whole: bool = True
     problems: tuple[str, ...] = ()
 
 
-class Do(StrEnum):
+class PackageAction(StrEnum):
     """The action for one package."""
 
     INSTALL = "install"
@@ -79,12 +79,12 @@ class Do(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PackageStep:
     """One package that differs from what is wanted; a removal has no `package`."""
 
-    do: Do
+    do: PackageAction
     name: str
-    package: Package | None = None
+    package: OfferedPackage | None = None
 
     def __str__(self) -> str:
         return f"{self.do.value} {self.name}" + (f" {self.package.version}" if self.package else "")
@@ -103,19 +103,21 @@ def check_url(url: str) -> None:
         )
 
 
-def archive_url(metadata_url: str, package: Package) -> str:
+def archive_url(metadata_url: str, package: OfferedPackage) -> str:
     """URL of the package's archive: beside the metadata, or below."""
     return urljoin(metadata_url, package.archive)
 
 
-def plan(metadata: Metadata, labels: Mapping[str, str], installed: Mapping[str, str]) -> tuple[Step, ...]:
+def plan(
+    metadata: Metadata, labels: Mapping[str, str], installed: Mapping[str, str]
+) -> tuple[PackageStep, ...]:
     """The steps after which this node has what it wants.
 
     `installed`: the archive's SHA-256 by name, empty for a service that an operator installed, which no package
     changes. Of packages with one name, the first match is used. Removals come first: another package may need
     what they free.
     """
-    wanted: dict[str, Package] = {}
+    wanted: dict[str, OfferedPackage] = {}
     for package in metadata.packages:
         if package.fits(labels):
             wanted.setdefault(package.name, package)
@@ -123,12 +125,12 @@ def plan(metadata: Metadata, labels: Mapping[str, str], installed: Mapping[str, 
     gone = (
         [name for name, sha256 in installed.items() if sha256 and name not in kept] if metadata.whole else []
     )
-    steps = [Step(Do.REMOVE, name) for name in sorted(gone)]
+    steps = [PackageStep(PackageAction.REMOVE, name) for name in sorted(gone)]
     for name, package in sorted(wanted.items()):
         if name not in installed:
-            steps.append(Step(Do.INSTALL, name, package))
+            steps.append(PackageStep(PackageAction.INSTALL, name, package))
         elif installed[name] not in ("", package.sha256):
-            steps.append(Step(Do.UPDATE, name, package))
+            steps.append(PackageStep(PackageAction.UPDATE, name, package))
     return tuple(steps)
 
 
@@ -150,7 +152,7 @@ def parse(data: bytes) -> Metadata:
         raise Unusable(f'the metadata has an invalid "packages"; it must be a list of at most {PACKAGES_MAX}')
     if not isinstance(serial, int) or isinstance(serial, bool) or not 0 <= serial <= SERIAL_MAX:
         raise Unusable('the metadata has an invalid "serial"; it must be a whole number')
-    packages: list[Package] = []
+    packages: list[OfferedPackage] = []
     unusable: set[str] = set()
     problems: list[str] = []
     whole = True
@@ -167,14 +169,14 @@ def parse(data: bytes) -> Metadata:
     return Metadata(serial, tuple(packages), frozenset(unusable), whole, tuple(problems))
 
 
-def _package(entry: Any) -> Package:
+def _package(entry: Any) -> OfferedPackage:
     if not isinstance(entry, dict):
         raise Unusable("invalid entry; it must be an object")
     known = {"name", "version", "archive", "sha256", "nodes"}
     # An unknown filter must not be ignored.
     if entry.keys() - known:
         raise Unusable(f"unknown key {shown(min(entry.keys() - known))}; update kubesyncd")
-    return Package(
+    return OfferedPackage(
         name=_text(entry, "name", FEATURE_NAME),
         version=_text(entry, "version", _VERSION),
         archive=_text(entry, "archive", _ARCHIVE),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.ports import Claim, File
-    from kubesyncd.services.catalog import Metadata, Step
+    from kubesyncd.services.catalog import Metadata, PackageStep
 
 # File of the newest serial, below the state folder.
 SEEN_FILE = "packages.json"
@@ -60,7 +60,7 @@ class Jobs(Protocol):
         """Start a oneshot unit; returns once the job is queued. Raises Refused, Unavailable."""
 
 
-class Supply:
+class CatalogSource:
     """The metadata at `url`: fetched when it has changed, verified, and never older than an accepted one.
 
     `pubkey` empty: only https authenticates it. `is_true` checks a signature. `seen`: file of the newest serial.
@@ -117,7 +117,7 @@ class Supply:
                 )
 
 
-class Follower:
+class CatalogWatcher:
     """Check repeatedly, and start `unit` when this node lacks what it wants. `run()` runs for the daemon's lifetime.
 
     `labels`: the own Node's; None while they are unknown, and then nothing is installed or removed. `installed`:
@@ -126,7 +126,7 @@ class Follower:
 
     def __init__(
         self,
-        supply: Supply,
+        source: CatalogSource,
         *,
         labels: Callable[[], Mapping[str, str] | None],
         installed: Callable[[], Mapping[str, str]],
@@ -137,7 +137,7 @@ class Follower:
         rng: Random,
         log: FilteringBoundLogger,
     ) -> None:
-        self._supply = supply
+        self._source = source
         self._labels = labels
         self._installed = installed
         self._jobs = jobs
@@ -149,7 +149,7 @@ class Follower:
         self._backoff = Backoff(rng, RETRY_S, RETRY_S_MAX)
         self._said = ""
         # The last request, and until when it is not repeated: an installation may fail each time.
-        self._asked: tuple[Step, ...] = ()
+        self._asked: tuple[PackageStep, ...] = ()
         self._asked_until = 0.0
         self._again = Backoff(rng, interval_s, RETRY_S_MAX)
 
@@ -171,7 +171,7 @@ class Follower:
         return self._interval_s * self._rng.uniform(1 - SPREAD, 1 + SPREAD)
 
     async def _compare(self) -> None:
-        metadata = await self._supply.look()
+        metadata = await self._source.look()
         labels = self._labels()
         if labels is None:
             self._say("the labels of this node are not known, so nothing is installed or removed")
@@ -184,7 +184,7 @@ class Follower:
         elif steps != self._asked or self._clock() >= self._asked_until:
             await self._ask(steps)
 
-    async def _ask(self, steps: tuple[Step, ...]) -> None:
+    async def _ask(self, steps: tuple[PackageStep, ...]) -> None:
         if steps != self._asked:
             self._again.reset()
         self._log.info("packages", action=f"start {self._unit}", steps=[str(step) for step in steps])

@@ -49,7 +49,7 @@ class InvalidService(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ServiceCommand:
     """One command: its argument list, program first."""
 
     words: tuple[str, ...]
@@ -75,16 +75,16 @@ class ServiceSpec:
     description: str = ""
     requires: tuple[str, ...] = DEFAULT_REQUIRES
     dependents: tuple[str, ...] = ()
-    pre_start: tuple[Command, ...] = ()
-    post_start: tuple[Command, ...] = ()
-    pre_stop: tuple[Command, ...] = ()
-    post_stop: tuple[Command, ...] = ()
-    warm_reboot: tuple[Command, ...] = ()
-    fast_reboot: tuple[Command, ...] = ()
+    pre_start: tuple[ServiceCommand, ...] = ()
+    post_start: tuple[ServiceCommand, ...] = ()
+    pre_stop: tuple[ServiceCommand, ...] = ()
+    post_stop: tuple[ServiceCommand, ...] = ()
+    warm_reboot: tuple[ServiceCommand, ...] = ()
+    fast_reboot: tuple[ServiceCommand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class ServiceFile:
     """One file of a service: absolute path, permissions, content."""
 
     path: str
@@ -173,14 +173,14 @@ def _description(value: object) -> str:
     return value
 
 
-def _commands(key: str, value: object, packaged: frozenset[str]) -> tuple[Command, ...]:
+def _commands(key: str, value: object, packaged: frozenset[str]) -> tuple[ServiceCommand, ...]:
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or len(listed) > COMMANDS_MAX:
         raise InvalidService(f"{key}: must be a list of at most {COMMANDS_MAX} commands")
     return tuple(_command(key, item, packaged) for item in listed)
 
 
-def _command(key: str, value: object, packaged: frozenset[str]) -> Command:
+def _command(key: str, value: object, packaged: frozenset[str]) -> ServiceCommand:
     """Parse a command: a list of words, or one text, split as a shell splits words and without other shell syntax."""
     try:
         words = shlex.split(value) if isinstance(value, str) else value
@@ -192,7 +192,7 @@ def _command(key: str, value: object, packaged: frozenset[str]) -> Command:
         if not isinstance(word, str) or len(word) > WORD_MAX or not (word.isprintable() or word == ""):
             rule = f"a word is one line of at most {WORD_MAX} letters; a number has to be in quotes"
             raise InvalidService(f"{key}: invalid word {shown(str(word))}; {rule}")
-    return Command((_program(key, words[0], packaged), *words[1:]))
+    return ServiceCommand((_program(key, words[0], packaged), *words[1:]))
 
 
 def _program(key: str, word: str, packaged: frozenset[str]) -> str:
@@ -211,20 +211,22 @@ def _program(key: str, word: str, packaged: frozenset[str]) -> str:
 # ---- files ----------------------------------------------------------------------------------------
 
 
-def files(spec: ServiceSpec, packaged: Mapping[str, bytes] | None = None) -> tuple[File, ...]:
+def files(spec: ServiceSpec, packaged: Mapping[str, bytes] | None = None) -> tuple[ServiceFile, ...]:
     """The service's files: unit, script, a hook for each kind of reboot with commands, and `packaged`."""
     home = f"{SCRIPT_FOLDER}/{spec.name}"
     placed = {key: tuple(_placed(c, home) for c in getattr(spec, key)) for key in LISTS}
     known = {"spec": spec, "script": script_path(spec.name), **placed}
     made = [
-        File(unit_path(spec.name), 0o644, _rendered("unit.service.j2", known)),
-        File(script_path(spec.name), 0o755, _rendered("service.sh.j2", known)),
+        ServiceFile(unit_path(spec.name), 0o644, _rendered("unit.service.j2", known)),
+        ServiceFile(script_path(spec.name), 0o755, _rendered("service.sh.j2", known)),
     ]
     for kind in ("warm", "fast"):
         if commands := placed[f"{kind}_reboot"]:
             hook = _rendered("reboot-hook.sh.j2", {"spec": spec, "kind": kind, "commands": commands})
-            made.append(File(f"{HOOK_FOLDER}/{kind}-reboot.d/50-{spec.name}", 0o755, hook))
-    made += [File(f"{home}/{name}", 0o755, content) for name, content in sorted((packaged or {}).items())]
+            made.append(ServiceFile(f"{HOOK_FOLDER}/{kind}-reboot.d/50-{spec.name}", 0o755, hook))
+    made += [
+        ServiceFile(f"{home}/{name}", 0o755, content) for name, content in sorted((packaged or {}).items())
+    ]
     return tuple(made)
 
 
@@ -252,10 +254,10 @@ def row(sonic_fields: Mapping[str, str]) -> dict[str, str]:
 KUBE_ONLY = {"set_owner": "kube", "fallback_to_local": "false", "kube_failure_detection": "0"}
 
 
-def _placed(command: Command, home: str) -> str:
+def _placed(command: ServiceCommand, home: str) -> str:
     """The command's line, with a packaged file by its installed path."""
     first, *rest = command.words
-    return Command((f"{home}/{first[2:]}", *rest)).line if first.startswith("./") else command.line
+    return ServiceCommand((f"{home}/{first[2:]}", *rest)).line if first.startswith("./") else command.line
 
 
 @cache

@@ -28,7 +28,7 @@ FOLDER = "installed"
 UNFINISHED = "unfinished"
 
 
-class Phase(StrEnum):
+class InstallPhase(StrEnum):
     """Phase of an installation."""
 
     INSTALLING = "installing"
@@ -37,7 +37,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class PackageOrigin:
     """Origin of a service that a package installed."""
 
     version: str
@@ -54,13 +54,13 @@ class Manifest:
     """
 
     name: str
-    phase: Phase = Phase.INSTALLED
+    phase: InstallPhase = InstallPhase.INSTALLED
     files: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     row_before: Mapping[str, str] = field(default_factory=dict)
     row: Mapping[str, str] = field(default_factory=dict)
     enabled_before: bool = False
-    package: Package | None = None
+    package: PackageOrigin | None = None
     row_now: Mapping[str, str] = field(default_factory=dict)
     previous: Manifest | None = None
 
@@ -78,7 +78,7 @@ def hashes(installed: Mapping[str, Manifest]) -> dict[str, str]:
 def _hash(manifest: Manifest) -> str:
     if manifest.package is None:
         return ""
-    return manifest.package.sha256 if manifest.phase is Phase.INSTALLED else UNFINISHED
+    return manifest.package.sha256 if manifest.phase is InstallPhase.INSTALLED else UNFINISHED
 
 
 def read_manifests(folder: Path) -> dict[str, Manifest]:
@@ -109,10 +109,10 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
     texts = {name: {str(key): str(text) for key, text in tree.pop(name).items()} for name in names}
     return Manifest(
         name=str(tree["name"]),
-        phase=Phase(tree["phase"]),
+        phase=InstallPhase(tree["phase"]),
         folders=tuple(map(str, tree["folders"])),
         enabled_before=tree["enabled_before"] is True,
-        package=None if package is None else Package(**package),
+        package=None if package is None else PackageOrigin(**package),
         previous=None if previous is None else _manifest(previous),
         **texts,
     )
@@ -120,4 +120,4 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
 
 def of_installed(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
     """Rows that an installed service needs to have an owner: only `uninstall` removes one."""
-    return {name: dict(m.row) for name, m in installed.items() if m.phase is Phase.INSTALLED and m.row}
+    return {name: dict(m.row) for name, m in installed.items() if m.phase is InstallPhase.INSTALLED and m.row}

@@ -23,8 +23,8 @@ from kubesyncd.services.installed import (
     FOLDER,
     INSTALLED_MAX,
     SERVICE,
+    InstallPhase,
     Manifest,
-    Phase,
     encode,
     read_manifests,
 )
@@ -32,8 +32,8 @@ from kubesyncd.services.installed import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from kubesyncd.services.definition import File, ServiceSpec
-    from kubesyncd.services.installed import Package
+    from kubesyncd.services.definition import ServiceFile, ServiceSpec
+    from kubesyncd.services.installed import PackageOrigin
 
 # Suffixes of copies beside a file while it is being replaced; systemd and run-parts ignore both.
 NEW, OLD = ".kubesync-new", ".kubesync-old"
@@ -84,7 +84,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class InstallResult:
     """Result of an installation. `waits_for`: required services that do not run; the service starts with them."""
 
     manifest: Manifest
@@ -124,14 +124,16 @@ class Installer:
         """All manifests by feature. Raises Unavailable."""
         return read_manifests(self._folder)
 
-    async def check(self, spec: ServiceSpec, files: tuple[File, ...], *, replace: bool = False) -> None:
+    async def check(
+        self, spec: ServiceSpec, files: tuple[ServiceFile, ...], *, replace: bool = False
+    ) -> None:
         """Check whether `install` would continue. Raises Refused with the reason and the fix, Unavailable."""
         name, there = spec.name, self.installed().get(spec.name)
         if name in self._always_local:
             raise Refused(
                 SERVICE, f"{name} always runs locally because kubesyncd itself needs it; choose another name"
             )
-        if there is not None and there.phase is Phase.REMOVING:
+        if there is not None and there.phase is InstallPhase.REMOVING:
             raise Refused(
                 SERVICE, f"{name}: its removal was interrupted; run: config feature uninstall {name}"
             )
@@ -158,7 +160,7 @@ class Installer:
             fix = f"to let Kubernetes run it: config feature {name} owner kube; to replace its service: --replace"
             raise Refused(SERVICE, f"{name} has {what} already; {fix}")
 
-    def _check_paths(self, files: tuple[File, ...], there: Manifest | None) -> None:
+    def _check_paths(self, files: tuple[ServiceFile, ...], there: Manifest | None) -> None:
         for file in files:
             at = self._at(file.path)
             known = there is not None and file.path in there.files
@@ -170,11 +172,11 @@ class Installer:
     async def install(
         self,
         spec: ServiceSpec,
-        files: tuple[File, ...],
+        files: tuple[ServiceFile, ...],
         *,
         replace: bool = False,
-        package: Package | None = None,
-    ) -> Done:
+        package: PackageOrigin | None = None,
+    ) -> InstallResult:
         """Write all files, enable and start the service. Raises Refused, Unavailable; nothing is left then."""
         with self._alone():
             await self._recover()
@@ -191,7 +193,9 @@ class Installer:
             await self._clear(journal)
             return await self._start(manifest, spec, ran=ran)
 
-    async def _journal(self, spec: ServiceSpec, files: tuple[File, ...], package: Package | None) -> Manifest:
+    async def _journal(
+        self, spec: ServiceSpec, files: tuple[ServiceFile, ...], package: PackageOrigin | None
+    ) -> Manifest:
         """Write the new state and the old one to disk before any change."""
         name, previous = spec.name, self.installed().get(spec.name)
         if len(self.installed()) >= INSTALLED_MAX:
@@ -204,7 +208,7 @@ class Installer:
         wanted = now if previous is not None and now else {**row(ours), **now, **ours}
         journal = Manifest(
             name=name,
-            phase=Phase.INSTALLING,
+            phase=InstallPhase.INSTALLING,
             files={file.path: hashlib.sha256(file.content).hexdigest() for file in files},
             folders=self._missing_folders(files, previous),
             row_before=now if previous is None else previous.row_before,
@@ -222,7 +226,7 @@ class Installer:
             return previous.enabled_before
         return await self._units.has_unit(name) and await self._units.starts_at_boot(name)
 
-    def _missing_folders(self, files: tuple[File, ...], previous: Manifest | None) -> tuple[str, ...]:
+    def _missing_folders(self, files: tuple[ServiceFile, ...], previous: Manifest | None) -> tuple[str, ...]:
         made = dict.fromkeys(previous.folders if previous is not None else ())
         for file in files:
             for folder in reversed(Path(file.path).parents):
@@ -230,7 +234,7 @@ class Installer:
                     made[str(folder)] = None
         return tuple(made)
 
-    async def _put(self, journal: Manifest, files: tuple[File, ...]) -> None:
+    async def _put(self, journal: Manifest, files: tuple[ServiceFile, ...]) -> None:
         """Write every file beside its destination first: a full disk is detected before any change."""
         try:
             for folder in journal.folders:
@@ -271,7 +275,7 @@ class Installer:
 
     @staticmethod
     def _finished(journal: Manifest) -> Manifest:
-        return replace(journal, phase=Phase.INSTALLED, row_now={}, previous=None)
+        return replace(journal, phase=InstallPhase.INSTALLED, row_now={}, previous=None)
 
     async def _clear(self, journal: Manifest) -> None:
         """Remove the copies kept beside an update; the next installation removes what cannot be removed now."""
@@ -281,13 +285,13 @@ class Installer:
                 self._beside(path, OLD).unlink(missing_ok=True)
         self._drop_folders(tuple(str(Path(path).parent) for path in paths - set(journal.files)), journal)
 
-    async def _start(self, manifest: Manifest, spec: ServiceSpec, *, ran: bool) -> Done:
+    async def _start(self, manifest: Manifest, spec: ServiceSpec, *, ran: bool) -> InstallResult:
         """Start the service, unless a required service is stopped: then it starts together with that service."""
         resting = tuple([name for name in spec.requires if not await self._units.active(name)])
         if resting and not ran:
-            return Done(manifest, started=False, waits_for=resting)
+            return InstallResult(manifest, started=False, waits_for=resting)
         await self._units.restart(spec.name)
-        return Done(manifest, started=True)
+        return InstallResult(manifest, started=True)
 
     # ---- rollback -------------------------------------------------------------------------------
 
@@ -297,7 +301,7 @@ class Installer:
             return await self._recover()
 
     async def _recover(self) -> tuple[str, ...]:
-        interrupted = [m for m in self.installed().values() if m.phase is Phase.INSTALLING]
+        interrupted = [m for m in self.installed().values() if m.phase is InstallPhase.INSTALLING]
         for journal in interrupted:
             await self._take_back(journal)
         return tuple(journal.name for journal in interrupted)
@@ -381,7 +385,7 @@ class Installer:
                 )
                 raise Refused(SERVICE, f"{name}: {text}")
             self._rows.daemon_answers()
-            manifest = replace(manifest, phase=Phase.REMOVING)
+            manifest = replace(manifest, phase=InstallPhase.REMOVING)
             self._save(manifest)
             await self._remove(manifest)
             return manifest

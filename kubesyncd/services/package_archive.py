@@ -20,7 +20,7 @@ from kubesyncd.services.definition import InvalidService
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kubesyncd.services.catalog import Package
+    from kubesyncd.services.catalog import OfferedPackage
     from kubesyncd.services.definition import ServiceSpec
 
 ARCHIVE_BYTES_MAX = 4 << 20
@@ -36,7 +36,7 @@ BLOCK = 512
 FILE, OLD_FILE, FOLDER, EXTENDED = b"0", b"\0", b"5", (b"x", b"g")
 
 
-def unpack(package: Package, data: bytes) -> tuple[ServiceSpec, dict[str, bytes]]:
+def unpack(package: OfferedPackage, data: bytes) -> tuple[ServiceSpec, dict[str, bytes]]:
     """The service in an archive, and its programs by name. Raises Unusable."""
     if len(data) > ARCHIVE_BYTES_MAX:
         raise Unusable(f"the archive has more than {ARCHIVE_BYTES_MAX} bytes")

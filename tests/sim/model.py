@@ -30,7 +30,7 @@ from kubesyncd.core.actions import (
     StartLocal,
     WriteRow,
 )
-from kubesyncd.core.health import Complaint, Health, Start, complain
+from kubesyncd.core.health import Complaint, ContainerStart, Health, complain
 from kubesyncd.core.label_queue import Entry, Queue
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import (
@@ -294,7 +294,9 @@ def _folded_health(w: World, names: dict[str, str]) -> Health:
         return Health(newest=_seen(w, health.newest))
     return replace(
         health,
-        starts=tuple(Start(GONE, _clock(s.at) or OLD) for s in health.starts)[-LOOPING.crash_loop_starts :],
+        starts=tuple(ContainerStart(GONE, _clock(s.at) or OLD) for s in health.starts)[
+            -LOOPING.crash_loop_starts :
+        ],
         newest=_seen(w, health.newest),
         failed_newest=_seen(w, health.failed_newest),
         complaints=tuple(

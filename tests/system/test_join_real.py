@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from kubesyncd.join.plan import STEP_S_MAX, Step
-from kubesyncd.join.progress import Phase
+from kubesyncd.join.plan import STEP_S_MAX, JobStep
+from kubesyncd.join.progress import JobPhase
 from tests.lab.admin_conf import AdminConfServer
 from tests.lab.certificates import DAY, Authority, Pair, write_kubeconfig
 from tests.lab.join_switch import JoinSwitch
@@ -148,12 +148,12 @@ def admin(lab: Lab, verb: str, *arguments: Any, kubeconfig: Path | None = None) 
 
 # kubeadm waits for a certificate and then for the Node, and may: controllers that have lost their master look for it
 # again with pauses of up to a minute. The job's own limits are what it is held to.
-JOB_S_MAX = sum(STEP_S_MAX[step] for step in (Step.JOIN, Step.KEEP, Step.SUIT))
+JOB_S_MAX = sum(STEP_S_MAX[step] for step in (JobStep.JOIN, JobStep.KEEP, JobStep.SUIT))
 
 
 def connected(switch: JoinSwitch) -> None:
     switch.wait_for(lambda: switch.connected == "True", "connected", JOB_S_MAX)
-    switch.wait_for(lambda: switch.progress.phase is not Phase.RUNNING, "the job is done", JOB_S_MAX)
+    switch.wait_for(lambda: switch.progress.phase is not JobPhase.RUNNING, "the job is done", JOB_S_MAX)
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
     switch.wait_for(lambda: switch.node_labels, "the Node is there")
 

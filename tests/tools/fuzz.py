@@ -371,7 +371,7 @@ SHELF_RAISES = (ValueError, LookupError, TypeError, AttributeError, RecursionErr
 
 
 def _hold_files() -> tuple[bytes, ...]:
-    return (hold.encode(hold.Note("warm", "boot", ("snmp", "lldp"))), b"")
+    return (hold.encode(hold.PreparedReboot("warm", "boot", ("snmp", "lldp"))), b"")
 
 
 def _shelf_files() -> tuple[bytes, ...]:
@@ -391,9 +391,11 @@ def _membership_files() -> tuple[bytes, ...]:
 
 
 def _progress_files() -> tuple[bytes, ...]:
-    steps = (progress.Done(plan.Step.JOIN, ok=False, took_s=1.5, detail="x"),)
-    made = progress.Progress(plan.Job.JOIN, "10.0.0.1:6443", False, 1.5, progress.Phase.FAILED, steps=steps)
-    return (progress.encode(made), progress.encode(replace(made, ended_at=2.5, step=plan.Step.JOIN)))
+    steps = (progress.StepReport(plan.JobStep.JOIN, ok=False, took_s=1.5, detail="x"),)
+    made = progress.Progress(
+        plan.Job.JOIN, "10.0.0.1:6443", False, 1.5, progress.JobPhase.FAILED, steps=steps
+    )
+    return (progress.encode(made), progress.encode(replace(made, ended_at=2.5, step=plan.JobStep.JOIN)))
 
 
 def _saved_tables() -> tuple[bytes, ...]:

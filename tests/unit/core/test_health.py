@@ -15,8 +15,8 @@ from kubesyncd.core.health import (
     STARTS_MAX,
     WELL,
     Complaint,
+    ContainerStart,
     Health,
-    Start,
     another_image,
     complain,
     crash_loop,
@@ -287,7 +287,7 @@ def test_an_operator_s_clear_ends_a_rollback_and_every_delay() -> None:
 
 def test_an_operator_s_clear_forgets_every_failure_of_kube() -> None:
     health = Health(
-        starts=(Start(KUBE, NOW),), newest="2026-01-02", image_id="sha256:bad", complaints=(said(),), sick=2,
+        starts=(ContainerStart(KUBE, NOW),), newest="2026-01-02", image_id="sha256:bad", complaints=(said(),), sick=2,
         failed_image="sha256:bad", failed_newest="2026-01-02", withdrawn=True,
     )  # fmt: skip
     guilty = up(failure="x", rolled_back=True, bad_since=1.0, crashes=3, refuse_until=9.0, restored="y")
@@ -343,7 +343,7 @@ def test_only_the_end_of_a_wanted_container_counts_as_one_that_was_unwell() -> N
 
 
 def test_starts_count_only_while_kube_is_wanted_and_unproven() -> None:
-    health = Health(starts=(Start(KUBE, NOW - 1),), newest="2026-01-02")
+    health = Health(starts=(ContainerStart(KUBE, NOW - 1),), newest="2026-01-02")
     young = granted(proven=False, granted_at=NOW - 1, health=health)
     for record, config, counted in (
         (young, KUBE_CONFIG, 1),

@@ -13,7 +13,7 @@ from kubesyncd.adapters.db_schema import normal, schema
 from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, decode, encode, lost
 from kubesyncd.features.config_backup import TableRestorer
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.services.installed import Manifest, Phase, of_installed
+from kubesyncd.services.installed import InstallPhase, Manifest, of_installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +86,8 @@ def test_a_restored_field_is_never_restored_again(saved: Any, now: Any) -> None:
 def test_only_what_is_wholly_installed_gets_its_row_back() -> None:
     manifests = {
         "tap": Manifest("tap", row=KUBE),
-        "going": Manifest("going", Phase.REMOVING, row=KUBE),
-        "coming": Manifest("coming", Phase.INSTALLING, row=KUBE),
+        "going": Manifest("going", InstallPhase.REMOVING, row=KUBE),
+        "coming": Manifest("coming", InstallPhase.INSTALLING, row=KUBE),
     }
     assert of_installed(manifests) == {"tap": KUBE}
 

@@ -14,7 +14,7 @@ from kubesyncd.core import protocol
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.join.controller import UNITS, JoinController
 from kubesyncd.join.plan import Found, Job, Membership, Standing, address
-from kubesyncd.join.progress import Phase, Progress
+from kubesyncd.join.progress import JobPhase, Progress
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.settings import KubeSettings
 from tests.sim.loop import run
@@ -158,10 +158,10 @@ class Switch:
         try:
             await asyncio.sleep(JOB_S)
         except asyncio.CancelledError:
-            self.told = self.told.ended(Phase.FAILED, "stopped", self.now())
+            self.told = self.told.ended(JobPhase.FAILED, "stopped", self.now())
             raise
         if self.fails:
-            self.told = self.told.ended(Phase.FAILED, "no answer", self.now())
+            self.told = self.told.ended(JobPhase.FAILED, "no answer", self.now())
             return
         self.credential = job is Job.JOIN
         standing = Standing.JOINED if self.credential else Standing.LEFT
@@ -169,7 +169,7 @@ class Switch:
             Membership(standing, config.ip, config.port, "switch1", "token", 0) if config.wanted else None
         )
         self.purge_due = job is Job.RESET
-        self.told = self.told.ended(Phase.DONE, f"{job.value} done", self.now())
+        self.told = self.told.ended(JobPhase.DONE, f"{job.value} done", self.now())
 
 
 class Systemd:

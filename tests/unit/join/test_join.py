@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from kubesyncd.join.plan import Standing
-from kubesyncd.join.progress import Phase
+from kubesyncd.join.progress import JobPhase
 from tests.lab.admin_conf import AdminConfServer
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
 from tests.lab.engines import ROOT, LabKubeProcess
@@ -109,7 +109,7 @@ def power_on(switch: JoinSwitch) -> JoinSwitch:
 def until_joined(switch: JoinSwitch) -> None:
     """Connected, and the job that joined has ended."""
     switch.wait_for(lambda: switch.connected == "True", "connected")
-    switch.wait_for(lambda: switch.progress.phase is Phase.DONE, "the job is done")
+    switch.wait_for(lambda: switch.progress.phase is JobPhase.DONE, "the job is done")
 
 
 def mode(path: Path) -> int:
@@ -287,7 +287,7 @@ def test_a_master_that_does_not_answer_causes_no_reset(switches: Make) -> None:
     with stopped(switch):
         ended = switch.job("join", "-f")
     assert ended.returncode == 1
-    assert switch.progress.phase is Phase.FAILED
+    assert switch.progress.phase is JobPhase.FAILED
     assert switch.progress.why.startswith("ask the master: 127.0.0.1:")
     assert switch.kubeadm_calls == ["join"]
     assert switch.kube.kubelet_conf.exists()

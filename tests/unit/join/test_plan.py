@@ -15,8 +15,18 @@ from hypothesis import strategies as st
 from kubesyncd.adapters.kubeadm import reason
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.join import credential, plan, progress
-from kubesyncd.join.plan import STEP_S_MAX, Found, Job, Membership, Standing, Step, due, plan_join, plan_reset
-from kubesyncd.join.progress import Done, Phase, Progress
+from kubesyncd.join.plan import (
+    STEP_S_MAX,
+    Found,
+    Job,
+    JobStep,
+    Membership,
+    Standing,
+    due,
+    plan_join,
+    plan_reset,
+)
+from kubesyncd.join.progress import JobPhase, Progress, StepReport
 from kubesyncd.ports import Refused
 
 HERE = MasterConfig(ip="10.0.0.1")
@@ -72,19 +82,19 @@ def test_the_network_is_asked_before_anything_is_torn_down(found: Found, force: 
         assert found.belongs_to(HERE)
         assert not force
         return
-    assert steps[:2] == [Step.FETCH, Step.ASK]
-    assert steps[-3:] == [Step.JOIN, Step.KEEP, Step.SUIT]
-    assert (Step.CLEAN in steps) is (found.credential or found.residue)
-    assert (Step.LEAVE in steps) is found.credential
+    assert steps[:2] == [JobStep.FETCH, JobStep.ASK]
+    assert steps[-3:] == [JobStep.JOIN, JobStep.KEEP, JobStep.SUIT]
+    assert (JobStep.CLEAN in steps) is (found.credential or found.residue)
+    assert (JobStep.LEAVE in steps) is found.credential
     if found.credential:
-        assert steps[2] is Step.TRY
-        assert steps.index(Step.STOP) < steps.index(Step.LEAVE) < steps.index(Step.CLEAN)
+        assert steps[2] is JobStep.TRY
+        assert steps.index(JobStep.STOP) < steps.index(JobStep.LEAVE) < steps.index(JobStep.CLEAN)
 
 
 @pytest.mark.parametrize("found", EVERYTHING)
 def test_a_reset_needs_no_master_and_always_forgets(found: Found) -> None:
     *others, last = plan_reset(found).tasks
-    assert (last.step, last.may_fail) == (Step.FORGET, False)
+    assert (last.step, last.may_fail) == (JobStep.FORGET, False)
     assert all(task.may_fail for task in others)
 
 
@@ -126,10 +136,10 @@ def test_a_note_is_read_as_it_was_written() -> None:
 def test_progress_is_read_as_it_was_written() -> None:
     told = (
         Progress(Job.JOIN, "10.0.0.1:6443", force=True, begun_at=7.5)
-        .at(Step.FETCH)
-        .over(Done(Step.FETCH, True, 0.2, "from https://10.0.0.1/admin.conf"))
+        .at(JobStep.FETCH)
+        .over(StepReport(JobStep.FETCH, True, 0.2, "from https://10.0.0.1/admin.conf"))
         .leaving_over("the node")
-        .ended(Phase.FAILED, "ask the master: no answer", 9.0)
+        .ended(JobPhase.FAILED, "ask the master: no answer", 9.0)
     )
     assert progress.decode(progress.encode(told)) == told
     assert told.sentence == "ask the master: no answer; left over: the node"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.core.model import FeatureConfig, Owner, Timing
-from kubesyncd.reboot.hold import Note, encode
+from kubesyncd.reboot.hold import PreparedReboot, encode
 from tests.sim import loop as virtual
 from tests.sim.chance import Chance
 from tests.sim.switch import World
@@ -60,7 +60,7 @@ async def story(*, prepared: bool) -> tuple[dict[str, float], World]:
     await until(lambda: all(owner(world, f) is Owner.KUBE for f in KUBE), 120.0)
     await asyncio.sleep(300.0)
     if prepared:
-        world.hold_file.save(encode(Note("fast", f"boot-{world.boots}", KUBE)))
+        world.hold_file.save(encode(PreparedReboot("fast", f"boot-{world.boots}", KUBE)))
     world.api.up = False
     world.api.cut()
     world.reboot()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.ports import Refused
-from kubesyncd.reboot.context_backup import FILES_MAX, MANIFEST, RESTORED, Carry, sources
+from kubesyncd.reboot.context_backup import FILES_MAX, MANIFEST, RESTORED, ContextBackup, sources
 from kubesyncd.services.installed import FOLDER, read_manifests
 from kubesyncd.settings import KubeSettings, PathsSettings, Settings
 
@@ -55,9 +55,9 @@ class Image:
             path.chmod(mode)
         (self.kubelet / "pki" / "kubelet-client-current.pem").symlink_to("kubelet-client-2026.pem")
 
-    def carry(self, boot_id: str) -> Carry:
+    def carry(self, boot_id: str) -> ContextBackup:
         installed = read_manifests(self.state / FOLDER)
-        return Carry(self.carried, sources(self.settings, installed), boot_id)
+        return ContextBackup(self.carried, sources(self.settings, installed), boot_id)
 
     def lose(self, *paths: Path) -> None:
         for path in paths:

@@ -10,7 +10,7 @@ import structlog
 from kubesyncd.core.model import Mode
 from kubesyncd.core.record import Record, absorb, local_wanted
 from kubesyncd.core.verbs import Start, accept
-from kubesyncd.reboot.hold import Note, begin_boot, decode, encode
+from kubesyncd.reboot.hold import PreparedReboot, begin_boot, decode, encode
 from kubesyncd.runtime.state_files import StateFile
 from tests.unit.core.given import KUBE_CONFIG, NOW, TIMING, facts, granted, kube, local, look
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG = structlog.get_logger()
-NOTE = Note("warm", "boot-1", ("lldp", "snmp"))
+NOTE = PreparedReboot("warm", "boot-1", ("lldp", "snmp"))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_power_cut_before_the_hold_is_lifted_is_just_another_start(
     hold: StateFile, promised: StateFile
 ) -> None:
     hold.save(encode(NOTE))
-    promised.save(encode(Note("warm", "boot-2", NOTE.fallback)))
+    promised.save(encode(PreparedReboot("warm", "boot-2", NOTE.fallback)))
     assert begin_boot(hold, promised, "boot-3", LOG) == {"lldp", "snmp"}
     assert hold.load() is None
 
@@ -61,7 +61,7 @@ def test_a_hold_created_manually_stays_until_an_operator_removes_it(
 
 def test_a_note_survives_its_file_and_hostile_names_do_not() -> None:
     assert decode(encode(NOTE)) == NOTE
-    assert decode(encode(Note("warm", "b", ("../x", "snmp")))).fallback == ("snmp",)
+    assert decode(encode(PreparedReboot("warm", "b", ("../x", "snmp")))).fallback == ("snmp",)
 
 
 def test_a_full_disk_keeps_the_kubelet_off_and_the_promise_all_the_same(

@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.services import catalog
-from kubesyncd.services.catalog import Do, Metadata, Package, Step, Unusable, parse, plan
+from kubesyncd.services.catalog import (
+    Metadata,
+    OfferedPackage,
+    PackageAction,
+    PackageStep,
+    Unusable,
+    parse,
+    plan,
+)
 from tests.unit.services.test_definition import needs
 
 if TYPE_CHECKING:
@@ -79,7 +87,7 @@ def test_where_a_name_is_unknown_nothing_is_removed() -> None:
 
 
 def test_an_empty_list_removes_every_package() -> None:
-    assert plan(Metadata(0, ()), {}, {"tap": A, "mine": ""}) == (Step(Do.REMOVE, "tap"),)
+    assert plan(Metadata(0, ()), {}, {"tap": A, "mine": ""}) == (PackageStep(PackageAction.REMOVE, "tap"),)
 
 
 def grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -223,5 +231,5 @@ def test_no_signature_brings_the_parser_down(data: bytes) -> None:
 
 
 def test_a_package_is_known_by_its_hash() -> None:
-    package = Package("tap", "1", "tap.tgz", hashlib.sha256(b"").hexdigest(), {})
-    assert str(Step(Do.UPDATE, "tap", package)) == "update tap 1"
+    package = OfferedPackage("tap", "1", "tap.tgz", hashlib.sha256(b"").hexdigest(), {})
+    assert str(PackageStep(PackageAction.UPDATE, "tap", package)) == "update tap 1"

@@ -18,8 +18,8 @@ from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services import definition
 from kubesyncd.services.catalog import Unusable
-from kubesyncd.services.catalog_watcher import RETRY_S, Follower, Supply
-from kubesyncd.services.installed import Package, hashes
+from kubesyncd.services.catalog_watcher import RETRY_S, CatalogSource, CatalogWatcher
+from kubesyncd.services.installed import PackageOrigin, hashes
 from kubesyncd.services.package_sync import PackageSync
 from tests.lab.package_server import METADATA, PackageServer
 from tests.sim.loop import run as run_virtually
@@ -40,20 +40,20 @@ def server(tmp_path: Path) -> Iterator[PackageServer]:
         yield server
 
 
-def supply_of(server: PackageServer, folder: Path, *, pubkey: str = "", **limits: float) -> Supply:
+def source_of(server: PackageServer, folder: Path, *, pubkey: str = "", **limits: float) -> CatalogSource:
     files = HttpsFiles(server.ca_file, **limits)
-    return Supply(server.url, pubkey, files, is_true, StateFile(folder / "packages.json"))
+    return CatalogSource(server.url, pubkey, files, is_true, StateFile(folder / "packages.json"))
 
 
 # ---- https ----------------------------------------------------------------------------------------
 
 
 async def test_metadata_that_has_not_changed_is_not_sent_again(server: PackageServer, tmp_path: Path) -> None:
-    supply = supply_of(server, tmp_path)
-    assert (await supply.look()).packages == ()
+    source = source_of(server, tmp_path)
+    assert (await source.look()).packages == ()
     server.offer("tap", "1")
     for _ in range(2):
-        assert [p.version for p in (await supply.look()).packages] == ["1"]
+        assert [p.version for p in (await source.look()).packages] == ["1"]
     etags = [etag for _, etag in server.asked]
     assert etags[0] == ""
     assert etags[1] != etags[2] != ""
@@ -72,7 +72,7 @@ async def test_a_server_that_misbehaves_is_an_error_with_its_address(
     # Only who waits for silence is impatient: whatever answers may take its time on a busy machine.
     limits = {"read_s": 0.5} if how == "stall" else {}
     with pytest.raises(error, match=server.url):
-        await supply_of(server, tmp_path, **limits).look()
+        await source_of(server, tmp_path, **limits).look()
     assert not any("elsewhere" in path for path, _ in server.asked)
 
 
@@ -91,10 +91,10 @@ async def test_a_server_with_an_unknown_certificate_is_not_asked_for_anything(
 
 
 async def test_a_server_that_is_not_there_is_unavailable(server: PackageServer, tmp_path: Path) -> None:
-    supply = supply_of(server, tmp_path)
+    source = source_of(server, tmp_path)
     server.__exit__()
     with pytest.raises(Unavailable):
-        await supply.look()
+        await source.look()
 
 
 # ---- who says so ----------------------------------------------------------------------------------
@@ -102,38 +102,38 @@ async def test_a_server_that_is_not_there_is_unavailable(server: PackageServer, 
 
 async def test_with_a_key_only_signed_metadata_is_followed(server: PackageServer, tmp_path: Path) -> None:
     signer = Signer(tmp_path)
-    supply = supply_of(server, tmp_path, pubkey=signer.pubkey)
+    source = source_of(server, tmp_path, pubkey=signer.pubkey)
     server.offer("tap", "1")
     with pytest.raises(Missing, match="minisig"):
-        await supply.look()
+        await source.look()
     server.files[f"{METADATA}.minisig"] = signer.sign(server.files[METADATA])
-    assert [p.name for p in (await supply.look()).packages] == ["tap"]
+    assert [p.name for p in (await source.look()).packages] == ["tap"]
     server.offer("tap", "2")
     with pytest.raises(Unusable, match="signature is invalid"):
-        await supply.look()
+        await source.look()
     server.files[f"{METADATA}.minisig"] = b"garbage"
     with pytest.raises(Unusable, match="invalid minisign file"):
-        await supply.look()
+        await source.look()
 
 
 async def test_metadata_older_than_one_followed_before_is_refused(
     server: PackageServer, tmp_path: Path
 ) -> None:
-    supply = supply_of(server, tmp_path)
+    source = source_of(server, tmp_path)
     server.publish(serial=7)
-    supply.follow(await supply.look())
+    source.follow(await source.look())
     server.publish(serial=6)
-    for again in (supply, supply_of(server, tmp_path)):
+    for again in (source, source_of(server, tmp_path)):
         with pytest.raises(Unusable, match="older than the last accepted one"):
             await again.look()
     server.publish(serial=8)
-    assert (await supply.look()).serial == 8
+    assert (await source.look()).serial == 8
 
 
 @pytest.mark.parametrize("url", ["http://h/x", "", "https://"])
 def test_a_url_that_is_not_https_is_refused_before_anything_is_asked(url: str, tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="https"):
-        Supply(url, "", HttpsFiles(), is_true, StateFile(tmp_path / "x"))
+        CatalogSource(url, "", HttpsFiles(), is_true, StateFile(tmp_path / "x"))
 
 
 # ---- the daemon's part ----------------------------------------------------------------------------
@@ -150,9 +150,9 @@ class Node:
         self.begun: list[str] = []
         self.now = 1000.0
         self.log = structlog.testing.LogCapture()
-        supply = Supply("https://h/p.json", "", self, is_true, StateFile(folder / "packages.json"))
-        self.follower = Follower(
-            supply,
+        source = CatalogSource("https://h/p.json", "", self, is_true, StateFile(folder / "packages.json"))
+        self.follower = CatalogWatcher(
+            source,
             labels=lambda: self.labels,
             installed=lambda: self.installed,
             jobs=self,
@@ -292,7 +292,7 @@ def world(tmp_path: Path) -> World:
 def sync(world: World, server: PackageServer, folder: Path, **labels: str) -> dict[str, str]:
     """One pass; what became of each step."""
     files = HttpsFiles(server.ca_file)
-    worker = PackageSync(supply_of(server, folder), files, world.installer())
+    worker = PackageSync(source_of(server, folder), files, world.installer())
     return {str(result.step): result.failure for result in asyncio.run(worker.run(labels))}
 
 
@@ -398,7 +398,7 @@ def test_an_interrupted_installation_is_reverted_even_if_it_is_not_offered_any_m
     before = world.everything()
     spec = definition.parse(b"name: tap\nrequires: [swss]\n")
     made = definition.files(spec)
-    origin = Package("1", "a" * 64)
+    origin = PackageOrigin("1", "a" * 64)
     assert with_power_cut(world, lambda installer: installer.install(spec, made, package=origin), 4)
     assert world.everything() != before
     assert sync(world, server, tmp_path) == {}

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.services import catalog, definition
-from kubesyncd.services.definition import File, InvalidService, ServiceSpec, parse, service
+from kubesyncd.services.definition import InvalidService, ServiceFile, ServiceSpec, parse, service
 from kubesyncd.settings import parse as settings_of
 from tests.paths import GOLDEN, ROOT
 
@@ -48,7 +48,7 @@ BAD_NAMES = ("", ".", "..", "../etc", "/etc/passwd", "-x", "--now", "a/b", "a b"
              "é", "a" * 64, "%n")  # fmt: skip
 
 
-def placed(folder: Path, files: tuple[File, ...]) -> dict[str, Path]:
+def placed(folder: Path, files: tuple[ServiceFile, ...]) -> dict[str, Path]:
     """The files below `folder`, by their path on a switch."""
     where = {}
     for file in files:
@@ -296,7 +296,7 @@ def test_nothing_in_a_command_is_read_by_a_shell(tmp_path: Path) -> None:
     st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=20), max_size=5)
 )
 def test_any_word_reaches_its_program_as_it_is(words: list[str]) -> None:
-    command = definition.Command(("/bin/echo", *words))
+    command = definition.ServiceCommand(("/bin/echo", *words))
     ended = subprocess.run(
         ["/bin/sh", "-c", command.line.replace("/bin/echo", "/usr/bin/printf '%s\\n'", 1)],
         capture_output=True, timeout=60, check=True,

@@ -13,7 +13,7 @@ import pytest
 from kubesyncd.ports import PortError, Refused, Unavailable
 from kubesyncd.services import definition
 from kubesyncd.services.definition import parse, service, unit_path
-from kubesyncd.services.installed import Manifest, Package, Phase, read_manifests
+from kubesyncd.services.installed import InstallPhase, Manifest, PackageOrigin, read_manifests
 from kubesyncd.services.installer import Installer
 
 if TYPE_CHECKING:
@@ -321,15 +321,15 @@ def test_a_replacement_takes_what_the_old_one_had_too_much_and_keeps_the_operato
     world.install(FULL)
     custom = {**world.feature_row("tap"), "fallback_to_local": "true"}
     world.replace_feature_row("tap", custom)
-    world.install(SMALL, replace=True, package=Package("2", "0" * 64))
+    world.install(SMALL, replace=True, package=PackageOrigin("2", "0" * 64))
     paths = {str(at) for at in world.root.rglob("*") if at.is_file() and "tap" in at.name}
     assert paths == {str(world.root) + file.path for file in definition.files(SMALL)}
     assert world.feature_row("tap") == custom
     assert world.load()["enabled"]["tap"].encode() == definition.files(SMALL)[0].content
     manifest = world.installer().installed()["tap"]
     assert (manifest.phase, manifest.package, manifest.previous) == (
-        Phase.INSTALLED,
-        Package("2", "0" * 64),
+        InstallPhase.INSTALLED,
+        PackageOrigin("2", "0" * 64),
         None,
     )
 
@@ -424,7 +424,9 @@ def test_a_power_cut_at_any_step_is_taken_back_by_the_next_command(
         cut = with_power_cut(world, lambda i: i.install(SMALL, definition.files(SMALL), replace=True), step)
         journal = world.installer().installed().get("tap")
         finished = (
-            journal is not None and journal.phase is Phase.INSTALLED and journal.files != _files(before)
+            journal is not None
+            and journal.phase is InstallPhase.INSTALLED
+            and journal.files != _files(before)
         )
         asyncio.run(world.installer().recover())
         if not finished:

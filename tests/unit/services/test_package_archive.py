@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.services import package_archive
-from kubesyncd.services.catalog import Package, Unusable
+from kubesyncd.services.catalog import OfferedPackage, Unusable
 from kubesyncd.services.package_archive import MEMBERS_MAX, UNPACKED_BYTES_MAX, read_files, unpack
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def archive(*members: Member, form: int = tarfile.USTAR_FORMAT) -> bytes:
     return gzip.compress(tarred(*members, form=form))
 
 
-def package(data: bytes, name: str = "tap") -> Package:
-    return Package(name, "1", "tap.tgz", hashlib.sha256(data).hexdigest(), {})
+def package(data: bytes, name: str = "tap") -> OfferedPackage:
+    return OfferedPackage(name, "1", "tap.tgz", hashlib.sha256(data).hexdigest(), {})
 
 
 # ---- good ones ------------------------------------------------------------------------------------
