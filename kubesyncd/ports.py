@@ -210,6 +210,19 @@ class Units(Protocol):
         """Run `reset-failed`, then `restart --no-block` on the feature's unit."""
 
 
+class Jobs(Protocol):
+    """The systemd calls that run a job as a oneshot unit."""
+
+    async def begin(self, unit: str) -> None:
+        """Start a oneshot unit; returns once the job is queued. Raises Refused, Unavailable."""
+
+    async def end(self, unit: str) -> None:
+        """Stop the unit. Raises Refused, Unavailable."""
+
+    async def pending(self, unit: str) -> bool:
+        """Whether the unit is queued, starting or running. Raises Unavailable."""
+
+
 class File(Protocol):
     """The ledger's file: small, replaced as a whole."""
 
@@ -227,3 +240,11 @@ class Claim:
     key: bytes
     signature: bytes
     message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """A file of an https server and its ETag; `body` None: unchanged since the given ETag."""
+
+    body: bytes | None
+    etag: str

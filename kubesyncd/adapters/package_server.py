@@ -6,11 +6,10 @@ Knows nothing of its contents. Redirects are not followed: only the configured s
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 
 import aiohttp
 
-from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.ports import FetchedFile, Missing, Refused, Unavailable
 
 SERVICE = "packages"
 TOTAL_S = 120.0
@@ -21,14 +20,6 @@ ERROR_MAX = 200
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Got:
-    """A file's content and its ETag; `body` None: unchanged since the given ETag."""
-
-    body: bytes | None
-    etag: str
-
-
 class HttpsFiles:
     """Files of https servers. `ca_file`: the CA to trust instead of the system's."""
 
@@ -36,7 +27,7 @@ class HttpsFiles:
         self._ca_file = ca_file
         self._timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_S, sock_read=read_s)
 
-    async def get(self, url: str, bytes_max: int, etag: str = "") -> Got:
+    async def get(self, url: str, bytes_max: int, etag: str = "") -> FetchedFile:
         """Fetch the file at `url`, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
         headers = {"If-None-Match": etag} if etag else {}
         connector = aiohttp.TCPConnector(ssl=self._trust(), force_close=True)
@@ -47,9 +38,9 @@ class HttpsFiles:
             ):
                 _check_status(url, answer.status, asked_again=bool(etag))
                 if answer.status == 304:
-                    return Got(None, etag)
+                    return FetchedFile(None, etag)
                 body = await _body(url, answer, bytes_max)
-                return Got(body, _etag(answer.headers.get("ETag", "")))
+                return FetchedFile(body, _etag(answer.headers.get("ETag", "")))
         except TimeoutError as error:
             raise Unavailable(SERVICE, f"{url} was not received in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:

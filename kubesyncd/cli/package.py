@@ -102,7 +102,7 @@ def _worker(switch: Switch) -> PackageSync:
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.runtime.state_files import StateFile
-    from kubesyncd.services.catalog_watcher import SEEN_FILE, CatalogSource
+    from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
     from kubesyncd.services.package_sync import PackageSync
 
     wanted = switch.settings.packages

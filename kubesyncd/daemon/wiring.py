@@ -100,12 +100,10 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
             join=JoinController(
                 store=store,
                 jobs=units,
-                board=JoinFiles(settings),
+                files=JoinFiles(settings),
                 kube=settings.kube,
                 loaded=lambda: store.load.seen,
-                rng=rng,
-                clock=boottime,
-                log=log,
+                runtime=runtime,
                 able=kube_lean.available,
             ),
             restorer=TableRestorer(
@@ -167,7 +165,8 @@ def _catalog_watcher(settings: Settings, units: SystemdUnits, parts: Parts) -> C
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.services.catalog import Unusable
-    from kubesyncd.services.catalog_watcher import SEEN_FILE, CatalogSource, CatalogWatcher
+    from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
+    from kubesyncd.services.catalog_watcher import CatalogWatcher
     from kubesyncd.services.installed import hashes
 
     wanted, state_dir = settings.packages, Path(settings.paths.state_dir)
@@ -187,7 +186,5 @@ def _catalog_watcher(settings: Settings, units: SystemdUnits, parts: Parts) -> C
         jobs=units,
         unit=wanted.unit,
         interval_s=wanted.interval_s,
-        clock=parts.runtime.clock,
-        rng=parts.runtime.rng,
-        log=parts.runtime.log,
+        runtime=parts.runtime,
     )

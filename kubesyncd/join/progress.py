@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubesyncd.join.plan import Job, JobStep
+
+if TYPE_CHECKING:
+    from kubesyncd.core.descriptions import JobDescription
 
 FILE = "join.json"
 REQUEST_FILE = "join.request"
@@ -75,6 +78,24 @@ class Progress:
             return f"{self.job.value}: {self.step.value if self.step else 'begins'}"
         left = f"; left over: {', '.join(self.left_over)}" if self.left_over else ""
         return f"{self.why}{left}"
+
+
+def describe(progress: Progress, now: float, *, running: bool, retry_in_s: float) -> JobDescription:
+    """The job in JSON's types, for the daemon's status. Without `running`, a job that has not ended was killed."""
+    ended = progress.ended_at
+    return {
+        "job": progress.job.value,
+        "phase": progress.phase.value if running or ended is not None else JobPhase.FAILED.value,
+        "master": progress.master,
+        "forced": progress.force,
+        "says": progress.sentence,
+        "left_over": list(progress.left_over),
+        "since_s": round(now - (progress.begun_at if ended is None else ended), 1),
+        "retry_in_s": round(retry_in_s, 1),
+        "steps": [
+            {"step": d.step.value, "ok": d.ok, "took_s": d.took_s, "detail": d.detail} for d in progress.steps
+        ],
+    }
 
 
 def encode(progress: Progress) -> bytes:

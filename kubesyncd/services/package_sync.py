@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kubesyncd.services.catalog import Metadata, PackageStep
-    from kubesyncd.services.catalog_watcher import CatalogSource, Files
+    from kubesyncd.services.catalog_source import CatalogSource, ServerFiles
     from kubesyncd.services.installer import Installer
 
 
@@ -32,21 +32,21 @@ class PackageResult:
 class PackageSync:
     """The packages of one node."""
 
-    def __init__(self, source: CatalogSource, files: Files, installer: Installer) -> None:
+    def __init__(self, source: CatalogSource, files: ServerFiles, installer: Installer) -> None:
         self._source = source
         self._files = files
         self._installer = installer
 
     async def plan(self, labels: Mapping[str, str]) -> tuple[Metadata, tuple[PackageStep, ...]]:
         """The offered metadata, and the steps to do. Raises Unusable, Missing, Refused, Unavailable."""
-        metadata = await self._source.look()
+        metadata = await self._source.fetch()
         return metadata, catalog.plan(metadata, labels, hashes(self._installer.installed()))
 
     async def run(self, labels: Mapping[str, str]) -> tuple[PackageResult, ...]:
         """Do the steps. Raises as `plan`."""
         await self._installer.recover()
         metadata, steps = await self.plan(labels)
-        self._source.follow(metadata)
+        self._source.accept(metadata)
         return tuple([await self._tried(step) for step in steps])
 
     async def _tried(self, step: PackageStep) -> PackageResult:

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd.join import plan, progress
-from kubesyncd.join.controller import UNITS
+from kubesyncd.join.job_watch import UNITS
 from tests.lab.certificates import Authority
 from tests.lab.engines import ROOT
 from tests.lab.kube_client import NODES, KubeError

@@ -10,13 +10,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from kubesyncd.core import protocol
 from kubesyncd.core.model import MasterConfig
-from kubesyncd.join.controller import UNITS, JoinController
+from kubesyncd.join.controller import JoinController
+from kubesyncd.join.job_watch import SILENT_S_MAX, UNITS
 from kubesyncd.join.plan import Found, Job, Membership, Standing, address
 from kubesyncd.join.progress import JobPhase, Progress
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.context import Runtime
 from kubesyncd.settings import KubeSettings
+from tests.paths import ROOT
 from tests.sim.loop import run
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ class Switch:
         self.warned: list[str] = []
         # What goes wrong.
         self.fails = False
+        self.purge_fails = False
         self.never_starts = False
         # Seconds that a unit takes from its start to its request, and whether systemd answers meanwhile.
         self.start_s = 0.0
@@ -73,12 +79,10 @@ class Switch:
         return JoinController(
             store=self,  # type: ignore[arg-type]
             jobs=self.systemd,
-            board=self,
+            files=self,
             kube=KubeSettings(),
             loaded=lambda: self.loaded,
-            rng=random.Random(seed),
-            clock=self.now,
-            log=self,  # type: ignore[arg-type]
+            runtime=Runtime(self.now, self.now, random.Random(seed), self),  # type: ignore[arg-type]
             able=lambda: self.able,
         )
 
@@ -104,7 +108,7 @@ class Switch:
             while not condition():
                 await asyncio.sleep(0.05)
 
-    # store, board, labels and log, as far as they are asked
+    # store, files, labels and log, as far as they are asked
 
     async def master(self) -> MasterConfig:
         if self.redis_down:
@@ -133,6 +137,8 @@ class Switch:
         self.purge_due = False
 
     async def purge(self) -> None:
+        if self.purge_fails:
+            raise Unavailable("Kubernetes", "gone")
         self.purges += 1
 
     def wake(self) -> None:
@@ -536,3 +542,35 @@ def test_redis_away_moves_nothing_and_the_last_known_configuration_stands() -> N
         await story(switch)
 
     play(begin, MASTER)
+
+
+def test_an_error_that_returns_after_it_was_over_is_logged_again() -> None:
+    async def story(switch: Switch) -> None:
+        await asyncio.sleep(600)
+        assert switch.warned == ["Redis: gone"], "one warning while it lasts"
+        switch.redis_down = False
+        switch.reconciler.wake()
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        switch.redis_down = True
+        switch.purge_due, switch.purge_fails = True, True
+        switch.reconciler.wake()
+        await asyncio.sleep(600)
+        switch.purge_fails = False
+        switch.reconciler.wake()
+        await asyncio.sleep(60)
+        switch.purge_due, switch.purge_fails = True, True
+        switch.reconciler.wake()
+        await asyncio.sleep(600)
+        assert switch.warned == ["Redis: gone", "Kubernetes: gone", "Kubernetes: gone"]
+
+    async def begin(switch: Switch) -> None:
+        switch.redis_down = True
+        await story(switch)
+
+    play(begin, MASTER)
+
+
+@pytest.mark.parametrize("unit", UNITS.values())
+def test_a_silent_systemd_is_waited_for_as_long_as_the_unit_may_start(unit: str) -> None:
+    lines = (ROOT / "packaging" / "systemd" / unit).read_text().splitlines()
+    assert f"TimeoutStartSec={SILENT_S_MAX:g}" in lines

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from kubesyncd.adapters.package_server import Got, HttpsFiles
+from kubesyncd.adapters.package_server import HttpsFiles
 from kubesyncd.adapters.signatures import is_true
-from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.ports import FetchedFile, Missing, Refused, Unavailable
+from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services import definition
 from kubesyncd.services.catalog import Unusable
-from kubesyncd.services.catalog_watcher import RETRY_S, CatalogSource, CatalogWatcher
+from kubesyncd.services.catalog_source import CatalogSource
+from kubesyncd.services.catalog_watcher import RETRY_S, CatalogWatcher
 from kubesyncd.services.installed import PackageOrigin, hashes
 from kubesyncd.services.package_sync import PackageSync
 from tests.lab.package_server import METADATA, PackageServer
@@ -50,10 +52,10 @@ def source_of(server: PackageServer, folder: Path, *, pubkey: str = "", **limits
 
 async def test_metadata_that_has_not_changed_is_not_sent_again(server: PackageServer, tmp_path: Path) -> None:
     source = source_of(server, tmp_path)
-    assert (await source.look()).packages == ()
+    assert (await source.fetch()).packages == ()
     server.offer("tap", "1")
     for _ in range(2):
-        assert [p.version for p in (await source.look()).packages] == ["1"]
+        assert [p.version for p in (await source.fetch()).packages] == ["1"]
     etags = [etag for _, etag in server.asked]
     assert etags[0] == ""
     assert etags[1] != etags[2] != ""
@@ -72,7 +74,7 @@ async def test_a_server_that_misbehaves_is_an_error_with_its_address(
     # Only who waits for silence is impatient: whatever answers may take its time on a busy machine.
     limits = {"read_s": 0.5} if how == "stall" else {}
     with pytest.raises(error, match=server.url):
-        await source_of(server, tmp_path, **limits).look()
+        await source_of(server, tmp_path, **limits).fetch()
     assert not any("elsewhere" in path for path, _ in server.asked)
 
 
@@ -94,7 +96,7 @@ async def test_a_server_that_is_not_there_is_unavailable(server: PackageServer, 
     source = source_of(server, tmp_path)
     server.__exit__()
     with pytest.raises(Unavailable):
-        await source.look()
+        await source.fetch()
 
 
 # ---- who says so ----------------------------------------------------------------------------------
@@ -105,15 +107,15 @@ async def test_with_a_key_only_signed_metadata_is_followed(server: PackageServer
     source = source_of(server, tmp_path, pubkey=signer.pubkey)
     server.offer("tap", "1")
     with pytest.raises(Missing, match="minisig"):
-        await source.look()
+        await source.fetch()
     server.files[f"{METADATA}.minisig"] = signer.sign(server.files[METADATA])
-    assert [p.name for p in (await source.look()).packages] == ["tap"]
+    assert [p.name for p in (await source.fetch()).packages] == ["tap"]
     server.offer("tap", "2")
     with pytest.raises(Unusable, match="signature is invalid"):
-        await source.look()
+        await source.fetch()
     server.files[f"{METADATA}.minisig"] = b"garbage"
     with pytest.raises(Unusable, match="invalid minisign file"):
-        await source.look()
+        await source.fetch()
 
 
 async def test_metadata_older_than_one_followed_before_is_refused(
@@ -121,13 +123,13 @@ async def test_metadata_older_than_one_followed_before_is_refused(
 ) -> None:
     source = source_of(server, tmp_path)
     server.publish(serial=7)
-    source.follow(await source.look())
+    source.accept(await source.fetch())
     server.publish(serial=6)
     for again in (source, source_of(server, tmp_path)):
         with pytest.raises(Unusable, match="older than the last accepted one"):
-            await again.look()
+            await again.fetch()
     server.publish(serial=8)
-    assert (await source.look()).serial == 8
+    assert (await source.fetch()).serial == 8
 
 
 @pytest.mark.parametrize("url", ["http://h/x", "", "https://"])
@@ -151,24 +153,27 @@ class Node:
         self.now = 1000.0
         self.log = structlog.testing.LogCapture()
         source = CatalogSource("https://h/p.json", "", self, is_true, StateFile(folder / "packages.json"))
-        self.follower = CatalogWatcher(
+        self.watcher = CatalogWatcher(
             source,
             labels=lambda: self.labels,
             installed=lambda: self.installed,
             jobs=self,
             unit="kubesyncd-packages.service",
             interval_s=INTERVAL_S,
-            clock=lambda: self.now,
-            rng=random.Random(seed),
-            log=structlog.wrap_logger(None, processors=[self.log]),
+            runtime=Runtime(
+                lambda: self.now,
+                lambda: self.now,
+                random.Random(seed),
+                structlog.wrap_logger(None, processors=[self.log]),
+            ),
         )
 
-    async def get(self, url: str, bytes_max: int, etag: str = "") -> Got:
+    async def get(self, url: str, bytes_max: int, etag: str = "") -> FetchedFile:
         del url, bytes_max, etag
         self.asked_at.append(asyncio.get_running_loop().time())
         if isinstance(self.metadata, Exception):
             raise self.metadata
-        return Got(self.metadata, "")
+        return FetchedFile(self.metadata, "")
 
     async def begin(self, unit: str) -> None:
         self.begun.append(unit)
@@ -178,14 +183,14 @@ class Node:
         self.metadata = json.dumps({"format": 1, "packages": entries}).encode()
 
     def look(self) -> float:
-        return asyncio.run(self.follower.look())
+        return asyncio.run(self.watcher.check())
 
     def lives(self, seconds: float) -> list[float]:
         """When it asked its server in so much virtual time."""
 
         async def life() -> None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.follower.run(), seconds)
+                await asyncio.wait_for(self.watcher.run(), seconds)
 
         run_virtually(life())
         return self.asked_at
