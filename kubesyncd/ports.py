@@ -223,6 +223,50 @@ class Jobs(Protocol):
         """Whether the unit is queued, starting or running. Raises Unavailable."""
 
 
+class ServiceUnits(Protocol):
+    """The systemd calls that installing and removing a service need."""
+
+    async def has_unit(self, feature: str) -> bool:
+        """Whether the service exists."""
+
+    async def active(self, feature: str) -> bool:
+        """Whether the service runs."""
+
+    async def starts_at_boot(self, feature: str) -> bool:
+        """Whether the service is enabled."""
+
+    async def reload(self) -> None:
+        """Read all unit files again."""
+
+    async def enable(self, feature: str) -> None:
+        """Enable the service according to its current unit file."""
+
+    async def disable(self, feature: str) -> None:
+        """Disable the service."""
+
+    async def stop(self, feature: str) -> None:
+        """Stop the service; return when it has ended."""
+
+    async def restart(self, feature: str) -> None:
+        """Start the service, or restart it where it runs; return once the job is queued."""
+
+
+class FeatureRows(Protocol):
+    """The rows of a feature that is installed or removed, and the daemon, which keeps one of them."""
+
+    def daemon_answers(self) -> None:
+        """Check that the daemon answers. Raises Unavailable."""
+
+    def feature_row(self, feature: str) -> dict[str, str]:
+        """CONFIG_DB's row as stored; empty where it does not exist. Raises Unavailable, Refused."""
+
+    def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
+        """Make CONFIG_DB's row exactly `fields`; remove it where they are empty. Raises Unavailable."""
+
+    def forget(self, feature: str) -> None:
+        """Make the daemon forget the feature and remove its STATE_DB row. Raises Unavailable, Refused."""
+
+
 class File(Protocol):
     """The ledger's file: small, replaced as a whole."""
 

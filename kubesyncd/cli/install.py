@@ -31,25 +31,25 @@ LOOK_S = 10.0
 
 
 class SwitchRows:
-    """Implement installer.Rows with Redis and the daemon, for the commands."""
+    """Implement ports.FeatureRows with Redis and the daemon, for the commands."""
 
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
 
     def daemon_answers(self) -> None:
-        """See installer.Rows."""
+        """See ports.FeatureRows."""
         self._switch.daemon.cluster()
 
     def feature_row(self, feature: str) -> dict[str, str]:
-        """See installer.Rows."""
+        """See ports.FeatureRows."""
         return dict(self._switch.redis.feature_rows(feature).config)
 
     def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
-        """See installer.Rows."""
+        """See ports.FeatureRows."""
         self._switch.redis.replace_feature(feature, fields)
 
     def forget(self, feature: str) -> None:
-        """See installer.Rows."""
+        """See ports.FeatureRows."""
         try:
             # A unit that had failed, or ran without kubesyncd, sent no stop request: systemd stops no unit twice.
             self._switch.daemon.ask("stop", feature, within_s=STOP_S)
@@ -63,11 +63,11 @@ def installer(switch: Switch) -> Installer:
     """Build the installer of this switch."""
     from kubesyncd.adapters.systemd import SystemdUnits
     from kubesyncd.services.installer import Installer
+    from kubesyncd.services.service_disk import ServiceDisk
 
     settings = switch.settings
     return Installer(
-        root=Path(settings.paths.install_root),
-        state_dir=Path(settings.paths.state_dir),
+        disk=ServiceDisk(Path(settings.paths.install_root), Path(settings.paths.state_dir)),
         units=SystemdUnits(settings.systemd, look_s=LOOK_S, change_s=STOP_S),
         rows=SwitchRows(switch),
         ours=switch.redis.schema.encode_config,

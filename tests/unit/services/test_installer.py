@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import stat
@@ -15,6 +16,7 @@ from kubesyncd.services import definition
 from kubesyncd.services.definition import parse, service, unit_path
 from kubesyncd.services.installed import InstallPhase, Manifest, PackageOrigin, read_manifests
 from kubesyncd.services.installer import Installer
+from kubesyncd.services.service_disk import ServiceDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +27,40 @@ FULL = parse(b"{name: tap, requires: [swss], warm_reboot: [sync], fast_reboot: [
 SMALL = parse(b"{name: tap, requires: [swss], description: Another, fast_reboot: [/bin/true]}")
 IMAGE_UNIT = "/lib/systemd/system"
 IMAGE_ROW = {"state": "enabled", "set_owner": "local", "high_mem_alert": "disabled"}
+
+
+# Every call that changes something. An installation is complete before those in AFTER_COMMIT.
+CHANGES = frozenset(
+    {"save", "make_folders", "write", "exchange", "set_aside", "sync", "put_back", "discard", "remove", "drop_folders",
+     "forget", "forget_copies", "reload", "enable", "disable", "stop", "restart", "replace_feature_row"}
+)  # fmt: skip
+AFTER_COMMIT = frozenset({"forget_copies", "drop_folders", "restart"})
+
+
+class Stepwise:
+    """A port, and `after_step` called with a method's name after each change by it."""
+
+    def __init__(self, port: object, after_step: Callable[[str], None]) -> None:
+        self._port = port
+        self._after_step = after_step
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._port, name)
+        if name not in CHANGES:
+            return call
+        if inspect.iscoroutinefunction(call):
+
+            async def awaited(*arguments: Any, **options: Any) -> None:
+                await call(*arguments, **options)
+                self._after_step(name)
+
+            return awaited
+
+        def called(*arguments: Any, **options: Any) -> None:
+            call(*arguments, **options)
+            self._after_step(name)
+
+        return called
 
 
 class World:
@@ -84,7 +120,7 @@ class World:
                 return at.read_bytes()
         return None
 
-    # ---- installer.ServiceUnits -----------------------------------------------------------------
+    # ---- ports.ServiceUnits -----------------------------------------------------------------
 
     async def has_unit(self, feature: str) -> bool:
         return self._unit(feature) is not None
@@ -121,7 +157,7 @@ class World:
         tree["known"] = sorted({*tree["known"], feature})
         self._save(tree)
 
-    # ---- installer.Rows -------------------------------------------------------------------------
+    # ---- ports.FeatureRows -------------------------------------------------------------------------
 
     def daemon_answers(self) -> None:
         self._tell("daemon")
@@ -146,14 +182,15 @@ class World:
 
     # ---- for tests ------------------------------------------------------------------------------
 
+    def disk(self) -> ServiceDisk:
+        return ServiceDisk(self.root, self.state_dir)
+
     def installer(self, after_step: Callable[[str], None] = lambda _: None) -> Installer:
         return Installer(
-            root=self.root,
-            state_dir=self.state_dir,
-            units=self,
-            rows=self,
+            disk=Stepwise(self.disk(), after_step),  # type: ignore[arg-type]
+            units=Stepwise(self, after_step),  # type: ignore[arg-type]
+            rows=Stepwise(self, after_step),  # type: ignore[arg-type]
             always_local=frozenset({"database"}),
-            after_step=after_step,
         )
 
     def everything(self) -> object:
@@ -309,7 +346,7 @@ def test_two_at_a_time_are_one_too_many(world: World) -> None:
     def second(step: str) -> None:
         if step == "reload":
             with pytest.raises(Refused, match="another installation or removal is running"):
-                world.installer()._alone().__enter__()
+                world.disk().alone().__enter__()
 
     asyncio.run(world.installer(second).install(FULL, definition.files(FULL)))
 
@@ -371,7 +408,7 @@ STARTS = pytest.mark.parametrize("start", [fresh, installed, by_the_image])
 
 
 @STARTS
-@pytest.mark.parametrize("step", range(1, 14))
+@pytest.mark.parametrize("step", range(1, 15))
 def test_an_installation_that_fails_anywhere_leaves_nothing_behind(
     world: World, start: Callable[[World], None], step: int
 ) -> None:
@@ -380,6 +417,8 @@ def test_an_installation_that_fails_anywhere_leaves_nothing_behind(
     steps = []
 
     def fail(what: str) -> None:
+        if what in AFTER_COMMIT:
+            return
         steps.append(what)
         if len(steps) == step + 1:
             raise OSError(28, "No space left on device", what)
