@@ -3,12 +3,16 @@
 Pure. An archive is untrusted: its hash is checked before any of it is parsed, and only a small part of the tar format
 is accepted. The only names are `service.yaml` and `bin/NAME`. Links, devices and sizes beyond the available bytes are
 refused.
+
+`tarfile.TarInfo` decodes each header. `tarfile.open` is not used: it takes a damaged header for the end of the archive,
+and lets extended headers, which are not checked here, replace a member's name and size.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import tarfile
 import zlib
 from typing import TYPE_CHECKING
 
@@ -29,11 +33,11 @@ MEMBERS_MAX = 64
 
 DESCRIPTION_FILE = "service.yaml"
 _PROGRAM = re.compile(r"bin/([A-Za-z0-9_][A-Za-z0-9_.+-]{0,63})")
-_FOLDERS = ("", "./", "bin/")
+_FOLDERS = (".", "bin")
 
-BLOCK = 512
-# ustar's kinds. Extended headers hold times and attributes, which are not used; a name that needs one is refused.
-FILE, OLD_FILE, FOLDER, EXTENDED = b"0", b"\0", b"5", (b"x", b"g")
+# The size in a header: octal digits only. `tarfile` also accepts a sign, an underscore, nothing, and binary sizes.
+_SIZE = slice(124, 136)
+_MAGIC = slice(257, 262)
 
 
 def unpack(package: OfferedPackage, data: bytes) -> tuple[ServiceSpec, dict[str, bytes]]:
@@ -85,48 +89,43 @@ def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files in a tar."""
     at = 0
     for _ in range(MEMBERS_MAX):
-        header = content[at : at + BLOCK]
+        header = content[at : at + tarfile.BLOCKSIZE]
         if not header.strip(b"\0"):
             return
-        name, size, kind = _header(header)
-        begin = at + BLOCK
-        body = content[begin : begin + size]
-        if len(body) != size:
-            raise Unusable(f"{shown(name)} is truncated")
-        at = begin + -(-size // BLOCK) * BLOCK
-        if kind in (FILE, OLD_FILE):
-            yield _expected(name.removeprefix("./")), body
-        elif kind == FOLDER:
-            if name.removeprefix("./") not in _FOLDERS:
-                raise Unusable(f"unexpected folder {shown(name)}; an archive has only bin")
-        elif kind not in EXTENDED:
-            raise Unusable(
-                f"{shown(name)} is not a regular file; an archive has no links, devices or other kinds"
-            )
+        member = _member(header)
+        begin = at + tarfile.BLOCKSIZE
+        body = content[begin : begin + member.size]
+        if len(body) != member.size:
+            raise Unusable(f"{shown(member.name)} is truncated")
+        at = begin + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        name = member.name.removeprefix("./")
+        match member.type:
+            case tarfile.REGTYPE | tarfile.AREGTYPE:
+                yield _expected(name), body
+            case tarfile.DIRTYPE:
+                if name not in _FOLDERS:
+                    raise Unusable(f"unexpected folder {shown(member.name)}; an archive has only bin")
+            case tarfile.XHDTYPE | tarfile.XGLTYPE:
+                # Times and attributes, which are not used; a name that needs an extended header is refused.
+                pass
+            case _:
+                raise Unusable(
+                    f"{shown(member.name)} is not a regular file; an archive has no links, devices or other kinds"
+                )
     raise Unusable(f"the archive has more than {MEMBERS_MAX} files")
 
 
-def _header(header: bytes) -> tuple[str, int, bytes]:
-    """Name, size and kind. Raises Unusable."""
-    if len(header) != BLOCK or header[257:262] != b"ustar":
+def _member(header: bytes) -> tarfile.TarInfo:
+    """The decoded header. Raises Unusable."""
+    if len(header) != tarfile.BLOCKSIZE or header[_MAGIC] != b"ustar":
         raise Unusable("the archive is an invalid tar file; make it with: tar --format=ustar -czf")
-    if _number(header[148:156]) != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
+    size = header[_SIZE].strip(b" \0")
+    if not size or size.strip(b"01234567"):
         raise Unusable("the archive has a damaged header")
-    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
-    name = _text(header[:100])
-    return f"{prefix}/{name}" if prefix else name, _number(header[124:136]), header[156:157]
-
-
-def _text(data: bytes) -> str:
-    return data.partition(b"\0")[0].decode(errors="replace")
-
-
-def _number(data: bytes) -> int:
-    digits = data.strip(b" \0")
-    # Sizes have no sign and no underscore; the extensions for sizes beyond 8 GiB are refused.
-    if not digits or digits.strip(b"01234567"):
-        raise Unusable("the archive has a damaged header")
-    return int(digits, 8)
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "replace")
+    except tarfile.HeaderError as error:
+        raise Unusable("the archive has a damaged header") from error
 
 
 def _expected(name: str) -> str:

@@ -202,6 +202,15 @@ def test_a_damaged_cut_or_prolonged_archive_is_refused() -> None:
             read_files(make())
 
 
+def test_a_damaged_header_is_not_taken_for_the_end_of_the_archive() -> None:
+    data = bytearray(tarred(*GOOD))
+    second = 2 * tarfile.BLOCKSIZE
+    assert data[second:].startswith(b"bin/probe")
+    data[second] ^= 1
+    with pytest.raises(Unusable, match="damaged header"):
+        read_files(gzip.compress(bytes(data)))
+
+
 @settings(max_examples=500)
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=12), st.booleans())
 def test_no_changed_byte_brings_more_out_than_was_put_in(changes: list[tuple[int, int]], mend: bool) -> None:
