@@ -98,7 +98,7 @@ def _plan(job: Job, master: MasterConfig, files: JoinFiles, *, force: bool) -> J
 
 
 async def _configuration(job: Job, current: Settings, log: FilteringBoundLogger) -> MasterConfig:
-    """The master's row in CONFIG_DB. Without Redis a reset continues without it. Raises Unavailable."""
+    """Read the master's row in CONFIG_DB. Without Redis a reset continues without it. Raises Unavailable."""
     rng = random.SystemRandom()
     store = RedisStore(current.redis, current.schema.names, rng, frozenset())
     backoff = Backoff(rng, 0.8, 4.0)

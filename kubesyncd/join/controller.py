@@ -41,7 +41,7 @@ class MembershipFiles(JobFiles, Protocol):
     """The files of a job, and those that outlive it. Raises Unavailable."""
 
     def found(self) -> Found:
-        """What a join has left on this switch."""
+        """Read what a join has left on this switch."""
 
     def forget_membership(self) -> None:
         """Clear an operator's reset."""
@@ -104,7 +104,7 @@ class JoinController:
         return self._watch.active
 
     def fits(self) -> bool:
-        """Whether the kubelet's credential exists and belongs to the configured master."""
+        """Return whether the kubelet's credential exists and belongs to the configured master."""
         try:
             found = self._files.found()
         except Unavailable:
@@ -118,7 +118,7 @@ class JoinController:
         self._bell.set()
 
     def status(self) -> JobDescription:
-        """The last job of this boot; empty if there was none."""
+        """Describe the last job of this boot; empty if there was none."""
         try:
             progress = self._files.progress()
         except Unavailable:
@@ -169,7 +169,7 @@ class JoinController:
         await self._begin_due(config, found)
 
     async def _configuration(self) -> MasterConfig:
-        """The configuration; the last known one while Redis does not answer."""
+        """Read the configuration; return the last known one while Redis does not answer."""
         known, loaded = self._config, self._loaded()
         try:
             config = await self._store.master()

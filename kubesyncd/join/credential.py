@@ -48,7 +48,7 @@ def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
 
 
 def from_certificate(master: str, ca: bytes, certificate: bytes, key: bytes) -> bytes:
-    """A kubeconfig for `master` from a client certificate installed on this switch (all PEM)."""
+    """Build a kubeconfig for `master` from a client certificate installed on this switch (all PEM)."""
     user = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
     return _kubeconfig(master, _base64(ca), user)
 

@@ -53,7 +53,7 @@ class JoinFiles:
     # ---- for both -------------------------------------------------------------------------------
 
     def found(self) -> Found:
-        """What a join has left on this switch. Raises Unavailable."""
+        """Read what a join has left on this switch. Raises Unavailable."""
         return Found(
             credential=self.kubeconfig.exists(),
             residue=any((self.kubeconfig.parent / name).exists() for name in RESIDUE),
@@ -61,7 +61,7 @@ class JoinFiles:
         )
 
     def progress(self) -> Progress | None:
-        """Progress of the last job of this boot. Raises Unavailable."""
+        """Read the progress of the last job of this boot. Raises Unavailable."""
         return progress.decode(self._progress.load())
 
     def forget_membership(self) -> None:
@@ -71,7 +71,7 @@ class JoinFiles:
     # ---- for the daemon -------------------------------------------------------------------------
 
     def working(self) -> bool:
-        """Whether a job holds the lock. A killed job does not."""
+        """Return whether a job holds the lock. A killed job does not."""
         try:
             descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -139,11 +139,11 @@ class JoinFiles:
         with suppress(Unavailable):
             self._progress.save(progress.encode(now))
 
-    def keep(self, membership: Membership) -> None:
+    def record(self, membership: Membership) -> None:
         """Record the join or the leave. Raises Unavailable."""
         self._membership.save(plan.encode_membership(membership))
 
-    def keep_secret(self, path: Path, data: bytes) -> None:
+    def write_secret(self, path: Path, data: bytes) -> None:
         """Write a credential, mode 0600, atomically. Raises Unavailable."""
         StateFile(path, 0o600).save(data)
 

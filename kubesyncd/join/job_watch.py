@@ -32,10 +32,10 @@ class JobFiles(Protocol):
     """The files that the daemon and a running job exchange. Raises Unavailable."""
 
     def progress(self) -> Progress | None:
-        """Progress of the last job of this boot."""
+        """Read the progress of the last job of this boot."""
 
     def working(self) -> bool:
-        """Whether a job is running."""
+        """Return whether a job is running."""
 
     def request(self, *, force: bool) -> None:
         """Write the request for the next job."""
@@ -89,7 +89,7 @@ class JobWatch:
         return self._working or self._started is not None
 
     def sentence(self) -> str:
-        """The running job's progress for operators; empty where none is running."""
+        """Return the running job's progress for operators; empty where none is running."""
         with suppress(Unavailable):
             progress = self._files.progress()
             if progress is not None and self._working:
@@ -97,7 +97,7 @@ class JobWatch:
         return ""
 
     def current(self) -> tuple[Job, str] | None:
-        """The active job and its master (`ip:port`); None where they are unknown. Raises Unavailable."""
+        """Return the active job and its master (`ip:port`); None where they are unknown. Raises Unavailable."""
         started, progress = self._started, self._files.progress()
         if started is not None:
             return started.job, started.master
@@ -140,7 +140,7 @@ class JobWatch:
         return JobEnd(started.job, succeeded=False, why=text, reported=False)
 
     async def _to_come(self, started: StartedJob) -> bool:
-        """Whether a unit that has not taken its request yet will still start.
+        """Return whether a unit that has not taken its request yet will still start.
 
         On a busy switch a start takes long. A start that is given up happens all the same, without its request: only
         systemd's answer ends the wait.

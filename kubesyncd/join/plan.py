@@ -37,8 +37,8 @@ class JobStep(StrEnum):
     STOP = "stop the kubelet"
     CLEAN = "kubeadm reset"
     JOIN = "kubeadm join"
-    KEEP = "note the join"
-    SUIT = "keep the kubelet off local images"
+    RECORD = "note the join"
+    CONFIGURE_KUBELET = "keep the kubelet off local images"
     FORGET = "remove what join wrote"
 
 
@@ -52,8 +52,8 @@ STEP_S_MAX = {
     JobStep.STOP: 35.0,
     JobStep.CLEAN: 90.0,
     JobStep.JOIN: 220.0,
-    JobStep.KEEP: 5.0,
-    JobStep.SUIT: 25.0,
+    JobStep.RECORD: 5.0,
+    JobStep.CONFIGURE_KUBELET: 25.0,
     JobStep.FORGET: 5.0,
 }
 
@@ -97,7 +97,7 @@ class Membership:
     at: int
 
     def concerns(self, config: MasterConfig) -> bool:
-        """Whether this record is about the configured master."""
+        """Return whether this record is about the configured master."""
         return (self.ip, self.port) == (config.ip, config.port)
 
 
@@ -110,7 +110,7 @@ class Found:
     membership: Membership | None = None
 
     def belongs_to(self, config: MasterConfig) -> bool:
-        """Whether the credential is for the configured master. Without a membership record it is assumed to be."""
+        """Return whether the credential is for the configured master; assumed without a membership record."""
         known = self.membership
         if not self.credential:
             return False
@@ -118,7 +118,7 @@ class Found:
 
 
 def due(config: MasterConfig, found: Found) -> tuple[Job | None, str]:
-    """The job that the configuration asks for without an operator's command, and why (or why none)."""
+    """Return the job that the configuration asks for without an operator's command, and why (or why none)."""
     if not config.ip:
         return None, "no master is configured; run: config kube server ip ADDRESS"
     if config.problems:
@@ -139,7 +139,7 @@ def due(config: MasterConfig, found: Found) -> tuple[Job | None, str]:
 
 
 def outdated(config: MasterConfig, job: Job, master: str) -> bool:
-    """Whether the configuration no longer asks for the running job, for the master `ip:port`."""
+    """Return whether the configuration no longer asks for the running job, for the master `ip:port`."""
     return job is Job.JOIN and (not config.wanted or master != address(config))
 
 
@@ -165,8 +165,8 @@ def plan_join(config: MasterConfig, found: Found, *, force: bool) -> JobPlan:
 
 
 def _afterwards() -> tuple[Task, ...]:
-    """Whether the switch stays joined, whatever happens to these steps."""
-    return (Task(JobStep.KEEP, may_fail=True), Task(JobStep.SUIT, may_fail=True))
+    """Return the steps after a join; the switch stays joined even if they fail."""
+    return (Task(JobStep.RECORD, may_fail=True), Task(JobStep.CONFIGURE_KUBELET, may_fail=True))
 
 
 def _why_join(config: MasterConfig, found: Found, *, force: bool) -> str:

@@ -56,19 +56,19 @@ class Progress:
     ended_at: float | None = None
 
     def at(self, step: JobStep) -> Progress:
-        """Progress with `step` running."""
+        """Return the progress with `step` running."""
         return replace(self, step=step)
 
     def over(self, done: StepReport) -> Progress:
-        """Progress with the step finished."""
+        """Return the progress with the step finished."""
         return replace(self, step=None, steps=(*self.steps, done))
 
     def leaving_over(self, what: str) -> Progress:
-        """Progress with one item left over; the job continues."""
+        """Return the progress with one item left over; the job continues."""
         return replace(self, left_over=(*self.left_over, what)[:LEFT_OVER_MAX])
 
     def ended(self, phase: JobPhase, why: str, at: float) -> Progress:
-        """Progress of the ended job."""
+        """Return the progress of the ended job."""
         return replace(self, phase=phase, step=None, why=why, ended_at=at)
 
     @property
@@ -81,7 +81,7 @@ class Progress:
 
 
 def describe(progress: Progress, now: float, *, running: bool, retry_in_s: float) -> JobDescription:
-    """The job in JSON's types, for the daemon's status. Without `running`, a job that has not ended was killed."""
+    """Describe the job for the daemon's status. Without `running`, a job that has not ended was killed."""
     ended = progress.ended_at
     return {
         "job": progress.job.value,

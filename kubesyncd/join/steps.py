@@ -79,10 +79,10 @@ class SwitchSteps:
                 return await self._clean()
             case JobStep.JOIN:
                 return await self._join()
-            case JobStep.KEEP:
-                return self._keep()
-            case JobStep.SUIT:
-                return await self._suit()
+            case JobStep.RECORD:
+                return self._record()
+            case JobStep.CONFIGURE_KUBELET:
+                return await self._configure_kubelet()
             case JobStep.FORGET:
                 return self._forget()
 
@@ -112,11 +112,11 @@ class SwitchSteps:
                 said = f"the client certificate {self._kube.client_certificate}"
             case _:
                 document, said = await self._admin_conf(where)
-        self._files.keep_secret(self._files.credential, document)
+        self._files.write_secret(self._files.credential, document)
         return said
 
     async def _admin_conf(self, where: str) -> tuple[bytes, str]:
-        """The master's admin.conf; the kept copy where the master's cannot be fetched."""
+        """Fetch the master's admin.conf; return the kept copy where the master's cannot be fetched."""
         url = self._kube.admin_conf_url.replace("{ip}", where.rpartition(":")[0])
         url = url.replace("{port}", str(self._master.port))
         if self._master.insecure:
@@ -153,24 +153,16 @@ class SwitchSteps:
             raise Refused("kubeadm", detail)
         return ""
 
-    def _keep(self) -> str:
-        note = Membership(
-            Standing.JOINED,
-            self._master.ip,
-            self._master.port,
-            self._kube.node_name,
-            self.how,
-            int(time.time()),
-        )
-        self._files.keep(note)
+    def _record(self) -> str:
+        self._files.record(self._membership(Standing.JOINED))
         if not self._kube.keep_admin_conf:
             self._files.forget(self._files.admin_conf)
         elif self.how == ADMIN_CONF:
-            self._files.keep_secret(self._files.admin_conf, _read(str(self._files.credential)))
+            self._files.write_secret(self._files.admin_conf, _read(str(self._files.credential)))
         self._files.forget(self._files.credential)
         return f"{self._files.admin_conf} is {'kept' if self._files.admin_conf.exists() else 'not there'}"
 
-    async def _suit(self) -> str:
+    async def _configure_kubelet(self) -> str:
         """Adjust the configuration that kubeadm has just written, and restart the kubelet, which reads it only once."""
         if self._collects:
             return "unchanged: [images] kubelet_gc is set"
@@ -198,20 +190,20 @@ class SwitchSteps:
                 return f"deleted by {kubeconfig}"
             except PortError as error:
                 last = error
-        if isinstance(last, Forbidden) and self._job is Job.JOIN and self._comes_back:
+        if isinstance(last, Forbidden) and self._job is Job.JOIN and self._rejoins:
             async with self._node(self._files.kubeconfig) as node:
                 await node.say_not_ready()
             return "not deleted (this switch's credential does not allow it), but marked not ready"
         raise type(last)(SERVICE, f"{last.detail}; run: kubectl delete node {self._kube.node_name}")
 
     @property
-    def _comes_back(self) -> bool:
+    def _rejoins(self) -> bool:
         """Whether the next join is to the same master as the one being left."""
         return self._files.found().belongs_to(self._master)
 
     def _credentials(self) -> list[Path]:
         """Kubeconfigs for the master being left, those with more rights first."""
-        fresh = self._job is Job.JOIN and self._comes_back and self.how != TOKEN
+        fresh = self._job is Job.JOIN and self._rejoins and self.how != TOKEN
         paths = (*([self._files.credential] if fresh else []), self._files.admin_conf, self._files.kubeconfig)
         return [path for path in paths if path.exists()]
 
@@ -231,7 +223,7 @@ class SwitchSteps:
         if not self._master.wanted:
             self._files.forget_membership()
             return ""
-        self._files.keep(self._membership(Standing.LEFT))
+        self._files.record(self._membership(Standing.LEFT))
         return "no automatic join until: config kube join"
 
     def _membership(self, standing: Standing) -> Membership:

@@ -51,7 +51,7 @@ class Item:
 
 
 def sources(settings: Settings, installed: Mapping[str, Manifest]) -> tuple[Path, ...]:
-    """The paths to save.
+    """Return the paths to save.
 
     The kubelet's files and certificates, admin.conf, the label queue and all other state, operators' hooks, and the
     units and scripts of the `installed` features.
@@ -63,7 +63,7 @@ def sources(settings: Settings, installed: Mapping[str, Manifest]) -> tuple[Path
 
 
 def places(settings: Settings, *, more: Iterable[str] = ()) -> tuple[Path, ...]:
-    """The paths that may be saved and restored. `more`: folders below the install root."""
+    """Return the paths that may be saved and restored. `more`: folders below the install root."""
     kubernetes = Path(settings.kube.kubeconfig).parent
     kubelet = Path(settings.paths.kubelet_dir)
     return (
@@ -94,7 +94,7 @@ class ContextBackup:
         self._boot_id = boot_id
 
     def found(self) -> list[Path]:
-        """The files and links to save, in order. Raises Refused where they are too many."""
+        """Find the files and links to save, in order. Raises Refused where they are too many."""
         found = list(dict.fromkeys(each for path in self._paths for each in _files(path)))
         if len(found) > FILES_MAX:
             raise Refused(
@@ -168,7 +168,7 @@ class ContextBackup:
         return Item(str(path), stat.S_IMODE(path.stat().st_mode), hashlib.sha256(data).hexdigest())
 
     def _listed(self) -> tuple[list[Item], tuple[str, ...]] | None:
-        """The context saved in an earlier boot and not restored yet, and its services; None: none. Raises Refused."""
+        """Read the context of an earlier boot that is not restored yet, and its services. Raises Refused."""
         try:
             tree = json.loads((self._folder / MANIFEST).read_bytes())
         except FileNotFoundError:
@@ -215,7 +215,7 @@ class ContextBackup:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file or link, or the direct entries of the folder; no other kinds, and no long files."""
+    """List the file or link, or the direct entries of the folder; no other kinds, and no long files."""
     if path.is_symlink() or path.is_file():
         entries = [path]
     elif path.is_dir():

@@ -65,7 +65,7 @@ class RemovableFile(Protocol):
     """One small file, replaced atomically."""
 
     def load(self) -> bytes | None:
-        """The content; None: the file does not exist. Raises Unavailable."""
+        """Read the content; None: the file does not exist. Raises Unavailable."""
 
     def save(self, data: bytes) -> None:
         """Replace the content, durably. Raises Unavailable."""

@@ -51,7 +51,7 @@ class OfferedPackage:
     nodes: Mapping[str, tuple[str, ...]]
 
     def fits(self, labels: Mapping[str, str]) -> bool:
-        """Whether a node with these labels wants the package."""
+        """Return whether a node with these labels wants the package."""
         return all(labels.get(key) in allowed for key, allowed in self.nodes.items())
 
 
@@ -104,14 +104,14 @@ def check_url(url: str) -> None:
 
 
 def archive_url(metadata_url: str, package: OfferedPackage) -> str:
-    """URL of the package's archive: beside the metadata, or below."""
+    """Build the URL of the package's archive: beside the metadata, or below."""
     return urljoin(metadata_url, package.archive)
 
 
 def plan(
     metadata: Metadata, labels: Mapping[str, str], installed: Mapping[str, str]
 ) -> tuple[PackageStep, ...]:
-    """The steps after which this node has what it wants.
+    """Plan the steps after which this node has what it wants.
 
     `installed`: the archive's SHA-256 by name, empty for a service that an operator installed, which no package
     changes. Of packages with one name, the first match is used. Removals come first: another package may need
@@ -215,7 +215,7 @@ def check_key(pubkey: str) -> None:
 
 
 def claims(pubkey: str, signature: bytes, data: bytes) -> tuple[Claim, ...]:
-    """The conditions under which minisign's `signature` file is `pubkey`'s of `data`. Raises Unusable."""
+    """Return the conditions under which minisign's `signature` file is `pubkey`'s of `data`. Raises Unusable."""
     number, key = _key(pubkey)
     lines = signature.split(b"\n")
     prefix = b"trusted comment: "

@@ -54,7 +54,7 @@ class CatalogSource:
         self._metadata: Metadata | None = None
 
     async def fetch(self) -> Metadata:
-        """The current metadata. Raises Unusable, Missing, Refused, Unavailable."""
+        """Return the current metadata. Raises Unusable, Missing, Refused, Unavailable."""
         etag = self._etag if self._metadata is not None else ""
         got = await self._files.get(self.url, catalog.METADATA_BYTES_MAX, etag)
         if got.body is not None:

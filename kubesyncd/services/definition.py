@@ -93,7 +93,7 @@ class ServiceFile:
 
 
 def service(name: str, requires: Iterable[str] = DEFAULT_REQUIRES) -> ServiceSpec:
-    """The description for `config feature install NAME required …`. Raises InvalidService."""
+    """Build the description for `config feature install NAME required …`. Raises InvalidService."""
     return _checked(ServiceSpec(_service_name("name", name), requires=_services("required", list(requires))))
 
 
@@ -114,7 +114,7 @@ def parse(text: bytes, *, packaged: frozenset[str] = frozenset()) -> ServiceSpec
 
 
 def _keys(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """The file's keys, `pre-start` as `pre_start`."""
+    """Return the file's keys, `pre-start` as `pre_start`."""
     allowed = [f.name for f in fields(ServiceSpec)]
     keys: dict[str, Any] = {}
     for key, value in tree.items():
@@ -212,7 +212,7 @@ def _program(key: str, word: str, packaged: frozenset[str]) -> str:
 
 
 def files(spec: ServiceSpec, packaged: Mapping[str, bytes] | None = None) -> tuple[ServiceFile, ...]:
-    """The service's files: unit, script, a hook for each kind of reboot with commands, and `packaged`."""
+    """Build the service's files: unit, script, a hook for each kind of reboot with commands, and `packaged`."""
     home = f"{SCRIPT_FOLDER}/{spec.name}"
     placed = {key: tuple(_placed(c, home) for c in getattr(spec, key)) for key in LISTS}
     known = {"spec": spec, "script": script_path(spec.name), **placed}
@@ -231,17 +231,17 @@ def files(spec: ServiceSpec, packaged: Mapping[str, bytes] | None = None) -> tup
 
 
 def unit_path(name: str) -> str:
-    """Path of the service's unit."""
+    """Return the path of the service's unit."""
     return f"{UNIT_FOLDER}/{name}.service"
 
 
 def script_path(name: str) -> str:
-    """Path of the service's script."""
+    """Return the path of the service's script."""
     return f"{SCRIPT_FOLDER}/{name}.sh"
 
 
 def row(sonic_fields: Mapping[str, str]) -> dict[str, str]:
-    """The CONFIG_DB row of a new Kubernetes-only feature.
+    """Build the CONFIG_DB row of a new Kubernetes-only feature.
 
     `sonic_fields`: kubesyncd's fields, in the switch's spelling. SONiC's featured needs the others to leave the unit
     unchanged.
@@ -255,7 +255,7 @@ KUBE_ONLY = {"set_owner": "kube", "fallback_to_local": "false", "kube_failure_de
 
 
 def _placed(command: ServiceCommand, home: str) -> str:
-    """The command's line, with a packaged file by its installed path."""
+    """Return the command's line, with a packaged file by its installed path."""
     first, *rest = command.words
     return ServiceCommand((f"{home}/{first[2:]}", *rest)).line if first.startswith("./") else command.line
 

@@ -86,7 +86,7 @@ class InstallPlanner:
     async def journal(
         self, spec: ServiceSpec, files: tuple[ServiceFile, ...], package: PackageOrigin | None
     ) -> Manifest:
-        """The manifest of the installation to begin, with the state to restore where it fails. Raises Refused."""
+        """Build the manifest of the installation to begin, with the state to restore where it fails. Raises Refused."""
         name, installed = spec.name, self._disk.installed()
         previous = installed.get(name)
         if len(installed) >= INSTALLED_MAX:

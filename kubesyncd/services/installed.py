@@ -71,7 +71,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def hashes(installed: Mapping[str, Manifest]) -> dict[str, str]:
-    """The archive's SHA-256 of each service, as for `catalog.plan`: empty for an operator's own."""
+    """Return the archive's SHA-256 of each service, as for `catalog.plan`: empty for an operator's own."""
     return {name: _hash(manifest) for name, manifest in installed.items()}
 
 

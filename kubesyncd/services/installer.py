@@ -57,7 +57,7 @@ class Installer:
         self._rollback = Rollback(disk, units, rows)
 
     def installed(self) -> dict[str, Manifest]:
-        """All manifests by feature. Raises Unavailable."""
+        """Read all manifests by feature. Raises Unavailable."""
         return self._disk.installed()
 
     async def check(

@@ -41,7 +41,7 @@ _MAGIC = slice(257, 262)
 
 
 def unpack(package: OfferedPackage, data: bytes) -> tuple[ServiceSpec, dict[str, bytes]]:
-    """The service in an archive, and its programs by name. Raises Unusable."""
+    """Read the service in an archive, and its programs by name. Raises Unusable."""
     if len(data) > ARCHIVE_BYTES_MAX:
         raise Unusable(f"the archive has more than {ARCHIVE_BYTES_MAX} bytes")
     found = hashlib.sha256(data).hexdigest()
@@ -62,7 +62,7 @@ def unpack(package: OfferedPackage, data: bytes) -> tuple[ServiceSpec, dict[str,
 
 
 def read_files(data: bytes) -> dict[str, bytes]:
-    """The files in a gzipped tar, by name. Raises Unusable where it contains anything else."""
+    """Read the files in a gzipped tar, by name. Raises Unusable where it contains anything else."""
     files: dict[str, bytes] = {}
     for name, content in _members(_inflated(data)):
         if name in files:
@@ -86,7 +86,7 @@ def _inflated(data: bytes) -> bytes:
 
 
 def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a tar."""
+    """Yield the names and contents of the files in a tar."""
     at = 0
     for _ in range(MEMBERS_MAX):
         header = content[at : at + tarfile.BLOCKSIZE]
@@ -116,7 +116,7 @@ def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _member(header: bytes) -> tarfile.TarInfo:
-    """The decoded header. Raises Unusable."""
+    """Decode a header. Raises Unusable."""
     if len(header) != tarfile.BLOCKSIZE or header[_MAGIC] != b"ustar":
         raise Unusable("the archive is an invalid tar file; make it with: tar --format=ustar -czf")
     size = header[_SIZE].strip(b" \0")

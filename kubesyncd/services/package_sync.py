@@ -38,7 +38,7 @@ class PackageSync:
         self._installer = installer
 
     async def plan(self, labels: Mapping[str, str]) -> tuple[Metadata, tuple[PackageStep, ...]]:
-        """The offered metadata, and the steps to do. Raises Unusable, Missing, Refused, Unavailable."""
+        """Return the offered metadata, and the steps to do. Raises Unusable, Missing, Refused, Unavailable."""
         metadata = await self._source.fetch()
         return metadata, catalog.plan(metadata, labels, hashes(self._installer.installed()))
 

@@ -40,12 +40,12 @@ class ServiceDisk:
     # ---- reading --------------------------------------------------------------------------------
 
     def at(self, path: str) -> Path:
-        """Where the service's file `path` lies."""
+        """Return where the service's file `path` lies."""
         assert path.startswith("/"), path
         return self._root / path.lstrip("/")
 
     def is_changed(self, path: str, sha256: str) -> bool:
-        """Whether the file differs from what was installed; a missing file does not."""
+        """Return whether the file differs from what was installed; a missing file does not."""
         with _reported():
             try:
                 return hashlib.sha256(self.at(path).read_bytes()).hexdigest() != sha256
@@ -53,7 +53,7 @@ class ServiceDisk:
                 return False
 
     def missing_folders(self, files: Iterable[ServiceFile]) -> tuple[str, ...]:
-        """The folders to make for these files, parents first."""
+        """List the folders to make for these files, parents first."""
         missing: dict[str, None] = {}
         for file in files:
             for folder in reversed(Path(file.path).parents):
@@ -64,7 +64,7 @@ class ServiceDisk:
     # ---- manifests ------------------------------------------------------------------------------
 
     def installed(self) -> dict[str, Manifest]:
-        """All manifests by feature."""
+        """Read all manifests by feature."""
         return read_manifests(self._folder)
 
     def save(self, manifest: Manifest) -> None:

@@ -148,7 +148,7 @@ def admin(lab: Lab, verb: str, *arguments: Any, kubeconfig: Path | None = None) 
 
 # kubeadm waits for a certificate and then for the Node, and may: controllers that have lost their master look for it
 # again with pauses of up to a minute. The job's own limits are what it is held to.
-JOB_S_MAX = sum(STEP_S_MAX[step] for step in (JobStep.JOIN, JobStep.KEEP, JobStep.SUIT))
+JOB_S_MAX = sum(STEP_S_MAX[step] for step in (JobStep.JOIN, JobStep.RECORD, JobStep.CONFIGURE_KUBELET))
 
 
 def connected(switch: JoinSwitch) -> None:

@@ -303,7 +303,7 @@ def test_a_forced_join_removes_the_node_and_joins_again(switches: Make) -> None:
     assert switch.kubeadm_calls == ["join", "reset", "join"]
     assert switch.kube.kubelet_conf.exists()
     assert [s.step.name for s in switch.progress.steps] == [
-        "FETCH", "ASK", "TRY", "STOP", "LEAVE", "CLEAN", "JOIN", "KEEP", "SUIT",
+        "FETCH", "ASK", "TRY", "STOP", "LEAVE", "CLEAN", "JOIN", "RECORD", "CONFIGURE_KUBELET",
     ]  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_the_network_is_asked_before_anything_is_torn_down(found: Found, force: 
         assert not force
         return
     assert steps[:2] == [JobStep.FETCH, JobStep.ASK]
-    assert steps[-3:] == [JobStep.JOIN, JobStep.KEEP, JobStep.SUIT]
+    assert steps[-3:] == [JobStep.JOIN, JobStep.RECORD, JobStep.CONFIGURE_KUBELET]
     assert (JobStep.CLEAN in steps) is (found.credential or found.residue)
     assert (JobStep.LEAVE in steps) is found.credential
     if found.credential:
