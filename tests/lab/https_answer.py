@@ -1,0 +1,91 @@
+"""Serve one prepared answer to every request, over HTTPS on the loopback, in a thread.
+
+Knows nothing of what the answer means.
+"""
+
+from __future__ import annotations
+
+import http.server
+import ssl
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from tests.lab.certificates import Authority, write_kubeconfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, body and headers beside the length."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class AnswerServer:
+    """`with AnswerServer(folder) as server`; `answer` may be replaced at any time.
+
+    `kubeconfig` names the server, trusts it, and has a client certificate.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.answer = Answer(200, b"{}")
+        self.authority = Authority(folder / "pki")
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        shown = self.authority.issue("answers", "127.0.0.1", server=True)
+        tls.load_cert_chain(shown.certificate, shown.key)
+        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self._server.socket = tls.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
+        self.where = f"127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"https://{self.where}"
+        self.ca_file = str(self.authority.pair.certificate)
+        self.kubeconfig = folder / "answers.conf"
+        client = self.authority.issue("client", "system:node:switch1", "system:nodes")
+        write_kubeconfig(self.kubeconfig, self.url, self.authority.pem, client, inline=False)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                prepared = server.answer
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(prepared.status)
+                for name, value in {**prepared.headers, "Content-Length": len(prepared.body)}.items():
+                    self.send_header(name, str(value))
+                self.end_headers()
+                self.wfile.write(prepared.body)
+
+            def do_GET(self) -> None:
+                self.answer()
+
+            def do_PATCH(self) -> None:
+                self.answer()
+
+            def log_message(self, *_: object) -> None:
+                """Stay silent."""
+
+        return Handler
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Stay silent: a client that does not trust the certificate is what some tests are about."""
