@@ -11,6 +11,7 @@ import socket
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from kubesyncd.adapters.http_answer import read_whole
 from kubesyncd.ports import Forbidden, Unavailable
 
 SERVICE = "Docker"
@@ -39,7 +40,7 @@ def _get(url: str, path: str, seconds: float) -> tuple[int, dict[str, Any]]:
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, dict(json.loads(response.read(ANSWER_BYTES_MAX)))
+        return response.status, dict(json.loads(read_whole(response, ANSWER_BYTES_MAX)))
     except PermissionError as error:
         raise Forbidden(SERVICE, f"{url}: permission denied; use sudo") from error
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:

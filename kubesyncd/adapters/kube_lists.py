@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from kubesyncd.adapters.http_answer import OPERATOR, TooLong, read_whole
 from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
 from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
 
@@ -29,9 +30,6 @@ CALL_S = 1.5
 ANSWER_BYTES_MAX = 16 << 20
 ITEMS_MAX = 500
 T = TypeVar("T")
-
-_FORBIDDEN = (401, 403)
-_NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +106,12 @@ class KubeAdmin:
                     "GET", f"{server.path.rstrip('/')}{path}", headers={"User-Agent": "kubesync"}
                 )
                 response = connection.getresponse()
-                body = response.read(ANSWER_BYTES_MAX + 1)
+                _check_status(where, path, response.status)
+                body = read_whole(response, ANSWER_BYTES_MAX)
             finally:
                 connection.close()
+        except TooLong as error:
+            raise Unavailable(SERVICE, _cannot_answer(where, path, http.client.OK)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = (
                 getattr(error, "reason", None)
@@ -119,24 +120,38 @@ class KubeAdmin:
                 or "no answer"
             )
             raise Unavailable(SERVICE, f"the master at {where} does not answer ({reason})") from error
-        return _decoded(where, path, response.status, body), response.headers.get("Date", "")
+        return _decoded(where, path, body), response.headers.get("Date", "")
 
 
-def _decoded(where: str, path: str, status: int, body: bytes) -> Any:
-    """Decode the JSON of a good answer, or raise the port error of a bad one."""
-    what = path.partition("?")[0]
-    if status in _FORBIDDEN:
+def _check_status(where: str, path: str, status: int) -> None:
+    """Raise the port error of a bad answer."""
+    if status == http.client.OK:
+        return
+    what, error = _asked(path), OPERATOR.error(status)
+    if error is Forbidden:
         raise Forbidden(SERVICE, f"the master refuses our credential for {what} ({status}); join again")
-    if status == _NOT_FOUND:
+    if error is Missing:
         raise Missing(SERVICE, f"the master at {where} does not have {what}")
-    if 400 <= status < 500:
+    if error is Refused:
         raise Refused(SERVICE, f"the master refuses {what} ({status})")
-    if status != http.client.OK or len(body) > ANSWER_BYTES_MAX:
-        raise Unavailable(SERVICE, f"the master at {where} cannot answer {what} now ({status})")
+    raise Unavailable(SERVICE, _cannot_answer(where, path, status))
+
+
+def _cannot_answer(where: str, path: str, status: int) -> str:
+    return f"the master at {where} cannot answer {_asked(path)} now ({status})"
+
+
+def _decoded(where: str, path: str, body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Unavailable(SERVICE, f"{where} answers {what} with something that is not JSON") from error
+        detail = f"{where} answers {_asked(path)} with something that is not JSON"
+        raise Unavailable(SERVICE, detail) from error
+
+
+def _asked(path: str) -> str:
+    """The path without its query."""
+    return path.partition("?")[0]
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

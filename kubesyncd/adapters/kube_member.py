@@ -11,18 +11,28 @@ import base64
 import json
 import ssl
 import time
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import quote
 
 import aiohttp
 
+from kubesyncd.adapters.http_answer import JOIN, escaped, status_message
+from kubesyncd.adapters.http_session import (
+    Fault,
+    NoAnswer,
+    answered,
+    read_body,
+    server_context,
+    short_session,
+)
 from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
 from kubesyncd.core.labels import feature_of
-from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 CALL_S = 8.0
@@ -46,16 +56,13 @@ async def fetch(url: str, *, ca_file: str, insecure: bool) -> bytes:
     if not url.startswith("https://"):
         raise Refused(SERVICE, f"{url} is not https://; correct [kube] admin_conf_url")
     with _edge(url):
-        context = ssl.create_default_context(cafile=ca_file or None)
-        if insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+        context = server_context(ca_file=ca_file, insecure=insecure)
         async with _session(context) as session, session.get(url, allow_redirects=False) as response:
             if response.status != 200:
                 raise Refused(
                     SERVICE, f"{url} is answered with {response.status}; check [kube] admin_conf_url"
                 )
-            return await _body(response, FETCH_BYTES_MAX)
+            return await read_body(response, FETCH_BYTES_MAX)
 
 
 async def answers(master: str) -> str:
@@ -63,9 +70,7 @@ async def answers(master: str) -> str:
 
     For a join whose CA only kubeadm will check. Raises Unavailable.
     """
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = server_context(insecure=True)
     with _edge(master):
         async with _session(context) as session, session.get(f"https://{master}/version") as response:
             return f"it answers with {response.status}"
@@ -88,10 +93,7 @@ class Member:
         headers = {}
         if "token" in user:
             headers["Authorization"] = f"Bearer {user['token']}"
-            context = _trusting(cluster, kubeconfig)
-            if insecure:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
+            context = _trusting(cluster, kubeconfig, insecure=insecure)
         else:
             context = tls_context(kubeconfig.parent, cluster, user, insecure=insecure)
         async with _session(context, headers) as session:
@@ -175,7 +177,7 @@ class Member:
             async with self._session.request(
                 method, self._server + path, data=data, headers=headers
             ) as response:
-                answer = await _body(response, ANSWER_BYTES_MAX)
+                answer = await read_body(response, ANSWER_BYTES_MAX)
                 if response.status >= 300:
                     raise _error(response.status, answer)
                 return json.loads(answer)
@@ -186,60 +188,41 @@ def _by_daemonset(pod: dict[str, Any]) -> bool:
 
 
 def _error(status: int, answer: bytes) -> PortError:
-    try:
-        text = str(json.loads(answer)["message"])
-    except (ValueError, LookupError, TypeError):
+    text = status_message(answer)
+    if text is None:
         text = answer.decode(errors="replace")
-    detail = f"{status}: {ascii(text[:DETAIL_MAX])[1:-1]}"
-    if status in (401, 403):
-        return Forbidden(SERVICE, detail)
-    if status == 404:
-        return Missing(SERVICE, detail)
-    return Refused(SERVICE, detail) if status < 500 and status != 429 else Unavailable(SERVICE, detail)
+    return JOIN.error(status)(SERVICE, f"{status}: {escaped(text, DETAIL_MAX)}")
 
 
-def _trusting(cluster: dict[str, Any], kubeconfig: Path) -> ssl.SSLContext:
-    """TLS that trusts the kubeconfig's CA only. Raises Unavailable."""
+def _trusting(cluster: dict[str, Any], kubeconfig: Path, *, insecure: bool) -> ssl.SSLContext:
+    """TLS that trusts the kubeconfig's CA only, and has no client certificate. Raises Unavailable."""
     try:
         ca = base64.b64decode(cluster["certificate-authority-data"], validate=True).decode()
-        return ssl.create_default_context(cadata=ca)
+        return server_context(ca=ca, insecure=insecure)
     except (LookupError, TypeError, ValueError, ssl.SSLError) as error:
         raise Unavailable(SERVICE, f"the CA in {kubeconfig} cannot be used: {error}") from error
 
 
 def _session(context: ssl.SSLContext, headers: dict[str, str] | None = None) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, force_close=True),
-        timeout=aiohttp.ClientTimeout(total=CALL_S, connect=CONNECT_S),
-        headers={"User-Agent": "kubesyncd", **(headers or {})},
-        trust_env=False,
-    )
+    timeout = aiohttp.ClientTimeout(total=CALL_S, connect=CONNECT_S)
+    return short_session(context, timeout, {"User-Agent": "kubesyncd", **(headers or {})})
 
 
-async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > most:
-            raise ValueError(f"the answer is longer than {most} bytes")
-    return bytes(body)
-
-
-@contextmanager
-def _edge(where: str) -> Iterator[None]:
+def _edge(where: str) -> AbstractContextManager[None]:
     """Translate foreign exceptions to Unavailable, with the fix where one is known."""
-    try:
-        yield
-    except aiohttp.ClientConnectorCertificateError as error:
-        reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-        fix = "check this switch's clock, the address, and the CA ([kube] ca_file)"
-        raise Unavailable(SERVICE, f"the certificate of {where} is not trusted: {reason}; {fix}") from error
-    except TimeoutError as error:
-        raise Unavailable(SERVICE, f"{where} does not answer in time") from error
-    except aiohttp.ClientConnectorError as error:
-        raise Unavailable(
-            SERVICE, f"{error.host}:{error.port} cannot be reached: {error.os_error}"
-        ) from error
-    except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
-        said = ascii(str(error) or type(error).__name__)[1 : DETAIL_MAX + 1]
-        raise Unavailable(SERVICE, f"{where}: {said}") from error
+
+    def word(failed: NoAnswer) -> str:
+        match failed.fault:
+            case Fault.UNTRUSTED:
+                fix = "check this switch's clock, the address, and the CA ([kube] ca_file)"
+                return f"the certificate of {where} is not trusted: {failed.reason}; {fix}"
+            case Fault.LATE:
+                return f"{where} does not answer in time"
+            case Fault.UNREACHABLE:
+                return f"{failed.where} cannot be reached: {failed.reason}"
+            case Fault.CLOSED | Fault.OTHER:
+                return f"{where}: {escaped(failed.text, DETAIL_MAX)}"
+            case _:
+                assert_never(failed.fault)
+
+    return answered(SERVICE, word, LookupError, TypeError)

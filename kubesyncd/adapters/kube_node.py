@@ -13,22 +13,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import socket
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import aiohttp
 
 from kubesyncd.adapters import kube_lean
+from kubesyncd.adapters.http_answer import OWN_NODE, one_line, status_message
+from kubesyncd.adapters.http_session import Fault, NoAnswer, answered, read_body
 from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
-from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
+from kubesyncd.ports import Missing, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from kubesyncd.core.model import MasterConfig
 
@@ -60,10 +62,11 @@ _ABOUT_LABELS = "is not allowed to modify labels"
 _GOOD = (200, 201)
 _GONE = 410
 _UNAUTHORIZED = 401
+_FORBIDDEN = 403
 _FIXES = {
     _UNAUTHORIZED: "the master does not take the kubelet's certificate, which may have expired, or be another "
     "master's: config kube join -f",
-    403: "the master does not let this node do so: allow it, or join again: config kube join -f",
+    _FORBIDDEN: "the master does not let this node do so: allow it, or join again: config kube join -f",
 }
 
 
@@ -259,7 +262,7 @@ class KubeCluster:
                 for last in (False, True):
                     try:
                         async with self._call(method, path, limits, **request) as response:
-                            return json.loads(await _body(response))
+                            return json.loads(await _read(response))
                     except _StatusError as error:
                         if error.status != _UNAUTHORIZED or last:
                             raise
@@ -310,18 +313,14 @@ def _answers(node: str) -> Iterator[None]:
     try:
         yield
     except _StatusError as error:
-        match error.status:
-            case 400 | 422:
-                raise Refused(SERVICE, error.detail) from None
-            case 403 if _ABOUT_LABELS in error.detail:
-                raise Refused(SERVICE, error.detail) from None
-            case 403:
-                raise Forbidden(SERVICE, error.detail) from None
-            case 404:
-                detail = f"node {node} is not registered yet; its kubelet registers it"
-                raise Missing(SERVICE, detail) from None
-            case _:
-                raise Unavailable(SERVICE, error.told) from None
+        kind = OWN_NODE.error(error.status)
+        if _ABOUT_LABELS in error.detail and error.status == _FORBIDDEN:
+            kind = Refused
+        if kind is Missing:
+            detail = f"node {node} is not registered yet; its kubelet registers it"
+        else:
+            detail = error.told if kind is Unavailable else error.detail
+        raise kind(SERVICE, detail) from None
 
 
 async def _close_unused(link: _Link) -> None:
@@ -387,53 +386,43 @@ def _probed_socket(address: Any) -> socket.socket:
     return probed
 
 
-@contextmanager
-def _edge(kubeconfig: Path) -> Iterator[None]:
+def _edge(kubeconfig: Path) -> AbstractContextManager[None]:
     """Translate foreign exceptions to Unavailable, with the fix where one is known."""
-    try:
-        yield
-    except aiohttp.ClientConnectorCertificateError as error:
-        reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-        fix = f"check this switch's clock, and that {kubeconfig} is from this master"
-        raise Unavailable(SERVICE, f"the master's certificate is not trusted: {reason}; {fix}") from error
-    except TimeoutError as error:
-        raise Unavailable(SERVICE, "the master does not answer in time") from error
-    except aiohttp.ClientConnectorError as error:
-        # asyncio words it as a failed call; the kernel's own message is plainer.
-        errno = error.os_error.errno
-        reason = os.strerror(errno) if errno else str(error.os_error)
-        raise Unavailable(SERVICE, f"{error.host}:{error.port} cannot be reached: {reason}") from error
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
-        raise Unavailable(SERVICE, "the master closed the connection") from error
-    except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-        raise Unavailable(SERVICE, _short(str(error)) or type(error).__name__) from error
+
+    def word(failed: NoAnswer) -> str:
+        match failed.fault:
+            case Fault.UNTRUSTED:
+                fix = f"check this switch's clock, and that {kubeconfig} is from this master"
+                return f"the master's certificate is not trusted: {failed.reason}; {fix}"
+            case Fault.LATE:
+                return "the master does not answer in time"
+            case Fault.UNREACHABLE:
+                # asyncio words it as a failed call; the kernel's own message is plainer.
+                reason = os.strerror(failed.errno) if failed.errno else failed.reason
+                return f"{failed.where} cannot be reached: {reason}"
+            case Fault.CLOSED:
+                return "the master closed the connection"
+            case Fault.OTHER:
+                return one_line(failed.text, DETAIL_LENGTH_MAX)
+            case _:
+                assert_never(failed.fault)
+
+    return answered(SERVICE, word)
 
 
-async def _body(response: Any) -> bytes:
-    """Read a whole answer, up to a limit. Raises ValueError beyond it."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > ANSWER_BYTES_MAX:
-            raise ValueError(f"the master's answer is longer than {ANSWER_BYTES_MAX} bytes")
-    return bytes(body)
+async def _read(response: Any) -> bytes:
+    return await read_body(response, ANSWER_BYTES_MAX, "the master's answer")
 
 
 async def _reason(response: Any) -> str:
     """The server's own message, and how long it asks to wait."""
-    text = (await _body(response)).decode(errors="replace")
-    try:
-        text = json.loads(text)["message"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = f"{response.reason}: {text}"
+    body = await _read(response)
+    text = status_message(body)
+    if text is None:
+        text = f"{response.reason}: {body.decode(errors='replace')}"
     wait = response.headers.get("Retry-After", "")
-    return _short(text) + (f" (retry_after={wait})" if wait.isascii() and wait.isdigit() else "")
-
-
-def _short(text: object) -> str:
-    """One clean line of at most DETAIL_LENGTH_MAX characters."""
-    line = re.sub(r"[^ -~]+", " ", str(text))
-    return line if len(line) <= DETAIL_LENGTH_MAX else line[: DETAIL_LENGTH_MAX - 3] + "..."
+    quoted = f" (retry_after={wait})" if wait.isascii() and wait.isdigit() else ""
+    return one_line(text, DETAIL_LENGTH_MAX) + quoted
 
 
 def _after(look: _Look, line: bytes) -> _Look | None:
@@ -451,8 +440,10 @@ def _after(look: _Look, line: bytes) -> _Look | None:
             case "ERROR" if thing.get("code") == _GONE:
                 return None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise Unavailable(SERVICE, f"not a watch event: {_short(line.decode(errors='replace'))}") from error
-    raise Unavailable(SERVICE, f"the master ended the watch: {_short(thing)}")
+        raise Unavailable(
+            SERVICE, f"not a watch event: {one_line(line.decode(errors='replace'), DETAIL_LENGTH_MAX)}"
+        ) from error
+    raise Unavailable(SERVICE, f"the master ended the watch: {one_line(thing, DETAIL_LENGTH_MAX)}")
 
 
 def _labels(node: dict[str, Any]) -> dict[str, str]:

@@ -5,11 +5,23 @@ Knows nothing of its contents. Redirects are not followed: only the configured s
 
 from __future__ import annotations
 
-import ssl
+from typing import TYPE_CHECKING
 
 import aiohttp
 
-from kubesyncd.ports import FetchedFile, Missing, Refused, Unavailable
+from kubesyncd.adapters.http_answer import PACKAGES, TooLong, escaped
+from kubesyncd.adapters.http_session import (
+    Fault,
+    NoAnswer,
+    answered,
+    read_body,
+    server_context,
+    short_session,
+)
+from kubesyncd.ports import FetchedFile, Missing, Refused
+
+if TYPE_CHECKING:
+    import ssl
 
 SERVICE = "packages"
 TOTAL_S = 120.0
@@ -17,7 +29,6 @@ CONNECT_S = 10.0
 READ_S = 30.0
 ETAG_MAX = 256
 ERROR_MAX = 200
-_CHUNK = 1 << 16
 
 
 class HttpsFiles:
@@ -30,27 +41,32 @@ class HttpsFiles:
     async def get(self, url: str, bytes_max: int, etag: str = "") -> FetchedFile:
         """Fetch the file at `url`, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
         headers = {"If-None-Match": etag} if etag else {}
-        connector = aiohttp.TCPConnector(ssl=self._trust(), force_close=True)
-        try:
+        context = self._trust()
+
+        def word(failed: NoAnswer) -> str:
+            if failed.fault is Fault.LATE:
+                return f"{url} was not received in time"
+            # The error's text contains the server's message.
+            return f"{url}: {escaped(failed.text, ERROR_MAX)}"
+
+        with answered(SERVICE, word):
             async with (
-                aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session,
+                short_session(context, self._timeout) as session,
                 session.get(url, headers=headers, allow_redirects=False) as answer,
             ):
                 _check_status(url, answer.status, asked_again=bool(etag))
                 if answer.status == 304:
                     return FetchedFile(None, etag)
-                body = await _body(url, answer, bytes_max)
+                try:
+                    body = await read_body(answer, bytes_max, url)
+                except TooLong as error:
+                    raise Refused(SERVICE, str(error)) from error
                 return FetchedFile(body, _etag(answer.headers.get("ETag", "")))
-        except TimeoutError as error:
-            raise Unavailable(SERVICE, f"{url} was not received in time") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # An error's text contains the server's message.
-            raise Unavailable(SERVICE, f"{url}: {ascii(str(error)[:ERROR_MAX])[1:-1]}") from error
 
     def _trust(self) -> ssl.SSLContext:
         """Read the CA again for each request: a replaced certificate is used at once."""
         try:
-            return ssl.create_default_context(cafile=self._ca_file or None)
+            return server_context(ca_file=self._ca_file)
         except OSError as error:
             detail = (
                 f"[packages] ca_file {self._ca_file} cannot be used ({error.strerror or error}); correct it"
@@ -61,22 +77,11 @@ class HttpsFiles:
 def _check_status(url: str, status: int, *, asked_again: bool) -> None:
     if status == 200 or (status == 304 and asked_again):
         return
-    if status in (404, 410):
+    error = PACKAGES.error(status)
+    if error is Missing:
         raise Missing(SERVICE, f"{url} is not there ({status})")
-    if 300 <= status < 500 and status not in (408, 425, 429):
-        raise Refused(SERVICE, f"{url} is answered with {status}; set [packages] url to where the file is")
-    raise Unavailable(SERVICE, f"{url} is answered with {status}")
-
-
-async def _body(url: str, answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    parts: list[bytes] = []
-    length = 0
-    async for part in answer.content.iter_chunked(_CHUNK):
-        parts.append(part)
-        length += len(part)
-        if length > bytes_max:
-            raise Refused(SERVICE, f"{url} is longer than {bytes_max} bytes")
-    return b"".join(parts)
+    fix = "; set [packages] url to where the file is" if error is Refused else ""
+    raise error(SERVICE, f"{url} is answered with {status}{fix}")
 
 
 def _etag(text: str) -> str:
