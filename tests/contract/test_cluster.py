@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
 
-from kubesyncd.adapters import kube_node
+from kubesyncd.adapters import kube_connection, kube_watch
 from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
@@ -330,9 +330,9 @@ async def test_a_silent_server_is_unavailable_to_calls_and_to_the_watch(
 
 
 def test_the_shipped_limits_notice_silence_within_forty_seconds_and_bound_a_call_by_five() -> None:
-    assert kube_node.WATCH_S < kube_node.SILENCE_S
-    assert kube_node.SILENCE_S + kube_node.CONNECT_S < 40
-    assert kube_node.CALL_S <= 5
+    assert kube_watch.WATCH_S < kube_watch.SILENCE_S
+    assert kube_watch.SILENCE_S + kube_connection.CONNECT_S < 40
+    assert kube_connection.CALL_S <= 5
 
 
 async def test_an_expired_certificate_is_unavailable_and_its_successor_is_picked_up(

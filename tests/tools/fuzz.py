@@ -30,7 +30,7 @@ from kubesyncd import settings
 from kubesyncd.adapters import (
     docker_events,
     docker_inspect,
-    kube_node,
+    kube_watch,
     kubeconfig,
     redis_client,
     redis_place,
@@ -209,7 +209,7 @@ def targets(folder: Path) -> tuple[Target, ...]:
         Target(
             "a watch event",
             _watch_events(),
-            lambda data: kube_node._after(kube_node._Look(None, "1"), data),
+            lambda data: kube_watch.decode_event(kube_watch.NodeLabels(None, "1"), data),
             (Unavailable,),
             5,
         ),

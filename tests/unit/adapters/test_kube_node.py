@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
 
-from kubesyncd.adapters import kube_node
+from kubesyncd.adapters import kube_watch
 from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
@@ -170,7 +170,7 @@ async def test_a_refused_watch_is_unavailable(api: LabKube, status: int, fix: st
 async def test_a_server_that_ends_every_watch_at_once_is_unavailable_and_not_asked_in_a_loop(
     api: LabKube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kube_node, "WATCH_S_MIN", 20.0)
+    monkeypatch.setattr(kube_watch, "WATCH_S_MIN", 20.0)
     api.faults.append(Fault("end", "watch=true", times=1000))
     async with cluster(api.kubelet_conf, watch_s=40) as adapter, aclosing(adapter.watch()) as labels:
         assert await anext(labels) == {"a": "1"}
@@ -213,7 +213,7 @@ async def test_a_version_forgotten_as_soon_as_it_is_listed_is_unavailable(
     api: LabKube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A watch that a busy machine takes a second to open has ended "at once" all the same.
-    monkeypatch.setattr(kube_node, "WATCH_S_MIN", 20.0)
+    monkeypatch.setattr(kube_watch, "WATCH_S_MIN", 20.0)
     api.faults.append(Fault("status", "watch=true", times=1000, status=410))
     async with cluster(api.kubelet_conf, watch_s=40) as adapter, aclosing(adapter.watch()) as labels:
         assert await anext(labels) == {"a": "1"}

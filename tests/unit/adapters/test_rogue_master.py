@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
 
-from kubesyncd.adapters import kube_node
+from kubesyncd.adapters import kube_connection
 from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Unavailable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NODE = "switch1"
 # A call's own deadline, and as much again for a machine that is busy with something else.
-BOUND_S = 12 * kube_node.CALL_S
+BOUND_S = 12 * kube_connection.CALL_S
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
 
 
