@@ -13,7 +13,6 @@ import os
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 import aiohttp
@@ -21,11 +20,12 @@ import aiohttp
 from kubesyncd.adapters import kube_lean
 from kubesyncd.adapters.http_answer import one_line, status_message
 from kubesyncd.adapters.http_session import Fault, NoAnswer, answered, read_body
-from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
+from kubesyncd.adapters.kube_credential import SERVICE, files, read, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
 ApiClient, Configuration = kube_lean.load()
 
@@ -67,7 +67,7 @@ class _Client:
     """A client with one credential; the last user of a retired client closes it."""
 
     api: Any
-    files: tuple[str, ...]
+    files: tuple[Path, ...]
     stamp: tuple[object, ...]
     users: int = 0
     retired: bool = False
@@ -148,23 +148,12 @@ async def _close_unused(client: _Client) -> None:
 
 def _connect(kubeconfig: Path, *, insecure: bool) -> _Client:
     """Create a client from the kubeconfig's current context. Raises Unavailable where it cannot be used."""
-    before = _stamp((str(kubeconfig),))
-    cluster, user = current_context(kubeconfig)
-    files = (
-        str(kubeconfig),
-        *(
-            str(kubeconfig.parent / str(part[key]))
-            for part, key in (
-                (cluster, "certificate-authority"),
-                (user, "client-certificate"),
-                (user, "client-key"),
-            )
-            if key in part
-        ),
-    )
-    stamp = before + _stamp(files[1:])
-    context = tls_context(kubeconfig.parent, cluster, user, insecure=insecure)
-    api = ApiClient(Configuration(host=str(cluster["server"]).rstrip("/")))
+    before = _stamp((kubeconfig,))
+    config = read(kubeconfig)
+    named = files(kubeconfig, config)
+    stamp = before + _stamp(named)
+    context = tls_context(kubeconfig, config, insecure=insecure)
+    api = ApiClient(Configuration(host=config.server))
     # The library's own session uses proxy variables and has no keepalive. It has opened no connection yet.
     api.rest_client.pool_manager.detach()
     api.rest_client.pool_manager = aiohttp.ClientSession(
@@ -175,17 +164,17 @@ def _connect(kubeconfig: Path, *, insecure: bool) -> _Client:
         read_bufsize=LINE_BYTES_MAX,
     )
     api.user_agent = "kubesyncd"
-    return _Client(api, files, stamp)
+    return _Client(api, (kubeconfig, *named), stamp)
 
 
-def _stamp(files: tuple[str, ...]) -> tuple[object, ...]:
+def _stamp(files: tuple[Path, ...]) -> tuple[object, ...]:
     """A value that changes whenever one of `files` does; a missing file counts as a change, not as an error."""
     return tuple(_identity(file) for file in files)
 
 
-def _identity(file: str) -> tuple[int, int, int] | None:
+def _identity(file: Path) -> tuple[int, int, int] | None:
     try:
-        found = Path(file).stat()
+        found = file.stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino, found.st_size

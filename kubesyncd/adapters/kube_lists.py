@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from kubesyncd.adapters.http_answer import OPERATOR, TooLong, read_whole
-from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
+from kubesyncd.adapters.kube_credential import SERVICE, read, tls_context
 from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -95,16 +95,14 @@ class KubeAdmin:
         return _within(self._call_s, lambda: self._exchange(path))
 
     def _exchange(self, path: str) -> tuple[Any, str]:
-        cluster, user = current_context(self._kubeconfig)
-        context = tls_context(self._kubeconfig.parent, cluster, user, insecure=self._insecure)
-        server = urlsplit(str(cluster["server"]))
+        config = read(self._kubeconfig)
+        context = tls_context(self._kubeconfig, config, insecure=self._insecure)
+        server = urlsplit(config.server)
         where = server.netloc
         try:
             connection = http.client.HTTPSConnection(where, timeout=self._call_s, context=context)
             try:
-                connection.request(
-                    "GET", f"{server.path.rstrip('/')}{path}", headers={"User-Agent": "kubesync"}
-                )
+                connection.request("GET", f"{server.path}{path}", headers={"User-Agent": "kubesync"})
                 response = connection.getresponse()
                 _check_status(where, path, response.status)
                 body = read_whole(response, ANSWER_BYTES_MAX)

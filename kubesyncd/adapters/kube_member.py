@@ -7,7 +7,6 @@ neither the Kubernetes library nor anything that watching needs.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import ssl
 import time
@@ -26,7 +25,7 @@ from kubesyncd.adapters.http_session import (
     server_context,
     short_session,
 )
-from kubesyncd.adapters.kubeconfig import SERVICE, current_context, tls_context
+from kubesyncd.adapters.kube_credential import SERVICE, read, tls_context
 from kubesyncd.core.labels import feature_of
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from kubesyncd.runtime.kubeconfig import Kubeconfig
 
 CALL_S = 8.0
 CONNECT_S = 4.0
@@ -89,15 +90,15 @@ class Member:
     @asynccontextmanager
     async def open(cls, kubeconfig: Path, node: str, *, insecure: bool = False) -> AsyncIterator[Member]:
         """Open a session with the credential of `kubeconfig`. Raises Unavailable where that cannot be used."""
-        cluster, user = current_context(kubeconfig)
+        config = read(kubeconfig)
         headers = {}
-        if "token" in user:
-            headers["Authorization"] = f"Bearer {user['token']}"
-            context = _trusting(cluster, kubeconfig, insecure=insecure)
+        if config.token:
+            headers["Authorization"] = f"Bearer {config.token}"
+            context = _trusting(config, kubeconfig, insecure=insecure)
         else:
-            context = tls_context(kubeconfig.parent, cluster, user, insecure=insecure)
+            context = tls_context(kubeconfig, config, insecure=insecure)
         async with _session(context, headers) as session:
-            yield cls(session, str(cluster["server"]).rstrip("/"), node)
+            yield cls(session, config.server, node)
 
     async def ask(self) -> str:
         """The API server's version. Raises Forbidden where it does not accept the credential, Unavailable."""
@@ -194,10 +195,10 @@ def _error(status: int, answer: bytes) -> PortError:
     return JOIN.error(status)(SERVICE, f"{status}: {escaped(text, DETAIL_MAX)}")
 
 
-def _trusting(cluster: dict[str, Any], kubeconfig: Path, *, insecure: bool) -> ssl.SSLContext:
+def _trusting(config: Kubeconfig, kubeconfig: Path, *, insecure: bool) -> ssl.SSLContext:
     """TLS that trusts the kubeconfig's CA only, and has no client certificate. Raises Unavailable."""
     try:
-        ca = base64.b64decode(cluster["certificate-authority-data"], validate=True).decode()
+        ca = config.ca.decoded().decode()
         return server_context(ca=ca, insecure=insecure)
     except (LookupError, TypeError, ValueError, ssl.SSLError) as error:
         raise Unavailable(SERVICE, f"the CA in {kubeconfig} cannot be used: {error}") from error

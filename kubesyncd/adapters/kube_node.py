@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.adapters.http_answer import OWN_NODE
 from kubesyncd.adapters.kube_connection import FORBIDDEN, KubeConnection, StatusError
+from kubesyncd.adapters.kube_credential import SERVICE
 from kubesyncd.adapters.kube_watch import ACCEPT_OBJECT, SILENCE_S, WATCH_S, NodeWatch
-from kubesyncd.adapters.kubeconfig import SERVICE
 from kubesyncd.ports import Missing, Refused, Unavailable
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import aiohttp
 
 from kubesyncd.adapters.http_answer import one_line
 from kubesyncd.adapters.kube_connection import CONNECT_S, DETAIL_LENGTH_MAX, StatusError
-from kubesyncd.adapters.kubeconfig import SERVICE
+from kubesyncd.adapters.kube_credential import SERVICE
 from kubesyncd.ports import Unavailable
 
 if TYPE_CHECKING:

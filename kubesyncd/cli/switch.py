@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.cli.switch_daemon import DaemonClient
 from kubesyncd.cli.switch_redis import SwitchRedis
 from kubesyncd.ports import Forbidden, Unavailable
-from kubesyncd.runtime.x509 import not_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -82,17 +81,20 @@ def certificate_ends_at(kubeconfig: Path) -> float:
 
     Raises Forbidden if this user may not read it, Unavailable if it has no usable certificate.
     """
-    from kubesyncd.adapters.kubeconfig import SERVICE, current_context, pem
+    from kubesyncd.adapters import kube_credential
 
     try:
         with kubeconfig.open("rb"):
             pass  # distinguish an unreadable file from an invalid kubeconfig
-        _, user = current_context(kubeconfig)
-        return not_after(pem(kubeconfig.parent, user, "client-certificate"))
+        return kube_credential.certificate_ends_at(kubeconfig)
     except PermissionError as error:
-        raise Forbidden(SERVICE, f"{error.filename} may be read by root only; use sudo") from error
+        raise Forbidden(
+            kube_credential.SERVICE, f"{error.filename} may be read by root only; use sudo"
+        ) from error
     except (KeyError, ValueError, OSError) as error:
-        raise Unavailable(SERVICE, f"{kubeconfig} has no usable client certificate ({error})") from error
+        raise Unavailable(
+            kube_credential.SERVICE, f"{kubeconfig} has no usable client certificate ({error})"
+        ) from error
 
 
 def _exists(path: Path) -> bool:

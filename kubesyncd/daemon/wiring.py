@@ -145,7 +145,7 @@ class _SwitchFiles:
 
     def credential_ends(self) -> float | None:
         """When the kubelet's certificate expires; imports its reader on first use."""
-        from kubesyncd.adapters.kubeconfig import ends_at
+        from kubesyncd.adapters.kube_credential import ends_at
 
         return ends_at(self._kubeconfig)
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kubesyncd.ports import Refused
-from kubesyncd.runtime import yaml_reader
+from kubesyncd.runtime import kubeconfig
+
+if TYPE_CHECKING:
+    from kubesyncd.runtime.kubeconfig import Kubeconfig
 
 SERVICE = "Kubernetes"
 DOCUMENT_BYTES_MAX = 256 * 1024
@@ -30,21 +33,22 @@ def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
 
     `ca`: used when the document has no CA. Raises Refused where the document cannot be used to join.
     """
-    cluster, user = _current(document)
-    foreign = sorted(key for key in user if key not in _USER_KEYS)
+    config = _current(document)
+    foreign = sorted(config.user_keys.difference(_USER_KEYS))
     if foreign:
         raise Refused(
             SERVICE, f"the master's admin.conf names its user by {foreign[0][:40]}; it must be inline"
         )
-    if not ("token" in user or {"client-certificate-data", "client-key-data"} <= user.keys()):
+    if not (config.token or (config.certificate.inline and config.key.inline)):
         raise Refused(SERVICE, "the master's admin.conf has neither a token nor a certificate with its key")
-    inside = cluster.get(_CA_KEY) or (base64.b64encode(ca).decode() if ca else "")
+    inside = config.ca.inline or (_base64(ca) if ca else "")
     if not inside:
         raise Refused(
             SERVICE,
             "the master's admin.conf has no certificate-authority-data; put the CA in it or set [kube] ca_file",
         )
-    return _kubeconfig(master, inside, {key: str(user[key]) for key in _USER_KEYS if key in user})
+    found = zip(_USER_KEYS, (config.certificate.inline, config.key.inline, config.token), strict=True)
+    return _kubeconfig(master, inside, {key: value for key, value in found if value})
 
 
 def from_certificate(master: str, ca: bytes, certificate: bytes, key: bytes) -> bytes:
@@ -72,20 +76,14 @@ def from_token(
     return json.dumps(document, indent=1).encode()
 
 
-def _current(document: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _current(document: bytes) -> Kubeconfig:
     if len(document) > DOCUMENT_BYTES_MAX:
         raise Refused(SERVICE, f"the master's admin.conf is longer than {DOCUMENT_BYTES_MAX} bytes")
     try:
-        config = yaml_reader.parse(document)
-        context = _named(config, "context", config["current-context"])
-        return _named(config, "cluster", context["cluster"]), _named(config, "user", context["user"])
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        return kubeconfig.parse(document)
+    except ValueError as error:
         detail = "the master's admin.conf is an invalid kubeconfig; check [kube] admin_conf_url"
         raise Refused(SERVICE, detail) from error
-
-
-def _named(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
-    return {entry["name"]: dict(entry[kind]) for entry in config[f"{kind}s"]}[name]
 
 
 def _kubeconfig(master: str, ca: str, user: dict[str, str]) -> bytes:

@@ -30,11 +30,12 @@ class Answer:
 class AnswerServer:
     """`with AnswerServer(folder) as server`; `answer` may be replaced at any time.
 
-    `kubeconfig` names the server, trusts it, and has a client certificate.
+    `kubeconfig` names the server, trusts it, and has a client certificate. `authorizations`: that header's values.
     """
 
     def __init__(self, folder: Path) -> None:
         self.answer = Answer(200, b"{}")
+        self.authorizations: list[str] = []
         self.authority = Authority(folder / "pki")
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         shown = self.authority.issue("answers", "127.0.0.1", server=True)
@@ -67,6 +68,7 @@ class AnswerServer:
         class Handler(http.server.BaseHTTPRequestHandler):
             def answer(self) -> None:
                 prepared = server.answer
+                server.authorizations.append(self.headers.get("Authorization", ""))
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.send_response(prepared.status)
                 for name, value in {**prepared.headers, "Content-Length": len(prepared.body)}.items():

@@ -30,8 +30,8 @@ from kubesyncd import settings
 from kubesyncd.adapters import (
     docker_events,
     docker_inspect,
+    kube_credential,
     kube_watch,
-    kubeconfig,
     redis_client,
     redis_place,
 )
@@ -508,9 +508,8 @@ def _kubeconfig_reader(folder: Path) -> Callable[[bytes], object]:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        kubeconfig.ends_at(path)
-        cluster, user = kubeconfig.current_context(path)
-        kubeconfig.tls_context(folder, cluster, user, insecure=False)
+        kube_credential.ends_at(path)
+        kube_credential.tls_context(path, kube_credential.read(path), insecure=False)
 
     return read
 

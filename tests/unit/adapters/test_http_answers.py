@@ -268,6 +268,40 @@ async def test_a_certificate_of_another_authority_is_not_trusted(
         assert caught.value.detail.endswith(end)
 
 
+@pytest.mark.parametrize("insecure", [False, True])
+async def test_a_token_is_sent_to_the_server_that_the_kubeconfig_trusts(
+    server: AnswerServer, insecure: bool
+) -> None:
+    config = json.loads(server.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": "secret"}
+    server.kubeconfig.write_text(json.dumps(config))
+    server.answer = Answer(200, b'{"gitVersion": "v1.22.2"}')
+    async with Member.open(server.kubeconfig, "switch1", insecure=insecure) as member:
+        assert await member.ask() == "v1.22.2"
+    assert server.authorizations == ["Bearer secret"]
+
+
+async def test_a_token_is_not_sent_where_the_kubeconfig_has_no_inline_ca(server: AnswerServer) -> None:
+    config = json.loads(server.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": "secret"}
+    config["clusters"][0]["cluster"] = {"server": server.url, "certificate-authority": server.ca_file}
+    server.kubeconfig.write_text(json.dumps(config))
+    with pytest.raises(Unavailable) as caught:
+        await ask_the_master(server)
+    detail = f"the CA in {server.kubeconfig} cannot be used: 'certificate-authority-data'"
+    is_error(caught, Unavailable, detail)
+    assert server.authorizations == []
+
+
+async def test_the_error_of_decoding_is_quoted_without_a_stray_quote_mark(
+    server: AnswerServer,
+) -> None:
+    server.answer = Answer(200, b"<html>")
+    with pytest.raises(Unavailable) as caught:
+        await ask_the_master(server)
+    is_error(caught, Unavailable, f"{server.url}: Expecting value: line 1 column 1 (char 0)")
+
+
 @contextmanager
 def engine(path: Path, answer: Answer) -> Iterator[str]:
     """Answer every request on a Unix socket like this; yields its URL."""
