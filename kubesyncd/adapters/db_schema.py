@@ -1,6 +1,6 @@
-"""Spell kubesyncd's database fields as the design document or as today's SONiC: one codec, two tables.
+"""Translate kubesyncd's database fields to and from two spellings: the design document's and today's SONiC's.
 
-Knows no Redis and no feature's rules: text in, text out. A spelling is translated to the design document's
+Text in, text out: does not know Redis or the features' rules. A spelling is translated to the design document's
 words, which `model` parses. The only system call is local time, for SONiC's `update_time`.
 """
 
@@ -89,17 +89,17 @@ class Schema:
 
     @property
     def config_names(self) -> frozenset[str]:
-        """The CONFIG_DB fields that kubesyncd reads, as `normal` spells them."""
+        """Return the CONFIG_DB fields that kubesyncd reads, as `normal` spells them."""
         return frozenset(field.name for field in self.config)
 
     @property
     def own_config_names(self) -> frozenset[str]:
-        """Those of them that only kubesyncd needs: SONiC itself sets the field that marks a row as a feature."""
+        """Return those that only kubesyncd needs: SONiC itself sets the field that marks a row as a feature."""
         return self.config_names - {"has_per_asic_scope"}
 
     @property
     def row_names(self) -> frozenset[str]:
-        """The STATE_DB fields of kubesyncd, as `normal` spells them; every other one belongs to another program."""
+        """Return kubesyncd's STATE_DB fields, as `normal` spells them; any other one belongs to another program."""
         return frozenset(field.name for field in self.row)
 
     def decode_config(
@@ -124,7 +124,7 @@ class Schema:
         )
 
     def encode_row(self, feature: str, row: Row) -> dict[str, str]:
-        """All fields of kubesyncd to store for `row`; the fields left out must be absent."""
+        """Encode `row` as fields of kubesyncd to store; the fields left out must be absent."""
         spoken = row.system_state is not SystemState.ABSENT
         texts = ((field, field.write(feature, row)) for field in self.row)
         return {
@@ -132,24 +132,24 @@ class Schema:
         }
 
     def encode_master(self, *, connected: bool, ts: int) -> dict[str, str]:
-        """STATE_DB `KUBERNETES_MASTER|SERVER`; `ts` is in seconds since the epoch."""
+        """Encode STATE_DB `KUBERNETES_MASTER|SERVER`; `ts` is in seconds since the epoch."""
         name, spell = self.connected_since
         return {"connected": self.connected[connected], name: spell(ts)}
 
 
 def normal(name: str) -> str:
-    """A field's name as it is compared: any case, `docker-id` is `docker_id`."""
+    """Return a field's name as it is compared: any case, `docker-id` is `docker_id`."""
     return name.lower().replace("-", "_")
 
 
 def shared_row(feature: str) -> str:
-    """The row of one ASIC's container: `swss` for `swss0`. Empty where the name has no ASIC number."""
+    """Return the row of one ASIC's container: `swss` for `swss0`. Empty where the name has no ASIC number."""
     base = feature.rstrip("0123456789")
     return base if base and len(feature) - len(base) in (1, 2, 3) else ""
 
 
 def schema(names: str) -> Schema:
-    """The schema named by `[schema] names`."""
+    """Return the schema named by `[schema] names`."""
     return {"hld": HLD, "sonic": SONIC}[names]
 
 

@@ -1,6 +1,6 @@
 """Cache each feature's containers, for as long as its event stream is connected.
 
-Every event and every call of our own drops what it touches.
+Every event and every own call invalidates the entries that it may change.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ class ContainerCache:
 
     @property
     def connected(self) -> bool:
-        """Whether the event stream is connected."""
+        """Return whether the event stream is connected."""
         return self._connected
 
     def connect(self) -> None:
-        """Note that the event stream is connected; a read already running began without events."""
+        """Record that the event stream is connected; a read already running began without events."""
         self.doubt(())
         self._connected = True
 
     def disconnect(self) -> bool:
-        """Note that the event stream is lost, and return whether it was connected."""
+        """Record that the event stream is lost, and return whether it was connected."""
         lost, self._connected = self._connected, False
         self.doubt(self._cache.keys())
         return lost
 
     def get(self, feature: str, now: float) -> tuple[Container, ...] | None:
-        """The feature's containers, if they are known."""
+        """Return the feature's containers, or None where they are not cached."""
         if feature in self._cache and now - self._cache[feature][0] < CACHE_S_MAX:
             return self._cache[feature][1]
         return None
 
     def begin(self) -> int:
-        """Begin a read; `put` takes what is returned."""
+        """Begin a read; pass the result to `put`."""
         return self._doubts
 
     def put(
         self, feature: str, present: tuple[Container, ...], *, begun: int, now: float
     ) -> tuple[Container, ...]:
-        """The containers that a read has found `present`, oldest first, and the exits of those destroyed (`gone`)."""
+        """Return the containers that a read has found, oldest first, and the exits of destroyed ones (`gone`)."""
         self._exits.see(feature, present)
         gone = self._exits.gone(feature, present)
         known = tuple(sorted((*present, *gone), key=lambda c: (c.started, c.id)))
@@ -86,10 +86,10 @@ class ContainerCache:
         return tuple(dict.fromkeys(feature for feature, _ in owners))
 
     def _take_die(self, event: Event, feature: str, owner: Owner) -> None:
-        """Note an exit where the container is cached, without asking again.
+        """Record an exit where the container is cached, without asking again.
 
-        Docker says `die` 10 ms before it answers an inspect, and a list still says "running" then: those
-        10 ms would be dead time of a hand-over. A `die` from before the known start is a replayed one.
+        Docker sends `die` 10 ms before it answers an inspect, and until then a list still shows "running": waiting
+        for that would delay each switch of owners by 10 ms. A `die` from before the known start is a replayed one.
         """
         read_at, known = self._cache.get(feature, (0.0, ()))
         seen = next((c for c in known if c.id == event.container_id), None)
@@ -110,12 +110,13 @@ class ContainerCache:
             self._cache[feature] = (read_at, tuple(ended if c is seen else c for c in known))
 
     def doubt(self, features: Iterable[str]) -> None:
+        """Invalidate these features; a read that began earlier is not cached."""
         self._doubts += 1
         for feature in tuple(features):
             self._cache.pop(feature, None)
 
     def doubt_container(self, container_id: str, *, ends: bool) -> None:
-        """After a call: invalidate the features that have the container, all where none has; a known exit stays."""
+        """Invalidate after a call the features that have the container, or all where none has; a known exit stays."""
         having = {
             feature: container.running
             for feature, (_, known) in self._cache.items()
@@ -158,6 +159,6 @@ class _Exits:
                 self.add(feature, replace(container, gone=True))
 
     def gone(self, feature: str, present: tuple[Container, ...]) -> tuple[Container, ...]:
-        """The remembered exits of containers that are no longer present."""
+        """Return the remembered exits of containers that are no longer present."""
         ids = {container.id for container in present}
         return tuple(c for c in self._by_feature.get(feature, {}).values() if c.id not in ids)

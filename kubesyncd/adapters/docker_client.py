@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from kubesyncd.ports import Unavailable
+from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
+from kubesyncd.ports import Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -27,7 +28,7 @@ CONFLICT = 409
 
 
 def socket_path(settings: DockerSettings) -> str:
-    """Path of the engine's socket. Raises ValueError where it is not a Unix socket."""
+    """Return the path of the engine's socket. Raises ValueError where it is not a Unix socket."""
     path = settings.url.removeprefix("unix://")
     if not path.startswith("/"):
         raise ValueError(f"[docker] url = {settings.url!r}; allowed: unix:///path/of/the/socket")
@@ -48,5 +49,17 @@ async def ask(call: Awaitable[T], deadline_s: float) -> T:
     except (aiohttp.ClientError, OSError) as error:
         raise Unavailable("Docker", str(error) or type(error).__name__) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        # What aiodocker raises for an error body or a content type that is not Docker's.
+        # aiodocker raises these for an error body or a content type that is not Docker's.
         raise Unavailable("Docker", f"an unreadable answer: {error!r}") from error
+
+
+def check_feature(name: str) -> None:
+    """Raise Refused for an invalid feature name."""
+    if not valid_feature_name(name):
+        raise Refused("Docker", f"{name[:70]!a}: invalid feature name; use a-z, 0-9, - and _")
+
+
+def check_container_id(container_id: str) -> None:
+    """Raise Refused for an invalid container ID."""
+    if not CONTAINER_ID.fullmatch(container_id):
+        raise Refused("Docker", f"{container_id[:70]!a}: invalid container ID; use 12 to 64 hex digits")

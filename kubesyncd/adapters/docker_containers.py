@@ -1,7 +1,7 @@
-"""Look at, start, stop and kill containers through Docker: the Containers port.
+"""List, start, stop and kill containers through Docker: the Containers port.
 
-Knows names, labels, exit codes; must not know who may run, what is wanted, or Redis. Reads are cached only
-while the event stream is connected, and every event or own call drops what it touches.
+Knows names, labels, exit codes; does not know which owner may run, the configuration, or Redis. Reads are cached only
+while the event stream is connected, and every event or own call invalidates the entries that it may change.
 """
 
 from __future__ import annotations
@@ -17,10 +17,20 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from kubesyncd.adapters.docker_cache import ContainerCache
-from kubesyncd.adapters.docker_client import BASE, CONFLICT, CONNECT_S, NOT_FOUND, READ_S, ask, socket_path
+from kubesyncd.adapters.docker_client import (
+    BASE,
+    CONFLICT,
+    CONNECT_S,
+    NOT_FOUND,
+    READ_S,
+    ask,
+    check_container_id,
+    check_feature,
+    socket_path,
+)
 from kubesyncd.adapters.docker_events import QUIET_S, EventStream
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, Described, container_of, describe, whose
-from kubesyncd.core.model import CONTAINER_ID, Container, Identity, Signal, valid_feature_name
+from kubesyncd.core.model import CONTAINER_ID, Container, Identity, Signal
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -35,7 +45,7 @@ START_S = 60.0
 KILL_S = 30.0
 # Beyond the grace: Docker itself waits up to 10 s for the SIGKILLed process to vanish.
 STOP_MARGIN_S = 15.0
-# How long a connection nobody uses is kept; each look at it wakes us up.
+# How long an unused connection is kept; each check of it wakes the process up.
 KEEPALIVE_S = 60.0
 BACKOFF_S = 0.8
 BACKOFF_S_MAX = 2.0
@@ -43,19 +53,19 @@ KUBE_CONTAINERS_MAX = 16
 CALLS_MAX = 256
 CONNECTIONS_MAX = 1024
 
-# A dockerd that was stopped while it started a container never starts that one again.
+# A dockerd that was stopped while it started a container cannot start that container again.
 LEFT_BEHIND = re.compile(
     r"task \S+ already exists|failed to start shim: mkdir \S+ file exists", re.IGNORECASE
 )
 
 
 class DockerContainers:
-    """The Containers port. To be made inside a running loop; `events()` has one reader, who reads at once."""
+    """ports.Containers. Create it inside a running loop; `events()` has one reader, which reads without delay."""
 
     def __init__(self, settings: DockerSettings, rng: Random, *, quiet_s: float = QUIET_S) -> None:
         path = socket_path(settings)
         self._rng = rng
-        # aiodocker has no deadlines of its own; `ask` brings one for every call.
+        # aiodocker has no deadlines of its own; `ask` sets one for every call.
         self._connector = aiohttp.UnixConnector(path, limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S)
         self._docker = aiodocker.Docker(
             BASE,
@@ -67,7 +77,7 @@ class DockerContainers:
         self._cache = ContainerCache()
 
     async def events(self) -> AsyncIterator[str | Signal]:
-        """Names of features with a container that was created, started, renamed, died or was destroyed.
+        """Yield the names of features with a container that was created, started, renamed, died or was destroyed.
 
         GAP when the stream is lost and again when it is back. Docker's journal is replayed on connection, so
         exits of containers that were destroyed meanwhile are known where Docker still has them.
@@ -95,13 +105,12 @@ class DockerContainers:
             await asyncio.sleep(self._rng.uniform(0, backoff_s))
 
     async def list(self, feature: str) -> tuple[Container, ...]:
-        """All containers of the feature, oldest first, and the exits of those lately destroyed (`gone`).
+        """List all containers of the feature, oldest first, and the exits of recently destroyed ones (`gone`).
 
-        No I/O where there is a local one and nothing has changed. Raises Refused for what is no feature's name,
-        else Unavailable.
+        No I/O where a local one exists and nothing has changed. Raises Refused for an invalid feature name, else
+        Unavailable.
         """
-        if not valid_feature_name(feature):
-            raise Refused("Docker", f"{feature[:70]!a} is no feature's name; use a-z, 0-9, - and _")
+        check_feature(feature)
         now = asyncio.get_running_loop().time()
         known = self._cache.get(feature, now)
         if known is not None:
@@ -110,35 +119,35 @@ class DockerContainers:
         return self._cache.put(feature, await self._present(feature), begun=begun, now=now)
 
     async def start(self, container_id: str) -> None:
-        """Start it; running already is success. Raises Missing, Refused with Docker's reason, Unavailable."""
+        """Start it; a running one is success. Raises Missing, Refused with Docker's reason, Unavailable."""
 
         def judge(error: DockerError) -> PortError:
             # A start also answers 404 for a network or volume that is gone: that is not a missing container.
             if error.status == NOT_FOUND and "no such container" in error.message.lower():
                 return Missing("Docker", error.message)
             if LEFT_BEHIND.search(error.message):
-                fix = f"docker rm -f {container_id[:12]}, and its unit makes a new one"
-                return Refused("Docker", f"{error.message}: something of its last life is left; {fix}")
+                fix = f"docker rm -f {container_id[:12]}, and its unit creates a new one"
+                return Refused("Docker", f"{error.message}: remains of its last run are in the way; {fix}")
             return Refused("Docker", error.message)
 
         await self._act(container_id, lambda c: c.start(), START_S, judge, ends=False)
 
     async def stop(self, container_id: str, grace_s: int) -> None:
-        """SIGTERM, and SIGKILL after `grace_s`; ended or gone already is success. Returns when it has ended.
+        """Send SIGTERM, and SIGKILL after `grace_s`; an ended or missing one is success. Returns after the end.
 
-        A caller who is cancelled leaves the call running: Docker before 24.0.3 SIGKILLs at once when the
+        The call continues after its caller is cancelled: Docker before 24.0.3 SIGKILLs at once when the
         connection of a stop is dropped (moby#45731). Raises Refused, Unavailable.
         """
         await self._act(container_id, lambda c: c.stop(t=grace_s), grace_s + STOP_MARGIN_S, _ended_is_success)
 
     async def kill(self, container_id: str, signal: str) -> None:
-        """Send `signal`; ended or gone already is success. Raises Refused (no such signal), Unavailable."""
+        """Send `signal`; an ended or missing one is success. Raises Refused (no such signal), Unavailable."""
         await self._act(container_id, lambda c: c.kill(signal=signal), KILL_S, _ended_is_success)
 
     async def identify(self, container_id: str) -> Identity:
-        """Which feature a container is; its Kubernetes label counts more than its name.
+        """Return the feature and owner of a container; its Kubernetes label takes precedence over its name.
 
-        Raises Missing where it is no feature's, else Unavailable.
+        Raises Missing where it belongs to no feature, else Unavailable.
         """
         found = await self._inspect(container_id) if CONTAINER_ID.fullmatch(container_id) else None
         # Docker also finds containers *named* like an ID.
@@ -146,11 +155,11 @@ class DockerContainers:
             raise Missing("Docker", f"no container {container_id[:64]!a}")
         who = whose(found.name, found.labels)
         if who is None:
-            raise Missing("Docker", f"container {found.id[:12]} ({found.name!a}) is no feature's")
+            raise Missing("Docker", f"container {found.id[:12]} ({found.name!a}) belongs to no feature")
         return Identity(found.id, *who)
 
     async def close(self, drain_s: float = 20.0) -> None:
-        """Let go of every connection, after at most `drain_s` for calls whose callers have left."""
+        """Close every connection, after at most `drain_s` for calls whose callers were cancelled."""
         if self._calls:
             _, late = await asyncio.wait(self._calls, timeout=drain_s)
             for call in late:
@@ -159,14 +168,14 @@ class DockerContainers:
         await self._connector.close()
 
     async def _present(self, feature: str) -> tuple[Container, ...]:
-        """What exists, by two requests side by side: no filter says "this name or that label"."""
+        """List what exists, by two requests at once: Docker has no filter for "this name or that label"."""
         named, labelled = await asyncio.gather(self._inspect(feature), self._labelled(feature))
         pods = await asyncio.gather(*map(self._inspect, labelled))
         owned = ((found, whose(found.name, found.labels)) for found in (named, *pods) if found)
         return tuple(container_of(found, who[1]) for found, who in owned if who and who[0] == feature)
 
     async def _inspect(self, reference: str) -> Described | None:
-        """One container's whole truth; None where it does not exist."""
+        """Inspect one container; None: it does not exist."""
         try:
             found = await ask(self._docker.containers.get(reference), READ_S)
         except DockerError as error:
@@ -193,11 +202,13 @@ class DockerContainers:
         *,
         ends: bool = True,
     ) -> None:
-        """One mutating call, never dropped once sent. `judge` says what an error means: None is success."""
-        if not CONTAINER_ID.fullmatch(container_id):
-            raise Refused("Docker", f"{container_id[:70]!a} is no container ID; use 12 to 64 hex digits")
+        """Make one call that changes a container; once sent it is not cancelled.
+
+        `judge` returns an error's meaning; None: success.
+        """
+        check_container_id(container_id)
         if len(self._calls) >= CALLS_MAX:
-            raise Unavailable("Docker", f"{CALLS_MAX} calls are under way; ask again later")
+            raise Unavailable("Docker", f"{CALLS_MAX} calls are running; try again later")
 
         async def run() -> None:
             try:
@@ -212,7 +223,7 @@ class DockerContainers:
         task = asyncio.create_task(run())
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
-        # Retrieved here, or an error nobody waits for any more is logged as a bug.
+        # Retrieve it, or asyncio logs the error of a call without a caller as a bug.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(task)
 

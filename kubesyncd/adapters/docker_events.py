@@ -38,14 +38,14 @@ class Event:
 
 
 class EventStream:
-    """`quiet_s`: how long the stream may be silent before the engine is pinged."""
+    """The event stream of one engine. `quiet_s`: how long it may be silent before the engine is pinged."""
 
     def __init__(self, docker: aiodocker.Docker, quiet_s: float) -> None:
         self._docker = docker
         self._quiet_s = quiet_s
 
     async def connect(self) -> AsyncGenerator[Event | None, None]:
-        """One connection's events, after a None once it is open. Ends only by raising Unavailable."""
+        """Yield None once the connection is open, and then its events. Ends only by raising Unavailable."""
         # A restarted engine may be another version.
         self._docker.api_version = "auto"
         # Docker answers before it subscribes; with `since`, every event in between is in the replay.

@@ -1,6 +1,6 @@
 """Inspect, tag and remove images, and create local containers from them, through Docker: the Images port.
 
-Knows Docker's words for images; knows no policy. Nothing is ever forced: an image in use stays.
+Does not decide which images to keep. No call is forced: Docker keeps an image that is in use.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from kubesyncd.adapters.docker_client import (
     NOT_FOUND,
     READ_S,
     ask,
+    check_container_id,
+    check_feature,
     socket_path,
 )
 from kubesyncd.core.image_model import IMAGE_ID, NAME, Image, Stock
-from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
+from kubesyncd.core.model import valid_feature_name
 from kubesyncd.ports import Missing, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -147,9 +149,8 @@ class DockerImages:
     async def localize(self, feature: str, container_id: str, name: str) -> tuple[str, ...]:
         """See ports.Images. The sandbox shows what the pod shares with the host; a kube container only joins it."""
         _named(name)
-        _named_feature(feature)
-        if not CONTAINER_ID.fullmatch(container_id):
-            raise Refused("Docker", f"{container_id[:70]!a}: invalid container ID; use 12 to 64 hex digits")
+        check_feature(feature)
+        check_container_id(container_id)
         async with self._docker() as docker:
             kube = sandbox = await ask(docker.containers.get(container_id), READ_S)
             image = await ask(docker.images.inspect(_identified(kube["Image"])), READ_S)
@@ -190,7 +191,7 @@ class DockerImages:
 
 
 def remade(old: Mapping[str, Any] | DockerContainer, image: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The `docker create` configuration that makes container `old` (an inspect) again from the image `name`.
+    """Return the `docker create` configuration that makes container `old` (an inspect) again from the image `name`.
 
     `image` is the old image's own config: values that the container had from there come from the new image.
     """
@@ -217,7 +218,7 @@ def localized(
     image: Mapping[str, Any],
     name: str,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The `docker create` configuration that makes a local container from `kube` (an inspect) with the image `name`.
+    """Return the `docker create` configuration of a local container modelled on `kube` (an inspect), from image `name`.
 
     Also returns the mount points of volumes that only its pod has. What the kubelet controls (cgroups, scores) is left
     out.
@@ -256,7 +257,7 @@ def _image(entry: Mapping[str, Any]) -> Image:
 
 async def _inspected(docker: aiodocker.Docker, name: str) -> DockerContainer | None:
     """The container with exactly this name; None where there is none."""
-    _named_feature(name.removesuffix(_MAKING))
+    check_feature(name.removesuffix(_MAKING))
     try:
         found = await ask(docker.containers.get(name), READ_S)
     except DockerError as error:
@@ -265,12 +266,6 @@ async def _inspected(docker: aiodocker.Docker, name: str) -> DockerContainer | N
         raise
     # Docker also finds containers by the beginning of an ID.
     return found if found["Name"] == f"/{name}" else None
-
-
-def _named_feature(name: str) -> str:
-    if not valid_feature_name(name):
-        raise Refused("Docker", f"{name[:70]!a}: invalid feature name; use a-z, 0-9, - and _")
-    return name
 
 
 def _named(name: str) -> str:

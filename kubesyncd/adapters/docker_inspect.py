@@ -34,7 +34,7 @@ class Described:
 
 
 def whose(name: str, labels: Mapping[str, str]) -> tuple[str, Owner] | None:
-    """Feature and owner of a container called `name`; None: of no feature. The label takes precedence."""
+    """Return the feature and owner of a container called `name`, or None. The label takes precedence."""
     if labels.get(KUBE_TYPE) == SANDBOX:
         return None
     owner = Owner.KUBE if KUBE_NAME in labels else Owner.LOCAL
@@ -61,6 +61,7 @@ def describe(found: DockerContainer) -> Described:
 
 
 def container_of(found: Described, owner: Owner) -> Container:
+    """Return the container as the core knows it; a container that never ran has no exit code."""
     ended = bool(found.started) and not found.running
     return Container(
         id=found.id,

@@ -19,13 +19,13 @@ ANSWER_BYTES_MAX = 1 << 20
 
 
 def docker_version(url: str, seconds: float) -> str:
-    """The version of the engine at `url`, with this deadline. Raises Unavailable, Forbidden."""
+    """Return the version of the engine at `url`, within `seconds`. Raises Unavailable, Forbidden."""
     _, answer = _get(url, "/version", seconds)
     return str(answer.get("Version", ""))
 
 
 def inspect(url: str, name: str, seconds: float) -> dict[str, Any] | None:
-    """The engine's inspect of the container `name`; None: it does not exist. Raises Unavailable, Forbidden."""
+    """Return the inspect of the container `name`; None: it does not exist. Raises Unavailable, Forbidden."""
     status, answer = _get(url, f"/containers/{quote(name, safe='')}/json", seconds)
     return answer if status == http.client.OK else None
 
@@ -59,7 +59,7 @@ class _UnixHTTP(http.client.HTTPConnection):
         self._seconds = seconds
 
     def connect(self) -> None:
-        """See http.client."""
+        """Open the socket; see http.client."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self._seconds)
         self.sock.connect(self._path)

@@ -1,6 +1,6 @@
 """Run the programs that an operator has installed in folders below the hooks' directory.
 
-Knows files, modes and how to run a program; knows nothing of the purpose of a hook.
+Knows files, modes and how to run a program; does not know the purpose of a hook.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HookFolders:
         return Ran(ended.code, _said(ended.err) or _said(ended.out) or f"it ended with code {ended.code}")
 
     def _may_run(self, entry: os.DirEntry[str]) -> bool:
-        """Whether the file is a program that only root (or kubesyncd) could have written."""
+        """Return whether the file is a program that only root (or kubesyncd) could have written."""
         why = ""
         try:
             status = entry.stat()

@@ -1,4 +1,4 @@
-"""Classify HTTP answers: which status is which error, how long an answer may be, what the server's message is.
+"""Classify HTTP answers: map statuses to port errors, bound the length, extract the server's message.
 
 Imports no HTTP library: a command at a terminal uses it with http.client, the daemon with aiohttp
 (http_session). The four tables stand side by side because the callers differ: to a label change a 409 is a reason to
@@ -36,11 +36,11 @@ class StatusTable:
         return Refused if status in self.refused else Unavailable
 
 
-# A change of the own Node. A 401 is no refusal: the kubelet renews its certificate.
+# A change of the own Node. A 401 is not final: the kubelet renews its certificate.
 OWN_NODE = StatusTable(forbidden=(403,), missing=(404,), refused=(400, 422))
 # A join's or reset's call; a conflict does not go away by itself.
 JOIN = StatusTable(forbidden=(401, 403), missing=(404,), refused=frozenset(range(300, 500)) - {429})
-# An operator's list. He reads the status and decides himself when to ask again.
+# An operator's list. The status is shown, and the operator decides when to ask again.
 OPERATOR = StatusTable(forbidden=(401, 403), missing=(404,), refused=range(400, 500))
 # A file of a package server. Redirects are not followed; 408 and 425 ask for a later retry.
 PACKAGES = StatusTable(missing=(404, 410), refused=frozenset(range(300, 500)) - {408, 425, 429})
@@ -62,7 +62,7 @@ def read_whole(response: HTTPResponse, bytes_max: int, what: str = "the answer")
 
 
 def status_message(body: bytes) -> str | None:
-    """The message of a Kubernetes Status; None where the body is anything else."""
+    """Return the message of a Kubernetes Status; None where the body is anything else."""
     try:
         return str(json.loads(body.decode(errors="replace"))["message"])
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -70,11 +70,11 @@ def status_message(body: bytes) -> str | None:
 
 
 def one_line(text: object, length_max: int) -> str:
-    """`text` as one line of printable ASCII, with an ellipsis where it is cut."""
+    """Return `text` as one line of printable ASCII, with an ellipsis where it is cut."""
     line = re.sub(r"[^ -~]+", " ", str(text))
     return line if len(line) <= length_max else line[: length_max - 3] + "..."
 
 
 def escaped(text: str, length_max: int) -> str:
-    """The first `length_max` characters of `text`, as printable ASCII with escapes."""
+    """Return the first `length_max` characters of `text`, as printable ASCII with escapes."""
     return ascii(text[:length_max])[1:-1]

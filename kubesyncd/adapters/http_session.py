@@ -1,6 +1,6 @@
 """Ask an HTTPS server through aiohttp: sessions, bounded bodies, and aiohttp's errors as Unavailable.
 
-Which status is which error: http_answer. The sentences are the caller's: only it knows what the server is for.
+http_answer maps statuses to port errors. Callers word the messages: they know the purpose of the server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Fault(Enum):
-    """Why there is no whole answer."""
+    """The reason why a call has no complete answer."""
 
     UNTRUSTED = auto()
     LATE = auto()
@@ -32,7 +32,7 @@ class Fault(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """A call without a whole answer. `text`: the exception's own message, or its type where it has none.
+    """A call without a complete answer. `text`: the exception's own message, or its type where it has none.
 
     `reason`: OpenSSL's words (UNTRUSTED) or asyncio's (UNREACHABLE). `where`, `errno`: host and port, and the
     kernel's number for the reason or 0 (UNREACHABLE).
@@ -88,7 +88,7 @@ async def read_body(response: aiohttp.ClientResponse, bytes_max: int, what: str 
 def short_session(
     context: ssl.SSLContext, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str] | None = None
 ) -> aiohttp.ClientSession:
-    """A session for a few calls: no connection is kept, proxy variables are ignored."""
+    """Create a session for a few calls: no connection is kept, proxy variables are ignored."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context, force_close=True),
         timeout=timeout,
@@ -98,7 +98,7 @@ def short_session(
 
 
 def server_context(*, ca_file: str = "", ca: str | None = None, insecure: bool = False) -> ssl.SSLContext:
-    """TLS without a client certificate. Trusts `ca_file` or `ca` (PEM) only; without either, the system's CAs.
+    """Create TLS without a client certificate. Trusts `ca_file` or `ca` (PEM) only; without either, the system's CAs.
 
     `insecure`: any certificate is accepted. Raises OSError, ssl.SSLError included.
     """

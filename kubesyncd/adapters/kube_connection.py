@@ -57,7 +57,7 @@ class StatusError(Exception):
 
     @property
     def told(self) -> str:
-        """The server's message, with the fix where one is known."""
+        """Return the server's message, with the fix where one is known."""
         fix = _FIXES.get(self.status)
         return f"{self}; {fix}" if fix else str(self)
 

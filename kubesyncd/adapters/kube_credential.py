@@ -1,6 +1,6 @@
 """Load the credential that a kubeconfig's current context names, and create a TLS context from it.
 
-Knows files and OpenSSL; knows no HTTP and no Kubernetes library. runtime.kubeconfig reads the kubeconfig's text.
+Knows files and OpenSSL; does not know HTTP or the Kubernetes library. runtime.kubeconfig reads the kubeconfig's text.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def _invalid(path: Path) -> Unavailable:
 
 
 def files(path: Path, config: Kubeconfig) -> tuple[Path, ...]:
-    """The files that the kubeconfig at `path` names. A relative name counts from the kubeconfig's folder."""
+    """Return the files that the kubeconfig at `path` names. A relative name counts from the kubeconfig's folder."""
     sources = (config.ca, config.certificate, config.key)
     return tuple(path.parent / source.file for source in sources if source.file)
 
 
 def certificate_ends_at(path: Path) -> float:
-    """When the user's certificate expires, in seconds since the epoch.
+    """Return when the user's certificate expires, in seconds since the epoch.
 
     Raises Unavailable, KeyError, ValueError, OSError where that is unknown.
     """
@@ -58,7 +58,7 @@ def certificate_ends_at(path: Path) -> float:
 
 
 def ends_at(path: Path) -> float | None:
-    """When the user's certificate expires, in seconds since the epoch; None where that is unknown."""
+    """Return when the user's certificate expires, in seconds since the epoch; None where that is unknown."""
     try:
         return certificate_ends_at(path)
     except (Unavailable, LookupError, ValueError, OSError):

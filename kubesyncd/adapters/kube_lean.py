@@ -26,7 +26,7 @@ UNREACHED = ("urllib3", "dateutil", "dateutil.parser")
 
 
 def available() -> bool:
-    """Whether the Kubernetes package is installed; imports nothing."""
+    """Return whether the Kubernetes package is installed; imports nothing."""
     return _PACKAGE in sys.modules or importlib.util.find_spec(_PACKAGE) is not None
 
 

@@ -1,7 +1,7 @@
 """List nodes and pods of the whole cluster, for an operator at a terminal: a few GETs, each with a hard deadline.
 
-Knows HTTP and kubeconfigs; knows no feature, no coroutine and not the Kubernetes library. The daemon never
-uses it: it only asks about its own Node, with the kubelet's credential.
+Knows HTTP and kubeconfigs; does not know features, coroutines or the Kubernetes library. The daemon does not use it:
+it asks about its own Node only, with the kubelet's credential.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class KubeAdmin:
 
     @property
     def kubeconfig(self) -> Path:
-        """The file of the credential."""
+        """Return the file of the credential."""
         return self._kubeconfig
 
     def nodes(self) -> Listing:
@@ -65,11 +65,11 @@ class KubeAdmin:
         return self._list("/api/v1/pods", f"&fieldSelector=spec.nodeName%3D{node}" if node else "")
 
     def daemonsets(self) -> Listing:
-        """All DaemonSets. Raises Unavailable, Forbidden, Refused."""
+        """List all DaemonSets. Raises Unavailable, Forbidden, Refused."""
         return self._list("/apis/apps/v1/daemonsets")
 
     def clock_skew_s(self) -> float:
-        """How many seconds the API server's clock is ahead of this switch's. Raises Unavailable, Refused."""
+        """Return how many seconds the API server's clock is ahead of this switch's. Raises Unavailable, Refused."""
         _, date = self._get("/version")
         return parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0
 

@@ -1,6 +1,6 @@
-"""Talk to a master for a join or reset: fetch its admin.conf; ask, drain and delete with a kubeconfig's credential.
+"""Call a master for a join or reset: fetch its admin.conf; ask, drain and delete with a kubeconfig's credential.
 
-Knows HTTP, TLS and the few paths it needs; knows no kubeadm and not when to join. It runs once per job, so it uses
+Knows HTTP, TLS and the few paths it needs; does not know kubeadm or when to join. It runs once per job, so it uses
 neither the Kubernetes library nor anything that watching needs.
 """
 
@@ -101,7 +101,7 @@ class Member:
             yield cls(session, config.server, node)
 
     async def ask(self) -> str:
-        """The API server's version. Raises Forbidden where it does not accept the credential, Unavailable."""
+        """Return the API server's version. Raises Forbidden where it does not accept the credential, Unavailable."""
         answer = await self._call("GET", "/version")
         return str(answer.get("gitVersion", "")) if isinstance(answer, dict) else ""
 

@@ -1,6 +1,6 @@
 """Read, watch and change the own Node's labels on the Kubernetes API server: the Cluster port.
 
-Knows nothing of features, queues or when to retry. Imported only once a master is configured (see kube_connection).
+Does not know features, queues or when to retry. Imported only once a master is configured (see kube_connection).
 """
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ class NodeWatch:
         self._silence_s = silence_s
 
     async def labels(self) -> AsyncIterator[Mapping[str, str] | None]:
-        """See ports.Cluster.watch. After a version that the server has forgotten (410) the Node is listed again."""
+        """Yield the labels; see ports.Cluster.watch.
+
+        After a version that the server has forgotten (410) the Node is listed again.
+        """
         known: NodeLabels | None = None
         while True:
             listed = await self._list()
@@ -137,7 +140,7 @@ def decode_list(answer: Any) -> NodeLabels:
 
 
 def decode_event(known: NodeLabels, line: bytes) -> NodeLabels | None:
-    """`known` after one watch event; None: the server has forgotten our version. Raises Unavailable."""
+    """Return `known` after one watch event; None: the server has forgotten our version. Raises Unavailable."""
     try:
         event = json.loads(line)
         kind, thing = event["type"], event["object"]

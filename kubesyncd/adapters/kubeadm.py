@@ -67,7 +67,7 @@ class Kubeadm:
         await self._do("reset", "-f", *self._socket, *self._ignored, seconds=seconds)
 
     async def version(self) -> tuple[int, int]:
-        """kubeadm's major and minor version. Raises Refused, Unavailable."""
+        """Return kubeadm's major and minor version. Raises Refused, Unavailable."""
         ended = await run((*self._command, "version", "-o", "short"), VERSION_S, SERVICE)
         found = re.match(r"v(\d+)\.(\d+)", ended.out.strip())
         if found is None:

@@ -35,7 +35,7 @@ class KubeletConfig:
         self.path = folder / FILE
 
     def wrong(self) -> tuple[str, ...]:
-        """The settings by which the kubelet would remove kubesyncd's images. Raises Refused, Unavailable."""
+        """Return the settings by which the kubelet would remove kubesyncd's images. Raises Refused, Unavailable."""
         tree = self._read()
         return tuple(key for key, value in suited(tree).items() if tree.get(key) != value)
 
@@ -71,7 +71,7 @@ class KubeletConfig:
 
 
 def suited(tree: dict[str, Any]) -> dict[str, Any]:
-    """The settings to change in a configuration that is now `tree`."""
+    """Return the settings to change in a configuration that is now `tree`."""
     told = tree.get(EVICTION)
     kept = told if isinstance(told, dict) else {}
     return {**COLLECTOR, EVICTION: {**_MEMORY, **kept, **dict.fromkeys(_DISK, "0%")}}

@@ -1,6 +1,6 @@
 """Fetch a file from an https server, completely or not at all, within limits of size and time.
 
-Knows nothing of its contents. Redirects are not followed: only the configured server is used.
+Does not know its contents. Redirects are not followed: only the configured server is used.
 """
 
 from __future__ import annotations

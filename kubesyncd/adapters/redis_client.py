@@ -70,7 +70,7 @@ class RedisClient:
         self._databases: Databases | None = None
 
     def locate(self) -> Place:
-        """The current place of the databases. Raises Unavailable."""
+        """Return the current place of the databases. Raises Unavailable."""
         return locate(self._where)
 
     def open(self) -> Databases:
@@ -144,6 +144,7 @@ async def ask(client: Client, *commands: tuple[str, ...]) -> list[Any]:
 
 
 async def hgetall(client: Client, key: str) -> Hash:
+    """Return the hash at `key`; empty where it does not exist."""
     stored: Hash = await client.hgetall(key)
     return stored
 
@@ -163,6 +164,7 @@ async def update(client: Client, key: str, stored: Hash, wanted: Hash) -> None:
 
 
 def feature_key(feature: str) -> str:
+    """Return the key of the feature's row."""
     assert valid_feature_name(feature), feature
     return f"{FEATURE}{feature}"
 
@@ -179,7 +181,7 @@ def hash_of(answer: Any, problems: list[str]) -> Hash:
 
 
 def texts_of(stored: Hash, names: frozenset[str], problems: list[str]) -> dict[str, str]:
-    """The fields called `names`, by their normal name.
+    """Return the fields called `names`, by their normal name.
 
     A value that is too long is left out, invalid UTF-8 is replaced, and either is a problem.
     """
@@ -200,9 +202,10 @@ def texts_of(stored: Hash, names: frozenset[str], problems: list[str]) -> dict[s
 
 
 def field_of(name: bytes) -> str:
-    """A field's normal name; a name longer than every known one is cut."""
+    """Return a field's normal name; a name longer than every known one is cut."""
     return normal(text_of(name[:FIELD_NAME_BYTES_MAX]))
 
 
 def text_of(raw: bytes) -> str:
+    """Decode bytes from Redis; invalid UTF-8 is replaced."""
     return raw.decode(errors="replace")

@@ -45,8 +45,10 @@ class RedisEvents:
         self._probe_s = probe_s
 
     async def events(self) -> AsyncIterator[str | Signal]:
-        """Names of features whose row changed in either database, MASTER, and GAP on every loss and return of
-        the subscription. Never ends and never raises; while Redis is down it tries again every 2 s at most.
+        """Yield the names of features whose row changed in either database, and MASTER.
+
+        GAP on every loss and return of the subscription. Never ends and never raises; while Redis is down it tries
+        again every 2 s at most.
         """
         tries = 0
         while True:

@@ -43,6 +43,7 @@ class Place:
 
 
 def check_url(url: str) -> None:
+    """Raise SettingsError where redis-py cannot read the URL."""
     try:
         parse_url(url)
     except ValueError as error:
@@ -77,7 +78,7 @@ def locate(where: settings.RedisSettings) -> Place:
 
 
 def _several_asics(file: Path) -> bool:
-    """Whether SONiC has databases for each of several ASICs; false where its file lists none."""
+    """Return whether SONiC has databases for each of several ASICs; false where its file lists none."""
     try:
         return any(entry.get("namespace") for entry in json.loads(file.read_bytes())["INCLUDES"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

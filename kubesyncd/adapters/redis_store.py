@@ -1,6 +1,6 @@
 """Read and write the rows of features and of the master in CONFIG_DB and STATE_DB: the FeatureStore over redis.asyncio.
 
-Knows no rule of what should happen.
+Does not know the features' rules.
 """
 
 from __future__ import annotations
@@ -96,8 +96,10 @@ class RedisStore:
         self.load = self.load.restored()
 
     def events(self) -> AsyncIterator[str | Signal]:
-        """Names of features whose row changed in either database, MASTER, and GAP on every loss and return of the
-        subscription. Never ends and never raises; while Redis is down it tries again every 2 s at most.
+        """Yield the names of features whose row changed in either database, and MASTER.
+
+        GAP on every loss and return of the subscription. Never ends and never raises; while Redis is down it tries
+        again every 2 s at most.
         """
         return self._events.events()
 
@@ -106,7 +108,7 @@ class RedisStore:
         await self._client.close()
 
     async def feature_rows(self) -> dict[str, dict[str, str]]:
-        """All FEATURE rows of CONFIG_DB as stored, by valid names; also of a load whose rows are not restored yet."""
+        """Return all FEATURE rows of CONFIG_DB as stored, by valid names; also before a load's rows are restored."""
         async with edge("CONFIG_DB"):
             config = self._client.open().config
             keys = [text_of(key) async for key in config.scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)]
@@ -127,7 +129,7 @@ class RedisStore:
             await self._client.open().config.hset(key, mapping=dict(fields))
 
     async def features(self) -> frozenset[str]:
-        """Valid names of all CONFIG_DB FEATURE rows."""
+        """Return the valid names of all CONFIG_DB FEATURE rows."""
         names = set()
         async with edge("CONFIG_DB"):
             databases = self._client.open()
@@ -215,14 +217,14 @@ class RedisStore:
         }
 
     async def master(self) -> MasterConfig:
-        """The master's configuration."""
+        """Return the master's configuration."""
         found: list[str] = []
         stored = await self._config_hash(MASTER, found)
         config = parse_master_config(texts_of(stored, MASTER_NAMES, found))
         return replace(config, problems=_at(f"CONFIG_DB {MASTER}", [*found, *config.problems]))
 
     async def device_metadata(self) -> Mapping[str, str]:
-        """CONFIG_DB `DEVICE_METADATA|localhost`: fields and values as stored, up to a limit."""
+        """Return CONFIG_DB `DEVICE_METADATA|localhost`: fields and values as stored, up to a limit."""
         stored = await self._config_hash(METADATA, [])
         first = itertools.islice(stored.items(), METADATA_FIELDS_MAX)
         return {text_of(name): text_of(value) for name, value in first if len(value) <= VALUE_BYTES_MAX}

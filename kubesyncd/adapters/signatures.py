@@ -1,7 +1,7 @@
 """Verify a signature with the openssl program, which every SONiC image has.
 
 The standard library has no ed25519, and another Python package would cost the daemon memory for a check that happens
-once per release. Knows nothing of the signed data.
+once per release. Does not know the signed data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DER = bytes.fromhex("302a300506032b6570032100")
 
 
 async def is_true(claim: Claim) -> bool:
-    """Whether the key has signed the message. Raises Unavailable where openssl cannot be run."""
+    """Return whether the key has signed the message. Raises Unavailable where openssl cannot be run."""
     try:
         with tempfile.TemporaryDirectory(prefix="kubesync-") as name:
             folder = Path(name)

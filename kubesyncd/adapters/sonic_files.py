@@ -14,7 +14,7 @@ _BUILD = re.compile(r"^build_version:\s*['\"]?([^'\"\n]*?)['\"]?\s*$", re.MULTIL
 
 
 def os_version(file: Path) -> str:
-    """The build version in SONiC's version file; empty without such a file."""
+    """Return the build version in SONiC's version file; empty without such a file."""
     try:
         with file.open("rb") as content:
             found = _BUILD.search(content.read(BYTES_MAX).decode(errors="replace"))
@@ -24,7 +24,7 @@ def os_version(file: Path) -> str:
 
 
 def image_name(file: Path, feature: str) -> str:
-    """The name (without a tag) of a feature's image, by SONiC's list; empty where it is not listed."""
+    """Return the name (without a tag) of a feature's image, by SONiC's list; empty where it is not listed."""
     try:
         with file.open("rb") as content:
             listed = json.loads(content.read(BYTES_MAX))

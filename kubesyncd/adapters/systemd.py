@@ -1,6 +1,6 @@
 """Control units by a few systemctl calls, each with a deadline.
 
-Knows nothing of features' states.
+Does not know the features' states.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SystemdUnits:
         await self._change("stop", unit)
 
     async def pending(self, unit: str) -> bool:
-        """Whether one of kubesyncd's oneshot units is queued, starting or running. Raises Unavailable."""
+        """Return whether one of kubesyncd's oneshot units is queued, starting or running. Raises Unavailable."""
         command = (*self._systemctl, "show", "--property=ActiveState,Job", unit)
         ended = await run(command, self._look_s, SERVICE)
         if ended.code != 0:
@@ -83,7 +83,7 @@ class SystemdUnits:
         return said.get("Job", "") not in ("", "0") or said.get("ActiveState", "") in _RUNNING_WORDS
 
     async def active(self, feature: str) -> bool:
-        """Whether the feature's unit runs. Raises Unavailable."""
+        """Return whether the feature's unit runs. Raises Unavailable."""
         ended = await run((*self._systemctl, "is-active", f"{feature}.service"), self._look_s, SERVICE)
         return ended.code == 0
 
@@ -107,14 +107,14 @@ class SystemdUnits:
             await self._change("reset-failed", f"{feature}.service")
 
     async def has_unit(self, feature: str) -> bool:
-        """Whether the feature has a service. Raises Unavailable."""
+        """Return whether the feature has a service. Raises Unavailable."""
         if not valid_feature_name(feature):
             return False
         ended = await run((*self._systemctl, "cat", f"{feature}.service"), self._look_s, SERVICE)
         return ended.code == 0
 
     async def starts_at_boot(self, feature: str) -> bool:
-        """Whether the feature's unit is enabled. Raises Unavailable."""
+        """Return whether the feature's unit is enabled. Raises Unavailable."""
         ended = await run((*self._systemctl, "is-enabled", f"{feature}.service"), self._look_s, SERVICE)
         return ended.code == 0
 
