@@ -77,3 +77,12 @@ def test_an_already_imported_package_is_used_as_it_is() -> None:
         "print(kube_lean.load()[0] is whole.ApiClient)"
     )
     assert python(code) == "True"
+
+
+def test_an_operators_synchronous_clients_import_no_asynchronous_one() -> None:
+    code = (
+        "import sys\n"
+        "from kubesyncd.adapters import docker_sync, kube_lists\n"
+        "print([name for name in ('aiohttp', 'asyncio', 'aiodocker', 'kubernetes_asyncio') if name in sys.modules])"
+    )
+    assert python(code) == "[]"
