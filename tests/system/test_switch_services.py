@@ -191,7 +191,7 @@ def test_invalid_arguments_say_what_to_type(operator: Operator, tmp_path: Path) 
     install = ("config", "feature", "install")
     for words in ((), ("tap", "swss"), ("tap", "required"), ("../tap",), ("--", "-x")):
         assert "type: kubesync config feature install [NAME]" in operator.fails(USAGE, *install, *words)
-    assert "no service's name" in operator.fails(USAGE, *install, "tap", "required", "/etc")
+    assert "invalid service name" in operator.fails(USAGE, *install, "tap", "required", "/etc")
     assert "unknown key 'require'; allowed: name" in operator.fails(USAGE, *install, "--file", str(file))
     assert "no such file" in operator.fails(FAILED, *install, "--file", str(tmp_path / "none")).lower()
     assert "snmp has a service already" in operator.fails(FAILED, *install, "snmp")
