@@ -25,7 +25,7 @@ from kubesyncd.cluster.rules import kubelet_rule, why_not_joined
 from kubesyncd.cluster.status_mirror import StatusMirror
 from kubesyncd.core.labels import Change, feature_label
 from kubesyncd.runtime.alerts import Alerts
-from kubesyncd.runtime.bell import rung
+from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -236,7 +236,7 @@ class ClusterController:
 
     async def _act(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            await rung(self._due, self._idle_s())
+            await woken(self._due, self._idle_s())
             master = self._mirror.master
             if master is None or not self._look(master):
                 continue

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kubesyncd.ports import PortError
-from kubesyncd.runtime.bell import rung
+from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,7 +100,7 @@ class NodeLink:
             self._set_connected(False, why, announce=True)
             if self._runtime.clock() - begun >= STABLE_LINK_S:
                 self._backoff.reset()
-            await rung(self._again, self._backoff.next_s())
+            await woken(self._again, self._backoff.next_s())
 
     def _node_seen(self, labels: Mapping[str, str] | None) -> None:
         news = not self.connected or (labels is not None and not self.node_exists)

@@ -70,7 +70,7 @@ class NodeReports:
         self._notices: OrderedDict[_Notice, None] = OrderedDict()
         self._not_before = 0.0
         self._backoff = Backoff(runtime.rng, 1.0, BACKOFF_S_MAX)
-        self._bell = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def feature(self, name: str, state: str, failure: str) -> None:
         """Report that a feature is in `state`; `failure`: why it counts as failed, or empty."""
@@ -83,14 +83,14 @@ class NodeReports:
             self.notice("FeatureRecovered", f"{name} runs again", warning=False)
         if key is not None and self._wanted.get(key) != value:
             self._wanted[key] = value
-            self._bell.set()
+            self._changed.set()
 
     def forget(self, name: str) -> None:
         """Remove the annotation of an uninstalled feature."""
         self._failures.pop(name, None)
         key = feature_annotation(name)
         if key is not None and self._wanted.pop(key, None) is not None:
-            self._bell.set()
+            self._changed.set()
 
     def notice(self, reason: str, message: str, *, warning: bool = True) -> None:
         """Report an incident to the fleet's operator: a word in CamelCase and a sentence. The same notice again counts
@@ -101,26 +101,26 @@ class NodeReports:
         self._notices.move_to_end(notice)
         while len(self._notices) > EVENTS_MAX:
             self._notices.popitem(last=False)
-        self._bell.set()
+        self._changed.set()
 
     def linked(self) -> None:
         """Report all again: the API server answers again, or has our Node again. The delay differs per switch."""
         self._told = dict.fromkeys(self._told, "")
         self._not_before = max(self._not_before, self._clock() + self._rng.uniform(0.0, SPREAD_S))
         self._backoff.reset()
-        self._bell.set()
+        self._changed.set()
 
     async def run(self, link: Link) -> None:
         """Send the reports by `link`. Never returns."""
         while True:
-            await self._bell.wait()
-            self._bell.clear()
+            await self._changed.wait()
+            self._changed.clear()
             # Wait for the rest of the burst; changes during the wait are sent together.
             await asyncio.sleep(max(BURST_S, self._not_before - self._clock()))
             cluster = link.cluster
             if cluster is None:
                 continue
-            self._bell.clear()
+            self._changed.clear()
             try:
                 await self._tell(cluster, link.originals)
             except PortError as error:
@@ -156,7 +156,7 @@ class NodeReports:
             return
         assert isinstance(error, Unavailable), error
         self._not_before = self._clock() + max(PAUSE_S, self._backoff.next_s())
-        self._bell.set()
+        self._changed.set()
 
 
 def feature_annotation(name: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core import labels
 from kubesyncd.ports import PortError
-from kubesyncd.runtime.bell import rung
+from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,7 +85,7 @@ class StatusMirror:
                 self._failing = False
                 self._backoff.reset()
                 wait_s = self._audit_s
-            if not await rung(self._due, wait_s):
+            if not await woken(self._due, wait_s):
                 # Redis sends no event when STATE_DB is flushed; the store writes only fields that differ.
                 self._restate = True
 

@@ -19,7 +19,7 @@ from kubesyncd.join.progress import describe
 from kubesyncd.join.schedule import JoinSchedule
 from kubesyncd.ports import PortError, Refused, Unavailable
 from kubesyncd.runtime.alerts import AlertLog, Alerts
-from kubesyncd.runtime.bell import rung
+from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,11 +89,11 @@ class JoinController:
         self._clock = runtime.clock
         self._log = runtime.log
         self._alerts = AlertLog(Alerts(), "join", runtime.log)
-        self._bell = asyncio.Event()
-        self._bell.set()  # the first pass needs no request
+        self._changed = asyncio.Event()
+        self._changed.set()  # the first pass needs no request
         self._schedule = JoinSchedule(kube, runtime)
         self._watch = JobWatch(jobs, files, runtime)
-        self._requests = OperatorRequests(self._bell.set, self._watch.sentence)
+        self._requests = OperatorRequests(self._changed.set, self._watch.sentence)
         self._config: MasterConfig | None = None
 
     # ---- for other components -------------------------------------------------------------------
@@ -115,7 +115,7 @@ class JoinController:
 
     def wake(self) -> None:
         """Handle a possible change of the configuration or of a file."""
-        self._bell.set()
+        self._changed.set()
 
     def status(self) -> JobDescription:
         """Describe the last job of this boot; empty if there was none."""
@@ -138,7 +138,7 @@ class JoinController:
     async def run(self, labels: Labels) -> None:
         """Run the loop; `labels` hears of joins and resets. Never returns."""
         while True:
-            await rung(self._bell, LOOK_S if self._watch.active else self._schedule.idle_s())
+            await woken(self._changed, LOOK_S if self._watch.active else self._schedule.idle_s())
             try:
                 await self._turn(labels)
             except PortError as error:
@@ -217,7 +217,7 @@ class JoinController:
         await self._watch.stop(job)
         self._schedule.retry_now()
         self._requests.answer(protocol.EXIT_FAILED, f"stopped: {why}", job)
-        self._bell.set()
+        self._changed.set()
 
     # ---- starting a job -------------------------------------------------------------------------
 

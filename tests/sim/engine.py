@@ -58,7 +58,7 @@ class Stream:
         self._world = world
         self._sure = sure
         self._heard: deque[object] = deque()
-        self._bell = asyncio.Event()
+        self._changed = asyncio.Event()
         self.deaf = False
 
     def put(self, event: object) -> None:
@@ -72,7 +72,7 @@ class Stream:
 
     def _arrive(self, event: object) -> None:
         self._heard.append(event)
-        self._bell.set()
+        self._changed.set()
 
     def cut(self) -> None:
         """The connection breaks; what is under way is lost."""
@@ -83,8 +83,8 @@ class Stream:
     async def next(self) -> object:
         """The next event, or CUT."""
         while not self._heard:
-            self._bell.clear()
-            await self._bell.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return self._heard.popleft()
 
 

@@ -173,7 +173,7 @@ class Kubelet:
         self._world = world
         self.active = False
         self.enabled = False
-        self._bell = asyncio.Event()
+        self._changed = asyncio.Event()
         self._bells: dict[str, asyncio.Event] = {}
         self._wanted: set[str] = set()
         self._synced = False
@@ -184,15 +184,15 @@ class Kubelet:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
-                    await self._bell.wait()
-            self._bell.clear()
+                    await self._changed.wait()
+            self._changed.clear()
             await asyncio.sleep(self._world.chance.between(0.05, 0.3))
             if self.active:
                 self._sync()
 
     def ring(self) -> None:
         """Labels or containers have changed."""
-        self._bell.set()
+        self._changed.set()
         for bell in self._bells.values():
             bell.set()
 
