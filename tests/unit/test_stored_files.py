@@ -1,0 +1,301 @@
+"""Read every file that version 0.1.0 stores, and write the same content.
+
+tests/golden/stored holds the files as 0.1.0 has written them. A change of a stored format adds files here; the files of
+an older version stay and are still read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from kubesyncd.core import label_queue as queue_file
+from kubesyncd.core import saved_features as feature_table_file
+from kubesyncd.core.health import Complaint, ContainerStart, Health
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, SystemState
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle
+from kubesyncd.core.saved_features import Saved
+from kubesyncd.core.state import State, Transition
+from kubesyncd.features.ledger import Ledger
+from kubesyncd.images import store
+from kubesyncd.images.policy import Shelf
+from kubesyncd.join import plan, progress
+from kubesyncd.join.files import JoinFiles
+from kubesyncd.join.plan import Job, JobStep, Membership, Standing
+from kubesyncd.join.progress import Progress, StepReport
+from kubesyncd.reboot import hold
+from kubesyncd.reboot.context_backup import MANIFEST, RESTORED, ContextBackup
+from kubesyncd.reboot.hold import PreparedReboot
+from kubesyncd.runtime.state_files import StateFile
+from kubesyncd.services import installed
+from kubesyncd.services.catalog_source import CatalogSource
+from kubesyncd.services.installed import InstallPhase, Manifest, PackageOrigin
+from kubesyncd.settings import PathsSettings, Settings
+from tests.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STORED = ROOT / "tests" / "golden" / "stored"
+KUBE, LOCAL = "c3a1" * 16, "17de" * 16
+RECORD = Record(
+    system_state=SystemState.UP,
+    mode=Mode.READY,
+    grant=KUBE,
+    granted_at=12.5,
+    proven=True,
+    local_id=LOCAL,
+    exit=Exit(LOCAL, Owner.LOCAL, 137, Cause.KILL),
+    asked=(LOCAL, Cause.STOP),
+    style=StopStyle(grace_s=5.0, signal="TERM", kubelet_check=False),
+    ending=True,
+    ending_since=1.0,
+    idle_since=2.0,
+    bad_since=3.0,
+    crashes=4,
+    refuse_until=5.0,
+    local_due=True,
+    unit_restarted=True,
+    failure="no kube container has run for 5 min",
+    rolled_back=True,
+    health=Health(
+        starts=(ContainerStart(KUBE, 11.0), ContainerStart(LOCAL, 12.0)),
+        newest="2026-01-31T23:59:59Z",
+        image_id=f"sha256:{KUBE}",
+        complaints=(Complaint(KUBE, "container", "the agent does not answer: é"),),
+        sick=1,
+        failed_image=f"sha256:{LOCAL}",
+        failed_newest="2026-01-30T00:00:00Z",
+        withdrawn=True,
+    ),
+    adopted=f"sha256:{KUBE}",
+    adopt_at=99.0,
+    restored=f"sha256:{LOCAL}",
+    boot_fallback=True,
+    owner=Owner.KUBE,
+    owner_ts=1790000000,
+)
+CONFIG = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=5, failure_policy=FailurePolicy.ROLLBACK)
+HISTORY = (
+    Transition(1790000000.25, State.UNKNOWN, State.LOCAL, "the local container runs"),
+    Transition(1790000001.5, State.LOCAL, State.LOCAL_TO_KUBE, "kube has deployed"),
+)
+ALWAYS_LOCAL = FeatureConfig(local_only=True, always_local=True)
+SHELF = Shelf(
+    "docker-snmp:latest",
+    (f"sha256:{LOCAL}", f"sha256:{KUBE}"),
+    f"sha256:{KUBE}",
+    "2026-01-30T00:00:00Z",
+    "no kube container has run for 5 min",
+)
+TAP = Manifest(
+    "tap",
+    InstallPhase.INSTALLING,
+    files={"/usr/lib/systemd/system/tap.service": "1" * 64, "/usr/local/bin/tap.sh": "2" * 64},
+    folders=("/usr/local/tap", "/usr/local/tap/bin"),
+    row_before={"state": "disabled"},
+    row={"state": "enabled", "set_owner": "kube"},
+    enabled_before=True,
+    package=PackageOrigin("2.0", "cd" * 32),
+    row_now={"state": "enabled"},
+    previous=Manifest(
+        "tap",
+        files={"/usr/lib/systemd/system/tap.service": "0" * 64},
+        row={"state": "enabled"},
+        package=PackageOrigin("1.0", "ab" * 32),
+    ),
+)
+PROBE = Manifest("probe", row={"state": "enabled"})
+JOINING = Progress(
+    Job.JOIN,
+    "10.0.0.1:6443",
+    force=True,
+    begun_at=7.5,
+    phase=progress.JobPhase.FAILED,
+    steps=(
+        StepReport(JobStep.FETCH, ok=True, took_s=0.25, detail="from https://10.0.0.1/admin.conf"),
+        StepReport(JobStep.ASK, ok=False, took_s=10.0, detail="no answer"),
+    ),
+    left_over=("the node",),
+    why="ask the master: no answer",
+    ended_at=19.0,
+)
+RESETTING = Progress(Job.RESET, "", force=False, begun_at=7.5, step=JobStep.STOP)
+MEMBERSHIP = Membership(Standing.JOINED, "10.0.0.1", 6443, "switch1", "token", 1790000000)
+
+
+def stored(name: str) -> bytes:
+    return (STORED / name).read_bytes()
+
+
+class Memory:
+    """One file in memory."""
+
+    def __init__(self, data: bytes | None = None) -> None:
+        self.data = data
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    def save(self, data: bytes) -> None:
+        self.data = data
+
+
+class SlowMemory(Memory):
+    """The same, for those who do not wait for the disk."""
+
+    async def save(self, data: bytes) -> None:  # type: ignore[override]
+        self.data = data
+
+    async def forget(self) -> None:
+        self.data = None
+
+
+def assert_same(written: bytes | None, name: str) -> None:
+    """The content is the same to the byte, but for the line end that some files of 0.1.0 lack."""
+    assert written is not None
+    assert written.rstrip(b"\n") == stored(name).rstrip(b"\n")
+
+
+def test_the_ledger() -> None:
+    ledger = Ledger(Memory(stored("features.json")), "boot-1")
+    assert ledger.load() == ""
+    assert ledger.records == {"database": Record(), "snmp": RECORD}
+    assert ledger.configs == {"database": ALWAYS_LOCAL, "snmp": CONFIG}
+    assert ledger.histories == {"database": (), "snmp": HISTORY}
+    assert ledger.config_loaded
+    file = Memory()
+    written = Ledger(file, "boot-1")
+    written.config_loaded = True
+    written.save("snmp", RECORD, CONFIG, HISTORY)
+    written.save("database", Record(), ALWAYS_LOCAL)
+    assert_same(file.data, "features.json")
+
+
+def test_the_ledger_is_written_again_as_it_was_read() -> None:
+    file = Memory(stored("features.json"))
+    ledger = Ledger(file, "boot-1")
+    ledger.load()
+    ledger.save("snmp", RECORD, CONFIG, HISTORY)
+    assert file.data == stored("features.json"), "nothing has changed, so nothing is written"
+    ledger.write()
+    assert_same(file.data, "features.json")
+
+
+def test_the_label_queue() -> None:
+    queue, problems = queue_file.decode(stored("labels.json"))
+    assert problems == ()
+    assert [str(change) for change in queue.changes] == [
+        "snmp_enabled=true",
+        "rack=a",
+        "snmp_enabled=false",
+        "old-",
+    ]
+    assert queue.applied == {"hwsku": "Force10-S6000", "lldp_enabled": None}
+    assert queue.failed == {"snmp_enabled"}
+    assert_same(queue_file.encode(queue), "labels.json")
+
+
+def test_the_copy_of_the_feature_table() -> None:
+    rows = {"snmp": {"set_owner": "kube", "fallback_to_local": "true"}, "lldp": {"state": "enabled"}}
+    saved = feature_table_file.decode(stored("feature-table.json"))
+    assert saved == Saved(rows, 1790000000.5)
+    assert_same(feature_table_file.encode(saved), "feature-table.json")
+
+
+def test_the_manifests_of_installed_services(tmp_path: Path) -> None:
+    for name in ("tap.json", "probe.json"):
+        (tmp_path / name).write_bytes(stored(name))
+    assert installed.read_manifests(tmp_path) == {"tap": TAP, "probe": PROBE}
+    assert_same(installed.encode(TAP), "tap.json")
+    assert_same(installed.encode(PROBE), "probe.json")
+
+
+def test_the_newest_serial_of_the_package_server() -> None:
+    class Offered:
+        serial = 17
+
+    file: Any = Memory(stored("packages.json"))
+    nothing: Any = None
+    supply = CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, file)
+    older, newer = Offered(), Offered()
+    older.serial, newer.serial = 16, 18
+    metadata: Any = older
+    supply.accept(metadata)
+    assert file.data == stored("packages.json")
+    metadata = newer
+    supply.accept(metadata)
+    assert json.loads(file.data) == {"serial": 18}
+    file.data = None
+    metadata = Offered()
+    supply.accept(metadata)
+    assert_same(file.data, "packages.json")
+
+
+async def test_the_record_of_images() -> None:
+    file = SlowMemory(stored("images.json"))
+    assert store.decode(stored("images.json")) == {"lldp": Shelf("docker-lldp:latest"), "snmp": SHELF}
+    port: Any = None
+    images = store.ImageStore(port, file, lambda _: "", structlog.get_logger(), Random(1))
+    images.load()
+    assert images.remembered("snmp") == SHELF
+    await images.note_rollback("snmp", "", "", "")
+    await images.note_rollback("snmp", SHELF.failed, SHELF.failed_newest, SHELF.failure)
+    assert_same(file.data, "images.json")
+
+
+def test_the_hold_and_the_promise() -> None:
+    note = PreparedReboot("warm", "boot-1", ("lldp", "snmp"))
+    promise = replace(note, boot_id="boot-2")
+    assert hold.decode(stored("hold")) == note
+    assert hold.decode(stored("promised.json")) == promise
+    assert_same(hold.encode(note), "hold")
+    assert_same(hold.encode(promise), "promised.json")
+
+
+def test_the_manifest_of_a_saved_context(tmp_path: Path) -> None:
+    """The paths are those of this test's folder; all else is as 0.1.0 has written it."""
+    saved, kubernetes = tmp_path / "saved", tmp_path / "kubernetes"
+    kubernetes.mkdir()
+    (kubernetes / "kubelet.conf").write_text("kubeconfig")
+    (kubernetes / "kubelet.conf").chmod(0o600)
+    (kubernetes / "link").symlink_to("kubelet.conf")
+    ContextBackup(saved, [kubernetes], "boot-1").save(30.0, ("snmp", "tap"))
+    was = stored("manifest.json").replace(b"/etc/kubernetes", bytes(kubernetes))
+    assert (saved / MANIFEST).read_bytes().rstrip(b"\n") == was
+    (saved / MANIFEST).write_bytes(was)
+    for path in sorted(kubernetes.iterdir()):
+        path.unlink()
+    enabled: list[tuple[str, ...]] = []
+    ContextBackup(saved, [kubernetes], "boot-2").restore(then=enabled.append)
+    assert enabled == [("snmp", "tap")]
+    assert (kubernetes / "link").read_text() == "kubeconfig"
+    assert (kubernetes / "kubelet.conf").stat().st_mode & 0o777 == 0o600
+    assert (saved / RESTORED).exists()
+
+
+def test_the_progress_of_a_join() -> None:
+    assert progress.decode(stored("join.json")) == JOINING
+    assert progress.decode(stored("join-running.json")) == RESETTING
+    assert_same(progress.encode(JOINING), "join.json")
+    assert_same(progress.encode(RESETTING), "join-running.json")
+
+
+def test_the_membership() -> None:
+    assert plan.decode_membership(stored("membership.json")) == MEMBERSHIP
+    assert_same(plan.encode_membership(MEMBERSHIP), "membership.json")
+
+
+def test_the_request_of_a_join(tmp_path: Path) -> None:
+    files = JoinFiles(Settings(paths=PathsSettings(run_dir=str(tmp_path), state_dir=str(tmp_path))))
+    StateFile(tmp_path / progress.REQUEST_FILE).save(stored("join.request"))
+    assert files.take_request()
+    assert not files.take_request(), "it is read once"
+    files.request(force=True)
+    assert_same((tmp_path / progress.REQUEST_FILE).read_bytes(), "join.request")
+    files.request(force=False)
+    assert not files.take_request()
