@@ -6,22 +6,38 @@ an error at start. A ledger of another boot is ignored.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, is_dataclass
-from enum import Enum
-from math import isfinite
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from collections.abc import Mapping  # noqa: TC003 - the codec reads the annotation
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import FeatureConfig, valid_feature_name
-from kubesyncd.core.parse import shown
-from kubesyncd.core.record import Record
+from kubesyncd.core.record import Record  # noqa: TC001 - the same
 from kubesyncd.core.state import HISTORY_MAX, Transition
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
     from kubesyncd.ports import File
 
 VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _LedgerFile:
+    """The file. Entries are read one by one: those of invalid feature names are ignored."""
+
+    boot_id: object
+    config_loaded: object
+    features: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class _LedgerEntry:
+    """One feature. `history` is read by itself, so that an invalid one does not lose the record's grant."""
+
+    record: Record
+    config: FeatureConfig
+    history: object = None
 
 
 class Ledger:
@@ -34,6 +50,7 @@ class Ledger:
     def __init__(self, file: File, boot_id: str) -> None:
         self._file = file
         self._boot_id = boot_id
+        # Each feature's part of the file, encoded.
         self._entries: dict[str, str] = {}
         self._unsaved: set[str] = set()
         self.records: dict[str, Record] = {}
@@ -48,24 +65,33 @@ class Ledger:
         if data is None:
             return ""
         try:
-            tree = json.loads(data)
-            if tree["version"] != VERSION:
-                return f"the ledger has version {ascii(tree['version'])[:20]}, not {VERSION}; it is not used"
-            if tree["boot_id"] != self._boot_id:
-                return ""
-            for name, entry in tree["features"].items():
-                if valid_feature_name(name):
-                    self.records[name] = _read(Record, entry["record"])
-                    self.configs[name] = _read(FeatureConfig, entry["config"])
-                    self.histories[name] = _read_history(entry.get("history"))
-                    self._entries[name] = _entry(self.records[name], self.configs[name], self.histories[name])
-            self.config_loaded = tree["config_loaded"] is True
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            return self._read(data)
+        except Undecodable as error:
             self.records.clear()
             self.configs.clear()
             self.histories.clear()
             self._entries.clear()
-            return f"the ledger cannot be read ({type(error).__name__}: {shown(str(error))}); it is not used"
+            return f"the ledger cannot be read ({error}); it is not used"
+
+    def _read(self, data: bytes) -> str:
+        tree = codec.parse(data)
+        try:
+            codec.check_version(tree, VERSION)
+        except Undecodable as error:
+            return f"the ledger has {error}; it is not used"
+        # Fields were added over time: what an older daemon wrote without them keeps their defaults.
+        reader = codec.Reader(defaults=True)
+        file = reader.read(_LedgerFile, tree)
+        if file.boot_id != self._boot_id:
+            return ""
+        for name, value in file.features.items():
+            if valid_feature_name(name):
+                entry = reader.read(_LedgerEntry, value, name)
+                history = _history(reader, entry.history)
+                self.records[name], self.configs[name] = entry.record, entry.config
+                self.histories[name] = history
+                self._entries[name] = _entry(name, entry.record, entry.config, history)
+        self.config_loaded = file.config_loaded is True
         self.first = False
         return ""
 
@@ -83,7 +109,7 @@ class Ledger:
         ):
             return
         self.records[name], self.configs[name], self.histories[name] = record, config, history
-        self._entries[name] = _entry(record, config, history)
+        self._entries[name] = _entry(name, record, config, history)
         self._unsaved.add(name)
         self.write()
 
@@ -98,54 +124,21 @@ class Ledger:
 
     def write(self) -> None:
         """Write everything. Raises Unavailable."""
-        features = ",".join(f"{json.dumps(name)}:{entry}" for name, entry in sorted(self._entries.items()))
-        head = json.dumps({"version": VERSION, "boot_id": self._boot_id, "config_loaded": self.config_loaded})
+        features = ",".join(entry for _, entry in sorted(self._entries.items()))
+        head = codec.text({"version": VERSION, "boot_id": self._boot_id, "config_loaded": self.config_loaded})
         self._file.save(f'{head[:-1]},"features":{{{features}}}}}\n'.encode())
         self._unsaved.clear()
         self.first = False
 
 
-def _entry(record: Record, config: FeatureConfig, history: tuple[Transition, ...]) -> str:
-    tree = {"record": asdict(record), "config": asdict(config), "history": [asdict(each) for each in history]}
-    return json.dumps(tree)
+def _entry(name: str, record: Record, config: FeatureConfig, history: tuple[Transition, ...]) -> str:
+    """A feature's part of the file. It is kept, so that a change of one feature encodes no other one."""
+    return f"{codec.text(name)}:{codec.text(_LedgerEntry(record, config, history))}"
 
 
-def _read_history(value: Any) -> tuple[Transition, ...]:
-    """The last changes of state; empty where invalid, so that an invalid history does not lose the record's grant."""
+def _history(reader: codec.Reader, value: object) -> tuple[Transition, ...]:
+    """The last changes of state; empty where invalid."""
     try:
-        history: tuple[Transition, ...] = _read(tuple[Transition, ...], value)
-    except (ValueError, TypeError, ArithmeticError):
+        return reader.read(tuple[Transition, ...], value)[-HISTORY_MAX:]
+    except Undecodable:
         return ()
-    return history[-HISTORY_MAX:]
-
-
-def _read(hint: Any, value: Any) -> Any:
-    """A JSON value as the type `hint`; invalid values are rejected here, not later in a rule.
-
-    A missing field keeps its default (an older daemon wrote it), an unknown one is ignored (a newer
-    one did). Raises TypeError, ValueError, OverflowError.
-    """
-    if get_origin(hint) is UnionType:
-        (inner,) = (kind for kind in get_args(hint) if kind is not NoneType)
-        return None if value is None else _read(inner, value)
-    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
-        return tuple(_read(get_args(hint)[0], each) for each in _listed(value))
-    if get_origin(hint) is tuple:
-        return tuple(_read(kind, each) for kind, each in zip(get_args(hint), _listed(value), strict=True))
-    if isinstance(hint, type) and is_dataclass(hint):
-        hints = get_type_hints(hint)
-        return hint(**{name: _read(kind, value[name]) for name, kind in hints.items() if name in value})
-    if issubclass(hint, Enum):
-        return hint(value)
-    allowed = (int, float) if hint is float else hint
-    if not isinstance(value, allowed) or isinstance(value, bool) is not (hint is bool):
-        raise TypeError(f"invalid {hint.__name__}: {shown(str(value))}")
-    if hint is float and not isfinite(value):
-        raise ValueError(f"invalid time: {value}")
-    return hint(value)
-
-
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"invalid list: {shown(str(value))}")
-    return value
