@@ -63,24 +63,26 @@ def forget() -> None:
 
 
 def _file(switch: Switch) -> StateFile:
-    from kubesyncd.core.saved_features import FILE
+    from kubesyncd.runtime.feature_table_file import FILE
     from kubesyncd.runtime.state_files import StateFile
 
     return StateFile(Path(switch.settings.paths.state_dir) / FILE)
 
 
 def _load(switch: Switch) -> Saved | None:
-    from kubesyncd.core.saved_features import decode
+    from kubesyncd.runtime.codec import Undecodable
+    from kubesyncd.runtime.feature_table_file import decode
 
     data = _file(switch).load()
     try:
         return decode(data) if data is not None else None
-    except ValueError as error:
+    except Undecodable as error:
         raise Failure(f"{error}; save it again") from error
 
 
 def _save(switch: Switch) -> Saved:
-    from kubesyncd.core.saved_features import Saved, encode
+    from kubesyncd.core.saved_features import Saved
+    from kubesyncd.runtime.feature_table_file import encode
 
     rows = {name: dict(switch.redis.feature_rows(name).config) for name in switch.redis.feature_names()}
     if not rows:
@@ -109,7 +111,7 @@ def _restore(switch: Switch) -> dict[str, dict[str, str]]:
 
 def _disarm(switch: Switch) -> None:
     """Keep the copy for inspection, but never restore from it again."""
-    from kubesyncd.core.saved_features import encode
+    from kubesyncd.runtime.feature_table_file import encode
 
     saved = _load(switch)
     if saved is not None and saved.armed:

@@ -1,24 +1,29 @@
-"""Keep the label queue in its file. Changes of the queue happen between two awaits; writes are serialized."""
+"""Keep the label queue in its file. Changes of the queue happen between two awaits; writes are serialized.
+
+A damaged file is read part by part: each valid label is kept, because a lost one may leave a feature on the wrong side.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from kubesyncd.core import label_queue
 from kubesyncd.core.label_queue import Queue, QueueFull
+from kubesyncd.core.labels import Change, InvalidLabel, abridged
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from kubesyncd.core.labels import Change
     from kubesyncd.ports import DurableFile
     from kubesyncd.runtime.alerts import Alerts
 
 SERVICE = "Kubernetes"
+FILE_BYTES_MAX = 1 << 21
 
 
 class QueueFile:
@@ -39,7 +44,7 @@ class QueueFile:
     def load(self) -> None:
         """Read the file. A file that cannot be read is logged, and the queue starts empty."""
         try:
-            self.queue, problems = label_queue.decode(self._file.load())
+            self.queue, problems = decode(self._file.load())
         except Unavailable as error:
             problems = (f"{error}; the label queue starts empty",)
         for problem in problems:
@@ -62,7 +67,7 @@ class QueueFile:
     async def append(self, changes: Sequence[Change]) -> Queue:
         """Queue `changes` and return the queue once they are in the file. Raises Refused, Unavailable."""
         async with self._saving:
-            await self._file.save(label_queue.encode(self.with_changes(changes)))
+            await self._file.save(encode(self.with_changes(changes)))
             self._saved()
             # Changes of the queue during the write are written next, by `run`.
             self._replace(self.with_changes(changes))
@@ -71,7 +76,7 @@ class QueueFile:
     async def purge(self) -> None:
         """Drop every label, queued or applied. Raises Unavailable, and then nothing is forgotten."""
         async with self._saving:
-            await self._file.save(label_queue.encode(self.queue.purge()))
+            await self._file.save(encode(self.queue.purge()))
             self._replace(self.queue.purge())
 
     def retry(self) -> None:
@@ -89,7 +94,7 @@ class QueueFile:
 
     async def _save(self) -> None:
         try:
-            await self._file.save(label_queue.encode(self.queue))
+            await self._file.save(encode(self.queue))
         except Unavailable as error:
             if not self._unsaved:
                 alert = self._alerts.begins("labels_not_saved", "labels", str(error))
@@ -105,3 +110,61 @@ class QueueFile:
     def _saved(self) -> None:
         self._alerts.ends("labels_not_saved", "labels")
         self._unsaved = False
+
+
+def encode(queue: Queue) -> bytes:
+    """Encode the queue as a file's content, indented for operators."""
+    pending = [str(change) for change in queue.changes]
+    return codec.encode({"pending": pending, "applied": queue.applied, "failed": queue.failed}, indent=1)
+
+
+def decode(data: bytes | None) -> tuple[Queue, tuple[str, ...]]:
+    """Decode a file: the queue, and a sentence for each invalid part of the file. Never raises."""
+    if data is None:
+        return Queue(), ()
+    try:
+        tree = codec.parse(data, FILE_BYTES_MAX)
+    except Undecodable as error:
+        return Queue(), (f"the label queue cannot be read ({abridged(str(error), 120)}); it starts empty",)
+    reader, problems, queue = codec.Reader(), list[str](), Queue()
+    for text in _listed(reader, tree.get("pending", []), "pending", problems):
+        try:
+            queue = queue.append([Change.parse(text)])
+        except (InvalidLabel, QueueFull) as error:
+            problems.append(f"a queued label is dropped: {error}")
+    applied = _applied(reader, tree.get("applied", {}), problems)
+    failed = _listed(reader, tree.get("failed", []), "failed", problems)
+    return queue.recall(applied, failed), _few(problems)
+
+
+def _listed(reader: codec.Reader, value: object, name: str, problems: list[str]) -> tuple[str, ...]:
+    try:
+        return reader.read(tuple[str, ...], value)
+    except Undecodable:
+        problems.append(f"label queue file: invalid {name}, not a list of strings; ignored")
+        return ()
+
+
+def _applied(reader: codec.Reader, value: object, problems: list[str]) -> dict[str, str | None]:
+    """The valid part of `applied`; a lost key is observed again on the Node."""
+    try:
+        items = reader.read(dict[str, object], value)
+    except Undecodable:
+        problems.append("label queue file: invalid applied, not an object; ignored")
+        return {}
+    usable: dict[str, str | None] = {}
+    for key, each in items.items():
+        try:
+            change = reader.read(Change, {"key": key, "value": each})
+        except Undecodable:
+            problems.append(f"an applied label is ignored: {abridged(key)}")
+        else:
+            usable[change.key] = change.value
+    return usable
+
+
+def _few(problems: list[str]) -> tuple[str, ...]:
+    """At most five sentences: an invalid file must not fill the log."""
+    if len(problems) <= 5:
+        return tuple(problems)
+    return (*problems[:4], f"{len(problems) - 4} more problems in the label queue file")

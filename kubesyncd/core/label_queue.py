@@ -7,20 +7,20 @@ stays, also for the same key. Knows no clock, no file, no client, no coroutine.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from kubesyncd.core.labels import Change, InvalidLabel, abridged, feature_of
+from kubesyncd.core.labels import feature_of
 from kubesyncd.core.model import KubeLabel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from kubesyncd.core.labels import Change
+
 # Above this many entries, superseded entries are dropped; more different keys than this are refused.
 PENDING_MAX = 1024
 APPLIED_MAX = 1024
-FILE_BYTES_MAX = 1 << 21
 
 
 class QueueFull(Exception):
@@ -134,41 +134,14 @@ class Queue:
             return self
         return replace(self, applied=_bounded(seen))
 
+    def recall(self, applied: Mapping[str, str | None], failed: Iterable[str]) -> Queue:
+        """The queue with what was stored beside its pending changes."""
+        return replace(self, applied=_bounded(dict(applied)), failed=self.keys & frozenset(failed))
+
     def _without(self, fold: Fold) -> Queue:
         pending = tuple(entry for entry in self.pending if not _belongs(entry, fold))
         left = {entry.change.key for entry in pending}
         return replace(self, pending=pending, failed=self.failed & left)
-
-
-def encode(queue: Queue) -> bytes:
-    """The queue as a file's content."""
-    content = {
-        "pending": [str(change) for change in queue.changes],
-        "applied": dict(queue.applied),
-        "failed": sorted(queue.failed),
-    }
-    return json.dumps(content, indent=1).encode() + b"\n"
-
-
-def decode(data: bytes | None) -> tuple[Queue, tuple[str, ...]]:
-    """The queue stored in a file, and a sentence for each invalid part of it. Never raises."""
-    if data is None:
-        return Queue(), ()
-    try:
-        content = _object(data)
-    except (ValueError, TypeError, RecursionError) as error:
-        reason = abridged(str(error), 120)
-        return Queue(), (f"the label queue cannot be read ({reason}); it starts empty",)
-    problems: list[str] = []
-    queue = Queue()
-    for text in _listed(content, "pending", problems):
-        try:
-            queue = queue.append([Change.parse(text)])
-        except (InvalidLabel, QueueFull) as error:
-            problems.append(f"a queued label is dropped: {error}")
-    applied = _applied(content, problems)
-    failed = frozenset(_listed(content, "failed", problems)) & queue.keys
-    return replace(queue, applied=applied, failed=failed), _few(problems)
 
 
 def _belongs(entry: Entry, fold: Fold) -> bool:
@@ -188,46 +161,3 @@ def _bounded(applied: dict[str, str | None]) -> dict[str, str | None]:
     absent_first = sorted(applied, key=lambda key: applied[key] is not None)
     forgotten = frozenset(absent_first[:surplus])
     return {key: value for key, value in applied.items() if key not in forgotten}
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    """A JSON object of at most FILE_BYTES_MAX. Raises ValueError, TypeError, RecursionError."""
-    if len(data) > FILE_BYTES_MAX:
-        raise ValueError(f"longer than {FILE_BYTES_MAX} bytes")
-    content = json.loads(data)
-    if not isinstance(content, dict):
-        raise TypeError("not a JSON object")
-    return content
-
-
-def _listed(content: dict[str, Any], name: str, problems: list[str]) -> list[str]:
-    items = content.get(name, [])
-    if isinstance(items, list) and all(isinstance(item, str) for item in items):
-        return items
-    problems.append(f"label queue file: invalid {name}, not a list of strings; ignored")
-    return []
-
-
-def _applied(content: dict[str, Any], problems: list[str]) -> dict[str, str | None]:
-    """The valid part of `applied`; a lost key is observed again on the Node."""
-    items = content.get("applied", {})
-    if not isinstance(items, dict):
-        problems.append("label queue file: invalid applied, not an object; ignored")
-        return {}
-    usable: dict[str, str | None] = {}
-    for key, value in items.items():
-        if value is None or isinstance(value, str):
-            try:
-                usable[Change(key, value).key] = value
-                continue
-            except InvalidLabel:
-                pass
-        problems.append(f"an applied label is ignored: {abridged(key)}")
-    return _bounded(usable)
-
-
-def _few(problems: list[str]) -> tuple[str, ...]:
-    """At most five sentences: an invalid file must not fill the log."""
-    if len(problems) <= 5:
-        return tuple(problems)
-    return (*problems[:4], f"{len(problems) - 4} more problems in the label queue file")

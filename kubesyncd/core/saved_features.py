@@ -7,21 +7,14 @@ load. `config reload` drops unsaved settings, on purpose.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from kubesyncd.core.model import valid_feature_name
-from kubesyncd.core.parse import shown
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    Rows: TypeAlias = Mapping[str, Mapping[str, str]]
-
-# File name below the state folder.
-FILE = "feature-table.json"
-VERSION = 1
+Rows: TypeAlias = Mapping[str, Mapping[str, str]]
 # A copy saved for an abandoned load must not affect a much later one.
 GOOD_FOR_S = 3600.0
 
@@ -37,28 +30,6 @@ class Saved:
     def awaits_load(self, now: float) -> bool:
         """Whether a load at `now` (seconds since the epoch) is the one the copy was saved for."""
         return self.armed and 0 <= now - self.saved_at <= GOOD_FOR_S
-
-
-def encode(saved: Saved) -> bytes:
-    """The file content for a saved table."""
-    tree = {"version": VERSION, "saved_at": saved.saved_at, "armed": saved.armed, "rows": saved.rows}
-    return json.dumps(tree, indent=1).encode()
-
-
-def decode(data: bytes) -> Saved:
-    """The saved table in a file content. Raises ValueError with a reason."""
-    try:
-        tree = json.loads(data)
-        if tree["version"] != VERSION:
-            raise ValueError(f"version {tree['version']}")  # noqa: TRY301
-        rows = {
-            str(name): {str(field): str(value) for field, value in row.items()}
-            for name, row in tree["rows"].items()
-            if valid_feature_name(name)
-        }
-        return Saved(rows, float(tree["saved_at"]), tree["armed"] is True)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"the saved table cannot be used: {shown(str(error))}") from error
 
 
 def lost(

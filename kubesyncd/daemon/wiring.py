@@ -18,13 +18,13 @@ from kubesyncd.adapters.hooks import HookFolders
 from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.adapters.sonic_files import image_name, os_version
 from kubesyncd.adapters.systemd import SystemdUnits
-from kubesyncd.core import saved_features
 from kubesyncd.daemon.parts import Files, Options, Ports, Rules, assemble
 from kubesyncd.features.config_backup import TableRestorer
 from kubesyncd.images.store import ImageStore
 from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.reboot.hold import HOLD_FILE
+from kubesyncd.runtime import feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import DiskFile, StateFile
@@ -70,7 +70,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     containers, units = DockerContainers(settings.docker, rng), SystemdUnits(settings.systemd)
     hold, labels, images, saved = (
         DiskFile(StateFile(state_dir / name))
-        for name in (HOLD_FILE, "labels.json", "images.json", saved_features.FILE)
+        for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
     )
     parts = assemble(
         Ports(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from kubesyncd.core.saved_features import Saved, decode, encode, lost
+from kubesyncd.core.saved_features import Saved, lost
 from kubesyncd.ports import PortError, Refused, Unavailable
+from kubesyncd.runtime.codec import Undecodable
+from kubesyncd.runtime.feature_table_file import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -98,7 +100,7 @@ class TableRestorer:
         try:
             data = self._file.load()
             saved = decode(data) if data is not None else None
-        except (Unavailable, ValueError) as error:
+        except (Unavailable, Undecodable) as error:
             self._log.warning("feature_table", why=str(error))
             return None
         return saved if saved is not None and saved.awaits_load(self._wall()) else None

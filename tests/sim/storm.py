@@ -21,7 +21,8 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from kubesyncd.core import label_queue, protocol
+from kubesyncd.cluster import queue_file
+from kubesyncd.core import protocol
 from kubesyncd.core.labels import feature_label
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner, Row, SystemState, Timing
 from kubesyncd.core.state import State, classify
@@ -449,7 +450,7 @@ class Storm:
         world = self.world
         for feature in world.features:
             self._check_feature(feature)
-        queue, _ = label_queue.decode(world.labels_file.data)
+        queue, _ = queue_file.decode(world.labels_file.data)
         if tuple(map(str, queue.changes)) != world.redis.pending:
             raise Broken(f"L2: STATE_DB says {world.redis.pending}, the queue holds {queue.changes}")
         if world.kubelet.active is bool(queue.failed):

@@ -38,16 +38,18 @@ from kubesyncd.adapters import (
 from kubesyncd.adapters.db_schema import HLD, SONIC
 from kubesyncd.api import peer
 from kubesyncd.cli.rules import daemonset, daemonset_lint
-from kubesyncd.core import label_queue, protocol, saved_features
+from kubesyncd.cluster import queue_file
+from kubesyncd.core import label_queue, protocol
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.parse import parse_master_config
+from kubesyncd.core.saved_features import Saved
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.images import store
 from kubesyncd.join import credential, plan, progress
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.reboot import hold
-from kubesyncd.runtime import x509, yaml_reader
+from kubesyncd.runtime import feature_table_file, x509, yaml_reader
 from kubesyncd.services import catalog, definition, package_archive
 from tests.paths import CLIENTS
 from tests.unit.core.given import KUBE, granted
@@ -192,14 +194,14 @@ def targets(folder: Path) -> tuple[Target, ...]:
         Target("a reply", _replies(), protocol.decode_reply, (protocol.BadRequest,), 10),
         Target("a reply, by the client", _replies(), _client_hears, (), 10),
         Target("CONFIG_DB and STATE_DB rows", _rows(), _read_rows, (), 20),
-        Target("the label queue's file", _label_files(), label_queue.decode, (), 10),
+        Target("the label queue's file", _label_files(), queue_file.decode, (), 10),
         Target("the ledger", (_ledger_file(),), _read_ledger, (), 4),
         Target("the ledger, by the client", (_ledger_file(),), _client_reader(folder), (), 2),
         Target("a hold", _hold_files(), hold.decode, (), 2),
         Target("the image shelf", _shelf_files(), store.decode, SHELF_RAISES, 2),
         Target("what join knows", _membership_files(), plan.decode_membership, (), 2),
         Target("how far join has come", _progress_files(), progress.decode, (), 2),
-        Target("the saved FEATURE table", _saved_tables(), saved_features.decode, (ValueError,), 2),
+        Target("the saved FEATURE table", _saved_tables(), feature_table_file.decode, (ValueError,), 2),
         Target("an admin.conf", _admin_confs(), _read_admin_conf, (Refused,), 2),
         Target("a manifest to check", _manifests(), _check_manifest, (ValueError,), 1),
         Target("the settings file", _settings_files(), _read_settings, (settings.SettingsError,), 5),
@@ -338,7 +340,7 @@ def _label_files() -> tuple[bytes, ...]:
         [Change("snmp_enabled", "true"), Change("rack", None), Change("rack", "a")]
     )
     applied = queue.acknowledge(queue.fold().only("rack"))
-    return (label_queue.encode(queue), label_queue.encode(applied.fail(applied.fold())))
+    return (queue_file.encode(queue), queue_file.encode(applied.fail(applied.fold())))
 
 
 class _Given:
@@ -400,7 +402,7 @@ def _progress_files() -> tuple[bytes, ...]:
 
 def _saved_tables() -> tuple[bytes, ...]:
     rows = {"snmp": {"set_owner": "kube", "fallback_to_local": "true"}}
-    return (saved_features.encode(saved_features.Saved(rows, 1790000000.0, armed=True)),)
+    return (feature_table_file.encode(Saved(rows, 1790000000.0, armed=True)),)
 
 
 def _admin_confs() -> tuple[bytes, ...]:

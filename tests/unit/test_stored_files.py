@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kubesyncd.core import label_queue as queue_file
-from kubesyncd.core import saved_features as feature_table_file
+from kubesyncd.cluster import queue_file
 from kubesyncd.core.health import Complaint, ContainerStart, Health
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, SystemState
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle
@@ -30,6 +29,7 @@ from kubesyncd.join.progress import Progress, StepReport
 from kubesyncd.reboot import hold
 from kubesyncd.reboot.context_backup import MANIFEST, RESTORED, ContextBackup
 from kubesyncd.reboot.hold import PreparedReboot
+from kubesyncd.runtime import feature_table_file
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services import installed
 from kubesyncd.services.catalog_source import CatalogSource

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -269,9 +267,8 @@ class WhateverHappens(RuleBasedStateMachine):
 
     @rule()
     def the_daemon_restarts(self) -> None:
-        self.queue, problems = label_queue.decode(label_queue.encode(self.queue))
+        self.queue = Queue().append(self.queue.changes).recall(self.queue.applied, self.queue.failed)
         self.flight = None
-        assert problems == ()
 
     @invariant()
     def every_accepted_value_is_still_to_come_or_applied(self) -> None:
@@ -292,75 +289,20 @@ TestWhateverHappens = WhateverHappens.TestCase
 TestWhateverHappens.settings = settings(max_examples=60)
 
 
-# ---- the file -----------------------------------------------------------------------------------
+# ---- what a file stored beside the changes -------------------------------------------------------
 
 
-@given(st.lists(CHANGES, max_size=20), st.dictionaries(KEYS, st.one_of(st.none(), st.just("1"))))
-def test_the_file_gives_back_what_was_written(changes: list[Change], applied: dict[str, str | None]) -> None:
-    queue = Queue(applied=applied).append(changes)
-    queue = queue.fail(queue.fold())
-    back, problems = label_queue.decode(label_queue.encode(queue))
-    assert problems == ()
-    assert (back.changes, back.applied, back.failed) == (queue.changes, queue.applied, queue.failed)
-
-
-def test_a_missing_file_is_an_empty_queue_without_a_problem() -> None:
-    assert label_queue.decode(None) == (Queue(), ())
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, b" " * (label_queue.FILE_BYTES_MAX + 1)]
-)
-def test_an_unreadable_file_is_an_empty_queue_and_one_sentence(data: bytes) -> None:
-    queue, problems = label_queue.decode(data)
-    assert queue == Queue()
-    assert len(problems) == 1
-    assert "starts empty" in problems[0]
-
-
-def test_the_usable_part_of_a_damaged_file_is_kept() -> None:
-    content = {
-        "pending": ["a=1", "kubernetes.io/x=1", "b-"],
-        "applied": {"a": "1", "b": 5, "": "x", "c": None},
-        "failed": ["a", "nobody"],
-    }
-    queue, problems = label_queue.decode(json.dumps(content).encode())
+def test_a_queue_recalls_what_was_stored_and_only_queued_labels_count_as_failed() -> None:
+    queue = queue_of("a=1", "b-").recall({"a": "0", "c": None}, ["a", "c"])
     assert shown(queue) == ["a=1", "b-"]
-    assert queue.applied == {"a": "1", "c": None}
+    assert queue.applied == {"a": "0", "c": None}
     assert queue.failed == {"a"}
-    assert len(problems) == 3
 
 
-def test_a_file_is_read_up_to_two_mib() -> None:
-    most = b"{}" + b" " * (2 * 1024 * 1024 - 2)
-    assert label_queue.decode(most) == (Queue(), ())
-    assert label_queue.decode(most + b" ")[1] == (
-        "the label queue cannot be read ('longer than 2097152 bytes'); it starts empty",
-    )
-
-
-def test_an_invalid_part_of_the_file_is_named() -> None:
-    content = {"pending": "a=1", "applied": ["a"], "failed": [1]}
-    assert label_queue.decode(json.dumps(content).encode())[1] == (
-        "label queue file: invalid pending, not a list of strings; ignored",
-        "label queue file: invalid applied, not an object; ignored",
-        "label queue file: invalid failed, not a list of strings; ignored",
-    )
-
-
-def test_a_file_of_rubbish_is_five_sentences_at_most() -> None:
-    def told(count: int) -> list[str]:
-        content = {"applied": {f"k{n}": 0 for n in range(count)}}
-        return list(label_queue.decode(json.dumps(content).encode())[1])
-
-    assert told(5) == [f"an applied label is ignored: 'k{n}'" for n in range(5)]
-    assert told(6) == [*told(4), "2 more problems in the label queue file"]
-
-
-def test_the_file_can_be_read_by_people() -> None:
-    queue = Queue(applied={"b": None}).append([Change("a", "1")])
-    text = '{\n "pending": [\n  "a=1"\n ],\n "applied": {\n  "b": null\n },\n "failed": []\n}\n'
-    assert label_queue.encode(queue).decode() == text
+def test_a_queue_recalls_at_most_as_many_applied_labels_as_it_keeps() -> None:
+    most = {f"k{n}": "1" for n in range(label_queue.APPLIED_MAX)}
+    assert Queue().recall(most, ()).applied == most
+    assert Queue().recall({"gone": None, **most}, ()).applied == most
 
 
 @pytest.mark.parametrize(("text", "said"), [("x" * 80, "x" * 80), ("x" * 81, "x" * 77 + "...")])
@@ -368,21 +310,6 @@ def test_an_invalid_label_is_shown_abridged(text: str, said: str) -> None:
     with pytest.raises(InvalidLabel) as raised:
         Change.parse(text)
     assert str(raised.value).startswith(f"invalid label change '{said}'")
-
-
-JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.text()),
-    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
-)
-
-
-@given(st.one_of(st.binary(), st.fixed_dictionaries(dict.fromkeys(("pending", "applied", "failed"), JSON))))
-def test_no_file_content_raises(content: bytes | dict[str, object]) -> None:
-    queue, problems = label_queue.decode(
-        content if isinstance(content, bytes) else json.dumps(content).encode()
-    )
-    assert label_queue.decode(label_queue.encode(queue))[1] == ()
-    assert len(problems) <= 5
 
 
 # ---- self-description ---------------------------------------------------------------------------

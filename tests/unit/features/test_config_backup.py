@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.adapters.db_schema import normal, schema
-from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, decode, encode, lost
+from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, lost
 from kubesyncd.features.config_backup import TableRestorer
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.feature_table_file import decode, encode
 from kubesyncd.services.installed import InstallPhase, Manifest, of_installed
 
 if TYPE_CHECKING:
