@@ -8,17 +8,17 @@ slow disk may take a minute.
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kubesyncd.core.image_model import IMAGE_ID
 from kubesyncd.core.model import valid_feature_name
-from kubesyncd.core.parse import shown
 from kubesyncd.images import policy
 from kubesyncd.images.policy import Shelf
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
+from kubesyncd.runtime import codec
 from kubesyncd.runtime.backoff import Backoff
+from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,9 +88,8 @@ class ImageStore:
             self._shelves = {} if data is None else decode(data)
         except Unavailable as error:
             self._log.error("images", why=f"{error}; the stored image record is not used")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            why = f"it cannot be read ({type(error).__name__}: {shown(str(error))}) and is not used"
-            self._log.error("images", why=why)
+        except Undecodable as error:
+            self._log.error("images", why=f"the stored image record cannot be read ({error}); it is not used")
 
     # ---- for reconcilers ----------------------------------------------------------------------------
 
@@ -278,9 +277,9 @@ class ImageStore:
 
     async def _save(self) -> None:
         """Store the whole record as it is now: the file keeps the order of the calls."""
-        tree = {"version": VERSION, "features": {n: asdict(s) for n, s in sorted(self._shelves.items())}}
+        features = dict(sorted(self._shelves.items()))
         try:
-            await self._file.save(json.dumps(tree).encode() + b"\n")
+            await self._file.save(codec.encode({"features": features}, version=VERSION))
         except BaseException:
             self._unsaved = True
             raise
@@ -288,16 +287,15 @@ class ImageStore:
 
 
 def decode(data: bytes) -> dict[str, Shelf]:
-    """Decode the stored record. Raises ValueError, LookupError, TypeError, AttributeError, RecursionError."""
-    tree = json.loads(data)
-    if tree["version"] != VERSION:
-        raise ValueError(f"version {tree['version']!a} is not {VERSION}")
-    return {name: _shelf(entry) for name, entry in tree["features"].items() if valid_feature_name(name)}
+    """Decode the stored record; entries of invalid feature names are ignored. Raises Undecodable."""
+    features, reader = codec.entry(dict[str, object], data, "features", version=VERSION), codec.Reader()
+    return {
+        name: _usable(reader.read(Shelf, value, name))
+        for name, value in features.items()
+        if valid_feature_name(name)
+    }
 
 
-def _shelf(entry: Mapping[str, Any]) -> Shelf:
-    known = entry["known"]
-    words = {key: entry[key] for key in ("local", "failed", "failed_newest", "failure")}
-    if not isinstance(known, list) or not all(isinstance(word, str) for word in (*known, *words.values())):
-        raise TypeError("an image record must hold text")
-    return Shelf(known=tuple(i for i in known if IMAGE_ID.fullmatch(i))[-policy.KNOWN_MAX :], **words)
+def _usable(shelf: Shelf) -> Shelf:
+    """The record without invalid image IDs, which would be given to Docker."""
+    return replace(shelf, known=tuple(i for i in shelf.known if IMAGE_ID.fullmatch(i))[-policy.KNOWN_MAX :])

@@ -7,7 +7,6 @@ lock while it works. Knows paths and modes; `join.plan` and `join.progress` defi
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING
 from kubesyncd.join import plan, progress
 from kubesyncd.join.plan import Found
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 from kubesyncd.runtime.state_files import StateFile, atomic_write
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class JoinFiles:
         """Write the request for the job about to start. Raises Unavailable."""
         try:
             self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
-            atomic_write(self._request, json.dumps({"force": force}).encode(), 0o600)
+            atomic_write(self._request, codec.encode({"force": force}), 0o600)
         except OSError as error:
             raise Unavailable(SERVICE, f"{self._request} cannot be written: {error.strerror}") from error
 
@@ -130,8 +131,8 @@ class JoinFiles:
         try:
             data = self._request.read_bytes()
             self._request.unlink()
-            return json.loads(data)["force"] is True
-        except (OSError, ValueError, KeyError, TypeError):
+            return codec.entry(bool, data, "force")
+        except (OSError, Undecodable):
             return False
 
     def report(self, now: Progress) -> None:

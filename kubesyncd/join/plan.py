@@ -6,12 +6,13 @@ A master that does not answer is never a reason to leave it: only a changed addr
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kubesyncd.ports import Refused
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import MasterConfig
@@ -190,20 +191,12 @@ def address(config: MasterConfig) -> str:
 
 def encode_membership(membership: Membership) -> bytes:
     """Encode as a file's content."""
-    return json.dumps(asdict(membership), indent=1).encode() + b"\n"
+    return codec.encode(membership, indent=1)
 
 
 def decode_membership(data: bytes | None) -> Membership | None:
     """Decode a file; None where it is missing or unreadable. Never raises."""
     try:
-        tree = json.loads(data or b"")
-        return Membership(
-            standing=Standing(tree["standing"]),
-            ip=str(tree["ip"]),
-            port=int(tree["port"]),
-            node=str(tree["node"]),
-            how=str(tree["how"]),
-            at=int(tree["at"]),
-        )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return codec.decode(Membership, data or b"")
+    except Undecodable:
         return None

@@ -5,12 +5,13 @@ Pure; decoding never raises. Times are BOOTTIME seconds, and the file does not o
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kubesyncd.join.plan import Job, JobStep
+from kubesyncd.join.plan import Job, JobStep  # noqa: TC001 - the codec reads the annotation
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
     from kubesyncd.core.descriptions import JobDescription
@@ -100,27 +101,12 @@ def describe(progress: Progress, now: float, *, running: bool, retry_in_s: float
 
 def encode(progress: Progress) -> bytes:
     """Encode as a file's content."""
-    return json.dumps(asdict(progress)).encode() + b"\n"
+    return codec.encode(progress)
 
 
 def decode(data: bytes | None) -> Progress | None:
     """Decode a file; None where it is missing or unreadable. Never raises."""
     try:
-        tree: dict[str, Any] = json.loads(data or b"")
-        return Progress(
-            job=Job(tree["job"]),
-            master=str(tree["master"]),
-            force=tree["force"] is True,
-            begun_at=float(tree["begun_at"]),
-            phase=JobPhase(tree["phase"]),
-            step=JobStep(tree["step"]) if tree["step"] else None,
-            steps=tuple(
-                StepReport(JobStep(d["step"]), d["ok"] is True, float(d["took_s"]), str(d["detail"]))
-                for d in tree["steps"]
-            ),
-            left_over=tuple(str(what) for what in tree["left_over"]),
-            why=str(tree["why"]),
-            ended_at=None if tree["ended_at"] is None else float(tree["ended_at"]),
-        )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return codec.decode(Progress, data or b"")
+    except Undecodable:
         return None

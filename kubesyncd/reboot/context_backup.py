@@ -9,17 +9,18 @@ manifest is written last and removed last.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 from kubesyncd.runtime.state_files import atomic_write, sync_folder
 from kubesyncd.services.installed import FOLDER, InstallPhase
 
@@ -48,6 +49,15 @@ class Item:
     mode: int = 0
     sha256: str = ""
     link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedContext:
+    """The manifest. `boot_id`: of the boot that saved it; `services`: those to be enabled again."""
+
+    boot_id: str
+    services: tuple[str, ...]
+    items: tuple[Item, ...]
 
 
 def sources(settings: Settings, installed: Mapping[str, Manifest]) -> tuple[Path, ...]:
@@ -119,9 +129,8 @@ class ContextBackup:
                     detail = f"{len(found)} files were not saved in {self._folder} within {within_s:.0f} s"
                     raise Unavailable(SERVICE, f"{detail}; check the disk")
                 items.append(self._copied(number, path))
-            tree = {"version": VERSION, "boot_id": self._boot_id, "services": list(services)}
-            tree["items"] = [asdict(item) for item in items]
-            atomic_write(self._folder / MANIFEST, json.dumps(tree).encode(), 0o600)
+            saved = _SavedContext(self._boot_id, tuple(services), tuple(items))
+            atomic_write(self._folder / MANIFEST, codec.encode(saved, version=VERSION), 0o600)
         except OSError as error:
             detail = f"{error.filename or self._folder} cannot be saved: {error.strerror}; free disk space, or use sudo"
             raise Unavailable(SERVICE, detail) from error
@@ -167,29 +176,27 @@ class ContextBackup:
         atomic_write(self._copy(number), data, 0o600)
         return Item(str(path), stat.S_IMODE(path.stat().st_mode), hashlib.sha256(data).hexdigest())
 
-    def _listed(self) -> tuple[list[Item], tuple[str, ...]] | None:
+    def _listed(self) -> tuple[tuple[Item, ...], tuple[str, ...]] | None:
         """Read the context of an earlier boot that is not restored yet, and its services. Raises Refused."""
         try:
-            tree = json.loads((self._folder / MANIFEST).read_bytes())
+            data = (self._folder / MANIFEST).read_bytes()
+            saved = codec.decode(_SavedContext, data, version=VERSION)
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except Undecodable as error:
             raise Refused(SERVICE, f"invalid manifest {self._folder / MANIFEST}: {error}") from error
-        try:
-            items = [_item(entry) for entry in tree["items"]]
-            version, boot_id = tree["version"], tree["boot_id"]
-            services = tuple(filter(valid_feature_name, map(str, tree["services"])))
-        except (LookupError, TypeError) as error:
-            raise Refused(SERVICE, f"invalid manifest {self._folder / MANIFEST}: {error!r}") from error
-        if version != VERSION:
-            raise Refused(SERVICE, f"manifest version {version!a} is not supported; expected {VERSION}")
-        foreign = [item.path for item in items if not self._ours(Path(item.path))]
+        foreign = [item.path for item in saved.items if not self._ours(item)]
         if foreign:
-            raise Refused(SERVICE, f"{foreign[0][:80]!a} is not a path of the context backup")
-        return (items, services) if boot_id != self._boot_id else None
+            raise Refused(SERVICE, f"{foreign[0][:80]!a} is not a saved path, or its mode is invalid")
+        if saved.boot_id == self._boot_id:
+            return None
+        return saved.items, tuple(filter(valid_feature_name, saved.services))
 
-    def _ours(self, path: Path) -> bool:
-        return ".." not in path.parts and any(path == ours or ours in path.parents for ours in self._paths)
+    def _ours(self, item: Item) -> bool:
+        """Whether the item may be restored: a saved path, with permission bits only."""
+        path = Path(item.path)
+        inside = any(path == ours or ours in path.parents for ours in self._paths)
+        return inside and path.is_absolute() and ".." not in path.parts and 0 <= item.mode <= 0o7777
 
     def _put_back(self, number: int, item: Item) -> bool:
         target = Path(item.path)
@@ -224,13 +231,3 @@ def _files(path: Path) -> list[Path]:
     else:
         return []
     return [e for e in entries if e.is_symlink() or (e.is_file() and e.stat().st_size <= FILE_BYTES_MAX)]
-
-
-def _item(entry: Any) -> Item:
-    item = Item(**entry)
-    words = (item.path, item.sha256, item.link)
-    if not all(isinstance(word, str) for word in words) or not isinstance(item.mode, int):
-        raise TypeError("an item needs a path, a mode, a checksum and a link")
-    if not 0 <= item.mode <= 0o7777 or not item.path.startswith("/"):
-        raise TypeError(f"{item.path[:80]!a} is not a valid item")
-    return item

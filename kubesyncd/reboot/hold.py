@@ -9,14 +9,15 @@ fallback setting, until Kubernetes works again.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.core.parse import shown
 from kubesyncd.ports import Unavailable
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -76,17 +77,19 @@ class RemovableFile(Protocol):
 
 def encode(note: PreparedReboot) -> bytes:
     """Encode the hold's content."""
-    return json.dumps({"version": VERSION, **asdict(note)}).encode() + b"\n"
+    return codec.encode(note, version=VERSION)
 
 
 def decode(data: bytes | None) -> PreparedReboot:
-    """Decode a hold. A file created by hand has no content to decode, and an operator removes it by hand."""
+    """Decode a hold. A file created by hand has no content to decode, and an operator removes it by hand.
+
+    The version is not checked: the next boot must remove the hold of any version, or the kubelet stays off.
+    """
     try:
-        tree = json.loads(data or b"null")
-        names = [name for name in tree["fallback"] if valid_feature_name(name)]
-        return PreparedReboot(str(tree["kind"]), str(tree["boot_id"]), tuple(names[:FEATURES_MAX]))
-    except (ValueError, LookupError, TypeError, RecursionError):
+        note = codec.decode(PreparedReboot, data or b"")
+    except Undecodable:
         return PreparedReboot()
+    return replace(note, fallback=tuple(filter(valid_feature_name, note.fallback))[:FEATURES_MAX])
 
 
 def begin_boot(

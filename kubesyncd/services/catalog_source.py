@@ -5,9 +5,10 @@ Knows the rules (`catalog`) and the server through a port; knows no node and no 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Protocol
 
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 from kubesyncd.services import catalog
 from kubesyncd.services.catalog import Unusable
 
@@ -70,13 +71,14 @@ class CatalogSource:
     def accept(self, metadata: Metadata) -> None:
         """Record the serial: older metadata is refused from now on. Raises Unavailable."""
         if metadata.serial > self._newest():
-            self._seen.save(json.dumps({"serial": metadata.serial}).encode())
+            self._seen.save(codec.encode({"serial": metadata.serial}))
 
     def _newest(self) -> int:
+        """The newest serial; 0 where none was stored. An unreadable file must not stop all installations."""
         data = self._seen.load()
         try:
-            return int(json.loads(data)["serial"]) if data is not None else 0
-        except (ValueError, LookupError, TypeError):
+            return codec.entry(int, data, "serial") if data is not None else 0
+        except Undecodable:
             return 0
 
     async def _check_signature(self, data: bytes) -> None:

@@ -5,18 +5,19 @@ Limited to what the daemon needs: knows nothing of the contents of a service's f
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping  # noqa: TC003 - the codec reads the annotation
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import FEATURE_NAME
 from kubesyncd.core.parse import shown
 from kubesyncd.ports import Unavailable
+from kubesyncd.runtime import codec
+from kubesyncd.runtime.codec import Undecodable
 from kubesyncd.runtime.state_files import StateFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 SERVICE = "install"
@@ -67,7 +68,7 @@ class Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """Encode the manifest for storage."""
-    return json.dumps({"version": VERSION, **asdict(manifest)}, indent=1).encode()
+    return codec.encode(manifest, version=VERSION, indent=1)
 
 
 def hashes(installed: Mapping[str, Manifest]) -> dict[str, str]:
@@ -93,29 +94,18 @@ def read_manifests(folder: Path) -> dict[str, Manifest]:
         if data is None or FEATURE_NAME.fullmatch(name) is None:
             continue
         try:
-            tree = json.loads(data)
-            if tree.pop("version") != VERSION or tree["name"] != name:
-                raise ValueError("it was written by another version")  # noqa: TRY301
-            found[name] = _manifest(tree)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            text = f"{folder / name}.json cannot be used ({shown(str(error))}); move it away"
+            found[name] = _manifest(name, data)
+        except Undecodable as error:
+            text = f"{folder / name}.json cannot be used ({error}); move it away"
             raise Unavailable(SERVICE, text) from error
     return found
 
 
-def _manifest(tree: dict[str, Any]) -> Manifest:
-    package, previous = tree.pop("package"), tree.pop("previous")
-    names = ("files", "row_before", "row", "row_now")
-    texts = {name: {str(key): str(text) for key, text in tree.pop(name).items()} for name in names}
-    return Manifest(
-        name=str(tree["name"]),
-        phase=InstallPhase(tree["phase"]),
-        folders=tuple(map(str, tree["folders"])),
-        enabled_before=tree["enabled_before"] is True,
-        package=None if package is None else PackageOrigin(**package),
-        previous=None if previous is None else _manifest(previous),
-        **texts,
-    )
+def _manifest(name: str, data: bytes) -> Manifest:
+    manifest = codec.decode(Manifest, data, version=VERSION)
+    if manifest.name != name:
+        raise Undecodable(f"it is the manifest of {shown(manifest.name)}")
+    return manifest
 
 
 def of_installed(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:

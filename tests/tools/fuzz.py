@@ -50,7 +50,8 @@ from kubesyncd.join import credential, plan, progress
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.reboot import hold
 from kubesyncd.runtime import feature_table_file, x509, yaml_reader
-from kubesyncd.services import catalog, definition, package_archive
+from kubesyncd.runtime.codec import Undecodable
+from kubesyncd.services import catalog, definition, installed, package_archive
 from tests.paths import CLIENTS
 from tests.unit.core.given import KUBE, granted
 
@@ -198,10 +199,11 @@ def targets(folder: Path) -> tuple[Target, ...]:
         Target("the ledger", (_ledger_file(),), _read_ledger, (), 4),
         Target("the ledger, by the client", (_ledger_file(),), _client_reader(folder), (), 2),
         Target("a hold", _hold_files(), hold.decode, (), 2),
-        Target("the image shelf", _shelf_files(), store.decode, SHELF_RAISES, 2),
+        Target("the image shelf", _shelf_files(), store.decode, (Undecodable,), 2),
         Target("what join knows", _membership_files(), plan.decode_membership, (), 2),
         Target("how far join has come", _progress_files(), progress.decode, (), 2),
-        Target("the saved FEATURE table", _saved_tables(), feature_table_file.decode, (ValueError,), 2),
+        Target("the saved FEATURE table", _saved_tables(), feature_table_file.decode, (Undecodable,), 2),
+        Target("an installed service's manifest", _installed(), _read_installed, (Undecodable,), 2),
         Target("an admin.conf", _admin_confs(), _read_admin_conf, (Refused,), 2),
         Target("a manifest to check", _manifests(), _check_manifest, (ValueError,), 1),
         Target("the settings file", _settings_files(), _read_settings, (settings.SettingsError,), 5),
@@ -369,9 +371,6 @@ def _read_ledger(data: bytes) -> None:
     assert len(problem) < 200
 
 
-SHELF_RAISES = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-
 def _hold_files() -> tuple[bytes, ...]:
     return (hold.encode(hold.PreparedReboot("warm", "boot", ("snmp", "lldp"))), b"")
 
@@ -403,6 +402,16 @@ def _progress_files() -> tuple[bytes, ...]:
 def _saved_tables() -> tuple[bytes, ...]:
     rows = {"snmp": {"set_owner": "kube", "fallback_to_local": "true"}}
     return (feature_table_file.encode(Saved(rows, 1790000000.0, armed=True)),)
+
+
+def _installed() -> tuple[bytes, ...]:
+    package = installed.PackageOrigin("1.0", KUBE)
+    before = installed.Manifest("tap", files={"/etc/tap": KUBE}, folders=("/etc",), package=package)
+    return (installed.encode(replace(before, phase=installed.InstallPhase.INSTALLING, previous=before)),)
+
+
+def _read_installed(data: bytes) -> object:
+    return installed._manifest("tap", data)
 
 
 def _admin_confs() -> tuple[bytes, ...]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 import structlog
 
 from kubesyncd.cluster import queue_file
@@ -26,6 +28,7 @@ from kubesyncd.join import plan, progress
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.join.plan import Job, JobStep, Membership, Standing
 from kubesyncd.join.progress import Progress, StepReport
+from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.reboot import hold
 from kubesyncd.reboot.context_backup import MANIFEST, RESTORED, ContextBackup
 from kubesyncd.reboot.hold import PreparedReboot
@@ -216,23 +219,16 @@ def test_the_manifests_of_installed_services(tmp_path: Path) -> None:
 
 
 def test_the_newest_serial_of_the_package_server() -> None:
-    class Offered:
-        serial = 17
-
     file: Any = Memory(stored("packages.json"))
     nothing: Any = None
     supply = CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, file)
-    older, newer = Offered(), Offered()
-    older.serial, newer.serial = 16, 18
-    metadata: Any = older
-    supply.accept(metadata)
+    older, same, newer = (cast("Any", SimpleNamespace(serial=serial)) for serial in (16, 17, 18))
+    supply.accept(older)
     assert file.data == stored("packages.json")
-    metadata = newer
-    supply.accept(metadata)
+    supply.accept(newer)
     assert json.loads(file.data) == {"serial": 18}
     file.data = None
-    metadata = Offered()
-    supply.accept(metadata)
+    supply.accept(same)
     assert_same(file.data, "packages.json")
 
 
@@ -299,3 +295,69 @@ def test_the_request_of_a_join(tmp_path: Path) -> None:
     assert_same((tmp_path / progress.REQUEST_FILE).read_bytes(), "join.request")
     files.request(force=False)
     assert not files.take_request()
+
+
+# ---- damaged files -------------------------------------------------------------------------------
+
+DAMAGED = (
+    b"",
+    b"[]",
+    b"null",
+    b"{}",
+    b"\xff",
+    b"9" * 5000,
+    b"[" * 100_000,
+    b'{"serial": 1e999, "force": 1, "fallback": ["snmp"], "boot_id": 1, "kind": "warm"}',
+    b'{"serial": "17", "force": "true", "fallback": [1], "boot_id": "boot-1", "kind": "warm"}',
+)
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_file_is_as_no_file(tmp_path: Path, data: bytes) -> None:
+    file = Memory(data)
+    nothing: Any = None
+    offered: Any = SimpleNamespace(serial=1)
+    CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, file).accept(offered)
+    assert file.data == b'{"serial": 1}\n', "an unreadable serial is 0"
+    StateFile(tmp_path / progress.REQUEST_FILE).save(data)
+    assert not JoinFiles(
+        Settings(paths=PathsSettings(run_dir=str(tmp_path), state_dir=str(tmp_path)))
+    ).take_request()
+    assert (plan.decode_membership(data), progress.decode(data), hold.decode(data)) == (
+        None,
+        None,
+        PreparedReboot(),
+    )
+
+
+def test_of_a_damaged_hold_only_valid_feature_names_are_kept_whatever_its_version() -> None:
+    data = b'{"version": 7, "kind": "fast", "boot_id": "boot-1", "fallback": ["../x", "snmp"], "later": 1}'
+    assert hold.decode(data) == PreparedReboot("fast", "boot-1", ("snmp",))
+
+
+def test_of_a_damaged_record_of_images_only_valid_names_and_ids_are_kept() -> None:
+    tree = json.loads(stored("images.json"))
+    tree["features"]["snmp"]["known"] = ["busybox", f"sha256:{KUBE}"]
+    tree["features"]["../etc"] = 5
+    found = store.decode(json.dumps(tree).encode())
+    assert found == {"lldp": Shelf("docker-lldp:latest"), "snmp": replace(SHELF, known=(f"sha256:{KUBE}",))}
+
+
+@pytest.mark.parametrize("key", ["row", "package", "previous", "enabled_before", "phase"])
+def test_an_incomplete_manifest_is_not_used(tmp_path: Path, key: str) -> None:
+    tree = json.loads(stored("tap.json"))
+    del tree[key]
+    (tmp_path / "tap.json").write_text(json.dumps(tree))
+    with pytest.raises(Unavailable, match=rf"tap.json cannot be used \({key}: missing\); move it away"):
+        installed.read_manifests(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mode", 0o10000), ("mode", -1), ("mode", "384"), ("path", "etc/x"), ("link", 1)]
+)
+def test_a_saved_context_with_an_invalid_item_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    tree = json.loads(stored("manifest.json"))
+    tree["items"][0][key] = value
+    (tmp_path / MANIFEST).write_text(json.dumps(tree))
+    with pytest.raises(Refused):
+        ContextBackup(tmp_path, [tmp_path], "boot-2").restore()
