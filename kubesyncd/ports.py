@@ -152,7 +152,7 @@ class Hooks(Protocol):
     """Programs that an operator has put into a folder of the hooks' directory, such as `check.d`."""
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """The programs' file names, in order. Programs that others than root may write are skipped and logged once."""
+        """The programs' file names, in order. Programs that others than root may write are skipped."""
 
     async def run(self, folder: str, name: str, arguments: tuple[str, ...], seconds: float) -> Ran:
         """Run one hook to its end, or kill it after `seconds`. Raises Refused where it cannot be started."""

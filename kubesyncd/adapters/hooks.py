@@ -26,12 +26,14 @@ _LEFT_BEHIND = (".dpkg-old", ".dpkg-new", ".dpkg-dist", ".bak", ".orig", ".rpmsa
 
 
 class HookFolders:
-    """ports.Hooks under `root`. `left_out` gets the path of each file that is not a hook to run, and why, once."""
+    """ports.Hooks under `root`.
+
+    `left_out` gets the path of each file at each look, and why it is not a hook to run; an empty reason: it is one.
+    """
 
     def __init__(self, root: Path, left_out: Callable[[str, str], object]) -> None:
         self._root = root
         self._left_out = left_out
-        self._said: set[str] = set()
 
     def names(self, folder: str) -> tuple[str, ...]:
         """See ports.Hooks. A folder that does not exist has none."""
@@ -67,9 +69,7 @@ class HookFolders:
                 why = "it is not executable; chmod 755 it"
             elif status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
                 why = "users other than root may write it; chown root and chmod 755 it"
-        if why and entry.path not in self._said:
-            self._said.add(entry.path)
-            self._left_out(entry.path, why)
+        self._left_out(entry.path, why)
         return not why
 
 

@@ -252,7 +252,8 @@ class PreparationRun:
         steps: list[PreparationStep] = []
 
         def left_out(hook: str, why: str) -> None:
-            steps.append(PreparationStep(Grade.WARN, Path(hook).name, f"skipped: {why}"))
+            if why:
+                steps.append(PreparationStep(Grade.WARN, Path(hook).name, f"skipped: {why}"))
 
         folder = f"{self._kind.value}-reboot.d"
         hooks = HookFolders(Path(self._switch.settings.paths.hooks_dir), left_out)

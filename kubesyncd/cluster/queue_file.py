@@ -12,6 +12,7 @@ from kubesyncd.core.label_queue import Queue, QueueFull
 from kubesyncd.core.labels import Change, InvalidLabel, abridged
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime import codec
+from kubesyncd.runtime.alerts import AlertLog
 from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ class QueueFile:
         self, file: DurableFile, alerts: Alerts, log: FilteringBoundLogger, changed: Callable[[], None]
     ) -> None:
         self._file = file
-        self._alerts = alerts
+        self._alerts = AlertLog(alerts, "labels", log)
         self._log = log
         self._changed = changed
-        self._unsaved = False
         self._saving = asyncio.Lock()
         self._to_save = asyncio.Event()
         self.queue = Queue()
@@ -68,7 +68,7 @@ class QueueFile:
         """Queue `changes` and return the queue once they are in the file. Raises Refused, Unavailable."""
         async with self._saving:
             await self._file.save(encode(self.with_changes(changes)))
-            self._saved()
+            self._alerts.end("labels_not_saved")
             # Changes of the queue during the write are written next, by `run`.
             self._replace(self.with_changes(changes))
             return self.queue
@@ -81,7 +81,7 @@ class QueueFile:
 
     def retry(self) -> None:
         """Write again what could not be written."""
-        if self._unsaved:
+        if self._alerts.lasting("labels_not_saved"):
             self._to_save.set()
 
     async def run(self) -> None:
@@ -96,20 +96,13 @@ class QueueFile:
         try:
             await self._file.save(encode(self.queue))
         except Unavailable as error:
-            if not self._unsaved:
-                alert = self._alerts.begins("labels_not_saved", "labels", str(error))
-                self._log.error("labels_not_saved", alert=alert, why=str(error))
-            self._unsaved = True
+            self._alerts.begin("labels_not_saved", str(error))
         else:
-            self._saved()
+            self._alerts.end("labels_not_saved")
 
     def _replace(self, queue: Queue) -> None:
         self.queue = queue
         self._changed()
-
-    def _saved(self) -> None:
-        self._alerts.ends("labels_not_saved", "labels")
-        self._unsaved = False
 
 
 def encode(queue: Queue) -> bytes:

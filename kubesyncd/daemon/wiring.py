@@ -25,6 +25,7 @@ from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.reboot.hold import HOLD_FILE
 from kubesyncd.runtime import feature_table_file
+from kubesyncd.runtime.alerts import AlertLog, Alerts
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import DiskFile, StateFile
@@ -68,6 +69,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         restores=True,
     )
     containers, units = DockerContainers(settings.docker, rng), SystemdUnits(settings.systemd)
+    hooks = AlertLog(Alerts(), "hooks", log)
     hold, labels, images, saved = (
         DiskFile(StateFile(state_dir / name))
         for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
@@ -81,7 +83,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
             switch=_SwitchFiles(settings),
             hooks=HookFolders(
                 Path(settings.paths.hooks_dir),
-                lambda hook, why: log.warning("hook_left_out", hook=hook, why=why),
+                lambda hook, why: hooks.warn("hook_left_out", why, about=hook, hook=hook),
             ),
         ),
         Files(StateFile(run_dir / "features.json", 0o644), labels, hold),

@@ -15,6 +15,7 @@ from kubesyncd.core.health import Complaint
 from kubesyncd.core.model import Owner
 from kubesyncd.core.record import hear, project
 from kubesyncd.ports import PortError
+from kubesyncd.runtime.alerts import AlertLog, Alerts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +45,7 @@ class Checks:
         self._rng = rng
         self._log = log
         self._failed: dict[tuple[str, str], int] = {}
-        self._refused: set[str] = set()
+        self._alerts = AlertLog(Alerts(), "checks", log)
 
     async def run(self) -> None:
         """Run the checks at intervals. Never returns."""
@@ -84,10 +85,9 @@ class Checks:
             )
         except PortError as error:
             # A check that cannot run gives no information about the feature.
-            if name not in self._refused:
-                self._refused.add(name)
-                self._log.warning("check", feature=reconciler.name, check=name, why=str(error))
+            self._alerts.warn("check", str(error), about=name, feature=reconciler.name, check=name)
             return
+        self._alerts.warn("check", "", about=name)
         key = (container_id, name)
         self._failed[key] = 0 if ran.good else self._failed.get(key, 0) + 1
         unwell = self._failed[key] >= self._timing.check_failures

@@ -44,34 +44,45 @@ class AlertLog:
         self._alerts = alerts
         self._whom = whom
         self._log = log
-        self._said: dict[str, str] = {}
+        # The text of each current problem, by topic and by what it is about.
+        self._current: dict[tuple[str, str], str] = {}
 
-    def warn(self, topic: str, text: str, **more: object) -> None:
-        """Log a warning unless the last one of this topic had the same text; an empty text clears it."""
-        if text and self._said.get(topic) != text:
+    def warn(self, topic: str, text: str, *, about: str = "", **more: object) -> None:
+        """Log a warning unless the current one of this topic has the same text; an empty text clears it.
+
+        `about`: which of several things has the problem, where one topic covers them all.
+        """
+        if text and self._current.get((topic, about)) != text:
             self._log.warning(topic, why=text, **more)
-        self._said[topic] = text
+        self._note(topic, about, text)
 
     def begin(self, topic: str, text: str) -> None:
         """Log one alert until the problem clears, even if its text changes; a warning where others have it too."""
-        if not self._said.get(topic):
+        if (topic, "") not in self._current:
             if self._alerts.begins(topic, self._whom, text):
                 self._log.error(topic, alert=True, why=text)
             else:
                 self._log.warning(topic, why=text)
-        self._said[topic] = text
+        self._note(topic, "", text)
 
     def end(self, topic: str) -> None:
         """Note that the problem is over."""
-        if self._said.get(topic):
+        if (topic, "") in self._current:
             self._alerts.ends(topic, self._whom)
-        self._said[topic] = ""
+        self._note(topic, "", "")
 
     def end_all(self) -> None:
         """Note that every problem is over."""
-        for topic in tuple(self._said):
+        for topic, _ in tuple(self._current):
             self.end(topic)
+        self._current.clear()
 
     def lasting(self, *topics: str) -> tuple[str, ...]:
         """The texts of those `topics` that have not cleared."""
-        return tuple(text for topic in topics if (text := self._said.get(topic, "")))
+        return tuple(text for topic in topics if (text := self._current.get((topic, ""), "")))
+
+    def _note(self, topic: str, about: str, text: str) -> None:
+        if text:
+            self._current[topic, about] = text
+        else:
+            self._current.pop((topic, about), None)

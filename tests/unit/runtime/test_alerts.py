@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from kubesyncd.runtime.alerts import Alerts
+import pytest
+import structlog
+
+from kubesyncd.runtime.alerts import AlertLog, Alerts
 
 FULL = "state file: /var/lib/x cannot be written: No space left on device; free disk space"
 
@@ -31,3 +34,56 @@ def test_other_troubles_are_each_feature_s_own() -> None:
     troubles = Alerts()
     assert troubles.begins("image_not_adopted", "snmp", "nobody can tell its name")
     assert troubles.begins("image_not_adopted", "lldp", "nobody can tell its name")
+
+
+# ---- the log of one component -------------------------------------------------------------------
+
+
+@pytest.fixture
+def lines() -> structlog.testing.LogCapture:
+    return structlog.testing.LogCapture()
+
+
+@pytest.fixture
+def alerts(lines: structlog.testing.LogCapture) -> AlertLog:
+    return AlertLog(Alerts(), "snmp", structlog.wrap_logger(None, processors=[lines]))
+
+
+def test_a_warning_is_logged_again_once_its_problem_has_cleared(
+    alerts: AlertLog, lines: structlog.testing.LogCapture
+) -> None:
+    for text in ("no answer", "no answer", "refused", "refused", "", "", "refused"):
+        alerts.warn("store", text, retry_in_s=1)
+    assert [line["why"] for line in lines.entries] == ["no answer", "refused", "refused"]
+    assert {(line["event"], line["log_level"], line["retry_in_s"]) for line in lines.entries} == {
+        ("store", "warning", 1)
+    }
+
+
+def test_each_thing_that_a_topic_is_about_has_its_own_warning(
+    alerts: AlertLog, lines: structlog.testing.LogCapture
+) -> None:
+    for about, text in (("a", "bad"), ("b", "bad"), ("a", "bad"), ("b", ""), ("a", "bad"), ("b", "bad")):
+        alerts.warn("hook_left_out", text, about=about, hook=about)
+    assert [line["hook"] for line in lines.entries] == ["a", "b", "b"]
+
+
+def test_an_alert_is_logged_once_whatever_its_text_until_it_ends(
+    alerts: AlertLog, lines: structlog.testing.LogCapture
+) -> None:
+    alerts.begin("ledger", "no room")
+    alerts.begin("ledger", "still no room")
+    assert alerts.lasting("ledger", "rollback") == ("still no room",)
+    alerts.end("ledger")
+    assert alerts.lasting("ledger") == ()
+    alerts.begin("ledger", "no room")
+    assert [(line["log_level"], line["alert"]) for line in lines.entries] == [("error", True)] * 2
+    alerts.end_all()
+    assert alerts.lasting("ledger") == ()
+
+
+def test_an_alert_that_others_have_raised_is_a_warning(lines: structlog.testing.LogCapture) -> None:
+    shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
+    AlertLog(shared, "snmp", log).begin("ledger", FULL)
+    AlertLog(shared, "labels", log).begin("labels_not_saved", FULL)
+    assert [line["log_level"] for line in lines.entries] == ["error", "warning"]

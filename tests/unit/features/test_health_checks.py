@@ -1,0 +1,41 @@
+"""Report a check that cannot run, once until it runs again."""
+
+from __future__ import annotations
+
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import structlog
+
+from kubesyncd.features.health_checks import Checks
+from kubesyncd.ports import Ran, Refused
+from tests.unit.core.given import TIMING, facts, granted, kube
+
+
+class Hooks:
+    """One check of snmp, which may be told to refuse."""
+
+    refuses = False
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        return ("snmp",)
+
+    async def run(self, folder: str, name: str, arguments: tuple[str, ...], seconds: float) -> Ran:
+        if self.refuses:
+            raise Refused("hooks", "exec format error")
+        return Ran(0, "")
+
+
+async def test_a_check_that_cannot_run_is_reported_again_once_it_has_run() -> None:
+    lines, hooks = structlog.testing.LogCapture(), Hooks()
+    view = SimpleNamespace(record=granted(), facts=facts(kube()))
+    reconcilers: Any = [SimpleNamespace(name="snmp", view=view)]
+    log = structlog.wrap_logger(None, processors=[lines])
+    checks = Checks(hooks, reconcilers, TIMING, Random(1), log)
+    for refuses in (True, True, False, True):
+        hooks.refuses = refuses
+        await checks._round()
+    assert [(line["event"], line["feature"], line["check"]) for line in lines.entries] == [
+        ("check", "snmp", "snmp")
+    ] * 2
