@@ -52,7 +52,7 @@ for found in pkgutil.walk_packages(kubesyncd.__path__, "kubesyncd."):
             raise
 
 from aiohttp import web
-from kubesyncd.adapters.kube_node import ApiClient, Configuration
+from kubesyncd.adapters.kube_connection import ApiClient, Configuration
 
 async def main():
     async def answer(request):
