@@ -35,15 +35,15 @@ class ImageHandlers:
         return Reply(out="\n".join(json.dumps(line) for line in self._lines(stock)))
 
     def _lines(self, stock: Stock) -> Iterator[ImageDescription]:
-        for feature, shelf in sorted(self._store.shelves.items()):
-            kept = {stock.named(shelf.local), stock.named(policy.previous_name(shelf.local)), *shelf.known}
+        for feature, record in sorted(self._store.records.items()):
+            kept = {stock.named(record.local), stock.named(policy.previous_name(record.local)), *record.known}
             for image in stock.images:
-                if shelf.local and image.id in kept:
+                if record.local and image.id in kept:
                     yield {
                         "feature": feature,
                         "image": image.id,
                         "names": list(image.names),
-                        "role": policy.role(shelf, stock, image),
+                        "role": policy.role(record, stock, image),
                         "used": image.id in stock.used,
                         "created": image.created,
                         "size": image.size,
@@ -52,7 +52,7 @@ class ImageHandlers:
     async def _gc(self, _: Request) -> Reply:
         removed: list[RemovedImageDescription] = []
         kept: list[str] = []
-        for feature in sorted(self._store.shelves):
+        for feature in sorted(self._store.records):
             try:
                 removed += [{"feature": feature, "removed": name} for name in await self._store.tidy(feature)]
             except Refused as error:

@@ -1,9 +1,9 @@
 """Decide which image a feature starts from locally, which one is kept for a rollback, and which may go. Pure.
 
 Knows no Docker, no clock, no coroutine. Tags store the state: the *local name* (what the unit's script starts from,
-`docker-snmp:latest`) names the good image, and `docker-snmp:kubesyncd-previous` the one before it. The image record
-(`Shelf`) also holds which images kubesyncd has run here: only those are ever removed. Every function returns only the
-next step, so that after a power cut between two steps the next pass continues. Seed: section Image management.
+`docker-snmp:latest`) names the good image, and `docker-snmp:kubesyncd-previous` the one before it. An
+`ImageRecord` also holds which images kubesyncd has run here: only those are ever removed. Every function returns only
+the next step, so that after a power cut between two steps the next pass continues. Seed: section Image management.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KNOWN_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ImageRecord:
     """The stored record of one feature's images. `local`: the local name. `known`: IDs that ran here, oldest first.
 
     `failed`: the image that was rolled back, `failed_newest` and `failure` as in its record.
@@ -70,57 +70,57 @@ def local_name(made_from: str, remembered: str, listed: str, image: Image | None
     return next((f"{base(name)}:latest" for name in named if NAME.fullmatch(name)), "")
 
 
-def remember(shelf: Shelf, *image_ids: str) -> Shelf:
+def remember(record: ImageRecord, *image_ids: str) -> ImageRecord:
     """The image record with these images added as known to have run here."""
-    fresh = tuple(dict.fromkeys(i for i in image_ids if i and i not in shelf.known))
-    return replace(shelf, known=(*shelf.known, *fresh)[-KNOWN_MAX:]) if fresh else shelf
+    fresh = tuple(dict.fromkeys(i for i in image_ids if i and i not in record.known))
+    return replace(record, known=(*record.known, *fresh)[-KNOWN_MAX:]) if fresh else record
 
 
-def adopt(shelf: Shelf, stock: Stock, image_id: str) -> Tag | None:
+def adopt(record: ImageRecord, stock: Stock, image_id: str) -> Tag | None:
     """The next step until the local name points to this image and the one before it is kept; None: done."""
-    now, previous = stock.named(shelf.local), previous_name(shelf.local)
+    now, previous = stock.named(record.local), previous_name(record.local)
     if now == image_id:
         return None
     if now and stock.named(previous) != now:
         return Tag(now, previous)
-    return Tag(image_id, shelf.local)
+    return Tag(image_id, record.local)
 
 
-def restore(shelf: Shelf, stock: Stock, failed_image: str) -> Tag | None:
+def restore(record: ImageRecord, stock: Stock, failed_image: str) -> Tag | None:
     """The next step until the local name points to a good image again; None: done, or no image to return to."""
-    previous = stock.named(previous_name(shelf.local))
-    if stock.named(shelf.local) != failed_image or previous in ("", failed_image):
+    previous = stock.named(previous_name(record.local))
+    if stock.named(record.local) != failed_image or previous in ("", failed_image):
         return None
-    return Tag(previous, shelf.local)
+    return Tag(previous, record.local)
 
 
-def removable(shelf: Shelf, stock: Stock) -> tuple[Image, ...]:
+def removable(record: ImageRecord, stock: Stock) -> tuple[Image, ...]:
     """Images that ran here, that nothing uses or falls back to, and that have no name but this feature's."""
-    kept = {stock.named(shelf.local), stock.named(previous_name(shelf.local)), *stock.used}
-    family = base(shelf.local)
+    kept = {stock.named(record.local), stock.named(previous_name(record.local)), *stock.used}
+    family = base(record.local)
     return tuple(
         image
         for image in stock.images
-        if image.id in shelf.known
+        if image.id in record.known
         and image.id not in kept
         and all(base(name) == family for name in (*image.names, *image.repositories))
     )
 
 
-def tidy(shelf: Shelf, stock: Stock) -> Remove | None:
+def tidy(record: ImageRecord, stock: Stock) -> Remove | None:
     """The next removal; None: nothing to remove. Removing the last name of an image removes the image."""
-    for image in removable(shelf, stock):
+    for image in removable(record, stock):
         return Remove(image.names[0] if image.names else image.id)
     return None
 
 
-def role(shelf: Shelf, stock: Stock, image: Image) -> str:
+def role(record: ImageRecord, stock: Stock, image: Image) -> str:
     """The image's role for its feature, in a word or two for operators."""
     words = []
-    if image.id == stock.named(shelf.local):
+    if image.id == stock.named(record.local):
         words.append("local")
-    if image.id == stock.named(previous_name(shelf.local)):
+    if image.id == stock.named(previous_name(record.local)):
         words.append("previous")
-    if image.id == shelf.failed:
+    if image.id == record.failed:
         words.append("failed")
     return ", ".join(words) or ("in use" if image.id in stock.used else "old")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.image_model import IMAGE_ID
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.images import policy
-from kubesyncd.images.policy import Shelf
+from kubesyncd.images.policy import ImageRecord
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.backoff import Backoff
@@ -76,7 +76,7 @@ class ImageStore:
         self._log = log
         self._backoff = Backoff(rng, START_S, START_S_MAX)
         self._adopting = adopting
-        self._shelves: dict[str, Shelf] = {}
+        self._records: dict[str, ImageRecord] = {}
         self._unsaved = False
         self._untidy: set[str] = set()
         self._due = asyncio.Event()
@@ -85,7 +85,7 @@ class ImageStore:
         """Load the record. An unreadable file means an empty record, and so no removals."""
         try:
             data = self._file.load()
-            self._shelves = {} if data is None else decode(data)
+            self._records = {} if data is None else decode(data)
         except Unavailable as error:
             self._log.error("images", why=f"{error}; the stored image record is not used")
         except Undecodable as error:
@@ -93,18 +93,18 @@ class ImageStore:
 
     # ---- for reconcilers ----------------------------------------------------------------------------
 
-    def remembered(self, feature: str) -> Shelf:
+    def remembered(self, feature: str) -> ImageRecord:
         """The record of a feature's images, and of its current rollback."""
-        return self._shelves.get(feature, Shelf())
+        return self._records.get(feature, ImageRecord())
 
     async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
         """Store over the boot that the feature is rolled back, or (all empty) that it no longer is.
 
         Raises Unavailable; the record in memory is kept, and the next call tries to store it again.
         """
-        shelf = self.remembered(feature)
-        noted = replace(shelf, failed=failed, failed_newest=failed_newest, failure=failure_text)
-        if noted != shelf or (self._unsaved and feature in self._shelves):
+        record = self.remembered(feature)
+        noted = replace(record, failed=failed, failed_newest=failed_newest, failure=failure_text)
+        if noted != record or (self._unsaved and feature in self._records):
             await self._keep(feature, noted)
 
     async def adopt(self, feature: str, image_id: str) -> None:
@@ -119,17 +119,17 @@ class ImageStore:
         image = stock.image(image_id)
         if image is None:
             raise Missing("Docker", f"image {image_id[:19]} is gone")
-        shelf = await self._named(feature, image)
+        record = await self._named(feature, image)
         # Record the image before tagging it: an unrecorded image is never removed, and the power may fail at any time.
-        shelf = policy.remember(shelf, stock.named(shelf.local), image_id)
-        await self._keep(feature, shelf)
+        record = policy.remember(record, stock.named(record.local), image_id)
+        await self._keep(feature, record)
         for _ in range(STEPS_MAX):
-            step = policy.adopt(shelf, stock, image_id)
+            step = policy.adopt(record, stock, image_id)
             if step is None:
                 break
             await self._tag(feature, step)
             stock = await self._images.stock()
-        await self._renew(feature, shelf)
+        await self._renew(feature, record)
         self._untidy.add(feature)
         self._due.set()
 
@@ -139,13 +139,13 @@ class ImageStore:
         Raises Refused without an image to return to or where Docker refuses, Unavailable.
         """
         stock = await self._images.stock()
-        shelf = await self._named(feature, stock.image(failed_image))
-        step = policy.restore(shelf, stock, failed_image)
+        record = await self._named(feature, stock.image(failed_image))
+        step = policy.restore(record, stock, failed_image)
         if step is not None:
             await self._tag(feature, step)
-        elif stock.named(shelf.local) == failed_image:
-            raise Refused("Docker", f"{shelf.local} is what failed, and no image from before it is kept")
-        await self._renew(feature, shelf)
+        elif stock.named(record.local) == failed_image:
+            raise Refused("Docker", f"{record.local} is what failed, and no image from before it is kept")
+        await self._renew(feature, record)
 
     async def ensure_local(self, feature: str, deployed: str, *, dry: bool = False) -> str:
         """Ensure that the feature has a local image, if necessary the `deployed` one.
@@ -153,17 +153,17 @@ class ImageStore:
         Return a sentence about what was (or, with `dry`, would be) done. Raises Refused without an image.
         """
         stock = await self._images.stock()
-        shelf = await self._named(feature, stock.image(deployed))
-        if stock.named(shelf.local):
+        record = await self._named(feature, stock.image(deployed))
+        if stock.named(record.local):
             if not dry:
-                await self._keep(feature, shelf)
-            return f"{shelf.local} exists"
+                await self._keep(feature, record)
+            return f"{record.local} exists"
         if stock.image(deployed) is None:
-            raise Refused("Docker", f"{shelf.local} does not exist, and no deployed image could become it")
+            raise Refused("Docker", f"{record.local} does not exist, and no deployed image could become it")
         if not dry:
-            await self._tag(feature, policy.Tag(deployed, shelf.local))
-            await self._keep(feature, policy.remember(shelf, deployed))
-        return f"{shelf.local} is made from the deployed image {deployed[7:19]}"
+            await self._tag(feature, policy.Tag(deployed, record.local))
+            await self._keep(feature, policy.remember(record, deployed))
+        return f"{record.local} is made from the deployed image {deployed[7:19]}"
 
     async def ensure_container(self, feature: str, deployed: str, *, dry: bool = False) -> tuple[str, bool]:
         """Ensure that the feature has a local container, if necessary one modelled on the kube container `deployed`.
@@ -190,7 +190,7 @@ class ImageStore:
         """
         if await self._images.unlocalize(feature):
             self._log.info("local_container_removed", feature=feature, why="the feature was uninstalled")
-        if self._shelves.pop(feature, None) is not None or self._unsaved:
+        if self._records.pop(feature, None) is not None or self._unsaved:
             await self._save()
 
     async def run(self) -> None:
@@ -227,9 +227,9 @@ class ImageStore:
     async def tidy(self, feature: str) -> list[str]:
         """Remove the feature's old images; return the names removed. Raises Refused, Unavailable."""
         removed: list[str] = []
-        shelf = self.remembered(feature)
+        record = self.remembered(feature)
         for _ in range(STEPS_MAX):
-            step = policy.tidy(shelf, await self._images.stock()) if shelf.local else None
+            step = policy.tidy(record, await self._images.stock()) if record.local else None
             if step is None:
                 break
             await self._images.remove(step.reference)
@@ -240,9 +240,9 @@ class ImageStore:
     # ---- for operators --------------------------------------------------------------------------
 
     @property
-    def shelves(self) -> Mapping[str, Shelf]:
+    def records(self) -> Mapping[str, ImageRecord]:
         """The record of each feature's images."""
-        return self._shelves
+        return self._records
 
     async def stock(self) -> Stock:
         """The images on this switch. Raises PortError."""
@@ -250,34 +250,34 @@ class ImageStore:
 
     # ---- internal -------------------------------------------------------------------------------
 
-    async def _named(self, feature: str, image: Image | None) -> Shelf:
-        shelf = self.remembered(feature)
+    async def _named(self, feature: str, image: Image | None) -> ImageRecord:
+        record = self.remembered(feature)
         made_from = await self._images.made_from(feature)
-        local = policy.local_name(made_from, shelf.local, self._listed(feature), image)
+        local = policy.local_name(made_from, record.local, self._listed(feature), image)
         if not local:
             fix = "create its local container, or name its image in [images] names_file"
             raise Refused("Docker", f"the name of {feature}'s local image is unknown; {fix}")
-        return replace(shelf, local=local)
+        return replace(record, local=local)
 
     async def _tag(self, feature: str, step: policy.Tag) -> None:
         await self._images.tag(step.image_id, step.name)
         self._log.info("image_tagged", feature=feature, image=step.image_id, name=step.name)
 
-    async def _renew(self, feature: str, shelf: Shelf) -> None:
-        if await self._images.renew(feature, shelf.local):
-            self._log.info("local_container_renewed", feature=feature, name=shelf.local)
+    async def _renew(self, feature: str, record: ImageRecord) -> None:
+        if await self._images.renew(feature, record.local):
+            self._log.info("local_container_renewed", feature=feature, name=record.local)
 
-    async def _keep(self, feature: str, shelf: Shelf) -> None:
-        if feature not in self._shelves and len(self._shelves) >= FEATURES_MAX:
+    async def _keep(self, feature: str, record: ImageRecord) -> None:
+        if feature not in self._records and len(self._records) >= FEATURES_MAX:
             raise Refused("kubesyncd", f"the limit of {FEATURES_MAX} features with stored images is reached")
-        if self._shelves.get(feature) == shelf and not self._unsaved:
+        if self._records.get(feature) == record and not self._unsaved:
             return
-        self._shelves[feature] = shelf
+        self._records[feature] = record
         await self._save()
 
     async def _save(self) -> None:
         """Store the whole record as it is now: the file keeps the order of the calls."""
-        features = dict(sorted(self._shelves.items()))
+        features = dict(sorted(self._records.items()))
         try:
             await self._file.save(codec.encode({"features": features}, version=VERSION))
         except BaseException:
@@ -286,16 +286,16 @@ class ImageStore:
         self._unsaved = False
 
 
-def decode(data: bytes) -> dict[str, Shelf]:
+def decode(data: bytes) -> dict[str, ImageRecord]:
     """Decode the stored record; entries of invalid feature names are ignored. Raises Undecodable."""
     features, reader = codec.entry(dict[str, object], data, "features", version=VERSION), codec.Reader()
     return {
-        name: _usable(reader.read(Shelf, value, name))
+        name: _usable(reader.read(ImageRecord, value, name))
         for name, value in features.items()
         if valid_feature_name(name)
     }
 
 
-def _usable(shelf: Shelf) -> Shelf:
+def _usable(record: ImageRecord) -> ImageRecord:
     """The record without invalid image IDs, which would be given to Docker."""
-    return replace(shelf, known=tuple(i for i in shelf.known if IMAGE_ID.fullmatch(i))[-policy.KNOWN_MAX :])
+    return replace(record, known=tuple(i for i in record.known if IMAGE_ID.fullmatch(i))[-policy.KNOWN_MAX :])

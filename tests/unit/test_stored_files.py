@@ -23,7 +23,7 @@ from kubesyncd.core.saved_features import Saved
 from kubesyncd.core.state import State, Transition
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.images import store
-from kubesyncd.images.policy import Shelf
+from kubesyncd.images.policy import ImageRecord
 from kubesyncd.join import plan, progress
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.join.plan import Job, JobStep, Membership, Standing
@@ -88,7 +88,7 @@ HISTORY = (
     Transition(1790000001.5, State.LOCAL, State.LOCAL_TO_KUBE, "kube has deployed"),
 )
 ALWAYS_LOCAL = FeatureConfig(local_only=True, always_local=True)
-SHELF = Shelf(
+IMAGES = ImageRecord(
     "docker-snmp:latest",
     (f"sha256:{LOCAL}", f"sha256:{KUBE}"),
     f"sha256:{KUBE}",
@@ -234,13 +234,13 @@ def test_the_newest_serial_of_the_package_server() -> None:
 
 async def test_the_record_of_images() -> None:
     file = SlowMemory(stored("images.json"))
-    assert store.decode(stored("images.json")) == {"lldp": Shelf("docker-lldp:latest"), "snmp": SHELF}
+    assert store.decode(stored("images.json")) == {"lldp": ImageRecord("docker-lldp:latest"), "snmp": IMAGES}
     port: Any = None
     images = store.ImageStore(port, file, lambda _: "", structlog.get_logger(), Random(1))
     images.load()
-    assert images.remembered("snmp") == SHELF
+    assert images.remembered("snmp") == IMAGES
     await images.note_rollback("snmp", "", "", "")
-    await images.note_rollback("snmp", SHELF.failed, SHELF.failed_newest, SHELF.failure)
+    await images.note_rollback("snmp", IMAGES.failed, IMAGES.failed_newest, IMAGES.failure)
     assert_same(file.data, "images.json")
 
 
@@ -340,7 +340,10 @@ def test_of_a_damaged_record_of_images_only_valid_names_and_ids_are_kept() -> No
     tree["features"]["snmp"]["known"] = ["busybox", f"sha256:{KUBE}"]
     tree["features"]["../etc"] = 5
     found = store.decode(json.dumps(tree).encode())
-    assert found == {"lldp": Shelf("docker-lldp:latest"), "snmp": replace(SHELF, known=(f"sha256:{KUBE}",))}
+    assert found == {
+        "lldp": ImageRecord("docker-lldp:latest"),
+        "snmp": replace(IMAGES, known=(f"sha256:{KUBE}",)),
+    }
 
 
 @pytest.mark.parametrize("key", ["row", "package", "previous", "enabled_before", "phase"])

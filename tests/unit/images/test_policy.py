@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kubesyncd.core.image_model import Image, Stock
 from kubesyncd.images.policy import (
     KNOWN_MAX,
+    ImageRecord,
     Remove,
-    Shelf,
     Tag,
     adopt,
     base,
@@ -29,7 +29,7 @@ LOCAL = "docker-snmp:latest"
 PREVIOUS = "docker-snmp:kubesyncd-previous"
 V1, V2, V3 = (f"sha256:{digit * 64}" for digit in "123")
 KUBE = "registry:5000/sonic/docker-snmp"
-SHELF = Shelf(local=LOCAL)
+RECORD = ImageRecord(local=LOCAL)
 
 
 def stock(tags: dict[str, str], used: tuple[str, ...] = ()) -> Stock:
@@ -45,30 +45,30 @@ def done(tags: dict[str, str], step: Tag) -> dict[str, str]:
 
 
 def adopted(tags: dict[str, str], image_id: str) -> dict[str, str]:
-    while (step := adopt(SHELF, stock(tags), image_id)) is not None:
+    while (step := adopt(RECORD, stock(tags), image_id)) is not None:
         tags = done(tags, step)
     return tags
 
 
 def test_adopting_keeps_the_one_before_and_then_gives_the_local_name() -> None:
     tags = {LOCAL: V1, f"{KUBE}:v2": V2}
-    assert adopt(SHELF, stock(tags), V2) == Tag(V1, PREVIOUS)
+    assert adopt(RECORD, stock(tags), V2) == Tag(V1, PREVIOUS)
     tags = adopted(tags, V2)
     assert (tags[LOCAL], tags[PREVIOUS]) == (V2, V1)
     tags = adopted({**tags, f"{KUBE}:v3": V3}, V3)
     assert (tags[LOCAL], tags[PREVIOUS]) == (V3, V2)
-    assert adopt(SHELF, stock(tags), V3) is None
+    assert adopt(RECORD, stock(tags), V3) is None
 
 
 def test_a_switch_without_a_local_image_gets_one() -> None:
-    assert adopt(SHELF, stock({f"{KUBE}:v2": V2}), V2) == Tag(V2, LOCAL)
+    assert adopt(RECORD, stock({f"{KUBE}:v2": V2}), V2) == Tag(V2, LOCAL)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_a_power_cut_between_two_steps_changes_nothing_about_the_end(cut: int) -> None:
     tags = {LOCAL: V2, PREVIOUS: V1, f"{KUBE}:v3": V3}
     for _ in range(cut):
-        step = adopt(SHELF, stock(tags), V3)
+        step = adopt(RECORD, stock(tags), V3)
         assert step is not None
         tags = done(tags, step)
         assert stock(tags).named(LOCAL), "there is a local image at every moment"
@@ -77,19 +77,19 @@ def test_a_power_cut_between_two_steps_changes_nothing_about_the_end(cut: int) -
 
 def test_a_rollback_goes_back_to_the_previous_one_where_the_failed_one_was_adopted() -> None:
     tags = {LOCAL: V2, PREVIOUS: V1}
-    assert restore(SHELF, stock(tags), V2) == Tag(V1, LOCAL)
-    assert restore(SHELF, stock({**tags, LOCAL: V1}), V2) is None
-    assert restore(SHELF, stock(tags), V3) is None, "what failed was never the local one"
-    assert restore(SHELF, stock({LOCAL: V2}), V2) is None, "there is none to go back to"
-    assert restore(SHELF, stock({LOCAL: V2, PREVIOUS: V2}), V2) is None
+    assert restore(RECORD, stock(tags), V2) == Tag(V1, LOCAL)
+    assert restore(RECORD, stock({**tags, LOCAL: V1}), V2) is None
+    assert restore(RECORD, stock(tags), V3) is None, "what failed was never the local one"
+    assert restore(RECORD, stock({LOCAL: V2}), V2) is None, "there is none to go back to"
+    assert restore(RECORD, stock({LOCAL: V2, PREVIOUS: V2}), V2) is None
 
 
 def test_only_unused_images_that_ran_here_are_removed() -> None:
-    shelf = remember(SHELF, V1, V2, V3)
+    shelf = remember(RECORD, V1, V2, V3)
     tags = {LOCAL: V3, PREVIOUS: V2, f"{KUBE}:v1": V1, f"{KUBE}:v3": V3}
     assert tidy(shelf, stock(tags)) == Remove(f"{KUBE}:v1")
     assert tidy(shelf, stock(tags, used=(V1,))) is None, "a container, running or not, was made from it"
-    assert tidy(SHELF, stock(tags)) is None, "it never ran here by our doing"
+    assert tidy(RECORD, stock(tags)) is None, "it never ran here by our doing"
     assert tidy(shelf, stock({**tags, "debug-tools:keep": V1})) is None, "an operator gave it another name"
     assert tidy(shelf, stock({**tags, "docker-snmp-sv2:keep": V1})) is None, "a longer name is another name"
     nameless = Stock((Image(V1, (), (KUBE,)), *stock({LOCAL: V3, PREVIOUS: V2}).images))
@@ -111,7 +111,7 @@ def test_nothing_in_use_and_nothing_to_fall_back_to_is_ever_removed(
     assert tags[LOCAL] == image_id
     assert before in (None, image_id, tags.get(PREVIOUS))
     kept = {tags[LOCAL], tags.get(PREVIOUS), *used}
-    assert not {i.id for i in removable(remember(SHELF, V1, V2, V3), stock(tags, tuple(used)))} & kept
+    assert not {i.id for i in removable(remember(RECORD, V1, V2, V3), stock(tags, tuple(used)))} & kept
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ def test_names_are_taken_apart_whole() -> None:
 
 
 def test_the_known_images_are_limited_and_each_is_listed_once() -> None:
-    shelf = remember(SHELF, *(f"sha256:{n:064x}" for n in range(50)))
+    shelf = remember(RECORD, *(f"sha256:{n:064x}" for n in range(50)))
     assert len(shelf.known) == KNOWN_MAX
     assert remember(shelf, shelf.known[0], "") is shelf
 
 
 def test_roles_are_named_in_words() -> None:
-    shelf = replace(SHELF, failed=V2)
+    shelf = replace(RECORD, failed=V2)
     kept = stock({LOCAL: V1, PREVIOUS: V2, f"{KUBE}:v3": V3}, used=(V3,))
     assert [role(shelf, kept, image) for image in kept.images] == ["local", "previous, failed", "in use"]
     assert role(shelf, replace(kept, used=frozenset()), kept.images[2]) == "old"

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from kubesyncd.adapters.docker_images import DockerImages
-from kubesyncd.images.policy import Shelf, previous_name
+from kubesyncd.images.policy import ImageRecord, previous_name
 from kubesyncd.images.store import ImageStore, decode
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.runtime.state_files import DiskFile, StateFile
@@ -70,7 +70,7 @@ class Bench:
         self.docker = DockerClient(engine.socket)
         self.file = StateFile(folder / "images.json")
 
-    def shelf(self, port: Any = None, **options: Any) -> ImageStore:
+    def store(self, port: Any = None, **options: Any) -> ImageStore:
         """The store of a daemon that has just started."""
         log = structlog.get_logger()
         file = options.pop("file", self.file)
@@ -120,27 +120,27 @@ def bench(engine: Docker, tmp_path: Path) -> Iterator[Bench]:
 async def test_both_modes_share_one_image_and_the_one_before_is_kept(bench: Bench) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
-    shelf = bench.shelf()
-    await shelf.adopt("snmp", v2)
+    store = bench.store()
+    await store.adopt("snmp", v2)
     assert await bench.tags() == (v2, v1)
     assert bench.container_image == v2
-    assert await shelf.tidy("snmp") == []
+    assert await store.tidy("snmp") == []
 
 
 async def test_older_images_are_removed_once_nothing_needs_them(bench: Bench) -> None:
     v1 = bench.boot()
-    await bench.shelf().adopt("snmp", bench.image(f"{KUBE}:v2"))
+    await bench.store().adopt("snmp", bench.image(f"{KUBE}:v2"))
     v2, _ = await bench.tags()
     other = bench.image("docker-snmp-sv2:v1")
     v3 = bench.image(f"{KUBE}:v3")
     # A container of the operator's own still needs the first one.
     mine = bench.docker.create("debug.mine", {"Image": v1, "Cmd": ["/bin/true"]})
-    await bench.shelf().adopt("snmp", v3)
+    await bench.store().adopt("snmp", v3)
     assert await bench.tags() == (v3, v2)
-    shelf = bench.shelf()
-    assert await shelf.tidy("snmp") == []
+    store = bench.store()
+    assert await store.tidy("snmp") == []
     bench.docker.remove(mine)
-    removed = await shelf.tidy("snmp")
+    removed = await store.tidy("snmp")
     assert len(removed) == 1
     stock = await bench.port.stock()
     assert stock.image(v1) is None
@@ -150,21 +150,21 @@ async def test_older_images_are_removed_once_nothing_needs_them(bench: Bench) ->
 async def test_a_rollback_goes_back_to_the_image_before_and_so_does_the_local_container(bench: Bench) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
-    await bench.shelf().adopt("snmp", v2)
-    await bench.shelf().restore("snmp", v2)
+    await bench.store().adopt("snmp", v2)
+    await bench.store().restore("snmp", v2)
     assert await bench.tags() == (v1, v1)
     assert bench.container_image == v1
-    await bench.shelf().restore("snmp", v2)
+    await bench.store().restore("snmp", v2)
     assert await bench.tags() == (v1, v1)
 
 
 async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: Bench) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
-    await bench.shelf().restore("snmp", v2)
+    await bench.store().restore("snmp", v2)
     assert await bench.tags() == (v1, "")
     with pytest.raises(Refused, match="no image from before it is kept"):
-        await bench.shelf().restore("snmp", v1)
+        await bench.store().restore("snmp", v1)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -173,14 +173,14 @@ async def test_a_power_cut_at_any_step_of_tagging_is_repaired(bench: Bench, at: 
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
     with pytest.raises(PowerCut):
-        await bench.shelf(Cut(bench.port, at, before)).adopt("snmp", v2)
+        await bench.store(Cut(bench.port, at, before)).adopt("snmp", v2)
     local, _ = await bench.tags()
     assert local in (v1, v2), "there is a local image at every moment"
     bench.docker.inspect("snmp")
-    await bench.shelf().adopt("snmp", v2)
+    await bench.store().adopt("snmp", v2)
     assert await bench.tags() == (v2, v1)
     assert bench.container_image == v2
-    assert await bench.shelf().tidy("snmp") == []
+    assert await bench.store().tidy("snmp") == []
 
 
 def cut_at(effect: int) -> Callable[[], None]:
@@ -203,21 +203,21 @@ async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_repa
         v1, v2 = bench.boot(), bench.image(f"{KUBE}:v2")
         with pytest.MonkeyPatch.context() as patch, suppress(PowerCut):
             count_effects(cut_at(effect), patch.setattr)
-            await bench.shelf().adopt("snmp", v2)
-            await bench.shelf().restore("snmp", v2)
+            await bench.store().adopt("snmp", v2)
+            await bench.store().restore("snmp", v2)
             bench.clear()
             assert effect > 9, "an adoption and a rollback have more effects than that"
             return
-        shelf = bench.shelf()
-        running = asyncio.create_task(shelf.run())
+        store = bench.store()
+        running = asyncio.create_task(store.run())
         while await bench.port.unfinished():
             await asyncio.sleep(0.01)
         running.cancel()
         assert bench.docker.inspect("snmp")["Image"] in (v1, v2), "there is a local container to start"
         assert (await bench.tags())[0] in (v1, v2)
-        await shelf.adopt("snmp", v2)
+        await store.adopt("snmp", v2)
         assert await bench.tags() == (v2, v1)
-        await shelf.restore("snmp", v2)
+        await store.restore("snmp", v2)
         assert await bench.tags() == (v1, v1)
         assert bench.container_image == v1
         bench.clear()
@@ -230,40 +230,40 @@ async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_repa
 async def test_a_power_cut_at_any_step_of_a_rollback_is_repaired(bench: Bench, at: int, before: bool) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{KUBE}:v2")
-    await bench.shelf().adopt("snmp", v2)
+    await bench.store().adopt("snmp", v2)
     with pytest.raises(PowerCut):
-        await bench.shelf(Cut(bench.port, at, before)).restore("snmp", v2)
-    await bench.shelf().restore("snmp", v2)
+        await bench.store(Cut(bench.port, at, before)).restore("snmp", v2)
+    await bench.store().restore("snmp", v2)
     assert await bench.tags() == (v1, v1)
     assert bench.container_image == v1
 
 
 async def test_a_feature_without_a_local_image_gets_the_deployed_one(bench: Bench) -> None:
     v2 = bench.image(f"{KUBE}:v2")
-    shelf = bench.shelf()
-    assert "is made from the deployed image" in await shelf.ensure_local("snmp", v2, dry=True)
+    store = bench.store()
+    assert "is made from the deployed image" in await store.ensure_local("snmp", v2, dry=True)
     assert await bench.tags() == ("", "")
-    await shelf.ensure_local("snmp", v2)
+    await store.ensure_local("snmp", v2)
     assert await bench.tags() == (v2, "")
-    assert await shelf.ensure_local("snmp", v2) == f"{LOCAL} exists"
+    assert await store.ensure_local("snmp", v2) == f"{LOCAL} exists"
     with pytest.raises(Refused):
-        await shelf.ensure_local("lldp", f"sha256:{'0' * 64}")
+        await store.ensure_local("lldp", f"sha256:{'0' * 64}")
 
 
 async def test_a_local_container_is_made_once_after_the_deployed_one(bench: Bench) -> None:
     v2 = bench.image(f"{KUBE}:v2")
     kube = bench.docker.create("k8s_snmp", {"Image": v2, "HostConfig": {"NetworkMode": "none"}})
-    shelf = bench.shelf()
-    await shelf.ensure_local("snmp", v2)
-    assert "would be made" in (await shelf.ensure_container("snmp", kube, dry=True))[0]
+    store = bench.store()
+    await store.ensure_local("snmp", v2)
+    assert "would be made" in (await store.ensure_container("snmp", kube, dry=True))[0]
     with pytest.raises(Refused, match="no kube container to create it from"):
-        await shelf.ensure_container("snmp", "")
-    text, whole = await shelf.ensure_container("snmp", kube)
+        await store.ensure_container("snmp", "")
+    text, whole = await store.ensure_container("snmp", kube)
     assert (text, whole) == ("its local container is created from the one that Kubernetes runs", True)
     assert bench.container_image == v2
-    assert await shelf.ensure_container("snmp", kube) == ("", True)
-    await shelf.forget("snmp")
-    assert await shelf.ensure_container("snmp", "gone", dry=True) == (
+    assert await store.ensure_container("snmp", kube) == ("", True)
+    await store.forget("snmp")
+    assert await store.ensure_container("snmp", "gone", dry=True) == (
         "its local container would be created from the one that Kubernetes runs", True
     )  # fmt: skip
 
@@ -274,30 +274,30 @@ async def test_a_full_disk_is_reported_and_nothing_is_tagged(bench: Bench, tmp_p
     full = StateFile(tmp_path / "no" / "such" / "place" / "images.json")
     (tmp_path / "no").write_text("a file where a folder should be")
     with pytest.raises(Unavailable):
-        await bench.shelf(file=full).adopt("snmp", v2)
+        await bench.store(file=full).adopt("snmp", v2)
     assert await bench.tags() == (v1, "")
 
 
 async def test_an_image_that_is_gone_is_missing(bench: Bench) -> None:
     bench.boot()
     with pytest.raises(Missing):
-        await bench.shelf().adopt("snmp", f"sha256:{'0' * 64}")
+        await bench.store().adopt("snmp", f"sha256:{'0' * 64}")
 
 
 async def test_without_adopting_everything_stays(bench: Bench) -> None:
     v1 = bench.boot()
-    await bench.shelf(adopting=False).adopt("snmp", bench.image(f"{KUBE}:v2"))
+    await bench.store(adopting=False).adopt("snmp", bench.image(f"{KUBE}:v2"))
     assert await bench.tags() == (v1, "")
 
 
 async def test_a_rollback_is_remembered_by_the_next_daemon(bench: Bench) -> None:
-    shelf = bench.shelf()
-    await shelf.note_rollback("snmp", "sha256:bad", "2026-01-02", "it failed")
-    assert bench.shelf().remembered("snmp") == Shelf(
+    store = bench.store()
+    await store.note_rollback("snmp", "sha256:bad", "2026-01-02", "it failed")
+    assert bench.store().remembered("snmp") == ImageRecord(
         failed="sha256:bad", failed_newest="2026-01-02", failure="it failed"
     )
-    await bench.shelf().note_rollback("snmp", "", "", "")
-    assert bench.shelf().remembered("snmp") == Shelf()
+    await bench.store().note_rollback("snmp", "", "", "")
+    assert bench.store().remembered("snmp") == ImageRecord()
 
 
 async def test_a_rollback_that_could_not_be_written_is_written_once_there_is_room(
@@ -305,13 +305,13 @@ async def test_a_rollback_that_could_not_be_written_is_written_once_there_is_roo
 ) -> None:
     (tmp_path / "full").write_text("a file where a folder should be")
     file = StateFile(tmp_path / "full" / "images.json")
-    shelf, noted = bench.shelf(file=file), ("snmp", "sha256:bad", "2026-01-02", "it failed")
+    store, noted = bench.store(file=file), ("snmp", "sha256:bad", "2026-01-02", "it failed")
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await shelf.note_rollback(*noted)
+            await store.note_rollback(*noted)
     (tmp_path / "full").unlink()
-    await shelf.note_rollback(*noted)
-    assert bench.shelf(file=file).remembered("snmp").failure == "it failed"
+    await store.note_rollback(*noted)
+    assert bench.store(file=file).remembered("snmp").failure == "it failed"
 
 
 @pytest.mark.parametrize(
@@ -327,6 +327,6 @@ async def test_a_rollback_that_could_not_be_written_is_written_once_there_is_roo
 )
 async def test_an_unreadable_file_counts_as_empty(bench: Bench, data: bytes) -> None:
     bench.file.save(data)
-    assert bench.shelf().remembered("snmp") == Shelf()
+    assert bench.store().remembered("snmp") == ImageRecord()
     with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):
         decode(data)
