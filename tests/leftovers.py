@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from tests.lab.places import DISK, MEMORY, RUN, mounts_below, remove
+from tests.lab.processes import stat_of
 
 # What has been told to end may still be at it.
 ENDING_S_MAX = 10.0
@@ -26,8 +27,8 @@ BASETEMP = "t"
 def begin() -> Path:
     """Give this process's run a name, and folders of its own. Returns the one for temporary files.
 
-    First, runs that failed or were killed are cleared away: their processes end, their folders go. What belongs to
-    another user stays, and does not keep this run from beginning.
+    First, runs that failed or were killed are cleared away: their processes end, their folders go. For root these are
+    the runs of every user; what belongs to another user stays otherwise, and does not keep this run from beginning.
     """
     for place in (Path(tempfile.gettempdir()), DISK, MEMORY):
         for folder in filter(_abandoned, place.glob("ksr-*")):
@@ -104,14 +105,14 @@ def _processes(run: str) -> list[tuple[int, str]]:
             inherits = inherited in (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        ours = inherits or (mark.search(named) and not _has_terminal(process))
+        ours = inherits or (mark.search(named) and not _has_terminal(int(process.name)))
         if ours and int(process.name) != os.getpid():
             running.append((int(process.name), command.decode(errors="replace")[:200]))
     return sorted(running)
 
 
-def _has_terminal(process: Path) -> bool:
+def _has_terminal(pid: int) -> bool:
     try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[4] != "0"
+        return stat_of(pid).terminal != 0
     except OSError:
         return False

@@ -23,6 +23,7 @@ from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.settings import DockerSettings
 from tests.lab.docker_engine import LabDocker
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -120,7 +121,7 @@ class Api:
                 _, answer = await self.ask("GET", f"/exec/{run['Id']}/json")
             return bool(answer["ExitCode"] == 0)
 
-        await eventually(there)
+        await until_async(there)
 
     async def wait(self, container: str) -> None:
         """Until it has ended."""
@@ -165,13 +166,6 @@ class Heard:
             async with self._news:
                 self.said.append(word)
                 self._news.notify_all()
-
-
-async def eventually(look: Callable[[], Awaitable[bool]]) -> None:
-    """Until `look` is true."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await look():
-            await asyncio.sleep(0.02)
 
 
 def sandbox_of(feature: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from tests.lab.docker_engine import LabDocker
 from tests.lab.kube_api import LabKube
 from tests.lab.kube_client import DAEMONSETS, NODES, PODS, KubeClient, daemonset
 from tests.lab.kubelet import Kubelet
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -58,7 +59,7 @@ class Switch:
             ids = await self.running()
             return next(iter(ids)) if len(ids) == 1 and other_than not in ids else ""
 
-        return await _until(one)
+        return await until_async(one, pause_s=0.1)
 
     async def reported(self) -> None:
         """Returns once the master knows that the feature's pod runs."""
@@ -67,7 +68,7 @@ class Switch:
             pods = (await self.admin.get(PODS))["items"]
             return "known" if any(pod["status"]["phase"] == "Running" for pod in pods) else ""
 
-        await _until(phase)
+        await until_async(phase, pause_s=0.1)
 
     async def none_running(self) -> None:
         """Returns once no container of the feature runs."""
@@ -75,16 +76,7 @@ class Switch:
         async def none() -> str:
             return "" if await self.running() else "none"
 
-        await _until(none)
-
-
-async def _until(look: Callable[[], Awaitable[str]]) -> str:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            found = await look()
-            if found:
-                return found
-            await asyncio.sleep(0.1)
+        await until_async(none, pause_s=0.1)
 
 
 @asynccontextmanager
@@ -150,7 +142,7 @@ async def switch(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
                 return str((await switch.admin.get(nodes))["metadata"]["uid"])
             return ""
 
-        await _until(registered)
+        await until_async(registered, pause_s=0.1)
         await switch.admin.post(DAEMONSETS, daemonset("snmp", IMAGE, COMMAND, {"FEATURE": "snmp"}))
         yield switch
         await switch.label(None)
@@ -180,7 +172,7 @@ async def test_the_label_brings_the_container_and_takes_it_away(switch: Switch) 
             return str(error.status)
         return ""
 
-    assert await _until(destroyed) == "404"
+    assert await until_async(destroyed, pause_s=0.1) == "404"
 
 
 async def test_a_stopped_container_is_started_again_as_a_new_one(switch: Switch) -> None:

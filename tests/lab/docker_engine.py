@@ -38,6 +38,7 @@ from tests.lab.docker_words import (
     signal_number,
     summary,
 )
+from tests.lab.processes import stat_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -708,17 +709,11 @@ def container_of(folder: Path, pid: int) -> str | None:
     ancestor, belongs to the session of one of its programs. Raises OSError for a pid that is gone.
     """
     while pid > 1:
-        parent, session = _relations(pid)
+        stat = stat_of(pid)
         with contextlib.suppress(FileNotFoundError):
-            return (folder / "sessions" / str(session)).read_text()
-        pid = parent
+            return (folder / "sessions" / str(stat.session)).read_text()
+        pid = stat.parent
     return None
-
-
-def _relations(pid: int) -> tuple[int, int]:
-    """A process's parent and session."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[1]), int(fields[3])
 
 
 def _kill_container(leader: int, host_name: str) -> None:
@@ -731,7 +726,7 @@ def _kill_container(leader: int, host_name: str) -> None:
     mark = f"HOSTNAME={host_name}".encode()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
-            session = _relations(int(entry.name))[1]
+            session = stat_of(int(entry.name)).session
             if session == leader or mark in (entry / "environ").read_bytes().split(b"\0"):
                 os.kill(int(entry.name), signal.SIGKILL)
 

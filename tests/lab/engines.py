@@ -5,22 +5,22 @@ Same shape as tests/system's engines, so that a switch takes either. Knows nothi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.paths import ROOT
+from tests.wait import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-READY_S_MAX = 60.0
-END_S_MAX = 20.0
+END_S_MAX, ABORT_S_MAX = 20.0, 5.0
 
 
 class Docker(Protocol):
@@ -77,9 +77,11 @@ class LabDockerProcess:
     def stop(self) -> None:
         """End it, and its containers."""
         process, self._process = self._process, None
-        if not end(process):
-            log = (self.folder / "log").read_text()[-3000:]
-            raise TimeoutError(f"the lab's Docker engine did not end in time: {log}")
+        try:
+            end(process)
+        except subprocess.TimeoutExpired as late:
+            late.add_note((self.folder / "log").read_text()[-3000:])
+            raise
 
 
 class LabKubeProcess:
@@ -155,26 +157,33 @@ def spawn(
         )
 
 
-def end(process: subprocess.Popen[bytes] | None, how: signal.Signals = signal.SIGTERM) -> bool:
-    """End a process with this signal, with SIGKILL where that takes too long. Returns whether it ended in time."""
+def end(
+    process: subprocess.Popen[Any] | None, how: signal.Signals = signal.SIGTERM, limit_s: float = END_S_MAX
+) -> None:
+    """End a process with this signal, also one that is frozen. Raises subprocess.TimeoutExpired as `await_end` does."""
     if process is None:
-        return True
-    process.send_signal(signal.SIGCONT)
+        return
     process.send_signal(how)
+    process.send_signal(signal.SIGCONT)
+    await_end(process, limit_s)
+
+
+def await_end(process: subprocess.Popen[Any], limit_s: float = END_S_MAX) -> None:
+    """Return once a process has ended that was told to.
+
+    One that takes too long is killed, with its group where it leads one: then raises subprocess.TimeoutExpired.
+    """
     try:
-        process.wait(END_S_MAX)
+        process.wait(limit_s)
     except subprocess.TimeoutExpired:
+        leads = os.getpgid(process.pid) == process.pid
         # A fault handler, where there is one, tells where it hangs.
         process.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ABORT_S_MAX)
+        if leads:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
-        return False
-    return True
-
-
-def until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Return once it holds. Raises TimeoutError with the sentence `otherwise`."""
-    deadline = time.monotonic() + READY_S_MAX
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(0.02)
+        raise

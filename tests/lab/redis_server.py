@@ -5,24 +5,26 @@ Knows nothing of kubesyncd. The binary is redis-server from PATH, else the one i
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import redis
 
+from tests.lab.engines import end
 from tests.lab.places import remove
+from tests.wait import until
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-START_S_MAX = END_S_MAX = 60.0
+END_S_MAX = 60.0
 # The socket's path: 107 bytes are all that Linux allows.
 _FOLDER_PREFIX = "ks-redis-"
 
@@ -94,17 +96,18 @@ class RedisServer:
         self._await_answer(self._process)
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + START_S_MAX
         with self.client() as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.RedisError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        log = self.log.read_text() if self.log.exists() else "it wrote no log"
-                        raise RuntimeError(f"{self._binary} does not answer: {log[-2000:]}") from None
-                    time.sleep(0.02)
+
+            def answers() -> bool:
+                assert process.poll() is None, f"{self._binary} has ended: {self._logged()}"
+                with contextlib.suppress(redis.RedisError):
+                    return bool(client.ping())
+                return False
+
+            until(answers, f"an answer of {self._binary}", told=self._logged)
+
+    def _logged(self) -> str:
+        return self.log.read_text()[-2000:] if self.log.exists() else "it wrote no log"
 
     def stop(self) -> None:
         """End it in good order."""
@@ -115,18 +118,8 @@ class RedisServer:
         self._end(signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
         process, self._process = self._process, None
-        process.send_signal(how)
-        # A paused process takes no SIGTERM.
-        process.send_signal(signal.SIGCONT)
-        try:
-            process.wait(timeout=END_S_MAX)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(timeout=END_S_MAX)
-            raise
+        end(process, how, END_S_MAX)
 
     def pause(self) -> None:
         """Make it silent without ending it: connections stay open, nothing is answered."""

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -25,10 +24,11 @@ import aiohttp
 
 from tests.lab import kube_client
 from tests.lab.docker_client import DockerClient, DockerError
-from tests.lab.engines import ROOT, LabDockerProcess, end, spawn, until
+from tests.lab.engines import ROOT, LabDockerProcess, end, spawn
 from tests.lab.kube_client import DAEMONSETS, NODES, KubeClient, KubeError
 from tests.lab.places import memory_folder, remove
 from tests.lab.redis_server import RedisServer
+from tests.wait import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -189,7 +189,10 @@ class Switch:
 
     def stop_daemon(self) -> None:
         """As `systemctl stop kubesyncd` does."""
-        self.overdue |= not end(self.daemon)
+        try:
+            end(self.daemon)
+        except subprocess.TimeoutExpired:
+            self.overdue = True
         self.daemon = None
 
     def kill9(self) -> None:
@@ -542,13 +545,7 @@ class Switch:
         self, condition: Callable[[], object], what: str = "what was expected", limit_s: float = PATIENCE_S
     ) -> None:
         """Return once it holds. Raises AssertionError that tells what is missing, and the log's end."""
-        begun = time.monotonic()
-        while not condition():
-            waited_s = time.monotonic() - begun
-            if waited_s > limit_s:
-                raise AssertionError(f"not seen within {limit_s:g} s: {what}\n{self.told()}")
-            # What takes long is asked for less often: other tests need the processor.
-            time.sleep(min(0.1, 0.02 + waited_s / 50))
+        until(condition, what, limit_s, told=self.told)
 
     # ---- within ---------------------------------------------------------------------------------
 

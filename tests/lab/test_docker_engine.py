@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.test_containers import PATIENCE_S, SLOW, Api, eventually
+from tests.contract.test_containers import PATIENCE_S, SLOW, Api
 from tests.lab.docker_engine import LabDocker, container_of
+from tests.lab.processes import alive
 from tests.paths import ROOT
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -109,11 +111,7 @@ async def test_what_a_program_leaves_behind_ends_with_it(lab: LabDocker, api: Ap
     await api.wait(snmp)
     left = int((lab.folder / f"{snmp[:12]}.log").read_text())
 
-    async def gone() -> bool:
-        state = Path(f"/proc/{left}/stat")
-        return not state.exists() or ") Z " in state.read_text()
-
-    await eventually(gone)
+    await until_async(lambda: not alive(left))
     assert not list((lab.folder / "sessions").iterdir())
 
 

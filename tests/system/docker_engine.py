@@ -15,11 +15,12 @@ import signal
 import socket
 import subprocess
 import tarfile
-import time
 from typing import TYPE_CHECKING
 
+from tests.lab.engines import end
+from tests.wait import until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 READY_S = 60.0
@@ -72,18 +73,11 @@ class RealDocker:
                 stderr=log,
                 start_new_session=True,
             )
-        _until(lambda: self._get("/_ping") == b"OK", f"dockerd does not answer; see {self.folder}/log")
+        until(lambda: self._get("/_ping") == b"OK", f"an answer of dockerd; see {self.folder}/log")
 
     def stop(self) -> None:
         """Stop it and, without live-restore, its containers."""
-        self.thaw()
-        self._process.terminate()
-        try:
-            self._process.wait(READY_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
+        end(self._process, limit_s=READY_S)
 
     async def restart(self, *, live_restore: bool) -> None:
         """As `systemctl restart docker` does; with live-restore the containers live on."""
@@ -114,7 +108,7 @@ class RealDocker:
         self._configure()
         self._process.send_signal(signal.SIGHUP)
         wanted = b'"LiveRestoreEnabled":%s' % json.dumps(live_restore).encode()
-        _until(lambda: wanted in self._get("/info"), f"dockerd did not reload; see {self.folder}/log")
+        until(lambda: wanted in self._get("/info"), f"dockerd has reloaded; see {self.folder}/log")
         self.stop()
         self.start()
 
@@ -129,11 +123,3 @@ class RealDocker:
             link.sendall(f"GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
             return b"".join(iter(lambda: link.recv(65536), b"")).partition(b"\r\n\r\n")[2]
         return b""
-
-
-def _until(condition: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + READY_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(0.05)

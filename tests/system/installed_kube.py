@@ -54,9 +54,11 @@ class Master:
 
     def __exit__(self, *_: object) -> None:
         redis(self._switch, 4, "del", "KUBERNETES_MASTER|SERVER")
-        end(self._kubelet)
-        self._api.stop()
-        self._switch.run("systemctl", "disable", "--now", "kubelet.service")
+        try:
+            end(self._kubelet)
+        finally:
+            self._api.stop()
+            self._switch.run("systemctl", "disable", "--now", "kubelet.service")
 
     def _lend_credential(self) -> None:
         """The kubelet's kubeconfig and what it names, where a real one keeps them."""

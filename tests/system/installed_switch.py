@@ -13,11 +13,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.lab.engines import await_end
 from tests.lab.places import disk_folder, remove
+from tests.wait import until
 from tests.workers import locked
 
 if TYPE_CHECKING:
@@ -167,11 +168,7 @@ class InstalledSwitch:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGRTMIN + 4)  # systemd(1): power off
         try:
-            self._boot.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._boot.pid, signal.SIGKILL)
-            self._boot.wait()
-            raise
+            await_end(self._boot, PATIENCE_S)
         finally:
             self._boot, self._pid = None, 0
 
@@ -251,12 +248,8 @@ class InstalledSwitch:
 
     def wait_for(self, condition: Callable[[], object], what: str, limit_s: float = PATIENCE_S) -> None:
         """Return once `condition` holds; fail with what the switch says of itself when it does not in time."""
-        begun = time.monotonic()
-        while not condition():
-            waited_s = time.monotonic() - begun
-            assert waited_s < limit_s, f"not in time: {what}\n{self.told()}"
-            # Each question is a process; what takes long is asked for less often.
-            time.sleep(min(0.5, 0.1 + waited_s / 50))
+        # Each question is a process.
+        until(condition, what, limit_s, 0.1, self.told)
 
     def told(self) -> str:
         """What an operator would look at first."""

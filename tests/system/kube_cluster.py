@@ -27,6 +27,7 @@ from typing import Any
 from tests.lab.certificates import Authority, Pair, service_account_keys, write_kubeconfig
 from tests.lab.kube_api import free_port
 from tests.lab.places import remove
+from tests.wait import until
 
 API_SERVER = "kube-apiserver"
 # In the order they stop: the kubelet before what it reports to.
@@ -89,7 +90,7 @@ class RealKube:
         self._run("etcd", self._etcd_command())
         was_away = not self._pid(API_SERVER)
         self._run(API_SERVER, self._api_server_command(serving))
-        _until(self._ready, f"the API server is not ready; see {self.folder}/log/{API_SERVER}")
+        until(self._ready, f"a ready API server; see {self.folder}/log/{API_SERVER}", READY_S_MAX, 0.1)
         # They end where the server shows another certificate.
         if was_away and serving is None:
             self._restart_controllers()
@@ -118,7 +119,7 @@ class RealKube:
             self._run(name, command)
         (self.folder / "kubelet.yaml").write_text(json.dumps(self._kubelet_settings(), indent=1))
         self._run("kubelet", self.kubelet_command(docker_socket))
-        _until(self._node_ready, f"node {self.node} is not Ready; see {self.folder}/log/kubelet")
+        until(self._node_ready, f"node {self.node} is Ready; see {self.folder}/log/kubelet", READY_S_MAX, 0.1)
 
     def kubelet_command(self, docker_socket: str) -> list[str]:
         """The kubelet's command line, to be run in `folder`."""
@@ -373,14 +374,6 @@ def _gone(pid: int) -> bool:
         return done == pid
     except ChildProcessError:
         return not Path(f"/proc/{pid}").exists()
-
-
-def _until(condition: Any, otherwise: str) -> None:
-    deadline = time.monotonic() + READY_S_MAX
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(0.1)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +23,7 @@ from tests.system.kube_cluster import (
     missing_for_kubelet,
     programs_folder,
 )
+from tests.wait import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,11 +132,13 @@ class NodeFolders:
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], start_new_session=True
         )
-        deadline = time.monotonic() + PATIENCE_S
-        while not (self.folder / "mounted").exists():
-            assert self._holder.poll() is None, "the folders could not be mounted"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        holder = self._holder
+
+        def mounted() -> bool:
+            assert holder.poll() is None, "the folders could not be mounted"
+            return (self.folder / "mounted").exists()
+
+        until(mounted, "the folders are mounted")
         (self.folder / "bin").mkdir()
         return self
 

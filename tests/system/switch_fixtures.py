@@ -8,7 +8,6 @@ Whatever a test did, its switches are closed, no container ever broke promise S1
 from __future__ import annotations
 
 import tempfile
-import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -170,10 +169,7 @@ def _forget_labels(switch: Switch) -> None:
     if ours:
         switch.call_kube("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
     # The controllers delete the pods, and make no more: what we deleted they might replace, not knowing yet.
-    until = time.monotonic() + PODS_S_MAX
-    while left := _pods(switch):
-        assert time.monotonic() < until, f"pods that the master does not delete: {left}\n{switch.told()}"
-        time.sleep(0.1)
+    switch.wait_for(lambda: not _pods(switch), "the master deletes all pods", PODS_S_MAX)
 
 
 def _pods(switch: Switch) -> list[str]:

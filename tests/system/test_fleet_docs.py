@@ -15,6 +15,7 @@ from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.core.model import MasterConfig
 from tests.lab.kube_client import NODES, KubeClient, node
 from tests.paths import ROOT
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +48,7 @@ def told(kube_api_real: RealKube) -> Iterator[RealKube]:
         async with KubeClient(kube_api_real.admin_conf) as admin:
             await admin.delete(f"{NODES}/switch1")
             await admin.post(NODES, node("switch1"))
-            while not await namespaced(admin):
-                await asyncio.sleep(0.1)
+            await until_async(lambda: namespaced(admin))
         await cluster.apply_labels({"snmp_enabled": "true", "hwsku": "Force10-S6000"})
         failure = "KUBE_READY failed: not running for 5 min"
         await cluster.annotate({"feature.kubesyncd/snmp": failure, "feature.kubesyncd/lldp": "LOCAL"})

@@ -15,6 +15,7 @@ from tests.tools.bench.back import back_figures
 from tests.tools.bench.fleet import Fleet, Store, name_of
 from tests.tools.bench.growth import MANY, MANY_RATE
 from tests.tools.bench.plot import PANELS, _points
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +32,7 @@ async def test_simulated_switches_connect_and_bring_their_labels_through_an_outa
         await fleet.make_nodes()
         async with fleet.booted():
             await asyncio.to_thread(cluster.stop_api)
-            while any(switch.controller.connected for switch in fleet.switches):
-                await asyncio.sleep(0.05)
+            await until_async(lambda: not any(switch.controller.connected for switch in fleet.switches))
             for switch in fleet.switches:
                 await switch.controller.request([Change("snmp_enabled", "true")])
             await asyncio.to_thread(cluster.start)

@@ -24,6 +24,7 @@ from tests.sim.chance import Chance
 from tests.sim.switch import World
 from tests.tools import fuzz, fuzz_guided
 from tests.unit.core.given import FALLBACK
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -140,8 +141,7 @@ async def listening(folder: Path, timing: Timing) -> AsyncIterator[Listening]:
     world = World(1, chance, {"snmp": FALLBACK, "lldp": None}, timing)
     box = world.engine.create("snmp", Owner.LOCAL)
     world.start_daemon()
-    while world.life is None or world.life.server is None:
-        await asyncio.sleep(0.01)
+    await until_async(lambda: world.life is not None and world.life.server is not None)
     served: list[asyncio.Task[Any]] = []
     server = world.life.server
     peers = {Role.HOST: Peer(1, 0, 0, None), Role.CONTAINER: Peer(1, 0, 0, box.id)}
@@ -257,8 +257,7 @@ async def test_two_thousand_silent_connections_on_one_socket_do_not_block_the_ot
                 for reader, writer in idle:
                     await reader.read()
                     writer.close()
-            while daemon.open:
-                await asyncio.sleep(0.05)
+            await until_async(lambda: not daemon.open)
             assert await daemon.ask("state", "snmp", "up", "local", role=Role.CONTAINER) == protocol.EXIT_DONE
             grown.append(fuzz.resident_bytes())
         assert daemon.world.failures == []

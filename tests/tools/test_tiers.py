@@ -8,17 +8,16 @@ import re
 import signal
 import subprocess
 from datetime import date
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests import leftovers, sample, tiers, workers
 from tests.lab.places import RUN
 from tests.paths import ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.wait import until
 
 TODAY = date(2026, 11, 28)
 
@@ -78,11 +77,12 @@ def test_a_process_and_a_file_that_stay_are_found(tmp_path: Path, monkeypatch: p
     with subprocess.Popen(["sleep", "600"], cwd=folder, env={}) as process:
         (folder / "kd-1").mkdir()
         try:
+            # A process that has just been started does not say yet which command it is.
+            until(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() == b"sleep\x00600\x00")
             (program, file) = leftovers.found(folder)
         finally:
             process.kill()
-    # Which command it is, a process that has just been started does not say yet.
-    assert program.startswith(f"process {process.pid}: ")
+    assert program == f"process {process.pid}: sleep 600 "
     assert file == f"file: {folder}/kd-1"
     leftovers.end(folder)
     assert leftovers.found(folder) == []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.switch import Switch
 from tests.tools.bench.measure import Figure, cpu_s, idle, plain, pss_mib, quantile
+from tests.wait import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,10 +167,7 @@ def _repaired(switch: Switch) -> None:
     """A field of ours is taken away; the daemon hears of it and writes it again."""
     database = switch.state_db
     database.hdel("FEATURE|f1", "docker_id")
-    deadline = time.monotonic() + PATIENCE_S
-    while not database.hexists("FEATURE|f1", "docker_id"):
-        assert time.monotonic() < deadline, "it has not been corrected"
-        time.sleep(0.001)
+    until(lambda: database.hexists("FEATURE|f1", "docker_id"), "the field is back", pause_s=0.001)
 
 
 def _looks(switch: Switch) -> float:

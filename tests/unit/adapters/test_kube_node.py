@@ -22,6 +22,7 @@ from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
 from tests.lab.kube_api import Fault, LabKube
 from tests.lab.kube_client import NODES, KubeClient, KubeError, node
 from tests.lab.kube_rules import RESOURCES
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -198,12 +199,10 @@ async def test_a_forgotten_version_is_listed_again_and_only_a_real_change_is_rep
     async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
         assert await anext(labels) == {"a": "1"}
         change = asyncio.ensure_future(anext(labels))
-        while not asked(watching=True):
-            await asyncio.sleep(0.05)
+        await until_async(lambda: asked(watching=True))
         listed = asked(watching=False)
         api.faults.append(replace(fault))
-        while asked(watching=False) == listed:
-            await asyncio.sleep(0.05)
+        await until_async(lambda: asked(watching=False) > listed)
         assert not change.done()
         await adapter.apply_labels({"a": "2"})
         assert await change == {"a": "2"}
@@ -226,8 +225,7 @@ async def test_a_compacted_history_does_not_end_the_watch(api: LabKube) -> None:
     async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
         assert await anext(labels) == {"a": "1"}
         change = asyncio.ensure_future(anext(labels))
-        while sum("watch=true" in line for line in api.requests) < 2:
-            await asyncio.sleep(0.05)
+        await until_async(lambda: sum("watch=true" in line for line in api.requests) >= 2)
         async with KubeClient(api.admin_conf) as admin:
             await admin.post(NODES, node("switch2"))
             api.store.compact()
@@ -311,9 +309,7 @@ async def test_nothing_is_left_open_after_close(api: LabKube) -> None:
                 api.authority.issue("kubelet", f"system:node:{NODE}", "system:nodes")
                 await adapter.apply_labels({"n": str(number)})
                 await anext(labels)
-    async with asyncio.timeout(PATIENCE_S):
-        while ours() > before:
-            await asyncio.sleep(0.05)
+    await until_async(lambda: ours() <= before)
 
 
 async def test_the_lab_s_server_keeps_port_and_objects_over_a_kill(tmp_path: Path) -> None:

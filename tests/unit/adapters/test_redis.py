@@ -29,6 +29,7 @@ from kubesyncd.core.model import (
 )
 from kubesyncd.ports import Refused, Unavailable
 from tests.lab.redis_server import RedisServer
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -119,12 +120,6 @@ async def hearing(store: RedisStore) -> AsyncIterator[Heard]:
         yield heard
     finally:
         await heard.close()
-
-
-async def eventually(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
@@ -546,7 +541,7 @@ class TestEvents:
             for change in changes:
                 change()
                 await heard.until_said("snmp")
-            await eventually(lambda: not state_db.exists("FEATURE|snmp"))
+            await until_async(lambda: not state_db.exists("FEATURE|snmp"))
 
     async def test_an_expired_row_names_its_feature(self, store: RedisStore, state_db: redis.Redis) -> None:
         async with hearing(store) as heard:
@@ -614,7 +609,7 @@ class TestEvents:
         async with hearing(store) as heard:
             await heard.until_said(Signal.GAP)
             pings = config_db.info("commandstats").get("cmdstat_ping", {}).get("calls", 0)
-            await eventually(
+            await until_async(
                 lambda: config_db.info("commandstats").get("cmdstat_ping", {}).get("calls", 0) >= pings + 3
             )
             assert heard.events == []
@@ -701,7 +696,7 @@ class TestRedisInTrouble:
 
         await store.read("f0")
         slowing = asyncio.create_task(asyncio.to_thread(slow_down))
-        await eventually(slow.is_set)
+        await until_async(slow.is_set)
         begun = asyncio.get_running_loop().time()
         try:
             found = await asyncio.gather(*(store.read(f"f{number}") for number in range(crowd)))
@@ -808,7 +803,7 @@ class TestRedisInTrouble:
                 own_server.start()
         wanted = truth()
         assert wanted
-        await eventually(lambda: seen == wanted)
+        await until_async(lambda: seen == wanted)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await store.close()

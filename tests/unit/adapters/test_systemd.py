@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,11 @@ from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.sdnotify import listen_fds, notify, watchdog_s
 from kubesyncd.settings import SystemdSettings
+from tests.lab.processes import alive
+from tests.wait import until_async
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FAKE = """#!/bin/sh
 printf '%s\\n' "$*" >>"$0.calls"
@@ -111,9 +116,7 @@ async def test_a_program_that_hangs_is_killed_with_all_its_children(tmp_path: Pa
     with pytest.raises(Unavailable, match="has not ended within"):
         await fake.units(change_s=3.0).stop_kubelet()
     child = int((tmp_path / "systemctl.pid").read_text())
-    async with asyncio.timeout(30):
-        while alive(child):
-            await asyncio.sleep(0.01)
+    await until_async(lambda: not alive(child))
 
 
 async def test_a_child_that_its_program_leaves_behind_is_killed_and_holds_no_pipe_of_ours(
@@ -124,25 +127,14 @@ async def test_a_child_that_its_program_leaves_behind_is_killed_and_holds_no_pip
     with pytest.raises(Unavailable, match="has not ended within"):
         await fake.units(change_s=3.0).stop_kubelet()
     child = int((tmp_path / "systemctl.pid").read_text())
-    async with asyncio.timeout(30):
-        while alive(child) or len(os.listdir("/proc/self/fd")) > before:
-            await asyncio.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
+    await until_async(lambda: not alive(child) and len(os.listdir("/proc/self/fd")) <= before)
 
 
 async def test_a_cancelled_call_leaves_no_program_behind(tmp_path: Path) -> None:
     fake = FakeSystemctl(tmp_path, 'disable) echo $$ >"$0.pid"; exec sleep 1000;;')
     call = asyncio.create_task(fake.units().stop_kubelet())
     pid_file = tmp_path / "systemctl.pid"
-    async with asyncio.timeout(30):
-        while not (pid_file.exists() and pid_file.read_text().strip()):
-            await asyncio.sleep(0.01)
+    await until_async(lambda: pid_file.exists() and pid_file.read_text().strip())
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -28,9 +28,10 @@ from kubesyncd.api.peer import identify_peer
 from kubesyncd.core import protocol
 from kubesyncd.core.model import valid_feature_name
 from tests.paths import CLIENTS
+from tests.wait import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 PYTHONS = [p for p in dict.fromkeys([sys.executable, "/usr/bin/python3"]) if Path(p).exists()]
 LIMIT_S = 60.0
@@ -47,15 +48,6 @@ def load_client() -> Any:
 
 
 CLIENT = load_client()
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    """Wait until `condition` holds, and return what it says."""
-    deadline = time.monotonic() + LIMIT_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.01)
-    return value
 
 
 class Daemon:
@@ -220,7 +212,7 @@ REQUESTS = [
 def test_every_form_sends_its_request(switch: Switch, command: list[str], request_: list[str]) -> None:
     switch.host.start(protocol.out("done") + protocol.result(0))
     assert switch.run(*command) == (0, "done\n", "")
-    assert eventually(lambda: switch.host.requests) == [request_]
+    assert until(lambda: switch.host.requests) == [request_]
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 69, 75, 77, 137, 255])
@@ -296,7 +288,7 @@ def test_the_scripts_run_as_they_are_and_through_links(one_switch: Switch) -> No
     ]
     for program, *args in commands:
         subprocess.run([str(CLIENTS / program), *args], env=one_switch.env, timeout=LIMIT_S, check=True)
-    assert eventually(lambda: len(one_switch.host.requests) == len(commands))
+    assert until(lambda: len(one_switch.host.requests) == len(commands))
     assert one_switch.host.requests[-1] == ["state", "snmp", "up", ""]
 
 
@@ -610,18 +602,18 @@ def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
 ) -> None:
     switch.host.start(protocol.status("waiting") + HOLD)
     process = switch.begin(*command)
-    eventually(lambda: switch.host.requests)
-    eventually(lambda: "python" not in os.readlink(f"/proc/{process.pid}/exe"))
+    until(lambda: switch.host.requests)
+    until(lambda: "python" not in os.readlink(f"/proc/{process.pid}/exe"))
     # As systemctl status and ps show it; while a process becomes another one, it has no words for a moment.
     words = Path(f"/proc/{process.pid}/cmdline")
-    eventually(lambda: b"\0snmp\0" in words.read_bytes())
+    until(lambda: b"\0snmp\0" in words.read_bytes())
     assert b"\n" not in words.read_bytes()
     switch.host.stop()
     # It asks in vain for longer than a first contact may take, and does not go round the daemon.
-    eventually(lambda: re.search(rb"KUBESYNCD_ASKED=[5-9]", environ(process)))
+    until(lambda: re.search(rb"KUBESYNCD_ASKED=[5-9]", environ(process)))
     assert switch.said_to("docker") is None
     switch.host.start(HOLD, protocol.result(137))
-    eventually(lambda: len(switch.host.requests) == 2)
+    until(lambda: len(switch.host.requests) == 2)
     switch.host.stop()
     switch.host.start(protocol.result(137))
     assert end(process) == (137, "", "")
@@ -631,7 +623,7 @@ def test_a_waiter_is_a_shell_and_outlives_the_daemon_under_its_number(
 def test_a_client_that_has_met_the_daemon_never_bypasses_it(one_switch: Switch) -> None:
     one_switch.host.start()
     process = one_switch.begin("container", "start", "snmp")
-    eventually(lambda: one_switch.host.requests)
+    until(lambda: one_switch.host.requests)
     one_switch.host.stop()
     time.sleep(CLIENT.FIRST_CONTACT_S + 0.5)
     one_switch.host.start(DONE)
@@ -669,7 +661,7 @@ def test_a_waiter_whose_package_is_removed_goes_on_with_docker(one_switch: Switc
     for name, follows in (("snmp", "snmp"), ("lldp", "ab" * 32)):
         one_switch.host.start(protocol.status("waiting") + HOLD)
         process = one_switch.begin("container", "wait", name)
-        eventually(lambda: one_switch.host.requests)
+        until(lambda: one_switch.host.requests)
         (one_switch.root / "removed").touch()
         one_switch.host.stop()
         assert end(process) == (3, "", "")
@@ -681,7 +673,7 @@ def test_a_waiter_whose_package_is_removed_goes_on_with_docker(one_switch: Switc
 def test_a_waiter_can_be_terminated(one_switch: Switch) -> None:
     one_switch.host.start()
     process = one_switch.begin("container", "wait", "snmp")
-    eventually(lambda: one_switch.host.requests)
+    until(lambda: one_switch.host.requests)
     process.terminate()
     assert end(process)[0] == -15
 
@@ -708,7 +700,7 @@ def test_a_daemon_that_never_answers_is_timed_out(one_switch: Switch) -> None:
 def test_a_daemon_that_answered_once_and_stays_away_is_down(one_switch: Switch) -> None:
     one_switch.host.start()
     threading.Thread(
-        target=lambda: (eventually(lambda: one_switch.host.requests), one_switch.host.stop()), daemon=True
+        target=lambda: (until(lambda: one_switch.host.requests), one_switch.host.stop()), daemon=True
     ).start()
     with pytest.raises(CLIENT.ClientError, match="snmp: no answer") as failure:
         CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=10.0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.sim.loop import Deadlock, run
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -288,9 +289,7 @@ class Switch:
 
     async def until(self, condition: Callable[[], bool], within_s: float = 120.0) -> None:
         """Wait for `condition`; the limit is virtual time."""
-        async with asyncio.timeout(within_s):
-            while not condition():
-                await asyncio.sleep(0.01)
+        await until_async(condition, limit_s=within_s, pause_s=0.01)
 
     async def settled(self) -> None:
         """Joined, connected, nothing pending, the kubelet up."""

@@ -19,6 +19,7 @@ from kubesyncd.runtime.state_files import DiskFile, StateFile
 from kubesyncd.settings import DockerSettings
 from tests.lab.crash_points import count_effects
 from tests.lab.docker_client import DockerClient
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +96,10 @@ class Bench:
         """What the local name and the previous one name now."""
         stock = await self.port.stock()
         return stock.named(LOCAL), stock.named(PREVIOUS)
+
+    async def finished(self) -> bool:
+        """Whether no container is half made."""
+        return not await self.port.unfinished()
 
     @property
     def container_image(self) -> str:
@@ -210,8 +215,7 @@ async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_repa
             return
         store = bench.store()
         running = asyncio.create_task(store.run())
-        while await bench.port.unfinished():
-            await asyncio.sleep(0.01)
+        await until_async(bench.finished, pause_s=0.01)
         running.cancel()
         assert bench.docker.inspect("snmp")["Image"] in (v1, v2), "there is a local container to start"
         assert (await bench.tags())[0] in (v1, v2)

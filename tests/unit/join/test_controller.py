@@ -23,6 +23,7 @@ from kubesyncd.runtime.context import Runtime
 from kubesyncd.settings import KubeSettings
 from tests.paths import ROOT
 from tests.sim.loop import run
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,9 +105,7 @@ class Switch:
         await asyncio.sleep(0.01)
 
     async def until(self, condition: Callable[[], object], within_s: float = 3600.0) -> None:
-        async with asyncio.timeout(within_s):
-            while not condition():
-                await asyncio.sleep(0.05)
+        await until_async(condition, limit_s=within_s, pause_s=0.05)
 
     # store, files, labels and log, as far as they are asked
 

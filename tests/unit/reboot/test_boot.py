@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,24 +16,12 @@ from kubesyncd.reboot.hold import PreparedReboot, encode
 from tests.sim import loop as virtual
 from tests.sim.chance import Chance
 from tests.sim.switch import World
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.wait import until_async
 
 AWAY_S = 600.0
 KUBE = ("snmp", "telemetry", "pmon")
 PLAIN = ("lldp", "dhcp")
 SLACK_S = 1.0
-
-
-async def until(condition: Callable[[], object], within_s: float) -> float:
-    """Virtual seconds until it holds."""
-    now = asyncio.get_running_loop().time
-    begun = now()
-    while not condition():
-        assert now() - begun < within_s, "not in time"
-        await asyncio.sleep(0.01)
-    return now() - begun
 
 
 def owner(world: World, feature: str) -> Owner:
@@ -57,7 +44,7 @@ async def story(*, prepared: bool) -> tuple[dict[str, float], World]:
     world.start_daemon()
     for feature in world.features:
         world.people.start_unit(feature)
-    await until(lambda: all(owner(world, f) is Owner.KUBE for f in KUBE), 120.0)
+    await until_async(lambda: all(owner(world, f) is Owner.KUBE for f in KUBE))
     await asyncio.sleep(300.0)
     if prepared:
         world.hold_file.save(encode(PreparedReboot("fast", f"boot-{world.boots}", KUBE)))
@@ -76,7 +63,7 @@ async def story(*, prepared: bool) -> tuple[dict[str, float], World]:
     assert starts(world) == before, f"nothing flaps: {world.effects[effects:]}"
     world.api.up = True
     world.kubelet.ring()
-    await until(lambda: all(owner(world, f) is Owner.KUBE for f in KUBE), 120.0)
+    await until_async(lambda: all(owner(world, f) is Owner.KUBE for f in KUBE))
     await asyncio.sleep(AWAY_S)
     kubelet.cancel()
     assert not world.failures, chance.story
