@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYSTEM_FOLDER = Path(__file__).parent / "system"
+TIERS = ("fast", "system", "deep")
 # Costly engines, and how many workers start one each. The kubelet's health port is written into kubeadm: one at a time.
 GROUPS = {"kubeadm": 1, "kubelet": 2, "installed": 2, "kube": 1}
 # A test above its tier's limit says why: `@pytest.mark.slow("why")`.
@@ -40,13 +41,18 @@ def tier_of(item: pytest.Item) -> str:
 
 
 def assign(items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, and with the group of those that take turns on one worker.
+    """Mark each test with its tier alone, and with the group of those that take turns on one worker.
 
     Groups come first, the longest of them at the head: single tests fill up what remains of each worker.
     """
     counted: Counter[str] = Counter()
+    assigned = [tier_of(item) for item in items]
     for item in items:
-        item.add_marker(tier_of(item))
+        # A file's mark must not select its stories for a second tier.
+        for node in item.listchain():
+            node.own_markers[:] = [mark for mark in node.own_markers if mark.name not in TIERS]
+    for item, tier in zip(items, assigned, strict=True):
+        item.add_marker(tier)
         if kind := _engine(item):
             item.add_marker(pytest.mark.xdist_group(f"{kind}-{counted[kind] % GROUPS[kind]}"))
             counted[kind] += 1

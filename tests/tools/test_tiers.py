@@ -51,6 +51,24 @@ def test_marks_and_folder_give_the_tier(marks: list[pytest.MarkDecorator], folde
     assert tiers.tier_of(item("test_it", *marks, folder=folder)) == tier
 
 
+def test_a_story_in_a_file_of_the_system_tier_is_played_in_the_fast_tier_alone() -> None:
+    module = SimpleNamespace(own_markers=[pytest.mark.system.mark])
+    story, other = (
+        SimpleNamespace(own_markers=[*marks], path=ROOT) for marks in ([pytest.mark.story.mark], [])
+    )
+    for test in (story, other):
+        chain = [module, test]
+        test.listchain = lambda chain=chain: chain
+        test.iter_markers = lambda name=None, chain=chain: (
+            mark for node in chain for mark in node.own_markers if name in (None, mark.name)
+        )
+        test.add_marker = lambda tier, test=test: test.own_markers.append(getattr(pytest.mark, tier).mark)
+    tiers.assign([story, other])
+    assert {mark.name for mark in story.iter_markers()} == {"story", "fast"}
+    assert [mark.name for mark in other.iter_markers()] == ["system"]
+    assert [tiers.tier_of(test) for test in (story, other)] == ["fast", "system"]
+
+
 def test_a_flaky_mark_is_refused_past_its_date_without_a_link_and_as_the_sixth() -> None:
     def flaky(number: int, *link: str, **until: str) -> Any:
         return item(f"test_{number}", pytest.mark.flaky(*link, **until))
