@@ -22,7 +22,7 @@ from kubesyncd.core.model import valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from kubesyncd import settings
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     # redis-py's own type hints change with every major version; its answers are checked where they arrive.
     Client: TypeAlias = Any
     Link: TypeAlias = Any
+    Connect: TypeAlias = Callable[[str, int], Client]
 
 FEATURE = "FEATURE|"
 MASTER = "KUBERNETES_MASTER|SERVER"
@@ -60,13 +61,29 @@ class Databases:
         await self.state.aclose()
 
 
-class RedisClient:
-    """Connections to the databases of `where`, opened when needed."""
+def connect(url: str, db: int) -> Client:
+    """Return a client of one database; it opens its connections when needed."""
+    options: dict[str, Any] = {"connection_class": Connection, **parse_url(url)}
+    # RESP2 needs no handshake and every Redis that SONiC has shipped speaks it.
+    options |= {
+        "db": db,
+        "protocol": 2,
+        "socket_timeout": SOCKET_S,
+        "socket_connect_timeout": SOCKET_S,
+        "retry": Retry(NoBackoff(), 1),
+    }
+    pool = BlockingConnectionPool(max_connections=CONNECTIONS_MAX, timeout=SOCKET_S, **options)
+    return Redis.from_pool(pool)
 
-    def __init__(self, where: settings.RedisSettings) -> None:
+
+class RedisClient:
+    """Connections to the databases of `where`, opened by `connect` when needed."""
+
+    def __init__(self, where: settings.RedisSettings, connect: Connect = connect) -> None:
         if where.url:
             check_url(where.url)
         self._where = where
+        self._connect = connect
         self._databases: Databases | None = None
 
     def locate(self) -> Place:
@@ -76,7 +93,9 @@ class RedisClient:
     def open(self) -> Databases:
         """Return the connections. Raises Unavailable while the place of the databases is unknown."""
         if self._databases is None:
-            self._databases = _connect(self.locate())
+            place = self.locate()
+            config, state = (self._connect(place.url, db) for db in (place.config_db, place.state_db))
+            self._databases = Databases(place, config, state)
         return self._databases
 
     async def close(self) -> None:
@@ -89,24 +108,6 @@ class RedisClient:
         """Close every connection to another place."""
         if self._databases is not None and self._databases.place != place:
             await self.close()
-
-
-def _connect(place: Place) -> Databases:
-    return Databases(place, _client(place.url, place.config_db), _client(place.url, place.state_db))
-
-
-def _client(url: str, db: int) -> Client:
-    options: dict[str, Any] = {"connection_class": Connection, **parse_url(url)}
-    # RESP2 needs no handshake and every Redis that SONiC has shipped speaks it.
-    options |= {
-        "db": db,
-        "protocol": 2,
-        "socket_timeout": SOCKET_S,
-        "socket_connect_timeout": SOCKET_S,
-        "retry": Retry(NoBackoff(), 1),
-    }
-    pool = BlockingConnectionPool(max_connections=CONNECTIONS_MAX, timeout=SOCKET_S, **options)
-    return Redis.from_pool(pool)
 
 
 @contextlib.asynccontextmanager

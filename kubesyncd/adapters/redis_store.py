@@ -24,6 +24,7 @@ from kubesyncd.adapters.redis_client import (
     PENDING_FIELD,
     RedisClient,
     ask,
+    connect,
     edge,
     feature_key,
     field_of,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from kubesyncd import settings
-    from kubesyncd.adapters.redis_client import Databases, Hash
+    from kubesyncd.adapters.redis_client import Connect, Databases, Hash
 
 # Reconcilers take turns: when all read at once, waiting for a turn must not count as Redis being silent. One connection
 # is reserved for all other callers.
@@ -62,8 +63,8 @@ class RedisStore:
     While CONFIG_DB is being loaded, `features`, `master` and `device_metadata` raise Unavailable, because their lists
     would be incomplete; `read` reports `loading`. `always_local` features have such a config even without a FEATURE
     row. `probe_s`: seconds of silence before a probe. `kube`: whether the Kubernetes packages are installed; without
-    them, every feature is local. `restores`: rows that a load has lost are restored before it counts as over. The
-    ledger restores `load`.
+    them, every feature is local. `restores`: rows that a load has lost are restored before it counts as over.
+    `connect` opens a client of one database. The ledger restores `load`.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class RedisStore:
         kube: bool = True,
         restores: bool = False,
         probe_s: float = PROBE_S,
+        connect: Connect = connect,
     ) -> None:
-        self._client = RedisClient(where)
+        self._client = RedisClient(where, connect)
         self._schema = schema(schema_names)
         self._always_local = always_local
         self._kube = kube

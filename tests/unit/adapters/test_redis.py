@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from kubesyncd import settings
-from kubesyncd.adapters.redis_client import SOCKET_S, edge
+from kubesyncd.adapters.redis_client import SOCKET_S, connect, edge
 from kubesyncd.adapters.redis_events import FLAGS
 from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.core.config_load import ConfigLoad
@@ -28,6 +28,7 @@ from kubesyncd.core.model import (
     valid_feature_name,
 )
 from kubesyncd.ports import Refused, Unavailable
+from tests.lab.fake_redis import FakeRedis
 from tests.lab.redis_server import RedisServer
 from tests.wait import until_async
 
@@ -45,13 +46,14 @@ NOTIFY = "notify-keyspace-events"
 PATIENCE_S = 30.0
 
 
-def make_store(server: RedisServer, names: str = "hld", *, probe_s: float = 20.0) -> RedisStore:
+def make_store(server: RedisServer | FakeRedis, names: str = "hld", *, probe_s: float = 20.0) -> RedisStore:
     return RedisStore(
         settings.RedisSettings(url=server.url),
         names,
         random.Random(1),
         frozenset({"database"}),
         probe_s=probe_s,
+        connect=server.connect if isinstance(server, FakeRedis) else connect,
     )
 
 
@@ -72,6 +74,12 @@ def config_db(redis_server: RedisServer) -> Iterator[redis.Redis]:
 def state_db(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis_server.client(6) as client:
         yield client
+
+
+@pytest.fixture
+def fake_redis() -> FakeRedis:
+    """Empty databases, for tests that need no server."""
+    return FakeRedis()
 
 
 @pytest.fixture
@@ -155,6 +163,10 @@ def commands_run(client: redis.Redis) -> int:
 
 
 class TestReading:
+    @pytest.fixture
+    def redis_server(self, fake_redis: FakeRedis) -> FakeRedis:
+        return fake_redis
+
     async def test_an_unknown_feature_has_no_config_and_an_empty_row(self, store: RedisStore) -> None:
         stored = await store.read("snmp")
         assert (stored.config, stored.row, stored.loading, stored.problems) == (None, Row(), False, ())
@@ -257,27 +269,12 @@ class TestReading:
         )
         assert await store.device_metadata() == {"hwsku": "ACS-MSN2700", "Some-Field": "x"}
 
-    async def test_reads_cut_short_never_answer_for_another_feature(
-        self, store: RedisStore, config_db: redis.Redis
-    ) -> None:
-        for n in range(20):
-            config_db.hset(f"FEATURE|f{n}", "kube_failure_detection", str(n))
-        rng = random.Random(7)
-        for _ in range(60):
-            tasks = [asyncio.create_task(store.read(f"f{n}")) for n in range(8)]
-            await asyncio.sleep(rng.random() * 0.002)
-            for task in tasks[::2]:
-                task.cancel()
-            answers = await asyncio.gather(*tasks, return_exceptions=True)
-            for n, answer in enumerate(answers):
-                if isinstance(answer, BaseException):
-                    assert isinstance(answer, asyncio.CancelledError)
-                else:
-                    assert answer.config is not None
-                    assert answer.config.failure_minutes == n
-
 
 class TestLoading:
+    @pytest.fixture
+    def redis_server(self, fake_redis: FakeRedis) -> FakeRedis:
+        return fake_redis
+
     async def test_the_mark_never_seen_means_nothing_is_being_loaded(self, store: RedisStore) -> None:
         assert not (await store.read("snmp")).loading
         assert not store.load.seen
@@ -308,6 +305,7 @@ class TestLoading:
                 await listing()
 
 
+# The contract's run on a real Redis, as below: fakeredis counts no commands and shows none.
 @pytest.mark.parametrize("names", ["hld", "sonic"])
 class TestWritingRows:
     @pytest.mark.parametrize(
@@ -404,6 +402,25 @@ class TestOneRoundTrip:
         assert (await store.read("snmp")).row != KUBE
         await store.write_row("snmp", KUBE)
         assert (await store.read("snmp")).row == KUBE
+
+    async def test_reads_cut_short_never_answer_for_another_feature(
+        self, store: RedisStore, config_db: redis.Redis
+    ) -> None:
+        for n in range(20):
+            config_db.hset(f"FEATURE|f{n}", "kube_failure_detection", str(n))
+        rng = random.Random(7)
+        for _ in range(60):
+            tasks = [asyncio.create_task(store.read(f"f{n}")) for n in range(8)]
+            await asyncio.sleep(rng.random() * 0.002)
+            for task in tasks[::2]:
+                task.cancel()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            for n, answer in enumerate(answers):
+                if isinstance(answer, BaseException):
+                    assert isinstance(answer, asyncio.CancelledError)
+                else:
+                    assert answer.config is not None
+                    assert answer.config.failure_minutes == n
 
     @pytest.mark.slow("hundreds of looks that are cut off")
     async def test_rows_are_written_to_state_db_alone_even_after_a_failed_read(
@@ -954,6 +971,10 @@ async def test_an_invalid_feature_name_never_reaches_redis(store: RedisStore) ->
 class TestWhatIsKnownStands:
     """A typing error or a flush must not move a feature."""
 
+    @pytest.fixture
+    def redis_server(self, fake_redis: FakeRedis) -> FakeRedis:
+        return fake_redis
+
     KNOWN = FeatureConfig(set_owner=Owner.KUBE, fallback=True, failure_minutes=5)
 
     async def test_an_unusable_field_keeps_its_last_known_value(
@@ -992,10 +1013,10 @@ async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost() -
         await task
 
 
-async def test_a_load_with_lost_fields_goes_on_until_they_are_restored(redis_server: RedisServer) -> None:
-    store = make_store(redis_server)
+async def test_a_load_with_lost_fields_goes_on_until_they_are_restored(fake_redis: FakeRedis) -> None:
+    store = make_store(fake_redis)
     store.load = ConfigLoad(restores=True)
-    with redis_server.client(4) as config:
+    with fake_redis.client(4) as config:
         config.set("CONFIG_DB_INITIALIZED", "1")
         assert not (await store.read("snmp")).loading
         config.flushdb()
