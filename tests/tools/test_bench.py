@@ -13,8 +13,6 @@ from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.kube_client import NODES, KubeClient
 from tests.tools.bench.back import back_figures
 from tests.tools.bench.fleet import Fleet, Store, name_of
-from tests.tools.bench.growth import MANY, MANY_RATE
-from tests.tools.bench.plot import PANELS, _points
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -70,8 +68,3 @@ def test_what_redis_and_docker_missed_while_they_were_away_is_measured(tmp_path:
         docker.stop()
     assert [figure.target for figure in figures] == [None, 2.0] * 3
     assert all(figure.value > 0 for figure in figures)
-
-
-def test_figures_of_many_features_under_events_are_not_drawn_among_those_of_few() -> None:
-    many = {f"{MANY} features, {MANY_RATE} events/s, {line.figure}": 1.0 for p in PANELS for line in p.lines}
-    assert not [points for p in PANELS for line in p.lines if (points := _points(line, p, many))]
