@@ -11,8 +11,9 @@ from rich.console import Console
 from kubesyncd.core.labels import Change
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.kube_client import NODES, KubeClient
+from tests.sim.plain import PlainStore
 from tests.tools.bench.back import back_figures
-from tests.tools.bench.fleet import Fleet, Store, name_of
+from tests.tools.bench.fleet import Fleet, name_of
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ async def test_simulated_switches_connect_and_bring_their_labels_through_an_outa
 async def test_a_simulated_switch_that_dies_ends_the_bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "master", lambda _: 1 / 0)
+    monkeypatch.setattr(PlainStore, "master", lambda _: 1 / 0)
     cluster = LabKubeProcess(tmp_path / "kube")
     await asyncio.to_thread(cluster.start)
     try:

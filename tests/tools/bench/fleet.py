@@ -35,15 +35,17 @@ from kubesyncd.core.model import MasterConfig, Timing
 from kubesyncd.runtime.context import Runtime
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.lab.kube_client import NODES, KubeClient, node
+from tests.sim.plain import PlainDisk, PlainLog, PlainStore, PlainUnits
 from tests.system.kube_cluster import API_SERVER, RealKube, missing_for_api
 from tests.tools.bench.measure import Figure, cpu_s, pss_mib, quantile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.lab.engines import LabKubeProcess
 
 FEATURES = ("bgp", "dhcp_relay", "lldp", "pmon", "radv", "snmp", "syncd", "telemetry")
+METADATA = {"hwsku": "Force10-S6000", "platform": "x86_64-dell_s6000_s1220-r0", "type": "ToRRouter"}
 PATIENCE_S = 300.0
 # A master may see three times the mean at most in any second of a fleet's return.
 PEAK_MAX = 3.0
@@ -80,64 +82,6 @@ class CountedCluster(KubeCluster):
             raise
 
 
-class Store:
-    """What the cluster coroutine reads and writes of Redis."""
-
-    def __init__(self, master: MasterConfig) -> None:
-        self._master = master
-
-    async def master(self) -> MasterConfig:
-        return self._master
-
-    async def device_metadata(self) -> Mapping[str, str]:
-        return {"hwsku": "Force10-S6000", "platform": "x86_64-dell_s6000_s1220-r0", "type": "ToRRouter"}
-
-    async def write_master(self, *, connected: bool, ts: int) -> None:
-        return
-
-    async def write_pending(self, labels: tuple[str, ...]) -> None:
-        return
-
-
-class Units:
-    """A kubelet that does as it is told."""
-
-    def __init__(self) -> None:
-        self._running = False
-
-    async def kubelet_running(self) -> bool:
-        return self._running
-
-    async def start_kubelet(self) -> None:
-        self._running = True
-
-    async def stop_kubelet(self) -> None:
-        self._running = False
-
-
-class Memory:
-    """The label file, on no disk."""
-
-    def __init__(self) -> None:
-        self._data: bytes | None = None
-
-    def load(self) -> bytes | None:
-        return self._data
-
-    async def save(self, data: bytes) -> None:
-        self._data = data
-
-    async def forget(self) -> None:
-        self._data = None
-
-
-class Quiet:
-    """A log without output."""
-
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_args, **_more: None
-
-
 class Joined:
     """cluster.controller.Host of a switch that has joined."""
 
@@ -162,14 +106,14 @@ class Simulated:
 
     def __init__(self, number: int, kubeconfig: Path, book: Book) -> None:
         master = MasterConfig(ip="127.0.0.1")
-        runtime = Runtime(time.monotonic, time.time, random.Random(number), Quiet())  # type: ignore[arg-type]
+        runtime = Runtime(time.monotonic, time.time, random.Random(number), PlainLog())  # type: ignore[arg-type]
         self.view = NodeReports(runtime)
         self.controller = ClusterController(
             ClusterPorts(
-                store=Store(master),  # type: ignore[arg-type]
-                units=Units(),  # type: ignore[arg-type]
+                store=PlainStore(master, METADATA),  # type: ignore[arg-type]
+                units=PlainUnits(),  # type: ignore[arg-type]
                 connect=lambda config: CountedCluster(book, kubeconfig, name_of(number), config),
-                labels_file=Memory(),
+                labels_file=PlainDisk(),
             ),
             Joined(),
             timing=Timing(),

@@ -6,23 +6,24 @@ import asyncio
 import json
 import random
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.sim.loop import Deadlock, run
+from tests.sim.plain import PlainDisk, PlainFile, PlainLink, PlainLog, PlainMaster, PlainStore, PlainUnits
 from tests.wait import until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
 from kubesyncd.cluster.listeners import Listeners
 from kubesyncd.core.label_queue import PENDING_MAX
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import KubeLabel, MasterConfig, Timing
-from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+from kubesyncd.ports import Forbidden, Refused, Unavailable
 from kubesyncd.runtime.context import Runtime
 
 NO_MASTER = MasterConfig()
@@ -35,194 +36,16 @@ def change(text: str) -> Change:
     return Change.parse(text)
 
 
-# ---- simple stand-ins for the controller's ports ----------------------------------------------------
-
-
-@dataclass
-class Master:
-    """An API server with one Node. `fault` is what a call raises; `silent` calls hang for 5 s."""
-
-    node: dict[str, str] | None = field(default_factory=dict)
-    fault: PortError | None = None
-    deaf: bool = False
-    silent: bool = False
-    refused: frozenset[str] = frozenset()
-    patches: list[dict[str, str | None]] = field(default_factory=list)
-    links: int = 0
-    calls: int = 0
-    watches: int = 0
-    closed: int = 0
-    reply_lost: bool = False
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def tell(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    def fail(self, fault: PortError | None) -> None:
-        self.fault = fault
-        self.tell()
-
-    def edit(self, **labels: str | None) -> None:
-        """Another client changes our Node."""
-        assert self.node is not None
-        self.node = merged(self.node, labels)
-        self.tell()
-
-
-def merged(node: dict[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
-    return {key: value for key, value in {**node, **changes}.items() if value is not None}
-
-
-class Link:
-    """ports.Cluster over a Master. `deaf` cuts the watch alone; `calls`, `watches` count what was tried."""
-
-    def __init__(self, master: Master) -> None:
-        self._master = master
-        master.links += 1
-
-    async def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
-        self._master.watches += 1
-        while True:
-            await asyncio.sleep(0.01)
-            if self._master.deaf:
-                raise Unavailable("Kubernetes", "the watch was cut")
-            if self._master.fault is not None:
-                raise Unavailable("Kubernetes", self._master.fault.detail)
-            changed = self._master.changed
-            yield None if self._master.node is None else dict(self._master.node)
-            await changed.wait()
-
-    async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
-        self._master.calls += 1
-        await asyncio.sleep(5.0 if self._master.silent else 0.02)
-        if self._master.silent:
-            raise Unavailable("Kubernetes", "the master does not answer in time")
-        if self._master.fault is not None:
-            raise self._master.fault
-        if self._master.node is None:
-            raise Missing("Kubernetes", "no such node")
-        for key in changes:
-            if key in self._master.refused:
-                raise Refused("Kubernetes", f"{key} is invalid")
-        self._master.patches.append(dict(changes))
-        self._master.node = merged(self._master.node, changes)
-        self._master.tell()
-        if self._master.reply_lost:
-            raise Unavailable("Kubernetes", "connection reset")
-
-    async def close(self) -> None:
-        self._master.closed += 1
-
-
-@dataclass
-class Store:
-    """The part of ports.FeatureStore that is used here, with every write written down."""
-
-    config: MasterConfig = NO_MASTER
-    metadata: dict[str, str] = field(default_factory=dict)
-    down: bool = False
-    writes: list[object] = field(default_factory=list)
-    connected: bool | None = None
-    ts: int = 0
-    pending: tuple[str, ...] = ()
-
-    def _check(self) -> None:
-        if self.down:
-            raise Unavailable("Redis", "gone")
-
-    async def master(self) -> MasterConfig:
-        self._check()
-        return self.config
-
-    async def device_metadata(self) -> Mapping[str, str]:
-        self._check()
-        return self.metadata
-
-    async def write_master(self, *, connected: bool, ts: int) -> None:
-        self._check()
-        if connected is not self.connected:
-            self.connected, self.ts = connected, ts
-            self.writes.append(connected)
-
-    async def write_pending(self, labels: tuple[str, ...]) -> None:
-        self._check()
-        if labels != self.pending:
-            self.pending = labels
-            self.writes.append(labels)
-
-
-@dataclass
-class Units:
-    """A kubelet's unit; `looks` counts how often it was asked."""
-
-    running: bool = False
-    broken: bool = False
-    calls: list[str] = field(default_factory=list)
-    looks: int = 0
-
-    async def kubelet_running(self) -> bool:
-        self.looks += 1
-        return self.running
-
-    async def start_kubelet(self) -> None:
-        self._do("start", running=True)
-
-    async def stop_kubelet(self) -> None:
-        self._do("stop", running=False)
-
-    async def restart(self, feature: str) -> None:
-        raise AssertionError(feature)
-
-    def _do(self, call: str, *, running: bool) -> None:
-        self.calls.append(call)
-        if self.broken:
-            raise Refused("systemd", "Unit kubelet.service is masked.")
-        self.running = running
-
-
-@dataclass
-class File:
-    """A DurableFile in memory; a save takes `slow_s`."""
-
-    data: bytes | None = None
-    full: bool = False
-    saves: int = 0
-    slow_s: float = 0.0
-
-    def load(self) -> bytes | None:
-        return self.data
-
-    async def save(self, data: bytes) -> None:
-        await asyncio.sleep(self.slow_s)
-        if self.full:
-            raise Unavailable("state file", "no space left")
-        self.data = data
-        self.saves += 1
-
-
-class Log:
-    """A structlog logger that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str, dict[str, Any]]] = []
-
-    def __getattr__(self, level: str) -> Callable[..., None]:
-        return lambda event, **more: self.lines.append((level, event, more))
-
-    def count(self, event: str) -> int:
-        return sum(1 for _, name, _ in self.lines if name == event)
-
-
 class Switch:
     """One switch: the stand-ins, and the controller that uses them."""
 
     def __init__(self, *, master: MasterConfig, kubeconfig: bool, seed: int | None, **world: Any) -> None:
-        self.master = Master(node=world.get("node", {}))
-        self.store = Store(config=master, metadata=world.get("metadata", {}))
-        self.units = Units(running=world.get("kubelet", False))
-        self.file = File(world.get("file"))
-        self.log = Log()
+        self.master = PlainMaster(node=world.get("node", {}))
+        self.store = PlainStore(config=master, metadata=world.get("metadata", {}))
+        self.units = PlainUnits(running=world.get("kubelet", False))
+        self.file = PlainFile(world.get("file"))
+        self.disk = PlainDisk(self.file)
+        self.log = PlainLog()
         self.kubeconfig, self.hold, self.joining = kubeconfig, False, False
         self.packages = world.get("packages", True)
         self.expires_ts: float | None = world.get("credential_ends")
@@ -235,7 +58,7 @@ class Switch:
     def _new(self) -> ClusterController:
         now = asyncio.get_running_loop().time
         controller = ClusterController(
-            ClusterPorts(self.store, self.units, self._connect, self.file),  # type: ignore[arg-type]
+            ClusterPorts(self.store, self.units, self._connect, self.disk),  # type: ignore[arg-type]
             self,
             timing=Timing(),
             runtime=Runtime(
@@ -266,11 +89,11 @@ class Switch:
     def credential_ends(self) -> float | None:
         return self.expires_ts
 
-    def _connect(self, _: MasterConfig) -> Link:
+    def _connect(self, _: MasterConfig) -> PlainLink:
         self.connects += 1
         if not self.packages:
             raise ImportError("kubernetes_asyncio")
-        return Link(self.master)
+        return PlainLink(self.master)
 
     def begin(self) -> None:
         self._life = asyncio.get_running_loop().create_task(self.controller.run())
@@ -878,7 +701,7 @@ def test_a_master_removed_while_we_were_not_running_leaves_no_kubelet_behind() -
 def test_another_master_is_another_link() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
-        old, switch.master = switch.master, Master()
+        old, switch.master = switch.master, PlainMaster()
         await switch.configure(replace(MASTER, ip="10.0.0.2"))
         await switch.settled()
         assert (old.links, old.closed) == (1, 1)
@@ -1131,7 +954,7 @@ def test_a_label_that_cannot_be_kept_is_not_accepted() -> None:
 def test_a_slow_disk_keeps_the_order_of_labels_and_delays_only_durable_requests() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
-        switch.file.slow_s = 20.0
+        switch.disk.slow_s = 20.0
         asked = []
         for n in range(3):
             asked.append(asyncio.create_task(switch.ask(f"rack={n}", f"n{n}=x")))
@@ -1154,7 +977,7 @@ def test_a_label_accepted_while_the_disk_is_slow_survives_a_kill() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
         switch.outage()
-        switch.file.slow_s = 20.0
+        switch.disk.slow_s = 20.0
         await switch.controller.request_feature("snmp", on=True)
         await switch.ask("rack=7")
         await switch.restart()

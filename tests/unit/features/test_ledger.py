@@ -16,6 +16,7 @@ from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.ports import Unavailable
+from tests.sim.plain import PlainFile
 from tests.unit.core.given import FALLBACK, KUBE, LOCAL, NOW, TIMING, facts, local, up
 
 BOOT = "a-boot"
@@ -49,31 +50,13 @@ HISTORY = (
 )
 
 
-class Memory:
-    """A file: its content, how often it was written, and whether the disk is full."""
-
-    def __init__(self, data: bytes | None = None) -> None:
-        self.data = data
-        self.writes = 0
-        self.full = False
-
-    def load(self) -> bytes | None:
-        return self.data
-
-    def save(self, data: bytes) -> None:
-        if self.full:
-            raise Unavailable("state file", "no room")
-        self.data = data
-        self.writes += 1
-
-
 def loaded(data: bytes | None, boot_id: str = BOOT) -> tuple[Ledger, str]:
-    ledger = Ledger(Memory(data), boot_id)
+    ledger = Ledger(PlainFile(data), boot_id)
     return ledger, ledger.load()
 
 
 def written(record: Record = FULL, config: FeatureConfig = CONFIG, name: str = "snmp") -> bytes:
-    file = Memory()
+    file = PlainFile()
     ledger = Ledger(file, BOOT)
     ledger.config_loaded = True
     ledger.save(name, record, config, HISTORY)
@@ -102,26 +85,26 @@ def test_a_ledger_of_another_boot_is_ignored_silently() -> None:
 
 
 def test_nothing_is_written_where_nothing_changed() -> None:
-    file = Memory()
+    file = PlainFile()
     ledger = Ledger(file, BOOT)
     ledger.save("snmp", FULL, CONFIG)
     ledger.save("snmp", FULL, CONFIG)
-    assert file.writes == 1
+    assert file.saves == 1
     assert not ledger.first
-    again = Ledger(Memory(file.data), BOOT)
+    again = Ledger(PlainFile(file.data), BOOT)
     again.load()
     again.save("snmp", FULL, CONFIG)
     ledger.save("snmp", Record(), CONFIG)
     ledger.save("lldp", Record(), CONFIG)
-    assert file.writes == 3
+    assert file.saves == 3
 
 
 def test_a_history_is_written_with_its_record_and_never_for_its_own_sake() -> None:
-    file = Memory()
+    file = PlainFile()
     ledger = Ledger(file, BOOT)
     ledger.save("snmp", FULL, CONFIG)
     ledger.save("snmp", FULL, CONFIG, HISTORY)
-    assert file.writes == 1
+    assert file.saves == 1
     ledger.save("snmp", Record(), CONFIG, HISTORY)
     assert loaded(file.data)[0].histories == {"snmp": HISTORY}
     ledger.forget("snmp")
@@ -146,7 +129,7 @@ def test_a_history_is_read_as_far_as_one_is_kept() -> None:
 
 
 def test_a_full_disk_is_reported_and_the_same_entry_is_tried_again() -> None:
-    file = Memory()
+    file = PlainFile()
     ledger = Ledger(file, BOOT)
     ledger.save("snmp", Record(), CONFIG)
     file.full = True
@@ -243,10 +226,10 @@ def test_a_value_of_the_wrong_type_spoils_the_ledger_not_the_daemon(part: str, k
     assert len(problem) < 150
     assert (ledger.records, ledger.configs) == ({}, {})
     # What was thought to be known is known no more: the next save is written.
-    file = Memory()
+    file = PlainFile()
     fresh = Ledger(file, BOOT)
     fresh.save("snmp", FULL, CONFIG)
-    assert file.writes == 1
+    assert file.saves == 1
 
 
 VALUES = st.recursive(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from kubesyncd.runtime.context import Runtime
 from kubesyncd.settings import KubeSettings
 from tests.paths import ROOT
 from tests.sim.loop import run
+from tests.sim.plain import PlainLog
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Switch:
         self.begun: list[tuple[float, Job, bool]] = []
         self.ended: list[Job] = []
         self.purges = 0
-        self.events: Counter[str] = Counter()
-        self.warned: list[str] = []
+        self.log = PlainLog()
         # What goes wrong.
         self.fails = False
         self.purge_fails = False
@@ -83,9 +82,13 @@ class Switch:
             files=self,
             kube=KubeSettings(),
             loaded=lambda: self.loaded,
-            runtime=Runtime(self.now, self.now, random.Random(seed), self),  # type: ignore[arg-type]
+            runtime=Runtime(self.now, self.now, random.Random(seed), self.log),  # type: ignore[arg-type]
             able=lambda: self.able,
         )
+
+    @property
+    def warned(self) -> list[str]:
+        return [more["why"] for level, _, more in self.log.lines if level == "warning"]
 
     def now(self) -> float:
         return self.uptime_s + asyncio.get_running_loop().time()
@@ -107,7 +110,7 @@ class Switch:
     async def until(self, condition: Callable[[], object], within_s: float = 3600.0) -> None:
         await until_async(condition, limit_s=within_s, pause_s=0.05)
 
-    # store, files, labels and log, as far as they are asked
+    # store, files, labels, as far as they are asked
 
     async def master(self) -> MasterConfig:
         if self.redis_down:
@@ -142,16 +145,6 @@ class Switch:
 
     def wake(self) -> None:
         return
-
-    def __getattr__(self, level: str) -> Any:
-        if level not in ("info", "warning", "error"):
-            raise AttributeError(level)
-        return lambda event, **more: self._log(level, event, more)
-
-    def _log(self, level: str, event: str, more: dict[str, Any]) -> None:
-        self.events.update([event])
-        if level == "warning":
-            self.warned.append(more["why"])
 
     # a job's life
 
@@ -248,7 +241,7 @@ def test_nothing_configured_and_nothing_happens_ever() -> None:
             await asyncio.sleep(60)
             switch.reconciler.wake()
         assert not switch.begun
-        assert not switch.events
+        assert not switch.log.lines
 
     play(story)
 
@@ -423,7 +416,9 @@ def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() 
             outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
             assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
         assert [force for _, _, force in switch.begun] == [False, True, True]
-        assert [why.partition(";")[2] for why in switch.warned] == [
+        assert [
+            more["why"].partition(";")[2] for level, _, more in switch.log.lines if level == "warning"
+        ] == [
             " systemd is still starting it",
             " systemd: show kubesyncd-join.service: no answer",
         ]
@@ -515,7 +510,7 @@ def test_without_the_kubernetes_packages_nothing_happens_unasked() -> None:
         switch.able = False
         await asyncio.sleep(86_400)
         assert not switch.begun
-        assert not switch.events
+        assert not switch.log.lines
         outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
         assert outcome.text.endswith("install kubesyncd-kube")
 

@@ -1,0 +1,240 @@
+"""Stand in for the engines around one part of the daemon: each does what it is told, and notes what it was asked.
+
+Where the storm's engines (`master`, `store`, `engine`) fail by chance, these fail when a test says so. Their times are
+the loop's, virtual or real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core.model import MasterConfig
+from kubesyncd.ports import Missing, PortError, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+ANSWER_S, SILENCE_S = 0.02, 5.0
+
+
+@dataclass
+class PlainMaster:
+    """An API server with one Node; `node` holds its labels, None where there is no Node.
+
+    `fault` is what a call raises; `silent` calls hang for 5 s; `deaf` cuts the watch alone; a change whose
+    `reply_lost` is made all the same. `calls` and `watches` count what was tried.
+    """
+
+    node: dict[str, str] | None = field(default_factory=dict)
+    fault: PortError | None = None
+    deaf: bool = False
+    silent: bool = False
+    refused: frozenset[str] = frozenset()
+    reply_lost: bool = False
+    annotations: dict[str, str] = field(default_factory=dict)
+    patches: list[dict[str, str | None]] = field(default_factory=list)
+    annotated: list[tuple[float, dict[str, str | None]]] = field(default_factory=list)
+    events: list[tuple[str, str, bool]] = field(default_factory=list)
+    links: int = 0
+    calls: int = 0
+    watches: int = 0
+    closed: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self) -> None:
+        """Wake every watch."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def fail(self, fault: PortError | None) -> None:
+        """Begin or end to fail."""
+        self.fault = fault
+        self.tell()
+
+    def edit(self, **labels: str | None) -> None:
+        """Change labels of the Node, as another program does."""
+        assert self.node is not None
+        self.node = merged(self.node, labels)
+        self.tell()
+
+
+def merged(stored: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Apply a patch; None removes."""
+    return {key: value for key, value in {**stored, **changes}.items() if value is not None}
+
+
+class PlainLink:
+    """ports.Cluster over a PlainMaster."""
+
+    def __init__(self, master: PlainMaster) -> None:
+        self._master = master
+        master.links += 1
+
+    async def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
+        self._master.watches += 1
+        while True:
+            await asyncio.sleep(0.01)
+            if self._master.deaf:
+                raise Unavailable("Kubernetes", "the watch was cut")
+            if self._master.fault is not None:
+                raise Unavailable("Kubernetes", self._master.fault.detail)
+            changed = self._master.changed
+            yield None if self._master.node is None else dict(self._master.node)
+            await changed.wait()
+
+    async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
+        self._master.calls += 1
+        await self._answer()
+        if self._master.node is None:
+            raise Missing("Kubernetes", "no such node")
+        for key in changes:
+            if key in self._master.refused:
+                raise Refused("Kubernetes", f"{key} is invalid")
+        self._master.patches.append(dict(changes))
+        self._master.node = merged(self._master.node, changes)
+        self._master.tell()
+        if self._master.reply_lost:
+            raise Unavailable("Kubernetes", "connection reset")
+
+    async def annotate(self, changes: Mapping[str, str | None]) -> None:
+        self._master.annotated.append((asyncio.get_running_loop().time(), dict(changes)))
+        await self._answer()
+        self._master.annotations = merged(self._master.annotations, changes)
+
+    async def report(self, reason: str, message: str, *, warning: bool) -> None:
+        await self._answer()
+        self._master.events.append((reason, message, warning))
+
+    async def close(self) -> None:
+        self._master.closed += 1
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(SILENCE_S if self._master.silent else ANSWER_S)
+        if self._master.silent:
+            raise Unavailable("Kubernetes", "the master does not answer in time")
+        if self._master.fault is not None:
+            raise self._master.fault
+
+
+@dataclass
+class PlainStore:
+    """What the cluster controller reads and writes of a ports.FeatureStore, with every write noted."""
+
+    config: MasterConfig = field(default_factory=MasterConfig)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    down: bool = False
+    writes: list[object] = field(default_factory=list)
+    connected: bool | None = None
+    ts: int = 0
+    pending: tuple[str, ...] = ()
+
+    async def master(self) -> MasterConfig:
+        self._check()
+        return self.config
+
+    async def device_metadata(self) -> Mapping[str, str]:
+        self._check()
+        return self.metadata
+
+    async def write_master(self, *, connected: bool, ts: int) -> None:
+        self._check()
+        if connected is not self.connected:
+            self.connected, self.ts = connected, ts
+            self.writes.append(connected)
+
+    async def write_pending(self, labels: tuple[str, ...]) -> None:
+        self._check()
+        if labels != self.pending:
+            self.pending = labels
+            self.writes.append(labels)
+
+    def _check(self) -> None:
+        if self.down:
+            raise Unavailable("Redis", "gone")
+
+
+@dataclass
+class PlainUnits:
+    """A kubelet's unit; `looks` counts how often it was asked."""
+
+    running: bool = False
+    broken: bool = False
+    calls: list[str] = field(default_factory=list)
+    looks: int = 0
+
+    async def kubelet_running(self) -> bool:
+        self.looks += 1
+        return self.running
+
+    async def start_kubelet(self) -> None:
+        self._do("start", running=True)
+
+    async def stop_kubelet(self) -> None:
+        self._do("stop", running=False)
+
+    async def restart(self, feature: str) -> None:
+        raise AssertionError(feature)
+
+    def _do(self, call: str, *, running: bool) -> None:
+        self.calls.append(call)
+        if self.broken:
+            raise Refused("systemd", "Unit kubelet.service is masked.")
+        self.running = running
+
+
+@dataclass
+class PlainFile:
+    """A small stored file in memory; `saves` counts, and a `full` disk takes nothing."""
+
+    data: bytes | None = None
+    full: bool = False
+    saves: int = 0
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    def save(self, data: bytes) -> None:
+        if self.full:
+            raise Unavailable("state file", "no space left")
+        self.data = data
+        self.saves += 1
+
+
+@dataclass
+class PlainDisk:
+    """A ports.DurableFile over a PlainFile; a save takes `slow_s`."""
+
+    file: PlainFile = field(default_factory=PlainFile)
+    slow_s: float = 0.0
+
+    def load(self) -> bytes | None:
+        return self.file.load()
+
+    async def save(self, data: bytes) -> None:
+        await asyncio.sleep(self.slow_s)
+        self.file.save(data)
+
+    async def forget(self) -> None:
+        self.file.data = None
+
+
+class PlainLog:
+    """A structlog logger that remembers its lines: level, event, fields."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        if level not in ("debug", "info", "warning", "error", "exception"):
+            raise AttributeError(level)
+        return lambda event, **more: self.lines.append((level, event, more))
+
+    def count(self, event: str) -> int:
+        """How many lines have this event."""
+        return len(self.of(event))
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The fields of each line with this event."""
+        return [more for _, name, more in self.lines if name == event]
