@@ -167,9 +167,10 @@ async def listening(folder: Path, timing: Timing) -> AsyncIterator[Listening]:
         for listener in listeners:
             listener.close()
         world.kill_daemon()
-        for task in [*world.tasks, *served]:
+        left = [*world.tasks, *served]
+        for task in left:
             task.cancel()
-        await asyncio.sleep(0.1)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 GARBAGE = {

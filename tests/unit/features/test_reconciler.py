@@ -20,6 +20,7 @@ from kubesyncd.ports import Missing
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.log import logger
 from kubesyncd.settings import LogSettings
+from tests.sim.plain import PlainFile
 from tests.unit.core.given import LOCAL, local
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class World:
     joined = False
     kubelet_running = None
     hold = False
-    ledger: list[bytes] = field(default_factory=list)
+    file: PlainFile = field(default_factory=PlainFile)
     signals: list[str] = field(default_factory=list)
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
@@ -72,15 +73,9 @@ class World:
     async def note_rollback(self, *_: object) -> None:
         pass
 
-    def load(self) -> bytes | None:
-        return self.ledger[-1] if self.ledger else None
-
-    def save(self, data: bytes) -> None:
-        self.ledger.append(data)
-
 
 def reconciler_in(world: World) -> Reconciler:
-    ledger = Ledger(world, "boot")
+    ledger = Ledger(world.file, "boot")
     ledger.load()
     around = Surroundings(
         wakes=Wakes(),
@@ -118,14 +113,14 @@ async def test_the_history_is_kept_over_a_restart_which_writes_nothing_itself() 
     assert (await carried_out(reconciler, Start())).code == 0
     told = list(reconciler.history)
     assert [change.target for change in told] == [State.STARTING, State.LOCAL]
-    written = len(world.ledger)
+    written = world.file.saves
     again = reconciler_in(world)
     running = asyncio.create_task(again.run())
     await again.seen()
     running.cancel()
     await asyncio.wait([running])
     assert list(again.history) == told
-    assert len(world.ledger) == written
+    assert world.file.saves == written
 
 
 async def test_changes_between_two_observations_are_reported_as_one_change() -> None:
