@@ -23,10 +23,11 @@ from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.settings import DockerSettings
 from tests.lab.docker_engine import LabDocker
+from tests.lab.heard import Heard
 from tests.wait import until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
 PATIENCE_S = 60.0
@@ -137,35 +138,6 @@ class Api:
         for box in boxes:
             with contextlib.suppress(AssertionError):
                 await self.remove(box["Id"])
-
-
-class Heard:
-    """What the event stream has said, and a way to wait for more."""
-
-    def __init__(self, containers: DockerContainers) -> None:
-        self.said: list[str | Signal] = []
-        self._news = asyncio.Condition()
-        self._task = asyncio.create_task(self._listen(containers))
-
-    async def until(self, enough: Callable[[list[str | Signal]], bool]) -> None:
-        """Wait until what was said is enough."""
-        async with asyncio.timeout(PATIENCE_S), self._news:
-            await self._news.wait_for(lambda: enough(self.said))
-
-    async def then_forget(self, word: str | Signal, times: int = 1) -> None:
-        """Wait until `word` is said so often, then forget what was said."""
-        await self.until(lambda said: said.count(word) >= times)
-        self.said.clear()
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-    async def _listen(self, containers: DockerContainers) -> None:
-        async for word in containers.events():
-            async with self._news:
-                self.said.append(word)
-                self._news.notify_all()
 
 
 def sandbox_of(feature: str) -> dict[str, str]:

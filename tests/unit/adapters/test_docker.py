@@ -17,9 +17,10 @@ from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, describe, wh
 from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.settings import DockerSettings
-from tests.contract.test_containers import SLOW, Api, Heard
+from tests.contract.test_containers import SLOW, Api
 from tests.lab.docker_engine import LabDocker
 from tests.lab.docker_words import ApiError
+from tests.lab.heard import Heard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

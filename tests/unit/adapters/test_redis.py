@@ -29,6 +29,7 @@ from kubesyncd.core.model import (
 )
 from kubesyncd.ports import Refused, Unavailable
 from tests.lab.fake_redis import FakeRedis
+from tests.lab.heard import Heard
 from tests.lab.redis_server import RedisServer
 from tests.wait import until_async
 
@@ -87,38 +88,6 @@ def own_server(shared_redis: RedisServer) -> Iterator[RedisServer]:
     """A server that this test may kill."""
     with RedisServer() as server:
         yield server
-
-
-class Heard:
-    """What a store's events said, collected by a task of its own."""
-
-    def __init__(self, store: RedisStore) -> None:
-        self.events: list[str | Signal] = []
-        self._more = asyncio.Condition()
-        self._task = asyncio.create_task(self._listen(store))
-
-    async def _listen(self, store: RedisStore) -> None:
-        async with contextlib.aclosing(store.events()) as events:
-            async for event in events:
-                async with self._more:
-                    self.events.append(event)
-                    self._more.notify_all()
-
-    async def until(self, holds: Callable[[list[str | Signal]], bool]) -> list[str | Signal]:
-        """All events, once `holds` is true of them; then a new page is begun."""
-        async with asyncio.timeout(PATIENCE_S), self._more:
-            await self._more.wait_for(lambda: holds(self.events))
-            page, self.events = self.events, []
-            return page
-
-    async def until_said(self, event: str | Signal) -> list[str | Signal]:
-        return await self.until(lambda events: event in events)
-
-    async def close(self) -> None:
-        assert not self._task.done(), self._task
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
 
 
 @contextlib.asynccontextmanager
@@ -538,13 +507,13 @@ class TestWriting:
 class TestEvents:
     async def test_a_subscription_begins_with_one_gap(self, store: RedisStore) -> None:
         async with hearing(store) as heard:
-            assert await heard.until_said(Signal.GAP) == [Signal.GAP]
+            assert await heard.then_forget(Signal.GAP) == [Signal.GAP]
 
     async def test_every_change_of_a_row_names_its_feature(
         self, store: RedisStore, config_db: redis.Redis, state_db: redis.Redis
     ) -> None:
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             changes: list[Callable[[], Any]] = [
                 lambda: config_db.hset("FEATURE|snmp", "set_owner", "kube"),
                 lambda: config_db.hdel("FEATURE|snmp", "set_owner"),
@@ -557,37 +526,37 @@ class TestEvents:
             ]
             for change in changes:
                 change()
-                await heard.until_said("snmp")
+                await heard.then_forget("snmp")
             await until_async(lambda: not state_db.exists("FEATURE|snmp"))
 
     async def test_an_expired_row_names_its_feature(self, store: RedisStore, state_db: redis.Redis) -> None:
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             state_db.hset("FEATURE|snmp", "a", "1")
             state_db.pexpire("FEATURE|snmp", 50)
-            await heard.until(lambda events: events.count("snmp") >= 3)
+            await heard.page(lambda events: events.count("snmp") >= 3)
 
     async def test_the_master_and_the_load_mark_have_signals_of_their_own(
         self, store: RedisStore, config_db: redis.Redis
     ) -> None:
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             config_db.hset("KUBERNETES_MASTER|SERVER", "IP", "10.0.0.1")
-            assert await heard.until_said(Signal.MASTER) == [Signal.MASTER]
+            assert await heard.then_forget(Signal.MASTER) == [Signal.MASTER]
             config_db.set("CONFIG_DB_INITIALIZED", "1")
-            assert await heard.until_said(Signal.GAP) == [Signal.GAP]
+            assert await heard.then_forget(Signal.GAP) == [Signal.GAP]
 
     async def test_keys_of_other_tables_cause_no_event(
         self, store: RedisStore, config_db: redis.Redis, state_db: redis.Redis
     ) -> None:
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             for key in ("FEATURE|../x", "FEATURE|a|b", "FEATURE|", b"FEATURE|\xff\xfe", "PORT|Ethernet0"):
                 config_db.hset(key, "a", "1")
                 state_db.hset(key, "a", "1")
             state_db.hset("KUBERNETES_MASTER|SERVER", "connected", "True")
             config_db.hset("FEATURE|last", "a", "1")
-            assert await heard.until_said("last") == ["last"]
+            assert await heard.then_forget("last") == ["last"]
 
     @pytest.mark.parametrize("flags", ["", "E", "AKE", "xE", "KEA", "Kl"])
     async def test_flags_are_added_to_those_that_others_set(
@@ -596,25 +565,25 @@ class TestEvents:
         config_db.config_set(NOTIFY, flags)
         before = set(config_db.config_get(NOTIFY)[NOTIFY])
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             after = set(config_db.config_get(NOTIFY)[NOTIFY])
             assert after >= before
             assert "A" in after or after >= set(FLAGS)
             config_db.hset("FEATURE|snmp", "a", "1")
-            await heard.until_said("snmp")
+            await heard.then_forget("snmp")
 
     async def test_flags_replaced_by_another_program_are_noticed(
         self, redis_server: RedisServer, config_db: redis.Redis
     ) -> None:
         store = make_store(redis_server, probe_s=0.2)
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             config_db.config_set(NOTIFY, "Elg")
             config_db.hset("FEATURE|snmp", "a", "1")
-            assert await heard.until_said(Signal.GAP) == [Signal.GAP]
+            assert await heard.then_forget(Signal.GAP) == [Signal.GAP]
             assert set(config_db.config_get(NOTIFY)[NOTIFY]) >= {*FLAGS, "E", "l"}
             config_db.hset("FEATURE|snmp", "a", "2")
-            await heard.until_said("snmp")
+            await heard.then_forget("snmp")
         await store.close()
 
     @pytest.mark.parametrize("flags", ["", "KEA"])
@@ -624,23 +593,23 @@ class TestEvents:
         config_db.config_set(NOTIFY, flags)
         store = make_store(redis_server, probe_s=0.1)
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             pings = config_db.info("commandstats").get("cmdstat_ping", {}).get("calls", 0)
             await until_async(
                 lambda: config_db.info("commandstats").get("cmdstat_ping", {}).get("calls", 0) >= pings + 3
             )
-            assert heard.events == []
+            assert heard.said == []
         await store.close()
 
     async def test_a_subscription_cut_by_the_server_says_gap_when_lost_and_when_back(
         self, store: RedisStore, config_db: redis.Redis
     ) -> None:
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             config_db.client_kill_filter(_type="pubsub")
-            await heard.until(lambda events: events == [Signal.GAP, Signal.GAP])
+            await heard.page(lambda events: events == [Signal.GAP, Signal.GAP])
             config_db.hset("FEATURE|snmp", "a", "1")
-            await heard.until_said("snmp")
+            await heard.then_forget("snmp")
 
 
 class TestRedisInTrouble:
@@ -654,7 +623,7 @@ class TestRedisInTrouble:
                 await call
         async with hearing(store) as heard:
             own_server.start()
-            assert await heard.until_said(Signal.GAP) == [Signal.GAP]
+            assert await heard.then_forget(Signal.GAP) == [Signal.GAP]
         await store.close()
 
     async def test_a_killed_and_restarted_server_is_a_gap_and_the_next_call_works(
@@ -662,14 +631,14 @@ class TestRedisInTrouble:
     ) -> None:
         store = make_store(own_server)
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             await store.write_row("snmp", LOCAL)
-            await heard.until_said("snmp")
+            await heard.then_forget("snmp")
             own_server.restart()
-            await heard.until(lambda events: events[:2] == [Signal.GAP, Signal.GAP])
+            await heard.page(lambda events: events[:2] == [Signal.GAP, Signal.GAP])
             assert (await store.read("snmp")).row == Row()
             await store.write_row("snmp", LOCAL)
-            await heard.until_said("snmp")
+            await heard.then_forget("snmp")
         await store.close()
 
     @pytest.mark.slow("waits for a deadline of the product")
@@ -678,19 +647,19 @@ class TestRedisInTrouble:
     ) -> None:
         store = make_store(own_server, probe_s=0.3)
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             await store.read("snmp")
             own_server.pause()
             # The adapter gives itself 5 s; redis-py's own patience would be minutes.
             async with asyncio.timeout(PATIENCE_S):
                 with pytest.raises(Unavailable):
                     await store.read("snmp")
-            assert await heard.until_said(Signal.GAP) == [Signal.GAP]
+            assert await heard.then_forget(Signal.GAP) == [Signal.GAP]
             own_server.resume()
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             with own_server.client(4) as client:
                 client.hset("FEATURE|snmp", "set_owner", "kube")
-            await heard.until_said("snmp")
+            await heard.then_forget("snmp")
             assert (await store.read("snmp")).config == FeatureConfig(Owner.KUBE)
         await store.close()
 
@@ -732,13 +701,13 @@ class TestRedisInTrouble:
                 settings.RedisSettings(url=url), "hld", random.Random(1), frozenset(), probe_s=0.3
             )
             async with hearing(store) as heard:
-                await heard.until_said(Signal.GAP)
+                await heard.then_forget(Signal.GAP)
                 go_silent()
                 assert (await store.read("snmp")).config is None
                 config_db.hset("FEATURE|snmp", "a", "1")
-                assert await heard.until(lambda events: len(events) == 2) == [Signal.GAP, Signal.GAP]
+                assert await heard.page(lambda events: len(events) == 2) == [Signal.GAP, Signal.GAP]
                 config_db.hset("FEATURE|snmp", "a", "2")
-                assert await heard.until_said("snmp") == ["snmp"]
+                assert await heard.then_forget("snmp") == ["snmp"]
             await store.close()
 
     async def test_a_server_that_is_still_loading_its_data_is_unavailable(
@@ -767,7 +736,7 @@ class TestRedisInTrouble:
         with pytest.raises(Refused, match="permission"):
             await store.write_row("snmp", LOCAL)
         async with hearing(store) as heard:
-            await heard.until(lambda events: events == [Signal.GAP] * 3)
+            await heard.page(lambda events: events == [Signal.GAP] * 3)
         assert (await store.read("snmp")).row == Row()
         await store.close()
 
@@ -850,9 +819,9 @@ class TestWhereRedisIs:
         file.write_text(json.dumps(self.databases(redis_server)))
         store = self.store(file)
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             await store.write_row("snmp", LOCAL)
-            await heard.until_said("snmp")
+            await heard.then_forget("snmp")
         with redis_server.client(3) as state:
             assert state.hget("FEATURE|snmp", "docker_id") == ID
         await store.close()
@@ -868,7 +837,7 @@ class TestWhereRedisIs:
             await store.read("snmp")
         async with hearing(store) as heard:
             file.write_text(json.dumps(self.databases(redis_server)))
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
         assert (await store.read("snmp")).row == Row()
         await store.close()
 
@@ -904,12 +873,12 @@ class TestWhereRedisIs:
             assert (await several.read(name)).config == FeatureConfig(Owner.KUBE, local_only=True)
         assert (await several.read("pmon0")).config is None
         async with hearing(several) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             await several.write_row("swss0", LOCAL)
-            await heard.until_said("swss0")
+            await heard.then_forget("swss0")
             with redis_server.client(tables["DATABASES"]["CONFIG_DB"]["id"]) as config:
                 config.hset("FEATURE|swss", "set_owner", "local")
-            await heard.until_said("swss0")
+            await heard.then_forget("swss0")
         await several.close()
 
     async def test_without_the_packages_of_kubernetes_every_feature_is_local(
@@ -951,7 +920,7 @@ class TestWhereRedisIs:
             await store.read("snmp")
         file.write_text(json.dumps(self.databases(redis_server)))
         async with hearing(store) as heard:
-            await heard.until_said(Signal.GAP)
+            await heard.then_forget(Signal.GAP)
             await store.write_row("snmp", KUBE)
         with redis_server.client(3) as state:
             assert state.hget("FEATURE|snmp", "current_owner") == "kube"
