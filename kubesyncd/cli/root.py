@@ -9,7 +9,6 @@ import click
 
 from kubesyncd import __version__
 from kubesyncd.cli.click_groups import Group
-from kubesyncd.cli.completion import completion
 from kubesyncd.cli.config import config
 from kubesyncd.cli.diagram import diagram
 from kubesyncd.cli.doctor import doctor
@@ -47,7 +46,6 @@ for command in (
     diagram,
     doctor,
     manifest,
-    completion,
     package,
     feature_table,
     image,

@@ -178,9 +178,6 @@ def test_what_needs_nothing_works_with_everything_down(tmp_path: Path, redis_ser
         "--version",
         "--help",
         "diagram",
-        "completion bash",
-        "completion zsh",
-        "completion fish",
         "config --help",
     ):
         assert alone.types(line).exit_code == 0, line
@@ -201,7 +198,6 @@ def test_what_needs_nothing_works_with_everything_down(tmp_path: Path, redis_ser
         ("explain ../../etc/passwd", "invalid feature name"),
         ("explain -- --help", "invalid feature name"),
         ("timeline --svg", "requires an argument"),
-        ("completion tcsh", "'tcsh' is not one of"),
         ("--nope", "no such option '--nope'"),
         ("--config", "requires an argument"),
     ],
