@@ -12,7 +12,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket, timeout
 HOST_SOCK = posix.environ.get(b"KUBESYNCD_HOST_SOCK", b"/run/kubesyncd/host.sock")
 CONTAINER_SOCK = posix.environ.get(b"KUBESYNCD_CONTAINER_SOCK", b"/run/kubesyncd/container/container.sock")
 LEDGER = posix.environ.get(b"KUBESYNCD_LEDGER", b"/run/kubesyncd/features.json")
-# Created beside the ledger by a package that is being removed: no daemon will answer again.
+# Created in the ledger's folder by a package that is being removed: no daemon will answer again.
 GONE = LEDGER.rpartition(b"/")[0] + b"/removed"
 # Set by a waiter for itself when it asks again: the number of tries, and whether the daemon has ever answered. Without
 # an answer the waiter uses docker.
@@ -103,6 +103,7 @@ def main(argv):
 
 
 def container(args):
+    """Run the verb of `container` with its arguments; return the exit code."""
     verb, rest = (args[0], args[1:]) if args else ("", [])
     if verb in VERBS:
         # What follows exec's NAME belongs to the command in the container.
@@ -118,11 +119,13 @@ def container(args):
 
 
 def start(verb, args):
+    """Ask the daemon to start a feature."""
     name = one_name(verb, options(verb, args, ())[1])
     return ask([verb, name], docker=[verb, name])
 
 
 def stop(verb, args):
+    """Ask the daemon to stop a feature, within the given grace period."""
     found, rest = options(verb, args, ("-t", "--time", "--timeout"))
     name, grace_s = one_name(verb, rest), "".join(found[-1:])
     if found and not (grace_s.isdigit() and grace_s.isascii() and len(grace_s) <= 5):
@@ -131,6 +134,7 @@ def stop(verb, args):
 
 
 def kill(verb, args):
+    """Ask the daemon to kill a feature with a signal (SIGKILL by default)."""
     unchecked = "1" if "--no-kubelet-check" in args else "0"
     found, rest = options(verb, [arg for arg in args if arg != "--no-kubelet-check"], ("-s", "--signal"))
     name, signal = one_name(verb, rest), (found or ["KILL"])[-1].upper()
@@ -141,6 +145,7 @@ def kill(verb, args):
 
 
 def wait(verb, args):
+    """Wait for the end of a feature; without a daemon, for the end of its container."""
     name = one_name(verb, options(verb, args, ())[1])
     try:
         return wait_for([verb, name], [HOST_SOCK])
@@ -153,11 +158,13 @@ def wait(verb, args):
 
 
 def identify(verb, args):
+    """Print the ID of the container that runs a feature."""
     name = one_name(verb, options(verb, args, ())[1])
     return ask([verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name])
 
 
 def inspect(verb, args):
+    """Run `docker inspect` on the container that runs a feature."""
     at = name_index(args, *INSPECT_OPTIONS)
     rest = args[at + 1 :]
     if name_index(rest, *INSPECT_OPTIONS) < len(rest):
@@ -166,6 +173,7 @@ def inspect(verb, args):
 
 
 def execute(verb, args):
+    """Run `docker exec` in the container that runs a feature."""
     at = name_index(args, *EXEC_OPTIONS)
     if len(args) < at + 2:
         raise usage(verb, "needs a feature name and a command")
@@ -173,7 +181,7 @@ def execute(verb, args):
 
 
 def through_docker(verb, args, at):
-    """The docker command, with the feature's name at `at` replaced by its container's."""
+    """Become the docker command, with the feature's name at `at` replaced by its container's."""
     name, lines = one_name(verb, args[at : at + 1]), []
     code = ask(["resolve", name], docker=[verb, *args], take=lines.append)
     if code == 0:
@@ -182,6 +190,7 @@ def through_docker(verb, args, at):
 
 
 def state(verb, args):
+    """Report the state or the health of a container, or print the feature's state."""
     if not args or (len(args) == 1 and verb != "state"):
         raise usage(verb, "needs more arguments")
     name, direction, owner, *more = [*args, "", ""][: max(3, len(args))]
@@ -210,10 +219,12 @@ def state(verb, args):
 
 
 def container_state(program, args):
+    """Run `container_state`: report as `container state` does."""
     return show_usage([program]) if asks_help(args) else state(program, args)
 
 
 def cluster(program, args):
+    """Run `kube_join` or `kube_reset`."""
     if asks_help(args):
         return show_usage([program])
     if args and (args != ["-f"] or program == "kube_reset"):
@@ -238,7 +249,7 @@ PROGRAMS = {"container_state": container_state, "kube_join": cluster, "kube_rese
 
 
 def options(verb, args, valued):
-    """Values of the one option, in its spellings `valued`, and the other arguments."""
+    """Return the values of the one option, in its spellings `valued`, and the other arguments."""
     values, rest, queue = [], [], list(args)
     while queue:
         arg = queue.pop(0)
@@ -257,7 +268,7 @@ def options(verb, args, valued):
 
 
 def name_index(args, valued, switches):
-    """Index of docker's first argument that is neither an option nor the value of one.
+    """Return the index of docker's first argument that is neither an option nor the value of one.
 
     `valued` options take a value, attached or as the next argument; `switches` are letters that may precede
     a short one in the same argument, as in -itu root.
@@ -274,7 +285,7 @@ def name_index(args, valued, switches):
 
 
 def one_name(verb, rest):
-    """The one argument, if it is a valid feature name: nothing that docker or a path could misread."""
+    """Return the one argument, if it is a valid feature name, which docker and paths take literally."""
     if len(rest) != 1:
         raise usage(verb, "takes one feature name")
     base, at, asic = rest[0].partition("@")
@@ -286,21 +297,24 @@ def one_name(verb, rest):
 
 
 def asks_help(args):
+    """Return whether an argument asks for help."""
     return "--help" in args or "-h" in args
 
 
 def show_usage(names):
+    """Print the usage of these commands; return exit code 0."""
     say(sys.stdout, "usage: {}".format("\n       ".join(FORMS[name] for name in names)).encode())
     return 0
 
 
 def usage(verb, problem):
+    """Return the error for an invalid command line, with the form to type."""
     line = f"{problem}; type: {FORMS[verb]}"
     return ClientError(USAGE, f"{verb}: {line}" if verb in VERBS else line)
 
 
 def shown(text):
-    """User input, short and clean enough for one line."""
+    """Return user input shortened and escaped for one line."""
     return ascii(text if len(text) <= 40 else text[:37] + "...")
 
 
@@ -376,7 +390,7 @@ def wait_for(request, socks):
 
 
 def connect(socks):
-    """A connection to the first of `socks` that exists (or None), and whether the daemon is present."""
+    """Return a connection to the first of `socks` that exists (or None), and whether the daemon is present."""
     until = clock() + SETTLING_S
     while True:
         try:
@@ -410,6 +424,7 @@ def connect_once(socks):
 
 
 def send(sock, request):
+    """Send the request; return whether all of it was sent."""
     try:
         sock.sendall("\0".join(["1", *request]).encode() + b"\n")
         return True
@@ -418,9 +433,10 @@ def send(sock, request):
 
 
 def converse(sock, request, until, take):
-    """The result of one request, or None where the stream ends without one: ask again. And whether it was heard.
+    """Return the result of one request, and whether the daemon has read the request.
 
-    The kernel resets a request that the daemon has not read; where the stream just ends, or time is up, it was read.
+    A result of None: the stream has ended without one, so ask again. The kernel resets a request that the daemon has
+    not read; where the stream just ends, or time is up, it was read.
     """
     rest, heard = b"", False
     alive = send(sock, request)
@@ -451,6 +467,7 @@ def receive(sock, until):
 
 
 def tell(kind, text, take):
+    """Print a line of the reply, give it to `take`, or pass it to systemd as the status."""
     if kind == b"O ":
         take(text) if take else say(sys.stdout, text)
     elif kind == b"E ":
@@ -479,7 +496,7 @@ def only_if_local(name):
 
 
 def granted(name):
-    """The ID of the kube container that owns the feature by the ledger; empty without one."""
+    """Return the ID of the kube container that owns the feature by the ledger; empty without one."""
     try:
         return str(remembered(name)[1].get("grant") or "")
     except PermissionError:
@@ -487,7 +504,7 @@ def granted(name):
 
 
 def remembered(name):
-    """The ledger's config and record of a feature. Raises PermissionError."""
+    """Return the ledger's config and record of a feature. Raises PermissionError."""
     import json  # costs as much as the whole usual path
 
     try:
@@ -501,7 +518,7 @@ def remembered(name):
 
 
 def gone():
-    """Whether the package is being removed, or has been."""
+    """Return whether the package is being removed, or has been."""
     return posix.access(GONE, posix.F_OK)
 
 
@@ -522,17 +539,19 @@ def become(programs, arguments):
 
 
 def clock():
+    """Return monotonic seconds."""
     import time  # the interpreter has loaded it itself
 
     return time.monotonic()
 
 
 def jitter():
-    """From 0.5 to 1, so that many waiters do not ask again all at once."""
+    """Return a factor from 0.5 to 1, so that many waiters do not ask again at the same time."""
     return 0.5 + posix.urandom(1)[0] / 512
 
 
 def pause():
+    """Sleep for a moment before asking again."""
     import time
 
     time.sleep(0.1 * jitter())

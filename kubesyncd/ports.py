@@ -48,72 +48,77 @@ class FeatureStore(Protocol):
     """Redis: CONFIG_DB and STATE_DB. Writes touch our own fields only, and only those that differ."""
 
     def events(self) -> AsyncIterator[str | Signal]:
-        """Names of features whose row changed in either database; MASTER; GAP on every (re)subscription."""
+        """Yield names of features whose row changed in either database; MASTER; GAP on every (re)subscription."""
 
     async def features(self) -> frozenset[str]:
-        """Valid names of all CONFIG_DB FEATURE rows."""
+        """Return the valid names of all CONFIG_DB FEATURE rows."""
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
-        """One feature's config and row; an invalid config field keeps its value in `known`."""
+        """Read one feature's config and row; an invalid config field keeps its value in `known`."""
 
     async def write_row(self, feature: str, row: Row) -> None:
         """Write `row` to our STATE_DB fields; an empty value removes its field."""
 
     async def master(self) -> MasterConfig:
-        """The master's configuration."""
+        """Return the master's configuration."""
 
     async def write_master(self, *, connected: bool, ts: int) -> None:
-        """STATE_DB `KUBERNETES_MASTER|SERVER`: connected, and since when (seconds since the epoch)."""
+        """Write STATE_DB `KUBERNETES_MASTER|SERVER`: connected, and since when (seconds since the epoch)."""
 
     async def write_pending(self, labels: tuple[str, ...]) -> None:
         """Mirror the label queue (`key=value`, `key-`) to STATE_DB `KUBE_SERVER|PENDING_LABELS`."""
 
     async def device_metadata(self) -> Mapping[str, str]:
-        """CONFIG_DB `DEVICE_METADATA|localhost`: hwsku, platform, type …, unchanged."""
+        """Return CONFIG_DB `DEVICE_METADATA|localhost`: hwsku, platform, type …, unchanged."""
 
 
 class Containers(Protocol):
-    """Docker. A local container is named after its feature; a kube one has the label
+    """Docker's containers.
+
+    A local container is named after its feature; a kube one has the label
     `io.kubernetes.container.name=<feature>` (its sandbox, `io.kubernetes.docker.type=podsandbox`, is not counted).
     """
 
     def events(self) -> AsyncIterator[str | Signal]:
-        """Names of features with a container that started, died or was destroyed; GAP on every (re)connection."""
+        """Yield names of features with a container that started, died or was destroyed; GAP on every (re)connection."""
 
     async def list(self, feature: str) -> tuple[Container, ...]:
-        """All containers of the feature, running or not, and the exits of recently destroyed ones."""
+        """Return all containers of the feature, running or not, and the exits of recently destroyed ones."""
 
     async def start(self, container_id: str) -> None:
         """Start the container; a running one is success."""
 
     async def stop(self, container_id: str, grace_s: int) -> None:
-        """Send SIGTERM, SIGKILL after `grace_s`; an ended or missing container is success. Returns after the end."""
+        """Send SIGTERM, SIGKILL after `grace_s`; an ended or missing container is success. Return after the end."""
 
     async def kill(self, container_id: str, signal: str) -> None:
         """Send `signal`; an ended or missing container is success."""
 
     async def identify(self, container_id: str) -> Identity:
-        """The feature and owner of a running container. Raises Missing where it belongs to no feature."""
+        """Return the feature and owner of a running container. Raises Missing where it belongs to no feature."""
 
 
 class Cluster(Protocol):
     """The Kubernetes API server, with the kubelet's own credential, about the own Node only."""
 
     def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
-        """The own Node's labels on connection and at every change (None: the Node does not exist yet).
+        """Yield the own Node's labels on connection and at every change (None: the Node does not exist yet).
+
         Ends by raising Unavailable when the link is dead (refused, closed: at once; silent: within 40 s).
         """
 
     async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
-        """One merge-PATCH on the own Node; None removes. Within 5 s. Raises Refused with the reason on 422,
-        Forbidden on 403, Missing on 404 (the kubelet has not registered the Node yet), else Unavailable.
+        """Change labels by one merge-PATCH on the own Node, within 5 s; None removes a label.
+
+        Raises Refused with the reason on 422, Forbidden on 403, Missing on 404 (the kubelet has not registered the Node
+        yet), else Unavailable.
         """
 
     async def annotate(self, changes: Mapping[str, str | None]) -> None:
-        """As `apply_labels`, for the own Node's annotations."""
+        """Change the own Node's annotations, as `apply_labels` changes its labels."""
 
     async def report(self, reason: str, message: str, *, warning: bool) -> None:
-        """An Event about the own Node: a word in CamelCase, and a sentence. Raises Refused, Unavailable."""
+        """Send an Event about the own Node: a word in CamelCase, and a sentence. Raises Refused, Unavailable."""
 
     async def close(self) -> None:
         """Close every connection."""
@@ -123,8 +128,9 @@ class DurableFile(Protocol):
     """One small file that outlives the daemon and the boot. A write may take seconds; only its caller waits for it."""
 
     def load(self) -> bytes | None:
-        """The content; None: the file does not exist. Blocks: call it before the loop serves requests. Raises
-        Unavailable.
+        """Read the content; None: the file does not exist. Raises Unavailable.
+
+        Blocks: call it before the loop serves requests.
         """
 
     async def save(self, data: bytes) -> None:
@@ -152,7 +158,7 @@ class Hooks(Protocol):
     """Programs that an operator has put into a folder of the hooks' directory, such as `check.d`."""
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """The programs' file names, in order. Programs that others than root may write are skipped."""
+        """Return the programs' file names, in order. Programs that others than root may write are skipped."""
 
     async def run(self, folder: str, name: str, arguments: tuple[str, ...], seconds: float) -> Ran:
         """Run one hook to its end, or kill it after `seconds`. Raises Refused where it cannot be started."""
@@ -162,10 +168,10 @@ class Images(Protocol):
     """Docker's images. Raises Refused with Docker's own reason (a full disk too), else Unavailable."""
 
     async def stock(self) -> Stock:
-        """All images, and the IDs of those that containers were made from."""
+        """Return all images, and the IDs of those that containers were made from."""
 
     async def made_from(self, feature: str) -> str:
-        """The image name that the feature's local container was made from; empty without a container."""
+        """Return the image name that the feature's local container was made from; empty without a container."""
 
     async def tag(self, image_id: str, name: str) -> None:
         """Tag this image as `name`. Raises Missing where the image does not exist."""
@@ -180,14 +186,16 @@ class Images(Protocol):
         """
 
     async def unfinished(self) -> tuple[str, ...]:
-        """Features whose local container is incomplete after a power cut in `renew`."""
+        """Return the features whose local container is incomplete after a power cut in `renew`."""
 
     async def finish(self, feature: str) -> bool:
         """Complete an interrupted `renew`; return whether it restored a lost local container."""
 
     async def localize(self, feature: str, container_id: str, name: str) -> tuple[str, ...]:
-        """Create the feature's missing local container modelled on the kube container `container_id`, from the image
-        `name`. Returns the paths of mounts that only Kubernetes provides. Raises Missing.
+        """Create the feature's missing local container from the image `name`.
+
+        It is modelled on the kube container `container_id`. Returns the paths of mounts that only Kubernetes provides.
+        Raises Missing.
         """
 
     async def unlocalize(self, feature: str) -> bool:
@@ -198,7 +206,7 @@ class Units(Protocol):
     """systemd, called with argument lists, never a shell."""
 
     async def kubelet_running(self) -> bool:
-        """Whether the kubelet's unit is active."""
+        """Return whether the kubelet's unit is active."""
 
     async def start_kubelet(self) -> None:
         """Enable and start the kubelet."""
@@ -220,20 +228,20 @@ class Jobs(Protocol):
         """Stop the unit. Raises Refused, Unavailable."""
 
     async def pending(self, unit: str) -> bool:
-        """Whether the unit is queued, starting or running. Raises Unavailable."""
+        """Return whether the unit is queued, starting or running. Raises Unavailable."""
 
 
 class ServiceUnits(Protocol):
     """The systemd calls that installing and removing a service need."""
 
     async def has_unit(self, feature: str) -> bool:
-        """Whether the service exists."""
+        """Return whether the service exists."""
 
     async def active(self, feature: str) -> bool:
-        """Whether the service runs."""
+        """Return whether the service runs."""
 
     async def starts_at_boot(self, feature: str) -> bool:
-        """Whether the service is enabled."""
+        """Return whether the service is enabled."""
 
     async def reload(self) -> None:
         """Read all unit files again."""
@@ -258,7 +266,7 @@ class FeatureRows(Protocol):
         """Check that the daemon answers. Raises Unavailable."""
 
     def feature_row(self, feature: str) -> dict[str, str]:
-        """CONFIG_DB's row as stored; empty where it does not exist. Raises Unavailable, Refused."""
+        """Return CONFIG_DB's row as stored; empty where it does not exist. Raises Unavailable, Refused."""
 
     def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
         """Make CONFIG_DB's row exactly `fields`; remove it where they are empty. Raises Unavailable."""
@@ -271,7 +279,7 @@ class File(Protocol):
     """The ledger's file: small, replaced as a whole."""
 
     def load(self) -> bytes | None:
-        """The content; None: the file does not exist. Raises Unavailable."""
+        """Read the content; None: the file does not exist. Raises Unavailable."""
 
     def save(self, data: bytes) -> None:
         """Replace the content as a whole. Raises Unavailable."""

@@ -71,8 +71,9 @@ def _host_name() -> str:
 
 @dataclass(frozen=True, slots=True)
 class KubeSettings:
-    """The node's name in the cluster, and how it joins: with an administrator's credential, a bootstrap token, or a
-    client certificate installed on the switch.
+    """The node's name in the cluster, and how it joins.
+
+    A node joins with an administrator's credential, a bootstrap token, or a client certificate installed on the switch.
     """
 
     node_name: str = field(default_factory=_host_name)
@@ -305,7 +306,7 @@ def allowed(hint: Any, key: Field[Any]) -> str:
 
 
 def _fits(hint: Any, key: Field[Any], value: Any) -> bool:
-    """Whether a key of this type accepts the value."""
+    """Return whether a key of this type accepts the value."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
@@ -320,14 +321,14 @@ def _fits(hint: Any, key: Field[Any], value: Any) -> bool:
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """The value as the type of its key."""
+    """Convert the value to the type of its key."""
     if hint is float:
         return float(value)
     return tuple(value) if get_origin(hint) is tuple else value
 
 
 def _said(value: Any) -> str:
-    """An invalid value, shortened for one line."""
+    """Return the invalid value, shortened for one line."""
     try:
         text = repr(value)
     except ValueError:

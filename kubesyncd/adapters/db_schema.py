@@ -171,7 +171,7 @@ def _epoch(ts: int) -> str:
 
 
 def _clock(ts: int) -> str:
-    """Local time, as SONiC's own scripts write it."""
+    """Format a moment as local time, as SONiC's own scripts write it."""
     return time.strftime(CLOCK_FORMAT, time.localtime(min(ts, CLOCK_TS_MAX))) if ts > 0 else ""
 
 
@@ -211,7 +211,7 @@ def _read_remote_state(text: str, problems: list[str]) -> str:
 
 
 def _remote_state(_feature: str, row: Row) -> str:
-    """SONiC's word for the progress of Kubernetes.
+    """Return SONiC's word for the progress of Kubernetes.
 
     `ready` is a container that may continue at once, as a feature that waits for its deployment promises; `stopped` is
     one whose unit is down.
@@ -224,7 +224,7 @@ def _remote_state(_feature: str, row: Row) -> str:
 
 
 def _read_container_id(text: str, problems: list[str]) -> str:
-    """Decode a container ID. A local container's name contains no ID: it reads as none, and Docker is asked."""
+    """Decode a container ID. A local container's name holds none: the ID is empty, and Docker is asked."""
     word = text.strip()
     if not word or CONTAINER_ID.fullmatch(word):
         return word

@@ -185,7 +185,7 @@ class DockerContainers:
         return describe(found)
 
     async def _labelled(self, feature: str) -> tuple[str, ...]:
-        """IDs of the feature's containers by the kubelet's label, the newest ones."""
+        """Return the IDs of the feature's containers by the kubelet's label, the newest ones."""
         filters = json.dumps({"label": [f"{KUBE_NAME}={feature}"]})
         try:
             found = await ask(self._docker.containers.list(all=1, filters=filters), READ_S)

@@ -256,7 +256,7 @@ def _image(entry: Mapping[str, Any]) -> Image:
 
 
 async def _inspected(docker: aiodocker.Docker, name: str) -> DockerContainer | None:
-    """The container with exactly this name; None where there is none."""
+    """Return the container with exactly this name; None where there is none."""
     check_feature(name.removesuffix(_MAKING))
     try:
         found = await ask(docker.containers.get(name), READ_S)

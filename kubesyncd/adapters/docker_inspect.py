@@ -75,7 +75,7 @@ def container_of(found: Described, owner: Owner) -> Container:
 
 
 def _instant(text: str) -> str:
-    """Docker's time with all nine decimals (it trims zeros), so that text sorts by age; "" for never."""
+    """Return Docker's time with all nine decimals (it trims zeros), so that text sorts by age; "" for never."""
     if not text or text == NEVER:
         return ""
     seconds, _, decimals = text.removesuffix("Z").partition(".")

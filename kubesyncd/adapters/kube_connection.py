@@ -119,7 +119,10 @@ class KubeConnection:
 
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[_Client]:
-        """The client with the current credential. A watch on the previous one continues until it ends by itself."""
+        """Yield the client with the current credential.
+
+        A watch on the previous one continues until it ends by itself.
+        """
         old = self._client
         if old is None or old.stamp != _stamp(old.files):
             self._client = _connect(self._kubeconfig, insecure=self._insecure)
@@ -168,7 +171,7 @@ def _connect(kubeconfig: Path, *, insecure: bool) -> _Client:
 
 
 def _stamp(files: tuple[Path, ...]) -> tuple[object, ...]:
-    """A value that changes whenever one of `files` does; a missing file counts as a change, not as an error."""
+    """Return a value that changes whenever one of `files` does; a missing file counts as a change, not as an error."""
     return tuple(_identity(file) for file in files)
 
 
@@ -222,7 +225,7 @@ async def _read(response: Any) -> bytes:
 
 
 async def _reason(response: Any) -> str:
-    """The server's own message, and how long it asks to wait."""
+    """Return the server's own message, and how long it asks to wait."""
     body = await _read(response)
     text = status_message(body)
     if text is None:

@@ -96,7 +96,7 @@ def _unusable(detail: str) -> Unavailable:
 
 
 def _pem(path: Path, source: PemSource) -> bytes:
-    """The PEM text, inline or from the file. Raises KeyError where neither is given, ValueError, OSError."""
+    """Return the PEM text, inline or from the file. Raises KeyError where neither is given, ValueError, OSError."""
     if source.inline:
         return source.decoded()
     if not source.file:
@@ -106,7 +106,7 @@ def _pem(path: Path, source: PemSource) -> bytes:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path to `content` that exists in memory only."""
+    """Yield a path to `content` that exists in memory only."""
     with os.fdopen(os.memfd_create("kubesyncd-credential"), "wb") as file:
         file.write(content)
         file.flush()

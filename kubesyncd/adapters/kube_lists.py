@@ -148,7 +148,7 @@ def _decoded(where: str, path: str, body: bytes) -> Any:
 
 
 def _asked(path: str) -> str:
-    """The path without its query."""
+    """Return the path without its query."""
     return path.partition("?")[0]
 
 

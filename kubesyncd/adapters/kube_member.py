@@ -153,7 +153,7 @@ class Member:
             return
 
     async def _pods_to_end(self, labels: frozenset[str]) -> list[dict[str, Any]]:
-        """The pods that must be gone before the node is."""
+        """Return the pods that must be gone before the node is."""
         listed = await self._call("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{quote(self._name)}")
         return [
             pod
@@ -196,7 +196,7 @@ def _error(status: int, answer: bytes) -> PortError:
 
 
 def _trusting(config: Kubeconfig, kubeconfig: Path, *, insecure: bool) -> ssl.SSLContext:
-    """TLS that trusts the kubeconfig's CA only, and has no client certificate. Raises Unavailable."""
+    """Create a TLS context that trusts the kubeconfig's CA only, without a client certificate. Raises Unavailable."""
     try:
         ca = config.ca.decoded().decode()
         return server_context(ca=ca, insecure=insecure)

@@ -29,7 +29,7 @@ SILENCE_S = 36.0
 # Minimum interval between watches: a server that ends each one at once must not be asked in a tight loop.
 WATCH_S_MIN = 1.0
 
-# Only the metadata of the Node is transferred: a kubelet's heartbeat carries ten times as much.
+# Only the metadata of the Node is transferred: a kubelet's heartbeat has ten times as many bytes.
 ACCEPT_OBJECT = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _ACCEPT_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
@@ -86,7 +86,7 @@ class NodeWatch:
         return decode_list(answer)
 
     async def _follow(self, known: NodeLabels) -> AsyncGenerator[NodeLabels, None]:
-        """Changes after `known`, watch after watch; ends when the server has forgotten that version."""
+        """Yield changes after `known`, watch after watch; end when the server has forgotten that version."""
         clock = asyncio.get_running_loop().time
         first = True
         while True:

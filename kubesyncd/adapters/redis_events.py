@@ -79,7 +79,7 @@ class RedisEvents:
             tries = min(tries + 1, 8)
 
     def _heard(self, message: Any) -> tuple[str | Signal, ...]:
-        """The subject of a message; for a row that containers of several ASICs share, all of them."""
+        """Return the subject of a message; for a row that containers of several ASICs share, all of them."""
         event = _event(message)
         if event is None:
             return ()
@@ -124,7 +124,7 @@ class RedisEvents:
 
 
 async def _hear(connection: Link, timeout_s: float) -> Any:
-    """The next message, or None after `timeout_s` of silence."""
+    """Return the next message, or None after `timeout_s` of silence."""
     try:
         return await connection.read_response(timeout=timeout_s)
     except (RedisError, OSError) as error:
@@ -132,14 +132,14 @@ async def _hear(connection: Link, timeout_s: float) -> Any:
 
 
 async def _ping(connection: Link) -> Any:
-    """The next message of a silent connection; at the latest, the answer to a ping."""
+    """Return the next message of a silent connection; at the latest, the answer to a ping."""
     async with edge("keyspace events"):
         await connection.send_command("PING")
         return await connection.read_response()
 
 
 def _event(message: Any) -> str | Signal | None:
-    """The subject of a message; None for a ping's answer and for a key that does not belong to a feature."""
+    """Return the subject of a message; None for a ping's answer and for a key that does not belong to a feature."""
     if message[0] != b"pmessage":
         return None
     key = text_of(message[2]).partition(":")[2]

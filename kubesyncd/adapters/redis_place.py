@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Link: TypeAlias = Any
 
 DEFAULT_URL = "unix:///var/run/redis/redis.sock"
-# Beside database_config.json, on switches with several databases of a kind.
+# In the folder of database_config.json, on switches with several databases of a kind.
 GLOBAL_CONFIG = "database_global.json"
 
 

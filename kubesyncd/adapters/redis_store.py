@@ -58,7 +58,7 @@ STORED_MAX = 1024
 
 
 class RedisStore:
-    """CONFIG_DB and STATE_DB (see `ports.FeatureStore`). Beyond the port:
+    """ports.FeatureStore: CONFIG_DB and STATE_DB in Redis.
 
     While CONFIG_DB is being loaded, `features`, `master` and `device_metadata` raise Unavailable, because their lists
     would be incomplete; `read` reports `loading`. `always_local` features have such a config even without a FEATURE
@@ -209,7 +209,7 @@ class RedisStore:
         self._stored[feature] = stored
 
     def _ours(self, stored: Hash) -> dict[bytes, bytes]:
-        """The fields of kubesyncd, in other spellings (`docker-id`) too: a reader would accept those as well."""
+        """Return the fields of kubesyncd, in other spellings (`docker-id`) too: a reader would accept those as well."""
         names = self._schema.row_names
         return {name: value for name, value in stored.items() if field_of(name) in names}
 
@@ -291,7 +291,7 @@ class RedisStore:
 
 
 async def _look(databases: Databases, key: str, shared: str) -> tuple[Any, Any, Any, Any, Any]:
-    """CONFIG_DB's row, INITIALIZED, number of keys and row that is `shared`, and STATE_DB's row; one round trip.
+    """Return CONFIG_DB's row, INITIALIZED, number of keys and row that is `shared`, and STATE_DB's row; one round trip.
 
     The state connection goes to the other database and back; on an error it is closed, and opened again in its own.
     """

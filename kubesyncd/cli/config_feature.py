@@ -107,8 +107,10 @@ def set_feature(name: str, change: FeatureChange, *, sure: bool) -> None:
 
 
 def _first_row(switch: Switch, name: str) -> dict[str, str]:
-    """Build the first row of a feature that has a service. `state` is that of its unit, so that SONiC's featured, which
-    reads the row too, changes nothing. Raises Failure if the service does not exist.
+    """Build the first row of a feature that has a service.
+
+    `state` is that of its unit, so that SONiC's featured, which reads the row too, changes nothing. Raises Failure if
+    the service does not exist.
     """
     unless(
         switch.has_unit(name),

@@ -33,7 +33,7 @@ def kube() -> None:
 
 @kube.group(cls=Group)
 def server() -> None:
-    """The Kubernetes master of this switch."""
+    """Kubernetes master of this switch."""
 
 
 @server.command(cls=Command)

@@ -26,7 +26,7 @@ DOCKER_S = 1.0
 
 
 class Switch:
-    """This switch, as one command sees it. Connections open on first use."""
+    """The services of this switch, as one command needs them. Connections open on first use."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
         self.settings = settings

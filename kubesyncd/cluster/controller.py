@@ -41,19 +41,19 @@ class Host(Protocol):
     """Facts about this switch that the controller needs."""
 
     def has_kubeconfig(self) -> bool:
-        """Whether the kubelet has a credential for the configured master."""
+        """Return whether the kubelet has a credential for the configured master."""
 
     def is_held(self) -> bool:
-        """Whether a reboot is being prepared."""
+        """Return whether a reboot is being prepared."""
 
     def is_joining(self) -> bool:
-        """Whether a join or a reset is running; it controls the kubelet then."""
+        """Return whether a join or a reset is running; it controls the kubelet then."""
 
     def os_version(self) -> str:
-        """The SONiC version, for the labels by which the switch describes itself."""
+        """Return the SONiC version, for the labels by which the switch describes itself."""
 
     def credential_ends(self) -> float | None:
-        """When the kubelet's certificate ends, in seconds since the epoch; None: not known."""
+        """Return when the kubelet's certificate ends, in seconds since the epoch; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class ClusterController:
         return self._mirror.originals
 
     def view(self, feature: str) -> LabelView:
-        """The state of the feature's label. Its absence on the Node is tracked from now on."""
+        """Return the state of the feature's label. Its absence on the Node is tracked from now on."""
         return self._labels.view(feature, self._link.node)
 
     async def request(self, changes: Sequence[Change]) -> None:
@@ -191,7 +191,7 @@ class ClusterController:
         self._due.set()
 
     def status(self) -> ClusterDescription:
-        """The status for operators, without the membership."""
+        """Return the status for operators, without the membership."""
         master, queue = self._mirror.master, self._labels.queue
         may_run, kubelet_why = self._kubelet_rule()
         expires_ts = self._credential.expires_ts
@@ -220,7 +220,7 @@ class ClusterController:
         }
 
     async def run(self) -> None:
-        """Never returns. An unexpected exception ends all loops and is raised."""
+        """Run until cancelled. An unexpected exception ends all loops and is raised."""
         # Until the configuration has been read, a switch that has had labels applied is still joined: a stop that an
         # earlier run began must not end a container while its label is on the Node.
         self.joined = bool(self._labels.queue.applied) and self._host.has_kubeconfig()
@@ -258,7 +258,7 @@ class ClusterController:
             self.engaged = bool(master.ip) or self._kubelet.running is not False
 
     def _idle_s(self) -> float | None:
-        """Seconds until the next timed action; None: none is due."""
+        """Return the seconds until the next timed action; None: none is due."""
         if self._mirror.master is None or not self.engaged or self._link.packages_missing:
             return None
         now, times = self._runtime.clock(), [self._audit_at]
@@ -271,7 +271,7 @@ class ClusterController:
         return max(0.0, min(times) - now)
 
     def _look(self, master: MasterConfig) -> bool:
-        """Observe what needs no external call. Returns whether this switch uses Kubernetes."""
+        """Observe what needs no external call; return whether this switch uses Kubernetes."""
         if master.ip:
             self.engaged = True
         if self._link.packages_missing or not self.engaged:

@@ -78,7 +78,10 @@ class LabelSync:
     # ---- called from outside ---------------------------------------------------------------------
 
     def view(self, feature: str, node: Mapping[str, str] | None) -> LabelView:
-        """The state of the feature's label; `node`: the Node's labels. Its absence there is tracked from now on."""
+        """Return the state of the feature's label.
+
+        `node`: the Node's labels. The label's absence there is tracked from now on.
+        """
         key = feature_label(feature)
         if not labels.is_key(key):
             return LabelView(KubeLabel.OFF, refused="its name is too long for a node label")
@@ -166,7 +169,7 @@ class LabelSync:
         self._attempts.finish()
 
     async def _send(self, cluster: Cluster, fold: Fold) -> bool:
-        """Send one PATCH; where the API server refuses it, each label on its own. Returns whether to go on sending."""
+        """Send one PATCH; where the API server refuses it, each label on its own; return whether to go on sending."""
         begun = self._clock()
         try:
             await cluster.apply_labels(fold.changes)

@@ -15,8 +15,10 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """`wake_feature` gets a feature whose label changed, or None for all. `linked`: the API server answers again, or
-    has our Node again. `notice` gets a report for the fleet's operator: a word in CamelCase and a sentence.
+    """Callbacks for events between this node and the API server.
+
+    `wake_feature` gets a feature whose label changed, or None for all. `linked`: the API server answers again, or has
+    our Node again. `notice` gets a report for the fleet's operator: a word in CamelCase and a sentence.
     `queue_changed`, `labels_applied`, `link_changed`, `node_seen`: used inside this package.
     """
 

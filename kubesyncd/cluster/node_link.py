@@ -131,5 +131,5 @@ class NodeLink:
 
 
 def _address(master: MasterConfig) -> tuple[str, int, bool]:
-    """The configuration that a link depends on."""
+    """Return the configuration that a link depends on."""
     return master.ip, master.port, master.insecure

@@ -93,8 +93,9 @@ class NodeReports:
             self._changed.set()
 
     def notice(self, reason: str, message: str, *, warning: bool = True) -> None:
-        """Report an incident to the fleet's operator: a word in CamelCase and a sentence. The same notice again counts
-        once; of too many, the oldest are dropped.
+        """Report an incident to the fleet's operator: a word in CamelCase and a sentence.
+
+        The same notice again counts once; of too many, the oldest are dropped.
         """
         notice = _Notice(reason, message, warning)
         self._notices[notice] = None
@@ -160,7 +161,7 @@ class NodeReports:
 
 
 def feature_annotation(name: str) -> str | None:
-    """The annotation key of a feature's state; None where the name gives an invalid key."""
+    """Return the annotation key of a feature's state; None where the name gives an invalid key."""
     key = f"{FEATURE_PREFIX}{name.replace('@', '.')}"
     with suppress(labels.InvalidLabel):
         return labels.Change(key, None).key

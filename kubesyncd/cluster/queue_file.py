@@ -51,15 +51,16 @@ class QueueFile:
             self._log.error("labels_not_loaded", why=problem)
 
     def with_changes(self, changes: Sequence[Change]) -> Queue:
-        """The queue with `changes` appended, not stored. Raises Refused where too many others wait."""
+        """Return the queue with `changes` appended, not stored. Raises Refused where too many others wait."""
         try:
             return self.queue.append(changes)
         except QueueFull as error:
             raise Refused(SERVICE, str(error)) from error
 
     def keep(self, queue: Queue) -> None:
-        """Replace the queue; the file is written later. An older file loses nothing: what was
-        applied is applied once more after a restart, in the same order.
+        """Replace the queue; the file is written later.
+
+        An older file loses nothing: what was applied is applied once more after a restart, in the same order.
         """
         self._replace(queue)
         self._to_save.set()
@@ -139,7 +140,7 @@ def _listed(reader: codec.Reader, value: object, name: str, problems: list[str])
 
 
 def _applied(reader: codec.Reader, value: object, problems: list[str]) -> dict[str, str | None]:
-    """The valid part of `applied`; a lost key is observed again on the Node."""
+    """Return the valid part of `applied`; a lost key is observed again on the Node."""
     try:
         items = reader.read(dict[str, object], value)
     except Undecodable:
@@ -157,7 +158,7 @@ def _applied(reader: codec.Reader, value: object, problems: list[str]) -> dict[s
 
 
 def _few(problems: list[str]) -> tuple[str, ...]:
-    """At most five sentences: an invalid file must not fill the log."""
+    """Return at most five sentences: an invalid file must not fill the log."""
     if len(problems) <= 5:
         return tuple(problems)
     return (*problems[:4], f"{len(problems) - 4} more problems in the label queue file")

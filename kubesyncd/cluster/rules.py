@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def why_not_joined(master: MasterConfig | None, *, packages_missing: bool) -> str:
-    """Why this switch is not a node of the configured master, with what to type. `master` None: not read yet."""
+    """Return why this switch is not a node of the configured master, with what to type. `master` None: not read yet."""
     if master is None:
         return "the configuration has not been read yet"
     if not master.ip:
@@ -22,7 +22,9 @@ def why_not_joined(master: MasterConfig | None, *, packages_missing: bool) -> st
 
 
 def kubelet_rule(why_not: str, *, hold: bool, failed: int) -> tuple[bool, str]:
-    """Whether the kubelet may run, and why. `why_not`: why the switch has not joined, empty where it has;
+    """Return whether the kubelet may run, and why.
+
+    `why_not`: why the switch has not joined, empty where it has;
     `failed`: the number of labels whose delivery has failed.
     """
     if why_not:

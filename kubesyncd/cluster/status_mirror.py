@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class Mirrored(Protocol):
-    """What the mirror shows, and who hears of the configuration."""
+    """What the mirror shows, and what is told of a changed configuration."""
 
     @property
     def engaged(self) -> bool:
         """Whether this switch uses Kubernetes."""
 
     def link_state(self) -> tuple[bool | None, int]:
-        """Whether the API server is connected (None: not known), and since when (seconds since the epoch)."""
+        """Return whether the API server is connected (None: not known), and since when (seconds since the epoch)."""
 
     def pending(self) -> tuple[str, ...]:
-        """The pending labels."""
+        """Return the pending labels."""
 
     def configuration_changed(self) -> None:
         """Note that the configuration, or the description of the switch, has changed."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class ConfigLoad:
-    """`seen`: CONFIG_DB has been complete once; whenever it is incomplete later, a load is going on. `restores`: rows
-    that a load has lost are restored afterwards; the load counts as going on until `settled`.
+    """The state of loads of CONFIG_DB.
+
+    `seen`: CONFIG_DB has been complete once; whenever it is incomplete later, a load is going on. `restores`: rows that
+    a load has lost are restored afterwards; the load counts as going on until `settled`.
     """
 
     seen: bool = False
@@ -16,15 +18,15 @@ class ConfigLoad:
     settled: bool = True
 
     def observed(self, *, whole: bool) -> ConfigLoad:
-        """The value after an observation: CONFIG_DB is complete (`whole`), or not."""
+        """Return the value after an observation: CONFIG_DB is complete (`whole`), or not."""
         if whole:
             return replace(self, seen=True)
         return replace(self, settled=False) if self.seen and self.restores else self
 
     def goes_on(self, *, whole: bool) -> bool:
-        """Whether a load is going on, given that CONFIG_DB is complete (`whole`), or not."""
+        """Return whether a load is going on, given that CONFIG_DB is complete (`whole`), or not."""
         return not self.settled if whole else self.seen
 
     def restored(self) -> ConfigLoad:
-        """The value after the rows that a load has lost are restored."""
+        """Return the value after the rows that a load has lost are restored."""
         return replace(self, settled=True)

@@ -62,7 +62,7 @@ class Health:
     withdrawn: bool = False
 
     def complaint_about(self, container_id: str) -> Complaint | None:
-        """The complaint about this container, if there is one."""
+        """Return the complaint about this container, if there is one."""
         return next((c for c in self.complaints if c.container_id == container_id), None)
 
 
@@ -87,7 +87,7 @@ def see_starts(health: Health, containers: tuple[Container, ...], timing: Timing
 
 
 def crash_loop(health: Health, timing: Timing, now: float) -> str:
-    """The failure text of a crash loop, or an empty one. `crash_loop_starts` 0: detection is off."""
+    """Return the failure text of a crash loop, or an empty one. `crash_loop_starts` 0: detection is off."""
     lately = sum(now - start.at <= timing.crash_loop_s for start in health.starts)
     if not 0 < timing.crash_loop_starts <= lately:
         return ""
@@ -95,7 +95,7 @@ def crash_loop(health: Health, timing: Timing, now: float) -> str:
 
 
 def complain(health: Health, complaint: Complaint) -> Health:
-    """The health with this complaint added; the newest complaint of each source counts."""
+    """Return the health with this complaint added; the newest complaint of each source counts."""
     others = _without(health.complaints, complaint.container_id, complaint.source)
     words = " ".join(complaint.reason.split())[:REASON_MAX]
     reason = "".join(letter if letter.isprintable() else "?" for letter in words) or "no reason given"
@@ -104,19 +104,19 @@ def complain(health: Health, complaint: Complaint) -> Health:
 
 
 def praise(health: Health, container_id: str, source: str) -> Health:
-    """The health after `source` withdraws its complaint about this container."""
+    """Return the health after `source` withdraws its complaint about this container."""
     return replace(health, complaints=_without(health.complaints, container_id, source))
 
 
 def forget_ended(health: Health, containers: tuple[Container, ...]) -> Health:
-    """The health without complaints about containers that have ended."""
+    """Return the health without complaints about containers that have ended."""
     running = {c.id for c in containers if c.running}
     kept = tuple(c for c in health.complaints if c.container_id in running)
     return health if kept == health.complaints else replace(health, complaints=kept)
 
 
 def another_image(health: Health, containers: tuple[Container, ...]) -> bool:
-    """Whether Kubernetes has started an image other than the failed one since the failure."""
+    """Return whether Kubernetes has started an image other than the failed one since the failure."""
     return any(
         c.owner is Owner.KUBE
         and c.started > health.failed_newest
@@ -126,7 +126,7 @@ def another_image(health: Health, containers: tuple[Container, ...]) -> bool:
 
 
 def same_image(health: Health, containers: tuple[Container, ...]) -> bool:
-    """Whether Kubernetes runs the failed image again."""
+    """Return whether Kubernetes runs the failed image again."""
     return any(
         c.owner is Owner.KUBE and c.running and c.image_id == health.failed_image and c.image_id
         for c in containers

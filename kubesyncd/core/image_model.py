@@ -37,9 +37,9 @@ class Stock:
     used: frozenset[str] = frozenset()
 
     def named(self, name: str) -> str:
-        """The ID of the image with this name; empty where there is none."""
+        """Return the ID of the image with this name; empty where there is none."""
         return next((image.id for image in self.images if name in image.names), "")
 
     def image(self, image_id: str) -> Image | None:
-        """The image with this ID, if it exists."""
+        """Return the image with this ID, if it exists."""
         return next((image for image in self.images if image.id == image_id), None)

@@ -44,7 +44,7 @@ class Fold:
     count: int
 
     def only(self, key: str) -> Fold:
-        """This fold reduced to `key`."""
+        """Return the fold reduced to `key`."""
         return replace(self, changes={key: self.changes[key]})
 
 
@@ -72,7 +72,7 @@ class Queue:
         return frozenset(entry.change.key for entry in self.pending)
 
     def append(self, changes: Iterable[Change]) -> Queue:
-        """The queue with `changes` appended. Raises QueueFull; then none of them is queued."""
+        """Return the queue with `changes` appended. Raises QueueFull; then none of them is queued."""
         entries = tuple(Entry(number, change) for number, change in enumerate(changes, self.arrivals))
         pending = self.pending + entries
         if len(pending) > PENDING_MAX:
@@ -82,12 +82,12 @@ class Queue:
         return replace(self, pending=pending, arrivals=self.arrivals + len(entries))
 
     def fold(self) -> Fold:
-        """Everything pending as one PATCH."""
+        """Return everything pending as one PATCH."""
         changes = {entry.change.key: entry.change.value for entry in self.pending}
         return Fold(changes, self.arrivals, len(self.pending))
 
     def acknowledge(self, fold: Fold) -> Queue:
-        """The queue after the API server accepted `fold`: its entries are removed, its values count as applied.
+        """Return the queue after the API server accepted `fold`: its entries are removed, its values count as applied.
 
         A key whose entries have been purged meanwhile is not added to `applied`: the purge was to forget it.
         """
@@ -96,37 +96,38 @@ class Queue:
         return replace(self._without(fold), applied=_bounded({**self.applied, **learnt}))
 
     def reject(self, fold: Fold) -> Queue:
-        """The queue after the API server rejected `fold` for good: its entries are removed, `applied` is unchanged."""
+        """Return the queue after the API server rejected `fold` for good: its entries are removed, `applied` stays."""
         return self._without(fold)
 
     def fail(self, fold: Fold) -> Queue:
-        """The queue after an attempt at `fold` failed: its entries stay queued and count as failed."""
+        """Return the queue after an attempt at `fold` failed: its entries stay queued and count as failed."""
         return replace(self, failed=(self.failed | fold.changes.keys()) & self.keys)
 
     def forgive(self) -> Queue:
-        """The queue where the API server answers but the Node is not registered yet: no entry counts as failed."""
+        """Return the queue where the API server answers but the Node is not registered: no entry counts as failed."""
         return replace(self, failed=frozenset()) if self.failed else self
 
     def purge(self) -> Queue:
-        """An empty queue. Arrival numbers continue, so a PATCH in flight cannot drop newer entries."""
+        """Return an empty queue. Arrival numbers continue, so a PATCH in flight cannot drop newer entries."""
         return Queue(arrivals=self.arrivals)
 
     def holds(self, keys: Iterable[str], upto: int) -> bool:
-        """Whether an entry for one of `keys` numbered below `upto` is pending."""
+        """Return whether an entry for one of `keys` numbered below `upto` is pending."""
         wanted = frozenset(keys)
         return any(e.number < upto and e.change.key in wanted for e in self.pending)
 
     def effective(self, key: str) -> str | Literal[KubeLabel.UNKNOWN] | None:
-        """The value of `key` once everything is applied: last pending, else applied, else UNKNOWN."""
+        """Return the value of `key` once everything is applied: last pending, else applied, else UNKNOWN."""
         for entry in reversed(self.pending):
             if entry.change.key == key:
                 return entry.change.value
         return self.applied.get(key, KubeLabel.UNKNOWN)
 
     def observe(self, node_labels: Mapping[str, str], keys: Iterable[str] = ()) -> Queue:
-        """The queue after observing `node_labels` on the Node: `applied` follows for our keys, pending changes stay.
+        """Return the queue after observing `node_labels` on the Node.
 
-        Our keys: `keys`, every feature label of the Node, and every key in `applied`.
+        `applied` follows for our keys, and pending changes stay. Our keys: `keys`, every feature label of the Node, and
+        every key in `applied`.
         """
         ours = {*self.applied, *keys, *(key for key in node_labels if feature_of(key))}
         seen = {key: node_labels.get(key) for key in sorted(ours)}
@@ -135,7 +136,7 @@ class Queue:
         return replace(self, applied=_bounded(seen))
 
     def recall(self, applied: Mapping[str, str | None], failed: Iterable[str]) -> Queue:
-        """The queue with what was stored beside its pending changes."""
+        """Return the queue with what was stored together with its pending changes."""
         return replace(self, applied=_bounded(dict(applied)), failed=self.keys & frozenset(failed))
 
     def _without(self, fold: Fold) -> Queue:
@@ -154,7 +155,7 @@ def _last_per_key(pending: tuple[Entry, ...]) -> tuple[Entry, ...]:
 
 
 def _bounded(applied: dict[str, str | None]) -> dict[str, str | None]:
-    """At most APPLIED_MAX keys: keys known to be absent are dropped first, then the oldest."""
+    """Keep at most APPLIED_MAX keys: keys known to be absent are dropped first, then the oldest."""
     surplus = len(applied) - APPLIED_MAX
     if surplus <= 0:
         return applied

@@ -47,18 +47,18 @@ class InvalidLabel(ValueError):
 
 
 def feature_label(name: str) -> str:
-    """The node label that lets Kubernetes deploy the feature `name`, when its value is `true`."""
+    """Return the node label that lets Kubernetes deploy the feature `name`, when its value is `true`."""
     return f"{name}{_FEATURE_SUFFIX}"
 
 
 def feature_of(key: str) -> str | None:
-    """The feature whose label `key` is, or None."""
+    """Return the feature whose label `key` is, or None."""
     name = key.removesuffix(_FEATURE_SUFFIX)
     return name if name != key and FEATURE_NAME.fullmatch(name) else None
 
 
 def is_key(key: str) -> bool:
-    """Whether `key` may be a label's key on this node."""
+    """Return whether `key` may be a label's key on this node."""
     try:
         _check_key(key)
     except InvalidLabel:
@@ -83,7 +83,7 @@ class Change:
 
     @classmethod
     def parse(cls, text: str) -> Change:
-        """`key=value` sets, `key-` removes. Raises InvalidLabel."""
+        """Parse a change: `key=value` sets a label, `key-` removes it. Raises InvalidLabel."""
         key, equals, value = text.partition("=")
         if equals:
             return cls(key, value)
@@ -96,7 +96,7 @@ class Change:
 
 
 def self_description(metadata: Mapping[str, str], os_version: str) -> tuple[Change, ...]:
-    """Labels by which a manifest may select this switch: OS version, platform, HWSKU, device type.
+    """Return labels by which a manifest may select this switch: OS version, platform, HWSKU, device type.
 
     `metadata` is CONFIG_DB DEVICE_METADATA. An unknown fact gives no label; a character not allowed in a label
     becomes `_`.
@@ -106,7 +106,7 @@ def self_description(metadata: Mapping[str, str], os_version: str) -> tuple[Chan
 
 
 def originals(metadata: Mapping[str, str], os_version: str) -> dict[str, str]:
-    """The facts behind `self_description` that a label cannot hold as they are, by the label's last part."""
+    """Return the facts behind `self_description` that a label cannot hold as they are, by the label's last part."""
     facts = _facts(metadata, os_version).items()
     return {key.rpartition("/")[2]: fact for key, fact in facts if fact != _as_value(fact)}
 
@@ -122,7 +122,7 @@ def _facts(metadata: Mapping[str, str], os_version: str) -> dict[str, str]:
 
 
 def _as_value(text: str) -> str:
-    """The nearest label value: allowed letters only, at most 63, a letter or digit at both ends."""
+    """Return the nearest label value: allowed letters only, at most 63, a letter or digit at both ends."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:PART_LENGTH_MAX].strip("_.-")
 
 
@@ -162,5 +162,5 @@ def _within(prefix: str, domains: tuple[str, ...]) -> bool:
 
 
 def abridged(text: str, length_max: int = 80) -> str:
-    """An untrusted text, shortened and escaped for one line."""
+    """Return the untrusted text, shortened and escaped for one line."""
     return ascii(text if len(text) <= length_max else text[: length_max - 3] + "...")

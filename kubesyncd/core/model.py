@@ -18,7 +18,7 @@ CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
 def valid_feature_name(name: str) -> bool:
-    """Whether `name` may be used as a feature, a unit and a container name."""
+    """Return whether `name` may be used as a feature, a unit and a container name."""
     return FEATURE_NAME.fullmatch(name) is not None
 
 

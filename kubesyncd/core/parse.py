@@ -33,7 +33,7 @@ _FALSE = {"false", "off", "no", "0"}
 
 
 def parse_bool(key: str, value: str, problems: list[str], *, default: bool) -> bool:
-    """`true|false|on|off` in any case; anything else is `default` and a problem."""
+    """Parse `true|false|on|off` in any case; anything else is `default` and a problem."""
     word = value.strip().lower()
     if word in _TRUE:
         return True
@@ -47,7 +47,7 @@ def parse_bool(key: str, value: str, problems: list[str], *, default: bool) -> b
 
 
 def parse_int(key: str, value: str, problems: list[str], *, default: int, most: int) -> int:
-    """A whole number from 0 to `most`; anything else is `default` and a problem."""
+    """Parse a whole number from 0 to `most`; anything else is `default` and a problem."""
     word = value.strip()
     if word.isascii() and word.isdigit() and len(word) <= len(str(most)) and int(word) <= most:
         return int(word)
@@ -59,7 +59,7 @@ def parse_int(key: str, value: str, problems: list[str], *, default: int, most: 
 
 
 def parse_choice(key: str, value: str, problems: list[str], *, allowed: tuple[T, ...], default: T) -> T:
-    """One of `allowed`, in any case; anything else is `default` and a problem."""
+    """Parse one of `allowed`, in any case; anything else is `default` and a problem."""
     word = value.strip().lower()
     for choice in allowed:
         if word == choice.value:
@@ -79,7 +79,7 @@ FAILURE_MINUTES_MAX = 5_256_000
 def parse_feature_config(
     fields: Mapping[str, str], problems: list[str], known: FeatureConfig | None = None
 ) -> FeatureConfig:
-    """CONFIG_DB fields (the seed's names, any case) as a config.
+    """Parse CONFIG_DB fields (the seed's names, any case) as a config.
 
     An absent field is the seed's default. An invalid field keeps its value in `known`: a typing error must not
     move a feature.
@@ -125,7 +125,7 @@ def parse_feature_config(
 
 
 def parse_row(fields: Mapping[str, str], problems: list[str]) -> Row:
-    """Our STATE_DB fields (the seed's names, any case; `docker-id` is `docker_id`) as a row."""
+    """Parse our STATE_DB fields (the seed's names, any case; `docker-id` is `docker_id`) as a row."""
     got = {key.lower().replace("-", "_"): value for key, value in fields.items()}
     docker_id = got.get("docker_id", "").strip()
     if docker_id and not CONTAINER_ID.fullmatch(docker_id):
@@ -165,7 +165,7 @@ _HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?=[^.]*[A-Za-z])({_LABEL})\.?
 
 
 def is_host(text: str) -> bool:
-    """Whether this is an IP address (IPv6 also in brackets, never with a zone) or a host name, without a port."""
+    """Return whether this is an IP address (IPv6 also in brackets, never with a zone) or a host name; no port."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         found = ip_address(bare)
@@ -175,7 +175,7 @@ def is_host(text: str) -> bool:
 
 
 def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
-    """CONFIG_DB `KUBERNETES_MASTER|SERVER` (field names in any case). An invalid IP counts as absent."""
+    """Parse CONFIG_DB `KUBERNETES_MASTER|SERVER` (field names in any case). An invalid IP counts as absent."""
     got = {key.lower(): value for key, value in fields.items()}
     problems: list[str] = []
     ip = got.get("ip", "").strip()
@@ -192,6 +192,6 @@ def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
 
 
 def shown(value: str) -> str:
-    """An untrusted value, shortened and escaped for one log line."""
+    """Return the untrusted value, shortened and escaped for one log line."""
     text = ascii(value[:SHOWN_MAX])
     return text if len(text) <= SHOWN_MAX + 2 and len(value) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."

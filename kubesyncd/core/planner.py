@@ -57,7 +57,7 @@ class _Look:
         return Plan(self.state, action, None, why)
 
     def rest(self, why: str, *wakes: float | None) -> Plan:
-        """A plan without an action; the next observation is at the earliest deadline ahead."""
+        """Return a plan without an action; the next observation is at the earliest deadline ahead."""
         stable_at = None
         if self.record.grant and not self.record.proven:
             stable_at = self.record.granted_at + self.timing.kube_stable_s
@@ -74,14 +74,14 @@ class _Look:
 
 
 def state_of(config: FeatureConfig, record: Record, facts: Facts) -> State:
-    """The feature's state by record and Docker (not by the current STATE_DB row)."""
+    """Return the feature's state by record and Docker (not by the current STATE_DB row)."""
     return classify(project(record, facts), ruling_owner(config, record), local_exited=record.local_exited)
 
 
 def decide(
     config: FeatureConfig, record: Record, facts: Facts, timing: Timing, now: float, feature: str = "NAME"
 ) -> Plan:
-    """The next plan for one feature, whose `record` has absorbed `facts`. `feature`: its name, for texts only."""
+    """Decide the next plan for one feature. `record` has absorbed `facts`; `feature`: its name, for texts only."""
     look = _Look(config, record, facts, timing, now, state_of(config, record, facts), feature)
     plan = _wished(look)
     row = project(record, facts)
@@ -94,7 +94,7 @@ def decide(
 def foresee(
     config: FeatureConfig, record: Record, facts: Facts, timing: Timing, wake_at: float, feature: str = "NAME"
 ) -> tuple[Record, Plan]:
-    """The record and plan of an observation at `wake_at`, if nothing but time changes until then."""
+    """Return the record and plan of an observation at `wake_at`, if nothing but time changes until then."""
     facts = replace(facts, reasking=False)
     record = absorb(record, config, facts, timing, wake_at)
     return record, decide(config, record, facts, timing, wake_at, feature)
@@ -119,7 +119,7 @@ def _wished(look: _Look) -> Plan:
 
 
 def label_wanted(state: State, owner: Owner, record: Record, facts: Facts) -> KubeLabel:
-    """The label the feature should have; UNKNOWN leaves it unchanged (spec section 6).
+    """Return the label the feature should have; UNKNOWN leaves it unchanged (spec section 6).
 
     `kill --no-kubelet-check` skips labels: they are requested after it is done, and after a reboot (`hold`).
     """
@@ -134,7 +134,7 @@ def label_wanted(state: State, owner: Owner, record: Record, facts: Facts) -> Ku
 
 
 def label_missing(config: FeatureConfig, record: Record, facts: Facts) -> KubeLabel | None:
-    """The label to request, or None where it is already as wanted or this node has not joined.
+    """Return the label to request, or None where it is already as wanted or this node has not joined.
 
     A feature without any part in Kubernetes requests nothing: a label never observed is taken as off.
     """
@@ -163,7 +163,7 @@ def _label(look: _Look) -> Plan | None:
 
 
 def _down(look: _Look) -> Plan:
-    """Stop, kill and staying down (S7): end the local container found by the stop, and every kube container."""
+    """Bring the feature down (S7): end the local container found by the stop, and every kube container."""
     plan = _label(look)
     if plan is not None:
         return plan
@@ -225,7 +225,7 @@ def _end_kube(look: _Look, targets: tuple[str, ...], because: str) -> Plan:
 
 
 def _one_at_a_time(look: _Look) -> Plan:
-    """S1: stop a local container that appears while a kube container is admitted."""
+    """Stop a local container that appears while a kube container is admitted (S1)."""
     container_id = look.facts.local_running
     if container_id in look.facts.stopping:
         return look.rest("the kube container owns the feature; waiting for the local one to end")
@@ -291,7 +291,7 @@ def _up_kube(look: _Look) -> Plan:
 
 
 def _beside_nobody(look: _Look) -> Plan:
-    """KUBE_RUNNING: keep the kube container, or stop an unhealthy one where a local container can take over."""
+    """Keep the running kube container (KUBE_RUNNING), or stop an unhealthy one where a local one can take over."""
     record, unwell = look.record, complaint_against(look.record, look.config)
     if not unwell:
         return look.rest(record.failure) if record.failure else _adopt(look)
@@ -320,7 +320,7 @@ def _may_still_ask(look: _Look) -> bool:
 
 
 def _beside_local(look: _Look) -> Plan:
-    """LOCAL and LOCAL_TO_KUBE: the hand-over from local to kube."""
+    """Keep a local container running, or hand over to kube (LOCAL and LOCAL_TO_KUBE)."""
     waiter, record = look.facts.waiter, look.record
     if record.mode is Mode.READY:
         return look.act(
@@ -376,7 +376,7 @@ def _nothing_runs(look: _Look) -> Plan:
 
 
 def _kube_ready(look: _Look) -> Plan:
-    """KUBE_READY: wait for kube, and fall back to local in time (L3)."""
+    """Wait for kube, and fall back to local in time (KUBE_READY, L3)."""
     record, waits = look.record, "waiting for kube deployment"
     if look.facts.label.refused:
         waits = f"{waits}, blocked: the API server refuses the node label ({look.facts.label.refused})"

@@ -27,7 +27,7 @@ class BadRequest(Exception):
 
 
 def encode_request(arguments: list[str]) -> bytes:
-    """A request's bytes. Raises BadRequest where the arguments cannot be encoded."""
+    """Encode a request as bytes. Raises BadRequest where the arguments cannot be encoded."""
     if any("\0" in a or "\n" in a for a in arguments):
         raise BadRequest("an argument holds a NUL or a newline; leave it out")
     line = "\0".join([VERSION, *arguments]).encode() + b"\n"
@@ -37,7 +37,7 @@ def encode_request(arguments: list[str]) -> bytes:
 
 
 def decode_request(line: bytes) -> list[str]:
-    """The arguments of one whole request line, without the version. Raises BadRequest."""
+    """Decode the arguments of one whole request line, without the version. Raises BadRequest."""
     if len(line) > REQUEST_BYTES_MAX:
         raise BadRequest(f"the request is longer than {REQUEST_BYTES_MAX} bytes; send a shorter one")
     if not line.endswith(b"\n"):
@@ -58,22 +58,22 @@ def decode_request(line: bytes) -> list[str]:
 
 
 def out(text: str) -> bytes:
-    """`text` as lines for the client's standard output."""
+    """Encode `text` as lines for the client's standard output."""
     return _lines("O", text)
 
 
 def err(text: str) -> bytes:
-    """`text` as lines for the client's standard error."""
+    """Encode `text` as lines for the client's standard error."""
     return _lines("E", text)
 
 
 def status(text: str) -> bytes:
-    """`text` as one status line (systemd shows it)."""
+    """Encode `text` as one status line (systemd shows it)."""
     return _lines("S", " ".join(text.split()))
 
 
 def result(code: int) -> bytes:
-    """The last line: the client's exit code, 0 to 255."""
+    """Encode the last line: the client's exit code, 0 to 255."""
     assert 0 <= code <= 255, code
     return b"R %d\n" % code
 
@@ -84,7 +84,7 @@ def _lines(kind: str, text: str) -> bytes:
 
 
 def decode_reply(data: bytes) -> tuple[list[tuple[str, str]], int | None]:
-    """The complete lines of a reply as (kind, text), and the code once `R` has arrived. Raises BadRequest."""
+    """Decode the complete lines of a reply as (kind, text), and the code once `R` has arrived. Raises BadRequest."""
     replies: list[tuple[str, str]] = []
     for raw in data.split(b"\n")[:-1]:
         kind, _, text = raw.decode(errors="replace").partition(" ")

@@ -116,19 +116,22 @@ class Record:
 
 
 def ruling_owner(config: FeatureConfig, record: Record) -> Owner:
-    """The owner that should run the feature: a rolled-back one is local until the operator or a new image clears it."""
+    """Return the owner that should run the feature.
+
+    A rolled-back feature is local until the operator or a new image clears the failure.
+    """
     return Owner.LOCAL if record.rolled_back else config.owner
 
 
 def local_wanted(config: FeatureConfig, record: Record) -> bool:
-    """Whether a local container should run while no kube container runs."""
+    """Return whether a local container should run while no kube container runs."""
     if ruling_owner(config, record) is Owner.LOCAL or config.fallback or record.boot_fallback:
         return True
     return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
 
 
 def project(record: Record, facts: Facts) -> Row:
-    """The STATE_DB row derived from record and containers."""
+    """Derive the STATE_DB row from record and containers."""
     if record.grant and record.grant in facts.kube_running:
         owner, docker_id = Owner.KUBE, record.grant
     elif facts.local_running:
@@ -146,7 +149,7 @@ def project(record: Record, facts: Facts) -> Row:
 
 
 def _said_of_local(record: Record, facts: Facts) -> str:
-    """The complaint about the local container as failure text; the unit, not the planner, acts on it."""
+    """Return the complaint about the local container as failure text; the unit, not the planner, acts on it."""
     complaint = record.health.complaint_about(facts.local_running)
     if complaint is None:
         return ""
@@ -154,25 +157,25 @@ def _said_of_local(record: Record, facts: Facts) -> str:
 
 
 def with_mode(record: Record, mode: Mode) -> Record:
-    """The record after the reconciler has set another mode; an earlier local exit is cleared."""
+    """Return the record after the reconciler has set another mode; an earlier local exit is cleared."""
     local = record.exit is not None and record.exit.owner is Owner.LOCAL
     return replace(record, mode=mode, exit=None if local else record.exit)
 
 
 def with_grant(record: Record, container_id: str, now: float) -> Record:
-    """The record after the reconciler has admitted this kube container."""
+    """Return the record after the reconciler has admitted this kube container."""
     return replace(with_mode(record, Mode.READY), grant=container_id, granted_at=now, proven=False)
 
 
 def hear(record: Record, *, said: Complaint, well: bool) -> Record:
-    """The record after a complaint about a container, or after its withdrawal (`well`)."""
+    """Return the record after a complaint about a container, or after its withdrawal (`well`)."""
     if well:
         return replace(record, health=praise(record.health, said.container_id, said.source))
     return replace(record, health=complain(record.health, said))
 
 
 def cleared(record: Record) -> Record:
-    """The record with its failure cleared: Kubernetes may run the feature again immediately."""
+    """Return the record with its failure cleared: Kubernetes may run the feature again immediately."""
     health = replace(
         record.health, starts=(), sick=0, failed_image="", failed_newest="", withdrawn=False, complaints=()
     )
@@ -189,13 +192,13 @@ def cleared(record: Record) -> Record:
 
 
 def rolled_back(record: Record, failure: str, failed_image: str, failed_newest: str) -> Record:
-    """The first record of a boot for a feature that was rolled back before it."""
+    """Return the first record of a boot for a feature that was rolled back before it."""
     health = Health(failed_image=failed_image, failed_newest=failed_newest, newest=failed_newest)
     return replace(record, failure=failure, rolled_back=True, health=health)
 
 
 def absorb(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
-    """The record after this observation: exits, clocks and failures updated. Idempotent."""
+    """Return the record after this observation: exits, clocks and failures are updated. Idempotent."""
     record = _see_local(record, facts)
     record = replace(record, health=see_starts(record.health, facts.containers, timing, now))
     record = _see_grant(record, config, facts, timing, now)
@@ -263,13 +266,13 @@ def _see_hand_over(record: Record, config: FeatureConfig, facts: Facts, timing: 
 
 
 def complaint_against(record: Record, config: FeatureConfig) -> str:
-    """Why the local container has to replace the admitted one; empty where it need not."""
+    """Return why the local container has to replace the admitted one; empty where it need not."""
     complaint = record.health.complaint_about(record.grant)
     return complaint.reason if complaint and config.policy is FailurePolicy.SWITCH_TO_LOCAL else ""
 
 
 def _refused(record: Record, facts: Facts, timing: Timing, now: float) -> Record:
-    """The local container returns immediately; the delay before the next hand-over doubles each time."""
+    """Let the local container return immediately; the delay before the next hand-over doubles each time."""
     times = record.crashes + record.health.sick - 1
     delay = min(timing.handover_delay_s * 2.0 ** min(times, 60), timing.handover_delay_s_max)
     return replace(record, refuse_until=now + delay, local_due=not facts.local_running)
@@ -313,7 +316,7 @@ def _keep_clocks(record: Record, config: FeatureConfig, facts: Facts, now: float
 
 
 def failure_deadline(record: Record, config: FeatureConfig) -> float | None:
-    """When the feature counts as failed (BOOTTIME seconds), if nothing changes until then."""
+    """Return when the feature counts as failed (BOOTTIME seconds), if nothing changes until then."""
     if config.failure_minutes == 0 or record.bad_since is None or record.failure:
         return None
     return record.bad_since + config.failure_minutes * 60.0
@@ -339,7 +342,7 @@ def _judge(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, 
 
 
 def _failure(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> str:
-    """Why the feature counts as failed now; empty where it does not."""
+    """Return why the feature counts as failed now; empty where it does not."""
     if record.system_state is not SystemState.UP:
         return ""
     complaint = record.health.complaint_about(record.grant)

@@ -28,16 +28,17 @@ class Saved:
     armed: bool = True
 
     def awaits_load(self, now: float) -> bool:
-        """Whether a load at `now` (seconds since the epoch) is the one the copy was saved for."""
+        """Return whether a load at `now` (seconds since the epoch) is the one the copy was saved for."""
         return self.armed and 0 <= now - self.saved_at <= GOOD_FOR_S
 
 
 def lost(
     saved: Rows, now: Rows, ours: frozenset[str], normal: Callable[[str], str]
 ) -> dict[str, dict[str, str]]:
-    """The fields to write so that none of ours is lost, by feature. A missing row is restored completely.
-    In an existing row only `ours` are restored, fields that no other component sets: other fields that an image has
-    left out or changed stay so. `normal` spells a field's name as in `ours`.
+    """Return the fields to write, by feature, so that none of ours is lost.
+
+    A missing row is restored completely. In an existing row only `ours` are restored, fields that no other component
+    sets: other fields that an image has left out or changed stay so. `normal` spells a field's name as in `ours`.
     """
     return {
         name: wanted

@@ -70,7 +70,7 @@ _UP = {
 
 
 def classify(row: Row, owner: Owner, *, local_exited: bool) -> State:
-    """The state of `row`; `owner`: the ruling owner, `local_exited`: a local exit is recorded."""
+    """Return the state of `row`; `owner`: the ruling owner, `local_exited`: a local exit is recorded."""
     if row.system_state is SystemState.ABSENT:
         return State.UNKNOWN
     if row.system_state is SystemState.DOWN:
@@ -151,7 +151,7 @@ def check(before: State, after: State) -> None:
 
 
 def mermaid(current: State | None = None) -> str:
-    """The table as a mermaid state diagram (DRIFT's repairs are left out; stop from every state is a note)."""
+    """Draw the table as a mermaid state diagram (DRIFT's repairs are left out; stop from every state is a note)."""
     lines = ["stateDiagram-v2", "    [*] --> UNKNOWN: boot"]
     merged: dict[tuple[State, State], list[str]] = {}
     for edge in EDGES:

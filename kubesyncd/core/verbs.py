@@ -67,14 +67,14 @@ REDIS_DOWN = Outcome(
 
 
 def overtaken(by: Verb) -> Outcome:
-    """The answer to an older verb when a newer one arrives for the same feature."""
+    """Return the answer to an older verb when a newer one arrives for the same feature."""
     return Outcome(
         protocol.EXIT_FAILED, f"superseded by a newer {type(by).__name__.lower()}; nothing left to do"
     )
 
 
 def accept(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Record | Outcome:
-    """The record with the verb's request, or the reason why it is declined."""
+    """Return the record with the verb's request, or the reason why it is declined."""
     match verb:
         case Start():
             return _accept_start(config, record, facts)
@@ -112,7 +112,7 @@ def _accept_start(config: FeatureConfig, record: Record, facts: Facts) -> Record
 
 
 def outcome(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Outcome | None:
-    """The verb's answer, or None while it is not done. It always derives from an observation."""
+    """Return the verb's answer, or None while it is not done. It always derives from an observation."""
     if isinstance(verb, Start):
         return _start_outcome(config, record, facts)
     told = facts.row is None or facts.row == project(record, facts) or facts.hold
@@ -151,7 +151,7 @@ def _start_outcome(config: FeatureConfig, record: Record, facts: Facts) -> Outco
 
 
 def wait_follows(config: FeatureConfig, record: Record, facts: Facts) -> bool:
-    """Whether `wait` has something to follow: a running container, an exit to report, or the next kube deployment."""
+    """Return whether `wait` can go on: a container runs, an exit is to be reported, or kube deploys next."""
     return _runs(record, facts) or state_of(config, record, facts) not in (State.STARTING, State.UNKNOWN)
 
 
@@ -163,7 +163,7 @@ def wait_code(
     now: float,
     lost_since: float | None = None,
 ) -> int | None:
-    """The exit code `wait` returns now, or None while the feature runs (S6).
+    """Return the exit code that `wait` returns now, or None while the feature runs (S6).
 
     It follows the feature, not a container: hand-over, re-deploy, a kube crash and the switch back do not end it.
     `lost_since`: since when this `wait` has had nothing to follow (BOOTTIME seconds); None: it has something.

@@ -81,7 +81,7 @@ def _begin_boot(settings: Settings, log: FilteringBoundLogger) -> Boot:
 
 
 def _ending_signal() -> asyncio.Future[Ending]:
-    """A future that receives why the daemon ends, from the first signal that says so."""
+    """Create a future that receives why the daemon ends, from the first signal that says so."""
     loop = asyncio.get_running_loop()
     ending: asyncio.Future[Ending] = loop.create_future()
 

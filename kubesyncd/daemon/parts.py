@@ -44,19 +44,19 @@ class LoadingStore(FeatureStore, Protocol):
 
 
 class SwitchFiles(Protocol):
-    """Facts about this switch that stand in files."""
+    """Facts about this switch that are stored in files."""
 
     def kubeconfig_exists(self) -> bool:
-        """Whether the kubelet has a credential."""
+        """Return whether the kubelet has a credential."""
 
     def hold_exists(self) -> bool:
-        """Whether a reboot is being prepared."""
+        """Return whether a reboot is being prepared."""
 
     def os_version(self) -> str:
-        """The SONiC version."""
+        """Return the SONiC version."""
 
     def credential_ends(self) -> float | None:
-        """When the kubelet's certificate expires, in seconds since the epoch; None: not known."""
+        """Return when the kubelet's certificate expires, in seconds since the epoch; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """This boot's ID, and the features to which a prepared reboot has promised their local container."""
+    """The ID of this boot, and the features to which a prepared reboot has promised their local container."""
 
     id: str
     falls_back: frozenset[str] = frozenset()
@@ -98,8 +98,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Parts that a switch may lack. Without `join`, the node never joins or leaves; `restorer` restores a loaded
-    CONFIG_DB before any component reads it.
+    """Parts that a switch may lack.
+
+    Without `join`, the node never joins or leaves; `restorer` restores a loaded CONFIG_DB before any component reads
+    it.
     """
 
     images: ImageStore | None = None
@@ -202,16 +204,16 @@ class _Host:
         self.credential_ends = switch.credential_ends
 
     def has_kubeconfig(self) -> bool:
-        """Whether the kubelet has a credential for the configured master."""
+        """Return whether the kubelet has a credential for the configured master."""
         return self._join.fits() if self._join is not None else self._switch.kubeconfig_exists()
 
     def is_joining(self) -> bool:
-        """Whether a join or a reset is running."""
+        """Return whether a join or a reset is running."""
         return self._join is not None and self._join.joining
 
 
 def _first_record(images: ImageStore | None, falls_back: frozenset[str], feature: str) -> Record:
-    """The initial record of a feature without one in the ledger: rollbacks and promises outlive the boot."""
+    """Return the initial record of a feature without one in the ledger: rollbacks and promises outlive the boot."""
     record = Record(boot_fallback=feature in falls_back)
     kept = images.remembered(feature) if images is not None else None
     if kept is None or not kept.failure:

@@ -19,7 +19,7 @@ class StartError(Exception):
 
 
 def bind(path: Path, mode: int, group: str) -> socket.socket:
-    """A listening Unix socket of our own at `path`. Raises StartError where another daemon answers there."""
+    """Create a listening Unix socket of our own at `path`. Raises StartError where another daemon answers there."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def bind(path: Path, mode: int, group: str) -> socket.socket:
 
 
 def _answers(path: Path) -> bool:
-    """Whether another process listens at `path`."""
+    """Return whether another process listens at `path`."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:

@@ -37,8 +37,9 @@ AUDIT_PAUSE_S = 0.05
 
 
 class Daemon:
-    """One run of the daemon, between the ports and the sockets. `identify` returns the peer of a socket; `tell`
-    notifies systemd.
+    """One run of the daemon, between the ports and the sockets.
+
+    `identify` returns the peer of a socket; `tell` notifies systemd.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Daemon:
         self._unmet = asyncio.Event()
 
     def start(self, tasks: asyncio.TaskGroup, watchdog_s: float | None = None) -> Server:
-        """Load what earlier runs have stored and start all parts in `tasks`; return the server. `watchdog_s`: systemd's
-        watchdog interval.
+        """Load what earlier runs have stored and start all parts in `tasks`; return the server.
+
+        `watchdog_s`: systemd's watchdog interval.
         """
         parts, options = self._parts, self._options
         self._load()
@@ -162,7 +164,7 @@ class Daemon:
                 await self._meet()
 
     async def _is_feature(self, name: str) -> bool:
-        """Whether the feature has a row: the event of its removal must not create a reconciler again."""
+        """Return whether the feature has a row: the event of its removal must not create a reconciler again."""
         try:
             stored = await self._ports.store.read(name)
         except (Unavailable, Refused):
@@ -175,7 +177,7 @@ class Daemon:
             reconciler.dirty.set()
 
     def _reconciler_of(self, name: str) -> Reconciler | None:
-        """The feature's reconciler; a new one observes by itself. None where there are too many features."""
+        """Return the feature's reconciler; a new one observes by itself. None where there are too many features."""
         try:
             return self._reconcilers.get(name)
         except Refused as error:
@@ -215,7 +217,7 @@ class Daemon:
 
 
 def _summary(reconcilers: Reconcilers, cluster: ClusterController) -> str:
-    """One line for `systemctl status kubesyncd`."""
+    """Return one line for `systemctl status kubesyncd`."""
     views = [reconciler.view for reconciler in reconcilers if reconciler.view is not None]
     kube = sum(project(v.record, v.facts).current_owner is Owner.KUBE for v in views)
     link = f"master {'connected' if cluster.connected else 'unreachable'}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def verbs(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[str, Handler]]:
-    """The handler of each verb, by socket. Verbs of parts that this switch lacks are unknown."""
+    """Return the handler of each verb, by socket. Verbs of parts that this switch lacks are unknown."""
     log, containers = parts.runtime.log, parts.ports.containers
     container = ContainerHandlers(parts.reconcilers, containers, log).handlers()
     host = {

@@ -134,19 +134,19 @@ class _SwitchFiles:
         self._version = Path(settings.paths.sonic_version)
 
     def kubeconfig_exists(self) -> bool:
-        """Whether the kubelet has a credential."""
+        """Return whether the kubelet has a credential."""
         return self._kubeconfig.exists()
 
     def hold_exists(self) -> bool:
-        """Whether a reboot is being prepared."""
+        """Return whether a reboot is being prepared."""
         return self._hold.exists()
 
     def os_version(self) -> str:
-        """The SONiC version."""
+        """Return the SONiC version."""
         return os_version(self._version)
 
     def credential_ends(self) -> float | None:
-        """When the kubelet's certificate expires; imports its reader on first use."""
+        """Return when the kubelet's certificate expires. Import its reader on first use."""
         from kubesyncd.adapters.kube_credential import ends_at
 
         return ends_at(self._kubeconfig)

@@ -27,7 +27,7 @@ class Store(Protocol):
         """Note that a load is over; until then the last known configuration stays in force."""
 
     async def feature_rows(self) -> Rows:
-        """All current FEATURE rows. Raises Unavailable, also while CONFIG_DB is incomplete."""
+        """Return all current FEATURE rows. Raises Unavailable, also while CONFIG_DB is incomplete."""
 
     async def add_fields(self, feature: str, fields: Mapping[str, str]) -> None:
         """Set these fields of a FEATURE row. Raises Unavailable, Refused."""
@@ -58,8 +58,10 @@ class TableRestorer:
         self._log = log
 
     async def restore(self) -> None:
-        """Read the table and restore what it has lost. Never raises: the next call tries again what fails now,
-        and a row that cannot be written does not delay the others.
+        """Read the table and restore what it has lost.
+
+        Never raises: the next call tries again what fails now, and a row that cannot be written does not delay the
+        others.
         """
         try:
             now = await self._store.feature_rows()
@@ -96,7 +98,7 @@ class TableRestorer:
         self._log.info("feature_table", action="restore", feature=name, fields=dict(fields))
 
     def _saved(self) -> Saved | None:
-        """The copy that was saved for this load, if there is one."""
+        """Return the copy that was saved for this load, if there is one."""
         try:
             data = self._file.load()
             saved = decode(data) if data is not None else None

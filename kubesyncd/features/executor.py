@@ -75,7 +75,7 @@ class Executor:
         return frozenset(self._stops) & running, frozenset(self._killed)
 
     def cancel(self) -> None:
-        """Cancel the docker stops that run beside the reconciler."""
+        """Cancel the docker stops that run concurrently with the reconciler."""
         for task in self._stops.values():
             task.cancel()
 
@@ -85,8 +85,8 @@ class Executor:
         assert action is not None
         await self._act(action, view)
         took_ms = round((self._clock() - begun) * 1000, 1)
-        said = self._log.debug if isinstance(action, WriteRow) else self._log.info
-        said("action", state=view.plan.state.value, action=_name(action), why=view.plan.why, took_ms=took_ms)
+        log = self._log.debug if isinstance(action, WriteRow) else self._log.info
+        log("action", state=view.plan.state.value, action=_name(action), why=view.plan.why, took_ms=took_ms)
 
     async def _act(self, action: Action, view: View) -> None:
         around, memory = self._around, self._memory
@@ -131,7 +131,7 @@ class Executor:
         self._killed[container_id] = self._clock() + KILL_AGAIN_S
 
     async def _stop(self, container_id: str, grace_s: int) -> None:
-        """Run docker stop beside the loop; Docker's event reports the end to the loop."""
+        """Run docker stop concurrently with the loop; Docker's event reports the end to the loop."""
         try:
             await self._around.containers.stop(container_id, grace_s)
             self._backoff.reset()
@@ -143,7 +143,7 @@ class Executor:
             self._wake()
 
     async def _adopted(self, record: Record, image_id: str) -> Record:
-        """The record after adopting the image as the local one. A failure is an alert and is tried again later."""
+        """Return the record after adopting the image as the local one. A failure is an alert; it is retried later."""
         try:
             await self._around.images.adopt(self._name, image_id)
         except PortError as error:

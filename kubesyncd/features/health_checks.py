@@ -63,10 +63,10 @@ class Checks:
             if name.split(".")[0] == reconciler.name
         ]
         self._failed = {key: self._failed.get(key, 0) for key in ((owner, name) for _, owner, name in due)}
-        room = asyncio.Semaphore(AT_ONCE_MAX)
+        slots = asyncio.Semaphore(AT_ONCE_MAX)
 
         async def one(reconciler: Reconciler, container_id: str, name: str) -> None:
-            async with room:
+            async with slots:
                 await self._check(reconciler, container_id, name)
 
         await asyncio.gather(*(one(*each) for each in due))
@@ -103,6 +103,6 @@ class Checks:
 
 
 def _complained(reconciler: Reconciler, container_id: str, name: str) -> bool:
-    """Whether this check's complaint is already recorded."""
+    """Return whether this check's complaint is already recorded."""
     complaints = reconciler.view.record.health.complaints if reconciler.view is not None else ()
     return any((c.container_id, c.source) == (container_id, name) for c in complaints)

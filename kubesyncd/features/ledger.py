@@ -132,12 +132,12 @@ class Ledger:
 
 
 def _entry(name: str, record: Record, config: FeatureConfig, history: tuple[Transition, ...]) -> str:
-    """A feature's part of the file. It is kept, so that a change of one feature encodes no other one."""
+    """Encode a feature's part of the file. It is kept, so that a change of one feature encodes no other one."""
     return f"{codec.text(name)}:{codec.text(_LedgerEntry(record, config, history))}"
 
 
 def _history(reader: codec.Reader, value: object) -> tuple[Transition, ...]:
-    """The last changes of state; empty where invalid."""
+    """Return the last changes of state; empty where invalid."""
     try:
         return reader.read(tuple[Transition, ...], value)[-HISTORY_MAX:]
     except Undecodable:

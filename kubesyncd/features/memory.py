@@ -52,8 +52,10 @@ class Memory:
             self._log.info("state", state=plan.state.value, was=source.value, why=plan.why)
 
     def remember(self, record: Record, *, surely: bool = False) -> None:
-        """Write the record to the ledger. `surely`: raise Unavailable where it cannot be written. A grant needs it: a
-        restart would not know the admitted container. Observations restore everything else.
+        """Write the record to the ledger.
+
+        `surely`: raise Unavailable where it cannot be written. A grant needs it: a restart would not know the admitted
+        container. Observations restore everything else.
         """
         self._log_health(self.record, record)
         try:

@@ -5,7 +5,7 @@ feature. Other components leave a request (a verb, a waiting container, "somethi
 
 - `dirty` is set: something may have changed since the last observation. It is cleared *before* observing, so a
   change during the observation triggers another one.
-- `_turn` runs at most one action at a time. Only docker stop runs beside it, because
+- `_turn` runs at most one action at a time. Only docker stop runs concurrently, because
   it may take a minute and a newer verb must be able to overtake it.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # More plans than this in one turn: two rules undo each other. The feature is slowed down and a traceback is logged.
 PLANS_MAX = 32
-# Failures beside a feature's reconciliation; each is one alert, and a line in `explain` until it clears.
+# Topics of failures that do not stop the reconciliation; each is one alert, and a line in `explain` until it clears.
 ALERTS = ("ledger", "rollback", "image_not_adopted", "image_not_restored")
 FAILING_PAUSE_S = 0.2
 NOTES_MAX = 64
@@ -97,7 +97,7 @@ class Reconciler:
         return await self._call.carried_out(verb, self._look_now, self._why)
 
     async def seen(self) -> View:
-        """The view after an observation that begins now or later. Raises Unavailable where Docker does not answer."""
+        """Return the view after an observation that begins now or later. Raises Unavailable without Docker."""
         self._retry_at = None
         return await self.waiters.observed()
 
@@ -112,7 +112,7 @@ class Reconciler:
         return await self.seen()
 
     def foreseen(self) -> tuple[Record, Plan] | None:
-        """The record and plan of the next timed observation, if nothing changes until then; None: none is due."""
+        """Return record and plan of the next timed observation, if nothing changes until then; None: none is due."""
         view = self.view
         if view is None or view.plan.wake_at is None:
             return None
@@ -262,7 +262,7 @@ class _StoreReader:
         self.again_at: float | None = None
 
     async def read(self) -> Row | None:
-        """STATE_DB's row; also takes the config, or keeps the last known one where Redis does not answer."""
+        """Read STATE_DB's row; also take the config, or keep the last known one where Redis does not answer."""
         try:
             stored = await self._around.store.read(self._name, self._memory.known_config)
         except Unavailable as error:

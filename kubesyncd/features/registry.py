@@ -36,7 +36,7 @@ class Reconcilers:
             self._run(reconciler, tasks)
 
     def get(self, name: str) -> Reconciler:
-        """The feature's reconciler. Raises Refused where there are too many features."""
+        """Return the feature's reconciler. Raises Refused where there are too many features."""
         reconciler = self._reconcilers.get(name)
         if reconciler is None:
             if len(self._reconcilers) >= FEATURES_MAX:
@@ -53,7 +53,7 @@ class Reconcilers:
         self._running[name] = tasks.create_task(reconciler.run(), name=f"reconciler-{name}")
 
     def known(self, name: str) -> Reconciler | None:
-        """The feature's reconciler, or None."""
+        """Return the feature's reconciler, or None."""
         return self._reconcilers.get(name)
 
     async def forget(self, name: str) -> None:

@@ -36,7 +36,7 @@ class LabelQueue(Protocol):
         """Whether a reboot is being prepared."""
 
     def view(self, feature: str) -> LabelView:
-        """The queue's state of this feature's label."""
+        """Return the queue's state of this feature's label."""
 
     async def request_feature(self, feature: str, *, on: bool) -> None:
         """Queue this feature's label."""
@@ -60,8 +60,10 @@ class LocalImages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all reconcilers share. `first_record`: the initial record of a feature without one in the ledger.
-    `told` is called with each view, and with None when a feature is uninstalled.
+    """What all reconcilers share.
+
+    `first_record`: the initial record of a feature without one in the ledger. `told` is called with each view, and with
+    None when a feature is uninstalled.
     """
 
     store: FeatureStore

@@ -57,7 +57,7 @@ class VerbCall:
                 self._call = None
 
     def accept(self, config: FeatureConfig, record: Record, facts: Facts) -> Record | None:
-        """The record with the verb's request applied; None without a new verb, or where it is declined."""
+        """Return the record with the verb's request applied; None without a new verb, or where it is declined."""
         call = self._call
         if call is None or call.accepted:
             return None
@@ -84,7 +84,7 @@ class VerbCall:
     # ---- where an action fails ------------------------------------------------------------------
 
     def accept_unseen(self, config: FeatureConfig, record: Record) -> Record | None:
-        """As `accept`, without an observation: down stays down (S7). A start has to wait."""
+        """Accept a verb without an observation: down stays down (S7). A start has to wait."""
         call = self._call
         if call is None or call.accepted or isinstance(call.verb, verbs.Start):
             return None

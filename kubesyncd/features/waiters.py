@@ -42,7 +42,7 @@ class Waiters:
         return frozenset(self._blocked)
 
     def may_ask_again(self, now: float) -> bool:
-        """Whether a container may be about to repeat its request: the daemon just started, or a connection ended."""
+        """Return whether a container may soon repeat its request: the daemon just started, or a connection ended."""
         return now < self._left_at + self._timing.reask_s
 
     def tell(self, view: View) -> None:
@@ -118,7 +118,7 @@ class Waiters:
 
     @contextmanager
     def _watching(self) -> Iterator[asyncio.Event]:
-        """An event that is set at each observation."""
+        """Yield an event that is set at each observation."""
         changed = asyncio.Event()
         self._changed[changed] = None
         try:
@@ -128,7 +128,7 @@ class Waiters:
 
 
 def _may_proceed(view: View, container_id: str) -> bool:
-    """Whether the container is admitted, still runs, and STATE_DB (where reachable) shows it."""
+    """Return whether the container is admitted, still runs, and STATE_DB (where reachable) shows it."""
     if view.record.grant != container_id or container_id not in view.facts.kube_running:
         return False
     return view.facts.row is None or view.facts.row == project(view.record, view.facts)
@@ -145,7 +145,7 @@ _TOLD_BY_REASON = (
 
 
 def _status(view: View) -> str:
-    """The feature's status text in `systemctl status`."""
+    """Return the feature's status text in `systemctl status`."""
     if view.plan.state in _TOLD_BY_REASON:
         return view.plan.why
     return MEANING[view.plan.state]

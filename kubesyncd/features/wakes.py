@@ -12,7 +12,7 @@ class Wakes:
         self._events: dict[str, asyncio.Event] = {}
 
     def of(self, feature: str) -> asyncio.Event:
-        """The feature's event; a new one is set, so that its reconciler observes by itself."""
+        """Return the feature's event; a new one is set, so that its reconciler observes by itself."""
         event = self._events.get(feature)
         if event is None:
             event = self._events[feature] = asyncio.Event()

@@ -47,18 +47,18 @@ class Remove:
 
 
 def base(name: str) -> str:
-    """A name without registry, folders and tag: `docker-snmp` of `registry:5000/sonic/docker-snmp:v2`."""
+    """Return the name without registry, folders and tag: `docker-snmp` of `registry:5000/sonic/docker-snmp:v2`."""
     return name.rpartition("/")[2].partition(":")[0]
 
 
 def previous_name(local: str) -> str:
-    """The name of the image kept for a rollback."""
+    """Return the name of the image kept for a rollback."""
     folder, slash, last = local.rpartition("/")
     return f"{folder}{slash}{last.partition(':')[0]}:{PREVIOUS_TAG}"
 
 
 def local_name(made_from: str, remembered: str, listed: str, image: Image | None) -> str:
-    """The image name that the unit's script starts from; empty where it is unknown.
+    """Return the image name that the unit's script starts from; empty where it is unknown.
 
     Sources in order of preference: the image of the local container, the earlier image of the local container, SONiC's
     list of names, and the name of the master's image in its registry.
@@ -71,13 +71,13 @@ def local_name(made_from: str, remembered: str, listed: str, image: Image | None
 
 
 def remember(record: ImageRecord, *image_ids: str) -> ImageRecord:
-    """The image record with these images added as known to have run here."""
+    """Return the image record with these images added as known to have run here."""
     fresh = tuple(dict.fromkeys(i for i in image_ids if i and i not in record.known))
     return replace(record, known=(*record.known, *fresh)[-KNOWN_MAX:]) if fresh else record
 
 
 def adopt(record: ImageRecord, stock: Stock, image_id: str) -> Tag | None:
-    """The next step until the local name points to this image and the one before it is kept; None: done."""
+    """Return the next step until the local name points to this image and the one before it is kept; None: done."""
     now, previous = stock.named(record.local), previous_name(record.local)
     if now == image_id:
         return None
@@ -87,7 +87,7 @@ def adopt(record: ImageRecord, stock: Stock, image_id: str) -> Tag | None:
 
 
 def restore(record: ImageRecord, stock: Stock, failed_image: str) -> Tag | None:
-    """The next step until the local name points to a good image again; None: done, or no image to return to."""
+    """Return the next step until the local name points to a good image again; None: done, or no image to return to."""
     previous = stock.named(previous_name(record.local))
     if stock.named(record.local) != failed_image or previous in ("", failed_image):
         return None
@@ -95,7 +95,7 @@ def restore(record: ImageRecord, stock: Stock, failed_image: str) -> Tag | None:
 
 
 def removable(record: ImageRecord, stock: Stock) -> tuple[Image, ...]:
-    """Images that ran here, that nothing uses or falls back to, and that have no name but this feature's."""
+    """Return images that ran here, that nothing uses or falls back to, and that only this feature names."""
     kept = {stock.named(record.local), stock.named(previous_name(record.local)), *stock.used}
     family = base(record.local)
     return tuple(
@@ -108,14 +108,14 @@ def removable(record: ImageRecord, stock: Stock) -> tuple[Image, ...]:
 
 
 def tidy(record: ImageRecord, stock: Stock) -> Remove | None:
-    """The next removal; None: nothing to remove. Removing the last name of an image removes the image."""
+    """Return the next removal; None: nothing to remove. Removing the last name of an image removes the image."""
     for image in removable(record, stock):
         return Remove(image.names[0] if image.names else image.id)
     return None
 
 
 def role(record: ImageRecord, stock: Stock, image: Image) -> str:
-    """The image's role for its feature, in a word or two for operators."""
+    """Return the image's role for its feature, in a word or two for operators."""
     words = []
     if image.id == stock.named(record.local):
         words.append("local")

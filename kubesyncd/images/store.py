@@ -54,10 +54,10 @@ class NoImageStore:
 
 
 class ImageStore:
-    """The image store of all features. Call `load()` before all else. `listed`: SONiC's name of a feature's image;
-    empty where it has none.
+    """The image store of all features. Call `load()` before all else.
 
-    Without `adopting`, local images stay unchanged; rollbacks and `ensure_local` still work.
+    `listed`: SONiC's name of a feature's image; empty where it has none. Without `adopting`, local images stay
+    unchanged; rollbacks and `ensure_local` still work.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ImageStore:
     # ---- for reconcilers ----------------------------------------------------------------------------
 
     def remembered(self, feature: str) -> ImageRecord:
-        """The record of a feature's images, and of its current rollback."""
+        """Return the record of a feature's images, and of its current rollback."""
         return self._records.get(feature, ImageRecord())
 
     async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
@@ -211,7 +211,7 @@ class ImageStore:
                     self._log.warning("image_kept", feature=feature, why=str(error))
 
     async def _finished(self) -> bool:
-        """Whether no local container is half created any more."""
+        """Finish local containers that are half created; return whether none is left."""
         try:
             for feature in await self._images.unfinished():
                 if await self._images.finish(feature):
@@ -245,7 +245,7 @@ class ImageStore:
         return self._records
 
     async def stock(self) -> Stock:
-        """The images on this switch. Raises PortError."""
+        """Return the images on this switch. Raises PortError."""
         return await self._images.stock()
 
     # ---- internal -------------------------------------------------------------------------------
@@ -297,5 +297,5 @@ def decode(data: bytes) -> dict[str, ImageRecord]:
 
 
 def _usable(record: ImageRecord) -> ImageRecord:
-    """The record without invalid image IDs, which would be given to Docker."""
+    """Return the record without invalid image IDs, which would be given to Docker."""
     return replace(record, known=tuple(i for i in record.known if IMAGE_ID.fullmatch(i))[-policy.KNOWN_MAX :])

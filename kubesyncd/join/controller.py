@@ -136,7 +136,7 @@ class JoinController:
     # ---- the loop -------------------------------------------------------------------------------
 
     async def run(self, labels: Labels) -> None:
-        """Run the loop; `labels` hears of joins and resets. Never returns."""
+        """Run the loop; `labels` is told of joins and resets. Never returns."""
         while True:
             await woken(self._changed, LOOK_S if self._watch.active else self._schedule.idle_s())
             try:

@@ -29,7 +29,7 @@ _V1BETA3_SINCE = (1, 22)
 
 
 def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
-    """`document`'s current context as a kubeconfig for `master` (`ip:port`), with nothing else of it.
+    """Build from `document`'s current context a kubeconfig for `master` (`ip:port`), with nothing else of it.
 
     `ca`: used when the document has no CA. Raises Refused where the document cannot be used to join.
     """
@@ -60,7 +60,7 @@ def from_certificate(master: str, ca: bytes, certificate: bytes, key: bytes) -> 
 def from_token(
     master: str, token: str, ca_hash: str, node: str, cri_socket: str, kubeadm: tuple[int, int]
 ) -> bytes:
-    """kubeadm's configuration for a bootstrap token: in a file, because any user can read a command line.
+    """Build kubeadm's configuration for a bootstrap token: in a file, because any user can read a command line.
 
     `kubeadm`: its major and minor version.
     """

@@ -106,7 +106,7 @@ class JobWatch:
     # ---- following ------------------------------------------------------------------------------
 
     async def look(self) -> JobEnd | None:
-        """Follow the job; return its end once. A job started before the daemon, or by hand, is adopted.
+        """Follow the job; return its end once. A job started before the daemon, or by an operator, is adopted.
 
         Order of the checks: a job takes the lock, then its request, then reports. When the request is gone and the lock
         is free, the job's last report is visible too. Raises Unavailable.

@@ -184,7 +184,7 @@ def plan_reset(found: Found) -> JobPlan:
 
 
 def address(config: MasterConfig) -> str:
-    """`ip:port`, an IPv6 address in brackets."""
+    """Return `ip:port`, with an IPv6 address in brackets."""
     ip = config.ip.strip("[]")
     return f"[{ip}]:{config.port}" if ":" in ip else f"{ip}:{config.port}"
 

@@ -38,7 +38,7 @@ class JoinSchedule:
         return self._clock() < self._not_before
 
     def idle_s(self) -> float | None:
-        """Return the seconds until a delay ends; None where there is no delay."""
+        """Return the seconds until a delay ends; None without a delay."""
         now = self._clock()
         ahead = [at for at in (self._retry_at, self._not_before) if at > now]
         return min(ahead) - now if ahead else None

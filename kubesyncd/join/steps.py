@@ -202,7 +202,7 @@ class SwitchSteps:
         return self._files.found().belongs_to(self._master)
 
     def _credentials(self) -> list[Path]:
-        """Kubeconfigs for the master being left, those with more rights first."""
+        """Return kubeconfigs for the master being left, those with more rights first."""
         fresh = self._job is Job.JOIN and self._rejoins and self.how != TOKEN
         paths = (*([self._files.credential] if fresh else []), self._files.admin_conf, self._files.kubeconfig)
         return [path for path in paths if path.exists()]

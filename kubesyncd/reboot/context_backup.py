@@ -193,7 +193,7 @@ class ContextBackup:
         return saved.items, tuple(filter(valid_feature_name, saved.services))
 
     def _ours(self, item: Item) -> bool:
-        """Whether the item may be restored: a saved path, with permission bits only."""
+        """Return whether the item may be restored: a saved path, with permission bits only."""
         path = Path(item.path)
         inside = any(path == ours or ours in path.parents for ours in self._paths)
         return inside and path.is_absolute() and ".." not in path.parts and 0 <= item.mode <= 0o7777

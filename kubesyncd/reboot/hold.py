@@ -81,7 +81,7 @@ def encode(note: PreparedReboot) -> bytes:
 
 
 def decode(data: bytes | None) -> PreparedReboot:
-    """Decode a hold. A file created by hand has no content to decode, and an operator removes it by hand.
+    """Decode a hold. A file that an operator created has no content; the operator removes it.
 
     The version is not checked: the next boot must remove the hold of any version, or the kubelet stays off.
     """

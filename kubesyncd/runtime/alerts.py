@@ -78,7 +78,7 @@ class AlertLog:
         self._current.clear()
 
     def lasting(self, *topics: str) -> tuple[str, ...]:
-        """The texts of those `topics` that have not cleared."""
+        """Return the texts of those `topics` that have not cleared."""
         return tuple(text for topic in topics if (text := self._current.get((topic, ""), "")))
 
     def _note(self, topic: str, about: str, text: str) -> None:

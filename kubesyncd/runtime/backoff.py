@@ -23,13 +23,13 @@ class Backoff:
         self._tries = 0
 
     def next_s(self) -> float:
-        """Seconds to wait after one more failure."""
+        """Return the seconds to wait after one more failure."""
         ceiling_s = min(self._most_s, self._first_s * 2**self._tries)
         self._tries = min(self._tries + 1, _TRIES_MAX)
         return self._rng.uniform(0.0, ceiling_s)
 
     def longest_s(self) -> float:
-        """Seconds to wait after a failure that a short delay cannot resolve."""
+        """Return the seconds to wait after a failure that a short delay cannot resolve."""
         return self._rng.uniform(self._most_s / 2, self._most_s)
 
     def reset(self) -> None:

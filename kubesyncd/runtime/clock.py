@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def boottime() -> float:
-    """Seconds since boot, including suspend; independent of changes of the wall clock."""
+    """Return the seconds since boot, including suspend; independent of changes of the wall clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id(settings: Settings) -> str:
-    """The ID of this boot."""
+    """Return the ID of this boot."""
     return Path(settings.paths.boot_id).read_text().strip()

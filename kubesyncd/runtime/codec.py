@@ -165,7 +165,7 @@ class Reader:
 
 
 def _plain(value: Any) -> Any:
-    """One level of `value` in JSON's own types; `json` calls it again for what is inside."""
+    """Encode one level of `value` in JSON's own types; `json` calls it again for what is inside."""
     names = getattr(type(value), "__dataclass_fields__", None)
     if names is not None:
         return {name: getattr(value, name) for name in names}
@@ -188,7 +188,10 @@ def _enum(kind: type[Enum], value: Any, path: str) -> Enum:
 
 
 def _scalar(kind: type, value: Any, path: str) -> Any:
-    """The value of exactly this type. JSON's 1 may be a float, but never true, and NaN is never a number."""
+    """Return the value if it has exactly this type.
+
+    JSON's 1 may be a float, but never true, and NaN is never a number.
+    """
     accepted = (int, float) if kind is float else kind
     valid = isinstance(value, accepted) and isinstance(value, bool) is (kind is bool)
     if valid and isinstance(value, int):
@@ -205,7 +208,7 @@ def _wrong(path: str, expected: str, value: Any) -> Undecodable:
 
 
 def _at(path: str, key: str) -> str:
-    """The path of an entry. Keys come from the file, so they are escaped and shortened."""
+    """Return the path of an entry. Keys come from the file, so they are escaped and shortened."""
     plain = key if key.isascii() and key.isprintable() and len(key) <= _KEY_MAX else ascii(key[:_KEY_MAX])
     return f"{path}.{plain}" if path else plain
 

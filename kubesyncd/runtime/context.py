@@ -26,5 +26,5 @@ class Runtime:
     log: FilteringBoundLogger
 
     def backoff(self, timing: Timing) -> Backoff:
-        """A new backoff with the configured limits."""
+        """Create a backoff with the configured limits."""
         return Backoff(self.rng, timing.backoff_s, timing.backoff_s_max)

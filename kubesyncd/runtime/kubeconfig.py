@@ -24,7 +24,7 @@ class PemSource:
     file: str = ""
 
     def decoded(self) -> bytes:
-        """The inline PEM text. Raises KeyError where there is none, ValueError where it is not base64."""
+        """Return the inline PEM text. Raises KeyError where there is none, ValueError where it is not base64."""
         if not self.inline:
             raise KeyError(f"{self.name}-data")
         return base64.b64decode(self.inline, validate=True)
@@ -64,7 +64,7 @@ def parse(document: bytes) -> Kubeconfig:
 
 
 def _named(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
-    """The entry `name` among the kubeconfig's `kind`s."""
+    """Return the entry `name` among the kubeconfig's `kind`s."""
     return {entry["name"]: dict(entry[kind]) for entry in config[f"{kind}s"]}[name]
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def logger(log: LogSettings) -> FilteringBoundLogger:
-    """The logger that the settings ask for."""
+    """Create the logger that the settings ask for."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     tracebacks: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
     if log.format == "console":

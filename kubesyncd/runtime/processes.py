@@ -37,8 +37,9 @@ class Ended:
 
 
 async def run(command: tuple[str, ...], seconds: float, service: str) -> Ended:
-    """Run a program to its end. Raises Unavailable (`service`'s) where it is missing (NotStarted) or does not end in
-    time.
+    """Run a program to its end.
+
+    Raises Unavailable (`service`'s) where it is missing (NotStarted) or does not end in time.
     """
     try:
         process = await asyncio.create_subprocess_exec(

@@ -18,7 +18,7 @@ _SEND_S = 1.0
 
 
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell systemd `READY=1`, `WATCHDOG=1`, `STATUS=…`, `STOPPING=1`. Returns whether systemd was notified.
+    """Tell systemd `READY=1`, `WATCHDOG=1`, `STATUS=…`, `STOPPING=1`; return whether systemd was notified.
 
     Never raises: a service manager that does not listen must not stop the daemon.
     """
@@ -37,7 +37,7 @@ def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds within which systemd expects the next `WATCHDOG=1`; None: it expects none."""
+    """Return the seconds within which systemd expects the next `WATCHDOG=1`; None: it expects none."""
     microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or int(microseconds) == 0 or (pid and pid != str(os.getpid())):
         return None
@@ -45,7 +45,7 @@ def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def listen_fds(environ: MutableMapping[str, str] = os.environ) -> dict[str, socket.socket]:
-    """The sockets that systemd has opened, by FileDescriptorName=. The caller owns them: call this once.
+    """Return the sockets that systemd has opened, by FileDescriptorName=. The caller owns them: call this once.
 
     Empty where the variables are missing, invalid, or meant for another process.
     """

@@ -63,7 +63,7 @@ class StateFile:
         self._mode = mode
 
     def load(self) -> bytes | None:
-        """The content, or None where the file does not exist. Raises Unavailable."""
+        """Read the content; None where the file does not exist. Raises Unavailable."""
         try:
             with self._path.open("rb") as file:
                 data = file.read(BYTES_MAX + 1)

@@ -22,7 +22,7 @@ _VERSION = 0xA0
 
 
 def not_after(pem: bytes) -> float:
-    """The end of the first certificate's validity in `pem`, in seconds since the epoch. Raises ValueError."""
+    """Return the end of the first certificate's validity in `pem`, in seconds since the epoch. Raises ValueError."""
     text = pem.decode("ascii", errors="replace")
     begin, end = text.find(_BEGIN), text.find(_END)
     if not 0 <= begin < end:
@@ -35,7 +35,7 @@ def not_after(pem: bytes) -> float:
 
 
 def _end_of(der: bytes) -> float:
-    """Certificate > tbsCertificate > validity > notAfter (RFC 5280, section 4.1)."""
+    """Read Certificate > tbsCertificate > validity > notAfter (RFC 5280, section 4.1)."""
     certificate = _Reader(der).enter()
     to_be_signed = certificate.enter()
     if to_be_signed.tag == _VERSION:

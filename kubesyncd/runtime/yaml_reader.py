@@ -15,7 +15,7 @@ BRACKETS_MAX = 500
 
 
 def parse(text: bytes) -> Any:
-    """The document's plain values. Raises ValueError with one line where it is invalid or too large."""
+    """Parse the document into plain values. Raises ValueError with one line where it is invalid or too large."""
     if text.count(b"[") + text.count(b"{") > BRACKETS_MAX:
         raise ValueError(f"more than {BRACKETS_MAX} brackets are opened in it")
     try:

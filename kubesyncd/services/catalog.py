@@ -104,7 +104,7 @@ def check_url(url: str) -> None:
 
 
 def archive_url(metadata_url: str, package: OfferedPackage) -> str:
-    """Build the URL of the package's archive: beside the metadata, or below."""
+    """Build the URL of the package's archive: in the metadata's folder, or below."""
     return urljoin(metadata_url, package.archive)
 
 

@@ -74,7 +74,7 @@ class CatalogSource:
             self._seen.save(codec.encode({"serial": metadata.serial}))
 
     def _newest(self) -> int:
-        """The newest serial; 0 where none was stored. An unreadable file must not stop all installations."""
+        """Read the newest serial; 0 where none was stored. An unreadable file must not stop all installations."""
         data = self._seen.load()
         try:
             return codec.entry(int, data, "serial") if data is not None else 0

@@ -51,7 +51,7 @@ class Manifest:
 
     `row_before`, `enabled_before`: the feature's state before the installation (an image's own, with --replace), which
     an uninstall restores. While installing: `row_now` is the row to restore on failure, and `previous` the manifest
-    whose files are kept beside the new ones.
+    whose files are kept next to the new ones.
     """
 
     name: str
@@ -83,7 +83,7 @@ def _hash(manifest: Manifest) -> str:
 
 
 def read_manifests(folder: Path) -> dict[str, Manifest]:
-    """All manifests in `folder` by feature. Raises Unavailable where one cannot be read."""
+    """Read all manifests in `folder` by feature. Raises Unavailable where one cannot be read."""
     try:
         names = sorted(path.stem for path in folder.glob("*.json"))
     except OSError as error:
@@ -109,5 +109,5 @@ def _manifest(name: str, data: bytes) -> Manifest:
 
 
 def of_installed(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
-    """Rows that an installed service needs to have an owner: only `uninstall` removes one."""
+    """Return the rows that an installed service needs to have an owner: only `uninstall` removes one."""
     return {name: dict(m.row) for name, m in installed.items() if m.phase is InstallPhase.INSTALLED and m.row}

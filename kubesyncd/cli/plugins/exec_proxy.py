@@ -61,8 +61,9 @@ def stand_in(ours: Any, words: Sequence[str], run: Callable[[Sequence[str]], Non
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Save FEATURE before CONFIG_DB is rebuilt, and restore it afterwards. Errors here are only reported: they must not
-    stop the operator's command.
+    """Save FEATURE before CONFIG_DB is rebuilt, and restore it afterwards.
+
+    Errors here are only reported: they must not stop the operator's command.
     """
     armed = _table("save")
     try:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) -> None:
-    """Extend `show`; `run` executes the words typed. Its `feature` group keeps all its commands, and runs ours if none
-    is typed; so does its `kubernetes server`. Ours replace its other kubernetes commands of the same name, which read
-    keys that kubesyncd does not write.
+    """Extend `show`; `run` executes the words typed.
+
+    Its `feature` group keeps all its commands, and runs ours if none is typed; so does its `kubernetes server`. Ours
+    replace its other kubernetes commands of the same name, which read keys that kubesyncd does not write.
     """
     mine = stand_in(show, ["show"], run)
     feature, kubernetes = mine.commands["feature"], mine.commands["kubernetes"]

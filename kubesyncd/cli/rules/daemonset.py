@@ -39,9 +39,10 @@ def daemonset(
     select: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
 ) -> Tree:
-    """Build a DaemonSet for `feature` that runs like `local`. `image`: instead of the local one. `select`: required
-    labels of the switches, besides the feature's own. `command`: for an image whose own start does not call the start
-    hook.
+    """Build a DaemonSet for `feature` that runs like `local`.
+
+    `image`: instead of the local one. `select`: required labels of the switches, besides the feature's own.
+    `command`: for an image whose own start does not call the start hook.
     """
     mounts, volumes = _mounts(local)
     container: Tree = {
