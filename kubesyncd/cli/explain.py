@@ -82,8 +82,8 @@ def explained(found: FeatureDescription, now: float) -> list[RenderableType]:
     grid.add_row("next", what_next(found))
     for container in containers(found):
         grid.add_row("container", container)
-    for trouble in found["troubles"]:
-        grid.add_row("alert", Text(trouble, "red"))
+    for alert in found["troubles"]:
+        grid.add_row("alert", Text(alert, "red"))
     if found["row"]["failure"]:
         grid.add_row("failed", Text(found["row"]["failure"], "red"))
     return [head, Padding(grid, (0, 0, 0, 2)), Text(""), history(found["history"], now)]
@@ -209,15 +209,15 @@ def watch(name: str | None) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    trouble: list[RenderableType] = []
+    failure: list[RenderableType] = []
     with suppress(KeyboardInterrupt), Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:
-            live.update(Stack(*trouble, *picture), refresh=True)
+            live.update(Stack(*failure, *picture), refresh=True)
             time.sleep(LOOK_EVERY_S)
             try:
-                picture, trouble = _look(name), []
+                picture, failure = _look(name), []
             except (PortError, Declined) as error:
-                trouble = [Text(f"{clock(time.time(), date=False)}  {error}", "bold red")]
+                failure = [Text(f"{clock(time.time(), date=False)}  {error}", "bold red")]
 
 
 def _look(name: str | None) -> list[RenderableType]:

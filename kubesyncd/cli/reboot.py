@@ -103,7 +103,7 @@ def _summary(kind: str, failed: Sequence[PreparationStep], warnings: int, took_s
 def restore() -> None:
     """Restore what an earlier boot has saved and this image lacks; once. For kubesyncd-restore.service."""
     switch = this_switch()
-    for folder in (*carry_folders(switch), _moved(switch)):
+    for folder in (*backup_folders(switch), _moved(switch)):
         for path in _restoring(switch, folder).restore(but=_lifted(switch), then=_enabler(switch)):
             click.echo(f"restored {path}")
 
@@ -146,7 +146,7 @@ def _boot_id(switch: Switch) -> str:
     return Path(switch.settings.paths.boot_id).read_text().strip()
 
 
-def carry_folders(switch: Switch) -> tuple[Path, ...]:
+def backup_folders(switch: Switch) -> tuple[Path, ...]:
     """Return the context backup's folders; on an upgrade, first the one that becomes the next image's /etc/sonic."""
     ours = Path(switch.settings.paths.carry_dir)
     upgrade = Path(switch.settings.paths.upgrade_dir)
@@ -159,7 +159,7 @@ def _moved(switch: Switch) -> Path:
     return ours.parent / Path(switch.settings.paths.upgrade_dir).name / ours.name
 
 
-def _carry(switch: Switch, folder: Path) -> ContextBackup:
+def _backup(switch: Switch, folder: Path) -> ContextBackup:
     return ContextBackup(folder, sources(switch.settings, _installed(switch)), _boot_id(switch))
 
 
@@ -182,8 +182,8 @@ async def _enabled(switch: Switch, within_s: float) -> list[str]:
 def _taken_back(switch: Switch) -> str:
     """Lift the hold, then remove the copies: a switch without a kubelet is worse than one with an extra copy."""
     step: PreparationStepDescription = json.loads(switch.daemon.ask("reboot-undo", within_s=UNDO_S)[0])
-    for folder in carry_folders(switch):
-        _carry(switch, folder).drop()
+    for folder in backup_folders(switch):
+        _backup(switch, folder).drop()
     return f"{step['what']}: {step['text']}"
 
 
@@ -236,10 +236,10 @@ class PreparationRun:
             services = asyncio.run(_enabled(self._switch, self._left_s()))
         except PortError as error:
             return [PreparationStep(Grade.FAIL, "context", error.detail)]
-        for folder in carry_folders(self._switch):
+        for folder in backup_folders(self._switch):
             try:
-                carry = _carry(self._switch, folder)
-                count = len(carry.found()) if self._dry else carry.save(self._left_s(), services)
+                backup = _backup(self._switch, folder)
+                count = len(backup.found()) if self._dry else backup.save(self._left_s(), services)
             except PortError as error:
                 return [*steps, PreparationStep(Grade.FAIL, "context", error.detail)]
             would = "would be " if self._dry else ""

@@ -33,9 +33,9 @@ FILLS = {
 def sheet(width: int, height: int, title: str, note: str, parts: Sequence[str]) -> str:
     """Build a complete file: white background, a title, a small note below it, and `parts`."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="{FONT}">'
-    paper = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    background = '<rect width="100%" height="100%" fill="#ffffff"/>'
     titles = [letters(30, 40, title, size=19, bold=True), letters(30, 60, note, size=11.5, fill=FAINT)]
-    return "\n".join([head, paper, *titles, *parts, "</svg>", ""])
+    return "\n".join([head, background, *titles, *parts, "</svg>", ""])
 
 
 def letters(

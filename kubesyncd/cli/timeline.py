@@ -134,11 +134,11 @@ def axis(lanes: Sequence[Lane], now: float, width: float, least: float) -> dict[
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     shown = sorted(range(len(gaps)), key=lambda at: gaps[at], reverse=True)[: int(width / least / 2)]
     weights = {at: math.log1p(gaps[at]) for at in shown}
-    room = (width - least * len(shown)) / (sum(weights.values()) or 1.0)
+    free = (width - least * len(shown)) / (sum(weights.values()) or 1.0)
     places, place = {moments[0]: 0.0}, 0.0
     for at, moment in enumerate(moments[1:]):
         if at in weights:
-            place += weights[at] * room + least
+            place += weights[at] * free + least
         places[moment] = min(place, width)
     return places
 

@@ -284,13 +284,13 @@ def _up_kube(look: _Look) -> Plan:
     if look.granted:
         if look.record.mode is not Mode.READY:
             return look.act(SetMode(Mode.READY), "a kube container owns the feature")
-        return _beside_nobody(look)
+        return _kube_running(look)
     if look.facts.local_running:
-        return _beside_local(look)
+        return _local(look)
     return _nothing_runs(look)
 
 
-def _beside_nobody(look: _Look) -> Plan:
+def _kube_running(look: _Look) -> Plan:
     """Keep the running kube container (KUBE_RUNNING), or stop an unhealthy one where a local one can take over."""
     record, unwell = look.record, complaint_against(look.record, look.config)
     if not unwell:
@@ -319,7 +319,7 @@ def _may_still_ask(look: _Look) -> bool:
     return look.facts.reasking and bool(look.facts.kube_running)
 
 
-def _beside_local(look: _Look) -> Plan:
+def _local(look: _Look) -> Plan:
     """Keep a local container running, or hand over to kube (LOCAL and LOCAL_TO_KUBE)."""
     waiter, record = look.facts.waiter, look.record
     if record.mode is Mode.READY:

@@ -85,8 +85,8 @@ class JobRunner:
         if error is not None:
             detail = error.detail
         took_s = round(self._clock() - begun, 2)
-        said = self._log.warning if error is not None else self._log.info
-        said("step", step=step.value, ok=error is None, took_ms=round(took_s * 1000), why=detail)
+        log = self._log.warning if error is not None else self._log.info
+        log("step", step=step.value, ok=error is None, took_ms=round(took_s * 1000), why=detail)
         progress = progress.over(StepReport(step, error is None, took_s, detail[:DETAIL_MAX]))
         self._report(progress)
         return progress, error
@@ -94,8 +94,8 @@ class JobRunner:
     def _ended(self, progress: Progress, phase: JobPhase, why: str) -> Progress:
         progress = progress.ended(phase, why, self._clock())
         self._report(progress)
-        said = self._log.info if phase is JobPhase.DONE else self._log.error
-        said("ended", job=progress.job.value, phase=phase.value, why=why, left_over=progress.left_over)
+        log = self._log.info if phase is JobPhase.DONE else self._log.error
+        log("ended", job=progress.job.value, phase=phase.value, why=why, left_over=progress.left_over)
         return progress
 
 
