@@ -48,9 +48,9 @@ def killed_after_each_effect(
     for effects in range(1, EFFECTS_MAX):
         feature = f"snmp{effects}"
         switch.boot_local(feature)
-        switch.stop_daemon()
+        stop_at_rest(switch, feature)
         switch.start_daemon(crash_after=effects)
-        switch.until_state(feature, "LOCAL")
+        until_state_or_end(switch, feature, "LOCAL")
         if play(feature) and outlives(switch, lambda played=feature: check(played)):
             return effects - 1
         switch.start_daemon()
@@ -61,6 +61,25 @@ def killed_after_each_effect(
 def ended(switch: Switch) -> bool:
     """Whether the daemon has been killed."""
     return switch.daemon is None or switch.daemon.poll() is not None
+
+
+def stop_at_rest(switch: Switch, feature: str) -> None:
+    """Stop the daemon once it has recorded who owns the feature, so that the next one writes nothing at its start."""
+    switch.wait_for(
+        lambda: [switch.row(feature).get("docker_id")] == switch.running(feature), "the row is written"
+    )
+    switch.stop_daemon()
+
+
+def until_state_or_end(switch: Switch, feature: str, state: str) -> None:
+    """Wait until the feature is in `state`, or the daemon has been killed before."""
+
+    def reached() -> bool:
+        with suppress(AssertionError, OSError):
+            return switch.state(feature) == state
+        return has_ended_within(switch, 5.0)
+
+    switch.wait_for(lambda: ended(switch) or reached(), f"{feature} in {state}, or the daemon's end")
 
 
 def has_ended_within(switch: Switch, seconds: float) -> bool:
@@ -112,9 +131,9 @@ def test_a_stop_cut_short_by_kill_9_is_finished_at_the_next_start(switch: Switch
             # The scenario is the stop alone: the hand-over has its own daemon.
             switch.restart_daemon()
             to_kube(switch, feature)
-            switch.stop_daemon()
+            stop_at_rest(switch, feature)
             switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
-            switch.until_state(feature, "KUBE_RUNNING")
+            until_state_or_end(switch, feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
         stops.append(switch.spawn("stop", feature))
         switch.wait_for(lambda: ended(switch) or stops[-1].poll() is not None)
@@ -142,7 +161,7 @@ def test_a_start_cut_short_by_kill_9_is_finished_at_the_next_start(
         switch.done("stop", feature)
         switch.stop_daemon()
         switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
-        switch.until_state(feature, "INIT")
+        until_state_or_end(switch, feature, "INIT")
         starts.append(switch.spawn("start", feature))
         switch.wait_for(lambda: ended(switch) or starts[-1].poll() is not None)
         return not ended(switch)
@@ -165,9 +184,9 @@ def test_a_switch_back_cut_short_by_kill_9_is_finished_at_the_next_start(
     def play(feature: str) -> bool:
         switch.restart_daemon()
         to_kube(switch, feature)
-        switch.stop_daemon()
+        stop_at_rest(switch, feature)
         switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
-        switch.until_state(feature, "KUBE_RUNNING")
+        until_state_or_end(switch, feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
         switch.config_db.hset(f"FEATURE|{feature}", "set_owner", "local")
         switch.wait_for(lambda: ended(switch) or switch.row(feature).get("current_owner") == "local")

@@ -170,7 +170,7 @@ def test_s9_a_container_is_known_by_its_cgroup_and_speaks_only_for_its_own_featu
     assert said.read_text().split() == ["77", "77", "77", "0", "0"]
     refused = switch.log("refused", container=container_id)
     assert len(refused) == 3
-    assert "snmp's" in refused[0]["why"]
+    assert "belongs to snmp" in refused[0]["why"]
     assert switch.running("lldp") == [lldp]
     assert switch.state("lldp") == "LOCAL"
     switch.done("kill", "snmp")

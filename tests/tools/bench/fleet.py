@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from kubesyncd.adapters.kube_connection import KubeConnection
 from kubesyncd.adapters.kube_node import KubeCluster
+from kubesyncd.adapters.kube_watch import SILENCE_S, WATCH_S, NodeWatch
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
 from kubesyncd.cluster.listeners import Listeners
 from kubesyncd.cluster.node_reports import NodeReports
@@ -63,23 +65,32 @@ class Book:
         return [entry for entry in self.sent if begin <= entry[0] < end]
 
 
-class CountedCluster(KubeCluster):
-    """The adapter, with its requests noted."""
+class CountedConnection(KubeConnection):
+    """A connection that notes its requests in `book`."""
 
-    def __init__(self, book: Book, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, book: Book, kubeconfig: Path, *, insecure: bool) -> None:
+        super().__init__(kubeconfig, insecure=insecure)
         self._book = book
 
     @asynccontextmanager
-    async def _call(self, method: str, path: str, limits: Any, **request: Any) -> AsyncIterator[Any]:
+    async def call(self, method: str, path: str, limits: Any, **request: Any) -> AsyncIterator[Any]:
         watches = any(key == "watch" for key, _ in request.get("query_params", ()))
         self._book.sent.append((time.monotonic(), "WATCH" if watches else method))
         try:
-            async with super()._call(method, path, limits, **request) as response:
+            async with super().call(method, path, limits, **request) as response:
                 yield response
         except Exception:
             self._book.failed += 1
             raise
+
+
+class CountedCluster(KubeCluster):
+    """The adapter over such a connection."""
+
+    def __init__(self, book: Book, kubeconfig: Path, node_name: str, master: MasterConfig) -> None:
+        super().__init__(kubeconfig, node_name, master)
+        self._connection = CountedConnection(book, kubeconfig, insecure=master.insecure)
+        self._watch = NodeWatch(self._connection, node_name, watch_s=WATCH_S, silence_s=SILENCE_S)
 
 
 class Joined:

@@ -259,7 +259,7 @@ async def test_a_local_container_is_made_once_after_the_deployed_one(bench: Benc
     kube = bench.docker.create("k8s_snmp", {"Image": v2, "HostConfig": {"NetworkMode": "none"}})
     store = bench.store()
     await store.ensure_local("snmp", v2)
-    assert "would be made" in (await store.ensure_container("snmp", kube, dry=True))[0]
+    assert "would be created" in (await store.ensure_container("snmp", kube, dry=True))[0]
     with pytest.raises(Refused, match="no kube container to create it from"):
         await store.ensure_container("snmp", "")
     text, whole = await store.ensure_container("snmp", kube)

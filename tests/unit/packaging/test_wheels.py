@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import importlib.util
 import re
 import runpy
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,7 @@ def modules_of(names: set[str]) -> set[str]:
 
 
 def source_of(module: str) -> ast.Module:
-    spec = importlib.util.find_spec("kubernetes_asyncio")
+    spec = PathFinder.find_spec("kubernetes_asyncio")
     assert spec is not None
     assert spec.origin is not None
     return ast.parse((Path(spec.origin).parent / "client" / f"{module}.py").read_text())
