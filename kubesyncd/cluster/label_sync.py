@@ -47,7 +47,7 @@ class LabelSync:
         self._listeners = listeners
         self._due = due
         self._backoff = runtime.backoff(timing)
-        self._file = QueueFile(file, alerts, runtime.log, self._changed)
+        self._file = QueueFile(file, alerts, runtime.log, changed=self._changed, appended=self._queued)
         # Keys whose absence on the Node is tracked too.
         self._asked: set[str] = set()
         self._queued_at: dict[str, float] = {}
@@ -102,14 +102,11 @@ class LabelSync:
 
     async def request(self, changes: Sequence[Change]) -> int:
         """Queue `changes`, durably; return the arrival number behind the last one. Raises Refused, Unavailable."""
-        queue = await self._file.append(changes)
-        self._queued(changes)
-        return queue.arrivals
+        return await self._file.append(changes)
 
     def request_soon(self, changes: Sequence[Change]) -> None:
         """Queue `changes` without waiting for the disk. Raises Refused where too many others wait."""
-        self._file.keep(self._file.with_changes(changes))
-        self._queued(changes)
+        self._file.append_soon(changes)
 
     async def outcome(self, changes: Sequence[Change], upto: int, within_s: float) -> str:
         """Wait for the delivery of changes queued up to `upto`: empty where applied, else why they still wait.
@@ -204,10 +201,10 @@ class LabelSync:
         self._backoff.reset()
         self.retry_at = 0.0
         self.settled_at = now + SETTLE_S
+        self._listeners.labels_applied()
         self._acked_at |= dict.fromkeys(fold.changes, now)
         self._file.keep(self.queue.acknowledge(fold))
         self._acked_at = {key: at for key, at in self._acked_at.items() if key in self.queue.applied}
-        self._listeners.labels_applied()
         self._wake_features(fold.changes)
 
     def _rejected(self, fold: Fold, error: Refused) -> None:

@@ -28,15 +28,25 @@ FILE_BYTES_MAX = 1 << 21
 
 
 class QueueFile:
-    """The current queue and its file; empty until `load`. `changed` is called after each change of the queue."""
+    """The current queue and its file; empty until `load`.
+
+    `changed` is called after each change of the queue, and then `appended` with the changes that were queued.
+    """
 
     def __init__(
-        self, file: DurableFile, alerts: Alerts, log: FilteringBoundLogger, changed: Callable[[], None]
+        self,
+        file: DurableFile,
+        alerts: Alerts,
+        log: FilteringBoundLogger,
+        *,
+        changed: Callable[[], None],
+        appended: Callable[[Sequence[Change]], None],
     ) -> None:
         self._file = file
         self._alerts = AlertLog(alerts, "labels", log)
         self._log = log
         self._changed = changed
+        self._appended = appended
         self._saving = asyncio.Lock()
         self._to_save = asyncio.Event()
         self.queue = Queue()
@@ -50,7 +60,7 @@ class QueueFile:
         for problem in problems:
             self._log.error("labels_not_loaded", why=problem)
 
-    def with_changes(self, changes: Sequence[Change]) -> Queue:
+    def _with(self, changes: Sequence[Change]) -> Queue:
         """Return the queue with `changes` appended, not stored. Raises Refused where too many others wait."""
         try:
             return self.queue.append(changes)
@@ -65,14 +75,26 @@ class QueueFile:
         self._replace(queue)
         self._to_save.set()
 
-    async def append(self, changes: Sequence[Change]) -> Queue:
-        """Queue `changes` and return the queue once they are in the file. Raises Refused, Unavailable."""
+    def append_soon(self, changes: Sequence[Change]) -> None:
+        """Queue `changes`; the file is written later. Raises Refused where too many others wait."""
+        self._append(changes)
+        self._to_save.set()
+
+    async def append(self, changes: Sequence[Change]) -> int:
+        """Queue `changes`, in the file too; return the arrival number behind the last one.
+
+        Raises Refused, Unavailable.
+        """
         async with self._saving:
-            await self._file.save(encode(self.with_changes(changes)))
+            await self._file.save(encode(self._with(changes)))
             self._alerts.end("labels_not_saved")
             # Changes of the queue during the write are written next, by `run`.
-            self._replace(self.with_changes(changes))
-            return self.queue
+            return self._append(changes)
+
+    def _append(self, changes: Sequence[Change]) -> int:
+        self._replace(self._with(changes))
+        self._appended(changes)
+        return self.queue.arrivals
 
     async def purge(self) -> None:
         """Drop every label, queued or applied. Raises Unavailable, and then nothing is forgotten."""
