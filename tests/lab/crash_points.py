@@ -1,9 +1,10 @@
 """Run a program of ours and end it with SIGKILL after its n-th effect.
 
-    python -m tests.lab.crash_points EFFECTS MODULE [ARGUMENT…]
+    python -m tests.lab.crash_points EFFECTS[@SIGUSR1] MODULE [ARGUMENT…]
 
 An effect is a changing request to Docker or Kubernetes, a file replaced or removed, a change by systemctl, a row
-written to Redis, a hook run. The product has no code for this.
+written to Redis, a hook run. With `@SIGUSR1`, those before that signal do not count: what a program does at its start
+belongs to no scenario. The product has no code for this.
 """
 
 from __future__ import annotations
@@ -72,18 +73,22 @@ def _counted(call: Callable[..., Any], effect: Callable[[], None]) -> Callable[.
     return called
 
 
-def die_after(effects: int) -> Callable[[], None]:
-    """To be called after each effect; the process ends at the last of so many."""
+def die_after(effects: int, *, on_signal: bool = False) -> Callable[[], None]:
+    """To be called after each effect; ends the process at the last of so many. `on_signal`: counts from SIGUSR1 on."""
     left = iter(range(effects, 0, -1))
+    counts = [not on_signal]
+    if on_signal:
+        signal.signal(signal.SIGUSR1, lambda *_: counts.append(True))
 
     def count() -> None:
-        if next(left, 1) == 1:
+        if counts[-1] and next(left, 1) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return count
 
 
 if __name__ == "__main__":
-    count_effects(die_after(int(sys.argv[1])))
+    number, _, on = sys.argv[1].partition("@")
+    count_effects(die_after(int(number), on_signal=on == "SIGUSR1"))
     module, sys.argv = sys.argv[2], sys.argv[2:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -171,9 +171,9 @@ class Switch:
 
         self.wait_for(none_left, "the engine has no container any more")
 
-    def start_daemon(self, crash_after: int = 0, **environ: str) -> None:
+    def start_daemon(self, crash_after: int | str = 0, **environ: str) -> None:
         """Answering when this returns. `crash_after`: it ends without a word after so many effects; 0: it does not.
-        `environ`: for this life only.
+        With `@SIGUSR1` behind the number, effects count from that signal on. `environ`: for this life only.
         """
         daemon = ["kubesyncd"]
         if isinstance(self.engine, LabDockerProcess):
@@ -665,6 +665,6 @@ class Switch:
         return asyncio.run(call())
 
 
-def _module(crash_after: int) -> list[str]:
+def _module(crash_after: int | str) -> list[str]:
     """What has Python run a module, and end after so many effects."""
     return ["-m", "tests.lab.crash_points", str(crash_after)] if crash_after else ["-m"]

@@ -42,15 +42,16 @@ def killed_after_each_effect(
 ) -> int:
     """Play a scenario with a feature of its own each time, in which the daemon is killed after its n-th effect.
 
-    `play` makes the scenario begin and returns whether the daemon has outlived it; then n was beyond the last one.
+    `play` calls `begin`, makes the scenario happen, and returns whether the daemon has outlived it; then n was beyond
+    the last one.
     Returns how many points there were.
     """
     for effects in range(1, EFFECTS_MAX):
         feature = f"snmp{effects}"
         switch.boot_local(feature)
-        stop_at_rest(switch, feature)
-        switch.start_daemon(crash_after=effects)
-        until_state_or_end(switch, feature, "LOCAL")
+        switch.stop_daemon()
+        start_mortal(switch, effects)
+        switch.until_state(feature, "LOCAL")
         if play(feature) and outlives(switch, lambda played=feature: check(played)):
             return effects - 1
         switch.start_daemon()
@@ -63,23 +64,15 @@ def ended(switch: Switch) -> bool:
     return switch.daemon is None or switch.daemon.poll() is not None
 
 
-def stop_at_rest(switch: Switch, feature: str) -> None:
-    """Stop the daemon once it has recorded who owns the feature, so that the next one writes nothing at its start."""
-    switch.wait_for(
-        lambda: [switch.row(feature).get("docker_id")] == switch.running(feature), "the row is written"
-    )
-    switch.stop_daemon()
+def start_mortal(switch: Switch, effects: int) -> None:
+    """Start the daemon that is killed after its n-th effect of those that follow `begin`."""
+    switch.start_daemon(crash_after=f"{effects}@SIGUSR1")
 
 
-def until_state_or_end(switch: Switch, feature: str, state: str) -> None:
-    """Wait until the feature is in `state`, or the daemon has been killed before."""
-
-    def reached() -> bool:
-        with suppress(AssertionError, OSError):
-            return switch.state(feature) == state
-        return has_ended_within(switch, 5.0)
-
-    switch.wait_for(lambda: ended(switch) or reached(), f"{feature} in {state}, or the daemon's end")
+def begin(switch: Switch) -> None:
+    """Have the daemon's effects count from here on."""
+    assert switch.daemon is not None
+    switch.daemon.send_signal(signal.SIGUSR1)
 
 
 def has_ended_within(switch: Switch, seconds: float) -> bool:
@@ -106,6 +99,7 @@ def test_a_hand_over_cut_short_by_kill_9_is_finished_at_the_next_start(switch: S
 
     def play(feature: str) -> bool:
         waiters.append(switch.waits(feature))
+        begin(switch)
         switch.config_db.hset(f"FEATURE|{feature}", "set_owner", "kube")
         pods.append(switch.run_kube(feature))
         switch.wait_for(lambda: ended(switch) or switch.row(feature).get("docker_id") == pods[-1])
@@ -137,10 +131,11 @@ def test_a_stop_cut_short_by_kill_9_is_finished_at_the_next_start(switch: Switch
             # The scenario is the stop alone: the hand-over has its own daemon.
             switch.restart_daemon()
             to_kube(switch, feature)
-            stop_at_rest(switch, feature)
-            switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
-            until_state_or_end(switch, feature, "KUBE_RUNNING")
+            switch.stop_daemon()
+            start_mortal(switch, int(feature.removeprefix("snmp")))
+            switch.until_state(feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
+        begin(switch)
         stops.append(switch.spawn("stop", feature))
         switch.wait_for(lambda: ended(switch) or stops[-1].poll() is not None)
         return not ended(switch)
@@ -166,8 +161,9 @@ def test_a_start_cut_short_by_kill_9_is_finished_at_the_next_start(
         switch.restart_daemon()
         switch.done("stop", feature)
         switch.stop_daemon()
-        switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
-        until_state_or_end(switch, feature, "INIT")
+        start_mortal(switch, int(feature.removeprefix("snmp")))
+        switch.until_state(feature, "INIT")
+        begin(switch)
         starts.append(switch.spawn("start", feature))
         switch.wait_for(lambda: ended(switch) or starts[-1].poll() is not None)
         return not ended(switch)
@@ -190,10 +186,11 @@ def test_a_switch_back_cut_short_by_kill_9_is_finished_at_the_next_start(
     def play(feature: str) -> bool:
         switch.restart_daemon()
         to_kube(switch, feature)
-        stop_at_rest(switch, feature)
-        switch.start_daemon(crash_after=int(feature.removeprefix("snmp")))
-        until_state_or_end(switch, feature, "KUBE_RUNNING")
+        switch.stop_daemon()
+        start_mortal(switch, int(feature.removeprefix("snmp")))
+        switch.until_state(feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
+        begin(switch)
         switch.config_db.hset(f"FEATURE|{feature}", "set_owner", "local")
         switch.wait_for(lambda: ended(switch) or switch.row(feature).get("current_owner") == "local")
         return not ended(switch)
