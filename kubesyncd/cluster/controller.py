@@ -24,7 +24,6 @@ from kubesyncd.cluster.node_link import NodeLink
 from kubesyncd.cluster.rules import kubelet_rule, why_not_joined
 from kubesyncd.cluster.status_mirror import StatusMirror
 from kubesyncd.core.labels import Change, feature_label
-from kubesyncd.runtime.alerts import Alerts
 from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
@@ -77,7 +76,6 @@ class ClusterController:
         timing: Timing,
         runtime: Runtime,
         listeners: Listeners,
-        alerts: Alerts | None = None,
     ) -> None:
         self._host = host
         self._timing = timing
@@ -94,7 +92,6 @@ class ClusterController:
             ports.labels_file,
             timing=timing,
             runtime=runtime,
-            alerts=alerts or Alerts(),
             listeners=listeners,
             due=self._due,
         )

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from kubesyncd.core.label_queue import Fold, Queue
     from kubesyncd.core.model import Timing
     from kubesyncd.ports import Cluster, DurableFile
-    from kubesyncd.runtime.alerts import Alerts
     from kubesyncd.runtime.context import Runtime
 
 # A watch event this soon after our own PATCH may be older than it; the newest event is used afterwards.
@@ -38,7 +37,6 @@ class LabelSync:
         *,
         timing: Timing,
         runtime: Runtime,
-        alerts: Alerts,
         listeners: Listeners,
         due: asyncio.Event,
     ) -> None:
@@ -47,7 +45,7 @@ class LabelSync:
         self._listeners = listeners
         self._due = due
         self._backoff = runtime.backoff(timing)
-        self._file = QueueFile(file, alerts, runtime.log, changed=self._changed, appended=self._queued)
+        self._file = QueueFile(file, runtime, changed=self._changed, appended=self._queued)
         # Keys whose absence on the Node is tracked too.
         self._asked: set[str] = set()
         self._queued_at: dict[str, float] = {}

@@ -12,16 +12,13 @@ from kubesyncd.core.label_queue import Queue, QueueFull
 from kubesyncd.core.labels import Change, InvalidLabel, abridged
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime import codec
-from kubesyncd.runtime.alerts import AlertLog
 from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from structlog.typing import FilteringBoundLogger
-
     from kubesyncd.ports import DurableFile
-    from kubesyncd.runtime.alerts import Alerts
+    from kubesyncd.runtime.context import Runtime
 
 SERVICE = "Kubernetes"
 FILE_BYTES_MAX = 1 << 21
@@ -36,15 +33,14 @@ class QueueFile:
     def __init__(
         self,
         file: DurableFile,
-        alerts: Alerts,
-        log: FilteringBoundLogger,
+        runtime: Runtime,
         *,
         changed: Callable[[], None],
         appended: Callable[[Sequence[Change]], None],
     ) -> None:
         self._file = file
-        self._alerts = AlertLog(alerts, "labels", log)
-        self._log = log
+        self._alerts = runtime.alert_log("labels")
+        self._log = runtime.log
         self._changed = changed
         self._appended = appended
         self._saving = asyncio.Lock()

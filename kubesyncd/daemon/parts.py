@@ -21,7 +21,6 @@ from kubesyncd.features.wakes import Wakes
 from kubesyncd.images.store import NoImageStore
 from kubesyncd.ports import FeatureStore
 from kubesyncd.reboot.preparation import Preparation
-from kubesyncd.runtime.alerts import Alerts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +137,7 @@ def assemble(
 ) -> Parts:
     """Make all parts, in the order in which they need each other."""
     options = options or Options()
-    alerts, wakes, ledger = Alerts(), Wakes(), Ledger(files.ledger, boot.id)
+    wakes, ledger = Wakes(), Ledger(files.ledger, boot.id)
     reports = NodeReports(runtime)
     cluster = ClusterController(
         ClusterPorts(ports.store, ports.units, ports.connect, files.labels),
@@ -146,7 +145,6 @@ def assemble(
         timing=rules.timing,
         runtime=runtime,
         listeners=Listeners(wake_feature=wakes.wake, linked=reports.linked, notice=reports.notice),
-        alerts=alerts,
     )
     reconcilers = Reconcilers(
         Surroundings(
@@ -160,14 +158,13 @@ def assemble(
             runtime=runtime,
             wakes=wakes,
             always_local=rules.always_local,
-            alerts=alerts,
             first_record=partial(_first_record, options.images, boot.falls_back),
             told=partial(_report, reports),
         )
     )
     checks, preparation = None, None
     if ports.hooks is not None:
-        checks = Checks(ports.hooks, reconcilers, rules.timing, runtime.rng, runtime.log)
+        checks = Checks(ports.hooks, reconcilers, rules.timing, runtime)
     if options.images is not None and files.hold is not None:
         preparation = Preparation(
             hold=files.hold,

@@ -25,7 +25,6 @@ from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.reboot.hold import HOLD_FILE
 from kubesyncd.runtime import feature_table_file
-from kubesyncd.runtime.alerts import AlertLog, Alerts
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import DiskFile, StateFile
@@ -69,7 +68,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         restores=True,
     )
     containers, units = DockerContainers(settings.docker, rng), SystemdUnits(settings.systemd)
-    hooks = AlertLog(Alerts(), "hooks", log)
+    hooks = runtime.alert_log("hooks")
     hold, labels, images, saved = (
         DiskFile(StateFile(state_dir / name))
         for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)

@@ -15,18 +15,15 @@ from kubesyncd.core.health import Complaint
 from kubesyncd.core.model import Owner
 from kubesyncd.core.record import hear, project
 from kubesyncd.ports import PortError
-from kubesyncd.runtime.alerts import AlertLog, Alerts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from random import Random
-
-    from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.core.model import Timing
     from kubesyncd.features.reconciler import Reconciler
     from kubesyncd.features.registry import Reconcilers
     from kubesyncd.ports import Hooks
+    from kubesyncd.runtime.context import Runtime
 
 FOLDER = "check.d"
 # Checks are programs of the operator: at most so many run at a time.
@@ -36,16 +33,14 @@ AT_ONCE_MAX = 4
 class Checks:
     """Runs every check of every kube-owned feature once in `check_every_s`."""
 
-    def __init__(
-        self, hooks: Hooks, reconcilers: Reconcilers, timing: Timing, rng: Random, log: FilteringBoundLogger
-    ) -> None:
+    def __init__(self, hooks: Hooks, reconcilers: Reconcilers, timing: Timing, runtime: Runtime) -> None:
         self._hooks = hooks
         self._reconcilers = reconcilers
         self._timing = timing
-        self._rng = rng
-        self._log = log
+        self._rng = runtime.rng
+        self._log = runtime.log
         self._failed: dict[tuple[str, str], int] = {}
-        self._alerts = AlertLog(Alerts(), "checks", log)
+        self._alerts = runtime.alert_log("checks")
 
     async def run(self) -> None:
         """Run the checks at intervals. Never returns."""

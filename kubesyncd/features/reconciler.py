@@ -28,7 +28,6 @@ from kubesyncd.features.surroundings import View
 from kubesyncd.features.verb_call import VerbCall
 from kubesyncd.features.waiters import GONE, Waiters
 from kubesyncd.ports import PortError, Refused, Unavailable
-from kubesyncd.runtime.alerts import AlertLog
 
 if TYPE_CHECKING:
     from collections import deque
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.state import Transition
     from kubesyncd.core.verbs import Verb
     from kubesyncd.features.surroundings import Surroundings
+    from kubesyncd.runtime.alerts import AlertLog
 
 # More plans than this in one turn: two rules undo each other. The feature is slowed down and a traceback is logged.
 PLANS_MAX = 32
@@ -64,7 +64,7 @@ class Reconciler:
         self._around = around
         self._clock = around.runtime.clock
         self._log = log = around.runtime.log.bind(feature=name)
-        self._alerts = AlertLog(around.alerts, name, log)
+        self._alerts = around.runtime.alert_log(name, log)
         self._memory = Memory(name, around, self._alerts, log)
         self._executor = Executor(
             name, around, self._memory, alerts=self._alerts, log=log, wake=self.dirty.set

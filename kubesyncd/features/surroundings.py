@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core.record import Record
-from kubesyncd.runtime.alerts import Alerts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +75,6 @@ class Surroundings:
     runtime: Runtime
     wakes: Wakes
     always_local: frozenset[str]
-    alerts: Alerts = field(default_factory=Alerts)
     first_record: Callable[[str], Record] = lambda _: Record()
     told: Callable[[str, View | None], None] = lambda _name, _view: None
 

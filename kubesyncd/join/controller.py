@@ -18,7 +18,6 @@ from kubesyncd.join.plan import Job, address, due, outdated, plan_join
 from kubesyncd.join.progress import describe
 from kubesyncd.join.schedule import JoinSchedule
 from kubesyncd.ports import PortError, Refused, Unavailable
-from kubesyncd.runtime.alerts import AlertLog, Alerts
 from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class JoinController:
         self._able = able
         self._clock = runtime.clock
         self._log = runtime.log
-        self._alerts = AlertLog(Alerts(), "join", runtime.log)
+        self._alerts = runtime.alert_log("join")
         self._changed = asyncio.Event()
         self._changed.set()  # the first pass needs no request
         self._schedule = JoinSchedule(kube, runtime)

@@ -1,10 +1,11 @@
-"""Bundle what every long-running part of a process needs: clocks, randomness, a log."""
+"""Bundle what every long-running part of a process needs: clocks, randomness, a log, alerts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kubesyncd.runtime.alerts import AlertLog, Alerts
 from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ class Runtime:
     wall: Callable[[], float]
     rng: Random
     log: FilteringBoundLogger
+    alerts: Alerts = field(default_factory=Alerts)
 
     def backoff(self, timing: Timing) -> Backoff:
         """Create a backoff with the configured limits."""
         return Backoff(self.rng, timing.backoff_s, timing.backoff_s_max)
+
+    def alert_log(self, whom: str, log: FilteringBoundLogger | None = None) -> AlertLog:
+        """Return a log of the problems of component `whom`; `log`: its own, where it has one."""
+        return AlertLog(self.alerts, whom, log or self.log)

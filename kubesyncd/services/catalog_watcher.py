@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from kubesyncd.ports import PortError
-from kubesyncd.runtime.alerts import AlertLog, Alerts
 from kubesyncd.runtime.backoff import Backoff
 from kubesyncd.services import catalog
 from kubesyncd.services.catalog import Unusable
@@ -56,7 +55,7 @@ class CatalogWatcher:
         self._unit = unit
         self._interval_s = interval_s
         self._runtime = runtime
-        self._alerts = AlertLog(Alerts(), unit, runtime.log)
+        self._alerts = runtime.alert_log(unit)
         self._backoff = Backoff(runtime.rng, RETRY_S, RETRY_S_MAX)
         # The last request, and until when it is not repeated: an installation may fail each time.
         self._asked: tuple[PackageStep, ...] = ()

@@ -10,6 +10,7 @@ import structlog
 
 from kubesyncd.features.health_checks import Checks
 from kubesyncd.ports import Ran, Refused
+from kubesyncd.runtime.context import Runtime
 from tests.unit.core.given import TIMING, facts, granted, kube
 
 
@@ -32,7 +33,8 @@ async def test_a_check_that_cannot_run_is_reported_again_once_it_has_run() -> No
     view = SimpleNamespace(record=granted(), facts=facts(kube()))
     reconcilers: Any = [SimpleNamespace(name="snmp", view=view)]
     log = structlog.wrap_logger(None, processors=[lines])
-    checks = Checks(hooks, reconcilers, TIMING, Random(1), log)
+    runtime = Runtime(lambda: 0.0, lambda: 0.0, Random(1), log)
+    checks = Checks(hooks, reconcilers, TIMING, runtime)
     for refuses in (True, True, False, True):
         hooks.refuses = refuses
         await checks._round()
