@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ from kubesyncd.ports import Forbidden, Missing, PortError, Refused
 from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 EXIT_SETTINGS = 78  # sysexits' EX_CONFIG, as the daemon's
 CLOSE_ENOUGH = 0.6
@@ -100,19 +101,14 @@ class Command(click.Command):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> click.Context:
         """See click; report usage errors in one line."""
-        try:
+        with _usage_in_one_line(lambda: click.Context(self, info_name=info_name, parent=parent)):
             return super().make_context(info_name, args, parent=parent, **extra)
-        except click.UsageError as error:
-            raise usage(
-                error.ctx or click.Context(self, info_name=info_name, parent=parent), _message(error)
-            ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """See click; report errors of ports, settings and daemon in one line."""
         try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            raise usage(error.ctx or ctx, _message(error)) from None
+            with _usage_in_one_line(lambda: ctx):
+                return super().invoke(ctx)
         except (PortError, SettingsError, Declined) as error:
             raise failure_of(error) from error
 
@@ -183,19 +179,13 @@ class Group(click.Group):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> click.Context:
         """See click; report usage errors in one line."""
-        try:
+        with _usage_in_one_line(lambda: click.Context(self, info_name=info_name, parent=parent)):
             return super().make_context(info_name, args, parent=parent, **extra)
-        except click.UsageError as error:
-            raise usage(
-                error.ctx or click.Context(self, info_name=info_name, parent=parent), _message(error)
-            ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """See click; report usage errors in one line."""
-        try:
+        with _usage_in_one_line(lambda: ctx):
             return super().invoke(ctx)
-        except click.UsageError as error:
-            raise usage(error.ctx or ctx, _message(error)) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """See click; offer names too if the group takes a NAME."""
@@ -218,6 +208,15 @@ def unknown(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word.lower(), known, 1, CLOSE_ENOUGH)
     said = f"{word[:40]!a} is not known"
     return f"{said}, did you mean {near[0]}?" if near else said
+
+
+@contextmanager
+def _usage_in_one_line(context: Callable[[], click.Context]) -> Iterator[None]:
+    """Report click's usage errors in one line; `context`: for an error that has none of its own."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise usage(error.ctx or context(), _message(error)) from None
 
 
 def _message(error: click.UsageError) -> str:
