@@ -162,19 +162,6 @@ def assemble(
             told=partial(_report, reports),
         )
     )
-    checks, preparation = None, None
-    if ports.hooks is not None:
-        checks = Checks(ports.hooks, reconcilers, rules.timing, runtime)
-    if options.images is not None and files.hold is not None:
-        preparation = Preparation(
-            hold=files.hold,
-            boot_id=boot.id,
-            reconcilers=reconcilers,
-            cluster=cluster,
-            images=options.images,
-            timing=rules.timing,
-            log=runtime.log,
-        )
     return Parts(
         ports=ports,
         runtime=runtime,
@@ -185,8 +172,31 @@ def assemble(
         cluster=cluster,
         reports=reports,
         options=options,
-        checks=checks,
-        preparation=preparation,
+        checks=Checks(ports.hooks, reconcilers, rules.timing, runtime) if ports.hooks is not None else None,
+        preparation=_preparation(files.hold, boot, options.images, reconcilers, cluster, rules, runtime),
+    )
+
+
+def _preparation(
+    hold: DurableFile | None,
+    boot: Boot,
+    images: ImageStore | None,
+    reconcilers: Reconcilers,
+    cluster: ClusterController,
+    rules: Rules,
+    runtime: Runtime,
+) -> Preparation | None:
+    """Make the daemon's part of a prepared reboot, which needs a hold and images."""
+    if images is None or hold is None:
+        return None
+    return Preparation(
+        hold=hold,
+        boot_id=boot.id,
+        reconcilers=reconcilers,
+        cluster=cluster,
+        images=images,
+        timing=rules.timing,
+        log=runtime.log,
     )
 
 

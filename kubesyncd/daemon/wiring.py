@@ -89,39 +89,52 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         boot,
         rules,
         runtime=runtime,
-        options=Options(
-            images=ImageStore(
-                DockerImages(settings.docker),
-                images,
-                lambda feature: image_name(Path(settings.images.names_file), feature),
-                log,
-                adopting=settings.images.adopt,
-                rng=rng,
-            ),
-            join=JoinController(
-                store=store,
-                jobs=units,
-                files=JoinFiles(settings),
-                kube=settings.kube,
-                loaded=lambda: store.load.seen,
-                runtime=runtime,
-                able=kube_lean.available,
-            ),
-            restorer=TableRestorer(
-                store,
-                file=saved,
-                installed_rows=lambda: of_installed(read_manifests(state_dir / FOLDER)),
-                has_unit=units.has_unit,
-                ours=schema(settings.schema.names).own_config_names,
-                normal=normal,
-                wall=time.time,
-                log=log,
-            ),
-        ),
+        options=_options(settings, runtime, store, units, images=images, saved=saved),
     )
     if settings.packages.url:
         parts = replace(parts, packages=_catalog_watcher(settings, units, parts))
     return Wired(parts, store, containers, (hold, labels, images, saved))
+
+
+def _options(
+    settings: Settings,
+    runtime: Runtime,
+    store: RedisStore,
+    units: SystemdUnits,
+    *,
+    images: DiskFile,
+    saved: DiskFile,
+) -> Options:
+    """Make the image store, the join controller and the restorer of the FEATURE table."""
+    return Options(
+        images=ImageStore(
+            DockerImages(settings.docker),
+            images,
+            lambda feature: image_name(Path(settings.images.names_file), feature),
+            runtime.log,
+            adopting=settings.images.adopt,
+            rng=runtime.rng,
+        ),
+        join=JoinController(
+            store=store,
+            jobs=units,
+            files=JoinFiles(settings),
+            kube=settings.kube,
+            loaded=lambda: store.load.seen,
+            runtime=runtime,
+            able=kube_lean.available,
+        ),
+        restorer=TableRestorer(
+            store,
+            file=saved,
+            installed_rows=lambda: of_installed(read_manifests(Path(settings.paths.state_dir) / FOLDER)),
+            has_unit=units.has_unit,
+            ours=schema(settings.schema.names).own_config_names,
+            normal=normal,
+            wall=runtime.wall,
+            log=runtime.log,
+        ),
+    )
 
 
 class _SwitchFiles:
