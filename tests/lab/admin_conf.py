@@ -6,9 +6,9 @@ Knows nothing of kubesyncd.
 from __future__ import annotations
 
 import http.server
-import ssl
-import threading
 from typing import TYPE_CHECKING, Self
+
+from tests.lab.https_server import HttpsServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,29 +38,16 @@ class AdminConfServer:
             def log_message(self, *_: object) -> None:
                 return
 
-        class Server(http.server.ThreadingHTTPServer):
-            def handle_error(self, *_: object) -> None:
-                return  # a client that does not trust us is what some tests are about
-
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(server.certificate, server.key)
-        self._server = Server((host, 0), Handler)
-        self._server.socket = tls.wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._server = HttpsServer(Handler, server, host)
 
     @property
     def url(self) -> str:
         """Where the file is."""
-        host = self._server.server_address[0]
-        return f"https://{host}:{self._server.server_address[1]}/admin.conf"
+        return f"https://{self._server.where}/admin.conf"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.__exit__()

@@ -6,12 +6,11 @@ Knows nothing of what the answer means.
 from __future__ import annotations
 
 import http.server
-import ssl
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from tests.lab.certificates import Authority, write_kubeconfig
+from tests.lab.https_server import HttpsServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,17 +36,9 @@ class AnswerServer:
         self.answer = Answer(200, b"{}")
         self.authorizations: list[str] = []
         self.authority = Authority(folder / "pki")
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         shown = self.authority.issue("answers", "127.0.0.1", server=True)
-        tls.load_cert_chain(shown.certificate, shown.key)
-        self._server = _Server(("127.0.0.1", 0), self._handler())
-        self._server.socket = tls.wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-        self.where = f"127.0.0.1:{self._server.server_address[1]}"
+        self._server = HttpsServer(self._handler(), shown)
+        self.where = self._server.where
         self.url = f"https://{self.where}"
         self.ca_file = str(self.authority.pair.certificate)
         self.kubeconfig = folder / "answers.conf"
@@ -55,12 +46,11 @@ class AnswerServer:
         write_kubeconfig(self.kubeconfig, self.url, self.authority.pem, client, inline=False)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.__exit__()
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         server = self
@@ -86,8 +76,3 @@ class AnswerServer:
                 """Stay silent."""
 
         return Handler
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """Stay silent: a client that does not trust the certificate is what some tests are about."""

@@ -10,12 +10,12 @@ import hashlib
 import http.server
 import io
 import json
-import ssl
 import tarfile
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.lab.certificates import Authority
+from tests.lab.https_server import HttpsServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,28 +34,20 @@ class PackageServer:
         self.misbehave = ""
         self.stalled = threading.Event()
         self._offered: dict[str, dict[str, Any]] = {}
-        self._server = http.server.ThreadingHTTPServer((host, 0), self._handler())
         pair = self.authority.issue("packages", host, server=True)
-        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        trust.load_cert_chain(pair.certificate, pair.key)
-        self._server.socket = trust.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
+        self._server = HttpsServer(self._handler(), pair, host)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stalled.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.__exit__()
 
     @property
     def origin(self) -> str:
-        host, port = self._server.server_address[:2]
-        return f"https://{host!s}:{port}"
+        return f"https://{self._server.where}"
 
     @property
     def url(self) -> str:

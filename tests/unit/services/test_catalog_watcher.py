@@ -23,6 +23,7 @@ from kubesyncd.services.catalog_source import CatalogSource
 from kubesyncd.services.catalog_watcher import RETRY_S, CatalogWatcher
 from kubesyncd.services.installed import PackageOrigin, hashes
 from kubesyncd.services.package_sync import PackageSync
+from tests.lab.certificates import Authority
 from tests.lab.package_server import METADATA, PackageServer
 from tests.sim.loop import run as run_virtually
 from tests.unit.services.test_catalog import Signer
@@ -81,14 +82,13 @@ async def test_a_server_that_misbehaves_is_an_error_with_its_address(
 async def test_a_server_with_an_unknown_certificate_is_not_asked_for_anything(
     server: PackageServer, tmp_path: Path
 ) -> None:
-    stranger = PackageServer(tmp_path / "stranger")
+    stranger = Authority(tmp_path / "stranger")
     with pytest.raises(Unavailable, match="certificate"):
-        await HttpsFiles(stranger.ca_file).get(server.url, 1000)
+        await HttpsFiles(str(stranger.pair.certificate)).get(server.url, 1000)
     with pytest.raises(Unavailable, match="certificate"):
         await HttpsFiles().get(server.url, 1000)
     with pytest.raises(Refused, match=r"ca_file .*none"):
         await HttpsFiles(str(tmp_path / "none")).get(server.url, 1000)
-    stranger._server.server_close()
     assert server.asked == []
 
 
