@@ -88,12 +88,21 @@ class DaemonClient:
         return [json.loads(line) for line in self.ask("show", within_s=within_s) if line]
 
     def feature(self, name: str) -> FeatureDescription:
-        """Return one feature as the daemon describes it. Raises Unavailable, Forbidden, Declined."""
-        lines = [line for line in self.ask("show", name) if line]
-        if not lines:
-            raise Unavailable("kubesyncd", f"{name}: Docker has not reported its containers yet; ask again")
-        found: FeatureDescription = json.loads(lines[0])
-        return found
+        """Return one feature as the daemon describes it. Raises Unavailable, Forbidden, Declined.
+
+        A daemon that has just started describes it only once Docker has reported: it is asked again until then.
+        """
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            lines = [line for line in self.ask("show", name, within_s=deadline - time.monotonic()) if line]
+            if lines:
+                found: FeatureDescription = json.loads(lines[0])
+                return found
+            if time.monotonic() + AGAIN_S >= deadline:
+                raise Unavailable(
+                    "kubesyncd", f"{name}: Docker has not reported its containers yet; ask again"
+                )
+            time.sleep(AGAIN_S)
 
     def cluster(self) -> ClusterDescription:
         """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden."""

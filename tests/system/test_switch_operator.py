@@ -61,6 +61,7 @@ def test_an_operator_moves_a_feature_to_kube_and_back_and_sees_why(kube_switch: 
     assert ("LOCAL", "LOCAL_TO_KUBE") in ways
     assert ways[-1][1] == "KUBE_RUNNING"
     switch.restart_daemon()
+    switch.until_state("snmp", "KUBE_RUNNING")
     assert told(switch, "explain snmp")["history"] == found["history"]
     assert told(switch, "show feature snmp")["state_db"]["current_owner"] == "kube"
     assert "KUBE_RUNNING" in shows(switch, f"timeline snmp --svg {switch.folder}/t.svg") + shows(

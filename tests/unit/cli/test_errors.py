@@ -114,6 +114,18 @@ def test_a_daemon_that_ends_in_the_midst_is_asked_again(terminal: Operator) -> N
     assert sum(request == ["show"] for request in terminal.daemon.requests) > 1
 
 
+@pytest.mark.parametrize("line", ["explain snmp", "show feature snmp"])
+def test_a_daemon_that_waits_for_dockers_first_report_is_asked_again(terminal: Operator, line: str) -> None:
+    terminal.daemon.replies = Once(show=protocol.result(protocol.EXIT_DONE))
+    assert terminal.types(line).exit_code == 0
+    assert terminal.daemon.requests.count(["show", "snmp"]) == 2
+
+
+def test_a_docker_that_never_reports_is_one_line(terminal: Operator) -> None:
+    terminal.daemon.replies["show"] = protocol.result(protocol.EXIT_DONE)
+    assert "snmp: Docker has not reported its containers yet" in gives_one_line(terminal, "explain snmp")
+
+
 def test_another_program_on_the_socket_is_one_line(terminal: Operator) -> None:
     terminal.daemon.replies["show"] = b"HTTP/1.0 400 Bad Request\n\n"
     assert "uses another protocol" in gives_one_line(terminal, "show feature")
