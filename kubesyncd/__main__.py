@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from structlog.typing import FilteringBoundLogger
+
     from kubesyncd.api.peer import Peer
 
 EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
@@ -56,6 +58,7 @@ def _run(
     from kubesyncd.daemon.sockets import StartError
     from kubesyncd.runtime.log import logger
 
+    proven: settings.Settings | None = None
     while True:
         log = logger(current.log)
         try:
@@ -63,14 +66,27 @@ def _run(
         except StartError as error:
             log.error("start", why=str(error))
             return protocol.EXIT_FAILED
+        except settings.SettingsError as error:
+            # An address that only its adapter can judge.
+            if proven is None:
+                print(f"kubesyncd: {path}: {error}", file=sys.stderr)
+                return EXIT_SETTINGS
+            _log_refused(log, f"{path}: {error}")
+            current, proven = proven, None
+            continue
         if ending is app.Ending.STOP:
             return protocol.EXIT_DONE
+        proven = current
         # The parts of the ended run are reference cycles: free their memory before the next run makes its own.
         gc.collect()
         try:
             current = settings.load(path, required=required)
         except settings.SettingsError as error:
-            log.error("reload", why=f"{error}; the previous settings stay in force")
+            _log_refused(log, str(error))
+
+
+def _log_refused(log: FilteringBoundLogger, why: str) -> None:
+    log.error("reload", why=f"{why}; the previous settings stay in force")
 
 
 if __name__ == "__main__":

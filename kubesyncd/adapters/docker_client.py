@@ -10,6 +10,7 @@ from aiodocker.exceptions import DockerError
 
 from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -28,10 +29,10 @@ CONFLICT = 409
 
 
 def socket_path(settings: DockerSettings) -> str:
-    """Return the path of the engine's socket. Raises ValueError where it is not a Unix socket."""
+    """Return the path of the engine's socket. Raises SettingsError where it is not a Unix socket."""
     path = settings.url.removeprefix("unix://")
     if not path.startswith("/"):
-        raise ValueError(f"[docker] url = {settings.url!r}; allowed: unix:///path/of/the/socket")
+        raise SettingsError(f"[docker] url = {settings.url!r}; allowed: unix:///path/of/the/socket")
     return path
 
 

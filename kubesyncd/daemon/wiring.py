@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import MasterConfig
     from kubesyncd.daemon.parts import Boot, Parts
     from kubesyncd.ports import Cluster
+    from kubesyncd.services.catalog_source import CatalogSource
     from kubesyncd.services.catalog_watcher import CatalogWatcher
     from kubesyncd.settings import Settings
 
@@ -56,6 +57,8 @@ class Wired:
 
 def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger) -> Wired:
     """Make the daemon's parts. Needs a running loop. Raises SettingsError."""
+    # Before any client exists: it refuses settings.
+    source = _catalog_source(settings) if settings.packages.url else None
     state_dir, run_dir = Path(settings.paths.state_dir), Path(settings.paths.run_dir)
     runtime = Runtime(boottime, time.time, rng, log)
     rules = Rules(settings.timing, frozenset(settings.features.always_local))
@@ -91,8 +94,8 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         runtime=runtime,
         options=_options(settings, runtime, store, units, images=images, saved=saved),
     )
-    if settings.packages.url:
-        parts = replace(parts, packages=_catalog_watcher(settings, units, parts))
+    if source is not None:
+        parts = replace(parts, packages=_catalog_watcher(settings, source, units, parts))
     return Wired(parts, store, containers, (hold, labels, images, saved))
 
 
@@ -174,21 +177,29 @@ def _connector(settings: Settings) -> Callable[[MasterConfig], Cluster]:
     return connect
 
 
-def _catalog_watcher(settings: Settings, units: SystemdUnits, parts: Parts) -> CatalogWatcher:
-    """Make the watcher of the package server; imported only where one is configured. Raises SettingsError."""
+def _catalog_source(settings: Settings) -> CatalogSource:
+    """Make the source of packages; imported only where one is configured. Raises SettingsError."""
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.services.catalog import Unusable
     from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
+
+    wanted = settings.packages
+    files, seen = HttpsFiles(wanted.ca_file), StateFile(Path(settings.paths.state_dir) / SEEN_FILE)
+    try:
+        return CatalogSource(wanted.url, wanted.pubkey, files, is_true, seen)
+    except Unusable as error:
+        raise SettingsError(str(error)) from error
+
+
+def _catalog_watcher(
+    settings: Settings, source: CatalogSource, units: SystemdUnits, parts: Parts
+) -> CatalogWatcher:
+    """Make the watcher of `source`; imported only where packages are configured."""
     from kubesyncd.services.catalog_watcher import CatalogWatcher
     from kubesyncd.services.installed import hashes
 
     wanted, state_dir = settings.packages, Path(settings.paths.state_dir)
-    files, seen = HttpsFiles(wanted.ca_file), StateFile(state_dir / SEEN_FILE)
-    try:
-        source = CatalogSource(wanted.url, wanted.pubkey, files, is_true, seen)
-    except Unusable as error:
-        raise SettingsError(str(error)) from error
 
     def labels() -> Mapping[str, str] | None:
         return parts.cluster.node_labels

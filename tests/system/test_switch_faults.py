@@ -214,9 +214,13 @@ def test_a_reload_by_sighup_takes_new_settings_and_does_not_disturb_waiters(swit
     switch.daemon.send_signal(signal.SIGHUP)
     switch.wait_for(lambda: len(switch.log("ready")) == 2, "it goes on")
     assert "surprise" in switch.log("reload", level="error")[0]["why"], "and tells the mistake"
+    settings.write_text(good + '[packages]\nurl = "http://server/packages.json"\n')
+    switch.daemon.send_signal(signal.SIGHUP)
+    switch.wait_for(lambda: len(switch.log("ready")) == 3, "it goes on with the settings before")
+    assert "http://server" in switch.log("reload", level="error")[1]["why"], "and tells the address"
     settings.write_text(good + '[log]\nlevel = "debug"\n')
     switch.daemon.send_signal(signal.SIGHUP)
-    switch.wait_for(lambda: len(switch.log("ready")) == 3, "reloaded twice")
+    switch.wait_for(lambda: len(switch.log("ready")) == 4, "reloaded")
     assert waiter.poll() is None
     switch.done("stop", "snmp")
     assert waiter.wait(30) == 0
