@@ -274,6 +274,11 @@ def test_the_usual_path_loads_nothing_but_the_socket_module(switch: Switch) -> N
     assert done.stdout == f"{ID}\n0 ['_socket', 'client']\n"
 
 
+@pytest.mark.parametrize("name", ["container_state", "kube_join", "kube_reset"])
+def test_the_clients_names_are_links_to_one_script(name: str) -> None:
+    assert (CLIENTS / name).readlink() == Path("container")
+
+
 def test_the_scripts_run_as_they_are_and_through_links(one_switch: Switch) -> None:
     one_switch.host.start(*[DONE] * 4)
     far = one_switch.root / "far"
