@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	@tests/tools/install-venv $(PYTHON) $(VENV) kube$(comma)cli$(comma)dev
 	@touch $(RUN) $@
 
-demo: $(RUN) ## a virtual switch plays the whole story, on any Linux machine with Python 3.11 or newer
+demo: $(RUN) ## a virtual switch shows every step, on any Linux machine with Python 3.11 or newer
 	@$(BIN)/python -m tests.lab.demo $(DEMO_ARGS)
 
 # The tiers: tests/README.md. TEST_ARGS chooses some tests of one: make test TEST_ARGS='tests/unit/core/test_protocol.py -x'
@@ -82,7 +82,7 @@ cover: $(READY) ## every branch of the core by the core's own tests
 	$(BIN)/coverage run -m pytest -q tests/unit/core $(patsubst %,tests/unit/%.py,adapters/test_db_schema images/test_policy features/test_config_backup)
 	$(BIN)/coverage report
 
-mutants: $(READY) ## change the core's code; its tests must notice each change; an hour; MUTANT_ARGS='--module wire' for one module
+mutants: $(READY) ## change the core's code; its tests must notice each change; an hour; MUTANT_ARGS='--module protocol' for one module
 	$(BIN)/python -m tests.tools.mutate $(MUTANT_ARGS)
 
 deb: $(READY) ## the Debian packages, into dist/

@@ -1,6 +1,6 @@
 """Define the ports: what kubesyncd needs from outside, and the errors they raise.
 
-Every method has a deadline of its own (the adapter's), and raises nothing but the three errors
+Every method has a deadline of its own (the adapter's), and raises nothing but the four errors
 below; a programming error may raise anything and stops only the feature it happened on.
 Event streams never end by themselves: they yield names, and `Signal.GAP` after every (re)connection:
 subscribe first, yield GAP, let the reader list. While the service is away they reconnect with

@@ -84,7 +84,7 @@ class KubeSettings:
     admin_conf: str = "/etc/sonic/kube_admin.conf"
     """File of the administrator's credential. It is used to join, to reset and by `show kubernetes nodes`."""
     keep_admin_conf: bool = True
-    """`false`: the daemon removes `admin_conf` when the node has joined. `true`: the file stays for the next join."""
+    """`false`: the daemon removes `admin_conf` when the node has joined. `true`: the file stays until a reset."""
     admin_conf_url: str = "https://{ip}/admin.conf"
     """Address from which a join downloads the administrator's credential; `{ip}` and `{port}` are the master's."""
     ca_file: str = ""

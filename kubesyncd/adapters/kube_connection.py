@@ -41,7 +41,7 @@ UNAUTHORIZED = 401
 FORBIDDEN = 403
 _GOOD = (200, 201)
 _FIXES = {
-    UNAUTHORIZED: "the master does not take the kubelet's certificate, which may have expired, or be another "
+    UNAUTHORIZED: "the master does not accept the kubelet's certificate, which may have expired, or be another "
     "master's: config kube join -f",
     FORBIDDEN: "the master does not let this node do so: allow it, or join again: config kube join -f",
 }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ContainerHandlers:
-    """The verb of both sockets. The kernel identifies the peer (spec section 8)."""
+    """The verb of both sockets. The kernel identifies the peer."""
 
     def __init__(self, reconcilers: Reconcilers, containers: Containers, log: FilteringBoundLogger) -> None:
         self._reconcilers = reconcilers

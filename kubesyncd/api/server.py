@@ -1,7 +1,7 @@
 """Serve the two Unix sockets: identify peers, limit them, decode requests, send replies.
 
 Knows the wire protocol; knows no feature and no adapter. The kernel identifies a peer; a peer's own claims are never
-trusted (spec section 8).
+trusted.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ def insecure(switch: str) -> None:
 @server.command(cls=Command)
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"], case_sensitive=False))
 def disable(switch: str) -> None:
-    """Disconnect from the master (default off).
+    """Leave the master (default off).
 
-    Running containers are not changed.
+    On: kube containers end, and this node is deleted from the cluster. Off: it joins again.
     """
     _set_master("disable", _capital(switch))
 

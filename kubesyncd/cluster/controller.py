@@ -66,7 +66,7 @@ class ClusterPorts:
 
 
 class ClusterController:
-    """Delivers labels and decides whether the kubelet runs (spec section 6). Call `load()`, then run `run()` once."""
+    """Delivers labels and decides whether the kubelet runs. Call `load()`, then run `run()` once."""
 
     def __init__(
         self,
@@ -329,7 +329,7 @@ class ClusterController:
         self._due.set()
 
     def _labels_applied(self) -> None:
-        # Labels have no effect without a running kubelet (the seed, section Transient info).
+        # Labels have no effect without a running kubelet (the design document, section Transient info).
         self._kubelet.stale = True
         self._link.answers()
 

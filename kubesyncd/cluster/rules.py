@@ -1,4 +1,4 @@
-"""Decide whether the kubelet may run, and say why labels wait. Pure rules (spec section 6, promise S4)."""
+"""Decide whether the kubelet may run, and say why labels wait. Pure rules (promise S4)."""
 
 from __future__ import annotations
 

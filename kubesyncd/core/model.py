@@ -138,7 +138,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class FeatureConfig:
-    """CONFIG_DB `FEATURE|<name>`, parsed; the defaults are the seed's (section CONFIG-DB).
+    """CONFIG_DB `FEATURE|<name>`, parsed; the defaults are the design document's (section CONFIG-DB).
 
     `failure_policy` None: switch-to-local with fallback on, else alert.
     `local_only`: Kubernetes can never own it (multi-ASIC features, an image without its packages).
@@ -159,7 +159,7 @@ class FeatureConfig:
 
     @property
     def policy(self) -> FailurePolicy:
-        """The failure policy in force (spec section 5)."""
+        """The failure policy in force."""
         if self.failure_policy is not None:
             return self.failure_policy
         return FailurePolicy.SWITCH_TO_LOCAL if self.fallback else FailurePolicy.ALERT

@@ -79,10 +79,10 @@ FAILURE_MINUTES_MAX = 5_256_000
 def parse_feature_config(
     fields: Mapping[str, str], problems: list[str], known: FeatureConfig | None = None
 ) -> FeatureConfig:
-    """Parse CONFIG_DB fields (the seed's names, any case) as a config.
+    """Parse CONFIG_DB fields (the design document's names, any case) as a config.
 
-    An absent field is the seed's default. An invalid field keeps its value in `known`: a typing error must not
-    move a feature.
+    An absent field is the design document's default. An invalid field keeps its value in `known`: a typing error must
+    not move a feature.
     """
     got = {key.lower(): value for key, value in fields.items()}
     absent = FeatureConfig()
@@ -125,7 +125,7 @@ def parse_feature_config(
 
 
 def parse_row(fields: Mapping[str, str], problems: list[str]) -> Row:
-    """Parse our STATE_DB fields (the seed's names, any case; `docker-id` is `docker_id`) as a row."""
+    """Parse our STATE_DB fields (the design document's names, any case; `docker-id` is `docker_id`) as a row."""
     got = {key.lower().replace("-", "_"): value for key, value in fields.items()}
     docker_id = got.get("docker_id", "").strip()
     if docker_id and not CONTAINER_ID.fullmatch(docker_id):

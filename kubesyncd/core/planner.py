@@ -2,7 +2,7 @@
 
 Knows no clock, no client, no coroutine. A plan holds at most one mutating action: act, observe, decide again.
 So every crash point lies between two plans, and a restart of the daemon is one more observation.
-The rules are spec sections 4 and 5; each `why` is shown to operators in the log and in `explain`.
+Each `why` is shown to operators in the log and in `explain`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _wished(look: _Look) -> Plan:
 
 
 def label_wanted(state: State, owner: Owner, record: Record, facts: Facts) -> KubeLabel:
-    """Return the label the feature should have; UNKNOWN leaves it unchanged (spec section 6).
+    """Return the label the feature should have; UNKNOWN leaves it unchanged.
 
     `kill --no-kubelet-check` skips labels: they are requested after it is done, and after a reboot (`hold`).
     """

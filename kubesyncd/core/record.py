@@ -323,7 +323,7 @@ def failure_deadline(record: Record, config: FeatureConfig) -> float | None:
 
 
 def _judge(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
-    """Detect failure and recovery (the seed's section Failure detection)."""
+    """Detect failure and recovery (the design document's section Failure detection)."""
     if config.owner is not Owner.KUBE:
         # Right after a boot the configuration may not be known yet.
         over = record.failure or record.rolled_back

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """The named states: the seed's nine (section State diagram), and three for cases it does not name."""
+    """The named states: those of the design document's state diagram, and those for cases that it does not name."""
 
     UNKNOWN = "UNKNOWN"
     INIT = "INIT"

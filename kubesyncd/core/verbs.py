@@ -1,8 +1,7 @@
 """Record what a verb asks for, and decide when it is done.
 
 Knows no clock, no client, no coroutine. A verb only changes the desired state (`accept`); the reconciler acts, and
-`outcome` and `wait_code` derive the caller's answer from the next observations. Seed: section Internal
-commands; spec section 4.
+`outcome` and `wait_code` derive the caller's answer from the next observations.
 """
 
 from __future__ import annotations

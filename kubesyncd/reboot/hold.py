@@ -2,7 +2,7 @@
 
 Knows two small files and no daemon; commands use it too.
 
-The hold is a file: while it exists the kubelet stays off (spec section 6). It names the boot that created it. Any other
+The hold is a file: while it exists the kubelet stays off. It names the boot that created it. Any other
 boot removes the hold and applies its promise: every kube feature may start from its local image at once, whatever its
 fallback setting, until Kubernetes works again.
 """

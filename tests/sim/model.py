@@ -77,7 +77,7 @@ LOCAL = "10ca1" * 12 + "0000"
 KUBE = ("aaaa" * 16, "bbbb" * 16)
 GONE = "dead" * 16
 KEY = "snmp_enabled"
-# The reconciler itself gives up after more; a shortest way to rest has eight (test_decide.py).
+# The reconciler itself gives up after more; a shortest way to rest has eight (test_planner.py).
 PLANS_MAX = 16
 
 

@@ -68,7 +68,7 @@ def is_error(caught: pytest.ExceptionInfo[PortError], error: type[PortError], de
 
 NOT_REGISTERED = "node switch1 is not registered yet; its kubelet registers it"
 UNAUTHORIZED = (
-    "the master does not take the kubelet's certificate, which may have expired, or be another master's: "
+    "the master does not accept the kubelet's certificate, which may have expired, or be another master's: "
     "config kube join -f"
 )
 
