@@ -16,11 +16,9 @@ import pytest
 import structlog
 
 from kubesyncd.cluster import queue_file
-from kubesyncd.core.health import Complaint, ContainerStart, Health
-from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, SystemState
-from kubesyncd.core.record import Cause, Exit, Record, StopStyle
+from kubesyncd.core.model import FeatureConfig
+from kubesyncd.core.record import Record
 from kubesyncd.core.saved_features import Saved
-from kubesyncd.core.state import State, Transition
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.images import store
 from kubesyncd.images.policy import ImageRecord
@@ -39,54 +37,15 @@ from kubesyncd.services.catalog_source import CatalogSource
 from kubesyncd.services.installed import InstallPhase, Manifest, PackageOrigin
 from kubesyncd.settings import PathsSettings, Settings
 from tests.paths import ROOT
+from tests.sim.plain import PlainDisk, PlainFile
+from tests.unit.core.given import HISTORY, ROLLBACK, full
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 STORED = ROOT / "tests" / "golden" / "stored"
 KUBE, LOCAL = "c3a1" * 16, "17de" * 16
-RECORD = Record(
-    system_state=SystemState.UP,
-    mode=Mode.READY,
-    grant=KUBE,
-    granted_at=12.5,
-    proven=True,
-    local_id=LOCAL,
-    exit=Exit(LOCAL, Owner.LOCAL, 137, Cause.KILL),
-    asked=(LOCAL, Cause.STOP),
-    style=StopStyle(grace_s=5.0, signal="TERM", kubelet_check=False),
-    ending=True,
-    ending_since=1.0,
-    idle_since=2.0,
-    bad_since=3.0,
-    crashes=4,
-    refuse_until=5.0,
-    local_due=True,
-    unit_restarted=True,
-    failure="no kube container has run for 5 min",
-    rolled_back=True,
-    health=Health(
-        starts=(ContainerStart(KUBE, 11.0), ContainerStart(LOCAL, 12.0)),
-        newest="2026-01-31T23:59:59Z",
-        image_id=f"sha256:{KUBE}",
-        complaints=(Complaint(KUBE, "container", "the agent does not answer: é"),),
-        sick=1,
-        failed_image=f"sha256:{LOCAL}",
-        failed_newest="2026-01-30T00:00:00Z",
-        withdrawn=True,
-    ),
-    adopted=f"sha256:{KUBE}",
-    adopt_at=99.0,
-    restored=f"sha256:{LOCAL}",
-    boot_fallback=True,
-    owner=Owner.KUBE,
-    owner_ts=1790000000,
-)
-CONFIG = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=5, failure_policy=FailurePolicy.ROLLBACK)
-HISTORY = (
-    Transition(1790000000.25, State.UNKNOWN, State.LOCAL, "the local container runs"),
-    Transition(1790000001.5, State.LOCAL, State.LOCAL_TO_KUBE, "kube has deployed"),
-)
+RECORD = full(KUBE, LOCAL)
 ALWAYS_LOCAL = FeatureConfig(local_only=True, always_local=True)
 IMAGES = ImageRecord(
     "docker-snmp:latest",
@@ -135,29 +94,6 @@ def stored(name: str) -> bytes:
     return (STORED / name).read_bytes()
 
 
-class Memory:
-    """One file in memory."""
-
-    def __init__(self, data: bytes | None = None) -> None:
-        self.data = data
-
-    def load(self) -> bytes | None:
-        return self.data
-
-    def save(self, data: bytes) -> None:
-        self.data = data
-
-
-class SlowMemory(Memory):
-    """The same, for those who do not wait for the disk."""
-
-    async def save(self, data: bytes) -> None:  # type: ignore[override]
-        self.data = data
-
-    async def forget(self) -> None:
-        self.data = None
-
-
 def assert_same(written: bytes | None, name: str) -> None:
     """The content is the same to the byte, but for the line end that some files of 0.1.0 lack."""
     assert written is not None
@@ -165,25 +101,25 @@ def assert_same(written: bytes | None, name: str) -> None:
 
 
 def test_the_ledger() -> None:
-    ledger = Ledger(Memory(stored("features.json")), "boot-1")
+    ledger = Ledger(PlainFile(stored("features.json")), "boot-1")
     assert ledger.load() == ""
     assert ledger.records == {"database": Record(), "snmp": RECORD}
-    assert ledger.configs == {"database": ALWAYS_LOCAL, "snmp": CONFIG}
+    assert ledger.configs == {"database": ALWAYS_LOCAL, "snmp": ROLLBACK}
     assert ledger.histories == {"database": (), "snmp": HISTORY}
     assert ledger.config_loaded
-    file = Memory()
+    file = PlainFile()
     written = Ledger(file, "boot-1")
     written.config_loaded = True
-    written.save("snmp", RECORD, CONFIG, HISTORY)
+    written.save("snmp", RECORD, ROLLBACK, HISTORY)
     written.save("database", Record(), ALWAYS_LOCAL)
     assert_same(file.data, "features.json")
 
 
 def test_the_ledger_is_written_again_as_it_was_read() -> None:
-    file = Memory(stored("features.json"))
+    file = PlainFile(stored("features.json"))
     ledger = Ledger(file, "boot-1")
     ledger.load()
-    ledger.save("snmp", RECORD, CONFIG, HISTORY)
+    ledger.save("snmp", RECORD, ROLLBACK, HISTORY)
     assert file.data == stored("features.json"), "nothing has changed, so nothing is written"
     ledger.write()
     assert_same(file.data, "features.json")
@@ -219,7 +155,7 @@ def test_the_manifests_of_installed_services(tmp_path: Path) -> None:
 
 
 def test_the_newest_serial_of_the_package_server() -> None:
-    file: Any = Memory(stored("packages.json"))
+    file: Any = PlainFile(stored("packages.json"))
     nothing: Any = None
     supply = CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, file)
     older, same, newer = (cast("Any", SimpleNamespace(serial=serial)) for serial in (16, 17, 18))
@@ -233,7 +169,7 @@ def test_the_newest_serial_of_the_package_server() -> None:
 
 
 async def test_the_record_of_images() -> None:
-    file = SlowMemory(stored("images.json"))
+    file = PlainDisk(PlainFile(stored("images.json")))
     assert store.decode(stored("images.json")) == {"lldp": ImageRecord("docker-lldp:latest"), "snmp": IMAGES}
     port: Any = None
     images = store.ImageStore(port, file, lambda _: "", structlog.get_logger(), Random(1))
@@ -241,7 +177,7 @@ async def test_the_record_of_images() -> None:
     assert images.remembered("snmp") == IMAGES
     await images.note_rollback("snmp", "", "", "")
     await images.note_rollback("snmp", IMAGES.failed, IMAGES.failed_newest, IMAGES.failure)
-    assert_same(file.data, "images.json")
+    assert_same(file.file.data, "images.json")
 
 
 def test_the_hold_and_the_promise() -> None:
@@ -314,7 +250,7 @@ DAMAGED = (
 
 @pytest.mark.parametrize("data", DAMAGED)
 def test_a_damaged_file_is_as_no_file(tmp_path: Path, data: bytes) -> None:
-    file = Memory(data)
+    file = PlainFile(data)
     nothing: Any = None
     offered: Any = SimpleNamespace(serial=1)
     CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, file).accept(offered)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kubesyncd.core.health import Complaint, ContainerStart, Health
 from kubesyncd.core.model import (
     Container,
+    FailurePolicy,
     FeatureConfig,
     KubeLabel,
     LabelView,
@@ -17,7 +19,8 @@ from kubesyncd.core.model import (
 )
 from kubesyncd.core.observation import Facts
 from kubesyncd.core.planner import decide
-from kubesyncd.core.record import Record, absorb, project
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb, project
+from kubesyncd.core.state import State, Transition
 
 if TYPE_CHECKING:
     from kubesyncd.core.actions import Plan
@@ -31,6 +34,12 @@ KUBE2 = "bbbb" * 16
 LOCAL_CONFIG = FeatureConfig()
 KUBE_CONFIG = FeatureConfig(set_owner=Owner.KUBE)
 FALLBACK = FeatureConfig(set_owner=Owner.KUBE, fallback=True)
+ROLLBACK = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=5, failure_policy=FailurePolicy.ROLLBACK)
+
+HISTORY = (
+    Transition(1790000000.25, State.UNKNOWN, State.LOCAL, "the local container runs"),
+    Transition(1790000001.5, State.LOCAL, State.LOCAL_TO_KUBE, "kube has deployed"),
+)
 
 ON = LabelView(KubeLabel.ON)
 OFF = LabelView(KubeLabel.OFF)
@@ -62,6 +71,47 @@ def granted(**more: Any) -> Record:
     """A feature that KUBE owns, since long ago."""
     return up(
         **{"mode": Mode.READY, "grant": KUBE, "granted_at": 1.0, "proven": True, "owner": Owner.KUBE, **more}
+    )
+
+
+def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
+    """A record with a value other than the default in every field."""
+    return Record(
+        system_state=SystemState.UP,
+        mode=Mode.READY,
+        grant=kube_id,
+        granted_at=12.5,
+        proven=True,
+        local_id=local_id,
+        exit=Exit(local_id, Owner.LOCAL, 137, Cause.KILL),
+        asked=(local_id, Cause.STOP),
+        style=StopStyle(grace_s=5.0, signal="TERM", kubelet_check=False),
+        ending=True,
+        ending_since=1.0,
+        idle_since=2.0,
+        bad_since=3.0,
+        crashes=4,
+        refuse_until=5.0,
+        local_due=True,
+        unit_restarted=True,
+        failure="no kube container has run for 5 min",
+        rolled_back=True,
+        health=Health(
+            starts=(ContainerStart(kube_id, 11.0), ContainerStart(local_id, 12.0)),
+            newest="2026-01-31T23:59:59Z",
+            image_id=f"sha256:{kube_id}",
+            complaints=(Complaint(kube_id, "container", "the agent does not answer: é"),),
+            sick=1,
+            failed_image=f"sha256:{local_id}",
+            failed_newest="2026-01-30T00:00:00Z",
+            withdrawn=True,
+        ),
+        adopted=f"sha256:{kube_id}",
+        adopt_at=99.0,
+        restored=f"sha256:{local_id}",
+        boot_fallback=True,
+        owner=Owner.KUBE,
+        owner_ts=1790000000,
     )
 
 

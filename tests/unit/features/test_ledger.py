@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,44 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.core import verbs
-from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, SystemState
+from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.planner import decide
-from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb
-from kubesyncd.core.state import HISTORY_MAX, State, Transition
+from kubesyncd.core.record import Cause, Exit, Record, absorb
+from kubesyncd.core.state import HISTORY_MAX
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.ports import Unavailable
 from tests.sim.plain import PlainFile
-from tests.unit.core.given import FALLBACK, KUBE, LOCAL, NOW, TIMING, facts, local, up
+from tests.unit.core.given import FALLBACK, HISTORY, LOCAL, NOW, ROLLBACK, TIMING, facts, full, local, up
 
 BOOT = "a-boot"
-FULL = Record(
-    system_state=SystemState.UP,
-    mode=Mode.READY,
-    grant=KUBE,
-    granted_at=12.5,
-    proven=True,
-    local_id=LOCAL,
-    exit=Exit(LOCAL, Owner.LOCAL, None, Cause.ITSELF),
-    asked=(LOCAL, Cause.STOP),
-    style=StopStyle(grace_s=5.0, signal="TERM", kubelet_check=False),
-    ending=True,
-    ending_since=1.0,
-    idle_since=2.0,
-    bad_since=3.0,
-    crashes=4,
-    refuse_until=5.0,
-    local_due=True,
-    unit_restarted=True,
-    failure="no kube container has run for 5 min",
-    rolled_back=True,
-    owner=Owner.KUBE,
-    owner_ts=6,
-)
-CONFIG = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=5, failure_policy=FailurePolicy.ROLLBACK)
-HISTORY = (
-    Transition(1.5, State.UNKNOWN, State.LOCAL, "the local container runs"),
-    Transition(2.5, State.LOCAL, State.LOCAL_TO_KUBE, "kube has deployed"),
-)
+# Its local container has ended by itself, with an unknown code.
+FULL = replace(full(), exit=Exit(LOCAL, Owner.LOCAL, None, Cause.ITSELF))
 
 
 def loaded(data: bytes | None, boot_id: str = BOOT) -> tuple[Ledger, str]:
@@ -55,7 +30,7 @@ def loaded(data: bytes | None, boot_id: str = BOOT) -> tuple[Ledger, str]:
     return ledger, ledger.load()
 
 
-def written(record: Record = FULL, config: FeatureConfig = CONFIG, name: str = "snmp") -> bytes:
+def written(record: Record = FULL, config: FeatureConfig = ROLLBACK, name: str = "snmp") -> bytes:
     file = PlainFile()
     ledger = Ledger(file, BOOT)
     ledger.config_loaded = True
@@ -68,7 +43,7 @@ def test_everything_comes_back() -> None:
     ledger, problem = loaded(written())
     assert problem == ""
     assert ledger.records == {"snmp": FULL}
-    assert ledger.configs == {"snmp": CONFIG}
+    assert ledger.configs == {"snmp": ROLLBACK}
     assert ledger.histories == {"snmp": HISTORY}
     assert ledger.config_loaded
     assert not ledger.first
@@ -87,25 +62,25 @@ def test_a_ledger_of_another_boot_is_ignored_silently() -> None:
 def test_nothing_is_written_where_nothing_changed() -> None:
     file = PlainFile()
     ledger = Ledger(file, BOOT)
-    ledger.save("snmp", FULL, CONFIG)
-    ledger.save("snmp", FULL, CONFIG)
+    ledger.save("snmp", FULL, ROLLBACK)
+    ledger.save("snmp", FULL, ROLLBACK)
     assert file.saves == 1
     assert not ledger.first
     again = Ledger(PlainFile(file.data), BOOT)
     again.load()
-    again.save("snmp", FULL, CONFIG)
-    ledger.save("snmp", Record(), CONFIG)
-    ledger.save("lldp", Record(), CONFIG)
+    again.save("snmp", FULL, ROLLBACK)
+    ledger.save("snmp", Record(), ROLLBACK)
+    ledger.save("lldp", Record(), ROLLBACK)
     assert file.saves == 3
 
 
 def test_a_history_is_written_with_its_record_and_never_for_its_own_sake() -> None:
     file = PlainFile()
     ledger = Ledger(file, BOOT)
-    ledger.save("snmp", FULL, CONFIG)
-    ledger.save("snmp", FULL, CONFIG, HISTORY)
+    ledger.save("snmp", FULL, ROLLBACK)
+    ledger.save("snmp", FULL, ROLLBACK, HISTORY)
     assert file.saves == 1
-    ledger.save("snmp", Record(), CONFIG, HISTORY)
+    ledger.save("snmp", Record(), ROLLBACK, HISTORY)
     assert loaded(file.data)[0].histories == {"snmp": HISTORY}
     ledger.forget("snmp")
     assert loaded(file.data)[0].histories == {}
@@ -131,15 +106,15 @@ def test_a_history_is_read_as_far_as_one_is_kept() -> None:
 def test_a_full_disk_is_reported_and_the_same_entry_is_tried_again() -> None:
     file = PlainFile()
     ledger = Ledger(file, BOOT)
-    ledger.save("snmp", Record(), CONFIG)
+    ledger.save("snmp", Record(), ROLLBACK)
     file.full = True
     for name in ("snmp", "lldp"):
         with pytest.raises(Unavailable):
-            ledger.save(name, FULL, CONFIG)
+            ledger.save(name, FULL, ROLLBACK)
         assert ledger.records[name] == FULL
     file.full = False
-    ledger.save("lldp", FULL, CONFIG)
-    ledger.save("snmp", FULL, CONFIG)
+    ledger.save("lldp", FULL, ROLLBACK)
+    ledger.save("snmp", FULL, ROLLBACK)
     assert loaded(file.data)[0].records == {"lldp": FULL, "snmp": FULL}
 
 
@@ -228,7 +203,7 @@ def test_a_value_of_the_wrong_type_spoils_the_ledger_not_the_daemon(part: str, k
     # What was thought to be known is known no more: the next save is written.
     file = PlainFile()
     fresh = Ledger(file, BOOT)
-    fresh.save("snmp", FULL, CONFIG)
+    fresh.save("snmp", FULL, ROLLBACK)
     assert file.saves == 1
 
 
