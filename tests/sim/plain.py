@@ -120,11 +120,18 @@ class PlainLink:
 
 @dataclass
 class PlainStore:
-    """What the cluster controller reads and writes of a ports.FeatureStore, with every write noted."""
+    """What is read and written of Redis outside the reconcilers, with every write noted.
+
+    `fails`: calls on FEATURE rows that fail, with what error: "read", or "write" and the feature. `loaded`: the rows
+    are restored after a load of CONFIG_DB.
+    """
 
     config: MasterConfig = field(default_factory=MasterConfig)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+    loaded: bool = False
     down: bool = False
+    fails: Mapping[str, PortError] = field(default_factory=dict)
     writes: list[object] = field(default_factory=list)
     connected: bool | None = None
     ts: int = 0
@@ -150,9 +157,22 @@ class PlainStore:
             self.pending = labels
             self.writes.append(labels)
 
-    def _check(self) -> None:
+    def restored(self) -> None:
+        self.loaded = True
+
+    async def feature_rows(self) -> dict[str, dict[str, str]]:
+        self._check("read")
+        return {name: dict(row) for name, row in self.rows.items()}
+
+    async def add_fields(self, feature: str, fields: Mapping[str, str]) -> None:
+        self._check(f"write {feature}")
+        self.rows.setdefault(feature, {}).update(fields)
+
+    def _check(self, call: str = "") -> None:
         if self.down:
             raise Unavailable("Redis", "gone")
+        if call in self.fails:
+            raise self.fails[call]
 
 
 @dataclass

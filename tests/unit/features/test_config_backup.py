@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.adapters.db_schema import normal, schema
 from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, lost
 from kubesyncd.features.config_backup import TableRestorer
-from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.ports import PortError, Refused, Unavailable
 from kubesyncd.runtime.feature_table_file import decode, encode
 from kubesyncd.services.installed import InstallPhase, Manifest, of_installed
+from tests.sim.plain import PlainDisk, PlainFile, PlainLog, PlainStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,52 +125,30 @@ def test_an_unreadable_copy_is_reported(data: bytes) -> None:
 
 
 class Switch:
-    """CONFIG_DB, a file and systemd, told what to say."""
+    """CONFIG_DB, a file and systemd's units, and the restorer that uses them."""
 
     def __init__(self) -> None:
-        self.settled = False
-        self.rows: dict[str, dict[str, str]] = {"snmp": dict(IMAGE)}
-        self.data: bytes | None = None
+        self.file = PlainFile()
         self.manifests: dict[str, Manifest] = {}
         self.units = {"snmp", "tap", "lldp"}
-        self.fails: dict[str, Exception] = {}
-        self.log = structlog.testing.LogCapture()
+        self.fails: dict[str, PortError] = {}
+        self.store = PlainStore(rows={"snmp": dict(IMAGE)}, fails=self.fails)
+        self.log = PlainLog()
         self.restorer = TableRestorer(
-            self,
-            file=self,
+            self.store,
+            file=PlainDisk(self.file),
             installed_rows=lambda: of_installed(self.manifests),
             has_unit=self.has_unit,
             ours=OURS,
             normal=normal,
             wall=lambda: NOW + 60,
-            log=structlog.wrap_logger(None, processors=[self.log]),
+            log=self.log,  # type: ignore[arg-type]
         )
 
-    def _fail(self, what: str) -> None:
-        if what in self.fails:
-            raise self.fails[what]
-
-    def restored(self) -> None:
-        self.settled = True
-
-    async def feature_rows(self) -> dict[str, dict[str, str]]:
-        self._fail("read")
-        return {name: dict(row) for name, row in self.rows.items()}
-
-    async def add_fields(self, feature: str, fields: Mapping[str, str]) -> None:
-        self._fail(f"write {feature}")
-        self.rows.setdefault(feature, {}).update(fields)
-
     async def has_unit(self, feature: str) -> bool:
-        self._fail("systemd")
+        if "systemd" in self.fails:
+            raise self.fails["systemd"]
         return feature in self.units
-
-    def load(self) -> bytes | None:
-        return self.data
-
-    async def save(self, data: bytes) -> None:
-        self._fail("save")
-        self.data = data
 
 
 @pytest.fixture
@@ -179,51 +157,56 @@ def switch() -> Switch:
 
 
 async def test_a_saved_table_restores_the_next_load_and_no_other(switch: Switch) -> None:
-    switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE, "gone": KUBE}, NOW))
+    switch.file.data = encode(Saved({"snmp": KUBE, "lldp": KUBE, "gone": KUBE}, NOW))
     await switch.restorer.restore()
-    assert switch.settled
-    assert switch.rows == {"snmp": {**IMAGE, "set_owner": "kube", "fallback_to_local": "true"}, "lldp": KUBE}
-    assert any("not installed any more" in entry.get("why", "") for entry in switch.log.entries)
-    switch.rows["snmp"]["set_owner"] = "local"
+    assert switch.store.loaded
+    assert switch.store.rows == {
+        "snmp": {**IMAGE, "set_owner": "kube", "fallback_to_local": "true"},
+        "lldp": KUBE,
+    }
+    assert any("not installed any more" in more.get("why", "") for _, _, more in switch.log.lines)
+    switch.store.rows["snmp"]["set_owner"] = "local"
     await switch.restorer.restore()
-    assert switch.rows["snmp"]["set_owner"] == "local"
+    assert switch.store.rows["snmp"]["set_owner"] == "local"
 
 
 async def test_an_installed_service_gets_its_row_back_from_any_load_but_keeps_its_own(switch: Switch) -> None:
     switch.manifests = {"tap": Manifest("tap", row=KUBE)}
     await switch.restorer.restore()
-    assert switch.rows["tap"] == KUBE
-    switch.rows["tap"] = {"set_owner": "local"}
+    assert switch.store.rows["tap"] == KUBE
+    switch.store.rows["tap"] = {"set_owner": "local"}
     await switch.restorer.restore()
-    assert switch.rows["tap"] == {"set_owner": "local"}
+    assert switch.store.rows["tap"] == {"set_owner": "local"}
 
 
 @pytest.mark.parametrize("what", ["read", "write snmp", "systemd", "save"])
 async def test_until_fields_are_restored_a_load_counts_as_going_on(switch: Switch, what: str) -> None:
-    switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
+    switch.file.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
+    switch.file.full = what == "save"
     switch.fails[what] = Unavailable("Redis", "it does not answer")
     await switch.restorer.restore()
-    assert not switch.settled
+    assert not switch.store.loaded
+    switch.file.full = False
     switch.fails.clear()
     await switch.restorer.restore()
-    assert switch.settled
-    assert switch.rows["snmp"]["set_owner"] == "kube"
-    assert switch.rows["lldp"] == KUBE
+    assert switch.store.loaded
+    assert switch.store.rows["snmp"]["set_owner"] == "kube"
+    assert switch.store.rows["lldp"] == KUBE
 
 
 async def test_a_row_that_cannot_be_written_holds_up_no_other(switch: Switch) -> None:
-    switch.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
+    switch.file.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
     switch.fails["write lldp"] = Refused("Redis", "the key is not a hash")
     await switch.restorer.restore()
-    assert switch.settled
-    assert switch.rows["snmp"]["set_owner"] == "kube"
+    assert switch.store.loaded
+    assert switch.store.rows["snmp"]["set_owner"] == "kube"
 
 
 async def test_an_unreadable_copy_delays_nothing(switch: Switch) -> None:
-    switch.data = b"garbage"
+    switch.file.data = b"garbage"
     await switch.restorer.restore()
-    assert switch.settled
-    assert switch.rows == {"snmp": IMAGE}
+    assert switch.store.loaded
+    assert switch.store.rows == {"snmp": IMAGE}
 
 
 def test_a_time_beyond_all_limits_makes_the_table_unusable() -> None:
