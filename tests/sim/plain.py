@@ -7,6 +7,7 @@ the loop's, virtual or real.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
 ANSWER_S, SILENCE_S = 0.02, 5.0
 
@@ -202,6 +203,71 @@ class PlainUnits:
         if self.broken:
             raise Refused("systemd", "Unit kubelet.service is masked.")
         self.running = running
+
+
+async def _nothing(_: str) -> None:
+    """The process of a unit without work."""
+
+
+@dataclass
+class PlainJobs:
+    """ports.Jobs over units that run one at a time; `work` is what a unit's process does.
+
+    A unit takes `start_s` until its process works, and `ending_s` after that. systemd takes `call_s` to start or stop
+    a unit, and `answer_s` to describe it; while it is `silent` it describes none. A `masked` unit is refused, one that
+    `never_starts` is accepted all the same. `begun` holds the accepted units, `ended` those that were stopped.
+    """
+
+    work: Callable[[str], Coroutine[Any, Any, None]] = _nothing
+    call_s: float = 0.05
+    answer_s: float = 0.05
+    start_s: float = 0.0
+    ending_s: float = 0.0
+    masked: bool = False
+    never_starts: bool = False
+    silent: bool = False
+    begun: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    unit: asyncio.Task[None] | None = None
+    process: asyncio.Task[None] | None = None
+
+    async def begin(self, unit: str) -> None:
+        await asyncio.sleep(self.call_s)
+        if self.masked:
+            raise Refused("systemd", f"{unit} is masked")
+        self.begun.append(unit)
+        if not self.never_starts and not _runs(self.unit):
+            self.unit = asyncio.get_running_loop().create_task(self._run(unit))
+
+    async def pending(self, unit: str) -> bool:
+        await asyncio.sleep(self.answer_s)
+        if self.silent:
+            raise Unavailable("systemd", f"show {unit}: no answer")
+        return _runs(self.unit)
+
+    async def end(self, unit: str) -> None:
+        await asyncio.sleep(self.call_s)
+        self.ended.append(unit)
+        if self.unit is not None:
+            self.unit.cancel()
+        if self.process is not None:
+            self.process.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.process
+
+    def working(self) -> bool:
+        """Whether a unit's process works."""
+        return _runs(self.process)
+
+    async def _run(self, unit: str) -> None:
+        await asyncio.sleep(self.start_s)
+        process = self.process = asyncio.get_running_loop().create_task(self.work(unit))
+        await asyncio.wait({process})
+        await asyncio.sleep(self.ending_s)
+
+
+def _runs(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and not task.done()
 
 
 @dataclass

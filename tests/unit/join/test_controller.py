@@ -17,12 +17,12 @@ from kubesyncd.join.controller import JoinController
 from kubesyncd.join.job_watch import SILENT_S_MAX, UNITS
 from kubesyncd.join.plan import Found, Job, Membership, Standing, address
 from kubesyncd.join.progress import JobPhase, Progress
-from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.ports import Unavailable
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.settings import KubeSettings
 from tests.paths import ROOT
 from tests.sim.loop import run
-from tests.sim.plain import PlainLog
+from tests.sim.plain import PlainJobs, PlainLog, PlainStore
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ JOBS = {unit: job for job, unit in UNITS.items()}
 
 
 class Switch:
-    """Redis, systemd and the files, and the reconciler living among them."""
+    """Redis, systemd and the files, and the controller that uses them."""
 
     def __init__(
         self, seed: int, config: MasterConfig, *, uptime_s: float = 10_000.0, credential: bool = False
     ) -> None:
-        self.config = config
-        self.redis_down = False
+        self.store = PlainStore(config)
+        self.systemd = PlainJobs(self.work)
         self.loaded = True
         self.able = True
         self.uptime_s = uptime_s
@@ -54,30 +54,18 @@ class Switch:
         self.purge_due = False
         # What happened.
         self.begun: list[tuple[float, Job, bool]] = []
-        self.ended: list[Job] = []
         self.purges = 0
         self.log = PlainLog()
         # What goes wrong.
         self.fails = False
         self.purge_fails = False
-        self.never_starts = False
-        # Seconds that a unit takes from its start to its request, and whether systemd answers meanwhile.
-        self.start_s = 0.0
-        self.systemd_silent = False
-        self.answer_s = 0.05
-        # Seconds that a unit's process is still there after its work.
-        self.ending_s = 0.0
-        self.refuses = False
-        self._unit: asyncio.Task[None] | None = None
-        self._job: asyncio.Task[None] | None = None
         self._force = False
-        self.systemd = Systemd(self)
         self.reconciler = self._new(seed)
         self._life: asyncio.Task[None] | None = None
 
     def _new(self, seed: int) -> JoinController:
         return JoinController(
-            store=self,  # type: ignore[arg-type]
+            store=self.store,  # type: ignore[arg-type]
             jobs=self.systemd,
             files=self,
             kube=KubeSettings(),
@@ -89,6 +77,10 @@ class Switch:
     @property
     def warned(self) -> list[str]:
         return [more["why"] for level, _, more in self.log.lines if level == "warning"]
+
+    @property
+    def ended(self) -> list[Job]:
+        return [JOBS[unit] for unit in self.systemd.ended]
 
     def now(self) -> float:
         return self.uptime_s + asyncio.get_running_loop().time()
@@ -103,19 +95,14 @@ class Switch:
             await self._life
 
     async def configure(self, config: MasterConfig) -> None:
-        self.config = config
+        self.store.config = config
         self.reconciler.wake()
         await asyncio.sleep(0.01)
 
     async def until(self, condition: Callable[[], object], within_s: float = 3600.0) -> None:
         await until_async(condition, limit_s=within_s, pause_s=0.05)
 
-    # store, files, labels, as far as they are asked
-
-    async def master(self) -> MasterConfig:
-        if self.redis_down:
-            raise Unavailable("Redis", "gone")
-        return self.config
+    # files and labels, as far as they are asked
 
     def found(self) -> Found:
         return Found(self.credential, False, self.noted)
@@ -124,7 +111,7 @@ class Switch:
         return self.told
 
     def working(self) -> bool:
-        return self._job is not None and not self._job.done()
+        return self.systemd.working()
 
     def request(self, *, force: bool) -> None:
         self.requested, self._force = True, force
@@ -148,9 +135,10 @@ class Switch:
 
     # a job's life
 
-    async def work(self, job: Job) -> None:
+    async def work(self, unit: str) -> None:
+        job = JOBS[unit]
         self.requested = False
-        config, force = self.config, self._force
+        config, force = self.store.config, self._force
         self.told = Progress(job, address(config) if config.ip else "", force, self.now())
         self.begun.append((self.now(), job, force))
         try:
@@ -168,45 +156,6 @@ class Switch:
         )
         self.purge_due = job is Job.RESET
         self.told = self.told.ended(JobPhase.DONE, f"{job.value} done", self.now())
-
-
-class Systemd:
-    """Starts and stops jobs."""
-
-    def __init__(self, switch: Switch) -> None:
-        self._switch = switch
-
-    async def begin(self, unit: str) -> None:
-        await asyncio.sleep(0.05)
-        if self._switch.refuses:
-            raise Refused("systemd", f"{unit} is masked")
-        if not self._switch.never_starts and not self._pending():
-            self._switch._unit = asyncio.get_running_loop().create_task(self._run(unit))
-
-    async def _run(self, unit: str) -> None:
-        await asyncio.sleep(self._switch.start_s)
-        job = self._switch._job = asyncio.get_running_loop().create_task(self._switch.work(JOBS[unit]))
-        await asyncio.wait({job})
-        await asyncio.sleep(self._switch.ending_s)
-
-    def _pending(self) -> bool:
-        return self._switch._unit is not None and not self._switch._unit.done()
-
-    async def pending(self, unit: str) -> bool:
-        await asyncio.sleep(self._switch.answer_s)
-        if self._switch.systemd_silent:
-            raise Unavailable("systemd", f"show {unit}: no answer")
-        return self._pending()
-
-    async def end(self, unit: str) -> None:
-        await asyncio.sleep(0.05)
-        self._switch.ended.append(JOBS[unit])
-        if self._switch._unit is not None:
-            self._switch._unit.cancel()
-        if self._switch._job is not None:
-            self._switch._job.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._switch._job
 
 
 def play(
@@ -299,7 +248,7 @@ def test_a_joined_switch_never_leaves_or_joins_again_by_itself() -> None:
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.credential)
         for hour in range(48):
-            switch.redis_down = hour % 3 == 0
+            switch.store.down = hour % 3 == 0
             await switch.configure(replace(MASTER, insecure=hour % 2 == 0))
             await asyncio.sleep(3600)
         assert jobs(switch) == [Job.JOIN]
@@ -392,17 +341,17 @@ def test_an_operator_s_reset_overtakes_a_join_and_a_second_join_joins_the_first(
 
 def test_a_unit_that_does_not_start_is_reported_and_tried_again() -> None:
     async def story(switch: Switch) -> None:
-        switch.never_starts = True
+        switch.systemd.never_starts = True
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_FAILED
         assert "did not start within 20 s; see journalctl -u kubesyncd-join.service" in outcome.text
-        switch.never_starts, switch.refuses = False, True
+        switch.systemd.never_starts, switch.systemd.masked = False, True
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert (outcome.code, outcome.text) == (
             protocol.EXIT_UNAVAILABLE,
             "systemd: kubesyncd-join.service is masked; try again",
         )
-        switch.refuses = False
+        switch.systemd.masked = False
         await switch.until(lambda: switch.credential)
 
     play(story, MASTER)
@@ -412,7 +361,7 @@ def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() 
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.credential and not switch.reconciler.joining)
         for silent in (False, True):
-            switch.start_s, switch.systemd_silent = 75.0, silent
+            switch.systemd.start_s, switch.systemd.silent = 75.0, silent
             outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
             assert (outcome.code, outcome.text) == (protocol.EXIT_DONE, "join done")
         assert [force for _, _, force in switch.begun] == [False, True, True]
@@ -428,12 +377,12 @@ def test_a_unit_that_takes_long_to_start_is_waited_for_and_its_request_stands() 
 
 def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit_may_start() -> None:
     async def story(switch: Switch) -> None:
-        switch.never_starts = switch.systemd_silent = True
+        switch.systemd.never_starts = switch.systemd.silent = True
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_FAILED
         assert re.search("did not start within 66. s; see journalctl", outcome.text), outcome.text
         assert not switch.requested
-        switch.never_starts = switch.systemd_silent = False
+        switch.systemd.never_starts = switch.systemd.silent = False
         await switch.until(lambda: switch.credential)
 
     play(story, MASTER)
@@ -442,7 +391,7 @@ def test_a_job_is_given_up_where_systemd_does_not_answer_for_as_long_as_its_unit
 def test_a_job_started_manually_while_systemd_is_asked_is_not_ended() -> None:
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.credential and not switch.reconciler.joining)
-        switch.answer_s = 1.0
+        switch.systemd.answer_s = 1.0
         asked = asyncio.ensure_future(switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None))
         await switch.until(lambda: switch.reconciler.joining)
         await switch.systemd.begin("kubesyncd-join.service")
@@ -454,7 +403,7 @@ def test_a_job_started_manually_while_systemd_is_asked_is_not_ended() -> None:
 
 def test_a_unit_that_takes_long_to_start_and_is_not_wanted_any_more_is_stopped() -> None:
     async def story(switch: Switch) -> None:
-        switch.start_s = 75.0
+        switch.systemd.start_s = 75.0
         await asyncio.sleep(30.0)
         await switch.configure(replace(MASTER, disable=True))
         await asyncio.sleep(3600)
@@ -465,7 +414,7 @@ def test_a_unit_that_takes_long_to_start_and_is_not_wanted_any_more_is_stopped()
 
 def test_a_job_is_begun_although_the_process_of_the_last_one_is_still_ending() -> None:
     async def story(switch: Switch) -> None:
-        switch.ending_s = 60.0
+        switch.systemd.ending_s = 60.0
         await switch.until(lambda: switch.credential and not switch.reconciler.joining)
         for _ in range(2):
             outcome = await switch.reconciler.ask(Job.JOIN, force=True, say=lambda _: None)
@@ -478,7 +427,7 @@ def test_a_job_is_begun_although_the_process_of_the_last_one_is_still_ending() -
 def test_a_job_that_was_killed_is_noticed_and_begun_again() -> None:
     async def story(switch: Switch) -> None:
         await switch.until(lambda: switch.working())
-        job, running = switch._job, switch.told
+        job, running = switch.systemd.process, switch.told
         assert job is not None
         job.cancel()
         with suppress(asyncio.CancelledError):
@@ -524,15 +473,15 @@ def test_without_the_kubernetes_packages_nothing_happens_unasked() -> None:
 
 def test_redis_away_moves_nothing_and_the_last_known_configuration_stands() -> None:
     async def story(switch: Switch) -> None:
-        switch.redis_down = True
+        switch.store.down = True
         await asyncio.sleep(3600)
         assert not switch.begun
-        switch.redis_down = False
+        switch.store.down = False
         switch.reconciler.wake()
         await switch.until(lambda: switch.credential, 60)
 
     async def begin(switch: Switch) -> None:
-        switch.redis_down = True
+        switch.store.down = True
         await story(switch)
 
     play(begin, MASTER)
@@ -542,10 +491,10 @@ def test_an_error_that_returns_after_it_was_over_is_logged_again() -> None:
     async def story(switch: Switch) -> None:
         await asyncio.sleep(600)
         assert switch.warned == ["Redis: gone"], "one warning while it lasts"
-        switch.redis_down = False
+        switch.store.down = False
         switch.reconciler.wake()
         await switch.until(lambda: switch.credential and not switch.reconciler.joining)
-        switch.redis_down = True
+        switch.store.down = True
         switch.purge_due, switch.purge_fails = True, True
         switch.reconciler.wake()
         await asyncio.sleep(600)
@@ -558,7 +507,7 @@ def test_an_error_that_returns_after_it_was_over_is_logged_again() -> None:
         assert switch.warned == ["Redis: gone", "Kubernetes: gone", "Kubernetes: gone"]
 
     async def begin(switch: Switch) -> None:
-        switch.redis_down = True
+        switch.store.down = True
         await story(switch)
 
     play(begin, MASTER)

@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 
 from kubesyncd.adapters.package_server import HttpsFiles
 from kubesyncd.adapters.signatures import is_true
@@ -26,6 +25,7 @@ from kubesyncd.services.package_sync import PackageSync
 from tests.lab.certificates import Authority
 from tests.lab.package_server import METADATA, PackageServer
 from tests.sim.loop import run as run_virtually
+from tests.sim.plain import PlainJobs, PlainLog
 from tests.unit.services.test_catalog import Signer
 from tests.unit.services.test_installer import World, with_power_cut
 
@@ -149,22 +149,22 @@ class Node:
         self.metadata: bytes | Exception = b'{"format": 1, "packages": []}'
         self.labels: Mapping[str, str] | None = {"type": "ToR"}
         self.installed: dict[str, str] = {}
-        self.begun: list[str] = []
+        self.systemd = PlainJobs(call_s=0.0, never_starts=True)
         self.now = 1000.0
-        self.log = structlog.testing.LogCapture()
+        self.log = PlainLog()
         source = CatalogSource("https://h/p.json", "", self, is_true, StateFile(folder / "packages.json"))
         self.watcher = CatalogWatcher(
             source,
             labels=lambda: self.labels,
             installed=lambda: self.installed,
-            jobs=self,
+            jobs=self.systemd,
             unit="kubesyncd-packages.service",
             interval_s=INTERVAL_S,
             runtime=Runtime(
                 lambda: self.now,
                 lambda: self.now,
                 random.Random(seed),
-                structlog.wrap_logger(None, processors=[self.log]),
+                self.log,  # type: ignore[arg-type]
             ),
         )
 
@@ -174,9 +174,6 @@ class Node:
         if isinstance(self.metadata, Exception):
             raise self.metadata
         return FetchedFile(self.metadata, "")
-
-    async def begin(self, unit: str) -> None:
-        self.begun.append(unit)
 
     def offers(self, *names: str, **more: Any) -> None:
         entries = [{"name": n, "version": "1", "archive": "a", "sha256": "a" * 64, **more} for n in names]
@@ -197,7 +194,7 @@ class Node:
 
     @property
     def said(self) -> list[str]:
-        return [entry["why"] for entry in self.log.entries if "why" in entry]
+        return [more["why"] for _, _, more in self.log.lines if "why" in more]
 
 
 @pytest.fixture
@@ -208,16 +205,16 @@ def node(tmp_path: Path) -> Node:
 def test_the_unit_is_started_when_the_node_lacks_something_and_only_then(node: Node) -> None:
     wait_s = node.look()
     assert 0.8 * INTERVAL_S <= wait_s <= 1.2 * INTERVAL_S
-    assert node.begun == []
+    assert node.systemd.begun == []
     node.offers("tap")
     node.look()
-    assert node.begun == ["kubesyncd-packages.service"]
+    assert node.systemd.begun == ["kubesyncd-packages.service"]
     node.installed = {"tap": "a" * 64}
     node.look()
-    assert len(node.begun) == 1
+    assert len(node.systemd.begun) == 1
     node.offers("tap", nodes={"type": "Leaf"})
     node.look()
-    assert len(node.begun) == 2
+    assert len(node.systemd.begun) == 2
 
 
 def test_an_installation_that_keeps_failing_is_asked_for_ever_more_seldom(node: Node) -> None:
@@ -225,13 +222,13 @@ def test_an_installation_that_keeps_failing_is_asked_for_ever_more_seldom(node: 
     for _ in range(500):
         node.now += node.look()
     hours = (node.now - 1000.0) / 3600
-    assert 0.8 * hours < len(node.begun) < 3 * hours
+    assert 0.8 * hours < len(node.systemd.begun) < 3 * hours
     node.offers("tap", "other")
     node.look()
-    begun = len(node.begun)
+    begun = len(node.systemd.begun)
     node.now += 1
     node.look()
-    assert len(node.begun) == begun
+    assert len(node.systemd.begun) == begun
 
 
 def test_without_known_labels_nothing_is_concluded(node: Node) -> None:
@@ -240,7 +237,7 @@ def test_without_known_labels_nothing_is_concluded(node: Node) -> None:
     node.labels = None
     node.look()
     node.look()
-    assert node.begun == []
+    assert node.systemd.begun == []
     assert len([text for text in node.said if "labels of this node are not known" in text]) == 1
 
 
@@ -256,7 +253,7 @@ def test_an_unreachable_server_is_reported_once_and_asked_with_backoff(node: Nod
     assert "invalid JSON" in node.said[-1]
     node.offers("tap")
     assert node.look() <= 1.2 * INTERVAL_S
-    assert len(node.begun) == 1
+    assert len(node.systemd.begun) == 1
 
 
 def test_a_fleet_never_asks_all_at_once(tmp_path: Path) -> None:
