@@ -26,8 +26,8 @@ from tests.lab.certificates import Authority
 from tests.lab.package_server import METADATA, PackageServer
 from tests.sim.loop import run as run_virtually
 from tests.sim.plain import PlainJobs, PlainLog
+from tests.sim.services import PlainServices, with_power_cut
 from tests.unit.services.test_catalog import Signer
-from tests.unit.services.test_installer import World, with_power_cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -287,23 +287,25 @@ def test_after_an_outage_a_server_is_asked_with_the_initial_backoff_again(node: 
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> PlainServices:
+    return PlainServices(tmp_path)
 
 
-def sync(world: World, server: PackageServer, folder: Path, **labels: str) -> dict[str, str]:
+def sync(world: PlainServices, server: PackageServer, folder: Path, **labels: str) -> dict[str, str]:
     """One pass; what became of each step."""
     files = HttpsFiles(server.ca_file)
     worker = PackageSync(source_of(server, folder), files, world.installer())
     return {str(result.step): result.failure for result in asyncio.run(worker.run(labels))}
 
 
-def versions(world: World) -> dict[str, str]:
+def versions(world: PlainServices) -> dict[str, str]:
     found = world.installer().installed()
     return {name: manifest.package.version if manifest.package else "" for name, manifest in found.items()}
 
 
-def test_packages_come_change_and_go_as_a_whole(world: World, server: PackageServer, tmp_path: Path) -> None:
+def test_packages_come_change_and_go_as_a_whole(
+    world: PlainServices, server: PackageServer, tmp_path: Path
+) -> None:
     before = world.everything()
     program = {
         "service.yaml": "name: tap\nrequires: [swss]\npre_start: [./probe]\n",
@@ -325,7 +327,7 @@ def test_packages_come_change_and_go_as_a_whole(world: World, server: PackageSer
 
 
 def test_one_bad_package_holds_up_no_other_and_leaves_nothing(
-    world: World, server: PackageServer, tmp_path: Path
+    world: PlainServices, server: PackageServer, tmp_path: Path
 ) -> None:
     server.offer("good", "1")
     server.offer("forged", "1")
@@ -344,7 +346,7 @@ def test_one_bad_package_holds_up_no_other_and_leaves_nothing(
 
 
 def test_an_update_that_cannot_be_had_leaves_the_old_version_running(
-    world: World, server: PackageServer, tmp_path: Path
+    world: PlainServices, server: PackageServer, tmp_path: Path
 ) -> None:
     server.offer("tap", "1")
     sync(world, server, tmp_path)
@@ -366,7 +368,7 @@ def test_an_update_that_cannot_be_had_leaves_the_old_version_running(
 
 
 def test_an_update_and_a_removal_that_were_interrupted_are_finished(
-    world: World, server: PackageServer, tmp_path: Path
+    world: PlainServices, server: PackageServer, tmp_path: Path
 ) -> None:
     server.offer("tap", "1")
     sync(world, server, tmp_path)
@@ -381,7 +383,7 @@ def test_an_update_and_a_removal_that_were_interrupted_are_finished(
 
 
 def test_metadata_older_than_what_was_installed_is_refused_by_the_next_pass(
-    world: World, server: PackageServer, tmp_path: Path
+    world: PlainServices, server: PackageServer, tmp_path: Path
 ) -> None:
     server.offer("tap", "2")
     server.publish(serial=2)
@@ -394,7 +396,7 @@ def test_metadata_older_than_what_was_installed_is_refused_by_the_next_pass(
 
 
 def test_an_interrupted_installation_is_reverted_even_if_it_is_not_offered_any_more(
-    world: World, server: PackageServer, tmp_path: Path
+    world: PlainServices, server: PackageServer, tmp_path: Path
 ) -> None:
     server.publish()
     before = world.everything()

@@ -3,235 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import json
-import os
 import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kubesyncd.ports import PortError, Refused, Unavailable
+from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.services import definition
 from kubesyncd.services.definition import parse, service, unit_path
-from kubesyncd.services.installed import InstallPhase, Manifest, PackageOrigin, read_manifests
-from kubesyncd.services.installer import Installer
-from kubesyncd.services.service_disk import ServiceDisk
+from kubesyncd.services.installed import InstallPhase, Manifest, PackageOrigin
+from tests.sim.services import IMAGE_UNITS, PlainServices, with_power_cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-POWER_CUT = 99
 FULL = parse(b"{name: tap, requires: [swss], warm_reboot: [sync], fast_reboot: [sync]}")
 SMALL = parse(b"{name: tap, requires: [swss], description: Another, fast_reboot: [/bin/true]}")
-IMAGE_UNIT = "/lib/systemd/system"
 IMAGE_ROW = {"state": "enabled", "set_owner": "local", "high_mem_alert": "disabled"}
-
-
-# Every call that changes something. An installation is complete before those in AFTER_COMMIT.
-CHANGES = frozenset(
-    {"save", "make_folders", "write", "exchange", "set_aside", "sync", "put_back", "discard", "remove", "drop_folders",
-     "forget", "forget_copies", "reload", "enable", "disable", "stop", "restart", "replace_feature_row"}
-)  # fmt: skip
+# Changes after which an installation is complete already.
 AFTER_COMMIT = frozenset({"forget_copies", "drop_folders", "restart"})
 
 
-class Stepwise:
-    """A port, and `after_step` called with a method's name after each change by it."""
-
-    def __init__(self, port: object, after_step: Callable[[str], None]) -> None:
-        self._port = port
-        self._after_step = after_step
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._port, name)
-        if name not in CHANGES:
-            return call
-        if inspect.iscoroutinefunction(call):
-
-            async def awaited(*arguments: Any, **options: Any) -> None:
-                await call(*arguments, **options)
-                self._after_step(name)
-
-            return awaited
-
-        def called(*arguments: Any, **options: Any) -> None:
-            call(*arguments, **options)
-            self._after_step(name)
-
-        return called
-
-
-class World:
-    """A switch's systemd and rows, kept in a file: what they were told outlives a power cut.
-
-    `fails`: calls that fail from now on, with what error.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "root"
-        self.state_dir = folder / "state"
-        self._file = folder / "world.json"
-        self.fails: dict[str, PortError] = {}
-        for name in ("swss", "syncd"):
-            self.add_image_unit(name)
-        self._save(
-            {
-                "rows": {"swss": {"set_owner": "local"}},
-                "enabled": {},
-                "active": ["swss"],
-                "told": [],
-                "known": [],
-            }
-        )
-
-    def add_image_unit(self, name: str) -> None:
-        at = self.root / IMAGE_UNIT.lstrip("/") / f"{name}.service"
-        at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_text(f"[Service]\nExecStart=/usr/bin/{name}.sh wait\n")
-
-    def load(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads(self._file.read_text())
-        return loaded
-
-    def _save(self, tree: Mapping[str, Any]) -> None:
-        self._file.write_text(json.dumps(tree))
-
-    def change(self, **news: Any) -> None:
-        self._save({**self.load(), **news})
-
-    @property
-    def told(self) -> list[str]:
-        found: list[str] = self.load()["told"]
-        return found
-
-    def _tell(self, what: str) -> dict[str, Any]:
-        if what.split()[0] in self.fails:
-            raise self.fails[what.split()[0]]
-        tree = self.load()
-        tree["told"].append(what)
-        return tree
-
-    def _unit(self, feature: str) -> bytes | None:
-        for folder in (definition.UNIT_FOLDER, IMAGE_UNIT):
-            at = self.root / folder.lstrip("/") / f"{feature}.service"
-            if at.exists():
-                return at.read_bytes()
-        return None
-
-    # ---- ports.ServiceUnits -----------------------------------------------------------------
-
-    async def has_unit(self, feature: str) -> bool:
-        return self._unit(feature) is not None
-
-    async def active(self, feature: str) -> bool:
-        return feature in self.load()["active"]
-
-    async def starts_at_boot(self, feature: str) -> bool:
-        return feature in self.load()["enabled"]
-
-    async def reload(self) -> None:
-        self._save(self._tell("reload"))
-
-    async def enable(self, feature: str) -> None:
-        tree = self._tell(f"enable {feature}")
-        unit = self._unit(feature)
-        assert unit is not None, f"enable {feature}: there is no such unit"
-        tree["enabled"][feature] = unit.decode()
-        self._save(tree)
-
-    async def disable(self, feature: str) -> None:
-        tree = self._tell(f"disable {feature}")
-        tree["enabled"].pop(feature, None)
-        self._save(tree)
-
-    async def stop(self, feature: str) -> None:
-        tree = self._tell(f"stop {feature}")
-        tree["active"] = [name for name in tree["active"] if name != feature]
-        self._save(tree)
-
-    async def restart(self, feature: str) -> None:
-        tree = self._tell(f"restart {feature}")
-        tree["active"] = sorted({*tree["active"], feature})
-        tree["known"] = sorted({*tree["known"], feature})
-        self._save(tree)
-
-    # ---- ports.FeatureRows -------------------------------------------------------------------------
-
-    def daemon_answers(self) -> None:
-        self._tell("daemon")
-
-    def feature_row(self, feature: str) -> dict[str, str]:
-        if "look" in self.fails:
-            raise self.fails["look"]
-        row: dict[str, str] = self.load()["rows"].get(feature, {})
-        return row
-
-    def replace_feature_row(self, feature: str, fields: Mapping[str, str]) -> None:
-        tree = self._tell(f"row {feature}")
-        tree["rows"] = {**tree["rows"], feature: dict(fields)}
-        if not fields:
-            del tree["rows"][feature]
-        self._save(tree)
-
-    def forget(self, feature: str) -> None:
-        tree = self._tell(f"forget {feature}")
-        tree["known"] = [name for name in tree["known"] if name != feature]
-        self._save(tree)
-
-    # ---- for tests ------------------------------------------------------------------------------
-
-    def disk(self) -> ServiceDisk:
-        return ServiceDisk(self.root, self.state_dir)
-
-    def installer(self, after_step: Callable[[str], None] = lambda _: None) -> Installer:
-        return Installer(
-            disk=Stepwise(self.disk(), after_step),  # type: ignore[arg-type]
-            units=Stepwise(self, after_step),  # type: ignore[arg-type]
-            rows=Stepwise(self, after_step),  # type: ignore[arg-type]
-            always_local=frozenset({"database"}),
-        )
-
-    def everything(self) -> object:
-        """All that a user of the switch could see: files, folders, rows, what is enabled, manifests."""
-        tree = self.load()
-        seen: dict[str, object] = {}
-        for at in sorted(self.root.rglob("*")):
-            mode = stat.S_IMODE(at.stat().st_mode)
-            seen[str(at.relative_to(self.root))] = (mode, at.read_bytes() if at.is_file() else None)
-        return seen, tree["rows"], tree["enabled"], read_manifests(self.state_dir / "installed")
-
-    def install(self, spec: definition.ServiceSpec, **options: Any) -> Any:
-        return asyncio.run(self.installer().install(spec, definition.files(spec), **options))
-
-
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-def with_power_cut(world: World, work: Callable[[Installer], Any], at: int) -> bool:
-    """Do `work` in a process that is gone after its step number `at`; whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        left = iter(range(at, -1, -1))
-
-        def cut(_: str) -> None:
-            if next(left) == 0:
-                os._exit(POWER_CUT)
-
-        try:
-            asyncio.run(work(world.installer(cut)))
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == POWER_CUT
+def world(tmp_path: Path) -> PlainServices:
+    return PlainServices(tmp_path)
 
 
 # ---- install and uninstall ------------------------------------------------------------------------
 
 
-def test_an_installed_service_has_files_a_row_and_a_started_unit(world: World) -> None:
+def test_an_installed_service_has_files_a_row_and_a_started_unit(world: PlainServices) -> None:
     done = world.install(FULL)
     for file in definition.files(FULL):
         at = world.root / file.path.lstrip("/")
@@ -244,13 +46,13 @@ def test_an_installed_service_has_files_a_row_and_a_started_unit(world: World) -
     assert world.told == ["reload", "enable tap", "row tap", "restart tap"]
 
 
-def test_a_service_waits_for_what_it_requires_instead_of_starting_it(world: World) -> None:
+def test_a_service_waits_for_what_it_requires_instead_of_starting_it(world: PlainServices) -> None:
     done = world.install(service("tap", ["swss", "syncd"]))
     assert (done.started, done.waits_for) == (False, ("syncd",))
     assert "restart tap" not in world.told
 
 
-def test_an_uninstall_leaves_the_switch_as_it_was(world: World) -> None:
+def test_an_uninstall_leaves_the_switch_as_it_was(world: PlainServices) -> None:
     before = world.everything()
     world.install(FULL)
     asyncio.run(world.installer().uninstall("tap"))
@@ -258,7 +60,7 @@ def test_an_uninstall_leaves_the_switch_as_it_was(world: World) -> None:
     assert world.told[4:] == ["stop tap", "disable tap", "reload", "row tap", "forget tap"]
 
 
-def test_an_uninstall_takes_only_what_we_wrote(world: World) -> None:
+def test_an_uninstall_takes_only_what_we_wrote(world: PlainServices) -> None:
     world.install(FULL)
     other = world.root / "etc/kubesyncd/hooks/warm-reboot.d/60-other"
     other.write_text("an operator's own")
@@ -267,7 +69,7 @@ def test_an_uninstall_takes_only_what_we_wrote(world: World) -> None:
     assert [at.name for at in other.parent.iterdir()] == ["60-other"]
 
 
-def test_a_file_changed_since_is_only_removed_by_force(world: World) -> None:
+def test_a_file_changed_since_is_only_removed_by_force(world: PlainServices) -> None:
     before = world.everything()
     world.install(FULL)
     (world.root / unit_path("tap").lstrip("/")).write_text("edited")
@@ -278,7 +80,7 @@ def test_a_file_changed_since_is_only_removed_by_force(world: World) -> None:
     assert world.everything() == before
 
 
-def test_an_uninstall_begins_only_while_the_daemon_answers(world: World) -> None:
+def test_an_uninstall_begins_only_while_the_daemon_answers(world: PlainServices) -> None:
     world.install(FULL)
     before = world.everything()
     world.fails["daemon"] = Unavailable("kubesyncd", "it does not answer")
@@ -287,7 +89,7 @@ def test_an_uninstall_begins_only_while_the_daemon_answers(world: World) -> None
     assert world.everything() == before
 
 
-def test_what_we_did_not_install_is_not_uninstalled(world: World) -> None:
+def test_what_we_did_not_install_is_not_uninstalled(world: PlainServices) -> None:
     world.install(FULL)
     with pytest.raises(
         Refused, match=r"swss was not installed by kubesync; nothing is removed. Installed: tap"
@@ -298,7 +100,7 @@ def test_what_we_did_not_install_is_not_uninstalled(world: World) -> None:
 # ---- refusals -------------------------------------------------------------------------------------
 
 
-def refused(world: World, spec: definition.ServiceSpec, **options: Any) -> str:
+def refused(world: PlainServices, spec: definition.ServiceSpec, **options: Any) -> str:
     before = world.everything()
     with pytest.raises(Refused) as caught:
         world.install(spec, **options)
@@ -306,7 +108,7 @@ def refused(world: World, spec: definition.ServiceSpec, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_an_existing_feature_is_refused_with_both_ways_out(world: World) -> None:
+def test_an_existing_feature_is_refused_with_both_ways_out(world: PlainServices) -> None:
     world.add_image_unit("snmp")
     world.change(rows={"snmp": IMAGE_ROW, "acl": IMAGE_ROW})
     said = refused(world, service("snmp"))
@@ -318,7 +120,7 @@ def test_an_existing_feature_is_refused_with_both_ways_out(world: World) -> None
     assert "tap is installed already; add --replace" in refused(world, service("tap"))
 
 
-def test_a_unit_of_another_program_is_never_replaced(world: World) -> None:
+def test_a_unit_of_another_program_is_never_replaced(world: PlainServices) -> None:
     world.add_image_unit("ssh")
     assert "a service already" in refused(world, service("ssh"))
     assert "is not a feature of this switch and is never replaced" in refused(
@@ -327,12 +129,12 @@ def test_a_unit_of_another_program_is_never_replaced(world: World) -> None:
     assert "always runs locally" in refused(world, service("database"), replace=True)
 
 
-def test_a_required_service_has_to_exist(world: World) -> None:
+def test_a_required_service_has_to_exist(world: PlainServices) -> None:
     assert "nope.service does not exist" in refused(world, service("tap", ["swss", "nope"]))
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_a_file_of_another_program_is_never_overwritten(world: World, link: bool) -> None:
+def test_a_file_of_another_program_is_never_overwritten(world: PlainServices, link: bool) -> None:
     at = world.root / definition.script_path("tap").lstrip("/")
     at.parent.mkdir(parents=True)
     if link:
@@ -342,7 +144,7 @@ def test_a_file_of_another_program_is_never_overwritten(world: World, link: bool
     assert "was not written by kubesync" in refused(world, service("tap"))
 
 
-def test_two_at_a_time_are_one_too_many(world: World) -> None:
+def test_two_at_a_time_are_one_too_many(world: PlainServices) -> None:
     def second(step: str) -> None:
         if step == "reload":
             with pytest.raises(Refused, match="another installation or removal is running"):
@@ -354,7 +156,9 @@ def test_two_at_a_time_are_one_too_many(world: World) -> None:
 # ---- replacing ------------------------------------------------------------------------------------
 
 
-def test_a_replacement_takes_what_the_old_one_had_too_much_and_keeps_the_operator_s_row(world: World) -> None:
+def test_a_replacement_takes_what_the_old_one_had_too_much_and_keeps_the_operator_s_row(
+    world: PlainServices,
+) -> None:
     world.install(FULL)
     custom = {**world.feature_row("tap"), "fallback_to_local": "true"}
     world.replace_feature_row("tap", custom)
@@ -371,7 +175,7 @@ def test_a_replacement_takes_what_the_old_one_had_too_much_and_keeps_the_operato
     )
 
 
-def test_an_image_s_own_feature_is_hidden_and_comes_back(world: World) -> None:
+def test_an_image_s_own_feature_is_hidden_and_comes_back(world: PlainServices) -> None:
     world.add_image_unit("snmp")
     world.change(rows={"snmp": IMAGE_ROW}, enabled={"snmp": "by the image"}, active=["swss", "snmp"])
     world.install(service("snmp"), replace=True)
@@ -379,7 +183,7 @@ def test_an_image_s_own_feature_is_hidden_and_comes_back(world: World) -> None:
         **IMAGE_ROW, "auto_restart": "enabled",
         "set_owner": "kube", "fallback_to_local": "false", "kube_failure_detection": "0",
     }  # fmt: skip
-    assert (world.root / IMAGE_UNIT.lstrip("/") / "snmp.service").exists()
+    assert (world.root / IMAGE_UNITS.lstrip("/") / "snmp.service").exists()
     world.change(told=[])
     asyncio.run(world.installer().uninstall("snmp"))
     assert world.feature_row("snmp") == IMAGE_ROW
@@ -391,15 +195,15 @@ def test_an_image_s_own_feature_is_hidden_and_comes_back(world: World) -> None:
 # ---- whatever fails -------------------------------------------------------------------------------
 
 
-def fresh(world: World) -> None:
+def fresh(world: PlainServices) -> None:
     del world
 
 
-def installed(world: World) -> None:
+def installed(world: PlainServices) -> None:
     world.install(FULL)
 
 
-def by_the_image(world: World) -> None:
+def by_the_image(world: PlainServices) -> None:
     world.add_image_unit("tap")
     world.change(rows={"tap": IMAGE_ROW}, enabled={"tap": "[Service]\nExecStart=/usr/bin/tap.sh wait\n"})
 
@@ -410,7 +214,7 @@ STARTS = pytest.mark.parametrize("start", [fresh, installed, by_the_image])
 @STARTS
 @pytest.mark.parametrize("step", range(1, 15))
 def test_an_installation_that_fails_anywhere_leaves_nothing_behind(
-    world: World, start: Callable[[World], None], step: int
+    world: PlainServices, start: Callable[[PlainServices], None], step: int
 ) -> None:
     start(world)
     before = world.everything()
@@ -434,7 +238,7 @@ def test_an_installation_that_fails_anywhere_leaves_nothing_behind(
 @STARTS
 @pytest.mark.parametrize("call", ["reload", "enable", "row"])
 def test_a_service_that_fails_us_leaves_nothing_behind_once_it_is_back(
-    world: World, start: Callable[[World], None], call: str
+    world: PlainServices, start: Callable[[PlainServices], None], call: str
 ) -> None:
     start(world)
     before = world.everything()
@@ -453,11 +257,11 @@ def test_a_service_that_fails_us_leaves_nothing_behind_once_it_is_back(
 
 @STARTS
 def test_a_power_cut_at_any_step_is_taken_back_by_the_next_command(
-    tmp_path: Path, start: Callable[[World], None]
+    tmp_path: Path, start: Callable[[PlainServices], None]
 ) -> None:
     for step in range(40):
         (tmp_path / str(step)).mkdir()
-        world = World(tmp_path / str(step))
+        world = PlainServices(tmp_path / str(step))
         start(world)
         before = world.everything()
         cut = with_power_cut(world, lambda i: i.install(SMALL, definition.files(SMALL), replace=True), step)
@@ -484,11 +288,11 @@ def _files(before: Any) -> object:
 
 @pytest.mark.parametrize("start", [fresh, by_the_image])
 def test_a_removal_cut_at_any_step_is_finished_by_the_next_one(
-    tmp_path: Path, start: Callable[[World], None]
+    tmp_path: Path, start: Callable[[PlainServices], None]
 ) -> None:
     for step in range(40):
         (tmp_path / str(step)).mkdir()
-        world = World(tmp_path / str(step))
+        world = PlainServices(tmp_path / str(step))
         start(world)
         before = world.everything()
         world.install(FULL, replace=True)
@@ -504,7 +308,7 @@ def test_a_removal_cut_at_any_step_is_finished_by_the_next_one(
     pytest.fail("it never came to an end")
 
 
-def test_an_unreadable_manifest_is_reported_and_not_overwritten(world: World) -> None:
+def test_an_unreadable_manifest_is_reported_and_not_overwritten(world: PlainServices) -> None:
     world.install(FULL)
     file = world.state_dir / "installed" / "tap.json"
     for text in (
