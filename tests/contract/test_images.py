@@ -10,7 +10,8 @@ from kubesyncd.adapters.docker_images import DockerImages
 from kubesyncd.core.image_model import IMAGE_ID
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.settings import DockerSettings
-from tests.lab.docker_client import DockerClient, DockerError
+from tests.lab.docker_client import DockerError
+from tests.lab.image_bench import LOCAL, PREVIOUS, REPOSITORY, ImageBench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,43 +19,17 @@ if TYPE_CHECKING:
 
     from tests.lab.engines import Docker
 
-LOCAL, KUBE = "docker-snmp:latest", "registry.example:5000/sonic/docker-snmp:v2"
-
-
-class Bench:
-    """The port, and the same engine from the other side."""
-
-    def __init__(self, engine: Docker) -> None:
-        self.port = DockerImages(DockerSettings(url=engine.url))
-        self.docker = DockerClient(engine.socket)
-
-    def image(self, name: str, **config: object) -> str:
-        """An image of this name, unlike any other; its ID."""
-        container = self.docker.create(
-            "snmp.base", {"Image": "busybox:lab", "Cmd": ["/bin/sh"], "Labels": {"for": name}}
-        )
-        image_id = self.docker.commit(container, name, **config)
-        self.docker.remove(container)
-        return image_id
-
-    def create(self, name: str = "snmp", image: str = LOCAL, **config: object) -> str:
-        return self.docker.create(name, {"Image": image, "HostConfig": {"NetworkMode": "none"}, **config})
-
-    def clear(self) -> None:
-        for container in self.docker.list():
-            self.docker.remove(container["Id"])
-        for name in (LOCAL, KUBE, "docker-snmp:kubesyncd-previous", "mine:keep"):
-            self.docker.remove_image(name)
+KUBE = f"{REPOSITORY}:v2"
 
 
 @pytest.fixture
-def bench(engine: Docker) -> Iterator[Bench]:
-    made = Bench(engine)
+def bench(engine: Docker, tmp_path: Path) -> Iterator[ImageBench]:
+    made = ImageBench(engine, tmp_path)
     yield made
     made.clear()
 
 
-async def test_the_stock_tells_names_ids_and_what_is_in_use(bench: Bench) -> None:
+async def test_the_stock_tells_names_ids_and_what_is_in_use(bench: ImageBench) -> None:
     one, two = bench.image(LOCAL), bench.image(KUBE)
     bench.create()
     stock = await bench.port.stock()
@@ -68,18 +43,18 @@ async def test_the_stock_tells_names_ids_and_what_is_in_use(bench: Bench) -> Non
     assert stock.named("docker-snmp:lat") == ""
 
 
-async def test_a_tag_moves_and_the_image_that_had_it_stays(bench: Bench) -> None:
+async def test_a_tag_moves_and_the_image_that_had_it_stays(bench: ImageBench) -> None:
     one, two = bench.image(LOCAL), bench.image(KUBE)
-    await bench.port.tag(one, "docker-snmp:kubesyncd-previous")
+    await bench.port.tag(one, PREVIOUS)
     await bench.port.tag(two, LOCAL)
     stock = await bench.port.stock()
-    assert (stock.named(LOCAL), stock.named("docker-snmp:kubesyncd-previous")) == (two, one)
+    assert (stock.named(LOCAL), stock.named(PREVIOUS)) == (two, one)
     await bench.port.tag(two, LOCAL)
     with pytest.raises(Missing):
         await bench.port.tag(f"sha256:{'0' * 64}", LOCAL)
 
 
-async def test_an_image_in_use_is_never_removed_and_one_gone_is_success(bench: Bench) -> None:
+async def test_an_image_in_use_is_never_removed_and_one_gone_is_success(bench: ImageBench) -> None:
     bench.image(LOCAL)
     container = bench.create()
     with pytest.raises(Refused):
@@ -91,7 +66,7 @@ async def test_an_image_in_use_is_never_removed_and_one_gone_is_success(bench: B
     assert not (await bench.port.stock()).named(LOCAL)
 
 
-async def test_the_local_container_is_replaced_by_an_equal_one_from_the_new_image(bench: Bench) -> None:
+async def test_the_local_container_is_replaced_by_an_equal_one_from_the_new_image(bench: ImageBench) -> None:
     bench.image(LOCAL, Env=["VERSION=1", "HOME=/root"], Labels={"maker": "one"}, Cmd=["/bin/old"])
     old = bench.create(
         Env=["RUNTIME_OWNER=local"],
@@ -117,7 +92,7 @@ async def test_the_local_container_is_replaced_by_an_equal_one_from_the_new_imag
     assert not await bench.port.renew("snmp", LOCAL), "it is of that image already"
 
 
-async def test_a_running_or_missing_container_is_not_replaced(bench: Bench) -> None:
+async def test_a_running_or_missing_container_is_not_replaced(bench: ImageBench) -> None:
     bench.image(LOCAL)
     assert not await bench.port.renew("snmp", LOCAL)
     assert await bench.port.made_from("snmp") == ""
@@ -128,7 +103,7 @@ async def test_a_running_or_missing_container_is_not_replaced(bench: Bench) -> N
     assert bench.docker.inspect("snmp")["Id"] == container
 
 
-async def test_leftovers_of_a_power_cut_are_removed(bench: Bench) -> None:
+async def test_leftovers_of_a_power_cut_are_removed(bench: ImageBench) -> None:
     bench.image(LOCAL)
     bench.create()
     new = bench.image(KUBE)
@@ -140,7 +115,7 @@ async def test_leftovers_of_a_power_cut_are_removed(bench: Bench) -> None:
         bench.docker.inspect("snmp.new")
 
 
-async def test_a_power_cut_before_the_last_rename_loses_no_local_container(bench: Bench) -> None:
+async def test_a_power_cut_before_the_last_rename_loses_no_local_container(bench: ImageBench) -> None:
     image_id = bench.image(LOCAL)
     half_made = bench.create("snmp.new")
     assert await bench.port.unfinished() == ("snmp",)
@@ -154,7 +129,7 @@ async def test_a_power_cut_before_the_last_rename_loses_no_local_container(bench
     assert bench.docker.inspect("snmp")["Image"] == image_id
 
 
-def as_a_kubelet_makes_it(bench: Bench, folder: Path) -> str:
+def as_a_kubelet_makes_it(bench: ImageBench, folder: Path) -> str:
     """A pod's container in Docker's words, and its sandbox; the container's ID."""
     uid = "0b6c9d0e-1111-2222-3333-444455556666"
     pod = folder / "pods" / uid
@@ -191,7 +166,7 @@ def as_a_kubelet_makes_it(bench: Bench, folder: Path) -> str:
 
 
 async def test_a_local_container_can_be_made_after_the_one_that_kubernetes_runs(
-    bench: Bench, tmp_path: Path
+    bench: ImageBench, tmp_path: Path
 ) -> None:
     image_id = bench.image(KUBE)
     kube = as_a_kubelet_makes_it(bench, tmp_path)
@@ -222,7 +197,7 @@ async def test_a_local_container_can_be_made_after_the_one_that_kubernetes_runs(
 
 
 @pytest.mark.parametrize("name", ["", "../../etc", "docker snmp:latest", "docker-snmp", "-x:y", "x?y:z"])
-async def test_an_invalid_image_name_never_reaches_docker(bench: Bench, name: str) -> None:
+async def test_an_invalid_image_name_never_reaches_docker(bench: ImageBench, name: str) -> None:
     with pytest.raises(Refused):
         await bench.port.remove(name)
     with pytest.raises(Refused):

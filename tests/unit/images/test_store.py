@@ -5,31 +5,25 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 
-from kubesyncd.adapters.docker_images import DockerImages
-from kubesyncd.images.policy import ImageRecord, previous_name
-from kubesyncd.images.store import ImageStore, decode
+from kubesyncd.images.policy import ImageRecord
+from kubesyncd.images.store import decode
 from kubesyncd.ports import Missing, Refused, Unavailable
-from kubesyncd.runtime.state_files import DiskFile, StateFile
-from kubesyncd.settings import DockerSettings
+from kubesyncd.runtime.state_files import StateFile
 from tests.lab.crash_points import count_effects
-from tests.lab.docker_client import DockerClient
+from tests.lab.image_bench import LOCAL, REPOSITORY, ImageBench
 from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from kubesyncd.adapters.docker_images import DockerImages
     from tests.lab.engines import Docker
 
-LOCAL = "docker-snmp:latest"
-PREVIOUS = previous_name(LOCAL)
-KUBE = "registry.example:5000/sonic/docker-snmp"
 MUTATING = ("tag", "remove", "renew")
 
 
@@ -63,68 +57,16 @@ class Cut:
         return change
 
 
-class Bench:
-    """One feature's images and its stopped local container, on an engine."""
-
-    def __init__(self, engine: Docker, folder: Path) -> None:
-        self.port = DockerImages(DockerSettings(url=engine.url))
-        self.docker = DockerClient(engine.socket)
-        self.file = StateFile(folder / "images.json")
-
-    def store(self, port: Any = None, **options: Any) -> ImageStore:
-        """The store of a daemon that has just started."""
-        log = structlog.get_logger()
-        file = options.pop("file", self.file)
-        store = ImageStore(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
-        store.load()
-        return store
-
-    def image(self, name: str) -> str:
-        body = {"Image": "busybox:lab", "Cmd": ["/bin/sleep", "9"], "Labels": {"for": name}}
-        container = self.docker.create("base.base", body)
-        image_id = self.docker.commit(container, name)
-        self.docker.remove(container)
-        return image_id
-
-    def boot(self) -> str:
-        """The image that the switch came with, and the local container; its image's ID."""
-        image_id = self.image(LOCAL)
-        self.docker.create("snmp", {"Image": LOCAL, "HostConfig": {"NetworkMode": "none"}})
-        return image_id
-
-    async def tags(self) -> tuple[str, str]:
-        """What the local name and the previous one name now."""
-        stock = await self.port.stock()
-        return stock.named(LOCAL), stock.named(PREVIOUS)
-
-    async def finished(self) -> bool:
-        """Whether no container is half made."""
-        return not await self.port.unfinished()
-
-    @property
-    def container_image(self) -> str:
-        return str(self.docker.inspect("snmp")["Image"])
-
-    def clear(self) -> None:
-        for container in self.docker.list():
-            self.docker.remove(container["Id"])
-        for image in self.docker.ask("GET", "/images/json"):
-            names = [name for name in image["RepoTags"] or () if name != "<none>:<none>"]
-            for name in names or [image["Id"]]:
-                if not name.startswith("busybox:"):
-                    self.docker.remove_image(name)
-
-
 @pytest.fixture
-def bench(engine: Docker, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(engine, tmp_path)
+def bench(engine: Docker, tmp_path: Path) -> Iterator[ImageBench]:
+    made = ImageBench(engine, tmp_path)
     yield made
     made.clear()
 
 
-async def test_both_modes_share_one_image_and_the_one_before_is_kept(bench: Bench) -> None:
+async def test_both_modes_share_one_image_and_the_one_before_is_kept(bench: ImageBench) -> None:
     v1 = bench.boot()
-    v2 = bench.image(f"{KUBE}:v2")
+    v2 = bench.image(f"{REPOSITORY}:v2")
     store = bench.store()
     await store.adopt("snmp", v2)
     assert await bench.tags() == (v2, v1)
@@ -132,12 +74,12 @@ async def test_both_modes_share_one_image_and_the_one_before_is_kept(bench: Benc
     assert await store.tidy("snmp") == []
 
 
-async def test_older_images_are_removed_once_nothing_needs_them(bench: Bench) -> None:
+async def test_older_images_are_removed_once_nothing_needs_them(bench: ImageBench) -> None:
     v1 = bench.boot()
-    await bench.store().adopt("snmp", bench.image(f"{KUBE}:v2"))
+    await bench.store().adopt("snmp", bench.image(f"{REPOSITORY}:v2"))
     v2, _ = await bench.tags()
     other = bench.image("docker-snmp-sv2:v1")
-    v3 = bench.image(f"{KUBE}:v3")
+    v3 = bench.image(f"{REPOSITORY}:v3")
     # A container of the operator's own still needs the first one.
     mine = bench.docker.create("debug.mine", {"Image": v1, "Cmd": ["/bin/true"]})
     await bench.store().adopt("snmp", v3)
@@ -152,9 +94,11 @@ async def test_older_images_are_removed_once_nothing_needs_them(bench: Bench) ->
     assert all(stock.image(kept) for kept in (v2, v3, other))
 
 
-async def test_a_rollback_goes_back_to_the_image_before_and_so_does_the_local_container(bench: Bench) -> None:
+async def test_a_rollback_goes_back_to_the_image_before_and_so_does_the_local_container(
+    bench: ImageBench,
+) -> None:
     v1 = bench.boot()
-    v2 = bench.image(f"{KUBE}:v2")
+    v2 = bench.image(f"{REPOSITORY}:v2")
     await bench.store().adopt("snmp", v2)
     await bench.store().restore("snmp", v2)
     assert await bench.tags() == (v1, v1)
@@ -163,9 +107,9 @@ async def test_a_rollback_goes_back_to_the_image_before_and_so_does_the_local_co
     assert await bench.tags() == (v1, v1)
 
 
-async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: Bench) -> None:
+async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: ImageBench) -> None:
     v1 = bench.boot()
-    v2 = bench.image(f"{KUBE}:v2")
+    v2 = bench.image(f"{REPOSITORY}:v2")
     await bench.store().restore("snmp", v2)
     assert await bench.tags() == (v1, "")
     with pytest.raises(Refused, match="no image from before it is kept"):
@@ -174,9 +118,11 @@ async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: Ben
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("at", [1, 2, 3])
-async def test_a_power_cut_at_any_step_of_tagging_is_repaired(bench: Bench, at: int, before: bool) -> None:
+async def test_a_power_cut_at_any_step_of_tagging_is_repaired(
+    bench: ImageBench, at: int, before: bool
+) -> None:
     v1 = bench.boot()
-    v2 = bench.image(f"{KUBE}:v2")
+    v2 = bench.image(f"{REPOSITORY}:v2")
     with pytest.raises(PowerCut):
         await bench.store(Cut(bench.port, at, before)).adopt("snmp", v2)
     local, _ = await bench.tags()
@@ -204,8 +150,8 @@ async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_repa
 ) -> None:
     """Files, tags, and the three steps in which a local container is replaced."""
     for effect in range(1, 30):
-        bench = Bench(engine, tmp_path)
-        v1, v2 = bench.boot(), bench.image(f"{KUBE}:v2")
+        bench = ImageBench(engine, tmp_path)
+        v1, v2 = bench.boot(), bench.image(f"{REPOSITORY}:v2")
         with pytest.MonkeyPatch.context() as patch, suppress(PowerCut):
             count_effects(cut_at(effect), patch.setattr)
             await bench.store().adopt("snmp", v2)
@@ -231,9 +177,11 @@ async def test_a_power_cut_after_any_effect_of_an_adoption_or_a_rollback_is_repa
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("at", [1, 2])
-async def test_a_power_cut_at_any_step_of_a_rollback_is_repaired(bench: Bench, at: int, before: bool) -> None:
+async def test_a_power_cut_at_any_step_of_a_rollback_is_repaired(
+    bench: ImageBench, at: int, before: bool
+) -> None:
     v1 = bench.boot()
-    v2 = bench.image(f"{KUBE}:v2")
+    v2 = bench.image(f"{REPOSITORY}:v2")
     await bench.store().adopt("snmp", v2)
     with pytest.raises(PowerCut):
         await bench.store(Cut(bench.port, at, before)).restore("snmp", v2)
@@ -242,8 +190,8 @@ async def test_a_power_cut_at_any_step_of_a_rollback_is_repaired(bench: Bench, a
     assert bench.container_image == v1
 
 
-async def test_a_feature_without_a_local_image_gets_the_deployed_one(bench: Bench) -> None:
-    v2 = bench.image(f"{KUBE}:v2")
+async def test_a_feature_without_a_local_image_gets_the_deployed_one(bench: ImageBench) -> None:
+    v2 = bench.image(f"{REPOSITORY}:v2")
     store = bench.store()
     assert "is made from the deployed image" in await store.ensure_local("snmp", v2, dry=True)
     assert await bench.tags() == ("", "")
@@ -254,8 +202,8 @@ async def test_a_feature_without_a_local_image_gets_the_deployed_one(bench: Benc
         await store.ensure_local("lldp", f"sha256:{'0' * 64}")
 
 
-async def test_a_local_container_is_made_once_after_the_deployed_one(bench: Bench) -> None:
-    v2 = bench.image(f"{KUBE}:v2")
+async def test_a_local_container_is_made_once_after_the_deployed_one(bench: ImageBench) -> None:
+    v2 = bench.image(f"{REPOSITORY}:v2")
     kube = bench.docker.create("k8s_snmp", {"Image": v2, "HostConfig": {"NetworkMode": "none"}})
     store = bench.store()
     await store.ensure_local("snmp", v2)
@@ -272,9 +220,9 @@ async def test_a_local_container_is_made_once_after_the_deployed_one(bench: Benc
     )  # fmt: skip
 
 
-async def test_a_full_disk_is_reported_and_nothing_is_tagged(bench: Bench, tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_nothing_is_tagged(bench: ImageBench, tmp_path: Path) -> None:
     v1 = bench.boot()
-    v2 = bench.image(f"{KUBE}:v2")
+    v2 = bench.image(f"{REPOSITORY}:v2")
     full = StateFile(tmp_path / "no" / "such" / "place" / "images.json")
     (tmp_path / "no").write_text("a file where a folder should be")
     with pytest.raises(Unavailable):
@@ -282,19 +230,19 @@ async def test_a_full_disk_is_reported_and_nothing_is_tagged(bench: Bench, tmp_p
     assert await bench.tags() == (v1, "")
 
 
-async def test_an_image_that_is_gone_is_missing(bench: Bench) -> None:
+async def test_an_image_that_is_gone_is_missing(bench: ImageBench) -> None:
     bench.boot()
     with pytest.raises(Missing):
         await bench.store().adopt("snmp", f"sha256:{'0' * 64}")
 
 
-async def test_without_adopting_everything_stays(bench: Bench) -> None:
+async def test_without_adopting_everything_stays(bench: ImageBench) -> None:
     v1 = bench.boot()
-    await bench.store(adopting=False).adopt("snmp", bench.image(f"{KUBE}:v2"))
+    await bench.store(adopting=False).adopt("snmp", bench.image(f"{REPOSITORY}:v2"))
     assert await bench.tags() == (v1, "")
 
 
-async def test_a_rollback_is_remembered_by_the_next_daemon(bench: Bench) -> None:
+async def test_a_rollback_is_remembered_by_the_next_daemon(bench: ImageBench) -> None:
     store = bench.store()
     await store.note_rollback("snmp", "sha256:bad", "2026-01-02", "it failed")
     assert bench.store().remembered("snmp") == ImageRecord(
@@ -305,7 +253,7 @@ async def test_a_rollback_is_remembered_by_the_next_daemon(bench: Bench) -> None
 
 
 async def test_a_rollback_that_could_not_be_written_is_written_once_there_is_room(
-    bench: Bench, tmp_path: Path
+    bench: ImageBench, tmp_path: Path
 ) -> None:
     (tmp_path / "full").write_text("a file where a folder should be")
     file = StateFile(tmp_path / "full" / "images.json")
@@ -329,7 +277,7 @@ async def test_a_rollback_that_could_not_be_written_is_written_once_there_is_roo
         b"\xff",
     ],
 )
-async def test_an_unreadable_file_counts_as_empty(bench: Bench, data: bytes) -> None:
+async def test_an_unreadable_file_counts_as_empty(bench: ImageBench, data: bytes) -> None:
     bench.file.save(data)
     assert bench.store().remembered("snmp") == ImageRecord()
     with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):
