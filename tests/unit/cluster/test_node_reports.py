@@ -5,73 +5,47 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kubesyncd.cluster.node_reports import BURST_S, PAUSE_S, SPREAD_S, NodeReports, feature_annotation
-from kubesyncd.ports import Forbidden, Missing, PortError, Unavailable
+from kubesyncd.ports import Forbidden, Missing, Unavailable
 from kubesyncd.runtime.context import Runtime
 from tests.sim.loop import run
+from tests.sim.plain import PlainLink, PlainLog, PlainMaster
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
+
+    from kubesyncd.ports import PortError
 
 
-class Master:
-    """The link and the port in one: what was told, and when."""
+class Node:
+    """The Node, its master, and the link to it while `connected`."""
 
     def __init__(self) -> None:
         self.connected = True
-        self.fault: PortError | None = None
         self.originals: dict[str, str] = {}
-        self.annotations: dict[str, str] = {}
-        self.patches: list[tuple[float, dict[str, str | None]]] = []
-        self.events: list[tuple[str, str, bool]] = []
+        self.master = PlainMaster()
+        self._link = PlainLink(self.master)
 
     @property
-    def cluster(self) -> Master | None:
-        return self if self.connected else None
-
-    async def annotate(self, changes: Mapping[str, str | None]) -> None:
-        self.patches.append((now(), dict(changes)))
-        await self._answer()
-        for key, value in changes.items():
-            if value is None:
-                self.annotations.pop(key, None)
-            else:
-                self.annotations[key] = value
-
-    async def report(self, reason: str, message: str, *, warning: bool) -> None:
-        await self._answer()
-        self.events.append((reason, message, warning))
-
-    async def _answer(self) -> None:
-        await asyncio.sleep(0.02)
-        if self.fault is not None:
-            raise self.fault
-
-
-class Log:
-    def __init__(self) -> None:
-        self.events: Counter[str] = Counter()
-
-    def __getattr__(self, level: str) -> Callable[..., None]:
-        return lambda event, **_: self.events.update([event])
+    def cluster(self) -> PlainLink | None:
+        return self._link if self.connected else None
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def play(story: Callable[[NodeReports, Master, Log], Awaitable[None]]) -> None:
+def play(story: Callable[[NodeReports, Node, PlainLog], Awaitable[None]]) -> None:
     async def stage(seed: int) -> None:
-        master, log = Master(), Log()
+        node, log = Node(), PlainLog()
         view = NodeReports(Runtime(now, now, random.Random(seed), log))  # type: ignore[arg-type]
-        life = asyncio.get_running_loop().create_task(view.run(master))
+        life = asyncio.get_running_loop().create_task(view.run(node))
         try:
-            await story(view, master, log)
+            await story(view, node, log)
             assert not life.done(), "it never ends"
         finally:
             life.cancel()
@@ -81,12 +55,12 @@ def play(story: Callable[[NodeReports, Master, Log], Awaitable[None]]) -> None:
 
 
 def test_a_burst_is_one_patch_and_the_next_waits_its_turn() -> None:
-    async def story(view: NodeReports, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
         for name in ("snmp", "lldp", "bgp"):
             view.feature(name, "STARTING", "")
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(3)
-        assert [patch for _, patch in master.patches] == [
+        assert [patch for _, patch in node.master.annotated] == [
             {
                 f"feature.kubesyncd/{n}": s
                 for n, s in (("snmp", "LOCAL"), ("lldp", "STARTING"), ("bgp", "STARTING"))
@@ -96,32 +70,34 @@ def test_a_burst_is_one_patch_and_the_next_waits_its_turn() -> None:
             view.feature("lldp", state, "")
             await asyncio.sleep(0.5)
         await asyncio.sleep(PAUSE_S + BURST_S)
-        at = [when for when, _ in master.patches]
+        at = [when for when, _ in node.master.annotated]
         assert all(later - sooner >= PAUSE_S for sooner, later in itertools.pairwise(at))
-        assert master.annotations["feature.kubesyncd/lldp"] == "KUBE_RUNNING"
+        assert node.master.annotations["feature.kubesyncd/lldp"] == "KUBE_RUNNING"
 
     play(story)
 
 
 def test_unchanged_reports_are_sent_once() -> None:
-    async def story(view: NodeReports, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
         for _hour in range(100):
             view.feature("snmp", "LOCAL", "")
             await asyncio.sleep(3600)
-        assert len(master.patches) == 1
+        assert len(node.master.annotated) == 1
 
     play(story)
 
 
 def test_a_failure_is_an_event_and_in_the_annotation_and_so_is_its_end() -> None:
-    async def story(view: NodeReports, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
         view.feature("snmp", "KUBE_READY", "not running for 5 min")
         view.feature("snmp", "KUBE_READY", "not running for 5 min")
         await asyncio.sleep(3)
-        assert master.annotations == {"feature.kubesyncd/snmp": "KUBE_READY failed: not running for 5 min"}
+        assert node.master.annotations == {
+            "feature.kubesyncd/snmp": "KUBE_READY failed: not running for 5 min"
+        }
         view.feature("snmp", "KUBE_RUNNING", "")
         await asyncio.sleep(15)
-        assert master.events == [
+        assert node.master.events == [
             ("FeatureFailed", "snmp: not running for 5 min", True),
             ("FeatureRecovered", "snmp runs again", False),
         ]
@@ -130,36 +106,39 @@ def test_a_failure_is_an_event_and_in_the_annotation_and_so_is_its_end() -> None
 
 
 def test_a_flood_of_notices_is_bounded_and_the_newest_survive() -> None:
-    async def story(view: NodeReports, master: Master, _: Log) -> None:
-        master.connected = False
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
+        node.connected = False
         for number in range(1000):
             view.notice("Odd", f"number {number}")
             view.notice("Same", "again")
-        master.connected = True
+        node.connected = True
         view.linked()
         await asyncio.sleep(30)
-        assert len(master.events) == 16
-        assert ("Odd", "number 999", True) in master.events
-        assert master.events.count(("Same", "again", True)) == 1
+        assert len(node.master.events) == 16
+        assert ("Odd", "number 999", True) in node.master.events
+        assert node.master.events.count(("Same", "again", True)) == 1
 
     play(story)
 
 
 def test_after_an_outage_each_switch_reports_everything_again_at_its_own_time() -> None:
-    async def story(view: NodeReports, master: Master, _: Log) -> None:
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(60)
-        master.connected = False
-        master.annotations.clear()
+        node.connected = False
+        node.master.annotations.clear()
         view.feature("lldp", "LOCAL", "")
         await asyncio.sleep(3600)
-        assert len(master.patches) == 1
-        master.connected, back = True, now()
+        assert len(node.master.annotated) == 1
+        node.connected, back = True, now()
         view.linked()
         await asyncio.sleep(SPREAD_S + 5)
-        assert master.annotations == {"feature.kubesyncd/snmp": "LOCAL", "feature.kubesyncd/lldp": "LOCAL"}
-        assert BURST_S <= master.patches[-1][0] - back <= SPREAD_S + BURST_S
-        late.append(round(master.patches[-1][0] - back, 3))
+        assert node.master.annotations == {
+            "feature.kubesyncd/snmp": "LOCAL",
+            "feature.kubesyncd/lldp": "LOCAL",
+        }
+        assert BURST_S <= node.master.annotated[-1][0] - back <= SPREAD_S + BURST_S
+        late.append(round(node.master.annotated[-1][0] - back, 3))
 
     late: list[float] = []
     play(story)
@@ -167,44 +146,44 @@ def test_after_an_outage_each_switch_reports_everything_again_at_its_own_time() 
 
 
 def test_a_failing_master_is_tried_again_with_growing_delays_and_gets_the_newest_report() -> None:
-    async def story(view: NodeReports, master: Master, _: Log) -> None:
-        master.fault = Unavailable("Kubernetes", "503")
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
+        node.master.fault = Unavailable("Kubernetes", "503")
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(3600)
-        tries = len(master.patches)
+        tries = len(node.master.annotated)
         assert 10 <= tries <= 120
         view.feature("snmp", "KUBE_RUNNING", "")
-        master.fault = None
+        node.master.fault = None
         await asyncio.sleep(320)
-        assert master.annotations == {"feature.kubesyncd/snmp": "KUBE_RUNNING"}
+        assert node.master.annotations == {"feature.kubesyncd/snmp": "KUBE_RUNNING"}
 
     play(story)
 
 
 @pytest.mark.parametrize("fault", [Forbidden("Kubernetes", "403"), Missing("Kubernetes", "404")])
 def test_a_master_that_refuses_is_not_asked_again_until_something_changes(fault: PortError) -> None:
-    async def story(view: NodeReports, master: Master, log: Log) -> None:
-        master.fault = fault
+    async def story(view: NodeReports, node: Node, log: PlainLog) -> None:
+        node.master.fault = fault
         view.feature("snmp", "LOCAL", "broken")
         await asyncio.sleep(86_400)
-        assert len(master.patches) == 1
-        assert log.events["fleet_not_told"] == isinstance(fault, Forbidden)
-        master.fault = None
+        assert len(node.master.annotated) == 1
+        assert log.count("fleet_not_told") == isinstance(fault, Forbidden)
+        node.master.fault = None
         view.linked()
         await asyncio.sleep(400)
-        assert master.annotations
+        assert node.master.annotations
 
     play(story)
 
 
 def test_an_uninstalled_feature_disappears_and_originals_are_kept_beside() -> None:
-    async def story(view: NodeReports, master: Master, _: Log) -> None:
-        master.originals = {"hwsku": "Force10 S6000"}
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
+        node.originals = {"hwsku": "Force10 S6000"}
         view.feature("snmp", "LOCAL", "")
         await asyncio.sleep(3)
         view.forget("snmp")
         await asyncio.sleep(15)
-        assert master.annotations == {"original.kubesyncd/hwsku": "Force10 S6000"}
+        assert node.master.annotations == {"original.kubesyncd/hwsku": "Force10 S6000"}
 
     play(story)
 
