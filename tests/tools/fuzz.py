@@ -53,6 +53,7 @@ from kubesyncd.runtime import feature_table_file, x509, yaml_reader
 from kubesyncd.runtime.codec import Undecodable
 from kubesyncd.services import catalog, definition, installed, package_archive
 from tests.paths import CLIENTS
+from tests.sim.plain import PlainFile
 from tests.unit.core.given import KUBE, granted
 
 if TYPE_CHECKING:
@@ -345,27 +346,15 @@ def _label_files() -> tuple[bytes, ...]:
     return (queue_file.encode(queue), queue_file.encode(applied.fail(applied.fold())))
 
 
-class _Given:
-    """A file that holds this."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def load(self) -> bytes:
-        return self.data
-
-    def save(self, data: bytes) -> None:
-        self.data = data
-
-
 def _ledger_file() -> bytes:
-    file = _Given(b"")
+    file = PlainFile(b"")
     Ledger(file, "boot").save("snmp", granted(asked=None), FeatureConfig(Owner.KUBE, fallback=True))
+    assert file.data is not None
     return file.data
 
 
 def _read_ledger(data: bytes) -> None:
-    ledger = Ledger(_Given(data), "boot")
+    ledger = Ledger(PlainFile(data), "boot")
     problem = ledger.load()
     assert problem.isprintable()
     assert len(problem) < 200
