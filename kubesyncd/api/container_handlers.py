@@ -51,7 +51,7 @@ class ContainerHandlers:
         reconciler = self._reconcilers.get(name)
         reconciler.dirty.set()
         if what == "up" and known is Owner.KUBE:
-            await reconciler.waiters.granted(request.peer.container_id)
+            await reconciler.waiters.admitted(request.peer.container_id)
         return Reply()
 
     async def _health(self, request: Request, name: str, *, well: bool, reason: str) -> Reply:
@@ -66,7 +66,7 @@ class ContainerHandlers:
         else:
             reconciler, source = known_reconciler(self._reconcilers, name), FROM_HOST
             view = reconciler.view or await reconciler.seen()
-            about = project(view.record, view.facts).docker_id
+            about = project(view.record, view.observed).docker_id
             if not about:
                 text = "no container of it runs, so none can be unhealthy; repeat the report when one runs"
                 return failure(protocol.EXIT_FAILED, name, text)
@@ -108,7 +108,7 @@ class ContainerHandlers:
     async def _print_state(self, name: str) -> Reply:
         reconciler = known_reconciler(self._reconcilers, name)
         view = reconciler.view or await reconciler.seen()
-        row = asdict(project(view.record, view.facts))
+        row = asdict(project(view.record, view.observed))
         row["current_owner_update_ts"] = row.pop("update_ts")
         lines = [f"{key}={row[key]!s}" for key in sorted(row)]
         return Reply(out="\n".join((*lines, f"state={view.plan.state.value}", f"why={view.plan.why}")))

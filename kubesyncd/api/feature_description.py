@@ -39,13 +39,13 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
         "next_in_s": None if plan.wake_at is None else round(max(0.0, plan.wake_at - now), 1),
         "next": _next(reconciler, view),
         "config": describe_config(view.config),
-        "row": describe_row(project(record, view.facts)),
-        "joined": view.facts.joined,
-        "waiting": sorted(view.facts.waiting),
-        "stopping": sorted(view.facts.stopping),
+        "row": describe_row(project(record, view.observed)),
+        "joined": view.observed.joined,
+        "waiting": sorted(view.observed.waiting),
+        "stopping": sorted(view.observed.stopping),
         "granted": record.grant,
         "proven": record.proven,
-        "label": describe_label(view.facts.label),
+        "label": describe_label(view.observed.label),
         "crashes": record.crashes,
         "refused_for_s": round(max(0.0, record.refuse_until - now), 1),
         "rolled_back": record.rolled_back,
@@ -54,7 +54,7 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
         "troubles": list(reconciler.problems),
         "complaints": [describe_complaint(c) for c in record.health.complaints],
         "starts_in_vain": len(record.health.starts),
-        "containers": [describe_container(c) for c in view.facts.containers[:CONTAINERS_SHOWN_MAX]],
+        "containers": [describe_container(c) for c in view.observed.containers[:CONTAINERS_SHOWN_MAX]],
         "history": [
             {"at": t.at, "from": t.source.value, "to": t.target.value, "why": t.why}
             for t in reconciler.history

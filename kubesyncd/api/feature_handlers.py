@@ -103,10 +103,10 @@ class FeatureHandlers:
                 return failure(protocol.EXIT_FAILED, name, text)
             return Reply(out=name)
         view = reconciler.view or await reconciler.seen()
-        row = project(view.record, view.facts)
+        row = project(view.record, view.observed)
         if row.docker_id:
             return Reply(out=row.docker_id)
-        if view.config.owner is Owner.KUBE and view.facts.local is None:
+        if view.config.owner is Owner.KUBE and view.observed.local is None:
             return failure(protocol.EXIT_FAILED, name, f"no container runs: {view.plan.why}; ask again later")
         return Reply(out=name)
 

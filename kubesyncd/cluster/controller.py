@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """Facts about this switch that the controller needs."""
+    """Observation about this switch that the controller needs."""
 
     def has_kubeconfig(self) -> bool:
         """Return whether the kubelet has a credential for the configured master."""
@@ -141,7 +141,7 @@ class ClusterController:
 
     @property
     def originals(self) -> Mapping[str, str]:
-        """Facts about the switch before they are converted to label values."""
+        """Observation about the switch before they are converted to label values."""
         return self._mirror.originals
 
     def view(self, feature: str) -> LabelView:

@@ -26,7 +26,7 @@ class SetMode:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Admit:
     """Admit this blocked kube container: its `state up` returns."""
 
     container_id: str
@@ -78,7 +78,7 @@ class RestoreImage:
 Action = (
     WriteRow
     | SetMode
-    | Grant
+    | Admit
     | RequestLabel
     | StartLocal
     | EndContainer

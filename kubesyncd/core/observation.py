@@ -10,7 +10,7 @@ _NO_LABEL = LabelView()
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Observation:
     """One observation for one feature.
 
     `row` None: STATE_DB cannot be reached. `waiting`: kube containers blocked in `up kube`. `reasking`: a

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.actions import (
     Action,
+    Admit,
     AdoptImage,
     EndContainer,
-    Grant,
     Plan,
     RequestLabel,
     RestartUnit,
@@ -23,6 +23,7 @@ from kubesyncd.core.actions import (
     StartLocal,
     WriteRow,
 )
+from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.model import KubeLabel, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import (
     Cause,
@@ -32,22 +33,23 @@ from kubesyncd.core.record import (
     local_wanted,
     project,
     ruling_owner,
+    state_of,
 )
-from kubesyncd.core.state import State, classify, meaning
+from kubesyncd.core.state import State, meaning
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
-    from kubesyncd.core.observation import Facts
+    from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Inputs:
     """The inputs of one decision."""
 
     config: FeatureConfig
     record: Record
-    facts: Facts
+    observed: Observation
     timing: Timing
     now: float
     state: State
@@ -70,278 +72,252 @@ class _Look:
 
     @property
     def granted(self) -> str:
-        return self.record.grant if self.record.grant in self.facts.kube_running else ""
-
-
-def state_of(config: FeatureConfig, record: Record, facts: Facts) -> State:
-    """Return the feature's state by record and Docker (not by the current STATE_DB row)."""
-    return classify(project(record, facts), ruling_owner(config, record), local_exited=record.local_exited)
+        return self.record.grant if self.record.grant in self.observed.kube_running else ""
 
 
 def decide(
-    config: FeatureConfig, record: Record, facts: Facts, timing: Timing, now: float, feature: str = "NAME"
+    config: FeatureConfig,
+    record: Record,
+    observed: Observation,
+    timing: Timing,
+    now: float,
+    feature: str = "NAME",
 ) -> Plan:
-    """Decide the next plan for one feature. `record` has absorbed `facts`; `feature`: its name, for texts only."""
-    look = _Look(config, record, facts, timing, now, state_of(config, record, facts), feature)
-    plan = _wished(look)
-    row = project(record, facts)
-    if facts.row is None or facts.row == row or (facts.hold and facts.row == Row()):
+    """Decide the next plan for one feature. `record` has absorbed `observed`; `feature`: its name, for texts only."""
+    inputs = _Inputs(config, record, observed, timing, now, state_of(config, record, observed), feature)
+    plan = _wished(inputs)
+    row = project(record, observed)
+    if observed.row is None or observed.row == row or (observed.hold and observed.row == Row()):
         return plan
     # STATE_DB first: a reader of STATE_DB sees each state before the action that follows from it.
     return replace(plan, action=WriteRow(row), wake_at=None)
 
 
 def foresee(
-    config: FeatureConfig, record: Record, facts: Facts, timing: Timing, wake_at: float, feature: str = "NAME"
+    config: FeatureConfig,
+    record: Record,
+    observed: Observation,
+    timing: Timing,
+    wake_at: float,
+    feature: str = "NAME",
 ) -> tuple[Record, Plan]:
     """Return the record and plan of an observation at `wake_at`, if nothing but time changes until then."""
-    facts = replace(facts, reasking=False)
-    record = absorb(record, config, facts, timing, wake_at)
-    return record, decide(config, record, facts, timing, wake_at, feature)
+    observed = replace(observed, reasking=False)
+    record = absorb(record, config, observed, timing, wake_at)
+    return record, decide(config, record, observed, timing, wake_at, feature)
 
 
-def _wished(look: _Look) -> Plan:
-    record, facts = look.record, look.facts
+def _wished(inputs: _Inputs) -> Plan:
+    record, observed = inputs.record, inputs.observed
     if record.system_state is SystemState.ABSENT:
-        return look.rest(meaning(State.UNKNOWN, look.feature))
+        return inputs.rest(meaning(State.UNKNOWN, inputs.feature))
     if record.system_state is SystemState.DOWN:
-        return _down(look)
-    if facts.row is None and not look.config.always_local:
-        return look.rest("Redis does not answer; only stop and kill are carried out until it does")
-    if look.granted and facts.local_running:
-        return _one_at_a_time(look)
-    if look.owner is Owner.LOCAL:
-        return _up_local(look)
-    return _up_kube(look)
+        return _down(inputs)
+    if observed.row is None and not inputs.config.always_local:
+        return inputs.rest("Redis does not answer; only stop and kill are carried out until it does")
+    if inputs.granted and observed.local_running:
+        return _one_at_a_time(inputs)
+    if inputs.owner is Owner.LOCAL:
+        return _up_local(inputs)
+    return _up_kube(inputs)
 
 
-# ---- labels ---------------------------------------------------------------------------------------
-
-
-def label_wanted(state: State, owner: Owner, record: Record, facts: Facts) -> KubeLabel:
-    """Return the label the feature should have; UNKNOWN leaves it unchanged.
-
-    `kill --no-kubelet-check` skips labels: they are requested after it is done, and after a reboot (`hold`).
-    """
-    if state in (State.UNKNOWN, State.DRIFT):
-        return KubeLabel.UNKNOWN
-    if state is State.INIT:
-        hurried = not record.style.kubelet_check and (record.ending or facts.hold)
-        return KubeLabel.UNKNOWN if hurried else KubeLabel.OFF
-    if owner is not Owner.KUBE:
-        return KubeLabel.UNKNOWN if record.rolled_back and record.health.withdrawn else KubeLabel.OFF
-    return KubeLabel.UNKNOWN if state in (State.STARTING, State.LOCAL_EXITED) else KubeLabel.ON
-
-
-def label_missing(config: FeatureConfig, record: Record, facts: Facts) -> KubeLabel | None:
-    """Return the label to request, or None where it is already as wanted or this node has not joined.
-
-    A feature without any part in Kubernetes requests nothing: a label never observed is taken as off.
-    """
-    wanted = label_wanted(state_of(config, record, facts), ruling_owner(config, record), record, facts)
-    if not facts.joined or wanted is KubeLabel.UNKNOWN or wanted is facts.label.value:
-        return None
-    if wanted is KubeLabel.ON and facts.label.refused:
-        # Requesting a refused label again fails again; withdrawing a label that another client has set works.
-        return None
-    ours = config.owner is Owner.KUBE or record.grant or facts.kube_running
-    if facts.label.value is KubeLabel.UNKNOWN and wanted is KubeLabel.OFF and not ours:
-        return None
-    return wanted
-
-
-def _label(look: _Look) -> Plan | None:
-    missing = label_missing(look.config, look.record, look.facts)
+def _label(inputs: _Inputs) -> Plan | None:
+    missing = label_missing(inputs.config, inputs.record, inputs.observed)
     if missing is None:
         return None
     if missing is KubeLabel.ON:
-        return look.act(RequestLabel(on=True), "Kubernetes may deploy it: the node label is requested")
-    return look.act(RequestLabel(on=False), "Kubernetes must not run it: the node label is withdrawn")
+        return inputs.act(RequestLabel(on=True), "Kubernetes may deploy it: the node label is requested")
+    return inputs.act(RequestLabel(on=False), "Kubernetes must not run it: the node label is withdrawn")
 
 
 # ---- down -----------------------------------------------------------------------------------------
 
 
-def _down(look: _Look) -> Plan:
+def _down(inputs: _Inputs) -> Plan:
     """Bring the feature down (S7): end the local container found by the stop, and every kube container."""
-    plan = _label(look)
+    plan = _label(inputs)
     if plan is not None:
         return plan
-    targets = [look.facts.local_running] if look.record.ending and look.facts.local_running else []
+    targets = (
+        [inputs.observed.local_running] if inputs.record.ending and inputs.observed.local_running else []
+    )
     if targets:
-        return _end(look, targets, "the unit is down")
-    if look.facts.kube_running:
-        return _end_kube(look, look.facts.kube_running, "the unit is down")
-    if look.facts.local_running:
-        return look.rest("the unit is down; the local container was started manually and keeps running")
-    return look.rest("the unit is down; nothing runs")
+        return _end(inputs, targets, "the unit is down")
+    if inputs.observed.kube_running:
+        return _end_kube(inputs, inputs.observed.kube_running, "the unit is down")
+    if inputs.observed.local_running:
+        return inputs.rest("the unit is down; the local container was started manually and keeps running")
+    return inputs.rest("the unit is down; nothing runs")
 
 
-def _end(look: _Look, targets: list[str] | tuple[str, ...], because: str) -> Plan:
+def _end(inputs: _Inputs, targets: list[str] | tuple[str, ...], because: str) -> Plan:
     """End the first target that has not been asked to end yet."""
-    style = look.record.style
-    asked = look.facts.killed if style.signal else look.facts.stopping | look.facts.killed
+    style = inputs.record.style
+    asked = inputs.observed.killed if style.signal else inputs.observed.stopping | inputs.observed.killed
     for container_id in targets:
         if container_id in asked:
             continue
         short = container_id[:12]
         if style.signal:
             action = EndContainer(container_id, Cause.KILL, signal=style.signal)
-            return look.act(action, f"{because}: container {short} is sent {style.signal}")
-        grace_s = look.timing.stop_grace_s if style.grace_s is None else style.grace_s
-        return look.act(
+            return inputs.act(action, f"{because}: container {short} is sent {style.signal}")
+        grace_s = inputs.timing.stop_grace_s if style.grace_s is None else style.grace_s
+        return inputs.act(
             EndContainer(container_id, Cause.STOP, grace_s), f"{because}: container {short} is stopped"
         )
-    return look.rest(f"{because}; waiting for Docker to report that the container has ended")
+    return inputs.rest(f"{because}; waiting for Docker to report that the container has ended")
 
 
-def _end_kube(look: _Look, targets: tuple[str, ...], because: str) -> Plan:
+def _end_kube(inputs: _Inputs, targets: tuple[str, ...], because: str) -> Plan:
     """End kube containers: by the label where the API server answers, else by stopping the kubelet first.
 
     A kubelet whose node still has the label would start the container again 0.8 s after a docker stop.
     """
-    record, facts, timing = look.record, look.facts, look.timing
-    begun = look.now if record.ending_since is None else record.ending_since
-    if record.style.kubelet_check and facts.joined and facts.kubelet is not False:
-        if facts.label.pending:
+    record, observed, timing = inputs.record, inputs.observed, inputs.timing
+    begun = inputs.now if record.ending_since is None else record.ending_since
+    if record.style.kubelet_check and observed.joined and observed.kubelet is not False:
+        if observed.label.pending:
             answer_by = begun + timing.label_wait_s
-            if not facts.label.failed and look.now < answer_by:
-                return look.rest(f"{because}; waiting for the API server to remove the label", answer_by)
+            if not observed.label.failed and inputs.now < answer_by:
+                return inputs.rest(f"{because}; waiting for the API server to remove the label", answer_by)
             stopped_by = answer_by + timing.kubelet_stop_s
-            if look.now < stopped_by:
-                return look.rest(
+            if inputs.now < stopped_by:
+                return inputs.rest(
                     f"{because}; the API server does not answer, waiting for the kubelet to stop", stopped_by
                 )
         elif not record.style.signal:
-            ended_by = max(begun, facts.label.acked_at or begun) + timing.kube_stop_grace_s
-            if look.now < ended_by:
-                return look.rest(
+            ended_by = max(begun, observed.label.acked_at or begun) + timing.kube_stop_grace_s
+            if inputs.now < ended_by:
+                return inputs.rest(
                     f"{because}; the label is removed, waiting for the kubelet to end the container", ended_by
                 )
-    return _end(look, targets, because)
+    return _end(inputs, targets, because)
 
 
 # ---- up -------------------------------------------------------------------------------------------
 
 
-def _one_at_a_time(look: _Look) -> Plan:
+def _one_at_a_time(inputs: _Inputs) -> Plan:
     """Stop a local container that appears while a kube container is admitted (S1)."""
-    container_id = look.facts.local_running
-    if container_id in look.facts.stopping:
-        return look.rest("the kube container owns the feature; waiting for the local one to end")
-    action = EndContainer(container_id, Cause.STOP, look.timing.stop_grace_s)
-    return look.act(action, "the kube container owns the feature: the local one that appeared is stopped")
+    container_id = inputs.observed.local_running
+    if container_id in inputs.observed.stopping:
+        return inputs.rest("the kube container owns the feature; waiting for the local one to end")
+    action = EndContainer(container_id, Cause.STOP, inputs.timing.stop_grace_s)
+    return inputs.act(action, "the kube container owns the feature: the local one that appeared is stopped")
 
 
-def _up_local(look: _Look) -> Plan:
-    plan = _label(look)
+def _up_local(inputs: _Inputs) -> Plan:
+    plan = _label(inputs)
     if plan is not None:
         return plan
-    rolled_back = look.record.rolled_back
-    because = f"rolled back ({look.record.failure})" if rolled_back else "set_owner=local"
-    if look.granted:
-        return _end_kube(look, (look.granted,), because)
-    if look.record.mode is not Mode.NONE:
-        return look.act(SetMode(Mode.NONE), f"{because}: Kubernetes state cleared")
-    failed_image = look.record.health.failed_image if rolled_back else ""
-    if failed_image and look.record.restored != failed_image:
-        return look.act(
+    rolled_back = inputs.record.rolled_back
+    because = f"rolled back ({inputs.record.failure})" if rolled_back else "set_owner=local"
+    if inputs.granted:
+        return _end_kube(inputs, (inputs.granted,), because)
+    if inputs.record.mode is not Mode.NONE:
+        return inputs.act(SetMode(Mode.NONE), f"{because}: Kubernetes state cleared")
+    failed_image = inputs.record.health.failed_image if rolled_back else ""
+    if failed_image and inputs.record.restored != failed_image:
+        return inputs.act(
             RestoreImage(failed_image), f"{because}: the local image from before the failure is restored"
         )
-    if look.facts.local_running:
-        if look.facts.local_running in look.facts.stopping:
-            return look.rest("the local container is being stopped; it is started again once it has ended")
-        return look.rest(
-            f"{because}: {_next_chance(look)}" if rolled_back else "the local container runs, as configured"
+    if inputs.observed.local_running:
+        if inputs.observed.local_running in inputs.observed.stopping:
+            return inputs.rest("the local container is being stopped; it is started again once it has ended")
+        return inputs.rest(
+            f"{because}: {_next_chance(inputs)}" if rolled_back else "the local container runs, as configured"
         )
-    if look.state is State.LOCAL_EXITED:
-        return look.rest("the local container ended by itself; systemd restarts the unit")
-    return _start_local(look, because)
+    if inputs.state is State.LOCAL_EXITED:
+        return inputs.rest("the local container ended by itself; systemd restarts the unit")
+    return _start_local(inputs, because)
 
 
-def _next_chance(look: _Look) -> str:
+def _next_chance(inputs: _Inputs) -> str:
     return (
         "the local container runs until Kubernetes labels this node again and deploys another image, "
-        f"or until you run: kubesync clear {look.feature}"
+        f"or until you run: kubesync clear {inputs.feature}"
     )
 
 
-def _start_local(look: _Look, because: str) -> Plan:
-    local = look.facts.local
+def _start_local(inputs: _Inputs, because: str) -> Plan:
+    local = inputs.observed.local
     if local is not None:
-        return look.act(StartLocal(local.id), f"{because}: the local container is started")
-    if not look.record.unit_restarted:
-        return look.act(RestartUnit(), f"{because}, no local container exists: the unit's script creates one")
-    return look.rest(
-        f"no local container exists and the unit's script has not created one; see: journalctl -u {look.feature}"
+        return inputs.act(StartLocal(local.id), f"{because}: the local container is started")
+    if not inputs.record.unit_restarted:
+        return inputs.act(
+            RestartUnit(), f"{because}, no local container exists: the unit's script creates one"
+        )
+    return inputs.rest(
+        f"no local container exists and the unit's script has not created one; see: journalctl -u {inputs.feature}"
     )
 
 
-def _up_kube(look: _Look) -> Plan:
-    plan = _label(look)
+def _up_kube(inputs: _Inputs) -> Plan:
+    plan = _label(inputs)
     if plan is not None:
         return plan
-    if look.granted:
-        if look.record.mode is not Mode.READY:
-            return look.act(SetMode(Mode.READY), "a kube container owns the feature")
-        return _kube_running(look)
-    if look.facts.local_running:
-        return _local(look)
-    return _nothing_runs(look)
+    if inputs.granted:
+        if inputs.record.mode is not Mode.READY:
+            return inputs.act(SetMode(Mode.READY), "a kube container owns the feature")
+        return _kube_running(inputs)
+    if inputs.observed.local_running:
+        return _local(inputs)
+    return _nothing_runs(inputs)
 
 
-def _kube_running(look: _Look) -> Plan:
+def _kube_running(inputs: _Inputs) -> Plan:
     """Keep the running kube container (KUBE_RUNNING), or stop an unhealthy one where a local one can take over."""
-    record, unwell = look.record, complaint_against(look.record, look.config)
+    record, unwell = inputs.record, complaint_against(inputs.record, inputs.config)
     if not unwell:
-        return look.rest(record.failure) if record.failure else _adopt(look)
-    if look.facts.local is None:
-        return look.rest(f"{record.failure}; no local container exists to take over")
-    if look.granted in look.facts.stopping:
-        return look.rest(f"{record.failure}; the local container takes over once it has ended")
-    action = EndContainer(look.granted, Cause.STOP, look.timing.stop_grace_s)
-    return look.act(action, f"{record.failure}: the kube container is stopped, the local one takes over")
+        return inputs.rest(record.failure) if record.failure else _adopt(inputs)
+    if inputs.observed.local is None:
+        return inputs.rest(f"{record.failure}; no local container exists to take over")
+    if inputs.granted in inputs.observed.stopping:
+        return inputs.rest(f"{record.failure}; the local container takes over once it has ended")
+    action = EndContainer(inputs.granted, Cause.STOP, inputs.timing.stop_grace_s)
+    return inputs.act(action, f"{record.failure}: the kube container is stopped, the local one takes over")
 
 
-def _adopt(look: _Look) -> Plan:
+def _adopt(inputs: _Inputs) -> Plan:
     """Adopt the kube image as the local one after it has run healthily for `tag_after_s`; its age does not count."""
-    record, why = look.record, "the kube container runs, as configured"
-    image_id = next(c.image_id for c in look.facts.containers if c.id == look.granted)
+    record, why = inputs.record, "the kube container runs, as configured"
+    image_id = next(c.image_id for c in inputs.observed.containers if c.id == inputs.granted)
     if not record.proven or image_id in ("", record.adopted):
-        return look.rest(why)
-    due = max(record.granted_at + look.timing.tag_after_s, record.adopt_at)
-    if look.now < due:
-        return look.rest(why, due)
-    return look.act(AdoptImage(image_id), "healthy for long enough: its image becomes the local one")
+        return inputs.rest(why)
+    due = max(record.granted_at + inputs.timing.tag_after_s, record.adopt_at)
+    if inputs.now < due:
+        return inputs.rest(why, due)
+    return inputs.act(AdoptImage(image_id), "healthy for long enough: its image becomes the local one")
 
 
-def _may_still_ask(look: _Look) -> bool:
-    return look.facts.reasking and bool(look.facts.kube_running)
+def _may_still_ask(inputs: _Inputs) -> bool:
+    return inputs.observed.reasking and bool(inputs.observed.kube_running)
 
 
-def _local(look: _Look) -> Plan:
+def _local(inputs: _Inputs) -> Plan:
     """Keep a local container running, or hand over to kube (LOCAL and LOCAL_TO_KUBE)."""
-    waiter, record = look.facts.waiter, look.record
+    waiter, record = inputs.observed.waiter, inputs.record
     if record.mode is Mode.READY:
-        return look.act(
+        return inputs.act(
             SetMode(Mode.NONE), "the local container was started manually: Kubernetes takes over from there"
         )
     if record.mode is Mode.NONE:
         if not waiter:
-            return look.rest("the local container runs until kube deploys")
-        if look.now < record.refuse_until:
-            return look.rest(_why_refused(record), record.refuse_until)
-        return look.act(
+            return inputs.rest("the local container runs until kube deploys")
+        if inputs.now < record.refuse_until:
+            return inputs.rest(_why_refused(record), record.refuse_until)
+        return inputs.act(
             SetMode(Mode.PENDING), "kube has deployed: its container waits for the local one to end"
         )
-    if look.facts.local_running in look.facts.stopping:
-        return look.rest("the kube container waits; the local one is being stopped")
+    if inputs.observed.local_running in inputs.observed.stopping:
+        return inputs.rest("the kube container waits; the local one is being stopped")
     if waiter:
-        action = EndContainer(look.facts.local_running, Cause.STOP, look.timing.stop_grace_s)
-        return look.act(action, "the kube container waits: the local one is stopped")
-    if _may_still_ask(look):
-        return look.rest("the kube container may still ask again", look.now + look.timing.reask_s)
-    return look.act(SetMode(Mode.NONE), "the kube container no longer waits: the local one stays")
+        action = EndContainer(inputs.observed.local_running, Cause.STOP, inputs.timing.stop_grace_s)
+        return inputs.act(action, "the kube container waits: the local one is stopped")
+    if _may_still_ask(inputs):
+        return inputs.rest("the kube container may still ask again", inputs.now + inputs.timing.reask_s)
+    return inputs.act(SetMode(Mode.NONE), "the kube container no longer waits: the local one stays")
 
 
 def _why_refused(record: Record) -> str:
@@ -350,49 +326,50 @@ def _why_refused(record: Record) -> str:
     return f"the kube container waits, but it {did} {times}: the local one stays for now"
 
 
-def _nothing_runs(look: _Look) -> Plan:
-    waiter, record = look.facts.waiter, look.record
+def _nothing_runs(inputs: _Inputs) -> Plan:
+    waiter, record = inputs.observed.waiter, inputs.record
     if waiter and (record.mode is not Mode.NONE):
-        return look.act(Grant(waiter), "no other container runs: the kube container may proceed")
+        return inputs.act(Admit(waiter), "no other container runs: the kube container may proceed")
     if record.mode is Mode.PENDING:
-        if _may_still_ask(look):
-            return look.rest("the kube container may still ask again", look.now + look.timing.reask_s)
-        return look.act(
+        if _may_still_ask(inputs):
+            return inputs.rest("the kube container may still ask again", inputs.now + inputs.timing.reask_s)
+        return inputs.act(
             SetMode(Mode.READY), "the kube container no longer waits: the next deployment may proceed at once"
         )
     if record.mode is Mode.READY:
-        return _kube_ready(look)
-    if look.state is State.LOCAL_EXITED:
+        return _kube_ready(inputs)
+    if inputs.state is State.LOCAL_EXITED:
         if waiter:
-            return look.act(
+            return inputs.act(
                 SetMode(Mode.PENDING), "the local container ended and a kube one waits: it takes over"
             )
-        return look.rest("the local container ended by itself; systemd restarts the unit")
-    if not local_wanted(look.config, record):
-        return look.act(SetMode(Mode.READY), "only Kubernetes may run it")
-    if look.facts.local is None and record.unit_restarted:
-        return look.act(SetMode(Mode.READY), "no local container exists: waiting for kube deployment")
-    return _start_local(look, "it runs locally until kube deploys")
+        return inputs.rest("the local container ended by itself; systemd restarts the unit")
+    if not local_wanted(inputs.config, record):
+        return inputs.act(SetMode(Mode.READY), "only Kubernetes may run it")
+    if inputs.observed.local is None and record.unit_restarted:
+        return inputs.act(SetMode(Mode.READY), "no local container exists: waiting for kube deployment")
+    return _start_local(inputs, "it runs locally until kube deploys")
 
 
-def _kube_ready(look: _Look) -> Plan:
+def _kube_ready(inputs: _Inputs) -> Plan:
     """Wait for kube, and fall back to local in time (KUBE_READY, L3)."""
-    record, waits = look.record, "waiting for kube deployment"
-    if look.facts.label.refused:
-        waits = f"{waits}, blocked: the API server refuses the node label ({look.facts.label.refused})"
-    if not local_wanted(look.config, record):
-        return look.rest(waits)
-    if look.facts.local is None and record.unit_restarted:
-        return look.rest(f"{waits}; no local container exists to fall back to")
-    due = look.now if record.local_due or record.failure else None
+    record, waits = inputs.record, "waiting for kube deployment"
+    if inputs.observed.label.refused:
+        waits = f"{waits}, blocked: the API server refuses the node label ({inputs.observed.label.refused})"
+    if not local_wanted(inputs.config, record):
+        return inputs.rest(waits)
+    if inputs.observed.local is None and record.unit_restarted:
+        return inputs.rest(f"{waits}; no local container exists to fall back to")
+    due = inputs.now if record.local_due or record.failure else None
     if due is None:
-        due = (look.now if record.idle_since is None else record.idle_since) + look.timing.fallback_after_s
-    if look.now < due:
-        return look.rest(
-            f"{waits}; the local container returns after {look.timing.fallback_after_s:g} s", due
+        idle_since = inputs.now if record.idle_since is None else record.idle_since
+        due = idle_since + inputs.timing.fallback_after_s
+    if inputs.now < due:
+        return inputs.rest(
+            f"{waits}; the local container returns after {inputs.timing.fallback_after_s:g} s", due
         )
     if record.local_due:
-        return look.act(SetMode(Mode.NONE), "the kube container did not stay up: the local one returns")
-    return look.act(
+        return inputs.act(SetMode(Mode.NONE), "the kube container did not stay up: the local one returns")
+    return inputs.act(
         SetMode(Mode.NONE), record.failure or "kube has not deployed in time: the local one returns"
     )

@@ -34,9 +34,10 @@ from kubesyncd.core.model import (
     SystemState,
     Timing,
 )
+from kubesyncd.core.state import State, classify
 
 if TYPE_CHECKING:
-    from kubesyncd.core.observation import Facts
+    from kubesyncd.core.observation import Observation
 
 
 class Cause(StrEnum):
@@ -130,12 +131,12 @@ def local_wanted(config: FeatureConfig, record: Record) -> bool:
     return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
 
 
-def project(record: Record, facts: Facts) -> Row:
+def project(record: Record, observed: Observation) -> Row:
     """Derive the STATE_DB row from record and containers."""
-    if record.grant and record.grant in facts.kube_running:
+    if record.grant and record.grant in observed.kube_running:
         owner, docker_id = Owner.KUBE, record.grant
-    elif facts.local_running:
-        owner, docker_id = Owner.LOCAL, facts.local_running
+    elif observed.local_running:
+        owner, docker_id = Owner.LOCAL, observed.local_running
     else:
         owner, docker_id = Owner.NONE, ""
     return Row(
@@ -144,13 +145,18 @@ def project(record: Record, facts: Facts) -> Row:
         transition_mode=record.mode,
         docker_id=docker_id,
         update_ts=record.owner_ts,
-        failure=record.failure or _said_of_local(record, facts),
+        failure=record.failure or _said_of_local(record, observed),
     )
 
 
-def _said_of_local(record: Record, facts: Facts) -> str:
+def state_of(config: FeatureConfig, record: Record, observed: Observation) -> State:
+    """Return the feature's state by record and Docker (not by the current STATE_DB row)."""
+    return classify(project(record, observed), ruling_owner(config, record), local_exited=record.local_exited)
+
+
+def _said_of_local(record: Record, observed: Observation) -> str:
     """Return the complaint about the local container as failure text; the unit, not the planner, acts on it."""
-    complaint = record.health.complaint_about(facts.local_running)
+    complaint = record.health.complaint_about(observed.local_running)
     if complaint is None:
         return ""
     return f"the local container is unhealthy: {complaint.reason} (says {complaint.source})"
@@ -197,28 +203,30 @@ def rolled_back(record: Record, failure: str, failed_image: str, failed_newest: 
     return replace(record, failure=failure, rolled_back=True, health=health)
 
 
-def absorb(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+def absorb(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
     """Return the record after this observation: exits, clocks and failures are updated. Idempotent."""
-    record = _see_local(record, facts)
-    record = replace(record, health=see_starts(record.health, facts.containers, timing, now))
-    record = _see_grant(record, config, facts, timing, now)
-    record = replace(record, health=_see_health(record, config, facts))
-    record = _keep_clocks(record, config, facts, now)
-    judged = _judge(record, config, facts, timing, now)
+    record = _see_local(record, observed)
+    record = replace(record, health=see_starts(record.health, observed.containers, timing, now))
+    record = _see_grant(record, config, observed, timing, now)
+    record = replace(record, health=_see_health(record, config, observed))
+    record = _keep_clocks(record, config, observed, now)
+    judged = _judge(record, config, observed, timing, now)
     if judged.rolled_back is not record.rolled_back:
         # The ruling owner has changed, so other clocks run.
-        judged = _keep_clocks(judged, config, facts, now)
+        judged = _keep_clocks(judged, config, observed, now)
     record = judged
-    owner = project(record, facts).current_owner
+    owner = project(record, observed).current_owner
     if owner is not record.owner:
-        record = replace(record, owner=owner, owner_ts=facts.wall_s)
+        record = replace(record, owner=owner, owner_ts=observed.wall_s)
     return record
 
 
-def _see_local(record: Record, facts: Facts) -> Record:
-    running = facts.local_running
+def _see_local(record: Record, observed: Observation) -> Record:
+    running = observed.local_running
     if record.local_id and record.local_id != running:
-        ended = _exit_of(record, record.local_id, Owner.LOCAL, facts)
+        ended = _exit_of(record, record.local_id, Owner.LOCAL, observed)
         # The requested end is done. The same container may be started again, and then crash.
         asked = record.asked if record.asked is not None and record.asked[0] != record.local_id else None
         record = replace(record, local_id="", asked=asked, exit=ended)
@@ -226,15 +234,17 @@ def _see_local(record: Record, facts: Facts) -> Record:
         # It runs: its last exit no longer counts.
         last = None if record.exit is not None and record.exit.owner is Owner.LOCAL else record.exit
         record = replace(record, local_id=running, local_due=False, unit_restarted=False, exit=last)
-    if record.ending and not running and record.grant not in facts.kube_running:
+    if record.ending and not running and record.grant not in observed.kube_running:
         record = replace(record, ending=False)
     return record
 
 
-def _see_grant(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+def _see_grant(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
     if not record.grant:
-        return _see_hand_over(record, config, facts, timing, now)
-    if record.grant in facts.kube_running:
+        return _see_hand_over(record, config, observed, timing, now)
+    if record.grant in observed.kube_running:
         if record.unit_restarted:
             record = replace(record, unit_restarted=False)
         well = record.health.complaint_about(record.grant) is None
@@ -243,26 +253,28 @@ def _see_grant(record: Record, config: FeatureConfig, facts: Facts, timing: Timi
                 record, proven=True, crashes=0, refuse_until=0.0, local_due=False, boot_fallback=False
             )
         return record
-    ended = _exit_of(record, record.grant, Owner.KUBE, facts)
+    ended = _exit_of(record, record.grant, Owner.KUBE, observed)
     wanted = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.KUBE
     if wanted and complaint_against(record, config):
         # A container that was healthy for long does not continue the row of unhealthy ones.
         before = record.health.sick if now - record.granted_at < timing.handover_delay_s_max else 0
         record = replace(record, health=replace(record.health, sick=before + 1))
-        record = _refused(record, facts, timing, now)
+        record = _refused(record, observed, timing, now)
     elif wanted and not record.proven and ended.cause is Cause.ITSELF:
-        record = _refused(replace(record, crashes=record.crashes + 1), facts, timing, now)
+        record = _refused(replace(record, crashes=record.crashes + 1), observed, timing, now)
     return replace(record, grant="", granted_at=0.0, proven=False, exit=ended)
 
 
-def _see_hand_over(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+def _see_hand_over(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
     """Count a crash for a kube container that ends after the local one was stopped for it and before its admission."""
     made_room = record.mode is Mode.PENDING and record.exit is not None and record.exit.owner is Owner.LOCAL
-    runs = facts.local_running or facts.kube_running
+    runs = observed.local_running or observed.kube_running
     wanted = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.KUBE
     if runs or not wanted or not made_room or record.local_due:
         return record
-    return _refused(replace(record, crashes=record.crashes + 1), facts, timing, now)
+    return _refused(replace(record, crashes=record.crashes + 1), observed, timing, now)
 
 
 def complaint_against(record: Record, config: FeatureConfig) -> str:
@@ -271,39 +283,39 @@ def complaint_against(record: Record, config: FeatureConfig) -> str:
     return complaint.reason if complaint and config.policy is FailurePolicy.SWITCH_TO_LOCAL else ""
 
 
-def _refused(record: Record, facts: Facts, timing: Timing, now: float) -> Record:
+def _refused(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
     """Let the local container return immediately; the delay before the next hand-over doubles each time."""
     times = record.crashes + record.health.sick - 1
     delay = min(timing.handover_delay_s * 2.0 ** min(times, 60), timing.handover_delay_s_max)
-    return replace(record, refuse_until=now + delay, local_due=not facts.local_running)
+    return replace(record, refuse_until=now + delay, local_due=not observed.local_running)
 
 
-def _see_health(record: Record, config: FeatureConfig, facts: Facts) -> Health:
-    health = forget_ended(record.health, facts.containers)
+def _see_health(record: Record, config: FeatureConfig, observed: Observation) -> Health:
+    health = forget_ended(record.health, observed.containers)
     counts = record.system_state is SystemState.UP and config.owner is Owner.KUBE and not record.proven
     return health if counts or not health.starts else replace(health, starts=())
 
 
-def _exit_of(record: Record, container_id: str, owner: Owner, facts: Facts) -> Exit:
-    code = next((c.exit_code for c in facts.containers if c.id == container_id and not c.running), None)
+def _exit_of(record: Record, container_id: str, owner: Owner, observed: Observation) -> Exit:
+    code = next((c.exit_code for c in observed.containers if c.id == container_id and not c.running), None)
     asked = record.asked
     cause = asked[1] if asked is not None and asked[0] == container_id else Cause.ITSELF
     return Exit(container_id, owner, code, cause)
 
 
-def _keep_clocks(record: Record, config: FeatureConfig, facts: Facts, now: float) -> Record:
+def _keep_clocks(record: Record, config: FeatureConfig, observed: Observation, now: float) -> Record:
     up = record.system_state is SystemState.UP
-    granted = record.grant in facts.kube_running
+    granted = record.grant in observed.kube_running
     kube = ruling_owner(config, record) is Owner.KUBE
     idle_since: float | None = record.idle_since
-    if not up or facts.local_running or record.proven:
+    if not up or observed.local_running or record.proven:
         idle_since = None
     elif not granted and idle_since is None:
         idle_since = now
     bad_since: float | None = None
     if up and kube and not record.proven:
         bad_since = now if record.bad_since is None else record.bad_since
-    must_end = (record.system_state is SystemState.DOWN and facts.kube_running) or (
+    must_end = (record.system_state is SystemState.DOWN and observed.kube_running) or (
         up and not kube and granted
     )
     ending_since: float | None = None
@@ -322,31 +334,33 @@ def failure_deadline(record: Record, config: FeatureConfig) -> float | None:
     return record.bad_since + config.failure_minutes * 60.0
 
 
-def _judge(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> Record:
+def _judge(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
     """Detect failure and recovery (the design document's section Failure detection)."""
     if config.owner is not Owner.KUBE:
         # Right after a boot the configuration may not be known yet.
         over = record.failure or record.rolled_back
         return cleared(record) if over and record.system_state is not SystemState.ABSENT else record
     if record.rolled_back:
-        return _see_rollback(record, facts)
+        return _see_rollback(record, observed)
     if not record.failure:
-        record = replace(record, failure=_failure(record, config, facts, timing, now))
+        record = replace(record, failure=_failure(record, config, observed, timing, now))
     elif record.proven and record.health.complaint_about(record.grant) is None:
         record = replace(record, failure="")
     if record.failure and config.policy is FailurePolicy.ROLLBACK:
         health = record.health
         failed = replace(health, failed_image=health.image_id, failed_newest=health.newest, withdrawn=False)
-        record = _see_rollback(replace(record, rolled_back=True, health=failed), facts)
+        record = _see_rollback(replace(record, rolled_back=True, health=failed), observed)
     return record
 
 
-def _failure(record: Record, config: FeatureConfig, facts: Facts, timing: Timing, now: float) -> str:
+def _failure(record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float) -> str:
     """Return why the feature counts as failed now; empty where it does not."""
     if record.system_state is not SystemState.UP:
         return ""
     complaint = record.health.complaint_about(record.grant)
-    if complaint is not None and record.grant in facts.kube_running:
+    if complaint is not None and record.grant in observed.kube_running:
         return f"the kube container is unhealthy: {complaint.reason} (says {complaint.source})"
     deadline = failure_deadline(record, config)
     if deadline is not None and now >= deadline:
@@ -354,15 +368,15 @@ def _failure(record: Record, config: FeatureConfig, facts: Facts, timing: Timing
     return crash_loop(record.health, timing, now)
 
 
-def _see_rollback(record: Record, facts: Facts) -> Record:
+def _see_rollback(record: Record, observed: Observation) -> Record:
     """Withdraw a rolled-back feature's label once; afterwards the API server owns it and may try another image.
 
     The node's own credential cannot read the manifest, so the image is judged by what the kubelet starts.
     """
-    health, label = record.health, facts.label
-    if another_image(health, facts.containers):
+    health, label = record.health, observed.label
+    if another_image(health, observed.containers):
         return cleared(record)
-    if health.withdrawn and label.value is KubeLabel.ON and same_image(health, facts.containers):
+    if health.withdrawn and label.value is KubeLabel.ON and same_image(health, observed.containers):
         return replace(record, health=replace(health, withdrawn=False))
     if not health.withdrawn and label.value is KubeLabel.OFF and not label.pending:
         return replace(record, health=replace(health, withdrawn=True))

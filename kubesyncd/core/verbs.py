@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from kubesyncd.core import protocol
+from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.model import Mode, Owner, SystemState
-from kubesyncd.core.planner import label_missing, state_of
-from kubesyncd.core.record import StopStyle, local_wanted, project, ruling_owner
+from kubesyncd.core.record import StopStyle, local_wanted, project, ruling_owner, state_of
 from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
-    from kubesyncd.core.observation import Facts
+    from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
 
 # Signals that end a container; `kill` refuses others (they would leave a "down" feature running).
@@ -72,11 +72,11 @@ def overtaken(by: Verb) -> Outcome:
     )
 
 
-def accept(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Record | Outcome:
+def accept(verb: Verb, config: FeatureConfig, record: Record, observed: Observation) -> Record | Outcome:
     """Return the record with the verb's request, or the reason why it is declined."""
     match verb:
         case Start():
-            return _accept_start(config, record, facts)
+            return _accept_start(config, record, observed)
         case Stop(grace_s):
             style = StopStyle(grace_s=grace_s)
         case Kill(signal, kubelet_check):
@@ -84,24 +84,24 @@ def accept(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> R
         case _:
             assert_never(verb)
     # A stop that finds nothing running ends nothing: an earlier exit is not its result.
-    running = facts.local_running or facts.kube_running
+    running = observed.local_running or observed.kube_running
     ended = record.exit if running or record.system_state is SystemState.DOWN else None
     return replace(
         record, system_state=SystemState.DOWN, style=style, ending=True, ending_since=None, exit=ended
     )
 
 
-def _accept_start(config: FeatureConfig, record: Record, facts: Facts) -> Record | Outcome:
-    if facts.row is None and not config.always_local:
+def _accept_start(config: FeatureConfig, record: Record, observed: Observation) -> Record | Outcome:
+    if observed.row is None and not config.always_local:
         return REDIS_DOWN
     came_up = record.system_state is not SystemState.UP
     started = replace(record, system_state=SystemState.UP, style=StopStyle(), ending=False)
-    if record.grant in facts.kube_running:
+    if record.grant in observed.kube_running:
         return replace(started, mode=Mode.READY)
-    if facts.local_running:
+    if observed.local_running:
         return replace(started, mode=Mode.NONE if came_up else record.mode)
     # The unit's own script is starting it right now: a restart by systemd would not help.
-    missing = facts.local is None
+    missing = observed.local is None
     started = replace(started, exit=None, local_due=False, unit_restarted=missing)
     if ruling_owner(config, record) is Owner.LOCAL:
         return replace(started, mode=Mode.NONE if came_up or record.mode is not Mode.PENDING else record.mode)
@@ -110,37 +110,37 @@ def _accept_start(config: FeatureConfig, record: Record, facts: Facts) -> Record
     return replace(started, mode=Mode.NONE if local_wanted(config, started) and not missing else Mode.READY)
 
 
-def outcome(verb: Verb, config: FeatureConfig, record: Record, facts: Facts) -> Outcome | None:
+def outcome(verb: Verb, config: FeatureConfig, record: Record, observed: Observation) -> Outcome | None:
     """Return the verb's answer, or None while it is not done. It always derives from an observation."""
     if isinstance(verb, Start):
-        return _start_outcome(config, record, facts)
-    told = facts.row is None or facts.row == project(record, facts) or facts.hold
-    running = (record.ending and facts.local_running) or record.grant in facts.kube_running
-    if not running and told and label_missing(config, record, facts) is None:
+        return _start_outcome(config, record, observed)
+    told = observed.row is None or observed.row == project(record, observed) or observed.hold
+    running = (record.ending and observed.local_running) or record.grant in observed.kube_running
+    if not running and told and label_missing(config, record, observed) is None:
         return DONE
     return None
 
 
-def _start_outcome(config: FeatureConfig, record: Record, facts: Facts) -> Outcome | None:
-    if facts.row is None and not config.always_local:
+def _start_outcome(config: FeatureConfig, record: Record, observed: Observation) -> Outcome | None:
+    if observed.row is None and not config.always_local:
         return REDIS_DOWN
-    if facts.row is not None and facts.row != project(record, facts):
+    if observed.row is not None and observed.row != project(record, observed):
         return None
-    state = state_of(config, record, facts)
+    state = state_of(config, record, observed)
     if state is State.KUBE_RUNNING and ruling_owner(config, record) is Owner.KUBE:
         return DONE
     if (
-        facts.local_running
-        and facts.local_running not in facts.stopping
-        and record.grant not in facts.kube_running
+        observed.local_running
+        and observed.local_running not in observed.stopping
+        and record.grant not in observed.kube_running
     ):
         return DONE
     if state is State.LOCAL_EXITED and record.exit is not None:
         # It did start; `wait` reports that it ended again, as with docker start.
         return DONE
-    if state in (State.KUBE_READY, State.KUBE_PENDING) and label_missing(config, record, facts) is None:
+    if state in (State.KUBE_READY, State.KUBE_PENDING) and label_missing(config, record, observed) is None:
         return DONE
-    if state is State.STARTING and facts.local is None:
+    if state is State.STARTING and observed.local is None:
         return Outcome(
             protocol.EXIT_FAILED,
             "it should run locally but its container does not exist; "
@@ -149,15 +149,18 @@ def _start_outcome(config: FeatureConfig, record: Record, facts: Facts) -> Outco
     return None
 
 
-def wait_follows(config: FeatureConfig, record: Record, facts: Facts) -> bool:
+def wait_follows(config: FeatureConfig, record: Record, observed: Observation) -> bool:
     """Return whether `wait` can go on: a container runs, an exit is to be reported, or kube deploys next."""
-    return _runs(record, facts) or state_of(config, record, facts) not in (State.STARTING, State.UNKNOWN)
+    return _runs(record, observed) or state_of(config, record, observed) not in (
+        State.STARTING,
+        State.UNKNOWN,
+    )
 
 
 def wait_code(
     config: FeatureConfig,
     record: Record,
-    facts: Facts,
+    observed: Observation,
     timing: Timing,
     now: float,
     lost_since: float | None = None,
@@ -167,18 +170,18 @@ def wait_code(
     It follows the feature, not a container: hand-over, re-deploy, a kube crash and the switch back do not end it.
     `lost_since`: since when this `wait` has had nothing to follow (BOOTTIME seconds); None: it has something.
     """
-    if _runs(record, facts):
+    if _runs(record, observed):
         return None
     if record.system_state is SystemState.DOWN:
         return _code(record)
-    if state_of(config, record, facts) is State.LOCAL_EXITED:
-        takes_over = facts.waiter and ruling_owner(config, record) is Owner.KUBE
+    if state_of(config, record, observed) is State.LOCAL_EXITED:
+        takes_over = observed.waiter and ruling_owner(config, record) is Owner.KUBE
         return None if takes_over else _code(record)
     return 1 if lost_since is not None and now >= lost_since + timing.local_wait_s else None
 
 
-def _runs(record: Record, facts: Facts) -> bool:
-    return bool(facts.local_running) or record.grant in facts.kube_running
+def _runs(record: Record, observed: Observation) -> bool:
+    return bool(observed.local_running) or record.grant in observed.kube_running
 
 
 def _code(record: Record) -> int:

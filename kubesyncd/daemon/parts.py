@@ -43,7 +43,7 @@ class LoadingStore(FeatureStore, Protocol):
 
 
 class SwitchFiles(Protocol):
-    """Facts about this switch that are stored in files."""
+    """Observation about this switch that are stored in files."""
 
     def kubeconfig_exists(self) -> bool:
         """Return whether the kubelet has a credential."""

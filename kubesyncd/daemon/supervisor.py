@@ -219,6 +219,6 @@ class Daemon:
 def _summary(reconcilers: Reconcilers, cluster: ClusterController) -> str:
     """Return one line for `systemctl status kubesyncd`."""
     views = [reconciler.view for reconciler in reconcilers if reconciler.view is not None]
-    kube = sum(project(v.record, v.facts).current_owner is Owner.KUBE for v in views)
+    kube = sum(project(v.record, v.observed).current_owner is Owner.KUBE for v in views)
     link = f"master {'connected' if cluster.connected else 'unreachable'}"
     return f"{len(views)} features, {kube} run by kube; {link if cluster.joined else 'no master joined'}"

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.actions import (
+    Admit,
     AdoptImage,
     EndContainer,
-    Grant,
     RequestLabel,
     RestartUnit,
     RestoreImage,
@@ -17,8 +17,7 @@ from kubesyncd.core.actions import (
     StartLocal,
     WriteRow,
 )
-from kubesyncd.core.planner import state_of
-from kubesyncd.core.record import Cause, with_grant, with_mode
+from kubesyncd.core.record import Cause, state_of, with_grant, with_mode
 from kubesyncd.core.state import check
 from kubesyncd.ports import Missing, PortError, Refused
 
@@ -95,7 +94,7 @@ class Executor:
                 await around.store.write_row(self._name, row)
             case SetMode(mode):
                 self._change_state(view, with_mode(view.record, mode))
-            case Grant(container_id):
+            case Admit(container_id):
                 self._change_state(view, with_grant(view.record, container_id, self._clock()), surely=True)
             case RequestLabel(on):
                 await around.labels.request_feature(self._name, on=on)
@@ -119,7 +118,7 @@ class Executor:
 
     def _change_state(self, view: View, record: Record, *, surely: bool = False) -> None:
         """Store a record that changes the state; the table must allow the change (IllegalTransition)."""
-        check(view.plan.state, state_of(view.config, record, view.facts))
+        check(view.plan.state, state_of(view.config, record, view.observed))
         self._memory.remember(record, surely=surely)
 
     async def _kill(self, container_id: str, signal: str) -> None:
@@ -166,7 +165,7 @@ def _name(action: Action) -> str:
     match action:
         case SetMode(mode):
             return f"set mode {mode.value}"
-        case Grant(container_id):
+        case Admit(container_id):
             return f"grant {container_id[:12]}"
         case RequestLabel(on):
             return f"label {'on' if on else 'off'}"

@@ -69,7 +69,7 @@ class Checks:
     def _owned(self) -> Iterable[tuple[Reconciler, str]]:
         for reconciler in self._reconcilers:
             if reconciler.view is not None:
-                row = project(reconciler.view.record, reconciler.view.facts)
+                row = project(reconciler.view.record, reconciler.view.observed)
                 if row.current_owner is Owner.KUBE:
                     yield reconciler, row.docker_id
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core import protocol
 from kubesyncd.core.model import SystemState
-from kubesyncd.core.observation import Facts
-from kubesyncd.core.planner import decide, foresee, state_of
-from kubesyncd.core.record import absorb
+from kubesyncd.core.observation import Observation
+from kubesyncd.core.planner import decide, foresee
+from kubesyncd.core.record import absorb, state_of
 from kubesyncd.core.state import check
 from kubesyncd.core.verbs import Outcome
 from kubesyncd.features.executor import Executor
@@ -94,7 +94,7 @@ class Reconciler:
 
     async def carry_out(self, verb: Verb) -> Outcome:
         """Record the verb's request and wait until it is done. Always answers, within `verb_s_max`."""
-        return await self._call.carried_out(verb, self._look_now, self._why)
+        return await self._call.carried_out(verb, self._observe_soon, self._why)
 
     async def seen(self) -> View:
         """Return the view after an observation that begins now or later. Raises Unavailable without Docker."""
@@ -117,7 +117,7 @@ class Reconciler:
         if view is None or view.plan.wake_at is None:
             return None
         timing, wake_at = self._around.timing, view.plan.wake_at
-        return foresee(view.config, view.record, view.facts, timing, wake_at, self.name)
+        return foresee(view.config, view.record, view.observed, timing, wake_at, self.name)
 
     async def check_forgettable(self) -> None:
         """Check that nothing is left of the feature but its record. Raises Refused, Unavailable."""
@@ -125,7 +125,7 @@ class Reconciler:
         view = await self.seen()
         if stored.loading or stored.config is not None:
             raise Refused("kubesyncd", "it has a FEATURE row; run: config feature uninstall")
-        running = view.facts.local_running or view.record.grant in view.facts.kube_running
+        running = view.observed.local_running or view.record.grant in view.observed.kube_running
         if running or view.record.system_state is SystemState.UP:
             raise Refused("kubesyncd", f"it is still up ({view.plan.why}); stop its service first")
 
@@ -135,7 +135,7 @@ class Reconciler:
         self._alerts.end_all()
         self.waiters.forget()
 
-    def _look_now(self) -> None:
+    def _observe_soon(self) -> None:
         self._retry_at = None
         self.dirty.set()
 
@@ -183,25 +183,25 @@ class Reconciler:
     async def _turn(self) -> None:
         for _ in range(PLANS_MAX):
             self.busy_since = self._clock()
-            view = await self._look()
+            view = await self._plan_next()
             if view.plan.action is None:
                 return
             await self._executor.carry_out(view)
         raise LivelockError(f"{self.name}: {PLANS_MAX} plans without coming to rest; the last: {view.plan}")
 
-    async def _look(self) -> View:
+    async def _plan_next(self) -> View:
         """Observe, record, plan, publish: everything of a turn but the action."""
-        facts = await self._observe()
+        observed = await self._observe()
         now, timing, memory = self._clock(), self._around.timing, self._memory
         config = memory.config
-        record = absorb(memory.record, config, facts, timing, now)
+        record = absorb(memory.record, config, observed, timing, now)
         while self._notes:
-            record = absorb(self._notes.pop(0)(record), config, facts, timing, now)
-        noted = self._call.accept(config, record, facts)
+            record = absorb(self._notes.pop(0)(record), config, observed, timing, now)
+        noted = self._call.accept(config, record, observed)
         if noted is not None:
-            check(state_of(config, record, facts), state_of(config, noted, facts))
-            record = absorb(noted, config, facts, timing, now)
-        view = View(config, record, facts, decide(config, record, facts, timing, now, self.name))
+            check(state_of(config, record, observed), state_of(config, noted, observed))
+            record = absorb(noted, config, observed, timing, now)
+        view = View(config, record, observed, decide(config, record, observed, timing, now, self.name))
         memory.note_change(view.plan)
         memory.remember(record)
         await memory.note_rollback()
@@ -228,14 +228,14 @@ class Reconciler:
 
     # ---- observing ------------------------------------------------------------------------------
 
-    async def _observe(self) -> Facts:
+    async def _observe(self) -> Observation:
         around = self._around
         row = await self._store.read()
         containers = await around.containers.list(self.name)
         running = {c.id for c in containers if c.running}
         now = self._clock()
         stopping, killed = self._executor.note_running(running, now)
-        return Facts(
+        return Observation(
             row=row,
             containers=containers,
             waiting=self.waiters.blocked & running,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.core.actions import Plan
     from kubesyncd.core.model import FeatureConfig, LabelView, Timing
-    from kubesyncd.core.observation import Facts
+    from kubesyncd.core.observation import Observation
     from kubesyncd.features.ledger import Ledger
     from kubesyncd.features.wakes import Wakes
     from kubesyncd.ports import Containers, FeatureStore, Units
@@ -85,5 +85,5 @@ class View:
 
     config: FeatureConfig
     record: Record
-    facts: Facts
+    observed: Observation
     plan: Plan

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubesyncd.core import protocol, verbs
-from kubesyncd.core.observation import Facts
+from kubesyncd.core.observation import Observation
 from kubesyncd.core.record import Record
 from kubesyncd.core.verbs import Outcome, Verb
 from kubesyncd.features.waiters import PATIENCE_S
@@ -56,12 +56,12 @@ class VerbCall:
             if self._call is call:
                 self._call = None
 
-    def accept(self, config: FeatureConfig, record: Record, facts: Facts) -> Record | None:
+    def accept(self, config: FeatureConfig, record: Record, observed: Observation) -> Record | None:
         """Return the record with the verb's request applied; None without a new verb, or where it is declined."""
         call = self._call
         if call is None or call.accepted:
             return None
-        noted = verbs.accept(call.verb, config, record, facts)
+        noted = verbs.accept(call.verb, config, record, observed)
         if isinstance(noted, Outcome):
             self.answer(noted)
             return None
@@ -71,7 +71,7 @@ class VerbCall:
     def tell(self, view: View) -> None:
         """Answer the verb if it has been done."""
         if self._call is not None and self._call.accepted:
-            outcome = verbs.outcome(self._call.verb, view.config, view.record, view.facts)
+            outcome = verbs.outcome(self._call.verb, view.config, view.record, view.observed)
             if outcome is not None:
                 self.answer(outcome)
 
@@ -88,7 +88,7 @@ class VerbCall:
         call = self._call
         if call is None or call.accepted or isinstance(call.verb, verbs.Start):
             return None
-        noted = verbs.accept(call.verb, config, record, Facts(row=None))
+        noted = verbs.accept(call.verb, config, record, Observation(row=None))
         assert isinstance(noted, Record), "only a start can be declined"
         call.accepted = True
         return noted

@@ -57,7 +57,7 @@ class Waiters:
         for event in self._changed:
             event.set()
 
-    async def granted(self, container_id: str) -> None:
+    async def admitted(self, container_id: str) -> None:
         """Return once this kube container is admitted past `up kube`, without a time limit. Raises Refused."""
         self._blocked[container_id] = self._blocked.get(container_id, 0) + 1
         self._dirty.set()
@@ -86,11 +86,11 @@ class Waiters:
                 self._refuse_forgotten()
                 view, now = self.view, self._clock()
                 assert view is not None, "a change is told after the view is set"
-                if verbs.wait_follows(view.config, view.record, view.facts):
+                if verbs.wait_follows(view.config, view.record, view.observed):
                     lost_since = None
                 elif lost_since is None:
                     lost_since = now
-                code = verbs.wait_code(view.config, view.record, view.facts, self._timing, now, lost_since)
+                code = verbs.wait_code(view.config, view.record, view.observed, self._timing, now, lost_since)
                 if code is not None:
                     return code
                 if (sentence := _status(view)) != said:
@@ -129,9 +129,9 @@ class Waiters:
 
 def _may_proceed(view: View, container_id: str) -> bool:
     """Return whether the container is admitted, still runs, and STATE_DB (where reachable) shows it."""
-    if view.record.grant != container_id or container_id not in view.facts.kube_running:
+    if view.record.grant != container_id or container_id not in view.observed.kube_running:
         return False
-    return view.facts.row is None or view.facts.row == project(view.record, view.facts)
+    return view.observed.row is None or view.observed.row == project(view.record, view.observed)
 
 
 # The reason says more than the state's meaning: it names the feature, or what is waited for.

@@ -128,5 +128,5 @@ class Preparation:
 
 def _deployed(view: View) -> Container | None:
     """Return the container that Kubernetes runs, the granted one first; None where it runs none."""
-    kube = [c for c in view.facts.containers if c.owner is Owner.KUBE and c.running and c.image_id]
+    kube = [c for c in view.observed.containers if c.owner is Owner.KUBE and c.running and c.image_id]
     return max(kube, key=lambda c: (c.id == view.record.grant, c.started), default=None)

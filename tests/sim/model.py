@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, assert_never
 
 from kubesyncd.core import verbs
 from kubesyncd.core.actions import (
+    Admit,
     AdoptImage,
     EndContainer,
-    Grant,
     Plan,
     RequestLabel,
     RestartUnit,
@@ -44,8 +44,8 @@ from kubesyncd.core.model import (
     SystemState,
     Timing,
 )
-from kubesyncd.core.observation import Facts
-from kubesyncd.core.planner import decide, state_of
+from kubesyncd.core.observation import Observation
+from kubesyncd.core.planner import decide
 from kubesyncd.core.record import (
     Cause,
     Record,
@@ -55,6 +55,7 @@ from kubesyncd.core.record import (
     local_wanted,
     project,
     ruling_owner,
+    state_of,
     with_grant,
     with_mode,
 )
@@ -219,7 +220,7 @@ class Broken(AssertionError):
 
 
 @lru_cache(maxsize=64)
-def facts_of(w: World) -> Facts:
+def facts_of(w: World) -> Observation:
     containers = []
     if w.local_exists:
         containers.append(
@@ -229,7 +230,7 @@ def facts_of(w: World) -> Facts:
         Container(k.id, Owner.KUBE, True, None, _started(i), image_id=k.image) for i, k in enumerate(w.kube)
     ]
     since = OLD if w.waited else NOW
-    facts = Facts(
+    observed = Observation(
         row=None,
         containers=tuple(containers),
         waiting=frozenset(k.id for k in w.kube if k.asked and not k.past_up),
@@ -247,7 +248,7 @@ def facts_of(w: World) -> Facts:
         kubelet=w.kubelet,
         hold=w.hold,
     )
-    return replace(facts, row=project(w.record, facts)) if w.redis else facts
+    return replace(observed, row=project(w.record, observed)) if w.redis else observed
 
 
 def folded(w: World) -> World:
@@ -327,11 +328,11 @@ def _clock(at: float | None) -> float | None:
 @lru_cache(maxsize=64)
 def look(w: World) -> tuple[World, Plan]:
     """One look of the reconciler: what it remembers afterwards, and its plan."""
-    facts = facts_of(w)
-    record = absorb(w.record, w.config, facts, w.timing, NOW)
+    observed = facts_of(w)
+    record = absorb(w.record, w.config, observed, w.timing, NOW)
     if w.redis:
-        facts = replace(facts, row=project(record, facts))
-    return replace(w, record=record), decide(w.config, record, facts, w.timing, NOW)
+        observed = replace(observed, row=project(record, observed))
+    return replace(w, record=record), decide(w.config, record, observed, w.timing, NOW)
 
 
 def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
@@ -343,7 +344,7 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
             raise Broken("a row is written although it says what is")
         case SetMode(mode):
             return _checked(w, replace(w, record=with_mode(w.record, mode)))
-        case Grant(container_id):
+        case Admit(container_id):
             return _checked(w, _granted(w, container_id))
         case RequestLabel(on):
             if w.config.owner is Owner.LOCAL and not w.kube and w.labels.value is KubeLabel.UNKNOWN:
@@ -446,11 +447,11 @@ def crash_moves(w: World) -> Iterator[tuple[str, World]]:
 
 def verb(w: World, wish: verbs.Verb) -> World:
     """The reconciler takes note of a verb."""
-    seen, facts = look(w)[0], facts_of(w)
-    accepted = verbs.accept(wish, w.config, seen.record, facts)
+    seen, observed = look(w)[0], facts_of(w)
+    accepted = verbs.accept(wish, w.config, seen.record, observed)
     if not isinstance(accepted, Record):
         return w
-    check(state_of(w.config, seen.record, facts), state_of(w.config, accepted, facts))
+    check(state_of(w.config, seen.record, observed), state_of(w.config, accepted, observed))
     return replace(w, record=accepted)
 
 
@@ -624,11 +625,11 @@ def check_state(w: World) -> None:
     past = [k for k in w.kube if k.past_up]
     if len(past) + (w.local_runs and not w.local_by_hand) > 1:
         raise Broken("S1: two containers are past `state up`")
-    facts = facts_of(w)
-    code = verbs.wait_code(w.config, w.record, facts, w.timing, NOW)
+    observed = facts_of(w)
+    code = verbs.wait_code(w.config, w.record, observed, w.timing, NOW)
     if code is not None and (w.local_runs or past):
         raise Broken("S6: wait returns while the feature runs")
-    state = state_of(w.config, w.record, facts)
+    state = state_of(w.config, w.record, observed)
     kube_states = (
         State.KUBE_READY,
         State.KUBE_PENDING,
@@ -639,9 +640,9 @@ def check_state(w: World) -> None:
     if code is not None and state in kube_states:
         raise Broken(f"S6: wait returns in {state}")
     up = w.record.system_state is SystemState.UP
-    if code is not None and up and facts.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
+    if code is not None and up and observed.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
         raise Broken("S6: wait returns although a kube container waits to take over")
-    _check_local_needs_no_kube(w, facts)
+    _check_local_needs_no_kube(w, observed)
     _check_plans_end(w)
 
 
@@ -657,25 +658,25 @@ def _check_plans_end(w: World) -> None:
     raise Broken("L1: plans follow plans: " + "; ".join(plans[-4:]))
 
 
-def _check_local_needs_no_kube(w: World, facts: Facts) -> None:
+def _check_local_needs_no_kube(w: World, observed: Observation) -> None:
     """S3: without label and kube container, Kubernetes does not change what a local feature does."""
     if w.config.owner is not Owner.LOCAL or w.kube or w.record.grant or w.labels.value is KubeLabel.ON:
         return
     record = look(w)[0].record
-    alone = replace(facts, label=LabelView(), joined=False, kubelet=None, hold=False)
-    plans = [decide(w.config, record, f, w.timing, NOW) for f in (facts, alone)]
+    alone = replace(observed, label=LabelView(), joined=False, kubelet=None, hold=False)
+    plans = [decide(w.config, record, f, w.timing, NOW) for f in (observed, alone)]
     if plans[0].action != plans[1].action and not isinstance(plans[0].action, RequestLabel):
         raise Broken(f"S3: Kubernetes makes a local feature do {plans[0].action}, not {plans[1].action}")
 
 
 def check_rest(w: World) -> None:
     """What must be true once faults have stopped and nothing moves any more (L1 to L3, S2)."""
-    facts = facts_of(w)
-    state = state_of(w.config, w.record, facts)
+    observed = facts_of(w)
+    state = state_of(w.config, w.record, observed)
     _check_rests(w, state)
     _check_queue(w)
     wish = verbs.Start() if w.record.system_state is SystemState.UP else verbs.Stop()
-    if state is not State.UNKNOWN and verbs.outcome(wish, w.config, w.record, facts) is None:
+    if state is not State.UNKNOWN and verbs.outcome(wish, w.config, w.record, observed) is None:
         raise Broken(f"L1: {wish} is never answered in {state}")
     again = daemon_restarts(w)
     for _ in range(10):

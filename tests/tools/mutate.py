@@ -39,6 +39,7 @@ TESTS = {
     "actions": ("core/test_planner",),
     "config_load": ("core/test_config_load",),
     "health": ("core/test_health", "core/test_record"),
+    "feature_label": ("core/test_planner", "core/test_verbs"),
     "image_model": ("images/test_policy",),
     "label_queue": ("core/test_labels",),
     "labels": ("core/test_labels",),

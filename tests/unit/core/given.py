@@ -17,7 +17,7 @@ from kubesyncd.core.model import (
     SystemState,
     Timing,
 )
-from kubesyncd.core.observation import Facts
+from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb, project
 from kubesyncd.core.state import State, Transition
@@ -115,20 +115,22 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
     )
 
 
-def facts(*containers: Container, **more: Any) -> Facts:
+def observed(*containers: Container, **more: Any) -> Observation:
     """An observation. Unless said otherwise STATE_DB answers, and has what the record makes of it (see `look`)."""
-    return Facts(
+    return Observation(
         **{"row": None, "joined": True, "kubelet": True, "label": OFF, "containers": containers, **more}
     )
 
 
-def look(config: FeatureConfig, record: Record, seen: Facts, now: float = NOW) -> tuple[Record, Facts]:
+def look(
+    config: FeatureConfig, record: Record, seen: Observation, now: float = NOW
+) -> tuple[Record, Observation]:
     """The record that has absorbed the look, and the look with STATE_DB saying what the record makes."""
     record = absorb(record, config, seen, TIMING, now)
     return record, replace(seen, row=project(record, seen))
 
 
-def plan(config: FeatureConfig, record: Record, seen: Facts, now: float = NOW) -> Plan:
+def plan(config: FeatureConfig, record: Record, seen: Observation, now: float = NOW) -> Plan:
     """What is decided at a look, STATE_DB being right already."""
     record, seen = look(config, record, seen, now)
     return decide(config, record, seen, TIMING, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubesyncd.core.model import FeatureConfig, Mode, Owner, SystemState, Timing
-from kubesyncd.core.observation import Facts
+from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
 from kubesyncd.core.record import Record, absorb, project
 from kubesyncd.core.state import State
@@ -13,17 +13,17 @@ TIMING = Timing()
 NOW = 1000.0
 
 
-def at_rest(record: Record, config: FeatureConfig) -> tuple[Record, Facts]:
+def at_rest(record: Record, config: FeatureConfig) -> tuple[Record, Observation]:
     """A record that has absorbed a look at nothing running, and a STATE_DB row that says so."""
-    record = absorb(record, config, Facts(row=None), TIMING, NOW)
-    return record, Facts(row=project(record, Facts(row=None)))
+    record = absorb(record, config, Observation(row=None), TIMING, NOW)
+    return record, Observation(row=project(record, Observation(row=None)))
 
 
 def test_a_feature_that_waits_for_kube_foresees_its_fallback() -> None:
-    record, facts = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), KUBE)
-    plan = decide(KUBE, record, facts, TIMING, NOW)
+    record, observed = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), KUBE)
+    plan = decide(KUBE, record, observed, TIMING, NOW)
     assert plan.wake_at == NOW + TIMING.fallback_after_s
-    _, then = foresee(KUBE, record, facts, TIMING, plan.wake_at)
+    _, then = foresee(KUBE, record, observed, TIMING, plan.wake_at)
     assert (then.state, then.why) == (
         State.KUBE_READY,
         "kube has not deployed in time: the local one returns",
@@ -33,9 +33,9 @@ def test_a_feature_that_waits_for_kube_foresees_its_fallback() -> None:
 
 def test_a_failure_that_is_due_is_foreseen() -> None:
     config = FeatureConfig(set_owner=Owner.KUBE, failure_minutes=1)
-    record, facts = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), config)
-    plan = decide(config, record, facts, TIMING, NOW)
+    record, observed = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), config)
+    plan = decide(config, record, observed, TIMING, NOW)
     assert plan.wake_at == NOW + 60
-    foreseen, _ = foresee(config, record, facts, TIMING, plan.wake_at)
+    foreseen, _ = foresee(config, record, observed, TIMING, plan.wake_at)
     assert foreseen.failure == "no kube container has run for 1 min"
     assert record.failure == ""

@@ -48,10 +48,10 @@ from tests.unit.core.given import (
     NOW,
     OFF,
     ON,
-    facts,
     granted,
     kube,
     local,
+    observed,
     plan,
     up,
 )
@@ -110,9 +110,9 @@ def test_containers_that_ended_before_the_first_observation_are_not_counted() ->
 
 def test_starts_are_forgotten_once_one_stays_up() -> None:
     record = granted(proven=False, granted_at=NOW)
-    record = absorb(record, KUBE_CONFIG, facts(kube()), TIMING, NOW)
+    record = absorb(record, KUBE_CONFIG, observed(kube()), TIMING, NOW)
     assert len(record.health.starts) == 1
-    record = absorb(record, KUBE_CONFIG, facts(kube()), TIMING, NOW + TIMING.kube_stable_s)
+    record = absorb(record, KUBE_CONFIG, observed(kube()), TIMING, NOW + TIMING.kube_stable_s)
     assert record.proven
     assert record.health.starts == ()
 
@@ -147,43 +147,43 @@ def unwell(config: FeatureConfig, **more: object) -> tuple[Record, FeatureConfig
 
 def test_an_unhealthy_kube_container_is_a_failure_with_a_sentence() -> None:
     record, config = unwell(KUBE_CONFIG)
-    seen = absorb(record, config, facts(kube(), label=ON), TIMING, NOW)
+    seen = absorb(record, config, observed(kube(), label=ON), TIMING, NOW)
     assert seen.failure == "the kube container is unhealthy: no answer on port 161 (says container)"
-    decided = plan(config, record, facts(kube(), label=ON))
+    decided = plan(config, record, observed(kube(), label=ON))
     assert decided.action is None
     assert decided.why == seen.failure
 
 
 def test_recovery_is_noticed_when_the_complaint_is_taken_back() -> None:
     record, config = unwell(KUBE_CONFIG)
-    seen = absorb(record, config, facts(kube()), TIMING, NOW)
+    seen = absorb(record, config, observed(kube()), TIMING, NOW)
     well = replace(seen, health=praise(seen.health, KUBE, FROM_CONTAINER))
-    assert absorb(well, config, facts(kube()), TIMING, NOW).failure == ""
+    assert absorb(well, config, observed(kube()), TIMING, NOW).failure == ""
 
 
 def test_a_container_that_says_it_is_unwell_does_not_count_as_stable() -> None:
     record, config = unwell(KUBE_CONFIG, proven=False, granted_at=NOW)
-    later = absorb(record, config, facts(kube()), TIMING, NOW + 1000)
+    later = absorb(record, config, observed(kube()), TIMING, NOW + 1000)
     assert not later.proven
 
 
 def test_with_fallback_an_unhealthy_container_is_replaced_and_the_next_waits_longer_each_time() -> None:
     record, config = unwell(FALLBACK)
-    seen = facts(local(running=False), kube(), label=ON)
+    seen = observed(local(running=False), kube(), label=ON)
     decided = plan(config, record, seen)
     assert decided.action.container_id == KUBE
     assert decided.action.cause is Cause.STOP
     delays = []
     for _ in range(3):
         record = replace(granted(health=complain(record.health, said())), granted_at=NOW - 100)
-        record = absorb(record, config, facts(local(running=False)), TIMING, NOW)
+        record = absorb(record, config, observed(local(running=False)), TIMING, NOW)
         assert record.local_due
         delays.append(record.refuse_until - NOW)
     assert delays == [30.0, 60.0, 120.0]
     refused = plan(
         config,
         replace(record, mode=up().mode),
-        facts(local(), kube(KUBE2), waiting=frozenset({KUBE2}), label=ON),
+        observed(local(), kube(KUBE2), waiting=frozenset({KUBE2}), label=ON),
     )
     assert refused.action is None
     assert "was unhealthy 3 times in a row" in refused.why
@@ -194,12 +194,14 @@ def test_a_container_that_had_been_well_for_long_is_not_the_next_of_a_row() -> N
     record = replace(
         record, health=replace(record.health, sick=5), granted_at=NOW - TIMING.handover_delay_s_max
     )
-    assert absorb(record, config, facts(local(running=False)), TIMING, NOW).refuse_until == NOW + 30.0
+    assert absorb(record, config, observed(local(running=False)), TIMING, NOW).refuse_until == NOW + 30.0
 
 
 def test_one_that_is_being_stopped_is_not_stopped_again() -> None:
     record, config = unwell(FALLBACK)
-    decided = plan(config, record, facts(local(running=False), kube(), label=ON, stopping=frozenset({KUBE})))
+    decided = plan(
+        config, record, observed(local(running=False), kube(), label=ON, stopping=frozenset({KUBE}))
+    )
     assert decided.action is None
     assert decided.why.endswith("the local container takes over once it has ended")
 
@@ -212,7 +214,7 @@ def test_a_complaint_is_recorded_and_withdrawn() -> None:
 
 def test_without_a_local_container_an_unhealthy_one_stays() -> None:
     record, config = unwell(FALLBACK)
-    decided = plan(config, record, facts(kube(), label=ON))
+    decided = plan(config, record, observed(kube(), label=ON))
     assert decided.action is None
     assert "no local container" in decided.why
 
@@ -221,7 +223,7 @@ def test_a_local_container_s_complaint_is_reported_and_changes_nothing() -> None
     config = FeatureConfig()
     record = up(local_id=LOCAL)
     record = replace(record, health=complain(record.health, said(of=LOCAL)))
-    decided = plan(config, record, facts(local()))
+    decided = plan(config, record, observed(local()))
     assert decided.action is None
     assert decided.why == "the local container runs, as configured"
 
@@ -232,12 +234,12 @@ ROLLBACK = FeatureConfig(set_owner=Owner.KUBE, failure_policy=FailurePolicy.ROLL
 def rolled_back() -> Record:
     record = granted(health=replace(WELL, newest="2026-01-01"))
     record = replace(record, health=complain(record.health, said()))
-    return absorb(record, ROLLBACK, facts(replace(kube(), image_id="sha256:bad"), label=ON), TIMING, NOW)
+    return absorb(record, ROLLBACK, observed(replace(kube(), image_id="sha256:bad"), label=ON), TIMING, NOW)
 
 
 def withdrawn(record: Record) -> Record:
     """Once the label is off, the kube container has ended and the local one runs, from a good image."""
-    record = absorb(record, ROLLBACK, facts(local(), label=OFF), TIMING, NOW)
+    record = absorb(record, ROLLBACK, observed(local(), label=OFF), TIMING, NOW)
     return replace(record, mode=Mode.NONE, restored="sha256:bad")
 
 
@@ -249,24 +251,24 @@ def test_a_rollback_remembers_what_failed_and_withdraws_the_label_once() -> None
     assert not record.health.withdrawn
     gone = withdrawn(record)
     assert gone.health.withdrawn
-    decided = plan(ROLLBACK, gone, facts(local(), label=ON))
+    decided = plan(ROLLBACK, gone, observed(local(), label=ON))
     assert decided.action is None, "the master has set the label: it may try another image"
     assert "kubesync clear" in decided.why
 
 
 def test_the_same_image_again_has_its_label_withdrawn_again() -> None:
     gone = withdrawn(rolled_back())
-    again = facts(local(), nth(1), label=ON)
+    again = observed(local(), nth(1), label=ON)
     decided = plan(ROLLBACK, gone, again)
     assert decided.action is not None
     assert not decided.action.on
 
 
 def test_a_label_counts_as_withdrawn_once_the_master_has_it_and_stays_so_while_it_is_off() -> None:
-    asked = facts(local(), label=LabelView(KubeLabel.OFF, pending=True))
+    asked = observed(local(), label=LabelView(KubeLabel.OFF, pending=True))
     assert not absorb(rolled_back(), ROLLBACK, asked, TIMING, NOW).health.withdrawn
     gone = withdrawn(rolled_back())
-    lingering = facts(local(), nth(1), label=OFF)
+    lingering = observed(local(), nth(1), label=OFF)
     assert absorb(gone, ROLLBACK, lingering, TIMING, NOW).health.withdrawn
 
 
@@ -275,7 +277,7 @@ def test_another_image_ends_the_rollback() -> None:
     new = replace(nth(1, image="sha256:good"), started="2026-02-01")
     assert another_image(gone.health, (new,))
     assert not same_image(gone.health, (new,))
-    seen = absorb(gone, ROLLBACK, facts(local(), new, label=ON), TIMING, NOW)
+    seen = absorb(gone, ROLLBACK, observed(local(), new, label=ON), TIMING, NOW)
     assert (seen.rolled_back, seen.failure, seen.refuse_until) == (False, "", 0.0)
 
 
@@ -302,43 +304,45 @@ def test_a_boot_takes_over_what_was_rolled_back_before_it() -> None:
 
 
 def test_a_feature_that_has_not_failed_is_not_rolled_back() -> None:
-    seen = absorb(granted(), ROLLBACK, facts(kube(), label=ON), TIMING, NOW)
+    seen = absorb(granted(), ROLLBACK, observed(kube(), label=ON), TIMING, NOW)
     assert (seen.rolled_back, seen.failure) == (False, "")
 
 
 def test_a_stable_container_with_a_complaint_ends_no_failure() -> None:
     failed = granted(failure="x", health=complain(WELL, said()))
-    assert absorb(failed, KUBE_CONFIG, facts(kube()), TIMING, NOW).failure == "x"
+    assert absorb(failed, KUBE_CONFIG, observed(kube()), TIMING, NOW).failure == "x"
     praised = replace(failed, health=praise(failed.health, KUBE, FROM_CONTAINER))
-    assert absorb(praised, KUBE_CONFIG, facts(kube()), TIMING, NOW).failure == ""
+    assert absorb(praised, KUBE_CONFIG, observed(kube()), TIMING, NOW).failure == ""
 
 
 @pytest.mark.parametrize(
     "held", [{"failure": "x"}, {"rolled_back": True}, {"failure": "x", "rolled_back": True}]
 )
 def test_a_feature_that_is_local_again_has_nothing_held_against_it(held: dict[str, Any]) -> None:
-    seen = absorb(up(crashes=2, **held), FeatureConfig(), facts(local()), TIMING, NOW)
+    seen = absorb(up(crashes=2, **held), FeatureConfig(), observed(local()), TIMING, NOW)
     assert (seen.failure, seen.rolled_back, seen.crashes) == ("", False, 0)
-    unsaid = absorb(Record(crashes=2, **held), FeatureConfig(), facts(local()), TIMING, NOW)
+    unsaid = absorb(Record(crashes=2, **held), FeatureConfig(), observed(local()), TIMING, NOW)
     assert unsaid.crashes == 2, "right after a boot the configuration may be unknown"
-    assert absorb(up(crashes=2), FeatureConfig(), facts(local()), TIMING, NOW).crashes == 2, "nothing is over"
+    assert absorb(up(crashes=2), FeatureConfig(), observed(local()), TIMING, NOW).crashes == 2, (
+        "nothing is over"
+    )
 
 
 def test_a_second_rollback_withdraws_the_label_again() -> None:
     failing = granted(health=complain(replace(WELL, withdrawn=True), said()))
-    assert not absorb(failing, ROLLBACK, facts(kube(), label=ON), TIMING, NOW).health.withdrawn
+    assert not absorb(failing, ROLLBACK, observed(kube(), label=ON), TIMING, NOW).health.withdrawn
 
 
 def test_nothing_has_to_end_before_the_unit_speaks() -> None:
     silent = Record(grant=KUBE, granted_at=1.0, proven=True)
-    assert absorb(silent, FeatureConfig(), facts(kube()), TIMING, NOW).ending_since is None
+    assert absorb(silent, FeatureConfig(), observed(kube()), TIMING, NOW).ending_since is None
 
 
 def test_only_the_end_of_a_wanted_container_counts_as_one_that_was_unwell() -> None:
     config = replace(FALLBACK, failure_policy=FailurePolicy.SWITCH_TO_LOCAL)
     unwell = granted(health=complain(WELL, said()))
     for record, sick in ((unwell, 1), (replace(unwell, system_state=SystemState.DOWN), 0)):
-        ended = absorb(record, config, facts(), TIMING, NOW)
+        ended = absorb(record, config, observed(), TIMING, NOW)
         assert (ended.health.sick, ended.refuse_until > NOW) == (sick, sick == 1)
 
 
@@ -351,7 +355,7 @@ def test_starts_count_only_while_kube_is_wanted_and_unproven() -> None:
         (replace(young, system_state=SystemState.DOWN), KUBE_CONFIG, 0),
         (replace(young, proven=True), KUBE_CONFIG, 0),
     ):
-        assert len(absorb(record, config, facts(kube()), TIMING, NOW).health.starts) == counted
+        assert len(absorb(record, config, observed(kube()), TIMING, NOW).health.starts) == counted
 
 
 # ---- images -----------------------------------------------------------------------------------------
@@ -361,17 +365,17 @@ GOOD = replace(kube(), image_id="sha256:good")
 
 def test_an_image_is_adopted_after_it_has_run_well_for_long_enough_and_only_once() -> None:
     record = granted(granted_at=NOW - TIMING.tag_after_s + 5)
-    waits = plan(KUBE_CONFIG, record, facts(GOOD, label=ON))
+    waits = plan(KUBE_CONFIG, record, observed(GOOD, label=ON))
     assert (waits.action, waits.wake_at) == (None, NOW + 5)
-    decided = plan(KUBE_CONFIG, record, facts(GOOD, label=ON), NOW + 5)
+    decided = plan(KUBE_CONFIG, record, observed(GOOD, label=ON), NOW + 5)
     assert decided.action == AdoptImage("sha256:good")
     adopted = replace(record, adopted="sha256:good")
-    assert plan(KUBE_CONFIG, adopted, facts(GOOD, label=ON), NOW + 5).action is None
+    assert plan(KUBE_CONFIG, adopted, observed(GOOD, label=ON), NOW + 5).action is None
 
 
 def test_no_image_is_adopted_before_its_container_has_stayed_up() -> None:
     hasty = replace(TIMING, tag_after_s=1.0)
-    record, seen = granted(proven=False, granted_at=NOW - 5), facts(GOOD, label=ON)
+    record, seen = granted(proven=False, granted_at=NOW - 5), observed(GOOD, label=ON)
     seen = replace(seen, row=project(record, seen))
     decided = decide(KUBE_CONFIG, record, seen, hasty, NOW)
     assert (decided.action, decided.wake_at) == (None, NOW - 5 + hasty.kube_stable_s)
@@ -383,31 +387,31 @@ def test_no_image_is_adopted_before_its_container_has_stayed_up() -> None:
 def test_health_counts_not_age() -> None:
     record = granted(granted_at=NOW - 10 * TIMING.tag_after_s)
     record = replace(record, health=complain(record.health, said()))
-    assert plan(KUBE_CONFIG, record, facts(GOOD, label=ON)).action is None
+    assert plan(KUBE_CONFIG, record, observed(GOOD, label=ON)).action is None
 
 
 def test_an_adoption_that_failed_is_tried_again_later() -> None:
     record = granted(granted_at=1.0, adopt_at=NOW + 7)
-    waits = plan(KUBE_CONFIG, record, facts(GOOD, label=ON))
+    waits = plan(KUBE_CONFIG, record, observed(GOOD, label=ON))
     assert (waits.action, waits.wake_at) == (None, NOW + 7)
 
 
 def test_a_rollback_takes_the_local_image_back_before_it_starts_anything() -> None:
     gone = replace(withdrawn(rolled_back()), restored="", local_id="")
-    decided = plan(ROLLBACK, gone, facts(local(running=False), label=OFF))
+    decided = plan(ROLLBACK, gone, observed(local(running=False), label=OFF))
     assert decided.action == RestoreImage("sha256:bad")
-    decided = plan(ROLLBACK, replace(gone, restored="sha256:bad"), facts(local(running=False), label=OFF))
+    decided = plan(ROLLBACK, replace(gone, restored="sha256:bad"), observed(local(running=False), label=OFF))
     assert decided.action == StartLocal(LOCAL)
 
 
 def test_a_rollback_outlives_the_boot_until_the_configuration_is_known() -> None:
     record = after_boot(Record(), "it failed", "sha256:bad", "2026-01-02")
     # Before Redis answers the configuration is unknown, and taken as local.
-    record = absorb(record, FeatureConfig(), facts(), TIMING, NOW)
+    record = absorb(record, FeatureConfig(), observed(), TIMING, NOW)
     assert record.rolled_back
-    record = absorb(replace(record, system_state=SystemState.UP), ROLLBACK, facts(local()), TIMING, NOW)
+    record = absorb(replace(record, system_state=SystemState.UP), ROLLBACK, observed(local()), TIMING, NOW)
     assert (record.rolled_back, record.failure) == (True, "it failed")
-    assert not absorb(record, FeatureConfig(), facts(local()), TIMING, NOW).rolled_back
+    assert not absorb(record, FeatureConfig(), observed(local()), TIMING, NOW).rolled_back
 
 
 # ---- at the edges -----------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import pytest
 from kubesyncd.adapters.db_schema import SONIC
 from kubesyncd.core import verbs
 from kubesyncd.core.actions import (
+    Admit,
     EndContainer,
-    Grant,
     Plan,
     RequestLabel,
     RestartUnit,
@@ -21,6 +21,7 @@ from kubesyncd.core.actions import (
     StartLocal,
     WriteRow,
 )
+from kubesyncd.core.feature_label import label_missing, label_wanted
 from kubesyncd.core.health import Health
 from kubesyncd.core.model import (
     Container,
@@ -33,9 +34,19 @@ from kubesyncd.core.model import (
     Row,
     SystemState,
 )
-from kubesyncd.core.observation import Facts
-from kubesyncd.core.planner import decide, foresee, label_missing, label_wanted, state_of
-from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb, project, with_grant, with_mode
+from kubesyncd.core.observation import Observation
+from kubesyncd.core.planner import decide, foresee
+from kubesyncd.core.record import (
+    Cause,
+    Exit,
+    Record,
+    StopStyle,
+    absorb,
+    project,
+    state_of,
+    with_grant,
+    with_mode,
+)
 from kubesyncd.core.state import State, classify
 from tests.paths import GOLDEN
 from tests.unit.core.given import (
@@ -50,11 +61,11 @@ from tests.unit.core.given import (
     ON,
     TIMING,
     down,
-    facts,
     granted,
     kube,
     local,
     look,
+    observed,
     plan,
     up,
 )
@@ -100,11 +111,11 @@ class Combination:
         )
 
     @property
-    def facts(self) -> Facts:
+    def observed(self) -> Observation:
         containers = (local(running=self.local_runs), *([kube()] if self.kube_runs else []))
         waiting = frozenset({KUBE}) if self.kube_runs and self.owner is not Owner.KUBE else frozenset()
         label = ON if self.set_owner is Owner.KUBE else OFF
-        return facts(*containers, row=self.row, waiting=waiting, label=label)
+        return observed(*containers, row=self.row, waiting=waiting, label=label)
 
 
 def combinations() -> list[Combination]:
@@ -119,7 +130,7 @@ def combinations() -> list[Combination]:
 
 def shown(c: Combination) -> str:
     """One line of the golden file: what is recorded and what Docker says -> state, first action, reason."""
-    record, seen = look(c.config, c.record, c.facts)
+    record, seen = look(c.config, c.record, c.observed)
     decided = decide(c.config, record, seen, TIMING, NOW)
     recorded = classify(c.row, c.set_owner, local_exited=False)
     fallback = "+fallback" if c.fallback else ""
@@ -139,7 +150,7 @@ def named(decided: Plan) -> str:
             return "write row"
         case SetMode(mode):
             return f"mode {mode.value.removeprefix('kube_')}"
-        case Grant():
+        case Admit():
             return "grant"
         case RequestLabel(on):
             return f"label {'on' if on else 'off'}"
@@ -190,7 +201,7 @@ def test_today_s_sonic_values_decide_like_the_design_document_s() -> None:
                 assert replace(row, docker_id="") == replace(replace(c, mode=mode).row, docker_id="")
                 state = classify(row, c.set_owner, local_exited=False)
                 assert state is classify(replace(c, mode=mode).row, c.set_owner, local_exited=False)
-                assert decide(c.config, replace(c, mode=mode).record, c.facts, TIMING, NOW).why
+                assert decide(c.config, replace(c, mode=mode).record, c.observed, TIMING, NOW).why
                 seen += 1
     assert seen == 480
 
@@ -199,13 +210,13 @@ def test_today_s_sonic_values_decide_like_the_design_document_s() -> None:
 def test_a_wrong_row_is_corrected_before_anything_else(system: SystemState) -> None:
     for c in combinations():
         if c.system is system:
-            record = absorb(c.record, c.config, c.facts, TIMING, NOW)
-            wanted = project(record, c.facts)
-            wrong = replace(c.facts, row=Row(failure="written by another program"))
+            record = absorb(c.record, c.config, c.observed, TIMING, NOW)
+            wanted = project(record, c.observed)
+            wrong = replace(c.observed, row=Row(failure="written by another program"))
             decided = decide(c.config, record, wrong, TIMING, NOW)
             assert decided.action == WriteRow(wanted)
             assert decided.wake_at is None
-            right = decide(c.config, record, replace(c.facts, row=wanted), TIMING, NOW)
+            right = decide(c.config, record, replace(c.observed, row=wanted), TIMING, NOW)
             assert (decided.state, decided.why) == (right.state, right.why)
 
 
@@ -228,11 +239,11 @@ class Snapshot:
     master: bool = True
     reasking: bool = False
 
-    def facts(self) -> Facts:
+    def observed(self) -> Observation:
         containers = [] if self.local is None else [local(running=self.local, code=7)]
         containers += [kube(c, started=f"2026-01-0{i}") for i, c in enumerate(self.kube, 2)]
         running = frozenset(self.kube)
-        return Facts(
+        return Observation(
             row=self.row,
             containers=tuple(containers),
             waiting=self.waiting & running,
@@ -254,7 +265,7 @@ class Step:
 
 def step(s: Snapshot) -> Step | None:
     """What happens next; None where nothing does any more."""
-    seen = s.facts()
+    seen = s.observed()
     s = replace(s, record=absorb(s.record, s.config, seen, TIMING, NOW))
     decided = decide(s.config, s.record, seen, TIMING, NOW)
     if decided.action is None:
@@ -277,7 +288,7 @@ def acted(s: Snapshot, decided: Plan) -> Snapshot:
             return replace(s, row=row)
         case SetMode(mode):
             return replace(s, record=with_mode(s.record, mode))
-        case Grant(container_id):
+        case Admit(container_id):
             assert not s.local, "S1: a grant beside a running local container"
             return replace(
                 s, record=with_grant(s.record, container_id, NOW), waiting=s.waiting - {container_id}
@@ -302,7 +313,7 @@ def acted(s: Snapshot, decided: Plan) -> Snapshot:
 
 def spoken(s: Snapshot, verb: verbs.Verb) -> Snapshot:
     """The snapshot once a verb is noted."""
-    noted = verbs.accept(verb, s.config, s.record, s.facts())
+    noted = verbs.accept(verb, s.config, s.record, s.observed())
     return replace(s, record=noted) if isinstance(noted, Record) else s
 
 
@@ -375,7 +386,7 @@ def snapshots() -> list[Snapshot]:
         containers = (KUBE,) if kind in ("waits", "granted", "silent") else ()
         waiting = frozenset({KUBE}) if kind == "waits" else frozenset()
         start = Snapshot(config, record, runs, containers, waiting, label, Row(), master)
-        found.append(replace(start, row=project(record, start.facts())))
+        found.append(replace(start, row=project(record, start.observed())))
     return found
 
 
@@ -435,35 +446,35 @@ def test_nothing_is_touched_until_the_unit_speaks() -> None:
     for config, containers in itertools.product(
         (LOCAL_CONFIG, FALLBACK), ((), (local(),), (kube(),), (local(), kube()))
     ):
-        decided = plan(config, Record(mode=Mode.READY), facts(*containers, waiting=frozenset({KUBE})))
+        decided = plan(config, Record(mode=Mode.READY), observed(*containers, waiting=frozenset({KUBE})))
         assert (decided.state, decided.action, decided.wake_at) == (State.UNKNOWN, None, None)
 
 
 def test_a_command_in_the_reason_names_the_feature() -> None:
-    record, seen = look(LOCAL_CONFIG, Record(), facts())
+    record, seen = look(LOCAL_CONFIG, Record(), observed())
     assert decide(LOCAL_CONFIG, record, seen, TIMING, NOW, "snmp").why == (
         "not managed yet; restart its service: systemctl restart snmp"
     )
-    record, seen = look(LOCAL_CONFIG, up(unit_restarted=True), facts())
+    record, seen = look(LOCAL_CONFIG, up(unit_restarted=True), observed())
     why = decide(LOCAL_CONFIG, record, seen, TIMING, NOW, "snmp").why
     assert why.endswith("see: journalctl -u snmp")
 
 
 def test_without_redis_nothing_but_stop_and_kill_is_carried_out() -> None:
-    seen = facts(local(running=False))
+    seen = observed(local(running=False))
     record = absorb(up(), LOCAL_CONFIG, seen, TIMING, NOW)
     assert decide(LOCAL_CONFIG, record, seen, TIMING, NOW).action is None
     assert "Redis" in decide(LOCAL_CONFIG, record, seen, TIMING, NOW).why
     database = replace(LOCAL_CONFIG, always_local=True)
     assert decide(database, record, seen, TIMING, NOW).action == StartLocal(LOCAL)
-    stopping = absorb(down(ending=True), LOCAL_CONFIG, facts(local()), TIMING, NOW)
-    assert decide(LOCAL_CONFIG, stopping, facts(local()), TIMING, NOW).action == EndContainer(
+    stopping = absorb(down(ending=True), LOCAL_CONFIG, observed(local()), TIMING, NOW)
+    assert decide(LOCAL_CONFIG, stopping, observed(local()), TIMING, NOW).action == EndContainer(
         LOCAL, Cause.STOP, TIMING.stop_grace_s
     )
 
 
 def test_the_row_is_left_empty_while_a_reboot_is_prepared() -> None:
-    record, seen = look(LOCAL_CONFIG, up(), facts(local(), hold=True))
+    record, seen = look(LOCAL_CONFIG, up(), observed(local(), hold=True))
     assert decide(LOCAL_CONFIG, record, replace(seen, row=Row()), TIMING, NOW).action is None
     assert isinstance(
         decide(LOCAL_CONFIG, record, replace(seen, row=Row(failure="x")), TIMING, NOW).action, WriteRow
@@ -475,15 +486,15 @@ def test_the_row_is_left_empty_while_a_reboot_is_prepared() -> None:
 
 def test_a_hand_over_stops_the_local_container_and_then_admits_the_kube_one() -> None:
     waits = frozenset({KUBE})
-    seen = facts(local(), kube(), waiting=waits, label=ON)
+    seen = observed(local(), kube(), waiting=waits, label=ON)
     assert plan(FALLBACK, up(), seen).action == SetMode(Mode.PENDING)
     pending = up(mode=Mode.PENDING)
     assert plan(FALLBACK, pending, seen).action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)
     stopping = replace(seen, stopping=frozenset({LOCAL}))
     assert plan(FALLBACK, pending, stopping).action is None
-    ended = facts(local(running=False), kube(), waiting=waits, label=ON)
+    ended = observed(local(running=False), kube(), waiting=waits, label=ON)
     decided = plan(FALLBACK, replace(pending, local_id=LOCAL, asked=(LOCAL, Cause.STOP)), ended)
-    assert (decided.state, decided.action) == (State.KUBE_PENDING, Grant(KUBE))
+    assert (decided.state, decided.action) == (State.KUBE_PENDING, Admit(KUBE))
     after = with_grant(pending, KUBE, NOW)
     decided = plan(FALLBACK, after, replace(ended, waiting=frozenset()))
     assert (decided.state, decided.action) == (State.KUBE_RUNNING, None)
@@ -491,7 +502,7 @@ def test_a_hand_over_stops_the_local_container_and_then_admits_the_kube_one() ->
 
 
 def test_a_crash_of_the_local_container_completes_the_hand_over() -> None:
-    seen = facts(local(running=False, code=1), kube(), waiting=frozenset({KUBE}), label=ON)
+    seen = observed(local(running=False, code=1), kube(), waiting=frozenset({KUBE}), label=ON)
     crashed = up(local_id=LOCAL)
     decided = plan(FALLBACK, crashed, seen)
     assert (decided.state, decided.action) == (State.LOCAL_EXITED, SetMode(Mode.PENDING))
@@ -500,7 +511,7 @@ def test_a_crash_of_the_local_container_completes_the_hand_over() -> None:
 
 
 def test_a_kube_container_that_vanishes_before_its_admission_brings_the_local_one_back_at_once() -> None:
-    record, seen = up(mode=Mode.PENDING, local_id=LOCAL, asked=(LOCAL, Cause.STOP)), facts(label=ON)
+    record, seen = up(mode=Mode.PENDING, local_id=LOCAL, asked=(LOCAL, Cause.STOP)), observed(label=ON)
     ended = replace(seen, containers=(local(running=False), kube(running=False)))
     for action, mode in ((SetMode(Mode.READY), Mode.READY), (SetMode(Mode.NONE), Mode.NONE)):
         record, _ = look(FALLBACK, record, ended)
@@ -518,7 +529,7 @@ def test_a_kube_container_that_vanishes_before_its_admission_brings_the_local_on
 
 def test_pending_without_a_waiting_container_reverts_once_none_can_ask_again() -> None:
     pending = up(mode=Mode.PENDING)
-    beside, alone = facts(local(), kube(), label=ON), facts(local(running=False), kube(), label=ON)
+    beside, alone = observed(local(), kube(), label=ON), observed(local(running=False), kube(), label=ON)
     for seen in (beside, alone):
         asking = plan(FALLBACK, pending, replace(seen, reasking=True))
         assert (asking.action, asking.wake_at) == (None, NOW + TIMING.reask_s)
@@ -529,48 +540,48 @@ def test_pending_without_a_waiting_container_reverts_once_none_can_ask_again() -
 
 
 def test_the_youngest_waiting_kube_container_is_admitted() -> None:
-    seen = facts(kube(started="2026-01-02"), kube(KUBE2, started="2026-01-03"), label=ON)
+    seen = observed(kube(started="2026-01-02"), kube(KUBE2, started="2026-01-03"), label=ON)
     both = replace(seen, waiting=frozenset({KUBE, KUBE2}))
-    assert plan(KUBE_CONFIG, up(mode=Mode.READY), both).action == Grant(KUBE2)
+    assert plan(KUBE_CONFIG, up(mode=Mode.READY), both).action == Admit(KUBE2)
     older = replace(seen, waiting=frozenset({KUBE}))
-    assert plan(KUBE_CONFIG, up(mode=Mode.READY), older).action == Grant(KUBE)
+    assert plan(KUBE_CONFIG, up(mode=Mode.READY), older).action == Admit(KUBE)
 
 
 @pytest.mark.parametrize("asked", ["stopping", "killed"])
 def test_a_waiting_kube_container_that_an_earlier_stop_ends_takes_nothing_over(asked: str) -> None:
     ending: dict[str, Any] = {"waiting": frozenset({KUBE}), "label": ON, asked: frozenset({KUBE})}
-    alone = facts(local(running=False), kube(), **ending)
+    alone = observed(local(running=False), kube(), **ending)
     assert plan(KUBE_CONFIG, up(mode=Mode.READY), alone).action is None, (
         "the next one may proceed, not this one"
     )
-    beside = facts(local(), kube(), **ending)
+    beside = observed(local(), kube(), **ending)
     assert plan(FALLBACK, up(), beside).action is None, "the local one stays"
     assert plan(FALLBACK, up(mode=Mode.PENDING), beside).action == SetMode(Mode.NONE)
     young = kube(KUBE2, started="2026-01-03")
     both = replace(alone, containers=(*alone.containers, young), waiting=frozenset({KUBE, KUBE2}))
-    assert plan(KUBE_CONFIG, up(mode=Mode.READY), both).action == Grant(KUBE2)
+    assert plan(KUBE_CONFIG, up(mode=Mode.READY), both).action == Admit(KUBE2)
 
 
 def test_a_blocked_kube_container_does_not_keep_the_local_one_from_starting() -> None:
-    seen = facts(local(running=False), kube(), waiting=frozenset({KUBE}), label=OFF)
+    seen = observed(local(running=False), kube(), waiting=frozenset({KUBE}), label=OFF)
     assert plan(LOCAL_CONFIG, up(), seen).action == StartLocal(LOCAL)
 
 
 def test_a_local_container_beside_an_admitted_kube_one_is_stopped() -> None:
     for config in (LOCAL_CONFIG, FALLBACK):
-        seen = facts(local(), kube(), label=ON)
+        seen = observed(local(), kube(), label=ON)
         assert plan(config, granted(), seen).action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)
         assert plan(config, granted(), replace(seen, stopping=frozenset({LOCAL}))).action is None
 
 
 def test_the_admitted_container_corrects_the_mode() -> None:
-    assert plan(FALLBACK, granted(mode=Mode.NONE), facts(kube(), label=ON)).action == SetMode(Mode.READY)
-    rest = plan(FALLBACK, granted(), facts(kube(), label=ON))
+    assert plan(FALLBACK, granted(mode=Mode.NONE), observed(kube(), label=ON)).action == SetMode(Mode.READY)
+    rest = plan(FALLBACK, granted(), observed(kube(), label=ON))
     assert (rest.action, rest.wake_at) == (None, None)
 
 
 def test_owner_local_takes_the_label_then_ends_kube_then_starts_local() -> None:
-    seen = facts(local(running=False), kube(), label=ON)
+    seen = observed(local(running=False), kube(), label=ON)
     assert plan(LOCAL_CONFIG, granted(), seen).action == RequestLabel(on=False)
     queued = replace(seen, label=LabelView(KubeLabel.OFF, pending=True))
     waiting = plan(LOCAL_CONFIG, granted(), queued)
@@ -578,7 +589,7 @@ def test_owner_local_takes_the_label_then_ends_kube_then_starts_local() -> None:
     gone = replace(seen, label=LabelView(KubeLabel.OFF, acked_at=NOW))
     ending = plan(LOCAL_CONFIG, granted(), gone)
     assert (ending.action, ending.wake_at) == (None, NOW + TIMING.kube_stop_grace_s)
-    ended = facts(local(running=False))
+    ended = observed(local(running=False))
     assert plan(LOCAL_CONFIG, granted(), ended).action == SetMode(Mode.NONE)
     assert plan(LOCAL_CONFIG, up(), ended).action == StartLocal(LOCAL)
 
@@ -586,7 +597,7 @@ def test_owner_local_takes_the_label_then_ends_kube_then_starts_local() -> None:
 def ending(seconds_ago: float, label: LabelView, **more: object) -> Plan:
     """What is decided `seconds_ago` after the unit went down with a kube container running."""
     record = down(grant=KUBE, ending=True, ending_since=NOW - seconds_ago)
-    return plan(KUBE_CONFIG, record, facts(kube(), **{"label": label, **more}))
+    return plan(KUBE_CONFIG, record, observed(kube(), **{"label": label, **more}))
 
 
 def test_the_master_gets_a_moment_to_take_the_label_away() -> None:
@@ -619,31 +630,31 @@ def test_the_kubelet_gets_its_grace_once_the_label_is_gone() -> None:
 def test_kill_gives_no_grace_and_a_hurried_one_leaves_label_and_kubelet_alone() -> None:
     kill = EndContainer(KUBE, Cause.KILL, signal="KILL")
     record = down(grant=KUBE, ending=True, style=StopStyle(signal="KILL"))
-    assert plan(KUBE_CONFIG, record, facts(kube(), label=OFF)).action == kill
-    assert plan(KUBE_CONFIG, record, facts(kube(), label=ON)).action == RequestLabel(on=False)
+    assert plan(KUBE_CONFIG, record, observed(kube(), label=OFF)).action == kill
+    assert plan(KUBE_CONFIG, record, observed(kube(), label=ON)).action == RequestLabel(on=False)
     hurried = replace(record, style=StopStyle(signal="KILL", kubelet_check=False))
-    assert plan(KUBE_CONFIG, hurried, facts(kube(), label=ON)).action == kill
+    assert plan(KUBE_CONFIG, hurried, observed(kube(), label=ON)).action == kill
     queued = LabelView(KubeLabel.OFF, pending=True)
-    assert plan(KUBE_CONFIG, hurried, facts(kube(), label=queued)).action == kill
+    assert plan(KUBE_CONFIG, hurried, observed(kube(), label=queued)).action == kill
     # Once done the label goes after all, except over a reboot.
     done = replace(hurried, ending=False, grant="")
-    assert plan(KUBE_CONFIG, done, facts(label=ON)).action == RequestLabel(on=False)
-    assert plan(KUBE_CONFIG, done, facts(label=ON, hold=True)).action is None
+    assert plan(KUBE_CONFIG, done, observed(label=ON)).action == RequestLabel(on=False)
+    assert plan(KUBE_CONFIG, done, observed(label=ON, hold=True)).action is None
     unhurried = replace(done, style=StopStyle(signal="KILL"))
-    assert plan(KUBE_CONFIG, unhurried, facts(label=ON, hold=True)).action == RequestLabel(on=False)
+    assert plan(KUBE_CONFIG, unhurried, observed(label=ON, hold=True)).action == RequestLabel(on=False)
 
 
 def test_a_reason_names_the_ended_container_by_a_short_id() -> None:
-    said = plan(LOCAL_CONFIG, down(ending=True), facts(local())).why
+    said = plan(LOCAL_CONFIG, down(ending=True), observed(local())).why
     assert said == f"the unit is down: container {LOCAL[:12]} is stopped"
     killed = down(ending=True, style=StopStyle(signal="KILL"))
-    said = plan(LOCAL_CONFIG, killed, facts(local())).why
+    said = plan(LOCAL_CONFIG, killed, observed(local())).why
     assert said == f"the unit is down: container {LOCAL[:12]} is sent KILL"
 
 
 def test_a_container_asked_to_end_is_not_asked_again() -> None:
     record = down(ending=True, style=StopStyle(grace_s=3.0))
-    seen = facts(local())
+    seen = observed(local())
     assert plan(LOCAL_CONFIG, record, seen).action == EndContainer(LOCAL, Cause.STOP, 3.0)
     for asked in ({"stopping": frozenset({LOCAL})}, {"killed": frozenset({LOCAL})}):
         assert plan(LOCAL_CONFIG, record, replace(seen, **asked)).action is None
@@ -656,7 +667,7 @@ def test_a_container_asked_to_end_is_not_asked_again() -> None:
 
 def test_every_kube_container_of_a_stopped_feature_is_ended_one_after_the_other() -> None:
     record = down(grant=KUBE, ending=True, style=StopStyle(signal="KILL", kubelet_check=False))
-    seen = facts(kube(started="1"), kube(KUBE2, started="2"))
+    seen = observed(kube(started="1"), kube(KUBE2, started="2"))
     assert plan(KUBE_CONFIG, record, seen).action == EndContainer(KUBE2, Cause.KILL, signal="KILL")
     assert plan(KUBE_CONFIG, record, replace(seen, killed=frozenset({KUBE2}))).action == EndContainer(
         KUBE, Cause.KILL, signal="KILL"
@@ -664,27 +675,27 @@ def test_every_kube_container_of_a_stopped_feature_is_ended_one_after_the_other(
 
 
 def test_a_local_container_started_manually_while_down_keeps_running() -> None:
-    decided = plan(LOCAL_CONFIG, down(), facts(local()))
+    decided = plan(LOCAL_CONFIG, down(), observed(local()))
     assert decided.action is None
     assert "manually" in decided.why
 
 
 def test_a_local_container_started_manually_while_kube_is_awaited_counts_as_local() -> None:
-    assert plan(FALLBACK, up(mode=Mode.READY), facts(local(), label=ON)).action == SetMode(Mode.NONE)
+    assert plan(FALLBACK, up(mode=Mode.READY), observed(local(), label=ON)).action == SetMode(Mode.NONE)
 
 
 def test_a_missing_local_container_is_asked_of_the_unit_once() -> None:
-    assert plan(LOCAL_CONFIG, up(), facts()).action == RestartUnit()
-    assert plan(LOCAL_CONFIG, up(unit_restarted=True), facts()).action is None
-    assert plan(FALLBACK, up(), facts(label=ON)).action == RestartUnit()
-    assert plan(FALLBACK, up(unit_restarted=True), facts(label=ON)).action == SetMode(Mode.READY)
-    waits = plan(FALLBACK, up(unit_restarted=True, mode=Mode.READY), facts(label=ON))
+    assert plan(LOCAL_CONFIG, up(), observed()).action == RestartUnit()
+    assert plan(LOCAL_CONFIG, up(unit_restarted=True), observed()).action is None
+    assert plan(FALLBACK, up(), observed(label=ON)).action == RestartUnit()
+    assert plan(FALLBACK, up(unit_restarted=True), observed(label=ON)).action == SetMode(Mode.READY)
+    waits = plan(FALLBACK, up(unit_restarted=True, mode=Mode.READY), observed(label=ON))
     assert (waits.action, waits.state) == (None, State.KUBE_READY)
     assert "no local container" in waits.why
 
 
 def test_what_the_unit_s_script_has_made_meanwhile_is_started() -> None:
-    made = facts(local(running=False), label=OFF)
+    made = observed(local(running=False), label=OFF)
     assert plan(FALLBACK, up(unit_restarted=True), made).action == StartLocal(LOCAL)
     waits = up(mode=Mode.READY, unit_restarted=True, idle_since=NOW)
     decided = plan(FALLBACK, waits, replace(made, label=ON))
@@ -702,24 +713,24 @@ def test_what_the_unit_s_script_has_made_meanwhile_is_started() -> None:
 )
 def test_a_refused_hand_over_says_what_for(crashes: int, sick: int, said: str) -> None:
     record = up(crashes=crashes, health=Health(sick=sick), refuse_until=NOW + 9)
-    decided = plan(FALLBACK, record, facts(local(), kube(), label=ON, waiting=frozenset({KUBE})))
+    decided = plan(FALLBACK, record, observed(local(), kube(), label=ON, waiting=frozenset({KUBE})))
     assert decided.why == f"the kube container waits, but {said} the local one stays for now"
     assert decided.wake_at == NOW + 9
 
 
 def test_a_destroyed_local_container_cannot_be_started() -> None:
-    assert plan(LOCAL_CONFIG, up(), facts(local(running=False, gone=True))).action == RestartUnit()
+    assert plan(LOCAL_CONFIG, up(), observed(local(running=False, gone=True))).action == RestartUnit()
 
 
 def test_a_local_container_being_stopped_is_started_again_once_it_has_ended() -> None:
-    decided = plan(LOCAL_CONFIG, up(), facts(local(), stopping=frozenset({LOCAL})))
+    decided = plan(LOCAL_CONFIG, up(), observed(local(), stopping=frozenset({LOCAL})))
     assert decided.action is None
     assert "started again" in decided.why
 
 
 def test_the_local_container_returns_when_kube_has_not_deployed_in_time() -> None:
     waiting = up(mode=Mode.READY, idle_since=NOW - LONG + 1)
-    seen = facts(local(running=False), label=ON)
+    seen = observed(local(running=False), label=ON)
     early = plan(FALLBACK, waiting, seen)
     assert (early.action, early.wake_at) == (None, NOW + 1)
     assert plan(FALLBACK, replace(waiting, idle_since=NOW - LONG), seen).action == SetMode(Mode.NONE)
@@ -730,7 +741,7 @@ def test_the_local_container_returns_when_kube_has_not_deployed_in_time() -> Non
 
 
 def test_the_local_container_returns_at_once_when_kube_did_not_stay_up() -> None:
-    seen = facts(local(running=False), label=ON)
+    seen = observed(local(running=False), label=ON)
     young = up(mode=Mode.READY, grant=KUBE, granted_at=NOW - 5)
     decided = plan(FALLBACK, young, seen)
     assert decided.action == SetMode(Mode.NONE)
@@ -738,7 +749,7 @@ def test_the_local_container_returns_at_once_when_kube_did_not_stay_up() -> None
 
 
 def test_a_hand_over_is_refused_while_kube_containers_end_early() -> None:
-    seen = facts(local(), kube(), waiting=frozenset({KUBE}), label=ON)
+    seen = observed(local(), kube(), waiting=frozenset({KUBE}), label=ON)
     crashed = up(crashes=1, refuse_until=NOW + 10)
     once = plan(FALLBACK, crashed, seen)
     assert (once.action, once.wake_at) == (None, NOW + 10)
@@ -748,7 +759,7 @@ def test_a_hand_over_is_refused_while_kube_containers_end_early() -> None:
 
 
 def test_a_failed_feature_follows_its_policy() -> None:
-    seen = facts(local(running=False), label=ON)
+    seen = observed(local(running=False), label=ON)
     failing = up(mode=Mode.READY, bad_since=NOW - 60)
 
     def config(policy: FailurePolicy | None, *, fallback: bool = False) -> FeatureConfig:
@@ -763,7 +774,7 @@ def test_a_failed_feature_follows_its_policy() -> None:
     )
     assert plan(config(FailurePolicy.ROLLBACK), failing, seen).action == RequestLabel(on=False)
     rolled = replace(failing, rolled_back=True, failure="x", mode=Mode.NONE)
-    started = plan(config(FailurePolicy.ROLLBACK), rolled, facts(local(running=False)))
+    started = plan(config(FailurePolicy.ROLLBACK), rolled, observed(local(running=False)))
     assert started.action == StartLocal(LOCAL)
     assert started.why.startswith("rolled back")
     early = plan(config(None), replace(failing, bad_since=NOW - 59), seen)
@@ -773,9 +784,9 @@ def test_a_failed_feature_follows_its_policy() -> None:
 def test_the_next_observation_is_at_the_first_deadline_ahead() -> None:
     config = FeatureConfig(Owner.KUBE, failure_minutes=1)
     record = granted(proven=False, granted_at=NOW - 50, bad_since=NOW - 55)
-    assert plan(config, record, facts(kube(), label=ON)).wake_at == NOW + 5
+    assert plan(config, record, observed(kube(), label=ON)).wake_at == NOW + 5
     record = granted(proven=False, granted_at=NOW - 58, bad_since=NOW - 55)
-    assert plan(config, record, facts(kube(), label=ON)).wake_at == NOW + 2
+    assert plan(config, record, observed(kube(), label=ON)).wake_at == NOW + 2
 
 
 LABELS = {
@@ -795,11 +806,11 @@ LABELS = {
 
 def test_only_a_kube_container_that_is_not_stable_yet_is_observed_again_for_that() -> None:
     just_booted = 5.0
-    assert plan(KUBE_CONFIG, up(mode=Mode.READY), facts(label=ON), just_booted).wake_at is None
-    record, seen = look(KUBE_CONFIG, granted(granted_at=NOW - 5), facts(kube(), label=ON))
+    assert plan(KUBE_CONFIG, up(mode=Mode.READY), observed(label=ON), just_booted).wake_at is None
+    record, seen = look(KUBE_CONFIG, granted(granted_at=NOW - 5), observed(kube(), label=ON))
     assert record.proven
     assert decide(KUBE_CONFIG, record, seen, TIMING, NOW).wake_at is None
-    young, seen = look(KUBE_CONFIG, granted(granted_at=NOW - 5, proven=False), facts(kube(), label=ON))
+    young, seen = look(KUBE_CONFIG, granted(granted_at=NOW - 5, proven=False), observed(kube(), label=ON))
     due = NOW - 5 + TIMING.kube_stable_s
     assert decide(KUBE_CONFIG, young, seen, TIMING, NOW).wake_at == due
     assert decide(KUBE_CONFIG, young, seen, TIMING, due).wake_at is None, "this look is the one"
@@ -807,34 +818,34 @@ def test_only_a_kube_container_that_is_not_stable_yet_is_observed_again_for_that
 
 @pytest.mark.parametrize("state", State)
 def test_each_state_wants_its_label(state: State) -> None:
-    assert label_wanted(state, Owner.LOCAL, up(), facts()) is LABELS[state][0]
-    assert label_wanted(state, Owner.KUBE, up(), facts()) is LABELS[state][1]
+    assert label_wanted(state, Owner.LOCAL, up(), observed()) is LABELS[state][0]
+    assert label_wanted(state, Owner.KUBE, up(), observed()) is LABELS[state][1]
     withdrawn = up(health=Health(withdrawn=True))
-    assert label_wanted(state, Owner.LOCAL, withdrawn, facts()) is LABELS[state][0]
+    assert label_wanted(state, Owner.LOCAL, withdrawn, observed()) is LABELS[state][0]
 
 
 def test_a_feature_kube_has_nothing_to_do_with_asks_for_no_label() -> None:
     unseen = LabelView(KubeLabel.UNKNOWN)
-    assert label_missing(LOCAL_CONFIG, up(), facts(local(), label=unseen)) is None
-    assert label_missing(LOCAL_CONFIG, down(), facts(label=unseen)) is None
-    assert label_missing(LOCAL_CONFIG, up(), facts(local(), label=ON)) is KubeLabel.OFF
+    assert label_missing(LOCAL_CONFIG, up(), observed(local(), label=unseen)) is None
+    assert label_missing(LOCAL_CONFIG, down(), observed(label=unseen)) is None
+    assert label_missing(LOCAL_CONFIG, up(), observed(local(), label=ON)) is KubeLabel.OFF
     # But where kube may have run it, a label of unknown value is removed.
-    assert label_missing(KUBE_CONFIG, down(), facts(label=unseen)) is KubeLabel.OFF
-    assert label_missing(LOCAL_CONFIG, down(grant=KUBE), facts(label=unseen)) is KubeLabel.OFF
-    assert label_missing(LOCAL_CONFIG, down(), facts(kube(), label=unseen)) is KubeLabel.OFF
-    assert label_missing(KUBE_CONFIG, up(), facts(local(), label=unseen)) is KubeLabel.ON
+    assert label_missing(KUBE_CONFIG, down(), observed(label=unseen)) is KubeLabel.OFF
+    assert label_missing(LOCAL_CONFIG, down(grant=KUBE), observed(label=unseen)) is KubeLabel.OFF
+    assert label_missing(LOCAL_CONFIG, down(), observed(kube(), label=unseen)) is KubeLabel.OFF
+    assert label_missing(KUBE_CONFIG, up(), observed(local(), label=unseen)) is KubeLabel.ON
 
 
 @pytest.mark.parametrize(
     ("config", "record", "seen"),
     [
-        (KUBE_CONFIG, up(mode=Mode.READY), facts(label=OFF)),
-        (FALLBACK, up(), facts(local(), label=OFF)),
-        (KUBE_CONFIG, granted(), facts(kube(), label=OFF)),
+        (KUBE_CONFIG, up(mode=Mode.READY), observed(label=OFF)),
+        (FALLBACK, up(), observed(local(), label=OFF)),
+        (KUBE_CONFIG, granted(), observed(kube(), label=OFF)),
     ],
 )
 def test_a_missing_label_is_requested_before_anything_else(
-    config: FeatureConfig, record: Record, seen: Facts
+    config: FeatureConfig, record: Record, seen: Observation
 ) -> None:
     decided = plan(config, record, seen)
     assert (decided.action, decided.why) == (
@@ -849,20 +860,20 @@ def test_a_kill_without_options_gives_no_grace() -> None:
 
 def test_a_failed_image_does_not_affect_a_feature_that_is_not_rolled_back() -> None:
     for record in (up(health=Health(failed_image="sha256:bad")), up(restored="sha256:bad")):
-        decided = plan(LOCAL_CONFIG, record, facts(local()))
+        decided = plan(LOCAL_CONFIG, record, observed(local()))
         assert (decided.action, decided.why) == (None, "the local container runs, as configured")
 
 
 def test_no_label_is_requested_while_not_joined() -> None:
-    assert label_missing(KUBE_CONFIG, up(), facts(local(), label=OFF)) is KubeLabel.ON
-    assert label_missing(KUBE_CONFIG, up(), facts(local(), label=OFF, joined=False)) is None
-    assert label_missing(KUBE_CONFIG, up(), facts(local(), label=ON)) is None
-    assert label_missing(KUBE_CONFIG, Record(), facts(local(), label=OFF)) is None
+    assert label_missing(KUBE_CONFIG, up(), observed(local(), label=OFF)) is KubeLabel.ON
+    assert label_missing(KUBE_CONFIG, up(), observed(local(), label=OFF, joined=False)) is None
+    assert label_missing(KUBE_CONFIG, up(), observed(local(), label=ON)) is None
+    assert label_missing(KUBE_CONFIG, Record(), observed(local(), label=OFF)) is None
 
 
 def test_a_refused_label_is_why_kube_cannot_deploy() -> None:
     refused = LabelView(KubeLabel.ON, refused="no such key")
-    decided = plan(KUBE_CONFIG, up(mode=Mode.READY), facts(label=refused))
+    decided = plan(KUBE_CONFIG, up(mode=Mode.READY), observed(label=refused))
     assert decided.action is None
     assert decided.why == (
         "waiting for kube deployment, blocked: the API server refuses the node label (no such key)"
@@ -871,13 +882,15 @@ def test_a_refused_label_is_why_kube_cannot_deploy() -> None:
 
 def test_a_refused_label_set_by_another_client_is_removed() -> None:
     seen = LabelView(KubeLabel.ON, refused="no such key")
-    assert label_missing(LOCAL_CONFIG, up(), facts(local(), label=seen)) is KubeLabel.OFF
-    assert label_missing(KUBE_CONFIG, up(), facts(local(), label=replace(seen, value=KubeLabel.OFF))) is None
+    assert label_missing(LOCAL_CONFIG, up(), observed(local(), label=seen)) is KubeLabel.OFF
+    assert (
+        label_missing(KUBE_CONFIG, up(), observed(local(), label=replace(seen, value=KubeLabel.OFF))) is None
+    )
 
 
 def test_a_forecast_contains_the_changes_that_time_causes() -> None:
     record, seen = look(
-        FALLBACK, up(mode=Mode.PENDING), facts(local(running=False), kube(), label=ON, reasking=True)
+        FALLBACK, up(mode=Mode.PENDING), observed(local(running=False), kube(), label=ON, reasking=True)
     )
     decided = decide(FALLBACK, record, seen, TIMING, NOW)
     assert decided.wake_at == NOW + TIMING.reask_s
@@ -887,16 +900,16 @@ def test_a_forecast_contains_the_changes_that_time_causes() -> None:
 
 
 def test_the_state_is_by_record_and_docker() -> None:
-    assert state_of(KUBE_CONFIG, up(), facts(local())) is State.LOCAL
-    assert state_of(KUBE_CONFIG, granted(), facts(kube())) is State.KUBE_RUNNING
-    assert state_of(KUBE_CONFIG, granted(), facts()) is State.KUBE_READY
-    assert state_of(LOCAL_CONFIG, granted(), facts()) is State.KUBE_STOPPED
+    assert state_of(KUBE_CONFIG, up(), observed(local())) is State.LOCAL
+    assert state_of(KUBE_CONFIG, granted(), observed(kube())) is State.KUBE_RUNNING
+    assert state_of(KUBE_CONFIG, granted(), observed()) is State.KUBE_READY
+    assert state_of(LOCAL_CONFIG, granted(), observed()) is State.KUBE_STOPPED
     exited = up(exit=Exit(LOCAL, Owner.LOCAL, 1, Cause.ITSELF))
-    assert state_of(LOCAL_CONFIG, exited, facts()) is State.LOCAL_EXITED
+    assert state_of(LOCAL_CONFIG, exited, observed()) is State.LOCAL_EXITED
 
 
 def test_two_containers_of_one_name_are_distinguished_by_owner() -> None:
     decided = plan(
-        LOCAL_CONFIG, up(), facts(Container(KUBE, Owner.KUBE, running=False), local(running=False))
+        LOCAL_CONFIG, up(), observed(Container(KUBE, Owner.KUBE, running=False), local(running=False))
     )
     assert decided.action == StartLocal(LOCAL)

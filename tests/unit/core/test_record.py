@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kubesyncd.core.health import WELL, Complaint, complain
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
-from kubesyncd.core.observation import Facts
+from kubesyncd.core.observation import Observation
 from kubesyncd.core.record import (
     Cause,
     Exit,
@@ -34,10 +34,10 @@ from tests.unit.core.given import (
     NOW,
     TIMING,
     down,
-    facts,
     granted,
     kube,
     local,
+    observed,
     up,
 )
 
@@ -46,39 +46,41 @@ YOUNG = {"proven": False, "granted_at": NOW - 5}
 
 def seen(record: Record, *containers: object, config: FeatureConfig = FALLBACK, now: float = NOW) -> Record:
     """The record after a look at these containers."""
-    return absorb(record, config, facts(*containers), TIMING, now)  # type: ignore[arg-type]
+    return absorb(record, config, observed(*containers), TIMING, now)  # type: ignore[arg-type]
 
 
 # ---- what runs, and the row ---------------------------------------------------------------------
 
 
 def test_a_running_local_container_is_the_owner_whether_or_not_it_said_so() -> None:
-    row = project(up(), facts(local()))
+    row = project(up(), observed(local()))
     assert (row.current_owner, row.docker_id) == (Owner.LOCAL, LOCAL)
 
 
 def test_a_kube_container_without_an_admission_is_never_the_owner() -> None:
-    assert project(up(), facts(kube())) == Row(SystemState.UP)
-    assert project(granted(), facts(kube(KUBE2))).current_owner is Owner.NONE
+    assert project(up(), observed(kube())) == Row(SystemState.UP)
+    assert project(granted(), observed(kube(KUBE2))).current_owner is Owner.NONE
 
 
 def test_an_admitted_kube_container_is_the_owner_while_it_runs() -> None:
-    row = project(granted(), facts(local(), kube()))
+    row = project(granted(), observed(local(), kube()))
     assert (row.current_owner, row.docker_id) == (Owner.KUBE, KUBE)
-    assert project(granted(), facts(kube(running=False))).docker_id == ""
+    assert project(granted(), observed(kube(running=False))).docker_id == ""
 
 
 def test_the_row_contains_what_is_recorded() -> None:
     record = down(mode=Mode.READY, owner_ts=77, failure="no kube container has run for 5 min")
-    assert project(record, facts()) == Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", 77, record.failure)
+    assert project(record, observed()) == Row(
+        SystemState.DOWN, Owner.NONE, Mode.READY, "", 77, record.failure
+    )
 
 
 def test_the_row_contains_the_complaint_about_the_local_container() -> None:
     health = complain(WELL, Complaint(LOCAL, "monit", "bgpd hangs"))
     said = "the local container is unhealthy: bgpd hangs (says monit)"
-    assert project(up(health=health), facts(local())).failure == said
-    assert project(up(health=health, failure="kube failed"), facts(local())).failure == "kube failed"
-    assert project(up(health=health), facts(local(running=False))).failure == ""
+    assert project(up(health=health), observed(local())).failure == said
+    assert project(up(health=health, failure="kube failed"), observed(local())).failure == "kube failed"
+    assert project(up(health=health), observed(local(running=False))).failure == ""
 
 
 def test_the_values_in_the_ledger_are_these() -> None:
@@ -86,7 +88,7 @@ def test_the_values_in_the_ledger_are_these() -> None:
 
 
 def test_missing_records_have_the_harmless_default() -> None:
-    record, look = Record(), Facts(None)
+    record, look = Record(), Observation(None)
     assert (record.granted_at, record.refuse_until, record.adopt_at, record.owner_ts) == (0.0, 0.0, 0.0, 0)
     assert (record.crashes, record.proven, record.ending, record.local_due) == (0, False, False, False)
     assert (look.joined, look.reasking, look.hold, look.kubelet, look.wall_s) == (
@@ -110,22 +112,22 @@ def test_after_a_prepared_reboot_the_local_container_is_wanted_until_kube_is_the
 
 
 def test_a_destroyed_container_is_ignored_and_the_youngest_kube_one_comes_first() -> None:
-    look = facts(local(running=False, gone=True), kube(started="2"), kube(KUBE2, started="3"))
+    look = observed(local(running=False, gone=True), kube(started="2"), kube(KUBE2, started="3"))
     assert look.local is None
     assert look.local_running == ""
     assert look.kube_running == (KUBE2, KUBE)
-    assert facts(local(running=False)).local == local(running=False)
-    assert facts(kube("cc" * 32, started="2"), kube("bb" * 32, started="2")).kube_running[0] == "cc" * 32
-    assert facts(kube(running=False)).kube_running == ()
+    assert observed(local(running=False)).local == local(running=False)
+    assert observed(kube("cc" * 32, started="2"), kube("bb" * 32, started="2")).kube_running[0] == "cc" * 32
+    assert observed(kube(running=False)).kube_running == ()
 
 
 def test_the_owner_is_stamped_with_the_time_of_its_change() -> None:
-    look = replace(facts(local()), wall_s=1000)
+    look = replace(observed(local()), wall_s=1000)
     record = absorb(up(), LOCAL_CONFIG, look, TIMING, NOW)
     assert (record.owner, record.owner_ts) == (Owner.LOCAL, 1000)
     later = absorb(record, LOCAL_CONFIG, replace(look, wall_s=2000), TIMING, NOW)
     assert later.owner_ts == 1000
-    ended = absorb(later, LOCAL_CONFIG, replace(facts(), wall_s=3000), TIMING, NOW)
+    ended = absorb(later, LOCAL_CONFIG, replace(observed(), wall_s=3000), TIMING, NOW)
     assert (ended.owner, ended.owner_ts) == (Owner.NONE, 3000)
 
 
@@ -401,7 +403,7 @@ configs = st.builds(
     local_only=st.booleans(),
 )
 looks = st.builds(
-    lambda *containers: facts(*filter(None, containers)),
+    lambda *containers: observed(*filter(None, containers)),
     st.sampled_from([None, local(), local(running=False, code=1), local(running=False, gone=True)]),
     st.sampled_from([None, kube(), kube(running=False, code=2)]),
     st.sampled_from([None, kube(KUBE2, started="3")]),
@@ -410,7 +412,9 @@ looks = st.builds(
 
 @settings(max_examples=10 * settings.default.max_examples)
 @given(records, configs, looks)
-def test_a_second_observation_changes_nothing(record: Record, config: FeatureConfig, look: Facts) -> None:
+def test_a_second_observation_changes_nothing(
+    record: Record, config: FeatureConfig, look: Observation
+) -> None:
     once = absorb(record, config, look, TIMING, NOW)
     assert absorb(once, config, look, TIMING, NOW) == once
 
@@ -418,7 +422,7 @@ def test_a_second_observation_changes_nothing(record: Record, config: FeatureCon
 @settings(max_examples=10 * settings.default.max_examples)
 @given(records, configs, looks)
 def test_an_observation_never_changes_the_unit_s_request(
-    record: Record, config: FeatureConfig, look: Facts
+    record: Record, config: FeatureConfig, look: Observation
 ) -> None:
     after = absorb(record, config, look, TIMING, NOW)
     assert (after.system_state, after.mode, after.style) == (record.system_state, record.mode, record.style)

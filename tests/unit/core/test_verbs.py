@@ -34,25 +34,27 @@ from tests.unit.core.given import (
     ON,
     TIMING,
     down,
-    facts,
     granted,
     kube,
     local,
+    observed,
     up,
 )
 
 if TYPE_CHECKING:
-    from kubesyncd.core.observation import Facts
+    from kubesyncd.core.observation import Observation
 
 STOPPED = local(running=False)
 
 
-def told(*containers: object, **more: object) -> Facts:
+def told(*containers: object, **more: object) -> Observation:
     """A look with Redis up; what STATE_DB says does not matter."""
-    return facts(*containers, **{"row": Row(), **more})  # type: ignore[arg-type]
+    return observed(*containers, **{"row": Row(), **more})  # type: ignore[arg-type]
 
 
-def noted(verb: verbs.Verb, record: Record, look: Facts, config: FeatureConfig = LOCAL_CONFIG) -> Record:
+def noted(
+    verb: verbs.Verb, record: Record, look: Observation, config: FeatureConfig = LOCAL_CONFIG
+) -> Record:
     """The record once the verb is accepted."""
     made = accept(verb, config, record, look)
     assert isinstance(made, Record)
@@ -60,7 +62,7 @@ def noted(verb: verbs.Verb, record: Record, look: Facts, config: FeatureConfig =
 
 
 def answer(
-    verb: verbs.Verb, record: Record, look: Facts, config: FeatureConfig = LOCAL_CONFIG
+    verb: verbs.Verb, record: Record, look: Observation, config: FeatureConfig = LOCAL_CONFIG
 ) -> Outcome | None:
     """What the caller is told, STATE_DB being right."""
     return outcome(verb, config, record, replace(look, row=project(record, look)))
@@ -121,13 +123,13 @@ def test_start_forgets_how_it_ended_before() -> None:
 
 
 def test_start_needs_redis_except_for_what_is_always_local() -> None:
-    look = facts(STOPPED, row=None)
+    look = observed(STOPPED, row=None)
     assert accept(Start(), LOCAL_CONFIG, down(), look) is REDIS_DOWN
     assert outcome(Start(), LOCAL_CONFIG, down(), look) is REDIS_DOWN
     database = FeatureConfig(always_local=True)
     assert noted(Start(), down(), look, database) == up()
-    assert outcome(Start(), database, up(), facts(local(), row=None)) is DONE
-    assert outcome(Start(), database, up(), facts(STOPPED, row=None)) is None
+    assert outcome(Start(), database, up(), observed(local(), row=None)) is DONE
+    assert outcome(Start(), database, up(), observed(STOPPED, row=None)) is None
 
 
 def test_start_is_done_once_something_runs_that_may() -> None:
@@ -200,8 +202,8 @@ def test_a_stop_that_finds_nothing_ends_nothing() -> None:
 
 def test_stop_and_kill_work_without_redis() -> None:
     for verb in (Stop(), Kill()):
-        assert noted(verb, up(), facts(local(), row=None)).system_state is SystemState.DOWN
-        assert outcome(verb, LOCAL_CONFIG, down(), facts(STOPPED, row=None)) is DONE
+        assert noted(verb, up(), observed(local(), row=None)).system_state is SystemState.DOWN
+        assert outcome(verb, LOCAL_CONFIG, down(), observed(STOPPED, row=None)) is DONE
 
 
 @pytest.mark.parametrize("verb", [Stop(), Kill()])
@@ -234,7 +236,7 @@ def test_an_overtaken_verb_says_by_what() -> None:
 
 def waited(
     record: Record,
-    look: Facts,
+    look: Observation,
     config: FeatureConfig = LOCAL_CONFIG,
     *,
     now: float = NOW,

@@ -11,7 +11,7 @@ import structlog
 from kubesyncd.features.health_checks import Checks
 from kubesyncd.ports import Ran, Refused
 from kubesyncd.runtime.context import Runtime
-from tests.unit.core.given import TIMING, facts, granted, kube
+from tests.unit.core.given import TIMING, granted, kube, observed
 
 
 class Hooks:
@@ -30,7 +30,7 @@ class Hooks:
 
 async def test_a_check_that_cannot_run_is_reported_again_once_it_has_run() -> None:
     lines, hooks = structlog.testing.LogCapture(), Hooks()
-    view = SimpleNamespace(record=granted(), facts=facts(kube()))
+    view = SimpleNamespace(record=granted(), observed=observed(kube()))
     reconcilers: Any = [SimpleNamespace(name="snmp", view=view)]
     log = structlog.wrap_logger(None, processors=[lines])
     runtime = Runtime(lambda: 0.0, lambda: 0.0, Random(1), log)

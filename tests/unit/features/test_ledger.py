@@ -18,7 +18,7 @@ from kubesyncd.core.state import HISTORY_MAX
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.ports import Unavailable
 from tests.sim.plain import PlainFile
-from tests.unit.core.given import FALLBACK, HISTORY, LOCAL, NOW, ROLLBACK, TIMING, facts, full, local, up
+from tests.unit.core.given import FALLBACK, HISTORY, LOCAL, NOW, ROLLBACK, TIMING, full, local, observed, up
 
 BOOT = "a-boot"
 # Its local container has ended by itself, with an unknown code.
@@ -229,10 +229,10 @@ def test_whatever_is_read_can_be_decided_on(part: str, key: str, value: Any) -> 
     record, config = ledger.records.get("snmp"), ledger.configs.get("snmp")
     assert (record is None) is bool(problem)
     if record is not None and config is not None:
-        record = absorb(record, config, facts(local()), TIMING, NOW)
-        decide(config, record, facts(local()), TIMING, NOW)
-        verbs.wait_code(config, record, facts(), TIMING, NOW, NOW)
-        verbs.wait_follows(config, record, facts())
+        record = absorb(record, config, observed(local()), TIMING, NOW)
+        decide(config, record, observed(local()), TIMING, NOW)
+        verbs.wait_code(config, record, observed(), TIMING, NOW, NOW)
+        verbs.wait_follows(config, record, observed())
         assert loaded(written(record, config))[0].records["snmp"] == record
 
 

@@ -12,7 +12,7 @@ from kubesyncd.core.record import Record, absorb, local_wanted
 from kubesyncd.core.verbs import Start, accept
 from kubesyncd.reboot.hold import PreparedReboot, begin_boot, decode, encode
 from kubesyncd.runtime.state_files import StateFile
-from tests.unit.core.given import KUBE_CONFIG, NOW, TIMING, facts, granted, kube, local, look
+from tests.unit.core.given import KUBE_CONFIG, NOW, TIMING, granted, kube, local, look, observed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_full_disk_keeps_the_kubelet_off_and_the_promise_all_the_same(
 def test_after_a_prepared_reboot_the_local_container_starts_whatever_fallback_says() -> None:
     first = Record(boot_fallback=True)
     assert local_wanted(KUBE_CONFIG, first)
-    record, seen = look(KUBE_CONFIG, first, facts(local(running=False)))
+    record, seen = look(KUBE_CONFIG, first, observed(local(running=False)))
     started = accept(Start(), KUBE_CONFIG, record, seen)
     assert isinstance(started, Record)
     assert started.mode is Mode.NONE
@@ -85,6 +85,6 @@ def test_after_a_prepared_reboot_the_local_container_starts_whatever_fallback_sa
 
 def test_once_kube_has_shown_that_it_is_there_the_operators_setting_rules_again() -> None:
     record = granted(proven=False, granted_at=NOW - TIMING.kube_stable_s, boot_fallback=True)
-    record = absorb(record, KUBE_CONFIG, facts(kube()), TIMING, NOW)
+    record = absorb(record, KUBE_CONFIG, observed(kube()), TIMING, NOW)
     assert record.proven
     assert not local_wanted(KUBE_CONFIG, record)
