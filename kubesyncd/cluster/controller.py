@@ -170,7 +170,7 @@ class ClusterController:
         """
         upto = await self._labels.request(changes)
         within_s = self._timing.label_wait_s if self.joined else 0.0
-        if not await self._labels.outcome(changes, upto, within_s):
+        if await self._labels.outcome(changes, upto, within_s):
             return "applied"
         return f"queued ({self._why_pending()}; {len(self._labels.queue.pending)} pending)"
 
@@ -354,5 +354,5 @@ class ClusterController:
     def _why_pending(self) -> str:
         if not self.joined:
             return self._why_not_joined()
-        failure = self._labels.failure
-        return failure.detail if failure else "the API server has not answered yet"
+        why = self._labels.failure.detail if self._labels.failure else ""
+        return why or "the API server has not answered yet"

@@ -106,8 +106,8 @@ class LabelSync:
         """Queue `changes` without waiting for the disk. Raises Refused where too many others wait."""
         self._file.append_soon(changes)
 
-    async def outcome(self, changes: Sequence[Change], upto: int, within_s: float) -> str:
-        """Wait for the delivery of changes queued up to `upto`: empty where applied, else why they still wait.
+    async def outcome(self, changes: Sequence[Change], upto: int, within_s: float) -> bool:
+        """Wait for the delivery of changes queued up to `upto`; return whether they are applied.
 
         Raises Refused where the API server rejects one, or a reset has dropped them.
         """
@@ -122,9 +122,7 @@ class LabelSync:
         refused = [self.refusals[key] for key in sorted(keys) if key in self.refusals]
         if refused:
             raise Refused(SERVICE, "; ".join(refused))
-        if not self.queue.holds(keys, upto):
-            return ""
-        return self.failure.detail if self.failure else "the API server has not answered yet"
+        return not self.queue.holds(keys, upto)
 
     async def purge(self) -> None:
         """Drop every label: the switch was reset. Raises Unavailable, and then nothing is forgotten."""

@@ -338,6 +338,17 @@ def test_a_silent_master_is_a_failure_after_the_call_s_own_deadline() -> None:
     play(story, **JOINED)
 
 
+def test_a_label_stays_queued_when_the_master_fails_without_a_reason() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.fail(Unavailable("Kubernetes", ""))
+        told = await switch.controller.apply([change("rack=7")])
+        assert told == "queued (the API server has not answered yet; 1 pending)"
+        assert switch.pending == ["rack=7"]
+
+    play(story, **JOINED)
+
+
 def test_reconnecting_sends_at_once_whatever_the_backoff_says() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
