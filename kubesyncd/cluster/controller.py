@@ -104,7 +104,7 @@ class ClusterController:
             runtime=runtime,
         )
         self._credential = CredentialWatch(host.credential_ends, runtime=runtime, listeners=listeners)
-        self._kubelet = KubeletGate(ports.units, runtime.backoff(timing), runtime.clock, runtime.log)
+        self._kubelet = KubeletGate(ports.units, timing=timing, runtime=runtime)
         self.joined = False
         self.hold = False
         self.engaged = False

@@ -10,30 +10,23 @@ from typing import TYPE_CHECKING
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from structlog.typing import FilteringBoundLogger
-
+    from kubesyncd.core.model import Timing
     from kubesyncd.ports import Units
-    from kubesyncd.runtime.backoff import Backoff
+    from kubesyncd.runtime.context import Runtime
+
+NOT_SWITCHED = "kubelet_not_switched"
 
 
 class KubeletGate:
     """Brings the kubelet's unit into the desired state: observe, start or stop, observe again."""
 
-    def __init__(
-        self,
-        units: Units,
-        backoff: Backoff,
-        clock: Callable[[], float],
-        logger: FilteringBoundLogger,
-    ) -> None:
+    def __init__(self, units: Units, *, timing: Timing, runtime: Runtime) -> None:
         self._units = units
-        self._backoff = backoff
-        self._clock = clock
-        self._log = logger
+        self._backoff = runtime.backoff(timing)
+        self._clock = runtime.clock
+        self._log = runtime.log
+        self._alerts = runtime.alert_log("kubelet")
         self._ruled: bool | None = None
-        self._failing = False
         self.running: bool | None = None
         self.stale = True
         self.retry_at: float | None = None
@@ -47,13 +40,14 @@ class KubeletGate:
         try:
             await self._make(run, why)
         except PortError as error:
-            if not self._failing:
-                self._log.error("kubelet_not_ruled", run=run, why=why, error=str(error))
-            self._failing = True
+            self._alerts.begin(
+                NOT_SWITCHED, f"{error}; kubelet to be {'started' if run else 'stopped'}: {why}"
+            )
             self.retry_at = self._clock() + self._backoff.next_s()
         else:
             self._backoff.reset()
-            self._failing, self.stale, self.retry_at = False, False, None
+            self._alerts.end(NOT_SWITCHED)
+            self.stale, self.retry_at = False, None
 
     async def _make(self, run: bool, why: str) -> None:
         self.running = await self._units.kubelet_running()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kubesyncd.ports import FeatureStore
     from kubesyncd.runtime.context import Runtime
 
+UNREADABLE = "master_config_unreadable"
+
 
 class Mirrored(Protocol):
     """What the mirror shows, and what is told of a changed configuration."""
@@ -55,8 +57,9 @@ class StatusMirror:
         self._shown = shown
         self._audit_s = timing.audit_s
         self._log = runtime.log
+        self._clock = runtime.clock
+        self._alerts = runtime.alert_log("master")
         self._backoff = runtime.backoff(timing)
-        self._failing = False
         self._due = asyncio.Event()
         self._restate = True
         self._told: tuple[bool, int] | None = None
@@ -72,17 +75,18 @@ class StatusMirror:
 
     async def run(self) -> None:
         """Read and mirror until cancelled. Never returns."""
+        silent_until = self._clock() + self._audit_s
         while True:
             try:
                 await self._read()
                 await self._write()
             except PortError as error:
-                if self._shown.engaged and not self._failing:
-                    self._log.warning("master_config_stands", why=str(error))
-                self._failing = True
+                # Redis starts later than the daemon at boot. Without a master, its outage is not the cluster's concern.
+                if self._shown.engaged or (self.master is None and self._clock() >= silent_until):
+                    self._alerts.warn(UNREADABLE, str(error))
                 wait_s = self._backoff.next_s()
             else:
-                self._failing = False
+                self._alerts.warn(UNREADABLE, "")
                 self._backoff.reset()
                 wait_s = self._audit_s
             if not await woken(self._due, wait_s):

@@ -123,8 +123,8 @@ class PlainLink:
 class PlainStore:
     """What is read and written of Redis outside the reconcilers, with every write noted.
 
-    `fails`: calls on FEATURE rows that fail, with what error: "read", or "write" and the feature. `loaded`: the rows
-    are restored after a load of CONFIG_DB.
+    `fails`: calls that fail, with what error: "read" and "write" with the feature, on FEATURE rows; "write_master".
+    `loaded`: the rows are restored after a load of CONFIG_DB.
     """
 
     config: MasterConfig = field(default_factory=MasterConfig)
@@ -147,7 +147,7 @@ class PlainStore:
         return self.metadata
 
     async def write_master(self, *, connected: bool, ts: int) -> None:
-        self._check()
+        self._check("write_master")
         if connected is not self.connected:
             self.connected, self.ts = connected, ts
             self.writes.append(connected)

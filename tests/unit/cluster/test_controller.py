@@ -644,7 +644,7 @@ def test_a_kubelet_that_cannot_be_toggled_is_tried_again_with_growing_delays_and
         await asyncio.sleep(3600)
         assert switch.controller.kubelet_running is True
         assert 120 <= switch.units.calls.count("stop") <= 500
-        assert switch.log.count("kubelet_not_ruled") == 1
+        assert switch.log.count("kubelet_not_switched") == 1
         switch.units.broken = False
         await switch.until(lambda: switch.controller.kubelet_running is False, 31)
         switch.units.broken, switch.hold = True, False
@@ -737,7 +737,7 @@ def test_redis_away_changes_nothing_but_the_reports() -> None:
         await switch.until(lambda: not switch.units.running, 10)
         await asyncio.sleep(3600)
         assert switch.controller.joined
-        assert switch.log.count("master_config_stands") == 1
+        assert switch.log.count("master_config_unreadable") == 1
         switch.store.down = False
         await switch.until(lambda: switch.store.pending == ("rack=8",), 31)
         assert switch.store.connected is False
@@ -755,6 +755,37 @@ def test_redis_away_from_the_start_leaves_the_kubelet_as_it_is() -> None:
         assert switch.units.calls == []
         switch.store.down = False
         await switch.settled()
+
+    play(story, **JOINED)
+
+
+def test_redis_away_from_the_start_is_logged_once_it_has_stayed_away() -> None:
+    async def story(switch: Switch) -> None:
+        switch.store.down = True
+        await switch.restart()
+        await asyncio.sleep(50)
+        assert switch.log.lines == [], "the database's container starts later than the daemon"
+        await asyncio.sleep(3600)
+        assert switch.log.count("master_config_unreadable") == 1
+        switch.store.down = False
+        await asyncio.sleep(31)
+        switch.store.down = True
+        switch.controller.wake()
+        await asyncio.sleep(3600)
+        assert switch.log.count("master_config_unreadable") == 1, "Kubernetes is off"
+
+    play(story)
+
+
+def test_a_mirror_that_fails_since_before_the_master_was_read_is_logged() -> None:
+    async def story(switch: Switch) -> None:
+        switch.store.down = True
+        await switch.restart()
+        await asyncio.sleep(5)
+        switch.store.down, switch.store.fails = False, {"write_master": Unavailable("Redis", "out of memory")}
+        await switch.until(lambda: switch.controller.connected, 31)
+        await asyncio.sleep(600)
+        assert switch.log.count("master_config_unreadable") == 1
 
     play(story, **JOINED)
 
