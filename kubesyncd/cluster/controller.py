@@ -148,13 +148,6 @@ class ClusterController:
         """Return the state of the feature's label. Its absence on the Node is tracked from now on."""
         return self._labels.view(feature, self._link.node)
 
-    async def request(self, changes: Sequence[Change]) -> None:
-        """Queue `changes`, durably. Returns once they are on disk, not once they are applied.
-
-        Raises Unavailable where they cannot be stored, Refused where too many others wait.
-        """
-        await self._labels.request(changes)
-
     async def request_feature(self, feature: str, *, on: bool) -> None:
         """Queue a feature's label. Raises Refused where too many others wait.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from kubesyncd.core.labels import Change
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.kube_client import NODES, KubeClient
 from tests.sim.plain import PlainStore
@@ -33,7 +32,7 @@ async def test_simulated_switches_connect_and_bring_their_labels_through_an_outa
             await asyncio.to_thread(cluster.stop_api)
             await until_async(lambda: not any(switch.controller.connected for switch in fleet.switches))
             for switch in fleet.switches:
-                await switch.controller.request([Change("snmp_enabled", "true")])
+                await switch.controller.request_feature("snmp", on=True)
             await asyncio.to_thread(cluster.start)
             await fleet.until_quiet()
             async with KubeClient(cluster.admin_conf) as admin:

@@ -32,7 +32,6 @@ from kubesyncd.adapters.kube_watch import SILENCE_S, WATCH_S, NodeWatch
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
 from kubesyncd.cluster.listeners import Listeners
 from kubesyncd.cluster.node_reports import NodeReports
-from kubesyncd.core.labels import Change
 from kubesyncd.core.model import MasterConfig, Timing
 from kubesyncd.runtime.context import Runtime
 from tests.lab.certificates import Authority, write_kubeconfig
@@ -243,7 +242,7 @@ class Fleet:
         self._say("one label on every switch at once")
         begun, before = time.monotonic(), cpu_s(self.pid)
         for switch in self.switches:
-            await switch.controller.request([Change("snmp_enabled", "true")])
+            await switch.controller.request_feature("snmp", on=True)
             switch.view.feature("snmp", "KUBE_RUNNING", "")
         await self.until_quiet()
         taken = time.monotonic() - begun

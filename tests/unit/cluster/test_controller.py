@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.sim.loop import Deadlock, run
-from tests.sim.plain import PlainDisk, PlainFile, PlainLink, PlainLog, PlainMaster, PlainStore, PlainUnits
+from tests.sim.plain import (
+    ANSWER_S,
+    PlainDisk,
+    PlainFile,
+    PlainLink,
+    PlainLog,
+    PlainMaster,
+    PlainStore,
+    PlainUnits,
+)
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -126,7 +135,12 @@ class Switch:
         return self.controller.status()["pending"]
 
     async def ask(self, *texts: str) -> None:
-        await self.controller.request([change(text) for text in texts])
+        """Apply labels, and wait only until they are stored: sooner than the master answers a PATCH."""
+        asked = asyncio.create_task(self.controller.apply([change(text) for text in texts]))
+        asked.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await until_async(lambda: asked.done() or texts[-1] in self.pending, pause_s=ANSWER_S / 2)
+        if asked.done():
+            await asked
 
     async def configure(self, config: MasterConfig) -> None:
         self.store.config = config
