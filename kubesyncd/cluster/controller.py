@@ -21,6 +21,7 @@ from kubesyncd.cluster.credential_watch import CredentialWatch
 from kubesyncd.cluster.kubelet import KubeletGate
 from kubesyncd.cluster.label_sync import LabelSync
 from kubesyncd.cluster.node_link import NodeLink
+from kubesyncd.cluster.queue_file import QueueFile
 from kubesyncd.cluster.rules import kubelet_rule, why_not_joined
 from kubesyncd.cluster.status_mirror import StatusMirror
 from kubesyncd.core.labels import Change, feature_label
@@ -78,23 +79,18 @@ class ClusterController:
         listeners: Listeners,
     ) -> None:
         self._host = host
-        self._timing = timing
         self._runtime = runtime
         self._due = asyncio.Event()
         self._listeners = listeners = replace(
             listeners,
-            queue_changed=self._queue_changed,
             labels_applied=self._labels_applied,
             link_changed=self._link_changed,
             node_seen=self._node_seen,
         )
-        self._labels = LabelSync(
-            ports.labels_file,
-            timing=timing,
-            runtime=runtime,
-            listeners=listeners,
-            due=self._due,
+        self._file = QueueFile(
+            ports.labels_file, runtime, changed=self._queue_changed, appended=self._labels_queued
         )
+        self._labels = LabelSync(self._file, timing=timing, runtime=runtime, listeners=listeners)
         self._link = NodeLink(ports.connect, timing=timing, runtime=runtime, listeners=listeners)
         self._mirror = StatusMirror(
             ports.store,
@@ -109,13 +105,13 @@ class ClusterController:
         self.hold = False
         self.engaged = False
         self._announced: tuple[bool, bool] | None = None
-        self._audit_at = 0.0
+        self._audit = _Audit(timing.audit_s, runtime.clock)
 
     def load(self) -> None:
         """Read the label queue from its file."""
-        self._labels.load()
+        self._file.load()
         # Labels once applied are managed further, also after the master's configuration is removed.
-        self.engaged = bool(self._labels.queue.applied)
+        self.engaged = bool(self._file.queue.applied)
 
     # ---- for reconcilers, server and operators ------------------------------------------------------
 
@@ -153,7 +149,7 @@ class ClusterController:
 
         Not durable, so that a full disk stops no feature: the reconcilers request the label again after a restart.
         """
-        self._labels.request_soon([Change(feature_label(feature), "true" if on else None)])
+        self._file.append_soon([Change(feature_label(feature), "true" if on else None)])
 
     async def apply(self, changes: Sequence[Change]) -> str:
         """Queue `changes` and wait at most `label_wait_s` for their delivery.
@@ -161,11 +157,10 @@ class ClusterController:
         Returns `applied` or `queued (<why>; <n> pending)`. Raises Refused where the API server rejects one
         (the others are applied), or too many others wait; Unavailable where they cannot be stored.
         """
-        upto = await self._labels.request(changes)
-        within_s = self._timing.label_wait_s if self.joined else 0.0
-        if await self._labels.outcome(changes, upto, within_s):
+        upto = await self._file.append(changes)
+        if await self._labels.outcome(changes, upto, wait=self.joined):
             return "applied"
-        return f"queued ({self._why_pending()}; {len(self._labels.queue.pending)} pending)"
+        return f"queued ({self._why_pending()}; {len(self._file.queue.pending)} pending)"
 
     async def purge(self) -> None:
         """Forget every label, queued or applied: the switch was reset.
@@ -182,7 +177,7 @@ class ClusterController:
 
     def status(self) -> ClusterDescription:
         """Return the status for operators, without the membership."""
-        master, queue = self._mirror.master, self._labels.queue
+        master, queue = self._mirror.master, self._file.queue
         may_run, kubelet_why = self._kubelet_rule()
         expires_ts = self._credential.expires_ts
         retry_in_s = max(0.0, self._labels.retry_at - self._runtime.clock())
@@ -213,10 +208,10 @@ class ClusterController:
         """Run until cancelled. An unexpected exception ends all loops and is raised."""
         # Until the configuration has been read, a switch that has had labels applied is still joined: a stop that an
         # earlier run began must not end a container while its label is on the Node.
-        self.joined = bool(self._labels.queue.applied) and self._host.has_kubeconfig()
+        self.joined = bool(self._file.queue.applied) and self._host.has_kubeconfig()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror.run(), name="cluster-report")
-            tasks.create_task(self._labels.run(), name="cluster-write")
+            tasks.create_task(self._file.run(), name="cluster-write")
             try:
                 await self._act(tasks)
             finally:
@@ -251,8 +246,8 @@ class ClusterController:
         """Return the seconds until the next timed action; None: none is due."""
         if self._mirror.master is None or not self.engaged or self._link.packages_missing:
             return None
-        now, times = self._runtime.clock(), [self._audit_at]
-        if self._link.cluster is not None and self._labels.queue.pending:
+        now, times = self._runtime.clock(), [self._audit.at]
+        if self._link.cluster is not None and self._file.queue.pending:
             times.append(self._labels.retry_at)
         if self._kubelet.retry_at is not None:
             times.append(self._kubelet.retry_at)
@@ -268,10 +263,9 @@ class ClusterController:
             return False
         self.joined = master.wanted and self._host.has_kubeconfig()
         self.hold = self._host.is_held()
-        if self._runtime.clock() >= self._audit_at:
-            self._audit_at = self._runtime.clock() + self._timing.audit_s
+        if self._audit.begins():
             self._kubelet.stale = True
-            self._labels.audit()
+            self._file.retry()
             self._credential.look(master, joined=self.joined)
         return True
 
@@ -296,7 +290,7 @@ class ClusterController:
 
     def _kubelet_rule(self) -> tuple[bool, str]:
         why_not = "" if self.joined else self._why_not_joined()
-        return kubelet_rule(why_not, hold=self.hold, failed=len(self._labels.queue.failed))
+        return kubelet_rule(why_not, hold=self.hold, failed=len(self._file.queue.failed))
 
     async def _rule_kubelet(self) -> None:
         if self._host.is_joining():
@@ -315,7 +309,7 @@ class ClusterController:
 
     def pending(self) -> tuple[str, ...]:
         """See status_mirror.Mirrored."""
-        return tuple(str(change) for change in self._labels.queue.changes)
+        return tuple(str(change) for change in self._file.queue.changes)
 
     def configuration_changed(self) -> None:
         """See status_mirror.Mirrored."""
@@ -327,7 +321,12 @@ class ClusterController:
         self._link.answers()
 
     def _queue_changed(self) -> None:
+        self._labels.forget_delivered()
         self._mirror.wake()
+
+    def _labels_queued(self, changes: Sequence[Change]) -> None:
+        self._due.set()
+        self._labels.note_queued(changes)
 
     def _link_changed(self) -> None:
         self._mirror.wake()
@@ -349,3 +348,19 @@ class ClusterController:
             return self._why_not_joined()
         why = self._labels.failure.detail if self._labels.failure else ""
         return why or "the API server has not answered yet"
+
+
+class _Audit:
+    """The time of the next audit; the first one is due at once."""
+
+    def __init__(self, every_s: float, clock: Callable[[], float]) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self.at = 0.0
+
+    def begins(self) -> bool:
+        """Return whether an audit is due, and set the time of the next one."""
+        due = self._clock() >= self.at
+        if due:
+            self.at = self._clock() + self._every_s
+        return due

@@ -9,7 +9,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kubesyncd.cluster.queue_file import SERVICE, QueueFile
+from kubesyncd.cluster.queue_file import SERVICE
 from kubesyncd.core import label_queue, labels
 from kubesyncd.core.labels import Change, feature_label, feature_of
 from kubesyncd.core.model import KubeLabel, LabelView
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from kubesyncd.cluster.listeners import Listeners
+    from kubesyncd.cluster.queue_file import QueueFile
     from kubesyncd.core.label_queue import Fold, Queue
     from kubesyncd.core.model import Timing
-    from kubesyncd.ports import Cluster, DurableFile
+    from kubesyncd.ports import Cluster
     from kubesyncd.runtime.context import Runtime
 
 # A watch event this soon after our own PATCH may be older than it; the newest event is used afterwards.
@@ -29,23 +30,22 @@ SETTLE_S = 1.0
 
 
 class LabelSync:
-    """The label queue and its delivery. `due` is set when there is something to send."""
+    """The delivery of the labels that wait in `file`."""
 
     def __init__(
         self,
-        file: DurableFile,
+        file: QueueFile,
         *,
         timing: Timing,
         runtime: Runtime,
         listeners: Listeners,
-        due: asyncio.Event,
     ) -> None:
         self._clock = runtime.clock
         self._log = runtime.log
         self._listeners = listeners
-        self._due = due
         self._backoff = runtime.backoff(timing)
-        self._file = QueueFile(file, runtime, changed=self._changed, appended=self._queued)
+        self._wait_s = timing.label_wait_s
+        self._file = file
         # Keys whose absence on the Node is tracked too.
         self._asked: set[str] = set()
         self._queued_at: dict[str, float] = {}
@@ -55,23 +55,6 @@ class LabelSync:
         self.retry_at = 0.0
         self.settled_at = 0.0
         self._attempts = _Attempts()
-
-    @property
-    def queue(self) -> Queue:
-        """Pending, failed and applied labels."""
-        return self._file.queue
-
-    def load(self) -> None:
-        """Read the queue file."""
-        self._file.load()
-
-    async def run(self) -> None:
-        """Keep the queue file up to date. Never returns."""
-        await self._file.run()
-
-    def audit(self) -> None:
-        """Write again what could not be written."""
-        self._file.retry()
 
     # ---- called from outside ---------------------------------------------------------------------
 
@@ -85,44 +68,36 @@ class LabelSync:
             return LabelView(KubeLabel.OFF, refused="its name is too long for a node label")
         if len(self._asked) < label_queue.APPLIED_MAX:
             self._asked.add(key)
-        value = self.queue.effective(key)
+        value = self._queue.effective(key)
         if value is KubeLabel.UNKNOWN and node is not None:
             value = node.get(key)
         shown = KubeLabel.ON if value == "true" else KubeLabel.OFF
         return LabelView(
             value=KubeLabel.UNKNOWN if value is KubeLabel.UNKNOWN else shown,
-            pending=key in self.queue.keys,
-            failed=key in self.queue.failed,
+            pending=key in self._queue.keys,
+            failed=key in self._queue.failed,
             refused=self.refusals.get(key, ""),
             queued_at=self._queued_at.get(key),
             acked_at=self._acked_at.get(key),
         )
 
-    async def request(self, changes: Sequence[Change]) -> int:
-        """Queue `changes`, durably; return the arrival number behind the last one. Raises Refused, Unavailable."""
-        return await self._file.append(changes)
-
-    def request_soon(self, changes: Sequence[Change]) -> None:
-        """Queue `changes` without waiting for the disk. Raises Refused where too many others wait."""
-        self._file.append_soon(changes)
-
-    async def outcome(self, changes: Sequence[Change], upto: int, within_s: float) -> bool:
-        """Wait for the delivery of changes queued up to `upto`; return whether they are applied.
+    async def outcome(self, changes: Sequence[Change], upto: int, *, wait: bool) -> bool:
+        """Return whether changes queued up to `upto` are applied; `wait`: at most `label_wait_s` for their delivery.
 
         Raises Refused where the API server rejects one, or a reset has dropped them.
         """
         tried, purges = self._attempts.begun, self._attempts.purges
         keys = {change.key for change in changes}
         with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while self.queue.holds(keys, upto) and self._attempts.in_vain <= tried:
+            async with asyncio.timeout(self._wait_s if wait else 0.0):
+                while self._queue.holds(keys, upto) and self._attempts.in_vain <= tried:
                     await self._attempts.over.wait()
         if self._attempts.purges != purges:
             raise Refused(SERVICE, "a reset has dropped the label; add it again")
         refused = [self.refusals[key] for key in sorted(keys) if key in self.refusals]
         if refused:
             raise Refused(SERVICE, "; ".join(refused))
-        return not self.queue.holds(keys, upto)
+        return not self._queue.holds(keys, upto)
 
     async def purge(self) -> None:
         """Drop every label: the switch was reset. Raises Unavailable, and then nothing is forgotten."""
@@ -138,12 +113,12 @@ class LabelSync:
         wrong = [
             change
             for change in description
-            if self.queue.effective(change.key) != change.value and change.key not in self.refusals
+            if self._queue.effective(change.key) != change.value and change.key not in self.refusals
         ]
         if wrong:
             # A restart derives them again, so there is nothing to wait for on the disk.
             with suppress(Refused):
-                self.request_soon(wrong)
+                self._file.append_soon(wrong)
 
     # ---- sending --------------------------------------------------------------------------------
 
@@ -155,10 +130,10 @@ class LabelSync:
 
     async def send(self, cluster: Cluster) -> None:
         """Send the pending labels, if it is time."""
-        if not self.queue.pending or self._clock() < self.retry_at:
+        if not self._queue.pending or self._clock() < self.retry_at:
             return
         self._attempts.begun += 1
-        await self._send(cluster, self.queue.fold())
+        await self._send(cluster, self._queue.fold())
         self._attempts.finish()
 
     async def _send(self, cluster: Cluster, fold: Fold) -> bool:
@@ -199,8 +174,8 @@ class LabelSync:
         self.settled_at = now + SETTLE_S
         self._listeners.labels_applied()
         self._acked_at |= dict.fromkeys(fold.changes, now)
-        self._file.keep(self.queue.acknowledge(fold))
-        self._acked_at = {key: at for key, at in self._acked_at.items() if key in self.queue.applied}
+        self._file.keep(self._queue.acknowledge(fold))
+        self._acked_at = {key: at for key, at in self._acked_at.items() if key in self._queue.applied}
         self._wake_features(fold.changes)
 
     def _rejected(self, fold: Fold, error: Refused) -> None:
@@ -210,7 +185,7 @@ class LabelSync:
             self._listeners.notice("LabelRejected", f"{key}: {error.detail}")
             if len(self.refusals) < label_queue.PENDING_MAX:
                 self.refusals[key] = error.detail
-        self._file.keep(self.queue.reject(fold))
+        self._file.keep(self._queue.reject(fold))
         self._wake_features(fold.changes)
 
     def _failed(self, fold: Fold, error: PortError) -> None:
@@ -221,8 +196,8 @@ class LabelSync:
             self._log.warning("labels_failed", labels=sorted(fold.changes), why=why)
         wait_s = self._backoff.longest_s() if isinstance(error, Forbidden) else self._backoff.next_s()
         self._retry_after(error, wait_s)
-        queue = self.queue.fail(fold)
-        if queue.failed != self.queue.failed:
+        queue = self._queue.fail(fold)
+        if queue.failed != self._queue.failed:
             self._file.keep(queue)
             self._wake_features(fold.changes)
 
@@ -231,9 +206,9 @@ class LabelSync:
         if type(error) is not type(self.failure):
             self._log.info("labels_wait_for_node", why=error.detail)
         self._retry_after(error, self._backoff.next_s())
-        queue = self.queue.forgive()
-        if queue is not self.queue:
-            failed = self.queue.failed
+        queue = self._queue.forgive()
+        if queue is not self._queue:
+            failed = self._queue.failed
             self._file.keep(queue)
             self._wake_features(failed)
 
@@ -248,7 +223,7 @@ class LabelSync:
         """Take over the labels observed on the Node; a changed label wakes its feature."""
         if self._clock() < self.settled_at:
             return
-        before = self.queue
+        before = self._queue
         queue = before.observe(node, self._asked)
         if queue is before:
             return
@@ -261,18 +236,22 @@ class LabelSync:
 
     # ---- bookkeeping ----------------------------------------------------------------------------
 
-    def _queued(self, changes: Sequence[Change]) -> None:
+    @property
+    def _queue(self) -> Queue:
+        return self._file.queue
+
+    def note_queued(self, changes: Sequence[Change]) -> None:
+        """Note that `changes` were queued: they are sent at the next turn."""
         now = self._clock()
         for change in changes:
             self._queued_at[change.key] = now
             self.refusals.pop(change.key, None)
         self.retry_at = 0.0
-        self._due.set()
         self._wake_features(change.key for change in changes)
 
-    def _changed(self) -> None:
-        self._queued_at = {key: at for key, at in self._queued_at.items() if key in self.queue.keys}
-        self._listeners.queue_changed()
+    def forget_delivered(self) -> None:
+        """Forget when labels were queued that are not pending any more."""
+        self._queued_at = {key: at for key, at in self._queued_at.items() if key in self._queue.keys}
 
     def _wake_features(self, keys: Iterable[str]) -> None:
         for key in sorted(keys):
