@@ -14,7 +14,7 @@ Without a configured master nothing is read but the configuration, and nothing i
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.cluster.credential_watch import CredentialWatch
@@ -81,25 +81,29 @@ class ClusterController:
         self._host = host
         self._runtime = runtime
         self._due = asyncio.Event()
-        self._listeners = listeners = replace(
-            listeners,
-            labels_applied=self._labels_applied,
-            link_changed=self._link_changed,
-            node_seen=self._node_seen,
-        )
+        self._listeners = listeners
         self._file = QueueFile(
             ports.labels_file, runtime, changed=self._queue_changed, appended=self._labels_queued
         )
-        self._labels = LabelSync(self._file, timing=timing, runtime=runtime, listeners=listeners)
-        self._link = NodeLink(ports.connect, timing=timing, runtime=runtime, listeners=listeners)
+        self._labels = LabelSync(
+            self._file, timing=timing, runtime=runtime, listeners=listeners, applied=self._labels_applied
+        )
+        self._link = NodeLink(
+            ports.connect,
+            timing=timing,
+            runtime=runtime,
+            changed=self._link_changed,
+            node_seen=self._node_seen,
+        )
         self._mirror = StatusMirror(
             ports.store,
             os_version=host.os_version,
             shown=self,
+            configuration_changed=self._due.set,
             timing=timing,
             runtime=runtime,
         )
-        self._credential = CredentialWatch(host.credential_ends, runtime=runtime, listeners=listeners)
+        self._credential = CredentialWatch(host.credential_ends, runtime=runtime, notice=listeners.notice)
         self._kubelet = KubeletGate(ports.units, timing=timing, runtime=runtime)
         self.joined = False
         self.hold = False
@@ -188,7 +192,7 @@ class ClusterController:
             "joined": self.joined,
             "connected": self.connected,
             "why_disconnected": self._link.why if self.joined and not self.connected else "",
-            "last_update_ts": self._link.connected_ts,
+            "last_update_ts": self._link.state[1],
             "credential_expires_ts": None if expires_ts is None else int(expires_ts),
             "node_exists": self._link.node_exists,
             "node_labels": None if self.node_labels is None else dict(self.node_labels),
@@ -305,15 +309,11 @@ class ClusterController:
 
     def link_state(self) -> tuple[bool | None, int]:
         """See status_mirror.Mirrored."""
-        return self._link.connected, self._link.connected_ts
+        return self._link.state
 
     def pending(self) -> tuple[str, ...]:
         """See status_mirror.Mirrored."""
         return tuple(str(change) for change in self._file.queue.changes)
-
-    def configuration_changed(self) -> None:
-        """See status_mirror.Mirrored."""
-        self._due.set()
 
     def _labels_applied(self) -> None:
         # Labels have no effect without a running kubelet (the design document, section Transient info).

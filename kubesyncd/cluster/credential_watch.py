@@ -9,7 +9,6 @@ from kubesyncd.runtime.x509 import EXPIRY_WARNING_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kubesyncd.cluster.listeners import Listeners
     from kubesyncd.core.model import MasterConfig
     from kubesyncd.runtime.context import Runtime
 
@@ -17,14 +16,21 @@ REMINDER_S = 86_400.0
 
 
 class CredentialWatch:
-    """`credential_ends`: when the kubelet's certificate expires, in seconds since the epoch; None: not known."""
+    """`credential_ends`: when the kubelet's certificate expires, in seconds since the epoch; None: not known.
+
+    `notice` gets a report for the fleet's operator, see Listeners.
+    """
 
     def __init__(
-        self, credential_ends: Callable[[], float | None], *, runtime: Runtime, listeners: Listeners
+        self,
+        credential_ends: Callable[[], float | None],
+        *,
+        runtime: Runtime,
+        notice: Callable[[str, str], None],
     ) -> None:
         self._credential_ends = credential_ends
         self._runtime = runtime
-        self._listeners = listeners
+        self._notice = notice
         self._insecure_said_at: float | None = None
         self._expiry_said_at: float | None = None
         self.expires_ts: float | None = None
@@ -50,7 +56,7 @@ class CredentialWatch:
         left = "has expired" if left_s <= 0 else f"expires in {left_s / 86_400:.0f} days"
         why = f"the kubelet's certificate {left}; see why the kubelet does not renew it, or: config kube join -f"
         self._runtime.log.error("credential_expires", alert=True, why=why)
-        self._listeners.notice("CredentialExpires", why)
+        self._notice("CredentialExpires", why)
 
 
 def _is_long_ago(said_at: float | None, now: float) -> bool:

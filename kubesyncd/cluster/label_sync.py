@@ -16,7 +16,7 @@ from kubesyncd.core.model import KubeLabel, LabelView
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from kubesyncd.cluster.listeners import Listeners
     from kubesyncd.cluster.queue_file import QueueFile
@@ -30,7 +30,7 @@ SETTLE_S = 1.0
 
 
 class LabelSync:
-    """The delivery of the labels that wait in `file`."""
+    """The delivery of the labels that wait in `file`. `applied` is called after each successful PATCH."""
 
     def __init__(
         self,
@@ -39,10 +39,12 @@ class LabelSync:
         timing: Timing,
         runtime: Runtime,
         listeners: Listeners,
+        applied: Callable[[], None],
     ) -> None:
         self._clock = runtime.clock
         self._log = runtime.log
         self._listeners = listeners
+        self._applied = applied
         self._backoff = runtime.backoff(timing)
         self._wait_s = timing.label_wait_s
         self._file = file
@@ -172,7 +174,7 @@ class LabelSync:
         self._backoff.reset()
         self.retry_at = 0.0
         self.settled_at = now + SETTLE_S
-        self._listeners.labels_applied()
+        self._applied()
         self._acked_at |= dict.fromkeys(fold.changes, now)
         self._file.keep(self._queue.acknowledge(fold))
         self._acked_at = {key: at for key, at in self._acked_at.items() if key in self._queue.applied}

@@ -19,12 +19,8 @@ class Listeners:
 
     `wake_feature` gets a feature whose label changed, or None for all. `linked`: the API server answers again, or has
     our Node again. `notice` gets a report for the fleet's operator: a word in CamelCase and a sentence.
-    `labels_applied`, `link_changed`, `node_seen`: used inside this package.
     """
 
     wake_feature: Callable[[str | None], None] = _ignore
     linked: Callable[[], None] = _ignore
     notice: Callable[[str, str], None] = _ignore
-    labels_applied: Callable[[], None] = _ignore
-    link_changed: Callable[[], None] = _ignore
-    node_seen: Callable[[bool], None] = _ignore

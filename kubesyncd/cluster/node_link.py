@@ -15,7 +15,6 @@ from kubesyncd.runtime.wakeup import woken
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kubesyncd.cluster.listeners import Listeners
     from kubesyncd.core.model import MasterConfig, Timing
     from kubesyncd.ports import Cluster
     from kubesyncd.runtime.context import Runtime
@@ -27,7 +26,12 @@ OUTAGE_REASONS_MAX = 8
 
 
 class NodeLink:
-    """The link and its observations. `connected` None: never tried. `node` None: not observed on this link."""
+    """The link and its observations. `node` None: not observed on this link.
+
+    `state`: whether the API server answers (None: never tried), and since when (seconds since the epoch).
+    `changed` is called after each change of `state`; `node_seen` after each observation of the Node, with whether the
+    API server answers again or has the Node again.
+    """
 
     def __init__(
         self,
@@ -35,11 +39,13 @@ class NodeLink:
         *,
         timing: Timing,
         runtime: Runtime,
-        listeners: Listeners,
+        changed: Callable[[], None],
+        node_seen: Callable[[bool], None],
     ) -> None:
         self._connect = connect
         self._runtime = runtime
-        self._listeners = listeners
+        self._changed = changed
+        self._node_seen = node_seen
         self._backoff = runtime.backoff(timing)
         self._address: tuple[str, int, bool] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -47,11 +53,15 @@ class NodeLink:
         self._outage_reasons: set[str] = set()
         self.cluster: Cluster | None = None
         self.packages_missing = False
-        self.connected: bool | None = None
-        self.connected_ts = 0
+        self.state: tuple[bool | None, int] = None, 0
         self.why = ""
         self.node: Mapping[str, str] | None = None
         self.node_exists: bool | None = None
+
+    @property
+    def connected(self) -> bool | None:
+        """Whether the API server answers; None: never tried."""
+        return self.state[0]
 
     async def keep(self, master: MasterConfig, tasks: asyncio.TaskGroup) -> bool:
         """Keep a link to `master`; return whether it is a new one. Without the Kubernetes packages there is none."""
@@ -94,7 +104,7 @@ class NodeLink:
             begun, why = self._runtime.clock(), "the watch has ended"
             try:
                 async for labels in cluster.watch():
-                    self._node_seen(labels)
+                    self._observe(labels)
             except PortError as error:
                 why = error.detail
             self._set_connected(False, why, announce=True)
@@ -102,12 +112,12 @@ class NodeLink:
                 self._backoff.reset()
             await woken(self._again, self._backoff.next_s())
 
-    def _node_seen(self, labels: Mapping[str, str] | None) -> None:
+    def _observe(self, labels: Mapping[str, str] | None) -> None:
         news = not self.connected or (labels is not None and not self.node_exists)
         self.node = labels or {}
         self.node_exists = labels is not None
         self._set_connected(True, "the API server answers", announce=True)
-        self._listeners.node_seen(news)
+        self._node_seen(news)
 
     def _set_connected(self, connected: bool, why: str, *, announce: bool) -> None:
         self.why = why
@@ -117,9 +127,8 @@ class NodeLink:
         if announce or self.connected is not None:
             self._runtime.log.info("master", connected=connected, why=why)
         self._outage_reasons = {why}
-        self.connected = connected
-        self.connected_ts = int(self._runtime.wall())
-        self._listeners.link_changed()
+        self.state = connected, int(self._runtime.wall())
+        self._changed()
 
     def _tell_outage_reason(self, why: str, *, announce: bool) -> None:
         """Log each reason of an outage once: it begins with a closed connection; later attempts show the cause."""

@@ -24,7 +24,7 @@ UNREADABLE = "master_config_unreadable"
 
 
 class Mirrored(Protocol):
-    """What the mirror shows, and what is told of a changed configuration."""
+    """What the mirror shows."""
 
     @property
     def engaged(self) -> bool:
@@ -36,12 +36,12 @@ class Mirrored(Protocol):
     def pending(self) -> tuple[str, ...]:
         """Return the pending labels."""
 
-    def configuration_changed(self) -> None:
-        """Note that the configuration, or the description of the switch, has changed."""
-
 
 class StatusMirror:
-    """The mirror of `shown` in Redis, and the configuration that was last read there."""
+    """The mirror of `shown` in Redis, and the configuration that was last read there.
+
+    `configuration_changed` is called after a change of the configuration, or of the description of the switch.
+    """
 
     def __init__(
         self,
@@ -49,15 +49,16 @@ class StatusMirror:
         *,
         os_version: Callable[[], str],
         shown: Mirrored,
+        configuration_changed: Callable[[], None],
         timing: Timing,
         runtime: Runtime,
     ) -> None:
         self._store = store
         self._os_version = os_version
         self._shown = shown
+        self._configuration_changed = configuration_changed
         self._audit_s = timing.audit_s
-        self._log = runtime.log
-        self._clock = runtime.clock
+        self._runtime = runtime
         self._alerts = runtime.alert_log("master")
         self._backoff = runtime.backoff(timing)
         self._due = asyncio.Event()
@@ -75,14 +76,14 @@ class StatusMirror:
 
     async def run(self) -> None:
         """Read and mirror until cancelled. Never returns."""
-        silent_until = self._clock() + self._audit_s
+        silent_until = self._runtime.clock() + self._audit_s
         while True:
             try:
                 await self._read()
                 await self._write()
             except PortError as error:
                 # Redis starts later than the daemon at boot. Without a master, its outage is not the cluster's concern.
-                if self._shown.engaged or (self.master is None and self._clock() >= silent_until):
+                if self._shown.engaged or (self.master is None and self._runtime.clock() >= silent_until):
                     self._alerts.warn(UNREADABLE, str(error))
                 wait_s = self._backoff.next_s()
             else:
@@ -101,14 +102,14 @@ class StatusMirror:
             description = labels.self_description(metadata, version)
             if description != self.description:
                 self.description = description
-                self._shown.configuration_changed()
+                self._configuration_changed()
         if master == self.master:
             return
         known = self.master.problems if self.master else ()
         for problem in set(master.problems) - set(known):
-            self._log.warning("master_config", why=problem)
+            self._runtime.log.warning("master_config", why=problem)
         self.master = master
-        self._shown.configuration_changed()
+        self._configuration_changed()
 
     async def _write(self) -> None:
         restate, self._restate = self._restate, False
