@@ -275,6 +275,22 @@ class FeatureRows(Protocol):
         """Make the daemon forget the feature and remove its STATE_DB row. Raises Unavailable, Refused."""
 
 
+class SwitchFiles(Protocol):
+    """What this switch stores in files."""
+
+    def kubeconfig_exists(self) -> bool:
+        """Return whether the kubelet has a credential."""
+
+    def hold_exists(self) -> bool:
+        """Return whether a reboot is being prepared."""
+
+    def os_version(self) -> str:
+        """Return the SONiC version."""
+
+    def credential_ends(self) -> float | None:
+        """Return when the kubelet's certificate expires, in seconds since the epoch; None: not known."""
+
+
 class File(Protocol):
     """The ledger's file: small, replaced as a whole."""
 

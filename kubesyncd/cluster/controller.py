@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kubesyncd.cluster.credential_watch import CredentialWatch
 from kubesyncd.cluster.kubelet import KubeletGate
@@ -33,37 +33,25 @@ if TYPE_CHECKING:
     from kubesyncd.cluster.listeners import Listeners
     from kubesyncd.core.descriptions import ClusterDescription
     from kubesyncd.core.model import LabelView, MasterConfig, Timing
-    from kubesyncd.ports import Cluster, DurableFile, FeatureStore, Units
+    from kubesyncd.ports import Cluster, DurableFile, FeatureStore, SwitchFiles, Units
     from kubesyncd.runtime.context import Runtime
-
-
-class Host(Protocol):
-    """Observation about this switch that the controller needs."""
-
-    def has_kubeconfig(self) -> bool:
-        """Return whether the kubelet has a credential for the configured master."""
-
-    def is_held(self) -> bool:
-        """Return whether a reboot is being prepared."""
-
-    def is_joining(self) -> bool:
-        """Return whether a join or a reset is running; it controls the kubelet then."""
-
-    def os_version(self) -> str:
-        """Return the SONiC version, for the labels by which the switch describes itself."""
-
-    def credential_ends(self) -> float | None:
-        """Return when the kubelet's certificate ends, in seconds since the epoch; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPorts:
-    """The ports of the controller. `connect` makes an API server's adapter; ImportError: no Kubernetes packages."""
+    """The ports of the controller. `connect` makes an API server's adapter; ImportError: no Kubernetes packages.
+
+    `credential_fits`: whether the kubelet has a credential for the configured master. `is_joining`: whether a join or
+    a reset is running; it controls the kubelet then.
+    """
 
     store: FeatureStore
     units: Units
     connect: Callable[[MasterConfig], Cluster]
     labels_file: DurableFile
+    switch: SwitchFiles
+    credential_fits: Callable[[], bool]
+    is_joining: Callable[[], bool]
 
 
 class ClusterController:
@@ -72,13 +60,12 @@ class ClusterController:
     def __init__(
         self,
         ports: ClusterPorts,
-        host: Host,
         *,
         timing: Timing,
         runtime: Runtime,
         listeners: Listeners,
     ) -> None:
-        self._host = host
+        self._ports = ports
         self._runtime = runtime
         self._due = asyncio.Event()
         self._listeners = listeners
@@ -97,13 +84,15 @@ class ClusterController:
         )
         self._mirror = StatusMirror(
             ports.store,
-            os_version=host.os_version,
+            os_version=ports.switch.os_version,
             shown=self,
             configuration_changed=self._due.set,
             timing=timing,
             runtime=runtime,
         )
-        self._credential = CredentialWatch(host.credential_ends, runtime=runtime, notice=listeners.notice)
+        self._credential = CredentialWatch(
+            ports.switch.credential_ends, runtime=runtime, notice=listeners.notice
+        )
         self._kubelet = KubeletGate(ports.units, timing=timing, runtime=runtime)
         self.joined = False
         self.hold = False
@@ -212,7 +201,7 @@ class ClusterController:
         """Run until cancelled. An unexpected exception ends all loops and is raised."""
         # Until the configuration has been read, a switch that has had labels applied is still joined: a stop that an
         # earlier run began must not end a container while its label is on the Node.
-        self.joined = bool(self._file.queue.applied) and self._host.has_kubeconfig()
+        self.joined = bool(self._file.queue.applied) and self._ports.credential_fits()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror.run(), name="cluster-report")
             tasks.create_task(self._file.run(), name="cluster-write")
@@ -265,8 +254,8 @@ class ClusterController:
             self.engaged = True
         if self._link.packages_missing or not self.engaged:
             return False
-        self.joined = master.wanted and self._host.has_kubeconfig()
-        self.hold = self._host.is_held()
+        self.joined = master.wanted and self._ports.credential_fits()
+        self.hold = self._ports.switch.hold_exists()
         if self._audit.begins():
             self._kubelet.stale = True
             self._file.retry()
@@ -297,7 +286,7 @@ class ClusterController:
         return kubelet_rule(why_not, hold=self.hold, failed=len(self._file.queue.failed))
 
     async def _rule_kubelet(self) -> None:
-        if self._host.is_joining():
+        if self._ports.is_joining():
             self._kubelet.retry_at = None
             return
         before = self._kubelet.running

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kubesyncd.features.surroundings import View
     from kubesyncd.images.store import ImageStore
     from kubesyncd.join.controller import JoinController
-    from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, Units
+    from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, SwitchFiles, Units
     from kubesyncd.runtime.context import Runtime
     from kubesyncd.services.catalog_watcher import CatalogWatcher
 
@@ -40,22 +40,6 @@ class LoadingStore(FeatureStore, Protocol):
     """The FeatureStore with its state of CONFIG_DB loads (S10), which the ledger restores after a restart."""
 
     load: ConfigLoad
-
-
-class SwitchFiles(Protocol):
-    """Observation about this switch that are stored in files."""
-
-    def kubeconfig_exists(self) -> bool:
-        """Return whether the kubelet has a credential."""
-
-    def hold_exists(self) -> bool:
-        """Return whether a reboot is being prepared."""
-
-    def os_version(self) -> str:
-        """Return the SONiC version."""
-
-    def credential_ends(self) -> float | None:
-        """Return when the kubelet's certificate expires, in seconds since the epoch; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +124,7 @@ def assemble(
     wakes, ledger = Wakes(), Ledger(files.ledger, boot.id)
     reports = NodeReports(runtime)
     cluster = ClusterController(
-        ClusterPorts(ports.store, ports.units, ports.connect, files.labels),
-        _Host(ports.switch, options.join),
+        _cluster_ports(ports, files.labels, options.join),
         timing=rules.timing,
         runtime=runtime,
         listeners=Listeners(wake_feature=wakes.wake, linked=reports.linked, notice=reports.notice),
@@ -177,6 +160,19 @@ def assemble(
     )
 
 
+def _cluster_ports(ports: Ports, labels: DurableFile, join: JoinController | None) -> ClusterPorts:
+    """Choose the cluster's ports; without a join controller, any credential counts as the configured master's."""
+    return ClusterPorts(
+        store=ports.store,
+        units=ports.units,
+        connect=ports.connect,
+        labels_file=labels,
+        switch=ports.switch,
+        credential_fits=ports.switch.kubeconfig_exists if join is None else join.fits,
+        is_joining=lambda: join is not None and join.joining,
+    )
+
+
 def _preparation(
     hold: DurableFile | None,
     boot: Boot,
@@ -198,25 +194,6 @@ def _preparation(
         timing=rules.timing,
         log=runtime.log,
     )
-
-
-class _Host:
-    """The facts about this switch that the cluster controller needs (see cluster.controller.Host)."""
-
-    def __init__(self, switch: SwitchFiles, join: JoinController | None) -> None:
-        self._switch = switch
-        self._join = join
-        self.is_held = switch.hold_exists
-        self.os_version = switch.os_version
-        self.credential_ends = switch.credential_ends
-
-    def has_kubeconfig(self) -> bool:
-        """Return whether the kubelet has a credential for the configured master."""
-        return self._join.fits() if self._join is not None else self._switch.kubeconfig_exists()
-
-    def is_joining(self) -> bool:
-        """Return whether a join or a reset is running."""
-        return self._join is not None and self._join.joining
 
 
 def _first_record(images: ImageStore | None, falls_back: frozenset[str], feature: str) -> Record:

@@ -141,7 +141,7 @@ def _options(
 
 
 class _SwitchFiles:
-    """The facts of daemon.parts.SwitchFiles, read from the files that the settings name."""
+    """The facts of ports.SwitchFiles, read from the files that the settings name."""
 
     def __init__(self, settings: Settings) -> None:
         self._kubeconfig = Path(settings.kube.kubeconfig)

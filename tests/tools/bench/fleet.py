@@ -93,15 +93,12 @@ class CountedCluster(KubeCluster):
 
 
 class Joined:
-    """cluster.controller.Host of a switch that has joined."""
+    """ports.SwitchFiles of a switch that has joined."""
 
-    def has_kubeconfig(self) -> bool:
+    def kubeconfig_exists(self) -> bool:
         return True
 
-    def is_held(self) -> bool:
-        return False
-
-    def is_joining(self) -> bool:
+    def hold_exists(self) -> bool:
         return False
 
     def os_version(self) -> str:
@@ -124,8 +121,10 @@ class Simulated:
                 units=PlainUnits(),  # type: ignore[arg-type]
                 connect=lambda config: CountedCluster(book, kubeconfig, name_of(number), config),
                 labels_file=PlainDisk(),
+                switch=Joined(),
+                credential_fits=lambda: True,
+                is_joining=lambda: False,
             ),
-            Joined(),
             timing=Timing(),
             runtime=runtime,
             listeners=Listeners(linked=self.view.linked),

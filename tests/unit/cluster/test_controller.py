@@ -67,8 +67,15 @@ class Switch:
     def _new(self) -> ClusterController:
         now = asyncio.get_running_loop().time
         controller = ClusterController(
-            ClusterPorts(self.store, self.units, self._connect, self.disk),  # type: ignore[arg-type]
-            self,
+            ClusterPorts(
+                self.store,  # type: ignore[arg-type]
+                self.units,  # type: ignore[arg-type]
+                self._connect,
+                self.disk,
+                self,
+                credential_fits=self.kubeconfig_exists,
+                is_joining=lambda: self.joining,
+            ),
             timing=Timing(),
             runtime=Runtime(
                 clock=lambda: 1000.0 + now(),
@@ -81,16 +88,13 @@ class Switch:
         controller.load()
         return controller
 
-    # cluster.controller.Host
+    # ports.SwitchFiles
 
-    def has_kubeconfig(self) -> bool:
+    def kubeconfig_exists(self) -> bool:
         return self.kubeconfig
 
-    def is_held(self) -> bool:
+    def hold_exists(self) -> bool:
         return self.hold
-
-    def is_joining(self) -> bool:
-        return self.joining
 
     def os_version(self) -> str:
         return ""
