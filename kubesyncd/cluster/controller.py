@@ -6,7 +6,7 @@ Four loops share the queue, which is a value that changes between two awaits:
 - `_act` keeps the link, sends labels, starts and stops the kubelet;
 - the link watches the own Node;
 - the queue file is written after changes of the queue, and nothing waits for it;
-- the mirror reads the master's configuration from Redis and writes link state and queue to STATE_DB.
+- the mirror has the master's configuration read from Redis, and writes link state and queue to STATE_DB.
 
 Without a configured master nothing is read but the configuration, and nothing is written, started or logged.
 """
@@ -14,12 +14,13 @@ Without a configured master nothing is read but the configuration, and nothing i
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.cluster.credential_watch import CredentialWatch
 from kubesyncd.cluster.kubelet import KubeletGate
 from kubesyncd.cluster.label_sync import LabelSync
+from kubesyncd.cluster.master_config import MasterConfigReader
 from kubesyncd.cluster.node_link import NodeLink
 from kubesyncd.cluster.queue_file import QueueFile
 from kubesyncd.cluster.rules import kubelet_rule, why_not_joined
@@ -54,6 +55,14 @@ class ClusterPorts:
     is_joining: Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class _NodeState:
+    """Whether this switch has joined, and whether a reboot is being prepared."""
+
+    joined: bool = False
+    hold: bool = False
+
+
 class ClusterController:
     """Delivers labels and decides whether the kubelet runs. Call `load()`, then run `run()` once."""
 
@@ -82,22 +91,19 @@ class ClusterController:
             changed=self._link_changed,
             node_seen=self._node_seen,
         )
+        self._config = MasterConfigReader(
+            ports.store, os_version=ports.switch.os_version, changed=self._due.set, log=runtime.log
+        )
         self._mirror = StatusMirror(
-            ports.store,
-            os_version=ports.switch.os_version,
-            shown=self,
-            configuration_changed=self._due.set,
-            timing=timing,
-            runtime=runtime,
+            ports.store, config=self._config, shown=self, timing=timing, runtime=runtime
         )
         self._credential = CredentialWatch(
             ports.switch.credential_ends, runtime=runtime, notice=listeners.notice
         )
         self._kubelet = KubeletGate(ports.units, timing=timing, runtime=runtime)
-        self.joined = False
-        self.hold = False
+        self._state = _NodeState()
+        self._announced: _NodeState | None = None
         self.engaged = False
-        self._announced: tuple[bool, bool] | None = None
         self._audit = _Audit(timing.audit_s, runtime.clock)
 
     def load(self) -> None:
@@ -107,6 +113,16 @@ class ClusterController:
         self.engaged = bool(self._file.queue.applied)
 
     # ---- for reconcilers, server and operators ------------------------------------------------------
+
+    @property
+    def joined(self) -> bool:
+        """Whether a master is configured and not disabled, and this switch is its node."""
+        return self._state.joined
+
+    @property
+    def hold(self) -> bool:
+        """Whether a reboot is being prepared."""
+        return self._state.hold
 
     @property
     def connected(self) -> bool:
@@ -131,7 +147,7 @@ class ClusterController:
     @property
     def originals(self) -> Mapping[str, str]:
         """Observation about the switch before they are converted to label values."""
-        return self._mirror.originals
+        return self._config.originals
 
     def view(self, feature: str) -> LabelView:
         """Return the state of the feature's label. Its absence on the Node is tracked from now on."""
@@ -170,7 +186,7 @@ class ClusterController:
 
     def status(self) -> ClusterDescription:
         """Return the status for operators, without the membership."""
-        master, queue = self._mirror.master, self._file.queue
+        master, queue = self._config.master, self._file.queue
         may_run, kubelet_why = self._kubelet_rule()
         expires_ts = self._credential.expires_ts
         retry_in_s = max(0.0, self._labels.retry_at - self._runtime.clock())
@@ -201,7 +217,7 @@ class ClusterController:
         """Run until cancelled. An unexpected exception ends all loops and is raised."""
         # Until the configuration has been read, a switch that has had labels applied is still joined: a stop that an
         # earlier run began must not end a container while its label is on the Node.
-        self.joined = bool(self._file.queue.applied) and self._ports.credential_fits()
+        self._state = _NodeState(bool(self._file.queue.applied) and self._ports.credential_fits())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror.run(), name="cluster-report")
             tasks.create_task(self._file.run(), name="cluster-write")
@@ -215,8 +231,8 @@ class ClusterController:
     async def _act(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             await woken(self._due, self._idle_s())
-            master = self._mirror.master
-            if master is None or not self._look(master):
+            master = self._config.master
+            if master is None or not self._observe_local(master):
                 continue
             await self._keep_link(master, tasks)
             if self._link.packages_missing:
@@ -225,7 +241,7 @@ class ClusterController:
             if self._link.node is not None:
                 self._labels.observe(self._link.node)
             if self.joined:
-                self._labels.describe(self._mirror.description)
+                self._labels.describe(self._config.description)
             # The kubelet is stopped before and started after labels are sent: a start must not deploy by
             # labels about to change, and a stop must not wait for an API server that does not answer.
             if not self._kubelet_rule()[0]:
@@ -237,7 +253,7 @@ class ClusterController:
 
     def _idle_s(self) -> float | None:
         """Return the seconds until the next timed action; None: none is due."""
-        if self._mirror.master is None or not self.engaged or self._link.packages_missing:
+        if self._config.master is None or not self.engaged or self._link.packages_missing:
             return None
         now, times = self._runtime.clock(), [self._audit.at]
         if self._link.cluster is not None and self._file.queue.pending:
@@ -248,25 +264,24 @@ class ClusterController:
             times.append(self._labels.settled_at)
         return max(0.0, min(times) - now)
 
-    def _look(self, master: MasterConfig) -> bool:
+    def _observe_local(self, master: MasterConfig) -> bool:
         """Observe what needs no external call; return whether this switch uses Kubernetes."""
         if master.ip:
             self.engaged = True
         if self._link.packages_missing or not self.engaged:
             return False
-        self.joined = master.wanted and self._ports.credential_fits()
-        self.hold = self._ports.switch.hold_exists()
+        joined = master.wanted and self._ports.credential_fits()
+        self._state = _NodeState(joined, self._ports.switch.hold_exists())
         if self._audit.begins():
             self._kubelet.stale = True
             self._file.retry()
-            self._credential.look(master, joined=self.joined)
+            self._credential.check(master, joined=self.joined)
         return True
 
     def _announce(self) -> None:
         """Log a join or leave, and the begin or end of a reboot preparation."""
-        now = (self.joined, self.hold)
-        if now != self._announced:
-            self._announced = now
+        if self._state != self._announced:
+            self._announced = self._state
             why = self._kubelet_rule()[1]
             self._runtime.log.info("cluster", joined=self.joined, hold=self.hold, why=why)
             self._listeners.wake_feature(None)
@@ -279,7 +294,7 @@ class ClusterController:
         if await self._link.keep(master, tasks):
             self._labels.retry_now(fresh=True)
         if self._link.packages_missing:
-            self.joined = False
+            self._state = replace(self._state, joined=False)
 
     def _kubelet_rule(self) -> tuple[bool, str]:
         why_not = "" if self.joined else self._why_not_joined()
@@ -330,7 +345,7 @@ class ClusterController:
     # ---- texts ----------------------------------------------------------------------------------
 
     def _why_not_joined(self) -> str:
-        return why_not_joined(self._mirror.master, packages_missing=self._link.packages_missing)
+        return why_not_joined(self._config.master, packages_missing=self._link.packages_missing)
 
     def _why_pending(self) -> str:
         if not self.joined:

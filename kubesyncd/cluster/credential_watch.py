@@ -35,7 +35,7 @@ class CredentialWatch:
         self._expiry_said_at: float | None = None
         self.expires_ts: float | None = None
 
-    def look(self, master: MasterConfig, *, joined: bool) -> None:
+    def check(self, master: MasterConfig, *, joined: bool) -> None:
         """Log what an operator should fix."""
         now = self._runtime.clock()
         if joined and master.insecure and _is_long_ago(self._insecure_said_at, now):
@@ -46,9 +46,9 @@ class CredentialWatch:
             )
         self.expires_ts = self._credential_ends() if joined else None
         if self.expires_ts is not None:
-            self._look_at_expiry(self.expires_ts - self._runtime.wall(), now)
+            self._check_expiry(self.expires_ts - self._runtime.wall(), now)
 
-    def _look_at_expiry(self, left_s: float, now: float) -> None:
+    def _check_expiry(self, left_s: float, now: float) -> None:
         """Alert before the kubelet's certificate expires; normally the kubelet renews it earlier."""
         if left_s >= EXPIRY_WARNING_S or not _is_long_ago(self._expiry_said_at, now):
             return

@@ -1,6 +1,7 @@
-"""Read the master's configuration from Redis, and mirror link state and label queue to Redis.
+"""Mirror link state and label queue to Redis, after each reading of the master's configuration.
 
-Runs concurrently: a stalled Redis delays neither labels nor the kubelet, a stalled API server delays no report.
+Reading and writing share one loop, because both wait for the same Redis. It runs concurrently with the controller: a
+stalled Redis delays neither labels nor the kubelet, a stalled API server delays no report.
 """
 
 from __future__ import annotations
@@ -8,15 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from kubesyncd.core import labels
 from kubesyncd.ports import PortError
 from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from kubesyncd.core.labels import Change
-    from kubesyncd.core.model import MasterConfig, Timing
+    from kubesyncd.cluster.master_config import MasterConfigReader
+    from kubesyncd.core.model import Timing
     from kubesyncd.ports import FeatureStore
     from kubesyncd.runtime.context import Runtime
 
@@ -38,36 +36,28 @@ class Mirrored(Protocol):
 
 
 class StatusMirror:
-    """The mirror of `shown` in Redis, and the configuration that was last read there.
-
-    `configuration_changed` is called after a change of the configuration, or of the description of the switch.
-    """
+    """The mirror of `shown` in Redis. `config` is read before each write."""
 
     def __init__(
         self,
         store: FeatureStore,
         *,
-        os_version: Callable[[], str],
+        config: MasterConfigReader,
         shown: Mirrored,
-        configuration_changed: Callable[[], None],
         timing: Timing,
         runtime: Runtime,
     ) -> None:
         self._store = store
-        self._os_version = os_version
+        self._config = config
         self._shown = shown
-        self._configuration_changed = configuration_changed
         self._audit_s = timing.audit_s
-        self._runtime = runtime
+        self._clock = runtime.clock
         self._alerts = runtime.alert_log("master")
         self._backoff = runtime.backoff(timing)
         self._due = asyncio.Event()
         self._restate = True
         self._told: tuple[bool, int] | None = None
         self._told_pending: tuple[str, ...] = ()
-        self.master: MasterConfig | None = None
-        self.description: tuple[Change, ...] = ()
-        self.originals: Mapping[str, str] = {}
 
     def wake(self, *, restate: bool = False) -> None:
         """Read and write again; `restate`: STATE_DB may have lost our fields."""
@@ -76,14 +66,15 @@ class StatusMirror:
 
     async def run(self) -> None:
         """Read and mirror until cancelled. Never returns."""
-        silent_until = self._runtime.clock() + self._audit_s
+        silent_until = self._clock() + self._audit_s
         while True:
             try:
-                await self._read()
+                await self._config.read()
                 await self._write()
             except PortError as error:
                 # Redis starts later than the daemon at boot. Without a master, its outage is not the cluster's concern.
-                if self._shown.engaged or (self.master is None and self._runtime.clock() >= silent_until):
+                never_read = self._config.master is None and self._clock() >= silent_until
+                if self._shown.engaged or never_read:
                     self._alerts.warn(UNREADABLE, str(error))
                 wait_s = self._backoff.next_s()
             else:
@@ -93,23 +84,6 @@ class StatusMirror:
             if not await woken(self._due, wait_s):
                 # Redis sends no event when STATE_DB is flushed; the store writes only fields that differ.
                 self._restate = True
-
-    async def _read(self) -> None:
-        master = await self._store.master()
-        if master.wanted:
-            metadata, version = await self._store.device_metadata(), self._os_version()
-            self.originals = labels.originals(metadata, version)
-            description = labels.self_description(metadata, version)
-            if description != self.description:
-                self.description = description
-                self._configuration_changed()
-        if master == self.master:
-            return
-        known = self.master.problems if self.master else ()
-        for problem in set(master.problems) - set(known):
-            self._runtime.log.warning("master_config", why=problem)
-        self.master = master
-        self._configuration_changed()
 
     async def _write(self) -> None:
         restate, self._restate = self._restate, False
@@ -128,7 +102,8 @@ class StatusMirror:
 
     async def _write_pending(self, *, again: bool) -> None:
         pending = self._shown.pending()
-        concerned = self._shown.engaged or bool(pending) or bool(self.master and self.master.ip)
+        master = self._config.master
+        concerned = self._shown.engaged or bool(pending) or bool(master and master.ip)
         if pending != self._told_pending or (again and concerned):
             await self._store.write_pending(pending)
             self._told_pending = pending
