@@ -55,9 +55,13 @@ class SwitchRedis:
 
     @cached_property
     def _place(self) -> Place:
-        from kubesyncd.adapters.redis_place import locate
+        """The place of the databases. Raises SettingsError where the URL is invalid, Unavailable."""
+        from kubesyncd.adapters.redis_place import check_url, locate
 
-        return locate(self._settings.redis)
+        where = self._settings.redis
+        if where.url:
+            check_url(where.url)
+        return locate(where)
 
     @cached_property
     def _databases(self) -> tuple[Client, Client]:

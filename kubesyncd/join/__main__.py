@@ -52,16 +52,23 @@ def main(argv: list[str] | None = None) -> int:
     try:
         current = settings.load(given.config or settings.DEFAULT_FILE, required=given.config is not None)
     except settings.SettingsError as error:
-        print(f"kubesyncd.join: {error}", file=sys.stderr)
-        return EXIT_SETTINGS
+        return _unusable(error)
     log = logger(current.log).bind(job=given.job.value)
     try:
         return asyncio.run(_run(given.job, current, log, force=given.force))
     except asyncio.CancelledError:
         return protocol.EXIT_FAILED
+    except settings.SettingsError as error:
+        # Only an adapter knows which URLs its library reads.
+        return _unusable(error)
     except PortError as error:
         log.error("not_begun", why=str(error))
         return protocol.EXIT_FAILED
+
+
+def _unusable(error: settings.SettingsError) -> int:
+    print(f"kubesyncd.join: {error}", file=sys.stderr)
+    return EXIT_SETTINGS
 
 
 async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force: bool) -> int:

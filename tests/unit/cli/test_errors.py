@@ -184,6 +184,14 @@ def test_settings_that_cannot_be_used_are_one_line(terminal: Operator) -> None:
     assert terminal.runs("--config", "/nowhere.toml", "show", "feature").returncode == 78
 
 
+def test_an_invalid_redis_url_is_one_line(terminal: Operator) -> None:
+    terminal.write_settings(url="redis://127.0.0.1:port/4")
+    result = terminal.types("config kube server ip 10.1.1.1")
+    assert result.exit_code == 78
+    assert result.stderr.startswith("kubesync: [redis] url = 'redis://127.0.0.1:port/4': ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_what_needs_nothing_works_with_everything_down(tmp_path: Path, redis_server: RedisServer) -> None:
     alone = Operator(tmp_path, redis_server)
     for line in (
