@@ -10,12 +10,9 @@ from aiodocker.exceptions import DockerError
 
 from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-
-    from kubesyncd.settings import DockerSettings
 
 T = TypeVar("T")
 
@@ -26,14 +23,6 @@ BASE = "http://docker"
 NO_CONNECTION = 900
 NOT_FOUND = 404
 CONFLICT = 409
-
-
-def socket_path(settings: DockerSettings) -> str:
-    """Return the path of the engine's socket. Raises SettingsError where it is not a Unix socket."""
-    path = settings.url.removeprefix("unix://")
-    if not path.startswith("/"):
-        raise SettingsError(f"[docker] url = {settings.url!r}; allowed: unix:///path/of/the/socket")
-    return path
 
 
 async def ask(call: Awaitable[T], deadline_s: float) -> T:

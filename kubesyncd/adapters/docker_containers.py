@@ -26,10 +26,10 @@ from kubesyncd.adapters.docker_client import (
     ask,
     check_container_id,
     check_feature,
-    socket_path,
 )
 from kubesyncd.adapters.docker_events import QUIET_S, EventStream
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, Described, container_of, describe, whose
+from kubesyncd.adapters.docker_place import socket_path
 from kubesyncd.core.model import CONTAINER_ID, Container, Identity, Signal
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
@@ -63,7 +63,7 @@ class DockerContainers:
     """ports.Containers. Create it inside a running loop; `events()` has one reader, which reads without delay."""
 
     def __init__(self, settings: DockerSettings, rng: Random, *, quiet_s: float = QUIET_S) -> None:
-        path = socket_path(settings)
+        path = socket_path(settings.url)
         self._rng = rng
         # aiodocker has no deadlines of its own; `ask` sets one for every call.
         self._connector = aiohttp.UnixConnector(path, limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S)

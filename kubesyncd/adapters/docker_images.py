@@ -22,8 +22,8 @@ from kubesyncd.adapters.docker_client import (
     ask,
     check_container_id,
     check_feature,
-    socket_path,
 )
+from kubesyncd.adapters.docker_place import socket_path
 from kubesyncd.core.image_model import IMAGE_ID, NAME, Image, Stock
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.ports import Missing, Refused, Unavailable
@@ -74,7 +74,7 @@ class DockerImages:
     """ports.Images. A connection is used for one call: these calls are rare."""
 
     def __init__(self, settings: DockerSettings) -> None:
-        self._path = socket_path(settings)
+        self._path = socket_path(settings.url)
 
     async def stock(self) -> Stock:
         """See ports.Images."""

@@ -9,8 +9,9 @@ import http.client
 import json
 import socket
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from kubesyncd.adapters.docker_place import socket_path
 from kubesyncd.adapters.http_answer import read_whole
 from kubesyncd.ports import Forbidden, Unavailable
 
@@ -19,24 +20,19 @@ ANSWER_BYTES_MAX = 1 << 20
 
 
 def docker_version(url: str, seconds: float) -> str:
-    """Return the version of the engine at `url`, within `seconds`. Raises Unavailable, Forbidden."""
+    """Return the version of the engine at `url`, within `seconds`. Raises SettingsError, Unavailable, Forbidden."""
     _, answer = _get(url, "/version", seconds)
     return str(answer.get("Version", ""))
 
 
 def inspect(url: str, name: str, seconds: float) -> dict[str, Any] | None:
-    """Return the inspect of the container `name`; None: it does not exist. Raises Unavailable, Forbidden."""
+    """Return the inspect of the container `name`; None: it does not exist. Raises as `docker_version`."""
     status, answer = _get(url, f"/containers/{quote(name, safe='')}/json", seconds)
     return answer if status == http.client.OK else None
 
 
 def _get(url: str, path: str, seconds: float) -> tuple[int, dict[str, Any]]:
-    where = urlsplit(url)
-    connection = (
-        _UnixHTTP(where.path, seconds)
-        if where.scheme == "unix"
-        else http.client.HTTPConnection(where.netloc, timeout=seconds)
-    )
+    connection = _UnixHTTP(socket_path(url), seconds)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

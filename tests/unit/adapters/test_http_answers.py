@@ -20,6 +20,7 @@ from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.adapters.package_server import HttpsFiles
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+from kubesyncd.settings import SettingsError
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.lab.https_answer import Answer, AnswerServer
 
@@ -359,3 +360,13 @@ def test_a_container_is_inspected_and_a_missing_one_is_not_there(tmp_path: Path)
     (tmp_path / "docker.sock").unlink()
     with engine(tmp_path / "docker.sock", Answer(404, b'{"message": "no"}')) as url:
         assert docker_sync.inspect(url, "snmp", 60) is None
+
+
+def test_a_plain_path_of_the_engine_is_allowed_as_for_the_daemon(tmp_path: Path) -> None:
+    with engine(tmp_path / "docker.sock", Answer(200, b'{"Version": "24.0.7"}')):
+        assert docker_sync.docker_version(str(tmp_path / "docker.sock"), 60) == "24.0.7"
+
+
+def test_an_engine_behind_another_kind_of_url_is_refused_as_by_the_daemon() -> None:
+    with pytest.raises(SettingsError, match=r"^\[docker\] url = 'tcp://127.0.0.1:2375'; allowed: unix://"):
+        docker_sync.docker_version("tcp://127.0.0.1:2375", 60)
