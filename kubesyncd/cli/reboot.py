@@ -19,6 +19,7 @@ import click
 
 from kubesyncd.cli.click_groups import Command, Group
 from kubesyncd.cli.output import json_option, print_json, this_switch
+from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.reboot.context_backup import ContextBackup, places, sources
@@ -221,7 +222,7 @@ class PreparationRun:
         """Undo the preparation after a failure."""
         try:
             return PreparationStep(Grade.OK, "undo", _taken_back(self._switch))
-        except PortError as error:
+        except (PortError, Declined) as error:
             return PreparationStep(Grade.FAIL, "undo", f"{error}; run: kubesync reboot prepare --undo")
 
     def _daemon(self) -> list[PreparationStep]:

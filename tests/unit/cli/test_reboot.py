@@ -1,0 +1,26 @@
+"""Check what `reboot prepare` prints when the daemon and the undo fail."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from kubesyncd.core import protocol
+
+if TYPE_CHECKING:
+    from tests.unit.cli.operator import Operator
+
+FAILED = {"grade": "fail", "what": "images", "text": "no space is left"}
+
+
+def test_a_declined_undo_is_one_more_step_of_the_report(bare_terminal: Operator) -> None:
+    daemon = bare_terminal.daemon
+    daemon.replies["reboot-prepare"] = protocol.out(json.dumps(FAILED)) + protocol.result(0)
+    daemon.replies["reboot-undo"] = protocol.err("container: the disk is full") + protocol.result(1)
+    result = bare_terminal.types("reboot prepare warm")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "FAIL images: no space is left",
+        "FAIL undo: the disk is full; run: kubesync reboot prepare --undo",
+        "not prepared for a warm reboot: images: no space is left",
+    ]
