@@ -6,7 +6,7 @@ All arguments are checked first; `installer` writes the files, and undoes it on 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,16 +14,14 @@ from kubesyncd.cli.click_groups import Command, Failure
 from kubesyncd.cli.output import FeatureName, json_option, print_json, this_switch
 from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
-from kubesyncd.ports import Refused
+from kubesyncd.ports import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from kubesyncd.cli.switch import Switch
     from kubesyncd.services.definition import ServiceFile, ServiceSpec
     from kubesyncd.services.installer import Installer, InstallResult
-
-T = TypeVar("T")
 
 # Longer than a unit's TimeoutStopSec: its feature may use all its grace periods.
 STOP_S = 150.0
@@ -38,7 +36,10 @@ class SwitchRows:
 
     def daemon_answers(self) -> None:
         """See ports.FeatureRows."""
-        self._switch.daemon.cluster()
+        try:
+            self._switch.daemon.cluster()
+        except Declined as no:
+            raise Unavailable("kubesyncd", f"it declines requests ({no}); try again") from no
 
     def feature_row(self, feature: str) -> dict[str, str]:
         """See ports.FeatureRows."""
@@ -75,16 +76,6 @@ def installer(switch: Switch) -> Installer:
     )
 
 
-def run(work: Coroutine[object, object, T]) -> T:
-    """Run one coroutine of the installer; convert `Declined` to Failure."""
-    import asyncio
-
-    try:
-        return asyncio.run(work)
-    except Declined as no:
-        raise Failure(str(no), no.code) from no
-
-
 @click.command("install", cls=Command, options_metavar="[--file FILE] [--replace] [--dry-run]")
 @click.argument("name", metavar="[NAME]", type=FeatureName(), required=False)
 @click.argument("words", metavar="[required SERVICE…]", nargs=-1)
@@ -101,7 +92,9 @@ def install(
 
     It runs only while the required services run (default: swss).
     """
-    # Here and below: sonic-utilities import this module with every command, and templates are slow to load.
+    # Here and below: sonic-utilities import this module with every command; asyncio and templates are slow to load.
+    import asyncio
+
     from kubesyncd.services import definition
 
     spec = _described(name, words, file)
@@ -109,10 +102,10 @@ def install(
     switch = this_switch()
     services = installer(switch)
     if dry_run:
-        run(services.check(spec, made, replace=replace))
+        asyncio.run(services.check(spec, made, replace=replace))
         _show_files(made, as_json=as_json)
         return
-    done = run(services.install(spec, made, replace=replace))
+    done = asyncio.run(services.install(spec, made, replace=replace))
     if as_json:
         print_json(_described_result(done))
         return
@@ -197,7 +190,9 @@ def _sentence(name: str, done: InstallResult) -> str:
 @json_option
 def uninstall(name: str, force: bool, as_json: bool) -> None:
     """Stop an installed feature, then remove the files of `install` and its rows in both databases."""
-    manifest = run(installer(this_switch()).uninstall(name, force=force))
+    import asyncio
+
+    manifest = asyncio.run(installer(this_switch()).uninstall(name, force=force))
     if as_json:
         print_json({"feature": name, "files": list(manifest.files)})
         return

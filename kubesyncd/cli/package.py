@@ -5,13 +5,14 @@ The daemon's unit runs `sync`; an operator may run it too.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import click
 
 from kubesyncd.cli.click_groups import Command, Failure, Group
-from kubesyncd.cli.install import installer, run
+from kubesyncd.cli.install import installer
 from kubesyncd.cli.output import json_option, print_json, put, table, this_switch
 from kubesyncd.core import protocol
 from kubesyncd.ports import PortError
@@ -60,11 +61,11 @@ def sync(dry_run: bool, as_json: bool) -> None:
     labels = _labels(switch)
     try:
         if dry_run:
-            metadata, steps = run(worker.plan(labels))
+            metadata, steps = asyncio.run(worker.plan(labels))
             _print_problems(metadata)
             _print([{"step": str(step), "done": False, "failure": ""} for step in steps], as_json=as_json)
             return
-        results: Sequence[PackageResult] = run(worker.run(labels))
+        results: Sequence[PackageResult] = asyncio.run(worker.run(labels))
     except Unusable as error:
         raise Failure(str(error)) from error
     _print(
@@ -133,7 +134,7 @@ def _labels_or_none(switch: Switch) -> Mapping[str, str] | None:
 def _offered(switch: Switch) -> Metadata | None:
     """Return the server's offer; print a note and return None if it is unknown."""
     try:
-        metadata, _ = run(_worker(switch).plan({}))
+        metadata, _ = asyncio.run(_worker(switch).plan({}))
     except (Failure, PortError, Unusable) as error:
         click.echo(f"note: offered packages are unknown: {error}", err=True)
         return None
