@@ -5,6 +5,7 @@ http_answer maps statuses to port errors. Callers word the messages: they know t
 
 from __future__ import annotations
 
+import socket
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ class Fault(Enum):
 class NoAnswer:
     """A call without a complete answer. `text`: the exception's own message, or its type where it has none.
 
-    `reason`: OpenSSL's words (UNTRUSTED) or asyncio's (UNREACHABLE). `where`, `errno`: host and port, and the
-    kernel's number for the reason or 0 (UNREACHABLE).
+    `reason`: in the words of OpenSSL, the resolver or asyncio (UNTRUSTED, UNREACHABLE). `where`, `errno`: host and
+    port, and the kernel's number for the reason or 0 (UNREACHABLE).
     """
 
     fault: Fault
@@ -68,6 +69,9 @@ def _no_answer(error: Exception) -> NoAnswer:
             return NoAnswer(Fault.LATE, text)
         case aiohttp.ClientConnectorError():
             where, found = f"{error.host}:{error.port}", error.os_error
+            if isinstance(found, socket.gaierror | ssl.SSLError):
+                # Their numbers are those of the resolver and of OpenSSL, not the kernel's.
+                return NoAnswer(Fault.UNREACHABLE, text, found.strerror or str(found), where)
             return NoAnswer(Fault.UNREACHABLE, text, str(found), where, found.errno or 0)
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
             return NoAnswer(Fault.CLOSED, text)

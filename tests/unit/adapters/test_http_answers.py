@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
+import socket
 import socketserver
 import threading
 from contextlib import contextmanager
@@ -13,7 +15,11 @@ import pytest
 
 pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
 
-from kubesyncd.adapters import docker_sync, kube_member
+from aiohttp import ClientConnectorDNSError
+from aiohttp.client_reqrep import ConnectionKey
+
+from kubesyncd.adapters import docker_sync, http_session, kube_member
+from kubesyncd.adapters.http_session import Fault, NoAnswer
 from kubesyncd.adapters.kube_lists import KubeAdmin
 from kubesyncd.adapters.kube_member import Member
 from kubesyncd.adapters.kube_node import KubeCluster
@@ -228,6 +234,41 @@ async def test_an_answer_that_is_not_json_is_unavailable(server: AnswerServer) -
     with pytest.raises(PortError) as caught:
         list_nodes(server)
     is_error(caught, Unavailable, f"{server.where} answers /api/v1/nodes with something that is not JSON")
+
+
+async def test_a_server_without_tls_is_reported_with_openssls_reason(tmp_path: Path) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    plain = await asyncio.start_server(answer, "127.0.0.1", 0)
+    where = "{}:{}".format(*plain.sockets[0].getsockname())
+    authority = Authority(tmp_path / "pki")
+    pair = authority.issue("client", "system:node:switch1", "system:nodes")
+    write_kubeconfig(tmp_path / "plain.conf", f"https://{where}", authority.pem, pair, inline=False)
+    cluster = KubeCluster(tmp_path / "plain.conf", "switch1", MasterConfig(ip="127.0.0.1"))
+    async with plain:
+        with pytest.raises(Unavailable) as caught:
+            await cluster.apply_labels({"a": "1"})
+        await cluster.close()
+    assert caught.value.detail.startswith(f"{where} cannot be reached: [SSL")
+
+
+def test_an_unknown_host_is_reported_in_the_resolvers_words() -> None:
+    told: list[NoAnswer] = []
+
+    def word(failed: NoAnswer) -> str:
+        told.append(failed)
+        return ""
+
+    key = ConnectionKey("master.example", 6443, True, True, None, None, None)
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    with pytest.raises(Unavailable), http_session.answered("Kubernetes", word):
+        raise ClientConnectorDNSError(key, unknown)
+    (failed,) = told
+    assert (failed.fault, failed.where) == (Fault.UNREACHABLE, "master.example:6443")
+    assert (failed.reason, failed.errno) == ("Name or service not known", 0)
 
 
 async def test_a_closed_port_is_unavailable_and_named(tmp_path: Path) -> None:
