@@ -16,7 +16,6 @@ from aiodocker.exceptions import DockerError
 from kubesyncd.adapters.docker_client import (
     BASE,
     CONNECT_S,
-    NO_CONNECTION,
     NOT_FOUND,
     READ_S,
     ask,
@@ -180,8 +179,6 @@ class DockerImages:
         try:
             yield docker
         except DockerError as error:
-            if error.status == NO_CONNECTION:
-                raise Unavailable("Docker", error.message) from error
             raise (Missing if error.status == NOT_FOUND else Refused)("Docker", error.message) from error
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise Unavailable("Docker", f"an unreadable answer: {error!r}") from error

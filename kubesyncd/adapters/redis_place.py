@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from redis.asyncio.connection import parse_url
 
@@ -13,15 +13,8 @@ from kubesyncd.ports import Unavailable
 from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kubesyncd import settings
     from kubesyncd.core.model import FeatureConfig
-
-    Hash: TypeAlias = Mapping[bytes, bytes]
-    # redis-py's own type hints change with every major version; its answers are checked where they arrive.
-    Client: TypeAlias = Any
-    Link: TypeAlias = Any
 
 DEFAULT_URL = "unix:///var/run/redis/redis.sock"
 # In the folder of database_config.json, on switches with several databases of a kind.
