@@ -32,6 +32,7 @@ from kubesyncd.adapters.docker_inspect import KUBE_NAME, Described, container_of
 from kubesyncd.adapters.docker_place import socket_path
 from kubesyncd.core.model import CONTAINER_ID, Container, Identity, Signal
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
+from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -83,26 +84,25 @@ class DockerContainers:
         exits of containers that were destroyed meanwhile are known where Docker still has them.
         """
         assert not self._cache.connected, "events() has one reader"
-        failures = 0
+        backoff = Backoff(self._rng, BACKOFF_S, BACKOFF_S_MAX)
         while True:
             try:
                 async with aclosing(self._stream.connect()) as stream:
                     async for event in stream:
                         if event is None:
-                            failures = 0
+                            backoff.reset()
                             self._cache.connect()
                             yield Signal.GAP
                             continue
                         for feature in self._cache.take(event):
                             yield feature
             except Unavailable:
-                failures += 1
+                pass
             finally:
                 lost = self._cache.disconnect()
             if lost:
                 yield Signal.GAP
-            backoff_s = min(BACKOFF_S_MAX, BACKOFF_S * 2 ** min(failures - 1, 8))
-            await asyncio.sleep(self._rng.uniform(0, backoff_s))
+            await asyncio.sleep(backoff.next_s())
 
     async def list(self, feature: str) -> tuple[Container, ...]:
         """List all containers of the feature, oldest first, and the exits of recently destroyed ones (`gone`).

@@ -16,6 +16,7 @@ from kubesyncd.adapters.db_schema import shared_row
 from kubesyncd.adapters.redis_client import FEATURE, INITIALIZED, MASTER, edge, text_of
 from kubesyncd.core.model import Signal, valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
     import random
@@ -50,7 +51,7 @@ class RedisEvents:
         GAP on every loss and return of the subscription. Never ends and never raises; while Redis is down it tries
         again every 2 s at most.
         """
-        tries = 0
+        backoff = Backoff(self._rng, BACKOFF_S, BACKOFF_S_MAX)
         while True:
             subscribed = False
             connection: Link | None = None
@@ -58,7 +59,7 @@ class RedisEvents:
                 connection = await self._subscribe()
                 subscribed = True
                 await self._add_flags()
-                tries = 0
+                backoff.reset()
                 yield Signal.GAP
                 while True:
                     message = await _hear(connection, self._probe_s)
@@ -75,8 +76,7 @@ class RedisEvents:
             finally:
                 if connection is not None:
                     await connection.disconnect(nowait=True)
-            await asyncio.sleep(self._rng.uniform(0, min(BACKOFF_S * 2**tries, BACKOFF_S_MAX)))
-            tries = min(tries + 1, 8)
+            await asyncio.sleep(backoff.next_s())
 
     def _heard(self, message: Any) -> tuple[str | Signal, ...]:
         """Return the subject of a message; for a row that containers of several ASICs share, all of them."""
