@@ -16,7 +16,7 @@ from kubesyncd.adapters.docker_events import parse_event
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, describe, whose
 from kubesyncd.core.model import Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.settings import DockerSettings
+from kubesyncd.settings import DockerSettings, SettingsError
 from tests.contract.test_containers import SLOW, Api
 from tests.lab.docker_engine import LabDocker
 from tests.lab.docker_words import ApiError
@@ -112,7 +112,7 @@ def test_times_of_docker_sort_by_age_as_text() -> None:
 
 @pytest.mark.parametrize("url", ["tcp://10.0.0.1:2375", "docker.sock", ""])
 async def test_only_a_unix_socket_is_taken(url: str) -> None:
-    with pytest.raises(ValueError, match="unix:///"):
+    with pytest.raises(SettingsError, match="unix:///"):
         DockerContainers(DockerSettings(url), random.Random(1))
 
 
