@@ -116,11 +116,16 @@ class RedisEvents:
         async with edge(NOTIFY):
             config = self._client.open().config
             flags: str = (await config.config_get(NOTIFY))[NOTIFY]
-            there = flags + (FLAGS_IN_A if "A" in flags else "")
-            missing = "".join(flag for flag in FLAGS if flag not in there)
+            missing = missing_flags(flags)
             if missing:
                 await config.config_set(NOTIFY, flags + missing)
         return bool(missing)
+
+
+def missing_flags(flags: str) -> str:
+    """Return the needed flags that `flags`, the server's keyspace flags, lacks; `A` stands for several."""
+    there = flags + (FLAGS_IN_A if "A" in flags else "")
+    return "".join(flag for flag in FLAGS if flag not in there)
 
 
 async def _hear(connection: Link, timeout_s: float) -> Any:

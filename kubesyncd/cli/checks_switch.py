@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from kubesyncd.cli.diagnosis import Diagnosis
     from kubesyncd.cli.switch import Switch
 
-NOTIFY_WANTED = "Kghx$"
-NOTIFY_IN_A = "g$lshzxetd"
-
 
 def daemon(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     """Check that the daemon answers."""
@@ -65,10 +62,9 @@ def redis(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     else:
         text = "CONFIG_DB is not marked as loaded (CONFIG_DB_INITIALIZED)"
         yield CheckResult("redis", CheckGrade.WARN, text, "wait for config reload to end, or run it")
-    flags = switch.redis.notify_flags()
-    missing = [flag for flag in NOTIFY_WANTED if flag not in flags + (NOTIFY_IN_A if "A" in flags else "")]
+    flags, missing = switch.redis.notify_flags()
     if missing:
-        text = f"notify-keyspace-events lacks {''.join(missing)}: changes are noticed late"
+        text = f"notify-keyspace-events lacks {missing}: changes are noticed late"
         yield CheckResult("events", CheckGrade.BAD, text, "kubesyncd adds them: systemctl start kubesyncd")
     else:
         yield CheckResult(

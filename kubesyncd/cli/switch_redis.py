@@ -162,11 +162,13 @@ class SwitchRedis:
 
         self._write(MASTER, fields)
 
-    def notify_flags(self) -> str:
-        """Return the keyspace events that Redis publishes. Raises Unavailable."""
-        with _redis_edge("notify-keyspace-events"):
-            flags: str = self._databases[0].config_get("notify-keyspace-events")["notify-keyspace-events"]
-        return flags
+    def notify_flags(self) -> tuple[str, str]:
+        """Return the flags of the keyspace events that Redis publishes, and those it lacks. Raises Unavailable."""
+        from kubesyncd.adapters.redis_events import NOTIFY, missing_flags
+
+        with _redis_edge(NOTIFY):
+            flags: str = self._databases[0].config_get(NOTIFY)[NOTIFY]
+        return flags, missing_flags(flags)
 
     def config_loaded(self) -> bool:
         """Return whether CONFIG_DB is marked as fully loaded. Raises Unavailable."""
