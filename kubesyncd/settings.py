@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kubesyncd.core.model import Timing
 from kubesyncd.core.setting_range import count, range_of, seconds
+from kubesyncd.core.text import shortened
 
 SAID_MAX = 120
 DEFAULT_FILE = Path("/etc/kubesyncd/kubesyncd.toml")
@@ -258,7 +259,7 @@ def decode(data: bytes, where: str) -> Settings:
     try:
         tables = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{where}: not TOML: {_short(str(error))}") from error
+        raise SettingsError(f"{where}: not TOML: {shortened(str(error), SAID_MAX)}") from error
     return parse(tables, where)
 
 
@@ -333,8 +334,4 @@ def _said(value: Any) -> str:
         text = repr(value)
     except ValueError:
         text = "a number of thousands of digits"
-    return _short(text)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SAID_MAX else f"{text[: SAID_MAX - 3]}..."
+    return shortened(text, SAID_MAX)

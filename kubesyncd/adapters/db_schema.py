@@ -25,8 +25,8 @@ from kubesyncd.core.parse import (
     parse_feature_config,
     parse_int,
     parse_row,
-    shown,
 )
+from kubesyncd.core.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,11 +11,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from kubesyncd.ports import Ran, Refused, Unavailable
-from kubesyncd.runtime.processes import NotStarted, run
+from kubesyncd.runtime.processes import NotStarted, last_line, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from kubesyncd.runtime.processes import Ended
 
 SERVICE = "hooks"
 HOOKS_MAX = 256
@@ -53,7 +55,7 @@ class HookFolders:
             raise Refused(SERVICE, error.detail) from error
         except Unavailable:
             return Ran(-1, f"it did not end within {seconds:g} s", ended=False)
-        return Ran(ended.code, _said(ended.err) or _said(ended.out) or f"it ended with code {ended.code}")
+        return Ran(ended.code, _text(ended))
 
     def _may_run(self, entry: os.DirEntry[str]) -> bool:
         """Return whether the file is a program that only root (or kubesyncd) could have written."""
@@ -77,6 +79,7 @@ def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and not name.endswith(_LEFT_BEHIND)
 
 
-def _said(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return ascii(lines[-1][:TEXT_MAX])[1:-1] if lines else ""
+def _text(ended: Ended) -> str:
+    """Return the last line that the program wrote, on standard error where it wrote there."""
+    written = last_line(ended.err, TEXT_MAX) or last_line(ended.out, TEXT_MAX)
+    return written or f"it ended with code {ended.code}"

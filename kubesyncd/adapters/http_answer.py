@@ -8,7 +8,6 @@ try again, to a join it is a refusal.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,14 +66,3 @@ def status_message(body: bytes) -> str | None:
         return str(json.loads(body.decode(errors="replace"))["message"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-
-
-def one_line(text: object, length_max: int) -> str:
-    """Return `text` as one line of printable ASCII, with an ellipsis where it is cut."""
-    line = re.sub(r"[^ -~]+", " ", str(text))
-    return line if len(line) <= length_max else line[: length_max - 3] + "..."
-
-
-def escaped(text: str, length_max: int) -> str:
-    """Return the first `length_max` characters of `text`, as printable ASCII with escapes."""
-    return ascii(text[:length_max])[1:-1]

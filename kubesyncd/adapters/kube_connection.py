@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 import aiohttp
 
 from kubesyncd.adapters import kube_lean
-from kubesyncd.adapters.http_answer import one_line, status_message
+from kubesyncd.adapters.http_answer import status_message
 from kubesyncd.adapters.http_session import Fault, NoAnswer, answered, read_body
 from kubesyncd.adapters.kube_credential import SERVICE, files, read, tls_context
+from kubesyncd.core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

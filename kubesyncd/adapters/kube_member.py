@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from kubesyncd.adapters.http_answer import JOIN, escaped, status_message
+from kubesyncd.adapters.http_answer import JOIN, status_message
 from kubesyncd.adapters.http_session import (
     Fault,
     NoAnswer,
@@ -27,6 +27,7 @@ from kubesyncd.adapters.http_session import (
 )
 from kubesyncd.adapters.kube_credential import SERVICE, read, tls_context
 from kubesyncd.core.labels import feature_of
+from kubesyncd.core.text import escaped
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:

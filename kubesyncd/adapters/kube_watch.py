@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from kubesyncd.adapters.http_answer import one_line
 from kubesyncd.adapters.kube_connection import CONNECT_S, DETAIL_LENGTH_MAX, StatusError
 from kubesyncd.adapters.kube_credential import SERVICE
+from kubesyncd.core.text import one_line
 from kubesyncd.ports import Unavailable
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.text import escaped
 from kubesyncd.ports import Refused
 from kubesyncd.runtime.processes import run
 
@@ -87,7 +88,7 @@ def reason(said: str) -> str:
     # Before it gives up, kubeadm also reports errors that it ignores.
     first = next((at for at, line in enumerate(lines) if line.startswith(_GIVES_UP)), 0)
     wrong = [line for line in lines[first:] if _WRONG.search(line) and "stack trace" not in line]
-    told = ascii("; ".join(wrong or lines[-1:])[:DETAIL_MAX])[1:-1]
+    told = escaped("; ".join(wrong or lines[-1:]), DETAIL_MAX)
     fix = next((fix for words, fix in _FIXES.items() if words in told), "")
     return f"{told}; {fix}" if fix else told
 

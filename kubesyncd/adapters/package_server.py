@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from kubesyncd.adapters.http_answer import PACKAGES, TooLong, escaped
+from kubesyncd.adapters.http_answer import PACKAGES, TooLong
 from kubesyncd.adapters.http_session import (
     Fault,
     NoAnswer,
@@ -18,6 +18,7 @@ from kubesyncd.adapters.http_session import (
     server_context,
     short_session,
 )
+from kubesyncd.core.text import escaped
 from kubesyncd.ports import FetchedFile, Missing, Refused
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol
-from kubesyncd.core.parse import shown
+from kubesyncd.core.text import shown
 from kubesyncd.reboot.hold import Kind
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.label_queue import Queue, QueueFull
-from kubesyncd.core.labels import Change, InvalidLabel, abridged
+from kubesyncd.core.labels import Change, InvalidLabel
+from kubesyncd.core.text import quoted
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
@@ -137,7 +138,7 @@ def decode(data: bytes | None) -> tuple[Queue, tuple[str, ...]]:
     try:
         tree = codec.parse(data, FILE_BYTES_MAX)
     except Undecodable as error:
-        return Queue(), (f"the label queue cannot be read ({abridged(str(error), 120)}); it starts empty",)
+        return Queue(), (f"the label queue cannot be read ({quoted(str(error), 120)}); it starts empty",)
     reader, problems, queue = codec.Reader(), list[str](), Queue()
     for text in _listed(reader, tree.get("pending", []), "pending", problems):
         try:
@@ -169,7 +170,7 @@ def _applied(reader: codec.Reader, value: object, problems: list[str]) -> dict[s
         try:
             change = reader.read(Change, {"key": key, "value": each})
         except Undecodable:
-            problems.append(f"an applied label is ignored: {abridged(key)}")
+            problems.append(f"an applied label is ignored: {quoted(key)}")
         else:
             usable[change.key] = change.value
     return usable

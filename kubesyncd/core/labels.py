@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import FEATURE_NAME
+from kubesyncd.core.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +90,7 @@ class Change:
             return cls(key, value)
         if text.endswith("-"):
             return cls(text[:-1], None)
-        raise InvalidLabel(f"invalid label change {abridged(text)}; write key=value to set or key- to remove")
+        raise InvalidLabel(f"invalid label change {quoted(text)}; write key=value to set or key- to remove")
 
     def __str__(self) -> str:
         return f"{self.key}-" if self.value is None else f"{self.key}={self.value}"
@@ -130,17 +131,17 @@ def _check_key(key: str) -> None:
     prefix, slash, name = key.rpartition("/")
     if slash and (len(prefix) > PREFIX_LENGTH_MAX or not _PREFIX.fullmatch(prefix)):
         raise InvalidLabel(
-            f"label key {abridged(key)}: before the / must be a DNS name "
+            f"label key {quoted(key)}: before the / must be a DNS name "
             f"(lower case, at most {PREFIX_LENGTH_MAX} characters); correct it or leave it out"
         )
     if len(name) > PART_LENGTH_MAX or not _PART.fullmatch(name):
         raise InvalidLabel(
-            f"label key {abridged(key)}: use 1 to {PART_LENGTH_MAX} letters, digits, '-', '_' or '.', "
+            f"label key {quoted(key)}: use 1 to {PART_LENGTH_MAX} letters, digits, '-', '_' or '.', "
             "with a letter or digit at both ends"
         )
     if _within(prefix, _KUBERNETES_DOMAINS) and not _kubelets_own(key, prefix):
         raise InvalidLabel(
-            f"label key {abridged(key)}: a node may not set labels under {prefix} on itself "
+            f"label key {quoted(key)}: a node may not set labels under {prefix} on itself "
             f"(NodeRestriction); use a key without that prefix, such as {name}"
         )
 
@@ -148,7 +149,7 @@ def _check_key(key: str) -> None:
 def _check_value(key: str, value: str) -> None:
     if value and (len(value) > PART_LENGTH_MAX or not _PART.fullmatch(value)):
         raise InvalidLabel(
-            f"label {abridged(key)}: value {abridged(value)}: use at most {PART_LENGTH_MAX} letters, digits, "
+            f"label {quoted(key)}: value {quoted(value)}: use at most {PART_LENGTH_MAX} letters, digits, "
             "'-', '_' or '.', with a letter or digit at both ends"
         )
 
@@ -159,8 +160,3 @@ def _kubelets_own(key: str, prefix: str) -> bool:
 
 def _within(prefix: str, domains: tuple[str, ...]) -> bool:
     return any(prefix == domain or prefix.endswith(f".{domain}") for domain in domains)
-
-
-def abridged(text: str, length_max: int = 80) -> str:
-    """Return the untrusted text, shortened and escaped for one line."""
-    return ascii(text if len(text) <= length_max else text[: length_max - 3] + "...")

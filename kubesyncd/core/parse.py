@@ -17,6 +17,7 @@ from kubesyncd.core.model import (
     Row,
     SystemState,
 )
+from kubesyncd.core.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,6 @@ T = TypeVar("T", bound=StrEnum)
 
 
 # Characters of an invalid value shown to an operator.
-SHOWN_MAX = 40
 _TRUE = {"true", "on", "yes", "1"}
 
 
@@ -189,9 +189,3 @@ def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
         disable=parse_bool("disable", got.get("disable", ""), problems, default=False),
         problems=tuple(problems),
     )
-
-
-def shown(value: str) -> str:
-    """Return the untrusted value, shortened and escaped for one log line."""
-    text = ascii(value[:SHOWN_MAX])
-    return text if len(text) <= SHOWN_MAX + 2 and len(value) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core.model import valid_feature_name
-from kubesyncd.core.parse import shown
+from kubesyncd.core.text import shown
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable

@@ -19,6 +19,8 @@ from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from kubesyncd.core.text import shortened
+
 T = TypeVar("T")
 
 BYTES_MAX = 8 << 20
@@ -82,7 +84,7 @@ def parse(data: bytes, bytes_max: int = BYTES_MAX) -> dict[str, Any]:
     except RecursionError as error:
         raise Undecodable("invalid JSON: nested too deep") from error
     except ValueError as error:
-        raise Undecodable(f"invalid JSON: {_short(str(error), 100)}") from error
+        raise Undecodable(f"invalid JSON: {shortened(str(error), 100)}") from error
     if not isinstance(tree, dict):
         raise Undecodable("not a JSON object")
     return tree
@@ -152,7 +154,7 @@ class Reader:
         try:
             return kind(**found)
         except ValueError as error:
-            raise Undecodable(f"{path or 'the file'}: {_short(str(error), 100)}") from error
+            raise Undecodable(f"{path or 'the file'}: {shortened(str(error), 100)}") from error
 
     def _fields_of(self, kind: Any) -> tuple[tuple[str, Any, bool], ...]:
         if kind not in self._fields:
@@ -224,8 +226,4 @@ def _found(value: Any) -> str:
         case bool():
             return str(value).lower()
         case _:
-            return _short(ascii(value), _FOUND_MAX)
-
-
-def _short(said: str, length_max: int) -> str:
-    return said if len(said) <= length_max else f"{said[: length_max - 3]}..."
+            return shortened(ascii(value), _FOUND_MAX)

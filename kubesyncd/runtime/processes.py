@@ -11,6 +11,7 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kubesyncd.core.text import escaped
 from kubesyncd.ports import Unavailable
 
 _KILL_S = 2.0
@@ -33,7 +34,7 @@ class Ended:
     @property
     def reason(self) -> str:
         """The last line on standard error, where most programs report the error."""
-        return _last_line(self.err)
+        return last_line(self.err, _DETAIL_MAX)
 
 
 async def run(command: tuple[str, ...], seconds: float, service: str) -> Ended:
@@ -88,6 +89,7 @@ async def _reaped(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str, length_max: int) -> str:
+    """Return the last line of a program's output that is not blank, shortened and escaped; empty without one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return ascii(lines[-1][:_DETAIL_MAX])[1:-1] if lines else ""
+    return escaped(lines[-1], length_max) if lines else ""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from kubesyncd.core.model import FEATURE_NAME
-from kubesyncd.core.parse import shown
+from kubesyncd.core.text import shown
 from kubesyncd.ports import Claim
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kubesyncd.core.model import valid_feature_name
-from kubesyncd.core.parse import shown
+from kubesyncd.core.text import shown
 from kubesyncd.runtime import yaml_reader
 
 if TYPE_CHECKING:

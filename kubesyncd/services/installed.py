@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import FEATURE_NAME
-from kubesyncd.core.parse import shown
+from kubesyncd.core.text import shown
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable

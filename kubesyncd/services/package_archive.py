@@ -16,7 +16,7 @@ import tarfile
 import zlib
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.parse import shown
+from kubesyncd.core.text import shown
 from kubesyncd.services import definition
 from kubesyncd.services.catalog import Unusable
 from kubesyncd.services.definition import InvalidService

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.cli.rules.tree import Tree, at, items, text
 from kubesyncd.core.labels import feature_label, feature_of
 from kubesyncd.core.model import valid_feature_name
-from kubesyncd.core.parse import shown
+from kubesyncd.core.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.core import model, parse
+from kubesyncd.core import model
 from kubesyncd.core.model import (
     FailurePolicy,
     FeatureConfig,
@@ -29,6 +29,7 @@ from kubesyncd.core.parse import (
     parse_master_config,
     parse_row,
 )
+from kubesyncd.core.text import shown
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -110,7 +111,7 @@ def test_an_invalid_number_is_the_default_and_a_problem(text: str) -> None:
     (problem,) = problems
     assert problem.endswith(": not a whole number from 0 to 65535; taken as 1")
     assert len(problem) < 150
-    assert problem.startswith(f"invalid port={parse.shown(text)}: not")
+    assert problem.startswith(f"invalid port={shown(text)}: not")
 
 
 def test_an_absent_number_is_the_default_without_a_problem() -> None:
@@ -278,14 +279,6 @@ def test_a_master_with_every_field() -> None:
     )
 
 
-def test_a_hostile_value_is_shown_short_and_clean() -> None:
-    for value in ("\x1b[2J" * 1000, "\U0001f600" * 100, "a'b\"c\n", "x" * 40, "x" * 41):
-        text = parse.shown(value)
-        assert text.isprintable()
-        assert text.isascii()
-        assert len(text) <= 46
-
-
 def test_the_values_in_the_databases_are_these() -> None:
     def words(kind: type[StrEnum]) -> list[str]:
         return [each.value for each in kind]
@@ -344,21 +337,6 @@ def test_an_unusable_field_keeps_its_last_known_value() -> None:
     assert (
         parse_feature_config({"failure_policy": "x"}, problems, unsaid).failure_policy is FailurePolicy.ALERT
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ("x" * 40, "'" + "x" * 40 + "'"),
-        ("x" * 41, "'" + "x" * 36 + "..."),
-        ("\u00e4" * 10, "'" + "\\xe4" * 10 + "'"),
-        ("\u00e4" * 40, "'" + "\\xe4" * 9 + "..."),
-        ("'\"" + "x" * 37, "'\\'\"" + "x" * 37 + "'"),
-        ("'\"" + "x" * 38, "'\\'\"" + "x" * 33 + "..."),
-    ],
-)
-def test_a_value_is_shown_in_so_many_letters(value: str, said: str) -> None:
-    assert parse.shown(value) == said
 
 
 FIELDS = st.dictionaries(

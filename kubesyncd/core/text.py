@@ -1,0 +1,36 @@
+"""Shorten and escape text from outside, so that it fits on one line of a log or a terminal."""
+
+from __future__ import annotations
+
+import re
+
+_SHOWN_MAX = 40
+_UNPRINTABLE = re.compile(r"[^ -~]+")
+
+
+def shown(value: str) -> str:
+    """Return the untrusted value in quotes, shortened and escaped for one log line."""
+    text = ascii(value[:_SHOWN_MAX])
+    return (
+        text if len(text) <= _SHOWN_MAX + 2 and len(value) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 3]}..."
+    )
+
+
+def quoted(text: str, length_max: int = 80) -> str:
+    """Return the untrusted text in quotes: shortened to `length_max` characters, then escaped."""
+    return ascii(shortened(text, length_max))
+
+
+def escaped(text: str, length_max: int) -> str:
+    """Return the first `length_max` characters of `text`, as printable ASCII with escapes."""
+    return ascii(text[:length_max])[1:-1]
+
+
+def one_line(text: object, length_max: int) -> str:
+    """Return `text` as one line of printable ASCII, with an ellipsis where it is cut."""
+    return shortened(_UNPRINTABLE.sub(" ", str(text)), length_max)
+
+
+def shortened(text: str, length_max: int) -> str:
+    """Return at most `length_max` characters of `text`, with an ellipsis where it is cut."""
+    return text if len(text) <= length_max else f"{text[: length_max - 3]}..."

@@ -1,0 +1,43 @@
+"""Check how text from outside is shortened and escaped."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubesyncd.core.text import escaped, one_line, quoted, shortened, shown
+
+
+def test_a_hostile_value_is_shown_short_and_clean() -> None:
+    for value in ("\x1b[2J" * 1000, "\U0001f600" * 100, "a'b\"c\n", "x" * 40, "x" * 41):
+        text = shown(value)
+        assert text.isprintable()
+        assert text.isascii()
+        assert len(text) <= 46
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("x" * 40, "'" + "x" * 40 + "'"),
+        ("x" * 41, "'" + "x" * 36 + "..."),
+        ("\u00e4" * 10, "'" + "\\xe4" * 10 + "'"),
+        ("\u00e4" * 40, "'" + "\\xe4" * 9 + "..."),
+        ("'\"" + "x" * 37, "'\\'\"" + "x" * 37 + "'"),
+        ("'\"" + "x" * 38, "'\\'\"" + "x" * 33 + "..."),
+    ],
+)
+def test_a_value_is_shown_in_so_many_letters(value: str, said: str) -> None:
+    assert shown(value) == said
+
+
+@pytest.mark.parametrize(("text", "said"), [("x" * 10, "x" * 10), ("x" * 11, "x" * 7 + "...")])
+def test_a_longer_text_ends_with_an_ellipsis(text: str, said: str) -> None:
+    assert shortened(text, 10) == said
+    assert quoted(text, 10) == f"'{said}'"
+    assert one_line(text, 10) == said
+
+
+def test_unprintable_characters_are_escaped_or_left_out() -> None:
+    assert escaped("a\x1b\nb\u00e4" + "x" * 10, 5) == "a\\x1b\\nb\\xe4"
+    assert quoted("a\nb", 10) == "'a\\nb'"
+    assert one_line("a\n\x1bb", 10) == "a b"
