@@ -16,13 +16,14 @@ from kubesyncd.cli.install import installer
 from kubesyncd.cli.output import json_option, print_json, put, table, this_switch
 from kubesyncd.core import protocol
 from kubesyncd.ports import PortError
-from kubesyncd.services.catalog import Unusable, plan
+from kubesyncd.services.catalog import Unusable, plan, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kubesyncd.cli.switch import Switch
-    from kubesyncd.services.catalog import Metadata
+    from kubesyncd.services.catalog import Metadata, OfferedPackage
+    from kubesyncd.services.catalog_source import CatalogSource, ServerFiles
     from kubesyncd.services.installed import Manifest
     from kubesyncd.services.package_sync import PackageResult, PackageSync
 
@@ -100,22 +101,32 @@ def list_packages(as_json: bool) -> None:
 
 
 def _worker(switch: Switch) -> PackageSync:
+    from kubesyncd.services.package_sync import PackageSync
+
+    files = _files(switch)
+    return PackageSync(_source(switch, files), files, installer(switch))
+
+
+def _files(switch: Switch) -> ServerFiles:
     from kubesyncd.adapters.package_server import HttpsFiles
+
+    return HttpsFiles(switch.settings.packages.ca_file)
+
+
+def _source(switch: Switch, files: ServerFiles) -> CatalogSource:
+    """Return the configured server's metadata. Raises Failure without a server, or with invalid settings."""
     from kubesyncd.adapters.signatures import is_true
     from kubesyncd.runtime.state_files import StateFile
     from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
-    from kubesyncd.services.package_sync import PackageSync
 
-    wanted = switch.settings.packages
-    if not wanted.url:
+    server = switch.settings.packages
+    if not server.url:
         raise Failure(NO_SERVER)
-    files = HttpsFiles(wanted.ca_file)
     seen = StateFile(Path(switch.settings.paths.state_dir) / SEEN_FILE)
     try:
-        source = CatalogSource(wanted.url, wanted.pubkey, files, is_true, seen)
+        return CatalogSource(server.url, server.pubkey, files, is_true, seen)
     except Unusable as error:
         raise Failure(str(error), protocol.EXIT_USAGE) from error
-    return PackageSync(source, files, installer(switch))
 
 
 def _labels(switch: Switch) -> Mapping[str, str]:
@@ -134,7 +145,7 @@ def _labels_or_none(switch: Switch) -> Mapping[str, str] | None:
 def _offered(switch: Switch) -> Metadata | None:
     """Return the server's offer; print a note and return None if it is unknown."""
     try:
-        metadata, _ = asyncio.run(_worker(switch).plan({}))
+        metadata = asyncio.run(_source(switch, _files(switch)).fetch())
     except (Failure, PortError, Unusable) as error:
         click.echo(f"note: offered packages are unknown: {error}", err=True)
         return None
@@ -154,17 +165,15 @@ def _rows(
     from kubesyncd.services.installed import hashes
 
     steps: dict[str, str] = {}
-    fitting: dict[str, str] = {}
+    fitting: Mapping[str, OfferedPackage] = {}
     if offered is not None and labels is not None:
         steps = {step.name: step.do.value for step in plan(offered, labels, hashes(installed))}
-        for each in offered.packages:
-            if each.fits(labels):
-                fitting.setdefault(each.name, each.version)
+        fitting = wanted(offered, labels)
     return [
         {
             "name": name,
             "installed": _version(installed.get(name)),
-            "offered": fitting.get(name, ""),
+            "offered": fitting[name].version if name in fitting else "",
             "step": steps.get(name, ""),
         }
         for name in sorted({*installed, *fitting})

@@ -114,24 +114,29 @@ def plan(
     """Plan the steps after which this node has what it wants.
 
     `installed`: the archive's SHA-256 by name, empty for a service that an operator installed, which no package
-    changes. Of packages with one name, the first match is used. Removals come first: another package may need
-    what they free.
+    changes. Removals come first: another package may need what they free.
     """
-    wanted: dict[str, OfferedPackage] = {}
-    for package in metadata.packages:
-        if package.fits(labels):
-            wanted.setdefault(package.name, package)
-    kept = wanted.keys() | metadata.unusable
+    chosen = wanted(metadata, labels)
+    kept = chosen.keys() | metadata.unusable
     gone = (
         [name for name, sha256 in installed.items() if sha256 and name not in kept] if metadata.whole else []
     )
     steps = [PackageStep(PackageAction.REMOVE, name) for name in sorted(gone)]
-    for name, package in sorted(wanted.items()):
+    for name, package in sorted(chosen.items()):
         if name not in installed:
             steps.append(PackageStep(PackageAction.INSTALL, name, package))
         elif installed[name] not in ("", package.sha256):
             steps.append(PackageStep(PackageAction.UPDATE, name, package))
     return tuple(steps)
+
+
+def wanted(metadata: Metadata, labels: Mapping[str, str]) -> dict[str, OfferedPackage]:
+    """Return the packages for a node with these labels; of packages with one name, the first one that fits."""
+    chosen: dict[str, OfferedPackage] = {}
+    for package in metadata.packages:
+        if package.fits(labels):
+            chosen.setdefault(package.name, package)
+    return chosen
 
 
 # ---- metadata -------------------------------------------------------------------------------------

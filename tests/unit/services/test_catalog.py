@@ -69,6 +69,8 @@ def test_of_packages_with_one_name_the_first_that_fits_counts() -> None:
     offered = metadata(entry("tap", "2", B, nodes={"canary": "true"}), entry("tap", "1", A))
     assert steps(offered, {"canary": "true"}, {}) == ["install tap 2"]
     assert steps(offered, {}, {"tap": B}) == ["update tap 1"]
+    chosen = catalog.wanted(parse(offered), {"canary": "true"})
+    assert [package.version for package in chosen.values()] == ["2"]
 
 
 def test_packages_do_not_change_a_service_installed_by_an_operator() -> None:
