@@ -85,9 +85,7 @@ def kubelet_images(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     settings = diagnosis.switch.settings
     if not diagnosis.cluster["joined"] or settings.images.kubelet_gc:
         return
-    from kubesyncd.adapters.kubelet_config import KubeletConfig
-
-    config = KubeletConfig(Path(settings.paths.kubelet_dir))
+    config = diagnosis.switch.kubelet_config()
     try:
         wrong = config.wrong()
     except PortError as error:

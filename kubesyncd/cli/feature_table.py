@@ -94,14 +94,11 @@ def _save(switch: Switch) -> Saved:
 
 def _restore(switch: Switch) -> dict[str, dict[str, str]]:
     """Write and return the missing fields. A missing row is restored only if the feature has a service."""
-    from kubesyncd.adapters.db_schema import normal
-    from kubesyncd.core.saved_features import lost
-
     saved = _load(switch)
     if saved is None:
         return {}
     now = {name: switch.redis.feature_rows(name).config for name in switch.redis.feature_names()}
-    fields = lost(saved.rows, now, switch.redis.schema.own_config_names, normal)
+    fields = switch.redis.lost_fields(saved.rows, now)
     given = {name: row for name, row in fields.items() if name in now or switch.has_unit(name)}
     for name, row in given.items():
         switch.redis.write_feature(name, row)

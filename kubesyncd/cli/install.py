@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # Longer than a unit's TimeoutStopSec: its feature may use all its grace periods.
 STOP_S = 150.0
-LOOK_S = 10.0
 
 
 class SwitchRows:
@@ -62,14 +61,13 @@ class SwitchRows:
 
 def installer(switch: Switch) -> Installer:
     """Build the installer of this switch."""
-    from kubesyncd.adapters.systemd import SystemdUnits
     from kubesyncd.services.installer import Installer
     from kubesyncd.services.service_disk import ServiceDisk
 
     settings = switch.settings
     return Installer(
         disk=ServiceDisk(Path(settings.paths.install_root), Path(settings.paths.state_dir)),
-        units=SystemdUnits(settings.systemd, look_s=LOOK_S, change_s=STOP_S),
+        units=switch.units(change_s=STOP_S),
         rows=SwitchRows(switch),
         ours=switch.redis.schema.encode_config,
         always_local=frozenset(settings.features.always_local),

@@ -19,7 +19,6 @@ from kubesyncd.ports import PortError
 if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
 
-DOCKER_S = 2.0
 FILE_BYTES_MAX = 4 << 20
 # Labels that limit a manifest to one platform: images depend on the hardware.
 SELECTED = frozenset({"worker.sonic/platform"})
@@ -69,10 +68,8 @@ def manifest(
 
 def _local(switch: Switch, name: str) -> Local:
     """Return how the switch runs the feature; an empty Local if it has no container or Docker does not answer."""
-    from kubesyncd.adapters.docker_sync import inspect
-
     try:
-        found = inspect(switch.settings.docker.url, name, DOCKER_S)
+        found = switch.local_container(name)
     except PortError as error:
         click.echo(f"kubesync: {error}; the manifest has no mount except kubesyncd's folder", err=True)
         return Local()

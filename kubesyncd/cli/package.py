@@ -103,19 +103,12 @@ def list_packages(as_json: bool) -> None:
 def _worker(switch: Switch) -> PackageSync:
     from kubesyncd.services.package_sync import PackageSync
 
-    files = _files(switch)
+    files = switch.package_files()
     return PackageSync(_source(switch, files), files, installer(switch))
-
-
-def _files(switch: Switch) -> ServerFiles:
-    from kubesyncd.adapters.package_server import HttpsFiles
-
-    return HttpsFiles(switch.settings.packages.ca_file)
 
 
 def _source(switch: Switch, files: ServerFiles) -> CatalogSource:
     """Return the configured server's metadata. Raises Failure without a server, or with invalid settings."""
-    from kubesyncd.adapters.signatures import is_true
     from kubesyncd.runtime.state_files import StateFile
     from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
 
@@ -124,7 +117,7 @@ def _source(switch: Switch, files: ServerFiles) -> CatalogSource:
         raise Failure(NO_SERVER)
     seen = StateFile(Path(switch.settings.paths.state_dir) / SEEN_FILE)
     try:
-        return CatalogSource(server.url, server.pubkey, files, is_true, seen)
+        return CatalogSource(server.url, server.pubkey, files, switch.is_true, seen)
     except Unusable as error:
         raise Failure(str(error), protocol.EXIT_USAGE) from error
 
@@ -145,7 +138,7 @@ def _labels_or_none(switch: Switch) -> Mapping[str, str] | None:
 def _offered(switch: Switch) -> Metadata | None:
     """Return the server's offer; print a note and return None if it is unknown."""
     try:
-        metadata = asyncio.run(_source(switch, _files(switch)).fetch())
+        metadata = asyncio.run(_source(switch, switch.package_files()).fetch())
     except (Failure, PortError, Unusable) as error:
         click.echo(f"note: offered packages are unknown: {error}", err=True)
         return None

@@ -30,9 +30,9 @@ from kubesyncd.services.installed import FOLDER, read_manifests
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kubesyncd.adapters.hooks import HookFolders
     from kubesyncd.cli.switch import Switch
     from kubesyncd.core.descriptions import PreparationStepDescription
+    from kubesyncd.ports import Hooks
     from kubesyncd.services.installed import Manifest
 
 # Time limit of an undo. After a failed preparation, the undo gets this share of the preparation's own limit.
@@ -120,9 +120,7 @@ def _restoring(switch: Switch, folder: Path) -> ContextBackup:
 
 def _enabler(switch: Switch) -> Callable[[tuple[str, ...]], None]:
     """Return the function that enables operators' features as services of this image."""
-    from kubesyncd.adapters.systemd import SystemdUnits
-
-    units = SystemdUnits(switch.settings.systemd)
+    units = switch.units()
 
     async def enable(services: tuple[str, ...]) -> None:
         missing = [service for service in services if not await units.starts_at_boot(service)]
@@ -170,9 +168,7 @@ def _installed(switch: Switch) -> dict[str, Manifest]:
 
 async def _enabled(switch: Switch, within_s: float) -> list[str]:
     """Return operators' features that start at boot. Raises Unavailable."""
-    from kubesyncd.adapters.systemd import SystemdUnits
-
-    units = SystemdUnits(switch.settings.systemd)
+    units = switch.units()
     try:
         async with asyncio.timeout(within_s):
             return [name for name in _installed(switch) if await units.starts_at_boot(name)]
@@ -248,8 +244,6 @@ class PreparationRun:
         return steps
 
     def _hooks(self) -> list[PreparationStep]:
-        from kubesyncd.adapters.hooks import HookFolders
-
         steps: list[PreparationStep] = []
 
         def left_out(hook: str, why: str) -> None:
@@ -257,7 +251,7 @@ class PreparationRun:
                 steps.append(PreparationStep(Grade.WARN, Path(hook).name, f"skipped: {why}"))
 
         folder = f"{self._kind.value}-reboot.d"
-        hooks = HookFolders(Path(self._switch.settings.paths.hooks_dir), left_out)
+        hooks = self._switch.hooks(left_out)
         for name in hooks.names(folder):
             if self._dry:
                 steps.append(PreparationStep(Grade.OK, name, "would be run"))
@@ -267,7 +261,7 @@ class PreparationRun:
                 break
         return steps
 
-    def _hook(self, hooks: HookFolders, folder: str, name: str) -> PreparationStep:
+    def _hook(self, hooks: Hooks, folder: str, name: str) -> PreparationStep:
         bad = Grade.FAIL if name.endswith(ABORT) else Grade.WARN
         seconds = min(self._timing.hook_s_max, self._left_s())
         if seconds <= 0:

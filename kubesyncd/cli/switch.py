@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from kubesyncd.adapters.kube_lists import KubeAdmin
+    from kubesyncd.adapters.kubelet_config import KubeletConfig
+    from kubesyncd.adapters.systemd import SystemdUnits
+    from kubesyncd.ports import Claim, Hooks
+    from kubesyncd.services.catalog_source import ServerFiles
     from kubesyncd.settings import Settings
 
 SYSTEMCTL_S = 2.0
+LOOK_S = 10.0
+CHANGE_S = 30.0
 DOCKER_S = 1.0
+INSPECT_S = 2.0
 
 
 class Switch:
@@ -48,18 +55,55 @@ class Switch:
         """Return whether the kubelet's unit is active. Raises Unavailable."""
         return self._systemd(lambda units: units.kubelet_running())
 
-    def _systemd(self, question: Callable[[Any], Coroutine[Any, Any, bool]]) -> bool:
+    def _systemd(self, question: Callable[[SystemdUnits], Coroutine[Any, Any, bool]]) -> bool:
         import asyncio
 
+        return asyncio.run(question(self.units(look_s=SYSTEMCTL_S)))
+
+    def units(self, *, look_s: float = LOOK_S, change_s: float = CHANGE_S) -> SystemdUnits:
+        """Return access to systemd, for a coroutine of several calls. `look_s`, `change_s`: deadline of each call."""
         from kubesyncd.adapters.systemd import SystemdUnits
 
-        return asyncio.run(question(SystemdUnits(self.settings.systemd, look_s=SYSTEMCTL_S)))
+        return SystemdUnits(self.settings.systemd, look_s=look_s, change_s=change_s)
+
+    def hooks(self, left_out: Callable[[str, str], object]) -> Hooks:
+        """Return the operator's hooks; `left_out` gets each file with the reason to skip it, empty for a good one."""
+        from kubesyncd.adapters.hooks import HookFolders
+
+        return HookFolders(Path(self.settings.paths.hooks_dir), left_out)
 
     def docker_version(self) -> str:
         """Return the Docker engine's version. Raises Unavailable, Forbidden."""
         from kubesyncd.adapters.docker_sync import docker_version
 
         return docker_version(self.settings.docker.url, DOCKER_S)
+
+    def local_container(self, feature: str) -> dict[str, Any] | None:
+        """Return Docker's inspect of the feature's local container; None: it does not exist.
+
+        Raises SettingsError, Unavailable, Forbidden.
+        """
+        from kubesyncd.adapters.docker_sync import inspect
+
+        return inspect(self.settings.docker.url, feature, INSPECT_S)
+
+    def kubelet_config(self) -> KubeletConfig:
+        """Return access to the kubelet's configuration file."""
+        from kubesyncd.adapters.kubelet_config import KubeletConfig
+
+        return KubeletConfig(Path(self.settings.paths.kubelet_dir))
+
+    def package_files(self) -> ServerFiles:
+        """Return access to the package server's files."""
+        from kubesyncd.adapters.package_server import HttpsFiles
+
+        return HttpsFiles(self.settings.packages.ca_file)
+
+    async def is_true(self, claim: Claim) -> bool:
+        """Return whether the signature is true. Raises Unavailable where openssl cannot be run."""
+        from kubesyncd.adapters.signatures import is_true
+
+        return await is_true(claim)
 
     def kubernetes_installed(self) -> bool:
         """Return whether the Kubernetes packages are installed; without them every feature is local."""

@@ -118,6 +118,15 @@ class SwitchRedis:
 
         return {name: self._hash(0, f"{FEATURE}{name}") for name in self.feature_names()}
 
+    def lost_fields(
+        self, saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+    ) -> dict[str, dict[str, str]]:
+        """Return kubesyncd's fields of `saved` rows that the rows of `now` lack; see `saved_features.lost`."""
+        from kubesyncd.adapters.db_schema import normal
+        from kubesyncd.core.saved_features import lost
+
+        return lost(saved, now, self.schema.own_config_names, normal)
+
     def labels_of_ctrmgrd(self) -> Mapping[str, str]:
         """Return the labels that were requested from SONiC's ctrmgrd. Raises Unavailable, Refused."""
         from kubesyncd.cli.rules.ctrmgrd import LABELS_KEY
