@@ -6,8 +6,9 @@ Knows the adapters; knows no order of steps. The runner sets the deadlines.
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from kubesyncd.adapters import kube_member
 from kubesyncd.adapters.kube_member import Member
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 SERVICE = "Kubernetes"
 FILE_BYTES_MAX = 256 * 1024
 
-ADMIN_CONF, TOKEN, CERTIFICATE = "admin.conf", "token", "certificate"
+
+class JoinMethod(StrEnum):
+    """The credential by which a switch joins, as the membership records it."""
+
+    ADMIN_CONF = "admin.conf"
+    BOOTSTRAP = "token"
+    CERTIFICATE = "certificate"
 
 
 class SwitchSteps:
@@ -50,11 +57,11 @@ class SwitchSteps:
         self._kubeadm = Kubeadm(settings.systemd, settings.kube, log)
 
     @property
-    def how(self) -> str:
+    def how(self) -> JoinMethod:
         """The credential by which this switch joins."""
         if self._kube.bootstrap_token_file:
-            return TOKEN
-        return CERTIFICATE if self._kube.client_certificate else ADMIN_CONF
+            return JoinMethod.BOOTSTRAP
+        return JoinMethod.CERTIFICATE if self._kube.client_certificate else JoinMethod.ADMIN_CONF
 
     async def do(self, step: JobStep) -> str:
         """See runner.JoinSteps."""
@@ -65,7 +72,7 @@ class SwitchSteps:
                 return await self._ask()
             case JobStep.TRY:
                 await self._kubeadm.preflight(
-                    self._files.credential, STEP_S_MAX[step], configuration=self.how == TOKEN
+                    self._files.credential, STEP_S_MAX[step], configuration=self.how is JoinMethod.BOOTSTRAP
                 )
                 return ""
             case JobStep.DRAIN:
@@ -91,7 +98,7 @@ class SwitchSteps:
     async def _fetch(self) -> str:
         where = address(self._master)
         match self.how:
-            case "token":
+            case JoinMethod.BOOTSTRAP:
                 token = _read(self._kube.bootstrap_token_file).decode(errors="replace").strip()
                 if not self._kube.ca_cert_hash:
                     raise Refused(SERVICE, 'a bootstrap token needs [kube] ca_cert_hash = "sha256:…"')
@@ -100,7 +107,7 @@ class SwitchSteps:
                     await self._kubeadm.version(),
                 )  # fmt: skip
                 said = "a bootstrap token"
-            case "certificate":
+            case JoinMethod.CERTIFICATE:
                 if not self._kube.ca_file:
                     raise Refused(SERVICE, "a client certificate needs [kube] ca_file, the CA to trust")
                 document = credential.from_certificate(
@@ -110,8 +117,10 @@ class SwitchSteps:
                     _read(self._kube.client_key),
                 )
                 said = f"the client certificate {self._kube.client_certificate}"
-            case _:
+            case JoinMethod.ADMIN_CONF:
                 document, said = await self._admin_conf(where)
+            case _:
+                assert_never(self.how)
         self._files.write_secret(self._files.credential, document)
         return said
 
@@ -137,14 +146,14 @@ class SwitchSteps:
     async def _ask(self) -> str:
         """Check kubeadm, the API server and the credential, before any step that removes something."""
         await self._kubeadm.version()
-        if self.how == TOKEN:
+        if self.how is JoinMethod.BOOTSTRAP:
             return await kube_member.answers(address(self._master))
         async with Member.open(self._files.credential, self._kube.node_name) as node:
             return await node.ask()
 
     async def _join(self) -> str:
         await self._kubeadm.join(
-            self._files.credential, STEP_S_MAX[JobStep.JOIN], configuration=self.how == TOKEN
+            self._files.credential, STEP_S_MAX[JobStep.JOIN], configuration=self.how is JoinMethod.BOOTSTRAP
         )
         if not self._files.kubeconfig.exists():
             detail = (
@@ -157,7 +166,7 @@ class SwitchSteps:
         self._files.record(self._membership(Standing.JOINED))
         if not self._kube.keep_admin_conf:
             self._files.forget(self._files.admin_conf)
-        elif self.how == ADMIN_CONF:
+        elif self.how is JoinMethod.ADMIN_CONF:
             self._files.write_secret(self._files.admin_conf, _read(str(self._files.credential)))
         self._files.forget(self._files.credential)
         return f"{self._files.admin_conf} is {'kept' if self._files.admin_conf.exists() else 'not there'}"
@@ -175,9 +184,7 @@ class SwitchSteps:
     # ---- reset ----------------------------------------------------------------------------------
 
     async def _drain(self) -> str:
-        async with Member.open(
-            self._files.kubeconfig, self._kube.node_name, insecure=self._master.insecure
-        ) as node:
+        async with self._node(self._files.kubeconfig) as node:
             return await node.drain()
 
     async def _leave(self) -> str:
@@ -203,7 +210,7 @@ class SwitchSteps:
 
     def _credentials(self) -> list[Path]:
         """Return kubeconfigs for the master being left, those with more rights first."""
-        fresh = self._job is Job.JOIN and self._rejoins and self.how != TOKEN
+        fresh = self._job is Job.JOIN and self._rejoins and self.how is not JoinMethod.BOOTSTRAP
         paths = (*([self._files.credential] if fresh else []), self._files.admin_conf, self._files.kubeconfig)
         return [path for path in paths if path.exists()]
 
@@ -228,7 +235,9 @@ class SwitchSteps:
 
     def _membership(self, standing: Standing) -> Membership:
         master = self._master
-        return Membership(standing, master.ip, master.port, self._kube.node_name, self.how, int(time.time()))
+        return Membership(
+            standing, master.ip, master.port, self._kube.node_name, self.how.value, int(time.time())
+        )
 
 
 def _read(path: str) -> bytes:
