@@ -96,17 +96,20 @@ def show(version: str, checks: list[str], texts: dict[Path, str]) -> None:
 def release(version: str, checks: list[str], texts: dict[Path, str]) -> None:
     """Check, write, build, commit and tag; a step that fails leaves the checkout as it was."""
     run(checks)
+    start = git("rev-parse", "HEAD")
     before = {file: file.read_text() for file in texts}
     for file, text in texts.items():
         file.write_text(text)
     try:
         run(PACKAGES)
         git("commit", "--quiet", "--all", "--message", f"Release {version}")
+        git("tag", "--annotate", f"v{version}", "--message", f"kubesyncd {version}")
     except BaseException:
         for file, text in before.items():
             file.write_text(text)
+        # Takes the commit back where only the tag failed.
+        git("reset", "--quiet", start)
         raise
-    git("tag", "--annotate", f"v{version}", "--message", f"kubesyncd {version}")
     print(f"released {version}; publish it: git push origin {BRANCH} v{version}")
 
 

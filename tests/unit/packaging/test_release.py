@@ -130,6 +130,18 @@ def test_a_dry_run_shows_each_step_and_changes_nothing(checkout: Checkout) -> No
     assert checkout.git("tag") == ""
 
 
+def test_a_tag_that_fails_takes_the_commit_back(checkout: Checkout) -> None:
+    before = checkout.git("rev-parse", "HEAD")
+    checkout.git("config", "tag.gpgSign", "true")
+    checkout.git("config", "gpg.program", "false")
+    ended = checkout.release("0.2.0")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("release: git tag failed: ")
+    assert checkout.made == ["lint", "test", "deb"]
+    assert (checkout.git("rev-parse", "HEAD"), checkout.git("status", "--porcelain")) == (before, "")
+    assert checkout.git("tag") == ""
+
+
 def test_a_release_names_everything_that_prevents_it(checkout: Checkout) -> None:
     checkout.git("switch", "--quiet", "--create", "other")
     checkout.write("left", "over")
