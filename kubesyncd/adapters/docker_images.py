@@ -50,7 +50,7 @@ _JOINED = "container:"
 _KUBE_LABELS = ("io.kubernetes.", "annotation.")
 # The variables by which start scripts find their owner are set again.
 _KUBE_ENVIRONMENT = ("KUBERNETES_", "RUNTIME_OWNER=")
-# Variables that a manifest sets on a container, and that the kubelet passes on to Docker.
+# Settings of a container that a manifest may set, and that the kubelet passes on to Docker.
 _KEPT = (
     "CapAdd",
     "CapDrop",
@@ -64,7 +64,7 @@ _KEPT = (
     "Tmpfs",
 )
 # Mounted into every container of every pod; a local container needs none of it.
-_EVERY_POD_S = ("/etc/hosts", "/dev/termination-log", "/var/run/secrets/kubernetes.io/serviceaccount")
+_IN_EVERY_POD = ("/etc/hosts", "/dev/termination-log", "/var/run/secrets/kubernetes.io/serviceaccount")
 # An empty folder is not mounted: the container's own one serves as well.
 _NO_LOSS = "/volumes/kubernetes.io~empty-dir/"
 
@@ -236,7 +236,7 @@ def localized(
             host[key] = "host"
     pods = (bind for bind in binds if folder in bind.partition(":")[0] and _NO_LOSS not in bind)
     targets = (bind.split(":")[1] for bind in pods)
-    lacking = tuple(sorted(target for target in targets if target not in _EVERY_POD_S))
+    lacking = tuple(sorted(target for target in targets if target not in _IN_EVERY_POD))
     return {**config, "HostConfig": host}, lacking
 
 

@@ -50,7 +50,7 @@ class NoImageStore:
         """Store nothing over the boot."""
 
     async def forget(self, feature: str) -> None:
-        """Return an empty record."""
+        """Do nothing."""
 
 
 class ImageStore:
@@ -150,7 +150,7 @@ class ImageStore:
     async def ensure_local(self, feature: str, deployed: str, *, dry: bool = False) -> str:
         """Ensure that the feature has a local image, if necessary the `deployed` one.
 
-        Return a sentence about what was (or, with `dry`, would be) done. Raises Refused without an image.
+        Return a sentence about what was (or, with `dry`, would be) done. Raises Refused without an image, Unavailable.
         """
         stock = await self._images.stock()
         record = await self._named(feature, stock.image(deployed))
@@ -186,7 +186,7 @@ class ImageStore:
     async def forget(self, feature: str) -> None:
         """Handle an uninstalled feature: remove the local container created for it, and clear its record.
 
-        Its images stay. Raises Refused, Unavailable; then nothing has changed.
+        Its images stay. Raises Refused, Unavailable; a failed save is repeated by the next one.
         """
         if await self._images.unlocalize(feature):
             self._log.info("local_container_removed", feature=feature, why="the feature was uninstalled")

@@ -67,7 +67,7 @@ class Installer:
         await self._planner.check(spec, files, replace=replace)
 
     async def recover(self) -> tuple[str, ...]:
-        """Roll back interrupted commands. Return the features. Raises Unavailable."""
+        """Roll back interrupted commands. Return the features. Raises Refused, Unavailable."""
         with self._disk.alone():
             return await self._rollback.recover()
 
