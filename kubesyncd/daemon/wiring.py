@@ -28,7 +28,7 @@ from kubesyncd.runtime import feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import DiskFile, StateFile
-from kubesyncd.services.installed import FOLDER, of_installed, read_manifests
+from kubesyncd.services.installed import FOLDER, read_manifests, rows_to_keep
 from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _options(
         restorer=TableRestorer(
             store,
             file=saved,
-            installed_rows=lambda: of_installed(read_manifests(Path(settings.paths.state_dir) / FOLDER)),
+            installed_rows=lambda: rows_to_keep(read_manifests(Path(settings.paths.state_dir) / FOLDER)),
             has_unit=units.has_unit,
             ours=schema(settings.schema.names).own_config_names,
             normal=normal,

@@ -108,6 +108,6 @@ def _manifest(name: str, data: bytes) -> Manifest:
     return manifest
 
 
-def of_installed(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
-    """Return the rows that an installed service needs to have an owner: only `uninstall` removes one."""
+def rows_to_keep(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
+    """Return the CONFIG_DB row of each installed service; only `uninstall` removes one."""
     return {name: dict(m.row) for name, m in installed.items() if m.phase is InstallPhase.INSTALLED and m.row}

@@ -13,7 +13,7 @@ from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, lost
 from kubesyncd.features.config_backup import TableRestorer
 from kubesyncd.ports import PortError, Refused, Unavailable
 from kubesyncd.runtime.feature_table_file import decode, encode
-from kubesyncd.services.installed import InstallPhase, Manifest, of_installed
+from kubesyncd.services.installed import InstallPhase, Manifest, rows_to_keep
 from tests.sim.plain import PlainDisk, PlainFile, PlainLog, PlainStore
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_only_what_is_wholly_installed_gets_its_row_back() -> None:
         "going": Manifest("going", InstallPhase.REMOVING, row=KUBE),
         "coming": Manifest("coming", InstallPhase.INSTALLING, row=KUBE),
     }
-    assert of_installed(manifests) == {"tap": KUBE}
+    assert rows_to_keep(manifests) == {"tap": KUBE}
 
 
 # ---- the copy -------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class Switch:
         self.restorer = TableRestorer(
             self.store,
             file=PlainDisk(self.file),
-            installed_rows=lambda: of_installed(self.manifests),
+            installed_rows=lambda: rows_to_keep(self.manifests),
             has_unit=self.has_unit,
             ours=OURS,
             normal=normal,
