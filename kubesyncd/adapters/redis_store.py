@@ -86,7 +86,7 @@ class RedisStore:
         self._events = RedisEvents(self._client, rng, lambda: self._written, probe_s)
         self._turns = asyncio.Semaphore(TURNS)
         self._answered_at = 0.0
-        self.load = ConfigLoad(restores=restores)
+        self.config_load = ConfigLoad(restores=restores)
         # The last written row per feature. SONiC's spelling holds less than a row does (a local container's name, a
         # short ID): fields that still equal this row's spelling are read as this row.
         self._written: dict[str, Row] = {}
@@ -95,7 +95,7 @@ class RedisStore:
 
     def restored(self) -> None:
         """Record that a load is over: the rows that it has lost are restored."""
-        self.load = self.load.restored()
+        self.config_load = self.config_load.restored()
 
     def events(self) -> AsyncIterator[str | Signal]:
         """Yield the names of features whose row changed in either database, and MASTER.
@@ -118,7 +118,7 @@ class RedisStore:
             *rows, initialized = await ask(
                 config, *(("HGETALL", feature_key(name)) for name in names), ("GET", INITIALIZED)
             )
-            if initialized != b"1" and self.load.seen:
+            if initialized != b"1" and self.config_load.seen:
                 self._loading(initialized)
                 raise Unavailable("Redis", "CONFIG_DB is being loaded")
             hashes = zip(names, (hash_of(row, []) for row in rows), strict=True)
@@ -263,8 +263,8 @@ class RedisStore:
 
     def _loading(self, initialized: object) -> bool:
         whole = initialized == b"1"
-        self.load = self.load.observed(whole=whole)
-        return self.load.goes_on(whole=whole)
+        self.config_load = self.config_load.observed(whole=whole)
+        return self.config_load.goes_on(whole=whole)
 
     def _refuse_loading(self, initialized: object) -> None:
         if self._loading(initialized):

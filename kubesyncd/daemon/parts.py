@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class LoadingStore(FeatureStore, Protocol):
     """The FeatureStore with its state of CONFIG_DB loads (S10), which the ledger restores after a restart."""
 
-    load: ConfigLoad
+    config_load: ConfigLoad
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class Daemon:
         except Unavailable as error:
             problem = str(error)
         store = self._ports.store
-        store.load = replace(store.load, seen=self._ledger.config_loaded)
+        store.config_load = replace(store.config_load, seen=self._ledger.config_loaded)
         return problem
 
     def _wake_cluster(self) -> None:
@@ -147,7 +147,7 @@ class Daemon:
             self._unmet.clear()
             for name in names:
                 self._reconciler_of(name)
-        if self._ports.store.load.seen and not self._ledger.config_loaded:
+        if self._ports.store.config_load.seen and not self._ledger.config_loaded:
             self._ledger.config_loaded = True
             with suppress(Unavailable):
                 self._ledger.write()

@@ -123,7 +123,7 @@ def _options(
             jobs=units,
             files=JoinFiles(settings),
             kube=settings.kube,
-            loaded=lambda: store.load.seen,
+            loaded=lambda: store.config_load.seen,
             runtime=runtime,
             able=kube_lean.available,
         ),

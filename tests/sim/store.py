@@ -99,7 +99,7 @@ class RedisPort:
         self._redis = world.redis
         self._life = life
         self._always_local = always_local
-        self.load = ConfigLoad()
+        self.config_load = ConfigLoad()
 
     async def events(self) -> AsyncIterator[str | Signal]:
         while True:
@@ -163,8 +163,8 @@ class RedisPort:
         return {"hwsku": "Force10-S6000", "platform": "x86_64-kvm_x86_64-r0", "type": "LeafRouter"}
 
     def _loading(self) -> bool:
-        self.load = self.load.observed(whole=self._redis.initialized)
-        return self.load.goes_on(whole=self._redis.initialized)
+        self.config_load = self.config_load.observed(whole=self._redis.initialized)
+        return self.config_load.goes_on(whole=self._redis.initialized)
 
     async def _reach(self, *, whole: bool = False) -> None:
         """One round trip; `whole`: an answer from a CONFIG_DB that is being loaded would be none."""

@@ -246,7 +246,7 @@ class TestLoading:
 
     async def test_the_mark_never_seen_means_nothing_is_being_loaded(self, store: RedisStore) -> None:
         assert not (await store.read("snmp")).loading
-        assert not store.load.seen
+        assert not store.config_load.seen
 
     @pytest.mark.parametrize("mark", [None, "0", ""])
     async def test_the_mark_gone_after_it_was_seen_means_being_loaded(
@@ -255,7 +255,7 @@ class TestLoading:
         config_db.set("CONFIG_DB_INITIALIZED", "1")
         config_db.hset("FEATURE|snmp", "set_owner", "kube")
         assert not (await store.read("snmp")).loading
-        assert store.load.seen
+        assert store.config_load.seen
         config_db.flushdb()
         if mark is not None:
             config_db.set("CONFIG_DB_INITIALIZED", mark)
@@ -264,11 +264,11 @@ class TestLoading:
         assert not (await store.read("snmp")).loading
 
     async def test_a_restarted_daemon_can_be_told_that_it_had_seen_the_mark(self, store: RedisStore) -> None:
-        store.load = ConfigLoad(seen=True)
+        store.config_load = ConfigLoad(seen=True)
         assert (await store.read("snmp")).loading
 
     async def test_what_lists_the_config_waits_until_it_is_whole(self, store: RedisStore) -> None:
-        store.load = ConfigLoad(seen=True)
+        store.config_load = ConfigLoad(seen=True)
         for listing in (store.features, store.master, store.device_metadata):
             with pytest.raises(Unavailable, match="being loaded"):
                 await listing()
@@ -984,7 +984,7 @@ async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost() -
 
 async def test_a_load_with_lost_fields_goes_on_until_they_are_restored(fake_redis: FakeRedis) -> None:
     store = make_store(fake_redis)
-    store.load = ConfigLoad(restores=True)
+    store.config_load = ConfigLoad(restores=True)
     with fake_redis.client(4) as config:
         config.set("CONFIG_DB_INITIALIZED", "1")
         assert not (await store.read("snmp")).loading
