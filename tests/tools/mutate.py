@@ -52,6 +52,7 @@ TESTS = {
     "setting_range": ("core/test_setting_range",),
     "saved_features": ("features/test_config_backup",),
     "state": ("core/test_state", "core/test_planner"),
+    "text": ("core/test_text",),
     "verbs": ("core/test_verbs",),
 }
 SLOW = "interrupted or restart_changes_nothing"
