@@ -1,4 +1,4 @@
-"""List nodes and pods of the whole cluster, for an operator at a terminal: a few GETs, each with a hard deadline.
+"""List objects of the whole cluster, for an operator at a terminal: a few GETs, each with a hard deadline.
 
 Knows HTTP and kubeconfigs; does not know features, coroutines or the Kubernetes library. The daemon does not use it:
 it asks about its own Node only, with the kubelet's credential.
@@ -40,10 +40,11 @@ class Listing:
     more: int
 
 
-class KubeAdmin:
-    """The API server that `kubeconfig` names. `insecure`: its certificate is not checked.
+class ClusterLists:
+    """The nodes, pods and DaemonSets of the API server that `kubeconfig` names, and its clock.
 
-    `call_s`: seconds per call, whatever the server does, a stalled name lookup included.
+    `insecure`: its certificate is not checked. `call_s`: seconds per call, whatever the server does, a stalled name
+    lookup included.
     """
 
     def __init__(self, kubeconfig: Path, *, insecure: bool = False, call_s: float = CALL_S) -> None:

@@ -11,7 +11,7 @@ from kubesyncd.ports import PortError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kubesyncd.adapters.kube_lists import KubeAdmin
+    from kubesyncd.adapters.kube_lists import ClusterLists
     from kubesyncd.cli.switch import Switch
     from kubesyncd.core.descriptions import ClusterDescription
 
@@ -57,7 +57,7 @@ class Diagnosis:
             raise self._cluster
         return self._cluster
 
-    def ask_master(self, question: Callable[[KubeAdmin], T]) -> T:
+    def ask_master(self, question: Callable[[ClusterLists], T]) -> T:
         """Query the API server. After one failure to answer, fail at once. Raises PortError."""
         if self._silent is not None:
             raise self._silent

@@ -14,7 +14,7 @@ from kubesyncd.cli.rules.tree import at, items
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kubesyncd.adapters.kube_lists import KubeAdmin, Listing
+    from kubesyncd.adapters.kube_lists import ClusterLists, Listing
     from kubesyncd.cli.rules.tree import Tree
 
 
@@ -84,7 +84,7 @@ def _print_more(listing: Listing) -> None:
         click.echo(f"and {listing.more} more")
 
 
-def _admin() -> KubeAdmin:
+def _admin() -> ClusterLists:
     """Return access to the configured cluster. Raises Failure if there is none."""
     switch = this_switch()
     _, _, means = switch.redis.master()

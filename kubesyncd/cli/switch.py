@@ -18,7 +18,7 @@ from kubesyncd.ports import Forbidden, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from kubesyncd.adapters.kube_lists import KubeAdmin
+    from kubesyncd.adapters.kube_lists import ClusterLists
     from kubesyncd.adapters.kubelet_config import KubeletConfig
     from kubesyncd.adapters.systemd import SystemdUnits
     from kubesyncd.ports import Claim, Hooks
@@ -111,13 +111,13 @@ class Switch:
 
         return available()
 
-    def admin(self, *, insecure: bool) -> KubeAdmin:
+    def admin(self, *, insecure: bool) -> ClusterLists:
         """Return access to the cluster, with the kubelet's credential if admin.conf is missing."""
-        from kubesyncd.adapters.kube_lists import KubeAdmin
+        from kubesyncd.adapters.kube_lists import ClusterLists
 
         kube = self.settings.kube
         admin_conf, kubeconfig = Path(kube.admin_conf), Path(kube.kubeconfig)
-        return KubeAdmin(admin_conf if _exists(admin_conf) else kubeconfig, insecure=insecure)
+        return ClusterLists(admin_conf if _exists(admin_conf) else kubeconfig, insecure=insecure)
 
 
 def certificate_ends_at(kubeconfig: Path) -> float:

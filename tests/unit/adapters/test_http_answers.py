@@ -20,7 +20,7 @@ from aiohttp.client_reqrep import ConnectionKey
 
 from kubesyncd.adapters import docker_sync, http_session, kube_member
 from kubesyncd.adapters.http_session import Fault, NoAnswer
-from kubesyncd.adapters.kube_lists import KubeAdmin
+from kubesyncd.adapters.kube_lists import ClusterLists
 from kubesyncd.adapters.kube_member import Member
 from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.adapters.package_server import HttpsFiles
@@ -58,7 +58,7 @@ async def ask_the_master(server: AnswerServer) -> str:
 
 
 def list_nodes(server: AnswerServer) -> object:
-    return KubeAdmin(server.kubeconfig, call_s=60).nodes()
+    return ClusterLists(server.kubeconfig, call_s=60).nodes()
 
 
 async def get_a_file(server: AnswerServer) -> object:

@@ -306,7 +306,7 @@ class OfRoot:
 
 def test_a_kubeconfig_we_may_not_read_is_a_matter_of_sudo() -> None:
     with pytest.raises(Forbidden, match="/root/x may be read by root only; use sudo"):
-        kube_lists.KubeAdmin(OfRoot()).nodes()  # type: ignore[arg-type]
+        kube_lists.ClusterLists(OfRoot()).nodes()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("line", ["package list", "package list --json"])
