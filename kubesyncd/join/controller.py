@@ -53,7 +53,7 @@ class MembershipFiles(JobFiles, Protocol):
         """Record that the queued labels are cleared."""
 
 
-class Labels(Protocol):
+class MembershipListener(Protocol):
     """The cluster coroutine, as far as a membership concerns it."""
 
     def wake(self) -> None:
@@ -134,25 +134,25 @@ class JoinController:
 
     # ---- the loop -------------------------------------------------------------------------------
 
-    async def run(self, labels: Labels) -> None:
-        """Run the loop; `labels` is told of joins and resets. Never returns."""
+    async def run(self, listener: MembershipListener) -> None:
+        """Run the loop; `listener` is told of joins and resets. Never returns."""
         while True:
             await woken(self._changed, LOOK_S if self._watch.active else self._schedule.idle_s())
             try:
-                await self._turn(labels)
+                await self._turn(listener)
             except PortError as error:
                 self._alerts.warn("membership", str(error))
                 self._schedule.unreadable()
             else:
                 self._alerts.warn("membership", "")
 
-    async def _turn(self, labels: Labels) -> None:
+    async def _turn(self, listener: MembershipListener) -> None:
         config = await self._configuration()
-        await self._purge_if_due(labels)
+        await self._purge_if_due(listener)
         end = await self._watch.look()
         if end is not None:
             if end.reported:
-                labels.wake()
+                listener.wake()
             self._ended(end)
         if self._watch.active:
             await self._stop_if_outdated(config)
@@ -181,9 +181,9 @@ class JoinController:
         self._config = config
         return config
 
-    async def _purge_if_due(self, labels: Labels) -> None:
+    async def _purge_if_due(self, listener: MembershipListener) -> None:
         if self._files.purge_due:
-            await labels.purge()
+            await listener.purge()
             self._files.purged()
 
     # ---- the end of a job -----------------------------------------------------------------------
