@@ -155,14 +155,14 @@ def what_next(found: FeatureDescription) -> str:
     coming, in_s = found["next"], found["next_in_s"]
     if coming is None or in_s is None:
         return "nothing, until something changes"
-    when = f"in {span(in_s)}"
+    due = f"in {span(in_s)}"
     if coming["failed"]:
-        return f"{when} it counts as failed: {coming['failed']}"
+        return f"{due} it counts as failed: {coming['failed']}"
     if coming["stable"]:
-        return f"{when} its kube container counts as stable"
+        return f"{due} its kube container counts as stable"
     if coming["acts"]:
-        return f"{when}: {coming['why']}"
-    return f"{when} it is checked again: {coming['why']}"
+        return f"{due}: {coming['why']}"
+    return f"{due} it is checked again: {coming['why']}"
 
 
 def containers(found: FeatureDescription) -> list[str]:

@@ -108,7 +108,7 @@ def _security(local: Local) -> Tree:
     return {"capabilities": {"add": list(local.capabilities)}} if local.capabilities else {}
 
 
-def local_of(inspected: Mapping[str, Any], image: str = "") -> Local:
+def local_of(inspected: Mapping[str, Any]) -> Local:
     """Derive how a container runs from the output of `docker inspect`."""
     host = at(dict(inspected), "HostConfig")
     environment = dict(
@@ -117,7 +117,7 @@ def local_of(inspected: Mapping[str, Any], image: str = "") -> Local:
         if "=" in pair
     )
     return Local(
-        image=image or text(at(dict(inspected), "Config", "Image")),
+        image=text(at(dict(inspected), "Config", "Image")),
         binds=tuple(map(text, items(at(host, "Binds")))),
         privileged=at(host, "Privileged") is True,
         capabilities=tuple(text(name).removeprefix("CAP_") for name in items(at(host, "CapAdd"))),

@@ -196,13 +196,13 @@ def _check_end(where: str, container: Tree) -> Iterator[Finding]:
 
 def _check_image(where: str, container: Tree) -> Iterator[Finding]:
     image = text(container.get("image"))
-    name, at, _ = image.partition("@")
+    name, digest, _ = image.partition("@")
     tag = name.rpartition("/")[2].partition(":")[2]
     if not image:
         yield _breaks(
             "pull", where, f"container {shown(text(container.get('name')))} has no image", "name its image"
         )
-    elif not at and tag in ("", "latest"):
+    elif not digest and tag in ("", "latest"):
         yield _breaks("pull", where, f"{shown(image)} is a mutable tag", "pin a version or digest")
 
 
