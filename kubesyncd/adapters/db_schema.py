@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import (
     CONTAINER_ID,
+    SHORT_ID,
     FeatureConfig,
     Mode,
     Owner,
@@ -36,8 +37,6 @@ VALUE_BYTES_MAX = 512
 CLOCK_FORMAT = "%Y-%m-%d %H:%M:%S"
 # The last year that `CLOCK_FORMAT` can be read back from has four digits in every time zone.
 CLOCK_TS_MAX = 253_370_764_800
-# SONiC records a kube container by the short ID `docker ps` shows.
-SHORT_ID = 12
 
 _REMOTE_STATES = {
     "none": Mode.NONE,

@@ -30,7 +30,7 @@ from kubesyncd.adapters.docker_client import (
 from kubesyncd.adapters.docker_events import QUIET_S, EventStream
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, Described, container_of, describe, whose
 from kubesyncd.adapters.docker_place import socket_path
-from kubesyncd.core.model import CONTAINER_ID, Container, Identity, Signal
+from kubesyncd.core.model import CONTAINER_ID, SHORT_ID, Container, Identity, Signal
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 
@@ -126,7 +126,7 @@ class DockerContainers:
             if error.status == NOT_FOUND and "no such container" in error.message.lower():
                 return Missing("Docker", error.message)
             if LEFT_BEHIND.search(error.message):
-                fix = f"docker rm -f {container_id[:12]}, and its unit creates a new one"
+                fix = f"docker rm -f {container_id[:SHORT_ID]}, and its unit creates a new one"
                 return Refused("Docker", f"{error.message}: remains of its last run are in the way; {fix}")
             return Refused("Docker", error.message)
 
@@ -155,7 +155,7 @@ class DockerContainers:
             raise Missing("Docker", f"no container {container_id[:64]!a}")
         who = whose(found.name, found.labels)
         if who is None:
-            raise Missing("Docker", f"container {found.id[:12]} ({found.name!a}) belongs to no feature")
+            raise Missing("Docker", f"container {found.id[:SHORT_ID]} ({found.name!a}) belongs to no feature")
         return Identity(found.id, *who)
 
     async def close(self, drain_s: float = 20.0) -> None:

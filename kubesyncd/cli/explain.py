@@ -32,6 +32,7 @@ from kubesyncd.cli.output import (
 )
 from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core.labels import feature_label
+from kubesyncd.core.model import SHORT_ID
 from kubesyncd.core.state import State
 from kubesyncd.ports import PortError
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
     from kubesyncd.core.descriptions import ClusterDescription, FeatureDescription, TransitionDescription
 
-SHORT_ID = 12
 LOOK_EVERY_S = 1.0
 
 

@@ -13,6 +13,7 @@ import click
 
 from kubesyncd.cli.click_groups import Command, Group
 from kubesyncd.cli.output import FeatureName, ago, json_option, print_json, put, table, this_switch
+from kubesyncd.core.model import SHORT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # Removing an image is limited by the disk and may take a minute.
 GC_S = 300.0
 CLEAR_S = 15.0
-SHORT_ID = 12
 MIB = 1 << 20
 
 

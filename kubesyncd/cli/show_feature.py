@@ -24,6 +24,7 @@ from kubesyncd.cli.output import (
     unless,
 )
 from kubesyncd.cli.switch_daemon import Declined
+from kubesyncd.core.model import SHORT_ID
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
     from kubesyncd.cli.switch_redis import FeatureFields
     from kubesyncd.core.descriptions import FeatureDescription
-
-SHORT_ID = 12
 
 
 @click.command("feature", cls=Command, options_metavar="[--json]")

@@ -15,6 +15,8 @@ from kubesyncd.core.setting_range import DAY_S, count, seconds
 # Valid feature names; checked before a name reaches Docker, systemd or a path (proof.md, section 4).
 FEATURE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[0-9]{1,3})?")
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
+# Length of the short ID that `docker ps` shows, and by which SONiC records a kube container.
+SHORT_ID = 12
 
 
 def valid_feature_name(name: str) -> bool:
