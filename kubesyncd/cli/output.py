@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-SETTINGS_FILE = "kubesyncd.settings_file"
+# Name of the parameter of `kubesync --config`.
+SETTINGS_FILE = "settings_file"
 _SWITCH = "kubesyncd.switch"
 SETTINGS_VARIABLE = "KUBESYNCD_CONFIG"
 COMPLETION_S = 0.5
@@ -58,14 +59,18 @@ COLOURS = {
 
 def this_switch() -> Switch:
     """Return the running command's access to this switch. Raises SettingsError."""
-    meta = click.get_current_context().meta
-    if _SWITCH not in meta:
-        chosen = meta.get(SETTINGS_FILE) or os.environ.get(SETTINGS_VARIABLE)
-        meta[_SWITCH] = Switch(
-            settings.load(Path(chosen or settings.DEFAULT_FILE), required=bool(chosen)), os.environ
-        )
-    found: Switch = meta[_SWITCH]
+    ctx = click.get_current_context()
+    if _SWITCH not in ctx.meta:
+        ctx.meta[_SWITCH] = _chosen(ctx)
+    found: Switch = ctx.meta[_SWITCH]
     return found
+
+
+def _chosen(ctx: click.Context) -> Switch:
+    """Return the switch by the settings file that `--config` or the environment names, else by the default file."""
+    # Not from `ctx.meta`: a completion reads the options, but runs no command that could store them.
+    file = ctx.find_root().params.get(SETTINGS_FILE) or os.environ.get(SETTINGS_VARIABLE)
+    return Switch(settings.load(Path(file or settings.DEFAULT_FILE), required=bool(file)), os.environ)
 
 
 class FeatureName(click.ParamType):  # type: ignore[type-arg]
@@ -81,21 +86,15 @@ class FeatureName(click.ParamType):  # type: ignore[type-arg]
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         """Return the daemon's feature names; none if it does not answer: completion shows no errors."""
-        del ctx, param
+        del param
         from click.shell_completion import CompletionItem
 
         try:
-            switch = Switch(settings.load(settings_file()), os.environ)
-            known = switch.daemon.features(within_s=COMPLETION_S)
+            known = _chosen(ctx).daemon.features(within_s=COMPLETION_S)
         except (PortError, SettingsError, Declined):
             return []
         names = [found["feature"] for found in known]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-def settings_file() -> Path:
-    """Return the settings file that is used if no option names one."""
-    return Path(os.environ.get(SETTINGS_VARIABLE) or settings.DEFAULT_FILE)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

@@ -26,15 +26,13 @@ from kubesyncd.cli.timeline import timeline
 @click.group(
     cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, options_metavar="[--config FILE]"
 )
-@click.option("--config", "settings_file", metavar="FILE", help="kubesyncd's settings file.")
+@click.option("--config", SETTINGS_FILE, metavar="FILE", help="kubesyncd's settings file.")
 @click.version_option(__version__, prog_name="kubesync", message="%(prog)s %(version)s")
-@click.pass_context
-def root(ctx: click.Context, settings_file: str | None) -> None:
+def root(**_options: object) -> None:
     """Show and configure features that run from the switch's own image or from Kubernetes.
 
     Commands may be abbreviated to a unique prefix: `kubesync sh fea` is `kubesync show feature`.
     """
-    ctx.meta[SETTINGS_FILE] = settings_file
 
 
 for command in (

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.shell_completion import ShellComplete
+
+from kubesyncd.cli.root import root
 
 if TYPE_CHECKING:
     from tests.unit.cli.operator import Operator
@@ -80,3 +83,12 @@ def test_a_shell_completes_commands_names_and_settings(terminal: Operator, shell
 )
 def test_completion_knows_commands_names_and_values(terminal: Operator, line: str, offers: set[str]) -> None:
     assert offered(terminal, "bash", f"kubesync {line}") == offers
+
+
+def test_names_come_from_the_switch_of_the_settings_file_on_the_line(
+    terminal: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBESYNCD_CONFIG", raising=False)
+    complete = ShellComplete(root, {}, "kubesync", "_KUBESYNC_COMPLETE")
+    line = ["--config", str(terminal.settings), "show", "feature"]
+    assert [each.value for each in complete.get_completions(line, "sn")] == ["snmp"]
