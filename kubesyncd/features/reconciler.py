@@ -59,6 +59,8 @@ class Reconciler:
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
         self.dirty = around.wakes.of(name)
+        # A new reconciler observes by itself.
+        self.dirty.set()
         self.waiters = Waiters(around.runtime.clock, around.timing, self.dirty)
         self.busy_since: float | None = None
         self._around = around

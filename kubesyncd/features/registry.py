@@ -63,9 +63,13 @@ class Reconcilers:
             return
         await reconciler.check_forgettable()
         await self._around.images.forget(name)
+        if self._reconcilers.get(name) is not reconciler:
+            # Another request to forget the feature was faster.
+            return
         del self._reconcilers[name]
         self._running.pop(name).cancel()
         reconciler.forget()
-        self._around.ledger.forget(name)
         self._around.wakes.forget(name)
         self._around.told(name, None)
+        # Last: a full disk raises Unavailable here.
+        self._around.ledger.forget(name)

@@ -12,12 +12,8 @@ class Wakes:
         self._events: dict[str, asyncio.Event] = {}
 
     def of(self, feature: str) -> asyncio.Event:
-        """Return the feature's event; a new one is set, so that its reconciler observes by itself."""
-        event = self._events.get(feature)
-        if event is None:
-            event = self._events[feature] = asyncio.Event()
-            event.set()
-        return event
+        """Return the feature's event."""
+        return self._events.setdefault(feature, asyncio.Event())
 
     def wake(self, feature: str | None) -> None:
         """Trigger an observation of this feature, or of all features (None)."""

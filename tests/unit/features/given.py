@@ -1,0 +1,97 @@
+"""A Redis and a Docker of one feature, and what a reconciler needs around them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core.model import FeatureConfig, LabelView, Row, Stored, Timing
+from kubesyncd.features.ledger import Ledger
+from kubesyncd.features.reconciler import Reconciler
+from kubesyncd.features.surroundings import Surroundings
+from kubesyncd.features.wakes import Wakes
+from kubesyncd.ports import Missing
+from kubesyncd.runtime.context import Runtime
+from kubesyncd.runtime.log import logger
+from kubesyncd.settings import LogSettings
+from tests.sim.plain import PlainFile
+from tests.unit.core.given import LOCAL, local
+
+if TYPE_CHECKING:
+    from kubesyncd.core.model import Container
+
+NEW = "beef" * 16
+
+
+@dataclass
+class World:
+    """A Redis and a Docker of one feature, as far as a reconciler without a master needs them."""
+
+    containers: tuple[Container, ...] = ()
+    config: FeatureConfig | None = field(default_factory=FeatureConfig)
+    row: Row = field(default_factory=Row)
+    joined = False
+    kubelet_running = None
+    hold = False
+    file: PlainFile = field(default_factory=PlainFile)
+    signals: list[str] = field(default_factory=list)
+
+    async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
+        return Stored(self.config, self.row)
+
+    async def write_row(self, feature: str, row: Row) -> None:
+        self.row = row
+
+    async def list(self, feature: str) -> tuple[Container, ...]:
+        return self.containers
+
+    async def start(self, container_id: str) -> None:
+        """As Docker does, after the unit's script has replaced the container."""
+        if container_id == LOCAL:
+            self.containers = (replace(local(running=False), id=NEW),)
+            raise Missing("Docker", f"No such container: {container_id}")
+        self.containers = (replace(local(), id=NEW),)
+
+    async def kill(self, container_id: str, signal: str) -> None:
+        """A container that is deaf to all but SIGKILL."""
+        self.signals.append(signal)
+        assert len(self.signals) < 5, "the same signal again and again"
+        if signal == "KILL":
+            self.containers = (local(running=False, code=137),)
+
+    def view(self, feature: str) -> LabelView:
+        return LabelView()
+
+    async def note_rollback(self, *_: object) -> None:
+        pass
+
+    async def forget(self, feature: str) -> None:
+        pass
+
+
+def around(world: World, log: Any = None) -> Surroundings:
+    ledger = Ledger(world.file, "boot")
+    ledger.load()
+    return Surroundings(
+        wakes=Wakes(),
+        store=world,  # type: ignore[arg-type]
+        containers=world,  # type: ignore[arg-type]
+        units=world,  # type: ignore[arg-type]
+        labels=world,  # type: ignore[arg-type]
+        ledger=ledger,
+        timing=Timing(backoff_s=0.01),
+        always_local=frozenset(),
+        runtime=Runtime(
+            clock=asyncio.get_running_loop().time,
+            wall=lambda: 1_700_000_000.0,
+            rng=random.Random(1),
+            log=log or logger(LogSettings(level="error")),
+        ),
+        images=world,  # type: ignore[arg-type]
+    )
+
+
+def reconciler_in(world: World) -> Reconciler:
+    return Reconciler("snmp", around(world))
