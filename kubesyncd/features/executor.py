@@ -137,6 +137,10 @@ class Executor:
         except PortError as error:
             self._log.warning("stop", why=str(error), container=container_id[:12])
             await asyncio.sleep(self._backoff.next_s())
+        except Exception:  # noqa: BLE001 - a bug may slow down only its own feature
+            why = "a bug; only this container's stop is slowed down"
+            self._log.exception("stop_failed", why=why, container=container_id[:12])
+            await asyncio.sleep(self._backoff.longest_s())
         finally:
             self._stops.pop(container_id, None)
             self._wake()

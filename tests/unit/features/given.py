@@ -37,6 +37,8 @@ class World:
     hold = False
     file: PlainFile = field(default_factory=PlainFile)
     signals: list[str] = field(default_factory=list)
+    stops: int = 0
+    stop_raises: Exception | None = None
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
         return Stored(self.config, self.row)
@@ -53,6 +55,13 @@ class World:
             self.containers = (replace(local(running=False), id=NEW),)
             raise Missing("Docker", f"No such container: {container_id}")
         self.containers = (replace(local(), id=NEW),)
+
+    async def stop(self, container_id: str, grace_s: int) -> None:
+        self.stops += 1
+        # The limit ends a loop without a pause, which virtual time would never leave.
+        if self.stop_raises is not None and self.stops < 100:
+            raise self.stop_raises
+        self.containers = (local(running=False, code=143),)
 
     async def kill(self, container_id: str, signal: str) -> None:
         """A container that is deaf to all but SIGKILL."""

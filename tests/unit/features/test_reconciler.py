@@ -7,17 +7,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.state import State
-from kubesyncd.core.verbs import Kill, Start
+from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features import executor
+from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.waiters import GONE
+from tests.sim import loop
+from tests.sim.plain import PlainLog
 from tests.unit.core.given import local
-from tests.unit.features.given import NEW, World, reconciler_in
+from tests.unit.features.given import NEW, World, around, reconciler_in
 
 if TYPE_CHECKING:
     import pytest
 
     from kubesyncd.core.verbs import Outcome, Verb
-    from kubesyncd.features.reconciler import Reconciler
 
 
 async def carried_out(reconciler: Reconciler, verb: Verb) -> Outcome:
@@ -85,3 +87,21 @@ async def test_a_container_that_ignores_the_requested_signal_is_killed_by_the_se
     outcome = await carried_out(reconciler_in(world), Kill("TERM"))
     assert outcome.code == 0, outcome
     assert world.signals == ["TERM", "KILL"]
+
+
+def test_a_bug_in_docker_stop_is_paced_and_does_not_prevent_a_kill() -> None:
+    async def story() -> None:
+        world, log = World((local(),), stop_raises=TypeError("a bug")), PlainLog()
+        reconciler = Reconciler("snmp", around(world, log))
+        running = asyncio.create_task(reconciler.run())
+        stopping = asyncio.create_task(reconciler.carry_out(Stop()))
+        await asyncio.sleep(60.0)
+        assert 2 <= world.stops <= 5
+        assert log.count("stop_failed") == world.stops
+        killed = await reconciler.carry_out(Kill("KILL"))
+        assert (killed.code, world.signals) == (0, ["KILL"])
+        await stopping
+        running.cancel()
+        await asyncio.wait([running])
+
+    loop.run(story())
