@@ -156,6 +156,7 @@ class Reconciler:
                 try:
                     await self._turn()
                     self._backoff.reset()
+                    self._alerts.warn("trouble", "")
                 except PortError as error:
                     self._failed(error)
                 except Exception:  # noqa: BLE001 - a bug may slow down only its own feature

@@ -21,6 +21,7 @@ from tests.unit.core.given import LOCAL, local
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container
+    from kubesyncd.ports import PortError
 
 NEW = "beef" * 16
 
@@ -39,6 +40,7 @@ class World:
     signals: list[str] = field(default_factory=list)
     stops: int = 0
     stop_raises: Exception | None = None
+    docker_fails: PortError | None = None
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
         return Stored(self.config, self.row)
@@ -47,6 +49,8 @@ class World:
         self.row = row
 
     async def list(self, feature: str) -> tuple[Container, ...]:
+        if self.docker_fails is not None:
+            raise self.docker_fails
         return self.containers
 
     async def start(self, container_id: str) -> None:

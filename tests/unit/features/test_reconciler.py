@@ -11,6 +11,7 @@ from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features import executor
 from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.waiters import GONE
+from kubesyncd.ports import Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainLog
 from tests.unit.core.given import local
@@ -101,6 +102,24 @@ def test_a_bug_in_docker_stop_is_paced_and_does_not_prevent_a_kill() -> None:
         killed = await reconciler.carry_out(Kill("KILL"))
         assert (killed.code, world.signals) == (0, ["KILL"])
         await stopping
+        running.cancel()
+        await asyncio.wait([running])
+
+    loop.run(story())
+
+
+def test_each_outage_of_docker_is_logged_once() -> None:
+    async def story() -> None:
+        world, log = World((local(),)), PlainLog()
+        reconciler = Reconciler("snmp", around(world, log))
+        running = asyncio.create_task(reconciler.run())
+        for outage in (1, 2):
+            world.docker_fails = Unavailable("Docker", "it does not answer")
+            reconciler.dirty.set()
+            await asyncio.sleep(120.0)
+            assert log.count("trouble") == outage
+            world.docker_fails = None
+            await reconciler.seen()
         running.cancel()
         await asyncio.wait([running])
 
