@@ -67,14 +67,12 @@ class FeatureHandlers:
         return await self._carry_out(request, verbs.Start())
 
     async def _stop(self, request: Request) -> Reply:
-        seconds = request.argument(2)
+        name, seconds = feature_name(request), request.argument(2)
         if seconds and not (
             seconds.isascii() and seconds.isdigit() and int(seconds[:9]) <= verbs.GRACE_S_MAX
         ):
             text = f"-t {seconds[:20]!a}: invalid number of seconds, 0 to {verbs.GRACE_S_MAX} allowed"
-            return failure(
-                protocol.EXIT_USAGE, request.argument(1), f"{text}; give a whole number, or leave -t out"
-            )
+            return failure(protocol.EXIT_USAGE, name, f"{text}; give a whole number, or leave -t out")
         return await self._carry_out(request, verbs.Stop(float(seconds) if seconds else None))
 
     async def _kill(self, request: Request) -> Reply:
@@ -124,7 +122,7 @@ class FeatureHandlers:
         wanted = request.argument(1)
         reconcilers = [k for k in self._reconcilers if wanted in ("", k.name)]
         if wanted and not reconcilers:
-            # Show any valid name.
+            # An unchecked name from a client: escape it before it is printed.
             name = wanted if valid_feature_name(wanted) else ascii(wanted[:64])
             return failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE)
         shown = [

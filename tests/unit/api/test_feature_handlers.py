@@ -1,0 +1,40 @@
+"""Check the verbs about features: what a client sends is checked before it is used."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubesyncd.api.feature_handlers import FeatureHandlers
+from kubesyncd.api.messages import Denied, Reply, Request, Role
+from kubesyncd.api.peer import Peer
+from kubesyncd.core import protocol
+from kubesyncd.features.registry import Reconcilers
+from tests.unit.features.given import World, around
+
+
+async def reply(*arguments: str) -> Reply:
+    """Return the reply to a request on the host's socket."""
+    surroundings = around(World())
+    runtime = surroundings.runtime
+    handlers = FeatureHandlers(
+        Reconcilers(surroundings), surroundings.containers, runtime.clock, runtime.log
+    ).handlers()
+    request = Request(list(arguments), Peer(1, 0, 0, None), Role.HOST, lambda _: None)
+    return await handlers[arguments[0]](request)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("stop", "\x1b[2Jsnmp", "soon"), ("stop", "\x1b[2Jsnmp", "5"), ("kill", "\x1b[2Jsnmp", "USR1")],
+)
+async def test_an_invalid_feature_name_is_never_printed_unescaped(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(Denied) as denied:
+        await reply(*arguments)
+    assert denied.value.reply.err.isprintable()
+    assert "invalid feature name" in denied.value.reply.err
+
+
+async def test_an_invalid_grace_time_is_refused_with_the_feature_s_name() -> None:
+    refused = await reply("stop", "snmp", "soon")
+    assert refused.code == protocol.EXIT_USAGE
+    assert refused.err.startswith("container: snmp: -t 'soon': invalid number of seconds")
