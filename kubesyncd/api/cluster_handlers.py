@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.cluster.controller import ClusterController
+    from kubesyncd.join.controller import JoinController
 
 
 class ClusterHandlers:
-    """The host socket's verbs about the master and this node's labels."""
+    """The host socket's verbs about the master and this node's labels; `join`: None on a switch that cannot join."""
 
-    def __init__(self, cluster: ClusterController) -> None:
+    def __init__(self, cluster: ClusterController, join: JoinController | None) -> None:
         self._cluster = cluster
+        self._join = join
 
     def handlers(self) -> dict[str, Handler]:
         """Return each verb and its handler."""
@@ -40,4 +42,8 @@ class ClusterHandlers:
         return Reply(out=await self._cluster.apply(changes))
 
     async def _cluster_status(self, _: Request) -> Reply:
-        return Reply(out=json.dumps(self._cluster.status()))
+        """Reply with the state of the master and the membership, as JSON."""
+        described = self._cluster.status()
+        if self._join is not None:
+            described["membership"] = self._join.status()
+        return Reply(out=json.dumps(described))

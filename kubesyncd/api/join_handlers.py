@@ -1,11 +1,10 @@
-"""Answer `join`, `reset` and `cluster`.
+"""Answer `join` and `reset`.
 
 Knows the wire and the join controller; decides nothing.
 """
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from kubesyncd.api.messages import Reply
@@ -15,21 +14,18 @@ from kubesyncd.join.plan import Job
 if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
-    from kubesyncd.cluster.controller import ClusterController
-    from kubesyncd.core.descriptions import ClusterDescription
     from kubesyncd.join.controller import JoinController
 
 
 class JoinHandlers:
     """The host socket's verbs about the membership in a cluster."""
 
-    def __init__(self, join: JoinController, cluster: ClusterController) -> None:
+    def __init__(self, join: JoinController) -> None:
         self._controller = join
-        self._cluster = cluster
 
     def handlers(self) -> dict[str, Handler]:
-        """Return each verb and its handler: `join 1|0` (forced or not), `reset`, and `cluster`."""
-        return {"join": self._join, "reset": self._reset, "cluster": self._status}
+        """Return each verb and its handler: `join 1|0` (forced or not), and `reset`."""
+        return {"join": self._join, "reset": self._reset}
 
     async def _join(self, request: Request) -> Reply:
         if request.argument(1, "0") not in ("0", "1"):
@@ -46,11 +42,3 @@ class JoinHandlers:
         if outcome.code == protocol.EXIT_DONE:
             return Reply(out=outcome.text)
         return Reply(outcome.code, err=f"kubernetes: {outcome.text}")
-
-    async def _status(self, _: Request) -> Reply:
-        """Answer with the state of the master and the membership, as JSON."""
-        described: ClusterDescription = {
-            **self._cluster.status(),
-            "membership": self._controller.status(),
-        }
-        return Reply(out=json.dumps(described))

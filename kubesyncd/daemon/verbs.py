@@ -14,7 +14,7 @@ from kubesyncd.api.reboot_handlers import RebootHandlers
 from kubesyncd.api.resource_handlers import ResourceHandlers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from kubesyncd.api.connections import Connections
     from kubesyncd.api.handlers import Handler
@@ -23,18 +23,28 @@ if TYPE_CHECKING:
 
 def verbs(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[str, Handler]]:
     """Return the handler of each verb, by socket. Verbs of parts that this switch lacks are unknown."""
-    log, containers = parts.runtime.log, parts.ports.containers
+    log, containers, options = parts.runtime.log, parts.ports.containers, parts.options
     container = ContainerHandlers(parts.reconcilers, containers, log).handlers()
-    host = {
-        **container,
-        **FeatureHandlers(parts.reconcilers, containers, parts.runtime.clock, log).handlers(),
-        **ClusterHandlers(parts.cluster).handlers(),
-        **ResourceHandlers(parts.reconcilers, connections).handlers(),
-    }
-    if parts.options.join is not None:
-        host |= JoinHandlers(parts.options.join, parts.cluster).handlers()
-    if parts.options.images is not None:
-        host |= ImageHandlers(parts.options.images).handlers()
+    groups = [
+        container,
+        FeatureHandlers(parts.reconcilers, containers, parts.runtime.clock, log).handlers(),
+        ClusterHandlers(parts.cluster, options.join).handlers(),
+        ResourceHandlers(parts.reconcilers, connections).handlers(),
+    ]
+    if options.join is not None:
+        groups.append(JoinHandlers(options.join).handlers())
+    if options.images is not None:
+        groups.append(ImageHandlers(options.images).handlers())
     if parts.preparation is not None:
-        host |= RebootHandlers(parts.preparation).handlers()
-    return {Role.HOST: host, Role.CONTAINER: container}
+        groups.append(RebootHandlers(parts.preparation).handlers())
+    return {Role.HOST: one_table(groups), Role.CONTAINER: container}
+
+
+def one_table(groups: Iterable[Mapping[str, Handler]]) -> dict[str, Handler]:
+    """Join the groups of verbs; no verb may be in two of them."""
+    table: dict[str, Handler] = {}
+    for group in groups:
+        twice = table.keys() & group.keys()
+        assert not twice, f"verbs with two handlers: {sorted(twice)}"
+        table |= group
+    return table
