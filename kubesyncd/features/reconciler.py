@@ -12,7 +12,6 @@ feature. Other components leave a request (a verb, a waiting container, "somethi
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kubesyncd.core import protocol
@@ -28,6 +27,7 @@ from kubesyncd.features.surroundings import View
 from kubesyncd.features.verb_call import VerbCall
 from kubesyncd.features.waiters import GONE, Waiters
 from kubesyncd.ports import PortError, Refused, Unavailable
+from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
     from collections import deque
@@ -150,8 +150,7 @@ class Reconciler:
         """Reconcile. Returns only by cancellation."""
         try:
             while True:
-                await self._woken()
-                self.dirty.clear()
+                await self._next_turn()
                 self._retry_at = None
                 try:
                     await self._turn()
@@ -169,7 +168,8 @@ class Reconciler:
         finally:
             self._executor.cancel()
 
-    async def _woken(self) -> None:
+    async def _next_turn(self) -> None:
+        """Wait until an observation is due; `dirty` is clear then."""
         now = self._clock()
         if self._retry_at is not None:
             # While an external service fails, the backoff limits the pace, not its events.
@@ -179,9 +179,7 @@ class Reconciler:
             plan = self.view.plan if self.view is not None else None
             wakes = [plan.wake_at if plan else None, self._store.again_at, *self._executor.kills_again_at]
         ahead = [t for t in wakes if t is not None]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(ahead) - self._clock()) if ahead else None):
-                await self.dirty.wait()
+        await woken(self.dirty, max(0.0, min(ahead) - self._clock()) if ahead else None)
 
     async def _turn(self) -> None:
         for _ in range(PLANS_MAX):
