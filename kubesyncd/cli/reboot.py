@@ -24,6 +24,7 @@ from kubesyncd.core import protocol
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.reboot.context_backup import ContextBackup, places, sources
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, Grade, Kind, PreparationStep, decode
+from kubesyncd.runtime.clock import boot_id
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services.installed import FOLDER, read_manifests
 
@@ -142,7 +143,7 @@ def _lifted(switch: Switch) -> Path | None:
 
 
 def _boot_id(switch: Switch) -> str:
-    return Path(switch.settings.paths.boot_id).read_text().strip()
+    return boot_id(Path(switch.settings.paths.boot_id))
 
 
 def backup_folders(switch: Switch) -> tuple[Path, ...]:

@@ -75,7 +75,7 @@ async def run(
 
 def _begin_boot(settings: Settings, log: FilteringBoundLogger) -> Boot:
     """Read which boot this is, and lift the hold of an earlier one."""
-    state_dir, this_boot = Path(settings.paths.state_dir), boot_id(settings)
+    state_dir, this_boot = Path(settings.paths.state_dir), boot_id(Path(settings.paths.boot_id))
     hold, promised = StateFile(state_dir / HOLD_FILE), StateFile(state_dir / PROMISED_FILE)
     return Boot(this_boot, begin_boot(hold, promised, this_boot, log))
 

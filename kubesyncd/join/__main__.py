@@ -10,7 +10,6 @@ import asyncio
 import random
 import signal
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from kubesyncd.join.runner import JobRunner
 from kubesyncd.join.steps import SwitchSteps
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.runtime.backoff import Backoff
+from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.log import logger
 
 if TYPE_CHECKING:
@@ -80,18 +80,18 @@ async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force:
     with files.locked():
         force = files.take_request() or force
         master = await _configuration(job, current, log)
-        progress = Progress(job, address(master) if master.ip else "", force, _boottime())
+        progress = Progress(job, address(master) if master.ip else "", force, boottime())
         files.report(progress)
         try:
             plan = _plan(job, master, files, force=force)
         except PortError as error:
             log.error("refused", why=error.detail)
-            files.report(progress.ended(JobPhase.FAILED, error.detail, _boottime()))
+            files.report(progress.ended(JobPhase.FAILED, error.detail, boottime()))
             return protocol.EXIT_FAILED
         log.info("begins", master=progress.master, force=force, why=plan.why)
         try:
             steps = SwitchSteps(job, current, master, files, log)
-            ended = await JobRunner(steps, files.report, _boottime, log).carry_out(plan, progress)
+            ended = await JobRunner(steps, files.report, boottime, log).carry_out(plan, progress)
         finally:
             # Leave no administrator's credential behind, whatever the outcome.
             with suppress(Unavailable):
@@ -124,10 +124,6 @@ async def _configuration(job: Job, current: Settings, log: FilteringBoundLogger)
         raise Unavailable("Redis", why) from None
     finally:
         await store.close()
-
-
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 if __name__ == "__main__":

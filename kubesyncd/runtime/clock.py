@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kubesyncd.settings import Settings
+    from pathlib import Path
 
 
 def boottime() -> float:
@@ -15,6 +14,6 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def boot_id(settings: Settings) -> str:
-    """Return the ID of this boot."""
-    return Path(settings.paths.boot_id).read_text().strip()
+def boot_id(path: Path) -> str:
+    """Return the ID of this boot from the kernel's file `path`."""
+    return path.read_text().strip()
