@@ -16,7 +16,7 @@ from kubesyncd.cli import svg
 from kubesyncd.cli.click_groups import Command
 from kubesyncd.cli.output import FeatureName, this_switch
 from kubesyncd.cli.timeline import write
-from kubesyncd.core.state import EDGES, MEANING, State, mermaid
+from kubesyncd.core.state import EDGES, State, meaning, mermaid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +113,7 @@ def drawn(current: State | None = None, feature: str = "") -> str:
     parts = [
         _heads(),
         *(_arrow(arrow, current) for arrow in shown),
-        *(part for state in State for part in _box(state, current)),
+        *(part for state in State for part in _box(state, current, feature)),
         *(part for arrow in shown for part in _badge(arrow, current)),
         *_legend(events, rows, leaving),
     ]
@@ -130,13 +130,13 @@ def _heads() -> str:
     return f"<defs>{''.join(heads)}</defs>"
 
 
-def _box(state: State, current: State | None) -> list[str]:
+def _box(state: State, current: State | None, feature: str) -> list[str]:
     (x, y), (width, height) = PLACES[state], _BOX
     here = state is current
     line, wide = (svg.MARK, 4) if here else (svg.FAINT, 1)
     left, top, fill = x - width / 2, y - height / 2, svg.FILLS[state]
     return [
-        svg.box(left, top, width, height, fill, tip=MEANING[state], line=line, wide=wide),
+        svg.box(left, top, width, height, fill, tip=meaning(state, feature or "NAME"), line=line, wide=wide),
         svg.letters(x, y + 5, state, size=13, fill=svg.on(state), anchor="middle", bold=here),
     ]
 

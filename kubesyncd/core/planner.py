@@ -81,7 +81,7 @@ def decide(
     observed: Observation,
     timing: Timing,
     now: float,
-    feature: str = "NAME",
+    feature: str,
 ) -> Plan:
     """Decide the next plan for one feature. `record` has absorbed `observed`; `feature`: its name, for texts only."""
     inputs = _Inputs(config, record, observed, timing, now, state_of(config, record, observed), feature)
@@ -99,7 +99,7 @@ def foresee(
     observed: Observation,
     timing: Timing,
     wake_at: float,
-    feature: str = "NAME",
+    feature: str,
 ) -> tuple[Record, Plan]:
     """Return the record and plan of an observation at `wake_at`, if nothing but time changes until then."""
     observed = replace(observed, reasking=False)

@@ -39,7 +39,7 @@ class State(StrEnum):
     DRIFT = "DRIFT"
 
 
-MEANING = {
+_MEANING = {
     State.UNKNOWN: "not managed yet; restart its service: systemctl restart NAME",
     State.INIT: "the unit is down; nothing runs",
     State.STARTING: "the unit is up and the local container is about to start",
@@ -56,7 +56,7 @@ MEANING = {
 
 def meaning(state: State, feature: str) -> str:
     """Say what the state means for this feature."""
-    return MEANING[state].replace("NAME", feature)
+    return _MEANING[state].replace("NAME", feature)
 
 
 _UP = {

@@ -61,7 +61,7 @@ class Reconciler:
         self.dirty = around.wakes.of(name)
         # A new reconciler observes by itself.
         self.dirty.set()
-        self.waiters = Waiters(around.runtime.clock, around.timing, self.dirty)
+        self.waiters = Waiters(name, around.runtime.clock, around.timing, self.dirty)
         self.busy_since: float | None = None
         self._around = around
         self._clock = around.runtime.clock

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core import verbs
 from kubesyncd.core.record import project
-from kubesyncd.core.state import MEANING, State
+from kubesyncd.core.state import State, meaning
 from kubesyncd.ports import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ GONE = "the feature was uninstalled; nothing is left to wait for"
 class Waiters:
     """Clients that wait for the feature. `dirty` is set when one arrives or leaves; `view`: the last one published."""
 
-    def __init__(self, clock: Callable[[], float], timing: Timing, dirty: asyncio.Event) -> None:
+    def __init__(self, name: str, clock: Callable[[], float], timing: Timing, dirty: asyncio.Event) -> None:
+        self._name = name
         self._clock = clock
         self._timing = timing
         self._dirty = dirty
@@ -93,7 +94,7 @@ class Waiters:
                 code = verbs.wait_code(view.config, view.record, view.observed, self._timing, now, lost_since)
                 if code is not None:
                     return code
-                if (sentence := _status(view)) != said:
+                if (sentence := _status(view, self._name)) != said:
                     say(said := sentence)
                 gives_up_at = None if lost_since is None else lost_since + self._timing.local_wait_s
                 with suppress(TimeoutError):
@@ -135,7 +136,7 @@ def _may_proceed(view: View, container_id: str) -> bool:
 
 
 # The reason says more than the state's meaning: it names the feature, or what is waited for.
-_TOLD_BY_REASON = (
+_SHOWN_BY_REASON = (
     State.UNKNOWN,
     State.KUBE_READY,
     State.KUBE_PENDING,
@@ -144,8 +145,8 @@ _TOLD_BY_REASON = (
 )
 
 
-def _status(view: View) -> str:
+def _status(view: View, feature: str) -> str:
     """Return the feature's status text in `systemctl status`."""
-    if view.plan.state in _TOLD_BY_REASON:
+    if view.plan.state in _SHOWN_BY_REASON:
         return view.plan.why
-    return MEANING[view.plan.state]
+    return meaning(view.plan.state, feature)

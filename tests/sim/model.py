@@ -332,7 +332,7 @@ def look(w: World) -> tuple[World, Plan]:
     record = absorb(w.record, w.config, observed, w.timing, NOW)
     if w.redis:
         observed = replace(observed, row=project(record, observed))
-    return replace(w, record=record), decide(w.config, record, observed, w.timing, NOW)
+    return replace(w, record=record), decide(w.config, record, observed, w.timing, NOW, "snmp")
 
 
 def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
@@ -664,7 +664,7 @@ def _check_local_needs_no_kube(w: World, observed: Observation) -> None:
         return
     record = look(w)[0].record
     alone = replace(observed, label=LabelView(), joined=False, kubelet=None, hold=False)
-    plans = [decide(w.config, record, f, w.timing, NOW) for f in (observed, alone)]
+    plans = [decide(w.config, record, f, w.timing, NOW, "snmp") for f in (observed, alone)]
     if plans[0].action != plans[1].action and not isinstance(plans[0].action, RequestLabel):
         raise Broken(f"S3: Kubernetes makes a local feature do {plans[0].action}, not {plans[1].action}")
 

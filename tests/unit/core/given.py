@@ -133,4 +133,4 @@ def look(
 def plan(config: FeatureConfig, record: Record, seen: Observation, now: float = NOW) -> Plan:
     """What is decided at a look, STATE_DB being right already."""
     record, seen = look(config, record, seen, now)
-    return decide(config, record, seen, TIMING, now)
+    return decide(config, record, seen, TIMING, now, "snmp")

@@ -21,9 +21,9 @@ def at_rest(record: Record, config: FeatureConfig) -> tuple[Record, Observation]
 
 def test_a_feature_that_waits_for_kube_foresees_its_fallback() -> None:
     record, observed = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), KUBE)
-    plan = decide(KUBE, record, observed, TIMING, NOW)
+    plan = decide(KUBE, record, observed, TIMING, NOW, "snmp")
     assert plan.wake_at == NOW + TIMING.fallback_after_s
-    _, then = foresee(KUBE, record, observed, TIMING, plan.wake_at)
+    _, then = foresee(KUBE, record, observed, TIMING, plan.wake_at, "snmp")
     assert (then.state, then.why) == (
         State.KUBE_READY,
         "kube has not deployed in time: the local one returns",
@@ -34,8 +34,8 @@ def test_a_feature_that_waits_for_kube_foresees_its_fallback() -> None:
 def test_a_failure_that_is_due_is_foreseen() -> None:
     config = FeatureConfig(set_owner=Owner.KUBE, failure_minutes=1)
     record, observed = at_rest(Record(system_state=SystemState.UP, mode=Mode.READY), config)
-    plan = decide(config, record, observed, TIMING, NOW)
+    plan = decide(config, record, observed, TIMING, NOW, "snmp")
     assert plan.wake_at == NOW + 60
-    foreseen, _ = foresee(config, record, observed, TIMING, plan.wake_at)
+    foreseen, _ = foresee(config, record, observed, TIMING, plan.wake_at, "snmp")
     assert foreseen.failure == "no kube container has run for 1 min"
     assert record.failure == ""

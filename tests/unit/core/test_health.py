@@ -377,9 +377,9 @@ def test_no_image_is_adopted_before_its_container_has_stayed_up() -> None:
     hasty = replace(TIMING, tag_after_s=1.0)
     record, seen = granted(proven=False, granted_at=NOW - 5), observed(GOOD, label=ON)
     seen = replace(seen, row=project(record, seen))
-    decided = decide(KUBE_CONFIG, record, seen, hasty, NOW)
+    decided = decide(KUBE_CONFIG, record, seen, hasty, NOW, "snmp")
     assert (decided.action, decided.wake_at) == (None, NOW - 5 + hasty.kube_stable_s)
-    assert decide(KUBE_CONFIG, replace(record, proven=True), seen, hasty, NOW).action == AdoptImage(
+    assert decide(KUBE_CONFIG, replace(record, proven=True), seen, hasty, NOW, "snmp").action == AdoptImage(
         "sha256:good"
     )
 

@@ -131,7 +131,7 @@ def combinations() -> list[Combination]:
 def shown(c: Combination) -> str:
     """One line of the golden file: what is recorded and what Docker says -> state, first action, reason."""
     record, seen = look(c.config, c.record, c.observed)
-    decided = decide(c.config, record, seen, TIMING, NOW)
+    decided = decide(c.config, record, seen, TIMING, NOW, "snmp")
     recorded = classify(c.row, c.set_owner, local_exited=False)
     fallback = "+fallback" if c.fallback else ""
     containers = f"{'local' if c.local_runs else '-':5} {'kube' if c.kube_runs else '-':4}"
@@ -201,7 +201,7 @@ def test_today_s_sonic_values_decide_like_the_design_document_s() -> None:
                 assert replace(row, docker_id="") == replace(replace(c, mode=mode).row, docker_id="")
                 state = classify(row, c.set_owner, local_exited=False)
                 assert state is classify(replace(c, mode=mode).row, c.set_owner, local_exited=False)
-                assert decide(c.config, replace(c, mode=mode).record, c.observed, TIMING, NOW).why
+                assert decide(c.config, replace(c, mode=mode).record, c.observed, TIMING, NOW, "snmp").why
                 seen += 1
     assert seen == 480
 
@@ -213,10 +213,10 @@ def test_a_wrong_row_is_corrected_before_anything_else(system: SystemState) -> N
             record = absorb(c.record, c.config, c.observed, TIMING, NOW)
             wanted = project(record, c.observed)
             wrong = replace(c.observed, row=Row(failure="written by another program"))
-            decided = decide(c.config, record, wrong, TIMING, NOW)
+            decided = decide(c.config, record, wrong, TIMING, NOW, "snmp")
             assert decided.action == WriteRow(wanted)
             assert decided.wake_at is None
-            right = decide(c.config, record, replace(c.observed, row=wanted), TIMING, NOW)
+            right = decide(c.config, record, replace(c.observed, row=wanted), TIMING, NOW, "snmp")
             assert (decided.state, decided.why) == (right.state, right.why)
 
 
@@ -267,7 +267,7 @@ def step(s: Snapshot) -> Step | None:
     """What happens next; None where nothing does any more."""
     seen = s.observed()
     s = replace(s, record=absorb(s.record, s.config, seen, TIMING, NOW))
-    decided = decide(s.config, s.record, seen, TIMING, NOW)
+    decided = decide(s.config, s.record, seen, TIMING, NOW, "snmp")
     if decided.action is None:
         ended = kubelet_ends(s)
         return None if ended is None else Step(decided, ended, ended)
@@ -463,24 +463,26 @@ def test_a_command_in_the_reason_names_the_feature() -> None:
 def test_without_redis_nothing_but_stop_and_kill_is_carried_out() -> None:
     seen = observed(local(running=False))
     record = absorb(up(), LOCAL_CONFIG, seen, TIMING, NOW)
-    assert decide(LOCAL_CONFIG, record, seen, TIMING, NOW).action is None
-    assert "Redis" in decide(LOCAL_CONFIG, record, seen, TIMING, NOW).why
+    assert decide(LOCAL_CONFIG, record, seen, TIMING, NOW, "snmp").action is None
+    assert "Redis" in decide(LOCAL_CONFIG, record, seen, TIMING, NOW, "snmp").why
     database = replace(LOCAL_CONFIG, always_local=True)
-    assert decide(database, record, seen, TIMING, NOW).action == StartLocal(LOCAL)
+    assert decide(database, record, seen, TIMING, NOW, "snmp").action == StartLocal(LOCAL)
     stopping = absorb(down(ending=True), LOCAL_CONFIG, observed(local()), TIMING, NOW)
-    assert decide(LOCAL_CONFIG, stopping, observed(local()), TIMING, NOW).action == EndContainer(
+    assert decide(LOCAL_CONFIG, stopping, observed(local()), TIMING, NOW, "snmp").action == EndContainer(
         LOCAL, Cause.STOP, TIMING.stop_grace_s
     )
 
 
 def test_the_row_is_left_empty_while_a_reboot_is_prepared() -> None:
     record, seen = look(LOCAL_CONFIG, up(), observed(local(), hold=True))
-    assert decide(LOCAL_CONFIG, record, replace(seen, row=Row()), TIMING, NOW).action is None
+    assert decide(LOCAL_CONFIG, record, replace(seen, row=Row()), TIMING, NOW, "snmp").action is None
     assert isinstance(
-        decide(LOCAL_CONFIG, record, replace(seen, row=Row(failure="x")), TIMING, NOW).action, WriteRow
+        decide(LOCAL_CONFIG, record, replace(seen, row=Row(failure="x")), TIMING, NOW, "snmp").action,
+        WriteRow,
     )
     assert isinstance(
-        decide(LOCAL_CONFIG, record, replace(seen, row=Row(), hold=False), TIMING, NOW).action, WriteRow
+        decide(LOCAL_CONFIG, record, replace(seen, row=Row(), hold=False), TIMING, NOW, "snmp").action,
+        WriteRow,
     )
 
 
@@ -809,11 +811,11 @@ def test_only_a_kube_container_that_is_not_stable_yet_is_observed_again_for_that
     assert plan(KUBE_CONFIG, up(mode=Mode.READY), observed(label=ON), just_booted).wake_at is None
     record, seen = look(KUBE_CONFIG, granted(granted_at=NOW - 5), observed(kube(), label=ON))
     assert record.proven
-    assert decide(KUBE_CONFIG, record, seen, TIMING, NOW).wake_at is None
+    assert decide(KUBE_CONFIG, record, seen, TIMING, NOW, "snmp").wake_at is None
     young, seen = look(KUBE_CONFIG, granted(granted_at=NOW - 5, proven=False), observed(kube(), label=ON))
     due = NOW - 5 + TIMING.kube_stable_s
-    assert decide(KUBE_CONFIG, young, seen, TIMING, NOW).wake_at == due
-    assert decide(KUBE_CONFIG, young, seen, TIMING, due).wake_at is None, "this look is the one"
+    assert decide(KUBE_CONFIG, young, seen, TIMING, NOW, "snmp").wake_at == due
+    assert decide(KUBE_CONFIG, young, seen, TIMING, due, "snmp").wake_at is None, "this look is the one"
 
 
 @pytest.mark.parametrize("state", State)
@@ -892,9 +894,9 @@ def test_a_forecast_contains_the_changes_that_time_causes() -> None:
     record, seen = look(
         FALLBACK, up(mode=Mode.PENDING), observed(local(running=False), kube(), label=ON, reasking=True)
     )
-    decided = decide(FALLBACK, record, seen, TIMING, NOW)
+    decided = decide(FALLBACK, record, seen, TIMING, NOW, "snmp")
     assert decided.wake_at == NOW + TIMING.reask_s
-    foreseen, then = foresee(FALLBACK, record, seen, TIMING, NOW + TIMING.reask_s)
+    foreseen, then = foresee(FALLBACK, record, seen, TIMING, NOW + TIMING.reask_s, "snmp")
     assert then.action == SetMode(Mode.READY)
     assert foreseen == record
 

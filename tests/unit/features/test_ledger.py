@@ -230,7 +230,7 @@ def test_whatever_is_read_can_be_decided_on(part: str, key: str, value: Any) -> 
     assert (record is None) is bool(problem)
     if record is not None and config is not None:
         record = absorb(record, config, observed(local()), TIMING, NOW)
-        decide(config, record, observed(local()), TIMING, NOW)
+        decide(config, record, observed(local()), TIMING, NOW, "snmp")
         verbs.wait_code(config, record, observed(), TIMING, NOW, NOW)
         verbs.wait_follows(config, record, observed())
         assert loaded(written(record, config))[0].records["snmp"] == record
