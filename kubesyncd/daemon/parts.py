@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from kubesyncd.core.config_load import ConfigLoad
     from kubesyncd.core.model import MasterConfig, Timing
-    from kubesyncd.features.config_backup import TableRestorer
     from kubesyncd.features.surroundings import View
+    from kubesyncd.features.table_restorer import TableRestorer
     from kubesyncd.images.store import ImageStore
     from kubesyncd.join.controller import JoinController
     from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, SwitchFiles, Units

@@ -15,7 +15,7 @@ from kubesyncd.api.connections import Connections
 from kubesyncd.api.server import Server
 from kubesyncd.core.model import Owner, Row, Signal
 from kubesyncd.core.record import project
-from kubesyncd.daemon.verbs import verbs
+from kubesyncd.daemon.handlers import handlers
 from kubesyncd.ports import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Daemon:
         self._timing = parts.rules.timing
         connections = Connections()
         self._server = Server(
-            verbs(parts, connections),
+            handlers(parts, connections),
             connections=connections,
             identify=identify,
             log=parts.runtime.log,

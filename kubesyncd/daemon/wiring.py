@@ -19,7 +19,7 @@ from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.adapters.sonic_files import image_name, os_version
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.daemon.parts import Files, Options, Ports, Rules, assemble
-from kubesyncd.features.config_backup import TableRestorer
+from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.images.store import ImageStore
 from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles

@@ -50,7 +50,7 @@ TESTS = {
     "protocol": ("core/test_protocol",),
     "record": ("core/test_record", "core/test_health", "core/test_verbs", "core/test_planner"),
     "setting_range": ("core/test_setting_range",),
-    "saved_features": ("features/test_config_backup",),
+    "saved_features": ("features/test_table_restorer",),
     "state": ("core/test_state", "core/test_planner"),
     "text": ("core/test_text",),
     "verbs": ("core/test_verbs",),

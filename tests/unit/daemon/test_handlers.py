@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubesyncd.api.messages import Reply, Request
-from kubesyncd.daemon.verbs import one_table
+from kubesyncd.daemon.handlers import one_table
 
 
 async def answer(_: Request) -> Reply:

@@ -1,4 +1,4 @@
-"""Give each socket its verbs."""
+"""Give each socket the handlers of its verbs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubesyncd.daemon.parts import Parts
 
 
-def verbs(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[str, Handler]]:
+def handlers(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[str, Handler]]:
     """Return the handler of each verb, by socket. Verbs of parts that this switch lacks are unknown."""
     log, containers, options = parts.runtime.log, parts.ports.containers, parts.options
     container = ContainerHandlers(parts.reconcilers, containers, log).handlers()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kubesyncd.adapters.db_schema import normal, schema
 from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, lost
-from kubesyncd.features.config_backup import TableRestorer
+from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.ports import PortError, Refused, Unavailable
 from kubesyncd.runtime.feature_table_file import decode, encode
 from kubesyncd.services.installed import InstallPhase, Manifest, rows_to_keep
