@@ -292,7 +292,7 @@ class SwitchFiles(Protocol):
 
 
 class File(Protocol):
-    """The ledger's file: small, replaced as a whole."""
+    """One small file, replaced as a whole; a call blocks the loop."""
 
     def load(self) -> bytes | None:
         """Read the content; None: the file does not exist. Raises Unavailable."""

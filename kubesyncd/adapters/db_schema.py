@@ -1,7 +1,7 @@
 """Translate kubesyncd's database fields to and from two spellings: the design document's and today's SONiC's.
 
 Text in, text out: does not know Redis or the features' rules. A spelling is translated to the design document's
-words, which `model` parses. The only system call is local time, for SONiC's `update_time`.
+words, which `core.parse` parses. The only system call is local time, for SONiC's `update_time`.
 """
 
 from __future__ import annotations

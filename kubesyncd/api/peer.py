@@ -30,7 +30,10 @@ _PROC_FILE_BYTES_MAX = 64 * 1024
 
 
 class PeerGone(Exception):
-    """The peer cannot be identified (any more): it has ended, or /proc hides it. Answer it with a refusal."""
+    """The peer cannot be identified (any more): it has ended, or /proc hides it.
+
+    The connection is closed without an answer; the client asks again.
+    """
 
 
 @dataclass(frozen=True, slots=True)

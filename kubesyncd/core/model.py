@@ -1,7 +1,6 @@
 """Define the domain values: frozen values parsed from the databases and Docker.
 
-Knows no clock, no client, no coroutine. Parsing never raises: an invalid value becomes
-the default *and* a sentence in `problems`, so an invalid row affects only its own feature.
+Knows no clock, no client, no coroutine.
 """
 
 from __future__ import annotations

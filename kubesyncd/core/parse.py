@@ -1,4 +1,8 @@
-"""Parse CONFIG_DB and STATE_DB fields into values; invalid fields get defaults and are reported."""
+"""Parse CONFIG_DB and STATE_DB fields into values; invalid fields get defaults and are reported.
+
+Parsing never raises: an invalid value becomes the default *and* a sentence in `problems`, so an invalid row affects
+only its own feature.
+"""
 
 from __future__ import annotations
 
