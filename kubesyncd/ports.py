@@ -278,9 +278,6 @@ class FeatureRows(Protocol):
 class SwitchFiles(Protocol):
     """What this switch stores in files."""
 
-    def kubeconfig_exists(self) -> bool:
-        """Return whether the kubelet has a credential."""
-
     def hold_exists(self) -> bool:
         """Return whether a reboot is being prepared."""
 

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.cluster.controller import ClusterController
+    from kubesyncd.core.descriptions import ClusterDescription
     from kubesyncd.join.controller import JoinController
 
 
 class ClusterHandlers:
-    """The host socket's verbs about the master and this node's labels; `join`: None on a switch that cannot join."""
+    """The host socket's verbs about the master and this node's labels."""
 
-    def __init__(self, cluster: ClusterController, join: JoinController | None) -> None:
+    def __init__(self, cluster: ClusterController, join: JoinController) -> None:
         self._cluster = cluster
         self._join = join
 
@@ -43,7 +44,5 @@ class ClusterHandlers:
 
     async def _cluster_status(self, _: Request) -> Reply:
         """Reply with the state of the master and the membership, as JSON."""
-        described = self._cluster.status()
-        if self._join is not None:
-            described["membership"] = self._join.status()
+        described: ClusterDescription = {**self._cluster.status(), "membership": self._join.status()}
         return Reply(out=json.dumps(described))

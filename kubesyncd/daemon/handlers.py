@@ -22,21 +22,18 @@ if TYPE_CHECKING:
 
 
 def handlers(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[str, Handler]]:
-    """Return the handler of each verb, by socket. Verbs of parts that this switch lacks are unknown."""
-    log, containers, options = parts.runtime.log, parts.ports.containers, parts.options
+    """Return the handler of each verb, by socket."""
+    log, containers = parts.runtime.log, parts.ports.containers
     container = ContainerHandlers(parts.reconcilers, containers, log).handlers()
-    groups = [
+    groups = (
         container,
         FeatureHandlers(parts.reconcilers, containers, parts.runtime.clock, log).handlers(),
-        ClusterHandlers(parts.cluster, options.join).handlers(),
+        ClusterHandlers(parts.cluster, parts.join).handlers(),
         ResourceHandlers(parts.reconcilers, connections).handlers(),
-    ]
-    if options.join is not None:
-        groups.append(JoinHandlers(options.join).handlers())
-    if options.images is not None:
-        groups.append(ImageHandlers(options.images).handlers())
-    if parts.preparation is not None:
-        groups.append(RebootHandlers(parts.preparation).handlers())
+        JoinHandlers(parts.join).handlers(),
+        ImageHandlers(parts.images).handlers(),
+        RebootHandlers(parts.preparation).handlers(),
+    )
     return {Role.HOST: one_table(groups), Role.CONTAINER: container}
 
 

@@ -18,7 +18,6 @@ from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.registry import Reconcilers
 from kubesyncd.features.surroundings import Surroundings
 from kubesyncd.features.wakes import Wakes
-from kubesyncd.images.store import NoImageStore
 from kubesyncd.ports import FeatureStore
 from kubesyncd.reboot.preparation import Preparation
 
@@ -51,16 +50,16 @@ class Ports:
     units: Units
     connect: Callable[[MasterConfig], Cluster]
     switch: SwitchFiles
-    hooks: Hooks | None = None
+    hooks: Hooks
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files that the daemon writes; without `hold`, no reboot can be prepared."""
+    """The files that the daemon writes."""
 
     ledger: File
     labels: DurableFile
-    hold: DurableFile | None = None
+    hold: DurableFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +79,12 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Parts that a switch may lack.
-
-    Without `join`, the node never joins or leaves; `restorer` restores a loaded CONFIG_DB before any component reads
-    it.
-    """
-
-    images: ImageStore | None = None
-    join: JoinController | None = None
-    restorer: TableRestorer | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one run of the daemon."""
+    """The parts of one run of the daemon.
+
+    `restorer` restores a loaded CONFIG_DB before any component reads it. Without `packages`, no service packages are
+    configured.
+    """
 
     ports: Ports
     runtime: Runtime
@@ -104,9 +94,11 @@ class Parts:
     reconcilers: Reconcilers
     cluster: ClusterController
     reports: NodeReports
-    options: Options
-    checks: Checks | None = None
-    preparation: Preparation | None = None
+    images: ImageStore
+    join: JoinController
+    restorer: TableRestorer
+    checks: Checks
+    preparation: Preparation
     packages: CatalogWatcher | None = None
 
 
@@ -117,14 +109,23 @@ def assemble(
     rules: Rules,
     *,
     runtime: Runtime,
-    options: Options | None = None,
+    images: ImageStore,
+    join: JoinController,
+    restorer: TableRestorer,
 ) -> Parts:
     """Make all parts, in the order in which they need each other."""
-    options = options or Options()
     wakes, ledger = Wakes(), Ledger(files.ledger, boot.id)
     reports = NodeReports(runtime)
     cluster = ClusterController(
-        _cluster_ports(ports, files.labels, options.join),
+        ClusterPorts(
+            store=ports.store,
+            units=ports.units,
+            connect=ports.connect,
+            labels_file=files.labels,
+            switch=ports.switch,
+            credential_fits=join.fits,
+            is_joining=lambda: join.joining,
+        ),
         timing=rules.timing,
         runtime=runtime,
         listeners=Listeners(wake_feature=wakes.wake, linked=reports.linked, notice=reports.notice),
@@ -135,13 +136,13 @@ def assemble(
             containers=ports.containers,
             units=ports.units,
             labels=cluster,
-            images=options.images or NoImageStore(),
+            images=images,
             ledger=ledger,
             timing=rules.timing,
             runtime=runtime,
             wakes=wakes,
             always_local=rules.always_local,
-            first_record=partial(_first_record, options.images, boot.falls_back),
+            first_record=partial(_first_record, images, boot.falls_back),
             told=partial(_report, reports),
         )
     )
@@ -154,53 +155,27 @@ def assemble(
         reconcilers=reconcilers,
         cluster=cluster,
         reports=reports,
-        options=options,
-        checks=Checks(ports.hooks, reconcilers, rules.timing, runtime) if ports.hooks is not None else None,
-        preparation=_preparation(files.hold, boot, options.images, reconcilers, cluster, rules, runtime),
-    )
-
-
-def _cluster_ports(ports: Ports, labels: DurableFile, join: JoinController | None) -> ClusterPorts:
-    """Choose the cluster's ports; without a join controller, any credential counts as the configured master's."""
-    return ClusterPorts(
-        store=ports.store,
-        units=ports.units,
-        connect=ports.connect,
-        labels_file=labels,
-        switch=ports.switch,
-        credential_fits=ports.switch.kubeconfig_exists if join is None else join.fits,
-        is_joining=lambda: join is not None and join.joining,
-    )
-
-
-def _preparation(
-    hold: DurableFile | None,
-    boot: Boot,
-    images: ImageStore | None,
-    reconcilers: Reconcilers,
-    cluster: ClusterController,
-    rules: Rules,
-    runtime: Runtime,
-) -> Preparation | None:
-    """Make the daemon's part of a prepared reboot, which needs a hold and images."""
-    if images is None or hold is None:
-        return None
-    return Preparation(
-        hold=hold,
-        boot_id=boot.id,
-        reconcilers=reconcilers,
-        cluster=cluster,
         images=images,
-        timing=rules.timing,
-        log=runtime.log,
+        join=join,
+        restorer=restorer,
+        checks=Checks(ports.hooks, reconcilers, rules.timing, runtime),
+        preparation=Preparation(
+            hold=files.hold,
+            boot_id=boot.id,
+            reconcilers=reconcilers,
+            cluster=cluster,
+            images=images,
+            timing=rules.timing,
+            log=runtime.log,
+        ),
     )
 
 
-def _first_record(images: ImageStore | None, falls_back: frozenset[str], feature: str) -> Record:
+def _first_record(images: ImageStore, falls_back: frozenset[str], feature: str) -> Record:
     """Return the initial record of a feature without one in the ledger: rollbacks and promises outlive the boot."""
     record = Record(boot_fallback=feature in falls_back)
-    kept = images.remembered(feature) if images is not None else None
-    if kept is None or not kept.failure:
+    kept = images.remembered(feature)
+    if not kept.failure:
         return record
     return rolled_back(record, kept.failure, kept.failed, kept.failed_newest)
 

@@ -50,7 +50,7 @@ class Daemon:
         tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._parts = parts
-        self._ports, self._options = parts.ports, parts.options
+        self._ports = parts.ports
         self._reconcilers, self._ledger, self._cluster = parts.reconcilers, parts.ledger, parts.cluster
         self._tell = tell
         self._log = parts.runtime.log
@@ -71,7 +71,7 @@ class Daemon:
 
         `watchdog_s`: systemd's watchdog interval.
         """
-        parts, options = self._parts, self._options
+        parts = self._parts
         self._load()
         parts.reconcilers.start(tasks)
         tasks.create_task(self._follow_store(), name="store")
@@ -79,15 +79,12 @@ class Daemon:
         tasks.create_task(self._follow_containers(), name="docker")
         tasks.create_task(parts.cluster.run(), name="cluster")
         tasks.create_task(parts.reports.run(parts.cluster), name="reports")
-        if options.join is not None:
-            tasks.create_task(options.join.run(parts.cluster), name="join")
+        tasks.create_task(parts.join.run(parts.cluster), name="join")
         if parts.packages is not None:
             tasks.create_task(parts.packages.run(), name="packages")
         tasks.create_task(self._audit(), name="audit")
-        if parts.checks is not None:
-            tasks.create_task(parts.checks.run(), name="checks")
-        if options.images is not None:
-            tasks.create_task(options.images.run(), name="images")
+        tasks.create_task(parts.checks.run(), name="checks")
+        tasks.create_task(parts.images.run(), name="images")
         if watchdog_s is not None:
             tasks.create_task(self._feed_watchdog(watchdog_s / 2), name="watchdog")
         self._log.info("started", features=len(parts.ledger.records), first=parts.ledger.first)
@@ -96,8 +93,7 @@ class Daemon:
     def _load(self) -> None:
         """Load the stored state, and make a reconciler for each feature in the ledger."""
         self._cluster.load()
-        if self._options.images is not None:
-            self._options.images.load()
+        self._parts.images.load()
         problem = self._load_ledger()
         if problem:
             self._log.warning("ledger", why=problem)
@@ -115,8 +111,7 @@ class Daemon:
 
     def _wake_cluster(self) -> None:
         self._cluster.wake()
-        if self._options.join is not None:
-            self._options.join.wake()
+        self._parts.join.wake()
 
     # ---- events ---------------------------------------------------------------------------------
 
@@ -137,8 +132,7 @@ class Daemon:
 
     async def _meet(self) -> None:
         """Make a reconciler for each feature configured in Redis."""
-        if self._options.restorer is not None:
-            await self._options.restorer.restore()
+        await self._parts.restorer.restore()
         try:
             names = sorted(await self._ports.store.features())
         except (Unavailable, Refused):
@@ -191,9 +185,8 @@ class Daemon:
         while True:
             await asyncio.sleep(self._timing.audit_s)
             await self._meet()
-            if self._options.join is not None:
-                # The cluster has an audit of its own.
-                self._options.join.wake()
+            # The cluster has an audit of its own.
+            self._parts.join.wake()
             for number, reconciler in enumerate(self._reconcilers):
                 if number and number % AUDIT_STEP == 0:
                     await asyncio.sleep(AUDIT_PAUSE_S)

@@ -18,7 +18,7 @@ from kubesyncd.adapters.hooks import HookFolders
 from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.adapters.sonic_files import image_name, os_version
 from kubesyncd.adapters.systemd import SystemdUnits
-from kubesyncd.daemon.parts import Files, Options, Ports, Rules, assemble
+from kubesyncd.daemon.parts import Files, Ports, Rules, assemble
 from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.images.store import ImageStore
 from kubesyncd.join.controller import JoinController
@@ -92,51 +92,55 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         boot,
         rules,
         runtime=runtime,
-        options=_options(settings, runtime, store, units, images=images, saved=saved),
+        images=_image_store(settings, runtime, images),
+        join=_join_controller(settings, runtime, store, units),
+        restorer=_table_restorer(settings, runtime, store, units, saved),
     )
     if source is not None:
         parts = replace(parts, packages=_catalog_watcher(settings, source, units, parts))
     return Wired(parts, store, containers, (hold, labels, images, saved))
 
 
-def _options(
-    settings: Settings,
-    runtime: Runtime,
-    store: RedisStore,
-    units: SystemdUnits,
-    *,
-    images: DiskFile,
-    saved: DiskFile,
-) -> Options:
-    """Make the image store, the join controller and the restorer of the FEATURE table."""
-    return Options(
-        images=ImageStore(
-            DockerImages(settings.docker),
-            images,
-            lambda feature: image_name(Path(settings.images.names_file), feature),
-            runtime.log,
-            adopting=settings.images.adopt,
-            rng=runtime.rng,
-        ),
-        join=JoinController(
-            store=store,
-            jobs=units,
-            files=JoinFiles(settings),
-            kube=settings.kube,
-            loaded=lambda: store.config_load.seen,
-            runtime=runtime,
-            able=kube_lean.available,
-        ),
-        restorer=TableRestorer(
-            store,
-            file=saved,
-            installed_rows=lambda: rows_to_keep(read_manifests(Path(settings.paths.state_dir) / FOLDER)),
-            has_unit=units.has_unit,
-            ours=schema(settings.schema.names).own_config_names,
-            normal=normal,
-            wall=runtime.wall,
-            log=runtime.log,
-        ),
+def _image_store(settings: Settings, runtime: Runtime, file: DiskFile) -> ImageStore:
+    names = Path(settings.images.names_file)
+    return ImageStore(
+        DockerImages(settings.docker),
+        file,
+        lambda feature: image_name(names, feature),
+        runtime.log,
+        adopting=settings.images.adopt,
+        rng=runtime.rng,
+    )
+
+
+def _join_controller(
+    settings: Settings, runtime: Runtime, store: RedisStore, units: SystemdUnits
+) -> JoinController:
+    return JoinController(
+        store=store,
+        jobs=units,
+        files=JoinFiles(settings),
+        kube=settings.kube,
+        loaded=lambda: store.config_load.seen,
+        runtime=runtime,
+        able=kube_lean.available,
+    )
+
+
+def _table_restorer(
+    settings: Settings, runtime: Runtime, store: RedisStore, units: SystemdUnits, file: DiskFile
+) -> TableRestorer:
+    """Make the restorer of the FEATURE table."""
+    manifests = Path(settings.paths.state_dir) / FOLDER
+    return TableRestorer(
+        store,
+        file=file,
+        installed_rows=lambda: rows_to_keep(read_manifests(manifests)),
+        has_unit=units.has_unit,
+        ours=schema(settings.schema.names).own_config_names,
+        normal=normal,
+        wall=runtime.wall,
+        log=runtime.log,
     )
 
 
@@ -147,10 +151,6 @@ class _SwitchFiles:
         self._kubeconfig = Path(settings.kube.kubeconfig)
         self._hold = Path(settings.paths.state_dir) / HOLD_FILE
         self._version = Path(settings.paths.sonic_version)
-
-    def kubeconfig_exists(self) -> bool:
-        """Return whether the kubelet has a credential."""
-        return self._kubeconfig.exists()
 
     def hold_exists(self) -> bool:
         """Return whether a reboot is being prepared."""

@@ -37,22 +37,6 @@ STEPS_MAX = 64
 START_S, START_S_MAX = 0.8, 5.0
 
 
-class NoImageStore:
-    """The image store of reconcilers without image management: every call succeeds and does nothing."""
-
-    async def adopt(self, feature: str, image_id: str) -> None:
-        """Do nothing."""
-
-    async def restore(self, feature: str, failed_image: str) -> None:
-        """Do nothing."""
-
-    async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
-        """Store nothing over the boot."""
-
-    async def forget(self, feature: str) -> None:
-        """Do nothing."""
-
-
 class ImageStore:
     """The image store of all features. Call `load()` before all else.
 

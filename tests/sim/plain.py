@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd.core.model import MasterConfig
+from kubesyncd.images.policy import ImageRecord
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -304,6 +305,63 @@ class PlainDisk:
 
     async def forget(self) -> None:
         self.file.data = None
+
+
+class NoImages:
+    """An image store that keeps nothing: the simulated engine has no images."""
+
+    def load(self) -> None:
+        pass
+
+    async def run(self) -> None:
+        pass
+
+    def remembered(self, _: str) -> ImageRecord:
+        return ImageRecord()
+
+    async def adopt(self, feature: str, image_id: str) -> None:
+        pass
+
+    async def restore(self, feature: str, failed_image: str) -> None:
+        pass
+
+    async def note_rollback(self, *_: str) -> None:
+        pass
+
+    async def forget(self, feature: str) -> None:
+        pass
+
+
+class NoJoin:
+    """A join controller of a node that has its credential and never joins or leaves."""
+
+    joining = False
+
+    def fits(self) -> bool:
+        return True
+
+    def wake(self) -> None:
+        pass
+
+    def status(self) -> dict[str, object]:
+        return {}
+
+    async def run(self, _: object) -> None:
+        pass
+
+
+class NoRestorer:
+    """A restorer of a FEATURE table that no load damages."""
+
+    async def restore(self) -> None:
+        pass
+
+
+class NoHooks:
+    """ports.Hooks over empty folders."""
+
+    def names(self, _: str) -> tuple[str, ...]:
+        return ()
 
 
 class PlainLog:

@@ -23,6 +23,7 @@ from tests.sim.chance import Chance, Fault
 from tests.sim.engine import DockerPort, Engine
 from tests.sim.master import Api, ClusterPort, Kubelet, UnitsPort
 from tests.sim.people import People
+from tests.sim.plain import NoHooks, NoImages, NoJoin, NoRestorer, PlainDisk
 from tests.sim.promises import HELD, Promises
 from tests.sim.store import Redis, RedisPort
 
@@ -152,11 +153,15 @@ class Life:
                 units=UnitsPort(world, self),
                 connect=lambda _: ClusterPort(world, self),
                 switch=_SwitchFiles(world),
+                hooks=NoHooks(),  # type: ignore[arg-type]
             ),
-            Files(_OfLife(world.ledger_file, self), _OnDisk(world, self)),
+            Files(_OfLife(world.ledger_file, self), _OnDisk(world, self), PlainDisk()),
             Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
             Rules(world.timing, ALWAYS_LOCAL),
             runtime=Runtime(world.boottime, world.wall, rng, log),
+            images=NoImages(),  # type: ignore[arg-type]
+            join=NoJoin(),  # type: ignore[arg-type]
+            restorer=NoRestorer(),  # type: ignore[arg-type]
         )
         daemon = Daemon(parts, identify=_identify)
         try:
@@ -179,9 +184,6 @@ class _SwitchFiles:
     """The switch's files, as the daemon reads them."""
 
     world: World
-
-    def kubeconfig_exists(self) -> bool:
-        return True
 
     def hold_exists(self) -> bool:
         return self.world.hold or self.world.hold_file.data is not None

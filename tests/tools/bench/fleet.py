@@ -95,9 +95,6 @@ class CountedCluster(KubeCluster):
 class Joined:
     """ports.SwitchFiles of a switch that has joined."""
 
-    def kubeconfig_exists(self) -> bool:
-        return True
-
     def hold_exists(self) -> bool:
         return False
 

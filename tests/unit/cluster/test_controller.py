@@ -73,7 +73,7 @@ class Switch:
                 self._connect,
                 self.disk,
                 self,
-                credential_fits=self.kubeconfig_exists,
+                credential_fits=lambda: self.kubeconfig,
                 is_joining=lambda: self.joining,
             ),
             timing=Timing(),
@@ -89,9 +89,6 @@ class Switch:
         return controller
 
     # ports.SwitchFiles
-
-    def kubeconfig_exists(self) -> bool:
-        return self.kubeconfig
 
     def hold_exists(self) -> bool:
         return self.hold
