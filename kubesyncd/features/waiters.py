@@ -96,10 +96,8 @@ class Waiters:
                     return code
                 if (sentence := _status(view, self._name)) != said:
                     say(said := sentence)
-                gives_up_at = None if lost_since is None else lost_since + self._timing.local_wait_s
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if gives_up_at is None else gives_up_at - now):
-                        await changed.wait()
+                patience_s = None if lost_since is None else lost_since + self._timing.local_wait_s - now
+                await self._next_observation(changed, patience_s)
 
     async def observed(self) -> View:
         """Return the view after an observation that begins now or later. Raises Unavailable without an answer."""
@@ -112,6 +110,18 @@ class Waiters:
                 raise Unavailable("Docker", "it does not answer") from None
         assert self.view is not None, "a change is told after the view is set"
         return self.view
+
+    async def _next_observation(self, changed: asyncio.Event, patience_s: float | None) -> None:
+        """Return at the next observation; request one after `patience_s`.
+
+        While Docker does not answer, what runs is unknown: a wait then goes on, and does not end by an old observation.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await changed.wait()
+        if not changed.is_set():
+            self._dirty.set()
+            await changed.wait()
 
     def _refuse_forgotten(self) -> None:
         if self._forgotten:

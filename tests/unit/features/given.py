@@ -74,6 +74,9 @@ class World:
         if signal == "KILL":
             self.containers = (local(running=False, code=137),)
 
+    async def restart(self, feature: str) -> None:
+        """A unit whose script creates no container."""
+
     def view(self, feature: str) -> LabelView:
         return LabelView()
 

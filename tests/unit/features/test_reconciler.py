@@ -6,15 +6,17 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.model import FeatureConfig
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features import executor
+from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.waiters import GONE
 from kubesyncd.ports import Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainLog
-from tests.unit.core.given import local
+from tests.unit.core.given import local, up
 from tests.unit.features.given import NEW, World, around, reconciler_in
 
 if TYPE_CHECKING:
@@ -120,6 +122,31 @@ def test_each_outage_of_docker_is_logged_once() -> None:
             assert log.count("trouble") == outage
             world.docker_fails = None
             await reconciler.seen()
+        running.cancel()
+        await asyncio.wait([running])
+
+    loop.run(story())
+
+
+def test_a_wait_does_not_give_up_while_docker_does_not_answer() -> None:
+    async def story() -> None:
+        world = World()
+        Ledger(world.file, "boot").save("snmp", up(), FeatureConfig())
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        waiting = asyncio.create_task(reconciler.waiters.ended(lambda _: None))
+        await asyncio.sleep(1.0)
+        world.containers = (local(),)
+        world.docker_fails = Unavailable("Docker", "it does not answer")
+        await asyncio.sleep(600.0)
+        assert not waiting.done()
+        world.docker_fails = None
+        await reconciler.seen()
+        await asyncio.sleep(600.0)
+        assert not waiting.done()
+        world.containers = (local(running=False, code=3),)
+        reconciler.dirty.set()
+        assert await waiting == 3
         running.cancel()
         await asyncio.wait([running])
 
