@@ -78,6 +78,7 @@ def _run(
             return protocol.EXIT_DONE
         proven = current
         # The parts of the ended run are reference cycles: free their memory before the next run makes its own.
+        gc.unfreeze()
         gc.collect()
         try:
             current = settings.load(path, required=required)
