@@ -169,11 +169,11 @@ def _forget_labels(switch: Switch) -> None:
     if ours:
         switch.call_kube("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
     # The controllers delete the pods, and make no more: what we deleted they might replace, not knowing yet.
-    switch.wait_for(lambda: not _pods(switch), "the master deletes all pods", PODS_S_MAX)
+    switch.wait_for(lambda: not pods(switch), "the master deletes all pods", PODS_S_MAX)
 
 
-def _pods(switch: Switch) -> list[str]:
-    """The DaemonSets' pods that a kubelet would run on, by the master's word.
+def pods(switch: Switch, *, ending: bool = False) -> list[str]:
+    """The DaemonSets' pods that a kubelet would run on, by the master's word; with `ending` those it still ends, too.
 
     One that the kubelet has refused, for its node has no label any more, has failed for good and stays listed.
     """
@@ -181,6 +181,6 @@ def _pods(switch: Switch) -> list[str]:
         f"{pod['metadata']['name']} {pod['status'].get('phase')}"
         for pod in switch.call_kube("get", PODS)["items"]
         if pod["metadata"].get("ownerReferences")
-        and "deletionTimestamp" not in pod["metadata"]
+        and (ending or "deletionTimestamp" not in pod["metadata"])
         and pod["status"].get("phase") not in ("Failed", "Succeeded")
     ]

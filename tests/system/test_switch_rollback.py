@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.kube_client import NODES
-from tests.system.switch_fixtures import joined
+from tests.system.switch_fixtures import joined, pods
 from tests.system.test_switch_images import KUBE, LOCAL, PREVIOUS, adopted, booted
 from tests.system.test_switch_policies import explained
 
@@ -52,6 +52,11 @@ def label_again(switch: Switch) -> None:
     assert switch.kube is not None
     body = {"metadata": {"labels": {"snmp_enabled": "true"}}}
     switch.call_kube("patch", f"{NODES}/{switch.kube.node}", body)
+
+
+def nothing_deployed(switch: Switch) -> None:
+    """No pod of an older manifest is left: the kubelet may restart its container once more while it ends."""
+    switch.wait_for(lambda: not pods(switch, ending=True), "the master forgets the pod", POD_S)
 
 
 def local_again(switch: Switch) -> None:
@@ -102,6 +107,7 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
         "the label is withdrawn again", POD_S,
     )  # fmt: skip
     switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off again", POD_S)
+    nothing_deployed(switch)
     local_again(switch)
     assert switch.shown("snmp")["rolled_back"]
 
@@ -165,6 +171,7 @@ def test_a_withdrawn_manifest_does_not_count_as_a_failure_and_falls_back_in_time
     assert "because waiting for kube deployment; the local container returns after 10 s" in explained(
         switch, "snmp"
     )
+    nothing_deployed(switch)
     local_again(switch)
     assert "failure" not in switch.row("snmp")
     deployed(switch, "v2")
