@@ -46,11 +46,12 @@ def check_url(url: str) -> None:
 def locate(where: settings.RedisSettings) -> Place:
     """Find the current place of the databases: SONiC's file appears with its database container, maybe after kubesyncd.
 
-    Raises Unavailable where the file has no usable content (it may be half written).
+    Raises SettingsError for an invalid URL, Unavailable where the file has no usable content (it may be half written).
     """
     asics = _several_asics(Path(where.database_config).with_name(GLOBAL_CONFIG))
     fallback = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
     if where.url:
+        check_url(where.url)
         return fallback
     try:
         tables = json.loads(Path(where.database_config).read_bytes())

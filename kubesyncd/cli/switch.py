@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from kubesyncd.settings import Settings
 
 SYSTEMCTL_S = 2.0
-LOOK_S = 10.0
-CHANGE_S = 30.0
 DOCKER_S = 1.0
 INSPECT_S = 2.0
 
@@ -60,11 +58,11 @@ class Switch:
 
         return asyncio.run(question(self.units(look_s=SYSTEMCTL_S)))
 
-    def units(self, *, look_s: float = LOOK_S, change_s: float = CHANGE_S) -> SystemdUnits:
-        """Return access to systemd, for a coroutine of several calls. `look_s`, `change_s`: deadline of each call."""
+    def units(self, **deadlines_s: float) -> SystemdUnits:
+        """Return access to systemd, for a coroutine of several calls. `deadlines_s`: see SystemdUnits."""
         from kubesyncd.adapters.systemd import SystemdUnits
 
-        return SystemdUnits(self.settings.systemd, look_s=look_s, change_s=change_s)
+        return SystemdUnits(self.settings.systemd, **deadlines_s)
 
     def hooks(self, left_out: Callable[[str, str], object]) -> Hooks:
         """Return the operator's hooks; `left_out` gets each file with the reason to skip it, empty for a good one."""

@@ -56,12 +56,9 @@ class SwitchRedis:
     @cached_property
     def _place(self) -> Place:
         """The place of the databases. Raises SettingsError where the URL is invalid, Unavailable."""
-        from kubesyncd.adapters.redis_place import check_url, locate
+        from kubesyncd.adapters.redis_place import locate
 
-        where = self._settings.redis
-        if where.url:
-            check_url(where.url)
-        return locate(where)
+        return locate(self._settings.redis)
 
     @cached_property
     def _databases(self) -> tuple[Client, Client]:

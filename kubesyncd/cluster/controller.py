@@ -146,7 +146,7 @@ class ClusterController:
 
     @property
     def originals(self) -> Mapping[str, str]:
-        """Observation about the switch before they are converted to label values."""
+        """Facts about the switch before they are converted to label values."""
         return self._config.originals
 
     def view(self, feature: str) -> LabelView:

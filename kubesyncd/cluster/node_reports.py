@@ -45,7 +45,7 @@ class Link(Protocol):
 
     @property
     def originals(self) -> Mapping[str, str]:
-        """Observation about this switch that a label cannot hold unchanged, by the label's name."""
+        """Facts about this switch that a label cannot hold unchanged, by the label's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=StrEnum)
 
 
-# Characters of an invalid value shown to an operator.
 _TRUE = {"true", "on", "yes", "1"}
 
 

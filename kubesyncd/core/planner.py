@@ -24,7 +24,7 @@ from kubesyncd.core.actions import (
     WriteRow,
 )
 from kubesyncd.core.feature_label import label_missing
-from kubesyncd.core.model import KubeLabel, Mode, Owner, Row, SystemState
+from kubesyncd.core.model import SHORT_ID, KubeLabel, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import (
     Cause,
     absorb,
@@ -158,7 +158,7 @@ def _end(inputs: _Inputs, targets: list[str] | tuple[str, ...], because: str) ->
     for container_id in targets:
         if container_id in asked:
             continue
-        short = container_id[:12]
+        short = container_id[:SHORT_ID]
         if style.signal:
             action = EndContainer(container_id, Cause.KILL, signal=style.signal)
             return inputs.act(action, f"{because}: container {short} is sent {style.signal}")

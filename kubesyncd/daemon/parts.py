@@ -117,15 +117,7 @@ def assemble(
     wakes, ledger = Wakes(), Ledger(files.ledger, boot.id)
     reports = NodeReports(runtime)
     cluster = ClusterController(
-        ClusterPorts(
-            store=ports.store,
-            units=ports.units,
-            connect=ports.connect,
-            labels_file=files.labels,
-            switch=ports.switch,
-            credential_fits=join.fits,
-            is_joining=lambda: join.joining,
-        ),
+        _cluster_ports(ports, files, join),
         timing=rules.timing,
         runtime=runtime,
         listeners=Listeners(wake_feature=wakes.wake, linked=reports.linked, notice=reports.notice),
@@ -168,6 +160,18 @@ def assemble(
             timing=rules.timing,
             log=runtime.log,
         ),
+    )
+
+
+def _cluster_ports(ports: Ports, files: Files, join: JoinController) -> ClusterPorts:
+    return ClusterPorts(
+        store=ports.store,
+        units=ports.units,
+        connect=ports.connect,
+        labels_file=files.labels,
+        switch=ports.switch,
+        credential_fits=join.fits,
+        is_joining=lambda: join.joining,
     )
 
 

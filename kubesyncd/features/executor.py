@@ -17,6 +17,7 @@ from kubesyncd.core.actions import (
     StartLocal,
     WriteRow,
 )
+from kubesyncd.core.model import SHORT_ID
 from kubesyncd.core.record import Cause, state_of, with_grant, with_mode
 from kubesyncd.core.state import check
 from kubesyncd.ports import Missing, PortError, Refused
@@ -123,7 +124,7 @@ class Executor:
 
     async def _kill(self, container_id: str, signal: str) -> None:
         if container_id in self._signalled and signal != "KILL":
-            self._log.warning("signal_ignored", signal=signal, container=container_id[:12])
+            self._log.warning("signal_ignored", signal=signal, container=container_id[:SHORT_ID])
             signal = "KILL"
         await self._around.containers.kill(container_id, signal)
         self._signalled.add(container_id)
@@ -135,11 +136,11 @@ class Executor:
             await self._around.containers.stop(container_id, grace_s)
             self._backoff.reset()
         except PortError as error:
-            self._log.warning("stop", why=str(error), container=container_id[:12])
+            self._log.warning("stop", why=str(error), container=container_id[:SHORT_ID])
             await asyncio.sleep(self._backoff.next_s())
         except Exception:  # noqa: BLE001 - a bug may slow down only its own feature
             why = "a bug; only this container's stop is slowed down"
-            self._log.exception("stop_failed", why=why, container=container_id[:12])
+            self._log.exception("stop_failed", why=why, container=container_id[:SHORT_ID])
             await asyncio.sleep(self._backoff.longest_s())
         finally:
             self._stops.pop(container_id, None)
@@ -170,13 +171,13 @@ def _name(action: Action) -> str:
         case SetMode(mode):
             return f"set mode {mode.value}"
         case Admit(container_id):
-            return f"grant {container_id[:12]}"
+            return f"grant {container_id[:SHORT_ID]}"
         case RequestLabel(on):
             return f"label {'on' if on else 'off'}"
         case StartLocal():
             return "docker start"
         case EndContainer(container_id, cause):
-            return f"docker {cause.value} {container_id[:12]}"
+            return f"docker {cause.value} {container_id[:SHORT_ID]}"
         case RestartUnit():
             return "systemctl restart"
         case AdoptImage(image_id):
