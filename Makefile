@@ -79,7 +79,7 @@ soak: $(READY) ## HOURS of operation and faults on real engines; fails if memory
 
 # pyproject.toml says what the core is.
 cover: $(READY) ## every branch of the core by the core's own tests
-	$(BIN)/coverage run -m pytest -q tests/unit/core $(patsubst %,tests/unit/%.py,adapters/test_db_schema images/test_policy features/test_table_restorer)
+	$(BIN)/coverage run -m pytest -q tests/unit/core $(patsubst %,tests/unit/%.py,test_settings adapters/test_db_schema images/test_policy images/test_store features/test_table_restorer)
 	$(BIN)/coverage report
 
 mutants: $(READY) ## change the core's code; its tests must notice each change; an hour; MUTANT_ARGS='--module protocol' for one module

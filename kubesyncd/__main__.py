@@ -6,20 +6,20 @@ import argparse
 import asyncio
 import gc
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd import __version__, settings
 from kubesyncd.api.peer import identify_peer
 from kubesyncd.core import protocol
+from kubesyncd.daemon.start_check import check_start
 from kubesyncd.runtime import lean_imports
-from kubesyncd.runtime.sdnotify import listen_fds
+from kubesyncd.runtime.sdnotify import listen_fds, notify_and_wait
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
-
-    from structlog.typing import FilteringBoundLogger
+    from collections.abc import Callable, Sequence
 
     from kubesyncd.api.peer import Peer
 
@@ -32,23 +32,69 @@ def main(argv: list[str] | None = None, *, identify: Callable[[socket.socket], P
         prog="kubesyncd", description="Keeps SONiC features running, locally or by Kubernetes."
     )
     parser.add_argument("--config", type=Path, help=f"the settings file (default {settings.DEFAULT_FILE})")
+    parser.add_argument(
+        "--check",
+        type=Path,
+        nargs="?",
+        const=settings.DEFAULT_FILE,
+        metavar="FILE",
+        help="print all errors of the settings file, and start nothing",
+    )
     parser.add_argument("--version", action="version", version=f"kubesyncd {__version__}")
-    chosen: Path | None = parser.parse_args(argv).config
-    path, inherited = chosen or settings.DEFAULT_FILE, listen_fds()
+    given = parser.parse_args(argv)
+    chosen: Path | None = given.config
+    if given.check is not None:
+        return _check(
+            chosen or given.check, required=chosen is not None or given.check != settings.DEFAULT_FILE
+        )
+    file, inherited = _File(chosen or settings.DEFAULT_FILE, required=chosen is not None), listen_fds()
     try:
-        current = settings.load(path, required=chosen is not None)
+        current = file.read()
     except settings.SettingsError as error:
-        print(f"kubesyncd: {error}", file=sys.stderr)
-        return EXIT_SETTINGS
+        return _refuse(error.problems)
     lean_imports.load()
-    return _run(current, path, required=chosen is not None, inherited=inherited, identify=identify)
+    return _run(current, file, inherited=inherited, identify=identify)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The settings file; `required`: the command line names it, so it must exist."""
+
+    path: Path
+    required: bool
+
+    def read(self) -> settings.Settings:
+        """Return the settings. Raises SettingsError."""
+        return check_start(self.path, required=self.required).valid()
+
+
+def _check(path: Path, *, required: bool) -> int:
+    """Print all errors of a settings file, one line each."""
+    try:
+        problems = check_start(path, required=required).problems
+    except settings.SettingsError as error:
+        problems = error.problems
+    for problem in problems:
+        print(f"kubesyncd: {problem}", file=sys.stderr)
+    if problems:
+        return EXIT_SETTINGS
+    print(f"kubesyncd: {path}: valid")
+    return protocol.EXIT_DONE
+
+
+def _refuse(problems: Sequence[str]) -> int:
+    """Print why the daemon does not start, also in `systemctl status`."""
+    for problem in problems:
+        print(f"kubesyncd: {problem}", file=sys.stderr)
+    more = f" ({len(problems) - 1} more: kubesyncd --check)" if len(problems) > 1 else ""
+    notify_and_wait(f"STATUS=not started: {problems[0]}{more}")
+    return EXIT_SETTINGS
 
 
 def _run(
     current: settings.Settings,
-    path: Path,
+    file: _File,
     *,
-    required: bool,
     inherited: dict[str, socket.socket],
     identify: Callable[[socket.socket], Peer],
 ) -> int:
@@ -58,36 +104,25 @@ def _run(
     from kubesyncd.daemon.sockets import StartError
     from kubesyncd.runtime.log import logger
 
-    proven: settings.Settings | None = None
+    refused = ""
     while True:
         log = logger(current.log)
         try:
-            ending = asyncio.run(app.run(current, log, inherited=inherited, identify=identify))
+            ending = asyncio.run(
+                app.run(current, log, inherited=inherited, identify=identify, refused=refused)
+            )
         except StartError as error:
-            log.error("start", why=str(error))
-            return protocol.EXIT_FAILED
-        except settings.SettingsError as error:
-            # An address that only its adapter can judge.
-            if proven is None:
-                print(f"kubesyncd: {path}: {error}", file=sys.stderr)
-                return EXIT_SETTINGS
-            _log_refused(log, f"{path}: {error}")
-            current, proven = proven, None
-            continue
+            return _refuse([str(error)])
         if ending is app.Ending.STOP:
             return protocol.EXIT_DONE
-        proven = current
         # The parts of the ended run are reference cycles: free their memory before the next run makes its own.
         gc.unfreeze()
         gc.collect()
         try:
-            current = settings.load(path, required=required)
+            current, refused = file.read(), ""
         except settings.SettingsError as error:
-            _log_refused(log, str(error))
-
-
-def _log_refused(log: FilteringBoundLogger, why: str) -> None:
-    log.error("reload", why=f"{why}; the previous settings stay in force")
+            refused = f"{error}; the previous settings stay in force"
+            log.error("reload", why=refused, problems=error.problems)
 
 
 if __name__ == "__main__":

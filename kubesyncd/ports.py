@@ -1,6 +1,6 @@
 """Define the ports: what kubesyncd needs from outside, and the errors they raise.
 
-Every method has a deadline of its own (the adapter's), and raises nothing but the four errors
+Every method has a deadline of its own (the adapter's), and raises nothing but the errors
 below; a programming error may raise anything and stops only the feature it happened on.
 Event streams never end by themselves: they yield names, and `Signal.GAP` after every (re)connection:
 subscribe first, yield GAP, let the reader list. While the service is away they reconnect with
@@ -13,10 +13,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from kubesyncd.core.certificate_life import CertificateLife
     from kubesyncd.core.image_model import Stock
-    from kubesyncd.core.model import Container, FeatureConfig, Identity, MasterConfig, Row, Signal, Stored
+    from kubesyncd.core.model import (
+        Container,
+        FeatureConfig,
+        Identity,
+        MasterConfig,
+        NodeSeen,
+        Row,
+        Signal,
+        Stored,
+    )
 
 
 class PortError(Exception):
@@ -32,6 +42,10 @@ class Unavailable(PortError):
     """No answer, or an answer that asks for a later retry. Retry with backoff; never the same as `Missing`."""
 
 
+class Busy(Unavailable):
+    """The service answers, and asks for a retry in a moment: it is starting, or busy."""
+
+
 class Refused(PortError):
     """The service understood and refused the call; a retry does not help until something changes."""
 
@@ -44,14 +58,21 @@ class Missing(PortError):
     """The named object does not exist."""
 
 
+class ForeignContainer(Missing):
+    """The container exists and belongs to no feature; the detail says why, and what to do."""
+
+
 class FeatureStore(Protocol):
     """Redis: CONFIG_DB and STATE_DB. Writes touch our own fields only, and only those that differ."""
 
-    def events(self) -> AsyncIterator[str | Signal]:
-        """Yield names of features whose row changed in either database; MASTER; GAP on every (re)subscription."""
+    def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
+        """Yield names of features whose row changed in either database; MASTER; GAP on every (re)subscription.
+
+        `lost` is called with the reason when the events are lost, and with an empty text when they are back.
+        """
 
     async def features(self) -> frozenset[str]:
-        """Return the valid names of all CONFIG_DB FEATURE rows."""
+        """Return the names of all CONFIG_DB FEATURE rows, also those that are invalid names of features."""
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
         """Read one feature's config and row; an invalid config field keeps its value in `known`."""
@@ -75,18 +96,28 @@ class FeatureStore(Protocol):
 class Containers(Protocol):
     """Docker's containers.
 
-    A local container is named after its feature; a kube one has the label
-    `io.kubernetes.container.name=<feature>` (its sandbox, `io.kubernetes.docker.type=podsandbox`, is not counted).
+    A local container is named after its feature. A kube one was made by the kubelet, in a pod of one of `[kube]
+    namespaces`, and the manifest names it after the feature. Every other container is foreign: never listed.
     """
 
-    def events(self) -> AsyncIterator[str | Signal]:
-        """Yield names of features with a container that started, died or was destroyed; GAP on every (re)connection."""
+    def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
+        """Yield names of features with a container that started, paused, ended or went; GAP on (re)connection.
 
-    async def list(self, feature: str) -> tuple[Container, ...]:
-        """Return all containers of the feature, running or not, and the exits of recently destroyed ones."""
+        `lost`: as for FeatureStore.events.
+        """
+
+    async def list(self, feature: str, granted: str = "") -> tuple[Container, ...]:
+        """Return the feature's containers, and the exits of recently destroyed ones.
+
+        All that run are among them, whatever Docker says of each (`Container.unread`), and `granted`, an ID; of the
+        others the newest few.
+        """
 
     async def start(self, container_id: str) -> None:
         """Start the container; a running one is success."""
+
+    async def unpause(self, container_id: str) -> None:
+        """Unpause it; one that is not paused is success. Raises Missing, Refused, Unavailable."""
 
     async def stop(self, container_id: str, grace_s: int) -> None:
         """Send SIGTERM, SIGKILL after `grace_s`; an ended or missing container is success. Return after the end."""
@@ -95,14 +126,14 @@ class Containers(Protocol):
         """Send `signal`; an ended or missing container is success."""
 
     async def identify(self, container_id: str) -> Identity:
-        """Return the feature and owner of a running container. Raises Missing where it belongs to no feature."""
+        """Return the feature and owner of a running container. Raises Missing, ForeignContainer."""
 
 
 class Cluster(Protocol):
     """The Kubernetes API server, with the kubelet's own credential, about the own Node only."""
 
-    def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
-        """Yield the own Node's labels on connection and at every change (None: the Node does not exist yet).
+    def watch(self) -> AsyncIterator[NodeSeen | None]:
+        """Yield the own Node on connection and at every change of its labels (None: the Node does not exist).
 
         Ends by raising Unavailable when the link is dead (refused, closed: at once; silent: within 40 s).
         """
@@ -110,8 +141,8 @@ class Cluster(Protocol):
     async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
         """Change labels by one merge-PATCH on the own Node, within 5 s; None removes a label.
 
-        Raises Refused with the reason on 422, Forbidden on 403, Missing on 404 (the kubelet has not registered the Node
-        yet), else Unavailable.
+        Raises Refused with the reason where the API server refuses a label (400, 422, a 403 of its admission),
+        Forbidden where it refuses the credential, Missing on 404 (the Node is not registered), else Unavailable.
         """
 
     async def annotate(self, changes: Mapping[str, str | None]) -> None:
@@ -132,6 +163,9 @@ class DurableFile(Protocol):
 
         Blocks: call it before the loop serves requests.
         """
+
+    async def read(self) -> bytes | None:
+        """Read the content as `load` does; only its caller waits for the disk. Raises Unavailable."""
 
     async def save(self, data: bytes) -> None:
         """Replace the content, durably and atomically; after a cancellation it may be done. Raises Unavailable."""
@@ -208,14 +242,29 @@ class Units(Protocol):
     async def kubelet_running(self) -> bool:
         """Return whether the kubelet's unit is active."""
 
+    async def kubelet_trouble(self) -> str:
+        """Return why the kubelet does not run well though it should, with what to type; empty where it does."""
+
     async def start_kubelet(self) -> None:
         """Enable and start the kubelet."""
 
     async def stop_kubelet(self) -> None:
         """Stop and disable the kubelet; its containers keep running."""
 
+    async def restart_kubelet(self) -> None:
+        """Restart the kubelet, which registers its Node when it starts; its containers keep running."""
+
     async def restart(self, feature: str) -> None:
         """Run `reset-failed`, then `restart --no-block` on the feature's unit."""
+
+    async def makes_local(self, feature: str) -> bool:
+        """Return whether the feature has a unit whose script can create a local container. Raises Unavailable.
+
+        The units that kubesyncd writes, of features that only Kubernetes runs, create none.
+        """
+
+    async def unit_exists(self, feature: str) -> bool:
+        """Return whether systemd has a unit of the feature that can run; a masked one cannot. Raises Unavailable."""
 
 
 class Jobs(Protocol):
@@ -284,18 +333,8 @@ class SwitchFiles(Protocol):
     def os_version(self) -> str:
         """Return the SONiC version."""
 
-    def credential_ends(self) -> float | None:
-        """Return when the kubelet's certificate expires, in seconds since the epoch; None: not known."""
-
-
-class File(Protocol):
-    """One small file, replaced as a whole; a call blocks the loop."""
-
-    def load(self) -> bytes | None:
-        """Read the content; None: the file does not exist. Raises Unavailable."""
-
-    def save(self, data: bytes) -> None:
-        """Replace the content as a whole. Raises Unavailable."""
+    def credential_life(self) -> CertificateLife | None:
+        """Return the validity of the kubelet's certificate; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

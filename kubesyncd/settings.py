@@ -1,7 +1,8 @@
 """Read /etc/kubesyncd/kubesyncd.toml as one frozen, checked value.
 
-Knows no client and no coroutine. Every key is optional; an unknown key, section or an invalid value is a
-`SettingsError` that names key, file and what is allowed: the daemon does not start half-configured.
+Knows no client and no coroutine. Every key is optional; an unknown key, section, an invalid value or combination is
+an error that names key, file and what is allowed. All errors are found here, and all at once: the daemon does not start
+half-configured, and no other module judges a setting. Commands use what is left, with defaults for the rest.
 
 One class is one section, one field one key: its type, default, range, and the sentence below it, which says what a
 change does. `make settings` writes docs/settings.md and the shipped file from them; sentences cost nothing at run time.
@@ -9,36 +10,64 @@ change does. `make settings` writes docs/settings.md and the shipped file from t
 
 from __future__ import annotations
 
-import socket
 import tomllib
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from kubesyncd.core.model import Timing
-from kubesyncd.core.setting_range import count, range_of, seconds
+from kubesyncd.core.setting_range import count, seconds
+from kubesyncd.core.setting_rules import RULES
+from kubesyncd.core.setting_text import (
+    NOT_EMPTY,
+    admin_url,
+    ca_hash,
+    cri_url,
+    docker_url,
+    feature_names,
+    https_url,
+    namespace_names,
+    public_key,
+    redis_url,
+    service,
+    socket_path,
+)
+from kubesyncd.core.setting_text import (
+    path as path_key,
+)
+from kubesyncd.core.setting_values import allowed, converted, fits
 from kubesyncd.core.text import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kubesyncd.core.setting_rules import SettingRule
 
 SAID_MAX = 120
 DEFAULT_FILE = Path("/etc/kubesyncd/kubesyncd.toml")
 
 
 class SettingsError(Exception):
-    """The settings file cannot be used; the message says which key, where, and what is allowed."""
+    """The settings file cannot be used. `problems`: one line per error: which key, where, and what is allowed."""
+
+    def __init__(self, *problems: str) -> None:
+        more = f" ({len(problems) - 1} more: kubesyncd --check)" if len(problems) > 1 else ""
+        super().__init__(problems[0] + more)
+        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
 class RedisSettings:
     """Addresses of the databases."""
 
-    url: str = ""
+    url: str = redis_url("")
     """Address of the Redis server, for example `unix:///run/redis.sock`, used with `config_db` and `state_db`. Empty:
     the daemon reads `database_config`, and without that file it uses `unix:///var/run/redis/redis.sock`."""
     config_db: int = count(4)
     """Number of CONFIG_DB. It has no effect where `database_config` is used."""
     state_db: int = count(6)
     """Number of STATE_DB. It has no effect where `database_config` is used."""
-    database_config: str = "/var/run/redis/sonic-db/database_config.json"
+    database_config: str = path_key("/var/run/redis/sonic-db/database_config.json")
     """SONiC's file of database addresses, read if it exists and `url` is empty. On a switch with several ASICs,
     `database_global.json` is read from the same folder."""
 
@@ -47,7 +76,7 @@ class RedisSettings:
 class DockerSettings:
     """Address of the Docker engine."""
 
-    url: str = "unix:///var/run/docker.sock"
+    url: str = docker_url("unix:///var/run/docker.sock")
     """Address of the Docker engine whose containers the daemon manages; only `unix://` addresses work."""
 
 
@@ -55,19 +84,15 @@ class DockerSettings:
 class SocketsSettings:
     """Sockets for clients. Only the folder of `container` is mounted into containers."""
 
-    host: str = "/run/kubesyncd/host.sock"
+    host: str = socket_path("/run/kubesyncd/host.sock")
     """Path of the socket for the host's clients, open to root and `group`. Under systemd, change it in
     kubesyncd.socket as well."""
-    container: str = "/run/kubesyncd/container/container.sock"
+    container: str = socket_path("/run/kubesyncd/container/container.sock")
     """Path of the socket for clients in containers, which mount its folder and nothing else. Under systemd, change it
     in kubesyncd-container.socket as well, and change the mounts of all containers."""
     group: str = "docker"
     """Group that may use `host` besides root; by default the users of Docker. Empty: only root. Under systemd, change
     it in kubesyncd.socket as well."""
-
-
-def _host_name() -> str:
-    return socket.gethostname().lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +102,34 @@ class KubeSettings:
     A node joins with an administrator's credential, a bootstrap token, or a client certificate installed on the switch.
     """
 
-    node_name: str = field(default_factory=_host_name)
-    """Name of this node in the cluster. Run `config kube reset` before a change: the node of the old name would stay in
-    the cluster."""
-    kubeconfig: str = "/etc/kubernetes/kubelet.conf"
+    node_name: str = ""
+    """Name under which this node joins the cluster. A joined node keeps its name until `config kube join -f`. Empty:
+    the host's name in lower case."""
+    namespaces: tuple[str, ...] = namespace_names("sonic")
+    """Namespaces whose pods run features. A pod of another namespace is never taken for a feature's, whatever its
+    containers are called, and is refused when it asks for one. List the namespaces of all your DaemonSets."""
+    kubeconfig: str = path_key("/etc/kubernetes/kubelet.conf")
     """File of the kubelet's own credential, with which the daemon uses the API server."""
-    admin_conf: str = "/etc/sonic/kube_admin.conf"
+    admin_conf: str = path_key("/etc/sonic/kube_admin.conf")
     """File of the administrator's credential. It is used to join, to reset and by `show kubernetes nodes`."""
     keep_admin_conf: bool = True
     """`false`: the daemon removes `admin_conf` when the node has joined. `true`: the file stays until a reset."""
-    admin_conf_url: str = "https://{ip}/admin.conf"
+    admin_conf_url: str = admin_url("https://{ip}/admin.conf")
     """Address from which a join downloads the administrator's credential; `{ip}` and `{port}` are the master's."""
-    ca_file: str = ""
+    ca_file: str = path_key("", optional=True)
     """File of the certificate authorities that a join accepts for the API server and for `admin_conf_url`. A join by
     client certificate needs it. Empty: the system's authorities for `admin_conf_url`."""
-    bootstrap_token_file: str = ""
+    bootstrap_token_file: str = path_key("", optional=True)
     """File with a bootstrap token. If set, the node joins with it, without an administrator's credential; this needs
     `ca_cert_hash`."""
-    ca_cert_hash: str = ""
+    ca_cert_hash: str = ca_hash("")
     """Hash of the cluster's certificate authority, `sha256:...`, that a join by bootstrap token checks."""
-    client_certificate: str = ""
+    client_certificate: str = path_key("", optional=True)
     """File of a client certificate. If set, and `bootstrap_token_file` is not, the node joins with it; this needs
     `client_key` and `ca_file`."""
-    client_key: str = ""
+    client_key: str = path_key("", optional=True)
     """File of the private key of `client_certificate`."""
-    cri_socket: str = ""
+    cri_socket: str = cri_url("")
     """Address of the container runtime that `kubeadm` uses. Empty: `kubeadm` selects it."""
     ignore_preflight_errors: tuple[str, ...] = ()
     """Checks of `kubeadm` that may fail during a join. A failure of any other check ends the join."""
@@ -116,18 +144,15 @@ class KubeSettings:
     connects the switch later when the master is back."""
 
 
-_NOT_EMPTY = {"not_empty": True}
-
-
 @dataclass(frozen=True, slots=True)
 class SystemdSettings:
     """Programs and the kubelet's unit. Programs are argument lists: tests replace them."""
 
-    systemctl: tuple[str, ...] = field(default=("systemctl",), metadata=_NOT_EMPTY)
+    systemctl: tuple[str, ...] = field(default=("systemctl",), metadata=NOT_EMPTY)
     """Program that starts, stops and shows units, as a list of its path and first arguments."""
-    kubeadm: tuple[str, ...] = field(default=("kubeadm",), metadata=_NOT_EMPTY)
+    kubeadm: tuple[str, ...] = field(default=("kubeadm",), metadata=NOT_EMPTY)
     """Program that joins the cluster and resets the node, as a list of its path and first arguments."""
-    kubelet_unit: str = "kubelet.service"
+    kubelet_unit: str = service("kubelet.service")
     """Unit of the kubelet, which the daemon starts and stops."""
 
 
@@ -135,7 +160,7 @@ class SystemdSettings:
 class FeaturesSettings:
     """Features with special rules."""
 
-    always_local: tuple[str, ...] = ("database",)
+    always_local: tuple[str, ...] = feature_names("database")
     """Features that run with Docker alone, also while Redis does not answer. Kubernetes can never own them. Keep
     `database`, which is Redis itself."""
 
@@ -150,7 +175,7 @@ class ImagesSettings:
     kubelet_gc: bool = False
     """`false`: a join turns off the kubelet's own removal of images. `true`: the cluster's configuration applies, and
     the kubelet may remove the local images of features."""
-    names_file: str = "/usr/share/sonic/templates/ctr_image_names.json"
+    names_file: str = path_key("/usr/share/sonic/templates/ctr_image_names.json")
     """SONiC's file of image names, from which the daemon learns the local image of a feature without a local
     container."""
 
@@ -168,16 +193,16 @@ class SchemaSettings:
 class PackagesSettings:
     """Source of service packages."""
 
-    url: str = ""
+    url: str = https_url("")
     """Address (https) of the metadata of service packages. Empty: no package is downloaded or installed."""
     interval_s: float = seconds(300.0, least=0.1)
     """Interval between requests for the metadata. A smaller value finds a new package earlier and loads the server
     more."""
-    pubkey: str = ""
+    pubkey: str = public_key("")
     """Public key of minisign. If set, the daemon refuses metadata without a signature by this key."""
-    ca_file: str = ""
+    ca_file: str = path_key("", optional=True)
     """File of the certificate authorities that check the package server's certificate. Empty: the system's."""
-    unit: str = "kubesyncd-packages.service"
+    unit: str = service("kubesyncd-packages.service")
     """Unit that installs packages outside the daemon's sandbox; the daemon starts it when the metadata has changed."""
 
 
@@ -185,28 +210,28 @@ class PackagesSettings:
 class PathsSettings:
     """Folders and files."""
 
-    state_dir: str = "/var/lib/kubesyncd"
+    state_dir: str = path_key("/var/lib/kubesyncd")
     """Folder of the files that survive a boot, such as the label queue and the services that were installed. Move the
     files as well: the daemon does not look for them in the old folder."""
-    run_dir: str = "/run/kubesyncd"
+    run_dir: str = path_key("/run/kubesyncd")
     """Folder of the files that must not survive a boot: the ledger, and the files of a join. The daemon does not look
     for them in the old folder."""
-    hooks_dir: str = "/etc/kubesyncd/hooks"
+    hooks_dir: str = path_key("/etc/kubesyncd/hooks")
     """Folder of the check scripts and reboot hooks. Scripts in another folder do not run."""
-    carry_dir: str = "/etc/sonic/kubesyncd"
+    carry_dir: str = path_key("/etc/sonic/kubesyncd")
     """Folder to which a prepared reboot saves the context backup. Another SONiC image must find it: use a folder below
     `/etc/sonic`."""
-    upgrade_dir: str = "/host/old_config"
+    upgrade_dir: str = path_key("/host/old_config")
     """Folder that becomes `/etc/sonic` of another SONiC image at its first boot. If it exists, the context backup is
     saved there as well."""
-    kubelet_dir: str = "/var/lib/kubelet"
+    kubelet_dir: str = path_key("/var/lib/kubelet")
     """Folder of the kubelet's configuration and certificates, which a join changes and a prepared reboot saves."""
-    boot_id: str = "/proc/sys/kernel/random/boot_id"
+    boot_id: str = path_key("/proc/sys/kernel/random/boot_id")
     """File that identifies the current boot. When its content differs from the one in the ledger, the daemon ignores
     what it recorded before."""
-    sonic_version: str = "/etc/sonic/sonic_version.yml"
+    sonic_version: str = path_key("/etc/sonic/sonic_version.yml")
     """File from which the node label `sonic_version` is read."""
-    install_root: str = "/"
+    install_root: str = path_key("/")
     """Folder below which `config feature install` writes units and scripts. systemd only finds them below `/`."""
 
 
@@ -238,100 +263,115 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedSettings:
+    """A settings file after its check: `settings` has the default for each key that cannot be used.
+
+    `problems`: one line per error, which names the file, the key and what is allowed.
+    """
+
+    settings: Settings
+    problems: tuple[str, ...] = ()
+
+    def valid(self) -> Settings:
+        """Return the settings of a file without errors. Raises SettingsError."""
+        if self.problems:
+            raise SettingsError(*self.problems)
+        return self.settings
+
+
 def load(path: Path, *, required: bool = False) -> Settings:
     """Read and check the file. A missing file means all defaults, unless `required`.
 
     Raises SettingsError.
     """
+    return read(path, required=required).valid()
+
+
+def read(path: Path, *, required: bool = False) -> CheckedSettings:
+    """Read the file, and find all its errors. Raises SettingsError where a `required` file is missing."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         if required:
             raise SettingsError(f"{path}: no such file; give an existing one with --config") from None
-        return Settings()
+        return CheckedSettings(Settings())
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error}") from error
+        return CheckedSettings(Settings(), (f"{path}: cannot be read: {error}",))
     return decode(data, str(path))
 
 
-def decode(data: bytes, where: str) -> Settings:
-    """Read and check a file's content; `where` names it in errors. Raises SettingsError."""
+def decode(data: bytes, where: str) -> CheckedSettings:
+    """Find all errors in a file's content; `where` names the file."""
     try:
         tables = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{where}: not TOML: {shortened(str(error), SAID_MAX)}") from error
-    return parse(tables, where)
+        return CheckedSettings(Settings(), (f"{where}: not TOML: {shortened(str(error), SAID_MAX)}",))
+    return check(tables, where)
 
 
-def parse(tables: dict[str, Any], where: str) -> Settings:
-    """Check already decoded tables; `where` names them in errors. Raises SettingsError."""
-    sections = {f.name: f for f in fields(Settings)}
-    hints = get_type_hints(Settings)
-    chosen: dict[str, Any] = {}
+def check(tables: Mapping[str, Any], where: str) -> CheckedSettings:
+    """Find all errors in decoded tables; `where` names them."""
+    sections, kinds = {key.name for key in fields(Settings)}, get_type_hints(Settings)
+    chosen: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    wrong: set[tuple[str, str]] = set()
     for name, table in tables.items():
         if name not in sections:
-            raise SettingsError(f"{where}: unknown section [{name}]; allowed: {', '.join(sorted(sections))}")
-        if not isinstance(table, dict):
-            raise SettingsError(f"{where}: {name} must be a section: [{name}]")
-        chosen[name] = _section(hints[name], name, table, where)
-    return Settings(**chosen)
+            allowed_names = ", ".join(sorted(sections))
+            problems.append(
+                f"unknown section [{shortened(repr(name)[1:-1], SAID_MAX)}]; allowed: {allowed_names}"
+            )
+        elif not isinstance(table, dict):
+            problems.append(f"{name} must be a section: [{name}]")
+        else:
+            chosen[name], errors = _section(kinds[name], name, table)
+            wrong |= {(name, key) for key in errors}
+            problems += errors.values()
+
+    def broken() -> list[SettingRule]:
+        return [rule for rule in RULES if not rule.holds(kinds[rule.section](**chosen.get(rule.section, {})))]
+
+    # A key with an error of its own has its default by now, which no rule is about.
+    problems += [
+        _combination(rule, kinds[rule.section](**chosen.get(rule.section, {})))
+        for rule in broken()
+        if not wrong & {(rule.section, key) for key in rule.keys}
+    ]
+    # Each round takes at least one key away: all defaults together obey every rule.
+    while rules := broken():
+        for key in rules[0].keys:
+            chosen[rules[0].section].pop(key, None)
+    made = Settings(**{name: kinds[name](**values) for name, values in chosen.items()})
+    return CheckedSettings(made, tuple(f"{where}: {problem}" for problem in problems))
 
 
-def _section(kind: type[Any], name: str, table: dict[str, Any], where: str) -> Any:
+def _section(kind: type[Any], name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the usable values of one section's keys, and the error of each other key."""
     hints = get_type_hints(kind)
     keys = {key.name: key for key in fields(kind)}
     chosen: dict[str, Any] = {}
+    errors: dict[str, str] = {}
     for key, value in table.items():
         if key not in keys:
-            raise SettingsError(
-                f"{where}: unknown key {key!r} in [{name}]; allowed: {', '.join(sorted(keys))}"
-            )
-        if not _fits(hints[key], keys[key], value):
-            said = f"[{name}] {key} = {_said(value)}"
-            raise SettingsError(f"{where}: {said}; allowed: {allowed(hints[key], keys[key])}")
-        chosen[key] = _converted(hints[key], value)
-    return kind(**chosen)
+            errors[key] = f"unknown key {_shown(key)} in [{name}]; allowed: {', '.join(sorted(keys))}"
+        elif not fits(hints[key], keys[key], value):
+            errors[key] = f"[{name}] {key} = {_shown(value)}; allowed: {allowed(hints[key], keys[key])}"
+        else:
+            chosen[key] = converted(hints[key], value)
+    return chosen, errors
 
 
-def allowed(hint: Any, key: Field[Any]) -> str:
-    """Describe the values that a key of this type accepts."""
-    if get_origin(hint) is Literal:
-        return ", ".join(map(repr, get_args(hint)))
-    if get_origin(hint) is tuple:
-        return "a non-empty list of strings" if key.metadata == _NOT_EMPTY else "a list of strings"
-    if hint is float:
-        return f"a number {range_of(key)}"
-    if hint is int:
-        return f"a whole number {range_of(key)}"
-    return "true or false" if hint is bool else "a string"
+def _combination(rule: SettingRule, section: Any) -> str:
+    """Describe a combination of valid values that breaks a rule."""
+    values = ", ".join(f"{key} = {_shown(getattr(section, key))}" for key in rule.keys)
+    return f"[{rule.section}] {values}; allowed: {rule.says}"
 
 
-def _fits(hint: Any, key: Field[Any], value: Any) -> bool:
-    """Return whether a key of this type accepts the value."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        strings = isinstance(value, list) and all(isinstance(v, str) and v for v in value)
-        return strings and (bool(value) or key.metadata != _NOT_EMPTY)
-    # TOML's true and false are no numbers, but Python's are.
-    if hint in (int, float):
-        number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-        return number and value in range_of(key)
-    assert hint in (bool, str), f"{key.name}: no rule for {hint}"
-    return isinstance(value, hint)
-
-
-def _converted(hint: Any, value: Any) -> Any:
-    """Convert the value to the type of its key."""
-    if hint is float:
-        return float(value)
-    return tuple(value) if get_origin(hint) is tuple else value
-
-
-def _said(value: Any) -> str:
-    """Return the invalid value, shortened for one line."""
+def _shown(value: Any) -> str:
+    """Return the value, shortened for one line."""
     try:
-        text = repr(value)
+        text = f"{value:g}" if isinstance(value, float) else repr(value)
     except ValueError:
         text = "a number of thousands of digits"
     return shortened(text, SAID_MAX)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.adapters.docker_inspect import whose
+from kubesyncd.adapters.docker_inspect import Foreign, feature_as_spelled, whose
 from kubesyncd.core.model import Container, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from kubesyncd.adapters.docker_events import Event
 
@@ -20,14 +20,21 @@ if TYPE_CHECKING:
 CACHE_S_MAX = 300.0
 FEATURES_MAX = 1024
 EXITS_MAX = 4
+OOM_MAX = 256
 
 
 class ContainerCache:
     """Containers by feature, and the exits of those that Docker has destroyed."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, namespaces: Collection[str], feature_of: Callable[[str], str] = feature_as_spelled
+    ) -> None:
+        self._namespaces = namespaces
+        self._feature_of = feature_of
         self._exits = _Exits()
         self._cache: dict[str, tuple[float, tuple[Container, ...]]] = {}
+        # Docker says so before the end of the container, which may be destroyed before it can be inspected.
+        self._oom_killed: dict[str, None] = {}
         self._connected = False
         # Counts every invalidation, so that a read which began before one is never cached after it.
         self._doubts = 0
@@ -62,11 +69,14 @@ class ContainerCache:
         self, feature: str, present: tuple[Container, ...], *, begun: int, now: float
     ) -> tuple[Container, ...]:
         """Return the containers that a read has found, oldest first, and the exits of destroyed ones (`gone`)."""
+        present = tuple(self._exits.completed(feature, container) for container in present)
         self._exits.see(feature, present)
         gone = self._exits.gone(feature, present)
         known = tuple(sorted((*present, *gone), key=lambda c: (c.started, c.id)))
         # A container that is missing may be created at any moment, and its start may arrive before Docker's event.
         made = any(c.owner is Owner.LOCAL and not c.gone for c in known)
+        # No event says that Docker can describe a container again.
+        made = made and not any(c.unread for c in known)
         if made and self._connected and begun == self._doubts:
             if len(self._cache) >= FEATURES_MAX:
                 self._cache.clear()
@@ -75,13 +85,20 @@ class ContainerCache:
 
     def take(self, event: Event) -> tuple[str, ...]:
         """Apply the event, drop the entries that it makes stale, and return the features to observe."""
-        owners = [who for name in event.names if (who := whose(name, event.labels))]
+        owners = [
+            who
+            for name in event.names
+            if not isinstance(who := whose(name, event.labels, self._namespaces, self._feature_of), Foreign)
+        ]
         for feature, owner in owners:
             if event.action == "die":
                 self._take_die(event, feature, owner)
                 continue
             if event.action == "start":
                 self._exits.forget(feature, event.container_id)
+                self._oom_killed.pop(event.container_id, None)
+            if event.action == "oom":
+                self._note_oom(event.container_id)
             self.doubt((feature,))
         return tuple(dict.fromkeys(feature for feature, _ in owners))
 
@@ -99,21 +116,36 @@ class ContainerCache:
         ended = replace(
             container,
             running=False,
+            paused=False,
+            restarting=False,
+            unread="",
             exit_code=int(code) if code.isascii() and code.isdigit() else None,
+            oom_killed=container.oom_killed or event.container_id in self._oom_killed,
+            unhealthy="",
             image=image,
             # The kubelet makes containers from IDs, so this also identifies one that was not observed before.
             image_id=container.image_id or (image if image.startswith("sha256:") else ""),
         )
         self._exits.add(feature, replace(ended, gone=True))
         self.doubt((feature,))
-        if seen is not None and event.at > seen.started:
+        # Docker starts it again by itself, unless it was stopped: only Docker can say.
+        if seen is not None and event.at > seen.started and not seen.restarts:
             self._cache[feature] = (read_at, tuple(ended if c is seen else c for c in known))
+
+    def _note_oom(self, container_id: str) -> None:
+        self._oom_killed[container_id] = None
+        if len(self._oom_killed) > OOM_MAX:
+            del self._oom_killed[next(iter(self._oom_killed))]
 
     def doubt(self, features: Iterable[str]) -> None:
         """Invalidate these features; a read that began earlier is not cached."""
         self._doubts += 1
         for feature in tuple(features):
             self._cache.pop(feature, None)
+
+    def doubt_all(self) -> None:
+        """Invalidate every feature."""
+        self.doubt(self._cache.keys())
 
     def doubt_container(self, container_id: str, *, ends: bool) -> None:
         """Invalidate after a call the features that have the container, or all where none has; a known exit stays."""
@@ -157,6 +189,13 @@ class _Exits:
                 self.forget(feature, container.id)
             elif container.exit_code is not None:
                 self.add(feature, replace(container, gone=True))
+
+    def completed(self, feature: str, container: Container) -> Container:
+        """Return the container with the code that its event has told, where Docker does not describe its end."""
+        told = self._by_feature.get(feature, {}).get(container.id)
+        if told is None or container.running or not container.unread:
+            return container
+        return replace(container, exit_code=told.exit_code)
 
     def gone(self, feature: str, present: tuple[Container, ...]) -> tuple[Container, ...]:
         """Return the remembered exits of containers that are no longer present."""

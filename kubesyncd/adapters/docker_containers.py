@@ -28,14 +28,30 @@ from kubesyncd.adapters.docker_client import (
     check_feature,
 )
 from kubesyncd.adapters.docker_events import QUIET_S, EventStream
-from kubesyncd.adapters.docker_inspect import KUBE_NAME, Described, container_of, describe, whose
+from kubesyncd.adapters.docker_inspect import (
+    KUBE_NAME,
+    KUBE_NAMESPACE,
+    KUBE_TYPE,
+    LIVE,
+    ORDINARY,
+    Described,
+    Foreign,
+    ListEntry,
+    container_of,
+    describe,
+    listed,
+    unread,
+    whose,
+)
 from kubesyncd.adapters.docker_place import socket_path
-from kubesyncd.core.model import CONTAINER_ID, SHORT_ID, Container, Identity, Signal
-from kubesyncd.ports import Missing, PortError, Refused, Unavailable
+from kubesyncd.core.kube_names import kube_name
+from kubesyncd.core.model import CONTAINER_ID, SHORT_ID, Container, Identity, Owner, Signal
+from kubesyncd.ports import ForeignContainer, Missing, PortError, Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
+from kubesyncd.runtime.kube_names import KubeNames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
     from random import Random
 
     from aiodocker.containers import DockerContainer
@@ -50,7 +66,8 @@ STOP_MARGIN_S = 15.0
 KEEPALIVE_S = 60.0
 BACKOFF_S = 0.8
 BACKOFF_S_MAX = 2.0
-KUBE_CONTAINERS_MAX = 16
+# The containers that do not run are bounded, never those that do.
+NEWEST_MAX = 16
 CALLS_MAX = 256
 CONNECTIONS_MAX = 1024
 
@@ -63,8 +80,19 @@ LEFT_BEHIND = re.compile(
 class DockerContainers:
     """ports.Containers. Create it inside a running loop; `events()` has one reader, which reads without delay."""
 
-    def __init__(self, settings: DockerSettings, rng: Random, *, quiet_s: float = QUIET_S) -> None:
+    def __init__(
+        self,
+        settings: DockerSettings,
+        namespaces: Collection[str],
+        rng: Random,
+        *,
+        names: KubeNames | None = None,
+        quiet_s: float = QUIET_S,
+    ) -> None:
         path = socket_path(settings.url)
+        self._namespaces = namespaces
+        self._names = names = names or KubeNames()
+        self._names_seen = names.changes
         self._rng = rng
         # aiodocker has no deadlines of its own; `ask` sets one for every call.
         self._connector = aiohttp.UnixConnector(path, limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S)
@@ -75,9 +103,9 @@ class DockerContainers:
         )
         self._calls: set[asyncio.Task[None]] = set()
         self._stream = EventStream(self._docker, quiet_s)
-        self._cache = ContainerCache()
+        self._cache = ContainerCache(namespaces, names.feature_of)
 
-    async def events(self) -> AsyncIterator[str | Signal]:
+    async def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         """Yield the names of features with a container that was created, started, renamed, died or was destroyed.
 
         GAP when the stream is lost and again when it is back. Docker's journal is replayed on connection, so
@@ -92,31 +120,36 @@ class DockerContainers:
                         if event is None:
                             backoff.reset()
                             self._cache.connect()
+                            lost("")
                             yield Signal.GAP
                             continue
                         for feature in self._cache.take(event):
                             yield feature
-            except Unavailable:
-                pass
+            except Unavailable as error:
+                lost(error.detail)
             finally:
-                lost = self._cache.disconnect()
-            if lost:
+                was_connected = self._cache.disconnect()
+            if was_connected:
                 yield Signal.GAP
             await asyncio.sleep(backoff.next_s())
 
-    async def list(self, feature: str) -> tuple[Container, ...]:
-        """List all containers of the feature, oldest first, and the exits of recently destroyed ones (`gone`).
+    async def list(self, feature: str, granted: str = "") -> tuple[Container, ...]:
+        """List the feature's containers, oldest first, and the exits of recently destroyed ones (`gone`).
 
         No I/O where a local one exists and nothing has changed. Raises Refused for an invalid feature name, else
         Unavailable.
         """
         check_feature(feature)
+        if self._names.changes != self._names_seen:
+            # The kube containers of a name have become another feature's.
+            self._names_seen = self._names.changes
+            self._cache.doubt_all()
         now = asyncio.get_running_loop().time()
         known = self._cache.get(feature, now)
         if known is not None:
             return known
         begun = self._cache.begin()
-        return self._cache.put(feature, await self._present(feature), begun=begun, now=now)
+        return self._cache.put(feature, await self._present(feature, granted), begun=begun, now=now)
 
     async def start(self, container_id: str) -> None:
         """Start it; a running one is success. Raises Missing, Refused with Docker's reason, Unavailable."""
@@ -132,6 +165,18 @@ class DockerContainers:
 
         await self._act(container_id, lambda c: c.start(), START_S, judge, ends=False)
 
+    async def unpause(self, container_id: str) -> None:
+        """Unpause it; one that is not paused is success. Raises Missing, Refused, Unavailable."""
+
+        def judge(error: DockerError) -> PortError | None:
+            if error.status == NOT_FOUND:
+                return Missing("Docker", error.message)
+            if "is not paused" in error.message:
+                return None
+            return Refused("Docker", error.message)
+
+        await self._act(container_id, lambda c: c.unpause(), START_S, judge, ends=False)
+
     async def stop(self, container_id: str, grace_s: int) -> None:
         """Send SIGTERM, and SIGKILL after `grace_s`; an ended or missing one is success. Returns after the end.
 
@@ -145,17 +190,14 @@ class DockerContainers:
         await self._act(container_id, lambda c: c.kill(signal=signal), KILL_S, _ended_is_success)
 
     async def identify(self, container_id: str) -> Identity:
-        """Return the feature and owner of a container; its Kubernetes label takes precedence over its name.
-
-        Raises Missing where it belongs to no feature, else Unavailable.
-        """
-        found = await self._inspect(container_id) if CONTAINER_ID.fullmatch(container_id) else None
+        """Return the feature and owner of a container. Raises Missing, ForeignContainer, Unavailable."""
+        found = await self._known(container_id) if CONTAINER_ID.fullmatch(container_id) else None
         # Docker also finds containers *named* like an ID.
         if found is None or not found.id.startswith(container_id):
             raise Missing("Docker", f"no container {container_id[:64]!a}")
-        who = whose(found.name, found.labels)
-        if who is None:
-            raise Missing("Docker", f"container {found.id[:SHORT_ID]} ({found.name!a}) belongs to no feature")
+        who = whose(found.name, found.labels, self._namespaces, self._names.feature_of)
+        if isinstance(who, Foreign):
+            raise ForeignContainer("Docker", who.why)
         return Identity(found.id, *who)
 
     async def close(self, drain_s: float = 20.0) -> None:
@@ -167,12 +209,53 @@ class DockerContainers:
         await self._docker.close()
         await self._connector.close()
 
-    async def _present(self, feature: str) -> tuple[Container, ...]:
-        """List what exists, by two requests at once: Docker has no filter for "this name or that label"."""
-        named, labelled = await asyncio.gather(self._inspect(feature), self._labelled(feature))
-        pods = await asyncio.gather(*map(self._inspect, labelled))
-        owned = ((found, whose(found.name, found.labels)) for found in (named, *pods) if found)
-        return tuple(container_of(found, who[1]) for found, who in owned if who and who[0] == feature)
+    async def _present(self, feature: str, granted: str) -> tuple[Container, ...]:
+        """List what exists: Docker has no filter for "this name or that label"."""
+        local, pages = await asyncio.gather(
+            self._local(feature),
+            asyncio.gather(*(self._labelled(feature, namespace) for namespace in self._namespaces)),
+        )
+        entries = [entry for page in pages for entry in page]
+        if granted and not any(entry.id == granted for entry in entries):
+            entries += await self._listed({"id": [granted]})
+        kube = await asyncio.gather(*(self._read(feature, entry) for entry in entries))
+        return tuple(container for container in (local, *kube) if container is not None)
+
+    async def _local(self, feature: str) -> Container | None:
+        """Return the local container, by its name."""
+        try:
+            found = await self._inspect(feature)
+        except Unavailable:
+            # A name is one container's.
+            entries = await self._listed({"name": [f"^/{feature}$"]})
+            return await self._read(feature, entries[0]) if entries else None
+        if found is None or self._owner(feature, found.name, found.labels) is not Owner.LOCAL:
+            return None
+        return container_of(found, Owner.LOCAL)
+
+    async def _read(self, feature: str, entry: ListEntry) -> Container | None:
+        """Return a listed container as Docker describes it, or as listed where it does not; None: not the feature's."""
+        owner = self._owner(feature, entry.name, entry.labels)
+        if owner is None:
+            return None
+        try:
+            found = await self._inspect(entry.id)
+        except Unavailable as error:
+            return unread(entry, owner, error.detail)
+        return None if found is None else container_of(found, owner)
+
+    def _owner(self, feature: str, name: str, labels: Mapping[str, str]) -> Owner | None:
+        """Return the owner of the feature's container of this name; None where it is not the feature's."""
+        who = whose(name, labels, self._namespaces, self._names.feature_of)
+        return who[1] if not isinstance(who, Foreign) and who[0] == feature else None
+
+    async def _known(self, container_id: str) -> Described | ListEntry | None:
+        """Return name and labels of a container, from the list where Docker does not describe it."""
+        try:
+            return await self._inspect(container_id)
+        except Unavailable:
+            entries = await self._listed({"id": [container_id]})
+            return entries[0] if entries else None
 
     async def _inspect(self, reference: str) -> Described | None:
         """Inspect one container; None: it does not exist."""
@@ -184,14 +267,28 @@ class DockerContainers:
             raise Unavailable("Docker", error.message) from error
         return describe(found)
 
-    async def _labelled(self, feature: str) -> tuple[str, ...]:
-        """Return the IDs of the feature's containers by the kubelet's label, the newest ones."""
-        filters = json.dumps({"label": [f"{KUBE_NAME}={feature}"]})
+    async def _labelled(self, feature: str, namespace: str) -> tuple[ListEntry, ...]:
+        """List the feature's kube containers of a namespace: the newest ones, and all that run."""
+        labels = [
+            f"{KUBE_NAME}={kube_name(feature)}",
+            f"{KUBE_NAMESPACE}={namespace}",
+            f"{KUBE_TYPE}={ORDINARY}",
+        ]
+        newest = await self._listed({"label": labels}, limit=NEWEST_MAX)
+        if len(newest) < NEWEST_MAX:
+            return newest
+        # There may be more, and only those that do not run may be left out.
+        live = await self._listed({"label": labels, "status": LIVE})
+        return tuple({entry.id: entry for entry in (*newest, *live)}.values())
+
+    async def _listed(self, filters: Mapping[str, Sequence[str]], limit: int = 0) -> tuple[ListEntry, ...]:
+        """List containers in any state; `limit`: only so many, the newest."""
+        query = {"filters": json.dumps(filters), "all": 1, **({"limit": limit} if limit else {})}
         try:
-            found = await ask(self._docker.containers.list(all=1, filters=filters), READ_S)
+            found = await ask(self._docker.containers.list(**query), READ_S)
         except DockerError as error:
             raise Unavailable("Docker", error.message) from error
-        return tuple(container.id for container in found[:KUBE_CONTAINERS_MAX])
+        return tuple(map(listed, found))
 
     async def _act(
         self,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 QUIET_S = 60.0
 PING_S = 5.0
 EVENT_BYTES_MAX = 1 << 20
-ACTIONS = ("create", "start", "die", "destroy", "rename")
+ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom", "health_status")
 
 
 @dataclass(frozen=True, slots=True)

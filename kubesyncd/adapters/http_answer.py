@@ -36,7 +36,9 @@ class StatusTable:
 
 
 # A change of the own Node. A 401 is not final: the kubelet renews its certificate.
-OWN_NODE = StatusTable(forbidden=(403,), missing=(404,), refused=(400, 422))
+OWN_NODE = StatusTable(
+    forbidden=(403,), missing=(404,), refused=frozenset(range(400, 500)) - {401, 408, 409, 429}
+)
 # A join's or reset's call; a conflict does not go away by itself.
 JOIN = StatusTable(forbidden=(401, 403), missing=(404,), refused=frozenset(range(300, 500)) - {429})
 # An operator's list. The status is shown, and the operator decides when to ask again.

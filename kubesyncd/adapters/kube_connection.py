@@ -20,7 +20,7 @@ import aiohttp
 from kubesyncd.adapters import kube_lean
 from kubesyncd.adapters.http_answer import status_message
 from kubesyncd.adapters.http_session import Fault, NoAnswer, answered, read_body
-from kubesyncd.adapters.kube_credential import SERVICE, files, read, tls_context
+from kubesyncd.adapters.kube_credential import SERVICE, files, read, stamp, tls_context
 from kubesyncd.core.text import one_line
 
 if TYPE_CHECKING:
@@ -44,17 +44,19 @@ _GOOD = (200, 201)
 _FIXES = {
     UNAUTHORIZED: "the master does not accept the kubelet's certificate, which may have expired, or be another "
     "master's: config kube join -f",
-    FORBIDDEN: "the master does not let this node do so: allow it, or join again: config kube join -f",
+    FORBIDDEN: "the master does not let this node do so; allow it there: the kubelet's user is of the group "
+    "system:nodes",
 }
 
 
 class StatusError(Exception):
-    """An answer of the server other than success."""
+    """An answer of the server other than success. `official`: in Kubernetes' own form, not that of a proxy."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, official: bool = False) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
+        self.official = official
 
     @property
     def told(self) -> str:
@@ -108,7 +110,7 @@ class KubeConnection:
                     if response.status == UNAUTHORIZED:
                         self._retire(client)
                     if response.status not in _GOOD:
-                        raise StatusError(response.status, await _reason(response))
+                        raise await _status_error(response)
                     yield response
 
     async def close(self) -> None:
@@ -125,7 +127,7 @@ class KubeConnection:
         A watch on the previous one continues until it ends by itself.
         """
         old = self._client
-        if old is None or old.stamp != _stamp(old.files):
+        if old is None or old.stamp != stamp(old.files):
             self._client = _connect(self._kubeconfig, insecure=self._insecure)
         client = self._client
         assert client is not None
@@ -152,10 +154,10 @@ async def _close_unused(client: _Client) -> None:
 
 def _connect(kubeconfig: Path, *, insecure: bool) -> _Client:
     """Create a client from the kubeconfig's current context. Raises Unavailable where it cannot be used."""
-    before = _stamp((kubeconfig,))
+    before = stamp((kubeconfig,))
     config = read(kubeconfig)
     named = files(kubeconfig, config)
-    stamp = before + _stamp(named)
+    read_at = before + stamp(named)
     context = tls_context(kubeconfig, config, insecure=insecure)
     api = ApiClient(Configuration(host=config.server))
     # The library's own session uses proxy variables and has no keepalive. It has opened no connection yet.
@@ -168,20 +170,7 @@ def _connect(kubeconfig: Path, *, insecure: bool) -> _Client:
         read_bufsize=LINE_BYTES_MAX,
     )
     api.user_agent = "kubesyncd"
-    return _Client(api, (kubeconfig, *named), stamp)
-
-
-def _stamp(files: tuple[Path, ...]) -> tuple[object, ...]:
-    """Return a value that changes whenever one of `files` does; a missing file counts as a change, not as an error."""
-    return tuple(_identity(file) for file in files)
-
-
-def _identity(file: Path) -> tuple[int, int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return _Client(api, (kubeconfig, *named), read_at)
 
 
 def _probed_socket(address: Any) -> socket.socket:
@@ -225,12 +214,12 @@ async def _read(response: Any) -> bytes:
     return await read_body(response, ANSWER_BYTES_MAX, "the master's answer")
 
 
-async def _reason(response: Any) -> str:
-    """Return the server's own message, and how long it asks to wait."""
+async def _status_error(response: Any) -> StatusError:
+    """Make the error with the server's own message, and how long it asks to wait."""
     body = await _read(response)
-    text = status_message(body)
-    if text is None:
-        text = f"{response.reason}: {body.decode(errors='replace')}"
+    said = status_message(body)
+    text = f"{response.reason}: {body.decode(errors='replace')}" if said is None else said
     wait = response.headers.get("Retry-After", "")
     quoted = f" (retry_after={wait})" if wait.isascii() and wait.isdigit() else ""
-    return one_line(text, DETAIL_LENGTH_MAX) + quoted
+    detail = one_line(text, DETAIL_LENGTH_MAX) + quoted
+    return StatusError(response.status, detail, official=said is not None)

@@ -10,14 +10,17 @@ import ssl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.node_name import certified_name
 from kubesyncd.ports import Unavailable
+from kubesyncd.runtime.file_stamp import stamp_of
 from kubesyncd.runtime.kubeconfig import parse
-from kubesyncd.runtime.x509 import not_after
+from kubesyncd.runtime.x509 import common_name, life
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from kubesyncd.core.certificate_life import CertificateLife
     from kubesyncd.runtime.kubeconfig import Kubeconfig, PemSource
 
 SERVICE = "Kubernetes"
@@ -49,20 +52,52 @@ def files(path: Path, config: Kubeconfig) -> tuple[Path, ...]:
     return tuple(path.parent / source.file for source in sources if source.file)
 
 
-def certificate_ends_at(path: Path) -> float:
-    """Return when the user's certificate expires, in seconds since the epoch.
+def certificate_life(path: Path) -> CertificateLife:
+    """Return the validity of the user's certificate.
 
     Raises Unavailable, KeyError, ValueError, OSError where that is unknown.
     """
-    return not_after(_pem(path, read(path).certificate))
+    return life(_pem(path, read(path).certificate))
 
 
-def ends_at(path: Path) -> float | None:
-    """Return when the user's certificate expires, in seconds since the epoch; None where that is unknown."""
+def known_life(path: Path) -> CertificateLife | None:
+    """Return the validity of the user's certificate; None where that is unknown."""
     try:
-        return certificate_ends_at(path)
+        return certificate_life(path)
     except (Unavailable, LookupError, ValueError, OSError):
         return None
+
+
+class CertifiedName:
+    """The Node's name in the kubeconfig's certificate. It is read again after a change of one of the files."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files: tuple[Path, ...] = (path,)
+        self._stamp: tuple[object, ...] | None = None
+        self._name = ""
+
+    def __call__(self) -> str:
+        """Return the name; empty where the certificate cannot be read, or is not a Node's. Never raises."""
+        if self._stamp != stamp(self._files):
+            self._files, self._name = self._read()
+            self._stamp = stamp(self._files)
+        return self._name
+
+    def _read(self) -> tuple[tuple[Path, ...], str]:
+        named: tuple[Path, ...] = ()
+        try:
+            config = read(self._path)
+            named = files(self._path, config)
+            name = certified_name(common_name(_pem(self._path, config.certificate)))
+        except (Unavailable, LookupError, ValueError, OSError):
+            name = ""
+        return (self._path, *named), name
+
+
+def stamp(paths: tuple[Path, ...]) -> tuple[object, ...]:
+    """Return a value that changes whenever one of `paths` does; a missing file counts as a change, not as an error."""
+    return tuple(stamp_of(path) for path in paths)
 
 
 def tls_context(path: Path, config: Kubeconfig, *, insecure: bool) -> ssl.SSLContext:

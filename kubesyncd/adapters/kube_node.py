@@ -13,34 +13,38 @@ from kubesyncd.adapters.http_answer import OWN_NODE
 from kubesyncd.adapters.kube_connection import FORBIDDEN, KubeConnection, StatusError
 from kubesyncd.adapters.kube_credential import SERVICE
 from kubesyncd.adapters.kube_watch import ACCEPT_OBJECT, SILENCE_S, WATCH_S, NodeWatch
-from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
-    from kubesyncd.core.model import MasterConfig
+    from kubesyncd.core.model import MasterConfig, NodeSeen
 
 EVENT_LENGTH_MAX = 1000
 
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON = "application/json"
 
-# NodeRestriction answers 403 to a label that a node may not set on itself: the label is wrong, not the credential.
-_ABOUT_LABELS = "is not allowed to modify labels"
+# NodeRestriction answers 403 to a label that a node may not set on itself, an admission webhook to whatever it
+# denies: the label is refused, not the credential.
+_ABOUT_LABELS = ("is not allowed to modify labels", 'admission webhook "')
+# The authorizer's own words, and NodeRestriction's about the Node of another one.
+_ABOUT_CREDENTIAL = ('cannot patch resource "nodes"', "is not allowed to modify node ")
 
 
 class KubeCluster:
-    """ports.Cluster over the API server that `kubeconfig` names, as the node `node_name`.
+    """ports.Cluster over the API server that `kubeconfig` names.
 
-    Only `master.insecure` switches off the check of the server's certificate. Tests shorten the last two parameters
+    `node_name` returns the own Node's name at the moment of use: it follows the kubelet's credential. Only
+    `master.insecure` switches off the check of the server's certificate. Tests shorten the last two parameters
     (seconds).
     """
 
     def __init__(
         self,
         kubeconfig: Path,
-        node_name: str,
+        node_name: Callable[[], str],
         master: MasterConfig,
         *,
         watch_s: int = WATCH_S,
@@ -50,13 +54,31 @@ class KubeCluster:
         self._connection = KubeConnection(kubeconfig, insecure=master.insecure)
         self._watch = NodeWatch(self._connection, node_name, watch_s=watch_s, silence_s=silence_s)
 
-    def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
+    def watch(self) -> AsyncIterator[NodeSeen | None]:
         """See ports.Cluster."""
-        return self._watch.labels()
+        return self._watch.nodes()
 
     async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
         """See ports.Cluster. Without a change: no call."""
-        await self._patch("labels", changes)
+        try:
+            await self._patch("labels", changes)
+        except _Denied as denied:
+            # A credential that may read the Node and change it is good.
+            kind = Refused if await self._may_read() else Forbidden
+            raise kind(SERVICE, denied.detail) from None
+
+    async def _may_read(self) -> bool:
+        """Return whether the credential may read the own Node."""
+        try:
+            await self._connection.ask(
+                "GET",
+                "/api/v1/nodes/{name}",
+                path_params={"name": self._node()},
+                header_params={"Accept": ACCEPT_OBJECT},
+            )
+        except (StatusError, Unavailable):
+            return False
+        return True
 
     async def annotate(self, changes: Mapping[str, str | None]) -> None:
         """See ports.Cluster. Without a change: no call."""
@@ -64,23 +86,23 @@ class KubeCluster:
 
     async def report(self, reason: str, message: str, *, warning: bool) -> None:
         """See ports.Cluster. `kubectl describe node` finds the event: it refers to the Node by its name alone."""
-        now = datetime.now(UTC)
+        now, node = datetime.now(UTC), self._node()
         at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         event = {
             "metadata": {
-                "name": f"{self._node}.{now.timestamp():.6f}".replace(".", "-"),
+                "name": f"{node}.{now.timestamp():.6f}".replace(".", "-"),
                 "namespace": "default",
             },
-            "involvedObject": {"kind": "Node", "apiVersion": "v1", "name": self._node, "uid": self._node},
+            "involvedObject": {"kind": "Node", "apiVersion": "v1", "name": node, "uid": node},
             "type": "Warning" if warning else "Normal",
             "reason": reason,
             "message": message[:EVENT_LENGTH_MAX],
-            "source": {"component": "kubesyncd", "host": self._node},
+            "source": {"component": "kubesyncd", "host": node},
             "firstTimestamp": at,
             "lastTimestamp": at,
             "count": 1,
         }
-        with _answers(self._node):
+        with _answers(node):
             await self._connection.ask(
                 "POST",
                 "/api/v1/namespaces/default/events",
@@ -91,11 +113,12 @@ class KubeCluster:
     async def _patch(self, what: str, changes: Mapping[str, str | None]) -> None:
         if not changes:
             return
-        with _answers(self._node):
+        node = self._node()
+        with _answers(node):
             await self._connection.ask(
                 "PATCH",
                 "/api/v1/nodes/{name}",
-                path_params={"name": self._node},
+                path_params={"name": node},
                 header_params={"Accept": ACCEPT_OBJECT, "Content-Type": _MERGE_PATCH},
                 body={"metadata": {what: dict(changes)}},
             )
@@ -105,6 +128,17 @@ class KubeCluster:
         await self._connection.close()
 
 
+class _Denied(Forbidden):
+    """A change was denied, and not in words that blame the credential."""
+
+
+def _denial(detail: str) -> type[PortError]:
+    """Return what the server's words about a denied change are."""
+    if any(words in detail for words in _ABOUT_LABELS):
+        return Refused
+    return Forbidden if any(words in detail for words in _ABOUT_CREDENTIAL) else _Denied
+
+
 @contextmanager
 def _answers(node: str) -> Iterator[None]:
     """Translate the server's refusals of a change."""
@@ -112,8 +146,8 @@ def _answers(node: str) -> Iterator[None]:
         yield
     except StatusError as error:
         kind = OWN_NODE.error(error.status)
-        if _ABOUT_LABELS in error.detail and error.status == FORBIDDEN:
-            kind = Refused
+        if error.status == FORBIDDEN and error.official:
+            kind = _denial(error.detail)
         if kind is Missing:
             detail = f"node {node} is not registered yet; its kubelet registers it"
         else:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from kubesyncd.adapters.db_schema import VALUE_BYTES_MAX, normal
-from kubesyncd.adapters.redis_place import Place, check_url, locate
+from kubesyncd.adapters.redis_place import Place, locate
 from kubesyncd.core.model import valid_feature_name
-from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.ports import Busy, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -44,6 +46,7 @@ SOCKET_S = 2.0
 # Deadline of one whole call, including a second try after a connection that had died undetected.
 CALL_S = 5.0
 FIELD_NAME_BYTES_MAX = 64
+_CODE = re.compile(r"\b[A-Z]{3,}\b")
 NO_HASH = "the key is not a hash; delete it"
 
 
@@ -80,8 +83,6 @@ class RedisClient:
     """Connections to the databases of `where`, opened by `connect` when needed."""
 
     def __init__(self, where: settings.RedisSettings, connect: Connect = connect) -> None:
-        if where.url:
-            check_url(where.url)
         self._where = where
         self._connect = connect
         self._databases: Databases | None = None
@@ -121,14 +122,72 @@ async def edge(what: str) -> AsyncIterator[None]:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
-    except NoPermissionError as error:
-        raise Refused("Redis", f"{what}: {error}") from error
-    except ResponseError as error:
-        if _wrong_type(error):
-            raise Refused("Redis", f"{what}: {NO_HASH}") from error
-        raise Unavailable("Redis", f"{what}: {error}") from error
     except (RedisError, OSError) as error:
-        raise Unavailable("Redis", f"{what}: {str(error) or 'no answer in time'}") from error
+        raise _translated(what, error) from error
+
+
+class _Refusal(NamedTuple):
+    """What to make of one kind of Redis' refusals: the port's error, and the fix."""
+
+    kind: type[PortError]
+    fix: str
+
+
+# By the first word of Redis' answer. `Busy` is asked again within
+# the verb's limit; every other one fails with its fix.
+_REFUSALS: Mapping[str, _Refusal] = MappingProxyType(
+    {
+        "BUSY": _Refusal(Busy, "a script keeps it busy; to end it: redis-cli SCRIPT KILL"),
+        "LOADING": _Refusal(Busy, "it is loading its data; it answers when it is done"),
+        "MASTERDOWN": _Refusal(
+            Busy, "its replica has lost its primary; to end that: redis-cli REPLICAOF NO ONE"
+        ),
+        "NOREPLICAS": _Refusal(
+            Unavailable, "too few replicas; see: redis-cli CONFIG GET min-replicas-to-write"
+        ),
+        "NOAUTH": _Refusal(Unavailable, "put its password into [redis] url"),
+        "NOPERM": _Refusal(Refused, "give its user the permission: redis-cli ACL SETUSER"),
+        "MISCONF": _Refusal(
+            Unavailable, "its last snapshot failed; free its disk, or see: redis-cli INFO persistence"
+        ),
+        "READONLY": _Refusal(
+            Unavailable, "it is a read only replica; to make it writable: redis-cli REPLICAOF NO ONE"
+        ),
+        "OOM": _Refusal(Unavailable, "it is at its maxmemory; raise that: redis-cli CONFIG SET maxmemory"),
+        "WRONGTYPE": _Refusal(Refused, NO_HASH),
+    }
+)
+# redis-py's classes cut that word off; older versions do not have all of them.
+_CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "BusyLoadingError": "LOADING",
+        "MasterDownError": "MASTERDOWN",
+        "NoPermissionError": "NOPERM",
+        "OutOfMemoryError": "OOM",
+        "ReadOnlyError": "READONLY",
+        "AuthenticationError": "NOAUTH",
+    }
+)
+
+
+def _translated(what: str, error: RedisError | OSError) -> PortError:
+    """Return the port's error with Redis' own words and the fix. Without an answer: Unavailable, to be asked again."""
+    said, refusal = _said(error), _REFUSALS.get(_word(error))
+    if refusal is None:
+        return Unavailable("Redis", f"{what}: {said or 'no answer in time'}")
+    why = refusal.fix if refusal.fix is NO_HASH else f"{said.rstrip('.')}: {refusal.fix}"
+    return refusal.kind("Redis", f"{what}: {why}")
+
+
+def _said(error: Exception) -> str:
+    """Return Redis' words: of a transaction, redis-py tells the whole command before them."""
+    return str(error).rpartition(" caused error: ")[2].strip("(',)\"")
+
+
+def _word(error: Exception) -> str:
+    """Return the word by which Redis names its refusal; empty for an error that is not one."""
+    by_class = _CLASSES.get(type(error).__name__, "")
+    return by_class or next((word for word in _CODE.findall(_said(error)) if word in _REFUSALS), "")
 
 
 def _wrong_type(error: ResponseError) -> bool:
@@ -137,7 +196,19 @@ def _wrong_type(error: ResponseError) -> bool:
 
 async def ask(client: Client, *commands: tuple[str, ...]) -> list[Any]:
     """Run `commands` in one transaction and one round trip; a failed one's answer is its exception."""
-    pipe = client.pipeline(transaction=len(commands) > 1)
+    try:
+        return await _pipelined(client, commands, transaction=len(commands) > 1)
+    except RedisError as error:
+        if _word(error) != "OOM":
+            raise
+    # At its maxmemory Redis queues no command of a transaction, not even a read.
+    return await _pipelined(client, commands, transaction=False)
+
+
+async def _pipelined(
+    client: Client, commands: tuple[tuple[str, ...], ...], *, transaction: bool
+) -> list[Any]:
+    pipe = client.pipeline(transaction=transaction)
     for command in commands:
         pipe.execute_command(*command)
     answers: list[Any] = await pipe.execute(raise_on_error=False)

@@ -45,7 +45,7 @@ class RedisEvents:
         self._names = names
         self._probe_s = probe_s
 
-    async def events(self) -> AsyncIterator[str | Signal]:
+    async def events(self, lost: Callable[[str], object]) -> AsyncIterator[str | Signal]:
         """Yield the names of features whose row changed in either database, and MASTER.
 
         GAP on every loss and return of the subscription. Never ends and never raises; while Redis is down it tries
@@ -60,6 +60,7 @@ class RedisEvents:
                 subscribed = True
                 await self._add_flags()
                 backoff.reset()
+                lost("")
                 yield Signal.GAP
                 while True:
                     message = await _hear(connection, self._probe_s)
@@ -69,7 +70,8 @@ class RedisEvents:
                         message = await _ping(connection)
                     for event in self._heard(message):
                         yield event
-            except (Unavailable, Refused):
+            except (Unavailable, Refused) as error:
+                lost(error.detail)
                 # Reconcilers observe again at once: their own reads detect the state of Redis.
                 if subscribed:
                     yield Signal.GAP

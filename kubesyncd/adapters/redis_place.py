@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redis.asyncio.connection import parse_url
-
 from kubesyncd.ports import Unavailable
-from kubesyncd.settings import SettingsError
 
 if TYPE_CHECKING:
     from kubesyncd import settings
@@ -35,23 +32,14 @@ class Place:
     asics: bool = False
 
 
-def check_url(url: str) -> None:
-    """Raise SettingsError where redis-py cannot read the URL."""
-    try:
-        parse_url(url)
-    except ValueError as error:
-        raise SettingsError(f"[redis] url = {url!r}: {error}") from error
-
-
 def locate(where: settings.RedisSettings) -> Place:
     """Find the current place of the databases: SONiC's file appears with its database container, maybe after kubesyncd.
 
-    Raises SettingsError for an invalid URL, Unavailable where the file has no usable content (it may be half written).
+    Raises Unavailable where the file has no usable content (it may be half written).
     """
     asics = _several_asics(Path(where.database_config).with_name(GLOBAL_CONFIG))
     fallback = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
     if where.url:
-        check_url(where.url)
         return fallback
     try:
         tables = json.loads(Path(where.database_config).read_bytes())

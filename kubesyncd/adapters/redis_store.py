@@ -43,7 +43,7 @@ from kubesyncd.ports import Unavailable
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from kubesyncd import settings
     from kubesyncd.adapters.redis_client import Connect, Databases, Hash
@@ -97,13 +97,13 @@ class RedisStore:
         """Record that a load is over: the rows that it has lost are restored."""
         self.config_load = self.config_load.restored()
 
-    def events(self) -> AsyncIterator[str | Signal]:
+    def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         """Yield the names of features whose row changed in either database, and MASTER.
 
-        GAP on every loss and return of the subscription. Never ends and never raises; while Redis is down it tries
-        again every 2 s at most.
+        GAP on every loss and return of the subscription; `lost`: see ports.FeatureStore. Never ends and never raises;
+        while Redis is down it tries again every 2 s at most.
         """
-        return self._events.events()
+        return self._events.events(lost)
 
     async def close(self) -> None:
         """Close every connection; the next call opens new ones."""
@@ -131,15 +131,11 @@ class RedisStore:
             await self._client.open().config.hset(key, mapping=dict(fields))
 
     async def features(self) -> frozenset[str]:
-        """Return the valid names of all CONFIG_DB FEATURE rows."""
-        names = set()
+        """See ports.FeatureStore."""
         async with edge("CONFIG_DB"):
             databases = self._client.open()
             keys = databases.config.scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)
-            async for key in keys:
-                name = text_of(key).removeprefix(FEATURE)
-                if valid_feature_name(name):
-                    names.add(name)
+            names = {text_of(key).removeprefix(FEATURE) async for key in keys}
             self._refuse_loading(await databases.config.get(INITIALIZED))
         return frozenset(names)
 

@@ -5,24 +5,35 @@ Does not know the features' states.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import valid_feature_name
+from kubesyncd.core.text import number_in
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.processes import run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kubesyncd.settings import SystemdSettings
 
 SERVICE = "systemd"
+# How services/templates/unit.service.j2 begins.
+_OURS = b"# Written by kubesync"
 
 LOOK_S = 10.0
 CHANGE_S = 30.0
 
+_NO_UNIT = frozenset({"not-found", "masked"})
 _INACTIVE = (3, 4)  # systemctl(1): the unit is not active, the unit does not exist
 # A unit that waits for its restart starts its containers by itself: it counts as running.
 _RUNNING_WORDS = frozenset({"active", "activating", "reloading", "refreshing"})
+# A unit that systemd has restarted, and that has not run for this long since, may fail again.
+SETTLED_S = 60.0
 
 
 class SystemdUnits:
@@ -45,6 +56,12 @@ class SystemdUnits:
             return ended.out.strip() in _RUNNING_WORDS
         raise Unavailable(SERVICE, f"is-active {self._kubelet}: {ended.reason or f'exit code {ended.code}'}")
 
+    async def kubelet_trouble(self) -> str:
+        """See ports.Units. Raises Unavailable."""
+        said = await self._properties(self._kubelet, "LoadState", "ActiveState", "SubState", "NRestarts",
+                                      "ActiveEnterTimestampMonotonic", "Result")  # fmt: skip
+        return _trouble(self._kubelet, said, time.monotonic())
+
     async def start_kubelet(self) -> None:
         """See ports.Units. Raises Refused, Unavailable."""
         await self._change("enable", "--now", self._kubelet)
@@ -52,6 +69,10 @@ class SystemdUnits:
     async def stop_kubelet(self) -> None:
         """See ports.Units. Raises Refused, Unavailable."""
         await self._change("disable", "--now", self._kubelet)
+
+    async def restart_kubelet(self) -> None:
+        """See ports.Units; returns once the job is queued. Raises Refused, Unavailable."""
+        await self._change("restart", "--no-block", self._kubelet)
 
     async def restart(self, feature: str) -> None:
         """See ports.Units; returns once the job is queued. Raises Refused, Unavailable."""
@@ -61,6 +82,26 @@ class SystemdUnits:
         with suppress(Refused):
             await self._change("reset-failed", f"{feature}.service")
         await self._change("restart", "--no-block", f"{feature}.service")
+
+    async def unit_exists(self, feature: str) -> bool:
+        """See ports.Units. SONiC's `featured` masks the unit of a disabled feature, also of a removed one."""
+        if not valid_feature_name(feature):
+            return False
+        state = (await self._properties(f"{feature}.service", "LoadState")).get("LoadState", "")
+        if not state:
+            raise Unavailable(SERVICE, f"show {feature}.service: no answer")
+        return state not in _NO_UNIT
+
+    async def makes_local(self, feature: str) -> bool:
+        """See ports.Units. Raises Unavailable."""
+        if not valid_feature_name(feature):
+            return False
+        said = await self._properties(f"{feature}.service", "LoadState", "FragmentPath")
+        if not said.get("LoadState"):
+            raise Unavailable(SERVICE, f"show {feature}.service: no answer")
+        if said["LoadState"] in _NO_UNIT:
+            return False
+        return not await asyncio.to_thread(_written_by_us, Path(said.get("FragmentPath", "")))
 
     async def begin(self, unit: str) -> None:
         """Start one of kubesyncd's oneshot units; return once the job is queued. Raises Refused, Unavailable."""
@@ -74,11 +115,7 @@ class SystemdUnits:
 
     async def pending(self, unit: str) -> bool:
         """Return whether one of kubesyncd's oneshot units is queued, starting or running. Raises Unavailable."""
-        command = (*self._systemctl, "show", "--property=ActiveState,Job", unit)
-        ended = await run(command, self._look_s, SERVICE)
-        if ended.code != 0:
-            raise Unavailable(SERVICE, f"show {unit}: {ended.reason or f'exit code {ended.code}'}")
-        said = dict(line.partition("=")[::2] for line in ended.out.splitlines())
+        said = await self._properties(unit, "ActiveState", "Job")
         # Without a queued job, systemd prints nothing after Job=, or 0.
         return said.get("Job", "") not in ("", "0") or said.get("ActiveState", "") in _RUNNING_WORDS
 
@@ -118,8 +155,48 @@ class SystemdUnits:
         ended = await run((*self._systemctl, "is-enabled", f"{feature}.service"), self._look_s, SERVICE)
         return ended.code == 0
 
+    async def _properties(self, unit: str, *names: str) -> dict[str, str]:
+        """Return properties of the unit; those that systemd does not know are missing. Raises Unavailable."""
+        command = (*self._systemctl, "show", f"--property={','.join(names)}", unit)
+        ended = await run(command, self._look_s, SERVICE)
+        if ended.code != 0:
+            raise Unavailable(SERVICE, f"show {unit}: {ended.reason or f'exit code {ended.code}'}")
+        return dict(line.partition("=")[::2] for line in ended.out.splitlines())
+
     async def _change(self, *arguments: str) -> None:
         ended = await run((*self._systemctl, *arguments), self._change_s, SERVICE)
         if ended.code != 0:
             reason = ended.reason or f"exit code {ended.code}"
             raise Refused(SERVICE, f"{' '.join(arguments)}: {reason}")
+
+
+def _trouble(unit: str, said: Mapping[str, str], now: float) -> str:
+    """Return why a unit that should run does not run well, by its properties; empty where it does.
+
+    `now`: CLOCK_MONOTONIC seconds, as systemd counts them.
+    """
+    load, result = said.get("LoadState", ""), said.get("Result", "")
+    if load == "masked":
+        return f"{unit} is masked, so it cannot start; run: systemctl unmask {unit}"
+    if load == "not-found":
+        return f"{unit} does not exist; install the kubelet, or set [systemd] kubelet_unit"
+    because = f" ({result})" if result not in ("", "success") else ""
+    fix = f"see: journalctl -u {unit}"
+    restarts, entered = (
+        number_in(said.get(name, "")) for name in ("NRestarts", "ActiveEnterTimestampMonotonic")
+    )
+    if said.get("SubState") == "auto-restart" or (restarts and now - entered / 1e6 < SETTLED_S):
+        again = f", restarted {restarts} times" if restarts else ""
+        return f"{unit} ends by itself{because}{again}; {fix}"
+    if said.get("ActiveState") == "failed":
+        return f"{unit} has failed{because}; {fix}"
+    return ""
+
+
+def _written_by_us(unit_file: Path) -> bool:
+    """Return whether kubesync has written this unit file."""
+    try:
+        with unit_file.open("rb") as file:
+            return file.read(len(_OURS)) == _OURS
+    except OSError:
+        return False

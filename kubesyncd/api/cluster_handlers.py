@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.api.messages import Reply
 from kubesyncd.core import protocol
-from kubesyncd.core.labels import Change, InvalidLabel
+from kubesyncd.core.labels import Change, InvalidLabel, not_by_hand
 
 if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
+    from kubesyncd.api.refused_containers import RefusedContainers
     from kubesyncd.cluster.controller import ClusterController
     from kubesyncd.core.descriptions import ClusterDescription
     from kubesyncd.join.controller import JoinController
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 class ClusterHandlers:
     """The host socket's verbs about the master and this node's labels."""
 
-    def __init__(self, cluster: ClusterController, join: JoinController) -> None:
+    def __init__(self, cluster: ClusterController, join: JoinController, refused: RefusedContainers) -> None:
         self._cluster = cluster
         self._join = join
+        self._refused = refused
 
     def handlers(self) -> dict[str, Handler]:
         """Return each verb and its handler."""
@@ -37,12 +39,16 @@ class ClusterHandlers:
             return Reply(
                 protocol.EXIT_USAGE, err="label: no label given; give KEY=VALUE to add one, KEY- to drop it"
             )
-        if not self._cluster.joined:
-            text = "this switch has not joined a master; set one with `config kube server ip` and join it"
-            return Reply(protocol.EXIT_FAILED, err=f"label: {text}")
+        for change in changes:
+            if why := not_by_hand(change.key):
+                return Reply(protocol.EXIT_USAGE, err=f"label: {why}")
         return Reply(out=await self._cluster.apply(changes))
 
     async def _cluster_status(self, _: Request) -> Reply:
         """Reply with the state of the master and the membership, as JSON."""
-        described: ClusterDescription = {**self._cluster.status(), "membership": self._join.status()}
+        described: ClusterDescription = {
+            **self._cluster.status(),
+            "membership": self._join.status(),
+            "refused_containers": self._refused.recent(),
+        }
         return Reply(out=json.dumps(described))

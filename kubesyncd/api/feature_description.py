@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import Owner
+from kubesyncd.core.reasons import BACK_OFF
 from kubesyncd.core.record import project
 from kubesyncd.core.state import meaning
 
@@ -33,7 +34,8 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
     return {
         "feature": reconciler.name,
         "state": plan.state.value,
-        "meaning": meaning(plan.state, reconciler.name),
+        # The kube container is deployed, and does not stay up.
+        "meaning": plan.why if plan.why.startswith(BACK_OFF) else meaning(plan.state, reconciler.name),
         "since": _since(reconciler, view),
         "why": plan.why,
         "next_in_s": None if plan.wake_at is None else round(max(0.0, plan.wake_at - now), 1),
@@ -41,6 +43,7 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
         "config": describe_config(view.config),
         "row": describe_row(project(record, view.observed)),
         "joined": view.observed.joined,
+        "no_deploy": view.observed.no_deploy,
         "waiting": sorted(view.observed.waiting),
         "stopping": sorted(view.observed.stopping),
         "granted": record.grant,
@@ -52,14 +55,22 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
         "failed_image": record.health.failed_image,
         "boot_fallback": record.boot_fallback,
         "troubles": list(reconciler.problems),
+        "conditions": [condition.text for condition in view.conditions],
         "complaints": [describe_complaint(c) for c in record.health.complaints],
         "starts_in_vain": len(record.health.starts),
-        "containers": [describe_container(c) for c in view.observed.containers[:CONTAINERS_SHOWN_MAX]],
+        "containers": [describe_container(c) for c in _shown(view)],
         "history": [
             {"at": t.at, "from": t.source.value, "to": t.target.value, "why": t.why}
             for t in reconciler.history
         ],
     }
+
+
+def _shown(view: View) -> list[Container]:
+    """Return the containers to describe: all that run, and the newest ended ones."""
+    running = [c for c in view.observed.containers if c.running]
+    ended = [c for c in view.observed.containers if not c.running]
+    return [*running, *ended[len(ended) - max(0, CONTAINERS_SHOWN_MAX - len(running)) :]]
 
 
 def describe_config(config: FeatureConfig) -> ConfigDescription:
@@ -70,6 +81,7 @@ def describe_config(config: FeatureConfig) -> ConfigDescription:
         "failure_minutes": config.failure_minutes,
         "failure_policy": None if config.failure_policy is None else config.failure_policy.value,
         "local_only": config.local_only,
+        "why_local": config.why_local,
         "always_local": config.always_local,
     }
 
@@ -93,6 +105,7 @@ def describe_label(label: LabelView) -> LabelDescription:
         "pending": label.pending,
         "failed": label.failed,
         "refused": label.refused,
+        "contested": label.contested,
         "queued_at": label.queued_at,
         "acked_at": label.acked_at,
     }
@@ -109,6 +122,14 @@ def describe_container(container: Container) -> ContainerDescription:
         "image": container.image,
         "gone": container.gone,
         "image_id": container.image_id,
+        "paused": container.paused,
+        "restarting": container.restarting,
+        "restarts": container.restarts,
+        "unread": container.unread,
+        "oom_killed": container.oom_killed,
+        "unhealthy": container.unhealthy,
+        "stop_timeout_s": container.stop_timeout_s,
+        "pod": container.pod,
     }
 
 

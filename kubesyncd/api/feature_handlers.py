@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
 from kubesyncd.api.feature_description import describe
-from kubesyncd.api.handlers import NO_SUCH_FEATURE, feature_name, known_reconciler
+from kubesyncd.api.handlers import NO_SUCH_FEATURE, existing_reconciler, feature_name, known_reconciler
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol, verbs
 from kubesyncd.core.model import Owner, valid_feature_name
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from kubesyncd.features.reconciler import Reconciler
     from kubesyncd.features.registry import Reconcilers
     from kubesyncd.ports import Containers
+
+SHOWN_AT_ONCE = 32
 
 
 class FeatureHandlers:
@@ -47,17 +50,17 @@ class FeatureHandlers:
             "kill": self._kill,
             "wait": self._wait,
             "id": self._id,
-            "resolve": self._id,
+            "resolve": self._resolve,
             "clear": self._clear,
             "show": self._show,
             "forget": self._forget,
         }
 
-    def _reconciler(self, request: Request) -> Reconciler:
-        return self._reconcilers.get(feature_name(request))
+    async def _reconciler(self, request: Request) -> Reconciler:
+        return await existing_reconciler(self._reconcilers, feature_name(request))
 
     async def _carry_out(self, request: Request, verb: verbs.Verb) -> Reply:
-        reconciler = self._reconciler(request)
+        reconciler = await self._reconciler(request)
         outcome = await reconciler.carry_out(verb)
         if outcome.code == protocol.EXIT_DONE:
             return Reply()
@@ -88,25 +91,39 @@ class FeatureHandlers:
         return await self._carry_out(request, verbs.Kill(signal, kubelet_check=request.argument(3) != "1"))
 
     async def _wait(self, request: Request) -> Reply:
-        return Reply(await self._reconciler(request).waiters.ended(request.say))
+        reconciler = await self._reconciler(request)
+        return Reply(await reconciler.waiters.ended(request.say))
 
     async def _id(self, request: Request) -> Reply:
+        """Reply with the ID of the container that runs the feature."""
+        return await self._resolved(request, ended=False)
+
+    async def _resolve(self, request: Request) -> Reply:
+        """Reply with what docker has to be given for the feature: an ended container has the feature's name."""
+        return await self._resolved(request, ended=True)
+
+    async def _resolved(self, request: Request, *, ended: bool) -> Reply:
         name = feature_name(request)
         reconciler = self._reconcilers.known(name)
         if reconciler is None:
             # The feature is unknown so far: a lookup must not create it.
-            containers = [c for c in await self._containers.list(name) if not c.gone]
-            if not containers:
-                text = "no such feature and no container of that name; see: kubesync show feature"
-                return failure(protocol.EXIT_FAILED, name, text)
-            return Reply(out=name)
+            return await self._found_by_docker(name, ended=ended)
         view = reconciler.view or await reconciler.seen()
         row = project(view.record, view.observed)
         if row.docker_id:
             return Reply(out=row.docker_id)
-        if view.config.owner is Owner.KUBE and view.observed.local is None:
-            return failure(protocol.EXIT_FAILED, name, f"no container runs: {view.plan.why}; ask again later")
-        return Reply(out=name)
+        if ended and view.observed.local is not None:
+            return Reply(out=name)
+        return failure(protocol.EXIT_FAILED, name, f"no container runs: {view.plan.why}; ask again later")
+
+    async def _found_by_docker(self, name: str, *, ended: bool) -> Reply:
+        containers = [c for c in await self._containers.list(name) if not c.gone and c.owner is Owner.LOCAL]
+        if not containers:
+            text = "no such feature and no container of that name; see: kubesync show feature"
+            return failure(protocol.EXIT_FAILED, name, text)
+        if ended or containers[0].running:
+            return Reply(out=containers[0].id)
+        return failure(protocol.EXIT_FAILED, name, f"no container runs; start it: container start {name}")
 
     async def _clear(self, request: Request) -> Reply:
         """Clear a failure, as the operator asks: Kubernetes gets another chance, at once."""
@@ -125,10 +142,14 @@ class FeatureHandlers:
             # An unchecked name from a client: escape it before it is printed.
             name = wanted if valid_feature_name(wanted) else ascii(wanted[:64])
             return failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE)
-        shown = [
-            describe(k, k.view, self._clock()) for k in sorted(reconcilers, key=lambda k: k.name) if k.view
-        ]
-        return Reply(out="\n".join(json.dumps(s) for s in shown))
+        shown = []
+        for number, known in enumerate(sorted(reconcilers, key=lambda k: k.name), 1):
+            if known.view:
+                shown.append(json.dumps(describe(known, known.view, self._clock())))
+            # All of a full switch would hold up every other request for 40 ms.
+            if number % SHOWN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return Reply(out="\n".join(shown))
 
     async def _forget(self, request: Request) -> Reply:
         name = feature_name(request)

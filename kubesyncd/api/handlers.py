@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from kubesyncd.api.messages import Denied, Reply, failure
-from kubesyncd.core import protocol
-from kubesyncd.core.model import valid_feature_name
+from kubesyncd.core import protocol, verbs
+from kubesyncd.core.model import NAME_RULE, valid_feature_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,10 +27,7 @@ def feature_name(request: Request) -> str:
     """Return the feature name in the request. Raises Denied."""
     name = request.argument(1)
     if not valid_feature_name(name):
-        allowed = (
-            "a feature's name begins with a letter and has lower-case letters, digits, - and _, at most 63"
-        )
-        text = f"{name[:64]!a}: invalid feature name; {allowed}"
+        text = f"{name[:64]!a}: invalid feature name; {NAME_RULE}"
         raise Denied(failure(protocol.EXIT_USAGE, "", text))
     return name
 
@@ -40,6 +37,17 @@ def known_reconciler(reconcilers: Reconcilers, name: str) -> Reconciler:
     reconciler = reconcilers.known(name)
     if reconciler is None:
         raise Denied(failure(protocol.EXIT_FAILED, name, NO_SUCH_FEATURE))
+    return reconciler
+
+
+async def existing_reconciler(reconcilers: Reconcilers, name: str) -> Reconciler:
+    """Return the reconciler of a feature with a FEATURE row, a container or a unit. Raises Denied.
+
+    Raises Unavailable where it is unknown whether the feature exists.
+    """
+    reconciler = await reconcilers.find(name)
+    if reconciler is None:
+        raise Denied(failure(protocol.EXIT_FAILED, name, verbs.NO_SUCH_FEATURE.text))
     return reconciler
 
 

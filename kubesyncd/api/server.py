@@ -38,6 +38,7 @@ REPLY_S_MAX = 10.0
 # A client that does not read its status lines gets no more of them.
 UNREAD_BYTES_MAX = 65536
 HALF_CLOSED_LOOK_S = 2.0
+SENT_MORE = "more was sent than one request; open a connection for each request"
 
 
 class Server:
@@ -178,12 +179,18 @@ async def _read_request(reader: asyncio.StreamReader) -> list[str] | None:
 async def _unless_gone(
     answer: Awaitable[Reply], reader: asyncio.StreamReader, sock: socket.socket
 ) -> Reply | None:
-    """Return `answer`, or None as soon as the client has closed its end for good."""
+    """Return `answer`, or None as soon as the client has closed its end for good.
+
+    A client that sends more than its request gets an error, and no more is read: a client that sends without end would
+    keep the loop busy.
+    """
     task = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_gone(reader, sock))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        if task.done():
+            return task.result()
+        return failure(protocol.EXIT_USAGE, "", SENT_MORE) if gone.result() else None
     finally:
         for each in (task, gone):
             each.cancel()
@@ -192,13 +199,17 @@ async def _unless_gone(
             gone.result()
 
 
-async def _gone(reader: asyncio.StreamReader, sock: socket.socket) -> None:
-    """Return once the client is gone. A client that has closed only its sending side still waits for its answer."""
-    while await reader.read(1024):
-        pass
+async def _gone(reader: asyncio.StreamReader, sock: socket.socket) -> bool:
+    """Return once the client is gone, or true once it has sent more than its request.
+
+    A client that has closed only its sending side still waits for its answer.
+    """
+    if await reader.read(1):
+        return True
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLHUP)
     # asyncio has no event for a connection closed after it was half-closed.
     closed = select.POLLHUP | select.POLLERR | select.POLLNVAL
     while not any(events & closed for _, events in poll.poll(0)):  # noqa: ASYNC110
         await asyncio.sleep(HALF_CLOSED_LOOK_S)
+    return False

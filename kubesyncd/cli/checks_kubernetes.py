@@ -11,10 +11,9 @@ from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, split_fix
 from kubesyncd.cli.output import count, span
 from kubesyncd.cli.rules import daemonset_lint
 from kubesyncd.cli.rules.tree import at
-from kubesyncd.cli.switch import certificate_ends_at
+from kubesyncd.cli.switch import certificate_life
 from kubesyncd.core.labels import feature_of
 from kubesyncd.ports import Forbidden, PortError
-from kubesyncd.runtime.x509 import EXPIRY_WARNING_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +50,19 @@ def master(diagnosis: Diagnosis) -> Iterator[CheckResult]:
         yield CheckResult("master", CheckGrade.BAD, text, fix or "check the network to it")
     else:
         yield CheckResult("master", CheckGrade.GOOD, f"{known['master']} is connected")
+    if known.get("renamed"):
+        text, _, fix = known["renamed"].rpartition("; ")
+        fix = fix.replace("config kube", "kubesync config kube")
+        yield CheckResult("node", CheckGrade.WARN, text, fix)
+    if known.get("node_gone"):
+        yield CheckResult("node", CheckGrade.BAD, *split_fix(known.get("node_gone", "")))
+    yield from _node_state(known.get("node_state", ""))
+    for key, seen in sorted(known.get("drifted", {}).items()):
+        value = known.get("wished", {}).get(key, "")
+        here = "removed" if seen is None else f"changed to {seen}"
+        text = f"{key}={value} was {here} on the master by another client; it is left so"
+        fix = f"to set it again: kubesync config kube label add {key} {value}"
+        yield CheckResult("labels", CheckGrade.WARN, text, fix)
     if known["pending"]:
         text = f"{count(len(known['pending']), 'label')} waiting: {known['why_pending']}"
         yield CheckResult("labels", CheckGrade.WARN, text, "see: kubesync show kubernetes labels")
@@ -63,6 +75,15 @@ def master(diagnosis: Diagnosis) -> Iterator[CheckResult]:
         )
 
 
+def _node_state(state: str) -> Iterator[CheckResult]:
+    """Grade the Node's own state: whether Kubernetes can deploy on it."""
+    if state == "ready":
+        yield CheckResult("node", CheckGrade.GOOD, "the Node is ready")
+    elif state:
+        grade = CheckGrade.WARN if state.startswith("ready; ") else CheckGrade.BAD
+        yield CheckResult("node", grade, *split_fix(state))
+
+
 def kubelet(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     """Check that the kubelet runs exactly when it may."""
     known = diagnosis.cluster
@@ -71,7 +92,10 @@ def kubelet(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     should = known["kubelet_may_run"]
     runs = diagnosis.switch.kubelet_running()
     words = f"{'runs' if runs else 'is stopped'}: {known['kubelet_why']}"
-    if should is not runs:
+    trouble = diagnosis.switch.kubelet_trouble() if should else ""
+    if trouble:
+        yield CheckResult("kubelet", CheckGrade.BAD, *split_fix(trouble))
+    elif should is not runs:
         text = f"{'runs but must not' if runs else 'is stopped but should run'}: {known['kubelet_why']}"
         yield CheckResult("kubelet", CheckGrade.BAD, text, "see: journalctl -u kubelet -u kubesyncd")
     elif not runs and known["joined"]:
@@ -125,16 +149,22 @@ def certificates(diagnosis: Diagnosis) -> Iterator[CheckResult]:
 
 def _certificate(file: Path, what: str, fix: str) -> CheckResult:
     try:
-        left_s = certificate_ends_at(file) - time.time()
+        life = certificate_life(file)
     except Forbidden as error:
         return CheckResult("certificate", CheckGrade.SKIP, *split_fix(f"{what}: {error.detail}"))
     except PortError as error:
         text = f"{what}: {error.detail.partition('; ')[0]}"
         return CheckResult("certificate", CheckGrade.BAD, text, "join again: kubesync config kube join -f")
+    now = time.time()
+    left_s = life.ends - now
     if left_s <= 0:
         return CheckResult("certificate", CheckGrade.BAD, f"{what} expired {span(-left_s)} ago", fix)
-    if left_s < EXPIRY_WARNING_S:
-        return CheckResult("certificate", CheckGrade.WARN, f"{what} expires in {span(left_s)}", fix)
+    if now < life.begins:
+        text = f"{what} becomes valid in {span(life.begins - now)}: this switch's clock may be wrong"
+        return CheckResult("certificate", CheckGrade.BAD, text, "set up NTP; see: show ntp")
+    if life.is_late(now):
+        text = f"{what} expires in {span(left_s)}, in the last tenth of its lifetime"
+        return CheckResult("certificate", CheckGrade.WARN, text, fix)
     return CheckResult("certificate", CheckGrade.GOOD, f"{what} is valid for {span(left_s)}")
 
 

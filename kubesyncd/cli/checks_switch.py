@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubesyncd.cli.diagnosis import CheckGrade, CheckResult
+from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, split_fix
 from kubesyncd.cli.output import count
+from kubesyncd.core.kube_names import kube_name
+from kubesyncd.core.model import SHORT_ID
+from kubesyncd.core.parse import unusable_names
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
@@ -16,6 +19,15 @@ if TYPE_CHECKING:
 
     from kubesyncd.cli.diagnosis import Diagnosis
     from kubesyncd.cli.switch import Switch
+
+
+def settings_file(diagnosis: Diagnosis) -> Iterator[CheckResult]:
+    """Check that the settings file has no error."""
+    for problem in diagnosis.switch.problems:
+        fix = "correct it, then run: systemctl reload-or-restart kubesyncd"
+        yield CheckResult("settings", CheckGrade.BAD, problem.replace("; ", ", "), fix)
+    if not diagnosis.switch.problems:
+        yield CheckResult("settings", CheckGrade.GOOD, "every setting is valid")
 
 
 def daemon(diagnosis: Diagnosis) -> Iterator[CheckResult]:
@@ -29,6 +41,13 @@ def daemon(diagnosis: Diagnosis) -> Iterator[CheckResult]:
         if feature["row"]["failure"]:
             failed, fix = feature["row"]["failure"], f"see: kubesync explain {feature['feature']}"
             yield CheckResult("feature", CheckGrade.BAD, f"{feature['feature']} has failed: {failed}", fix)
+        for condition in feature.get("conditions", []):
+            said, fix = split_fix(condition)
+            yield CheckResult("feature", CheckGrade.WARN, f"{feature['feature']}: {said}", fix)
+        if why := feature["config"].get("why_local"):
+            text = f"{feature['feature']} has owner kube without effect: {why.partition(';')[0]}"
+            fix = f"run: kubesync config feature {feature['feature']} owner local"
+            yield CheckResult("feature", CheckGrade.BAD, text, fix)
 
 
 def sockets(diagnosis: Diagnosis) -> Iterator[CheckResult]:
@@ -72,6 +91,8 @@ def redis(diagnosis: Diagnosis) -> Iterator[CheckResult]:
         )
     for name in names:
         yield from _row(switch, name)
+    if unusable := unusable_names(switch.redis.unusable_feature_names()):
+        yield CheckResult("row", CheckGrade.BAD, *split_fix(unusable))
 
 
 def _row(switch: Switch, name: str) -> Iterator[CheckResult]:
@@ -93,6 +114,19 @@ def _row(switch: Switch, name: str) -> Iterator[CheckResult]:
 def docker(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     """Check that Docker answers."""
     yield CheckResult("docker", CheckGrade.GOOD, f"engine {diagnosis.switch.docker_version()} answers")
+
+
+def containers(diagnosis: Diagnosis) -> Iterator[CheckResult]:
+    """List containers that were refused a feature within the last hour, and pods that run none."""
+    for refused in diagnosis.cluster.get("refused_containers", []):
+        said, _, fix = refused["why"].partition("; ")
+        text = f"{refused['container_id'][:SHORT_ID]} was refused feature {refused['feature']}: {said}"
+        yield CheckResult("container", CheckGrade.WARN, text, fix)
+    known = {kube_name(feature["feature"]) for feature in diagnosis.switch.daemon.features()}
+    for pod, names in sorted(diagnosis.switch.pods().items()):
+        if not known.intersection(names):
+            text = f"pod {pod} runs no feature: its containers are called {', '.join(sorted(names))}"
+            yield CheckResult("container", CheckGrade.WARN, text, "call one like its feature in the manifest")
 
 
 def reboot(diagnosis: Diagnosis) -> Iterator[CheckResult]:

@@ -5,15 +5,18 @@ The effect on running containers is printed first; all fields of one command are
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from kubesyncd.cli.click_groups import Command, Group
+from kubesyncd.cli.feature_claims import kube_claims
 from kubesyncd.cli.feature_settings import WORDS, FeatureChange, Setting, parse_change
 from kubesyncd.cli.install import install, uninstall
 from kubesyncd.cli.output import FeatureName, ask_first, note_if_daemon_absent, this_switch, unless
 from kubesyncd.cli.switch_daemon import Declined
+from kubesyncd.core.kube_names import KubeClaim, why_not_kube
 from kubesyncd.core.model import Owner
 from kubesyncd.core.state import State, classify
 from kubesyncd.ports import PortError
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
     from kubesyncd.cli.switch_redis import FeatureFields
 
+_FORCE_HELP = "Set owner local also where no local container exists or can be made."
 FEATURE_FORM = "NAME [owner local|kube] [fallback true|false] [failmode MINUTES] [policy POLICY] [-y]"
 
 
@@ -44,14 +48,15 @@ def is_name(group: click.Group, words: Sequence[str]) -> bool:
     type=Setting(),
 )
 @click.option("-y", "--yes", is_flag=True, help="Proceed without confirmation.")
-def each(name: str, words: tuple[str, ...], yes: bool) -> None:
+@click.option("--force", is_flag=True, help=_FORCE_HELP)
+def each(name: str, words: tuple[str, ...], yes: bool, force: bool) -> None:
     """Set a feature's owner, and what happens when kube cannot run it.
 
     owner: local (the image on the switch) or kube. fallback: run the local container while kube has none.
     failmode: minutes without a kube container until the feature has failed (0: never). policy: action on failure:
     alert, switch-to-local or rollback.
     """
-    set_feature(name, parse_change(words), sure=yes)
+    set_feature(name, parse_change(words), sure=yes, force=force)
 
 
 @click.group(cls=Group, each=each, is_name=is_name)
@@ -74,10 +79,11 @@ _never_asked = click.option("-y", "--yes", is_flag=True, hidden=True, expose_val
 @feature.command("owner", cls=Command)
 @click.argument("name", metavar="NAME", type=FeatureName())
 @click.argument("owner", metavar="local|kube", type=click.Choice(["local", "kube"], case_sensitive=False))
+@click.option("--force", is_flag=True, help=_FORCE_HELP)
 @_never_asked
-def feature_owner(name: str, owner: str) -> None:
+def feature_owner(name: str, owner: str, force: bool) -> None:
     """Set the owner of a feature."""
-    set_feature(name, FeatureChange(owner=Owner(owner)), sure=True)
+    set_feature(name, FeatureChange(owner=Owner(owner)), sure=True, force=force)
 
 
 @feature.command("fallback", cls=Command)
@@ -89,12 +95,14 @@ def feature_fallback(name: str, switch: str) -> None:
     set_feature(name, FeatureChange(fallback=switch == "on"), sure=True)
 
 
-def set_feature(name: str, change: FeatureChange, *, sure: bool) -> None:
+def set_feature(name: str, change: FeatureChange, *, sure: bool, force: bool = False) -> None:
     """Check the change, print its effect, ask for confirmation, then write the feature's CONFIG_DB row."""
     switch = this_switch()
     stored = switch.redis.feature_rows(name)
     row = {} if stored.config else _first_row(switch, name)
     _check_owner(switch, name, stored, change)
+    if change.owner is Owner.LOCAL and not force:
+        _check_way_back(switch, name, stored)
     fields = {**row, **switch.redis.schema.encode_config(change.fields())}
     if not row and _is_configured(stored, fields):
         click.echo(f"{name}: nothing to change, already configured this way")
@@ -132,6 +140,28 @@ def _check_owner(switch: Switch, name: str, stored: FeatureFields, change: Featu
         not stored.means.local_only,
         f"{name} has one container per ASIC, which kube cannot run; leave its owner as it is",
     )
+    claims = kube_claims(switch.redis)
+    if name not in claims:
+        # The first feature keeps the name: a later one does not take it away.
+        claims = {**dict.fromkeys(claims, KubeClaim.GRANTED), name: KubeClaim.WANTED}
+    why = why_not_kube(name, claims)
+    unless(not why, f"{why}; leave its owner as it is")
+
+
+def _check_way_back(switch: Switch, name: str, stored: FeatureFields) -> None:
+    """Raise Failure if no local container of the feature exists or can be made; without an answer, go on."""
+    if stored.means.owner is not Owner.KUBE:
+        return
+    with suppress(PortError, Declined):
+        shown = next((f for f in switch.daemon.features() if f["feature"] == name), None)
+        local = (
+            [c for c in shown["containers"] if c["owner"] == "local" and not c["gone"]] if shown else [None]
+        )
+        unless(
+            bool(local) or switch.makes_local(name),
+            f"{name} has no local container, and no unit with a script to make one: nothing would run; "
+            f"create a container named {name} first, or set it all the same with --force",
+        )
 
 
 def _is_configured(stored: FeatureFields, fields: Mapping[str, str]) -> bool:

@@ -6,22 +6,25 @@ The master's settings are written to Redis, where the daemon reads them. Labels,
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from kubesyncd.cli.click_groups import Command, Failure, Group
-from kubesyncd.cli.output import json_option, note_if_daemon_absent, print_json, this_switch
+from kubesyncd.cli.departure_effects import INTRODUCTION, effects
+from kubesyncd.cli.output import ask_first, json_option, note_if_daemon_absent, print_json, this_switch
 from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
-from kubesyncd.core.labels import Change, InvalidLabel, feature_of
-from kubesyncd.core.parse import is_host
+from kubesyncd.core.host import canonical_host, is_host
+from kubesyncd.core.labels import Change, InvalidLabel, feature_of, not_by_hand
 from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
 
 JOIN_S_MAX = 600.0
+yes_option = click.option("-y", "--yes", is_flag=True, help="Proceed without confirmation.")
 # Added to the daemon's own timeout for the API server's answer.
 LABEL_MARGIN_S = 1.0
 
@@ -65,15 +68,34 @@ def insecure(switch: str) -> None:
 
 @server.command(cls=Command)
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"], case_sensitive=False))
-def disable(switch: str) -> None:
+@yes_option
+def disable(switch: str, yes: bool) -> None:
     """Leave the master (default off).
 
-    On: kube containers end, and this node is deleted from the cluster. Off: it joins again.
+    On: lists what becomes of each feature, and asks. Features with fallback start locally, all pods end, this node is
+    deleted from the cluster. Off: it joins again.
     """
+    if switch == "on" and not yes:
+        _confirm_departure()
     _set_master("disable", _capital(switch))
 
 
 kube.add_command(disable)
+
+
+def _confirm_departure() -> None:
+    """List what becomes of each feature, and ask. Raises Failure unless the answer is yes. Not joined: nothing ends."""
+    switch = this_switch()
+    try:
+        if not switch.daemon.cluster()["joined"]:
+            return
+        lines = list(effects(switch.daemon.features()))
+    except (PortError, Declined):
+        # The daemon does this once it runs, where the kubelet has a credential.
+        if not Path(switch.settings.kube.kubeconfig).exists():
+            return
+        lines = [INTRODUCTION, "  kubesyncd does not answer, so what becomes of the features is not known"]
+    ask_first("\n".join(lines), "Leave the master?", sure=False)
 
 
 def _capital(switch: str) -> str:
@@ -91,12 +113,17 @@ def _set_master(field: str, value: str) -> None:
     name = field.lower() if switch.settings.schema.names == "sonic" else field
     stored, _, _ = switch.redis.master()
     before = next((text for key, text in stored.items() if key.lower() == field.lower()), None)
-    if before == value:
-        click.echo(f"{name} is {value} already")
+    if before is not None and _same(field, before, value):
+        click.echo(f"{name} is {before} already")
         return
     switch.redis.write_master({name: value})
     click.echo(f"{name} {value}" if before is None else f"{name} {value} (was {before})")
     note_if_daemon_absent(switch)
+
+
+def _same(field: str, stored: str, value: str) -> bool:
+    """Return whether the stored value means the same; another spelling of an address does."""
+    return stored == value or (field == "IP" and canonical_host(stored) == canonical_host(value))
 
 
 @kube.group(cls=Group)
@@ -109,7 +136,7 @@ def label() -> None:
 @click.argument("value", metavar="VALUE")
 @json_option
 def add(key: str, value: str, as_json: bool) -> None:
-    """Add a label to this node."""
+    """Add a label to this node; before a join it is kept until then."""
     _change_label(key, value, as_json=as_json)
 
 
@@ -127,6 +154,8 @@ def _change_label(key: str, value: str | None, *, as_json: bool) -> None:
     except InvalidLabel as error:
         # InvalidLabel already names the fix.
         raise Failure(str(error), protocol.EXIT_USAGE) from None
+    if why := not_by_hand(key):
+        raise Failure(why, protocol.EXIT_USAGE)
     switch = this_switch()
     # A short request first: it finds a hanging daemon quickly. The label request also waits for the API server.
     switch.daemon.cluster()
@@ -167,9 +196,17 @@ def join(force: bool) -> None:
     _ask_long("join", "1" if force else "0", done="joined; see: kubesync show kubernetes status")
 
 
-@kube.command(cls=Command)
-def reset() -> None:
-    """Leave the master: kube containers stop, labels are cleared."""
+@kube.command(cls=Command, options_metavar="[-y]")
+@yes_option
+def reset(yes: bool) -> None:
+    """Leave the master until the next join.
+
+    Lists what becomes of each feature, and asks. Features with fallback start locally, all pods end, this node is
+    deleted from the cluster, labels are cleared.
+    """
+    if not yes:
+        this_switch().daemon.cluster()
+        _confirm_departure()
     _ask_long("reset", done="this switch has left its master")
 
 

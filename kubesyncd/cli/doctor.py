@@ -97,10 +97,12 @@ def report(results: list[CheckResult]) -> Table:
 
 
 CHECKS: tuple[tuple[str, Check], ...] = (
+    ("settings", checks_switch.settings_file),
     ("daemon", checks_switch.daemon),
     ("socket", checks_switch.sockets),
     ("redis", checks_switch.redis),
     ("docker", checks_switch.docker),
+    ("container", checks_switch.containers),
     ("master", checks_kubernetes.master),
     ("kubelet", checks_kubernetes.kubelet),
     ("images", checks_kubernetes.kubelet_images),

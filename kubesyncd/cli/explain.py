@@ -18,6 +18,7 @@ from kubesyncd.cli.output import (
     FeatureName,
     ago,
     brief,
+    brief_span,
     clock,
     colour,
     console,
@@ -33,6 +34,7 @@ from kubesyncd.cli.output import (
 from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core.labels import feature_label
 from kubesyncd.core.model import SHORT_ID
+from kubesyncd.core.reasons import BACK_OFF
 from kubesyncd.core.state import State
 from kubesyncd.ports import PortError
 
@@ -42,7 +44,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from kubesyncd.core.descriptions import ClusterDescription, FeatureDescription, TransitionDescription
+    from kubesyncd.core.descriptions import (
+        ClusterDescription,
+        ContainerDescription,
+        FeatureDescription,
+        TransitionDescription,
+    )
 
 LOOK_EVERY_S = 1.0
 
@@ -79,9 +86,13 @@ def explained(found: FeatureDescription, now: float) -> list[RenderableType]:
     grid.add_row("because", found["why"])
     grid.add_row("wanted", wanted(found))
     grid.add_row("waits for", waits_for(found))
+    if found["joined"] and found["config"]["set_owner"] == "kube" and found.get("no_deploy"):
+        grid.add_row("node", Text(found.get("no_deploy", ""), "yellow"))
     grid.add_row("next", what_next(found))
     for container in containers(found):
         grid.add_row("container", container)
+    for condition in found.get("conditions", []):
+        grid.add_row("condition", Text(condition, "yellow"))
     for alert in found["troubles"]:
         grid.add_row("alert", Text(alert, "red"))
     if found["row"]["failure"]:
@@ -95,7 +106,7 @@ def wanted(found: FeatureDescription) -> str:
     if config["always_local"]:
         return "local, regardless of the configuration: kubesyncd itself needs it"
     if config["local_only"]:
-        return "local: it has one container per ASIC, which kube cannot run"
+        return f"local: {config.get('why_local') or 'it has one container per ASIC, which kube cannot run'}"
     parts = [f"owner {config['set_owner']}", f"fallback {'on' if config['fallback'] else 'off'}"]
     if config["failure_minutes"]:
         parts.append(f"failed after {config['failure_minutes']} min without a kube container")
@@ -136,10 +147,21 @@ def waits_for(found: FeatureDescription) -> str:
 
 def _deployment(found: FeatureDescription) -> str:
     """Describe the progress of kube's deployment, as far as this node knows it."""
-    if found["refused_for_s"]:
-        return f"its kube container to become stable; the next hand-over may begin in {span(found['refused_for_s'])}"
+    # The delay keeps a running local container; where nothing runs, a kube container is admitted at once.
+    if found["refused_for_s"] and State(found["state"]) is State.LOCAL:
+        return (
+            "the delay after its kube container has failed to end; "
+            f"the next hand-over may begin in {span(found['refused_for_s'])}"
+        )
+    no_deploy = found.get("no_deploy", "")
+    if no_deploy:
+        return (
+            f"kube, which cannot deploy: {no_deploy.replace('run: config kube', 'run: kubesync config kube')}"
+        )
     if not found["joined"]:
-        return "this switch to join a master: kubesync config kube join"
+        return "this switch to join a master"
+    if BACK_OFF in found["why"]:
+        return f"the kubelet to start its kube container again ({BACK_OFF}), and that one to stay up"
     label, seen = found["label"], feature_label(found["feature"])
     if label["pending"]:
         return f"the API server to accept the label {seen}=true" + (
@@ -169,7 +191,7 @@ def containers(found: FeatureDescription) -> list[str]:
     """Describe its containers in one line each, the running ones first."""
     lines = []
     for c in sorted(found["containers"], key=lambda c: not c["running"]):
-        how = "runs" if c["running"] else f"ended ({'unknown' if c['exit_code'] is None else c['exit_code']})"
+        how = _how(c)
         marks = [
             word
             for word, ids in (("waits", found["waiting"]), ("is being stopped", found["stopping"]))
@@ -179,6 +201,21 @@ def containers(found: FeatureDescription) -> list[str]:
             marks.append("stable" if found["proven"] else "admitted, not stable yet")
         lines.append(f"{c['owner']} {c['id'][:SHORT_ID]} {', '.join([how, *marks])}")
     return lines
+
+
+def _how(container: ContainerDescription) -> str:
+    """Describe whether a container runs."""
+    if not container["running"]:
+        known = container["gone"] or container.get("unread") or container["started"]
+        if container["exit_code"] is None and not known:
+            return "was created, and has never run"
+        return f"ended ({'unknown' if container['exit_code'] is None else container['exit_code']})"
+    if container.get("paused"):
+        return "is paused"
+    if container.get("restarting"):
+        return "is restarted by its restart policy"
+    how = "runs, as Docker lists it" if container.get("unread") else "runs"
+    return f"{how}, Docker restarts it by its restart policy" if container.get("restarts") else how
 
 
 def history(changes: Sequence[TransitionDescription], now: float) -> RenderableType:
@@ -253,7 +290,7 @@ def live_table(features: Sequence[FeatureDescription], now: float) -> Renderable
             Text(found["feature"], "bold"),
             Text(found["state"], colour(found["state"])),
             brief(found["since"], now),
-            "" if found["next_in_s"] is None else brief(now - found["next_in_s"], now),
-            found["why"],
+            "" if found["next_in_s"] is None else brief_span(found["next_in_s"]),
+            "; ".join([found["why"], *found.get("conditions", [])]),
         )
     return made

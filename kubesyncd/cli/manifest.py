@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubesyncd.cli.click_groups import Command, Failure
-from kubesyncd.cli.output import FeatureName, json_option, print_json, this_switch
-from kubesyncd.cli.rules.daemonset import Local, daemonset, local_of
+from kubesyncd.cli.output import FeatureName, json_option, print_json, this_switch, unless
+from kubesyncd.cli.rules.daemonset import Local, daemonset, left_out, local_of
 from kubesyncd.cli.rules.daemonset_lint import RULES, Finding, Weight, check
+from kubesyncd.cli.rules.kube_syntax import is_dns_label, is_image
 from kubesyncd.core import protocol
+from kubesyncd.core.kube_names import kube_name, why_not_kube
 from kubesyncd.core.labels import self_description
+from kubesyncd.core.text import shown
 from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
@@ -49,6 +52,13 @@ def manifest(
         _print_findings(check(_documents(file)), as_json=as_json)
         return
     assert name is not None
+    unless(kube_name(name), why_not_kube(name, {}))
+    unless(
+        is_dns_label(namespace),
+        f"invalid namespace {shown(namespace)}; use lower-case letters, digits and -, at most 63 characters",
+        protocol.EXIT_USAGE,
+    )
+    unless(not image or is_image(image), f"invalid image {shown(image)}; write it as REGISTRY/name:VERSION")
     select = {} if any_platform else _platform(this_switch())
     made = daemonset(name, _local(this_switch(), name), image=image, namespace=namespace, select=select)
     if as_json:
@@ -78,7 +88,12 @@ def _local(switch: Switch, name: str) -> Local:
             f"kubesync: {name} has no local container to copy from; add its mounts and its image", err=True
         )
         return Local()
-    return local_of(found)
+    local = local_of(found)
+    if lost := left_out(local):
+        click.echo(
+            f"kubesync: Kubernetes cannot express, so left out: {', '.join(map(shown, lost))}", err=True
+        )
+    return local
 
 
 def _platform(switch: Switch) -> dict[str, str]:

@@ -37,6 +37,11 @@ SETTINGS_VARIABLE = "KUBESYNCD_CONFIG"
 COMPLETION_S = 0.5
 WIDTH = 80
 WIDTH_MAX = 120
+# A clock without a battery begins in 1970 or 2000. A time from before that was written with a clock that was not set.
+CLOCK_SET_S = 978_307_200.0
+FUTURE_S_MAX = 60.0
+TIME_DIGITS_MAX = 18
+UNKNOWN_TIME = "an unknown time"
 NAME_FORM = (
     "a name has lower-case letters, digits, - and _, begins with a letter and has at most 63 characters"
 )
@@ -58,10 +63,12 @@ COLOURS = {
 
 
 def this_switch() -> Switch:
-    """Return the running command's access to this switch. Raises SettingsError."""
+    """Return the running command's access to this switch; print which settings it cannot use. Raises SettingsError."""
     ctx = click.get_current_context()
     if _SWITCH not in ctx.meta:
-        ctx.meta[_SWITCH] = _chosen(ctx)
+        ctx.meta[_SWITCH] = switch = _chosen(ctx)
+        for problem in switch.problems:
+            click.echo(f"kubesync: warning: {problem}; its default is used", err=True)
     found: Switch = ctx.meta[_SWITCH]
     return found
 
@@ -70,7 +77,8 @@ def _chosen(ctx: click.Context) -> Switch:
     """Return the switch by the settings file that `--config` or the environment names, else by the default file."""
     # Not from `ctx.meta`: a completion reads the options, but runs no command that could store them.
     file = ctx.find_root().params.get(SETTINGS_FILE) or os.environ.get(SETTINGS_VARIABLE)
-    return Switch(settings.load(Path(file or settings.DEFAULT_FILE), required=bool(file)), os.environ)
+    found = settings.read(Path(file or settings.DEFAULT_FILE), required=bool(file))
+    return Switch(found.settings, os.environ, found.problems)
 
 
 class FeatureName(click.ParamType):  # type: ignore[type-arg]
@@ -141,13 +149,31 @@ def table(*columns: str, **options: Any) -> Table:
 
 
 def ago(then: float, now: float | None = None) -> str:
-    """Format the time since `then`: `3 min`; empty if `then` is unknown."""
-    return span((time.time() if now is None else now) - then) if then else ""
+    """Format the time since `then`: `3 min`; empty if `then` is unknown, UNKNOWN_TIME if it is impossible."""
+    passed = _passed(then, now)
+    return UNKNOWN_TIME if passed is None else span(passed) if then else ""
+
+
+def stored_time(text: str) -> int:
+    """Return a time as a database has it, in seconds since the epoch; 0 where it is not a number of seconds."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= TIME_DIGITS_MAX else 0
 
 
 def brief(then: float, now: float | None = None) -> str:
-    """Format like `ago`, for a narrow column: `3min`."""
-    return "".join(ago(then, now).split()[:2])
+    """Format like `ago`, for a narrow column: `3min`; `?` for an impossible time."""
+    passed = _passed(then, now)
+    return "?" if passed is None else brief_span(passed) if then else ""
+
+
+def brief_span(seconds: float) -> str:
+    """Format a duration for a narrow column, in one unit: `3min`."""
+    return "".join(span(seconds).split()[:2])
+
+
+def _passed(then: float, now: float | None) -> float | None:
+    """Return the seconds since `then`; None where a clock was wrong: then, it was not set yet, or it is not set now."""
+    now = time.time() if now is None else now
+    return None if then > now + FUTURE_S_MAX or (then < CLOCK_SET_S <= now and then) else now - then
 
 
 def span(seconds: float) -> str:

@@ -14,7 +14,6 @@ import click
 from kubesyncd.cli.click_groups import Command, Failure, Group
 from kubesyncd.cli.install import installer
 from kubesyncd.cli.output import json_option, print_json, put, table, this_switch
-from kubesyncd.core import protocol
 from kubesyncd.ports import PortError
 from kubesyncd.services.catalog import Unusable, plan, wanted
 
@@ -108,18 +107,15 @@ def _worker(switch: Switch) -> PackageSync:
 
 
 def _source(switch: Switch, files: ServerFiles) -> CatalogSource:
-    """Return the configured server's metadata. Raises Failure without a server, or with invalid settings."""
-    from kubesyncd.runtime.state_files import StateFile
+    """Return the configured server's metadata. Raises Failure without a server."""
+    from kubesyncd.runtime.state_files import DiskFile, StateFile
     from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
 
     server = switch.settings.packages
     if not server.url:
         raise Failure(NO_SERVER)
-    seen = StateFile(Path(switch.settings.paths.state_dir) / SEEN_FILE)
-    try:
-        return CatalogSource(server.url, server.pubkey, files, switch.is_true, seen)
-    except Unusable as error:
-        raise Failure(str(error), protocol.EXIT_USAGE) from error
+    seen = DiskFile(StateFile(Path(switch.settings.paths.state_dir) / SEEN_FILE))
+    return CatalogSource(server.url, server.pubkey, files, switch.is_true, seen)
 
 
 def _labels(switch: Switch) -> Mapping[str, str]:

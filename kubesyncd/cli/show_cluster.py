@@ -64,12 +64,13 @@ def pods(here: bool, as_json: bool) -> None:
     admin = _admin()
     # The kubelet's own credential may not list other nodes' pods.
     mine = here or str(admin.kubeconfig) == switch.settings.kube.kubeconfig
-    listing = admin.pods(switch.settings.kube.node_name if mine else "")
+    node = switch.node_name() if mine else ""
+    listing = admin.pods(node)
     if as_json:
         print_json([pod_row(item) for item in listing.items])
         return
     if not listing.items:
-        click.echo(f"no pods on {switch.settings.kube.node_name}" if mine else "no pods in the cluster")
+        click.echo(f"no pods on {node}" if mine else "no pods in the cluster")
         return
     made = table("Pod", "Node", "State", "Restarts", "Age")
     for item in listing.items:

@@ -19,12 +19,15 @@ from kubesyncd.cli.output import (
     on_off,
     print_json,
     put,
+    stored_time,
     table,
     this_switch,
     unless,
 )
 from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core.model import SHORT_ID
+from kubesyncd.core.parse import unusable_names
+from kubesyncd.core.text import escaped
 from kubesyncd.ports import Refused
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
     from kubesyncd.cli.switch_redis import FeatureFields
     from kubesyncd.core.descriptions import FeatureDescription
+
+
+NAME_SHOWN_MAX = 64
 
 
 @click.command("feature", cls=Command, options_metavar="[--json]")
@@ -57,14 +63,21 @@ def _show_all(*, as_json: bool) -> None:
     switch = this_switch()
     known = {found["feature"]: found for found in switch.daemon.features()}
     names = sorted({*switch.redis.feature_names(), *known})
+    rows = [(name, _stored(switch, name), known.get(name)) for name in names]
+    rows += [
+        (escaped(name, NAME_SHOWN_MAX), Refused("Redis", unusable_names([name])), None)
+        for name in switch.redis.unusable_feature_names()
+    ]
     if as_json:
-        print_json([_as_json(name, _stored(switch, name), known.get(name)) for name in names])
+        print_json([_as_json(*row) for row in rows])
         return
-    if not names:
+    if not rows:
         click.echo("no features; add one with: kubesync config feature NAME owner local")
         return
-    rows = [(name, _stored(switch, name), known.get(name)) for name in names]
     put(feature_table(rows), "", reasons([found for _, _, found in rows if found]))
+    for _, stored, _ in rows:
+        if isinstance(stored, Refused):
+            click.echo(f"problem: {stored.detail}", err=True)
 
 
 def _stored(switch: Switch, name: str) -> FeatureFields | Refused:
@@ -103,6 +116,7 @@ def feature_table(
 def reasons(features: Sequence[FeatureDescription]) -> Table:
     """List the reason of each feature's state. Features with one reason share a line, with NAME for their names."""
     from rich.table import Table
+    from rich.text import Text
 
     shared: dict[str, list[FeatureDescription]] = {}
     for found in features:
@@ -113,6 +127,9 @@ def reasons(features: Sequence[FeatureDescription]) -> Table:
     for why, alike in shared.items():
         names = ", ".join(found["feature"] for found in alike)
         grid.add_row(names, why if len(alike) > 1 else alike[0]["why"])
+    for found in features:
+        for condition in found.get("conditions", []):
+            grid.add_row(found["feature"], Text(condition, "yellow"))
     return grid
 
 
@@ -135,6 +152,7 @@ def _show_one(name: str, *, as_json: bool) -> None:
                 (name, "bold"), ": ", (found["state"], colour(found["state"])), f" for {ago(found['since'])}"
             ),
             Text(f"  {found['why']}", "dim"),
+            *(Text(f"  {condition}", "yellow") for condition in found.get("conditions", [])),
             Text(""),
         )
     put(side_by_side(stored))
@@ -157,8 +175,8 @@ def side_by_side(stored: FeatureFields) -> Table:
 def _value(field: str, value: str) -> str:
     if field.replace("-", "_") in ("docker_id", "container_id"):
         return value[:SHORT_ID]
-    if field.endswith("_ts") and value.isdigit():
-        return f"{ago(int(value))} ago"
+    if field.endswith("_ts") and stored_time(value):
+        return f"{ago(stored_time(value))} ago"
     return value
 
 

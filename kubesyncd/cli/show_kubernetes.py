@@ -8,6 +8,7 @@ import click
 
 from kubesyncd.cli.click_groups import Command, Group
 from kubesyncd.cli.output import (
+    UNKNOWN_TIME,
     ago,
     clock,
     json_option,
@@ -15,6 +16,7 @@ from kubesyncd.cli.output import (
     print_json,
     put,
     span,
+    stored_time,
     table,
     this_switch,
     yes_no,
@@ -46,10 +48,7 @@ def server(as_json: bool) -> None:
         ("insecure", on_off(means.insecure)),
         ("disable", on_off(means.disable)),
         ("connected", yes_no(named.get("connected", "").lower() == "true")),
-        (
-            "last change",
-            f"{clock(int(since))} ({ago(int(since))} ago)" if since.isdigit() else since or "never",
-        ),
+        ("last change", _last_change(since)),
     ]
     made = table("CONFIG_DB and STATE_DB", "KUBERNETES_MASTER|SERVER")
     for name, value in rows:
@@ -59,16 +58,26 @@ def server(as_json: bool) -> None:
         click.echo(f"problem: {problem}", err=True)
 
 
+def _last_change(stored: str) -> str:
+    """Describe the time in STATE_DB; with SONiC's names it is a date."""
+    at = stored_time(stored)
+    if not at:
+        return stored or "never"
+    passed = ago(at)
+    return passed if passed == UNKNOWN_TIME else f"{clock(at)} ({passed} ago)"
+
+
 @kubernetes.command(cls=Command, options_metavar="[--json]")
 @json_option
 def status(as_json: bool) -> None:
     """Show join, connection, kubelet and pending labels."""
     switch = this_switch()
     known = switch.daemon.cluster()
+    node = known.get("node") or switch.settings.kube.node_name
     if as_json:
-        print_json({"node": switch.settings.kube.node_name, **known})
+        print_json({**known, "node": node})
         return
-    made = table("This node", switch.settings.kube.node_name)
+    made = table("This node", node)
     for name, value in status_rows(known):
         made.add_row(name, value)
     put(made)
@@ -88,8 +97,15 @@ def status_rows(known: ClusterDescription) -> list[tuple[str, str]]:
         ("connected", f"{yes_no(known['connected'])}{since}{because}"),
         ("kubelet", f"{_KUBELET[known['kubelet']]}: {known['kubelet_why']}"),
     ]
-    if known["node_exists"] is not None:
-        rows.append(("node on master", "yes" if known["node_exists"] else "not yet; the kubelet creates it"))
+    if known.get("kubelet_trouble"):
+        rows.append(("kubelet's unit", known.get("kubelet_trouble", "")))
+    if known.get("renamed"):
+        rows.append(("renamed", known["renamed"]))
+    if known.get("node_gone"):
+        rows.append(("node on master", f"no: {known.get('node_gone', '')}"))
+    elif known["node_exists"] is not None:
+        exists = ", ".join(word for word in ("yes", known.get("node_state", "")) if word)
+        rows.append(("node on master", exists if known["node_exists"] else "not yet; the kubelet creates it"))
     job = known.get("membership")
     if job:
         rows.append((f"last {job['job']}", f"{job['phase']} {span(job['since_s'])} ago: {job['says']}"))
@@ -118,6 +134,7 @@ def labels(as_json: bool) -> None:
                 "pending": known["pending"],
                 "failed": known["failed"],
                 "refused": known["refused"],
+                "drifted": known.get("drifted", {}),
                 "why_pending": known["why_pending"],
             }
         )
@@ -140,16 +157,11 @@ def label_rows(known: ClusterDescription) -> list[tuple[str, str, str]]:
     for text in known["pending"]:
         key, equals, value = text.partition("=")
         coming[key if equals else text[:-1]] = value if equals else "(drop)"
-    refused = known["refused"]
-    keys = sorted({*known["applied"], *coming, *refused})
-    return [
-        (
-            key,
-            known["applied"].get(key, "-"),
-            coming.get(key) or (f"refused: {refused[key]}" if key in refused else ""),
-        )
-        for key in keys
-    ]
+    notes = {key: f"refused: {why}" for key, why in known["refused"].items()}
+    wished = known.get("wished", {})
+    notes |= {key: f"changed there; wanted: {wished.get(key, '')}" for key in known.get("drifted", {})}
+    keys = sorted({*known["applied"], *coming, *notes})
+    return [(key, known["applied"].get(key, "-"), coming.get(key) or notes.get(key, "")) for key in keys]
 
 
 for command in (nodes, pods):

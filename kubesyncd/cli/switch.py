@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kubesyncd.cli.switch_daemon import DaemonClient
 from kubesyncd.cli.switch_redis import SwitchRedis
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from kubesyncd.adapters.kube_lists import ClusterLists
     from kubesyncd.adapters.kubelet_config import KubeletConfig
     from kubesyncd.adapters.systemd import SystemdUnits
+    from kubesyncd.core.certificate_life import CertificateLife
     from kubesyncd.ports import Claim, Hooks
     from kubesyncd.services.catalog_source import ServerFiles
     from kubesyncd.settings import Settings
+
+T = TypeVar("T")
 
 SYSTEMCTL_S = 2.0
 DOCKER_S = 1.0
@@ -31,10 +34,16 @@ INSPECT_S = 2.0
 
 
 class Switch:
-    """The services of this switch, as one command needs them. Connections open on first use."""
+    """The services of this switch, as one command needs them. Connections open on first use.
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
+    `problems`: errors of the settings file; `settings` has the defaults of the keys that they name.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str] | None = None, problems: tuple[str, ...] = ()
+    ) -> None:
         self.settings = settings
+        self.problems = problems
         path = (environ or os.environ).get("KUBESYNCD_HOST_SOCK") or settings.sockets.host
         self.daemon = DaemonClient(Path(path))
         self.redis = SwitchRedis(settings)
@@ -42,6 +51,10 @@ class Switch:
     def has_unit(self, feature: str) -> bool:
         """Return whether systemd knows a service for the feature. Raises Unavailable."""
         return self._systemd(lambda units: units.has_unit(feature))
+
+    def makes_local(self, feature: str) -> bool:
+        """Return whether the feature's unit has a script that can create a local container. Raises Unavailable."""
+        return self._systemd(lambda units: units.makes_local(feature))
 
     def in_use(self, feature: str) -> bool:
         """Return whether the feature's unit is enabled or running. Raises Unavailable."""
@@ -53,7 +66,11 @@ class Switch:
         """Return whether the kubelet's unit is active. Raises Unavailable."""
         return self._systemd(lambda units: units.kubelet_running())
 
-    def _systemd(self, question: Callable[[SystemdUnits], Coroutine[Any, Any, bool]]) -> bool:
+    def kubelet_trouble(self) -> str:
+        """Return why the kubelet does not run well, with what to type; empty where it does. Raises Unavailable."""
+        return self._systemd(lambda units: units.kubelet_trouble())
+
+    def _systemd(self, question: Callable[[SystemdUnits], Coroutine[Any, Any, T]]) -> T:
         import asyncio
 
         return asyncio.run(question(self.units(look_s=SYSTEMCTL_S)))
@@ -70,6 +87,16 @@ class Switch:
 
         return HookFolders(Path(self.settings.paths.hooks_dir), left_out)
 
+    def node_name(self) -> str:
+        """Return the name of this switch's Node. Raises Unavailable, Forbidden."""
+        return self.daemon.cluster().get("node") or self.settings.kube.node_name
+
+    def pods(self) -> dict[str, tuple[str, ...]]:
+        """Return the running containers of each pod of `[kube] namespaces`. Raises Unavailable, Forbidden."""
+        from kubesyncd.adapters.docker_sync import pods
+
+        return pods(self.settings.docker.url, self.settings.kube.namespaces, DOCKER_S)
+
     def docker_version(self) -> str:
         """Return the Docker engine's version. Raises Unavailable, Forbidden."""
         from kubesyncd.adapters.docker_sync import docker_version
@@ -79,7 +106,7 @@ class Switch:
     def local_container(self, feature: str) -> dict[str, Any] | None:
         """Return Docker's inspect of the feature's local container; None: it does not exist.
 
-        Raises SettingsError, Unavailable, Forbidden.
+        Raises Unavailable, Forbidden.
         """
         from kubesyncd.adapters.docker_sync import inspect
 
@@ -118,8 +145,8 @@ class Switch:
         return ClusterLists(admin_conf if _exists(admin_conf) else kubeconfig, insecure=insecure)
 
 
-def certificate_ends_at(kubeconfig: Path) -> float:
-    """Return when the client certificate in or named by `kubeconfig` expires, in seconds since the epoch.
+def certificate_life(kubeconfig: Path) -> CertificateLife:
+    """Return the validity of the client certificate in or named by `kubeconfig`.
 
     Raises Forbidden if this user may not read it, Unavailable if it has no usable certificate.
     """
@@ -128,7 +155,7 @@ def certificate_ends_at(kubeconfig: Path) -> float:
     try:
         with kubeconfig.open("rb"):
             pass  # distinguish an unreadable file from an invalid kubeconfig
-        return kube_credential.certificate_ends_at(kubeconfig)
+        return kube_credential.certificate_life(kubeconfig)
     except PermissionError as error:
         raise Forbidden(
             kube_credential.SERVICE, f"{error.filename} may be read by root only; use sudo"

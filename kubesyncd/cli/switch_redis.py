@@ -55,7 +55,7 @@ class SwitchRedis:
 
     @cached_property
     def _place(self) -> Place:
-        """The place of the databases. Raises SettingsError where the URL is invalid, Unavailable."""
+        """The place of the databases. Raises Unavailable."""
         from kubesyncd.adapters.redis_place import locate
 
         return locate(self._settings.redis)
@@ -84,12 +84,18 @@ class SwitchRedis:
 
     def feature_names(self) -> list[str]:
         """Return the valid names of all FEATURE rows in CONFIG_DB. Raises Unavailable."""
+        return [name for name in self._names_in_table() if valid_feature_name(name)]
+
+    def unusable_feature_names(self) -> list[str]:
+        """Return the names of the FEATURE rows that no feature can have. Raises Unavailable."""
+        return [name for name in self._names_in_table() if not valid_feature_name(name)]
+
+    def _names_in_table(self) -> list[str]:
         from kubesyncd.adapters.redis_client import FEATURE
 
         with _redis_edge("CONFIG_DB"):
             keys = self._databases[0].scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)
-            names = {key.removeprefix(FEATURE) for key in keys}
-        return sorted(name for name in names if valid_feature_name(name))
+            return sorted({key.removeprefix(FEATURE) for key in keys})
 
     def feature_rows(self, feature: str) -> FeatureFields:
         """Return one feature's rows. Raises Unavailable, Refused."""

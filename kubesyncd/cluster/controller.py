@@ -14,16 +14,17 @@ Without a configured master nothing is read but the configuration, and nothing i
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubesyncd.cluster.credential_watch import CredentialWatch
 from kubesyncd.cluster.kubelet import KubeletGate
 from kubesyncd.cluster.label_sync import LabelSync
 from kubesyncd.cluster.master_config import MasterConfigReader
+from kubesyncd.cluster.node_health import NodeHealth
 from kubesyncd.cluster.node_link import NodeLink
 from kubesyncd.cluster.queue_file import QueueFile
-from kubesyncd.cluster.rules import kubelet_rule, why_not_joined
+from kubesyncd.cluster.status import ClusterStatus
 from kubesyncd.cluster.status_mirror import StatusMirror
 from kubesyncd.core.labels import Change, feature_label
 from kubesyncd.runtime.wakeup import woken
@@ -32,18 +33,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from kubesyncd.cluster.listeners import Listeners
+    from kubesyncd.cluster.status import NodeNaming
     from kubesyncd.core.descriptions import ClusterDescription
-    from kubesyncd.core.model import LabelView, MasterConfig, Timing
+    from kubesyncd.core.model import LabelView, MasterConfig, NodeSeen, Timing
     from kubesyncd.ports import Cluster, DurableFile, FeatureStore, SwitchFiles, Units
     from kubesyncd.runtime.context import Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPorts:
-    """The ports of the controller. `connect` makes an API server's adapter; ImportError: no Kubernetes packages.
+    """The ports of the controller.
 
-    `credential_fits`: whether the kubelet has a credential for the configured master. `is_joining`: whether a join or
-    a reset is running; it controls the kubelet then.
+    `connect` makes an API server's adapter; ImportError: no Kubernetes packages. `names`: what this switch's Node is
+    called. `credential_fits`: whether the kubelet has a credential for the configured master. `is_joining`: whether a
+    join or a reset is running; it controls the kubelet then. `is_leaving`: whether a reset is about to begin or runs.
     """
 
     store: FeatureStore
@@ -51,16 +54,22 @@ class ClusterPorts:
     connect: Callable[[MasterConfig], Cluster]
     labels_file: DurableFile
     switch: SwitchFiles
+    names: NodeNaming
     credential_fits: Callable[[], bool]
     is_joining: Callable[[], bool]
+    is_leaving: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
 class _NodeState:
-    """Whether this switch has joined, and whether a reboot is being prepared."""
+    """Whether this switch has joined, and whether a reboot is being prepared.
+
+    `no_deploy`: why Kubernetes cannot deploy here; empty where it can, or before the configuration has been read.
+    """
 
     joined: bool = False
     hold: bool = False
+    no_deploy: str = ""
 
 
 class ClusterController:
@@ -97,10 +106,18 @@ class ClusterController:
         self._mirror = StatusMirror(
             ports.store, config=self._config, shown=self, timing=timing, runtime=runtime
         )
-        self._credential = CredentialWatch(
-            ports.switch.credential_ends, runtime=runtime, notice=listeners.notice
-        )
         self._kubelet = KubeletGate(ports.units, timing=timing, runtime=runtime)
+        credential_life = ports.switch.credential_life
+        self._status = ClusterStatus(
+            config=self._config,
+            link=self._link,
+            labels=self._labels,
+            kubelet=self._kubelet,
+            names=ports.names,
+            credential=CredentialWatch(credential_life, runtime=runtime, notice=listeners.notice),
+            node=NodeHealth(runtime, timing),
+            runtime=runtime,
+        )
         self._state = _NodeState()
         self._announced: _NodeState | None = None
         self.engaged = False
@@ -123,6 +140,16 @@ class ClusterController:
     def hold(self) -> bool:
         """Whether a reboot is being prepared."""
         return self._state.hold
+
+    @property
+    def no_deploy(self) -> str:
+        """Why Kubernetes cannot deploy on this switch, with what to type; empty where it can, or is not known."""
+        return self._state.no_deploy
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a reset is about to begin, or runs."""
+        return self._ports.is_leaving()
 
     @property
     def connected(self) -> bool:
@@ -153,6 +180,11 @@ class ClusterController:
         """Return the state of the feature's label. Its absence on the Node is tracked from now on."""
         return self._labels.view(feature, self._link.node)
 
+    def note_kube_start(self, at: str) -> None:
+        """Note that a running kube container was started `at` (ISO 8601): its pod tolerates the taints before that."""
+        if self._status.node.started(at):
+            self._due.set()
+
     async def request_feature(self, feature: str, *, on: bool) -> None:
         """Queue a feature's label. Raises Refused where too many others wait.
 
@@ -169,7 +201,7 @@ class ClusterController:
         upto = await self._file.append(changes)
         if await self._labels.outcome(changes, upto, wait=self.joined):
             return "applied"
-        return f"queued ({self._why_pending()}; {len(self._file.queue.pending)} pending)"
+        return f"queued ({self._status.why_pending(joined=self.joined)}; {len(self._file.queue.pending)} pending)"
 
     async def purge(self) -> None:
         """Forget every label, queued or applied: the switch was reset.
@@ -186,32 +218,7 @@ class ClusterController:
 
     def status(self) -> ClusterDescription:
         """Return the status for operators, without the membership."""
-        master, queue = self._config.master, self._file.queue
-        may_run, kubelet_why = self._kubelet_rule()
-        expires_ts = self._credential.expires_ts
-        retry_in_s = max(0.0, self._labels.retry_at - self._runtime.clock())
-        return {
-            "master": f"{master.ip}:{master.port}" if master and master.ip else "",
-            "disabled": bool(master and master.disable),
-            "insecure": bool(master and master.insecure),
-            "joined": self.joined,
-            "connected": self.connected,
-            "why_disconnected": self._link.why if self.joined and not self.connected else "",
-            "last_update_ts": self._link.state[1],
-            "credential_expires_ts": None if expires_ts is None else int(expires_ts),
-            "node_exists": self._link.node_exists,
-            "node_labels": None if self.node_labels is None else dict(self.node_labels),
-            "hold": self.hold,
-            "kubelet": self.kubelet_running,
-            "kubelet_may_run": may_run,
-            "kubelet_why": kubelet_why,
-            "pending": [str(change) for change in queue.changes],
-            "failed": sorted(queue.failed),
-            "applied": {key: value for key, value in queue.applied.items() if value is not None},
-            "refused": dict(self._labels.refusals),
-            "why_pending": self._why_pending() if queue.pending else "",
-            "retry_in_s": round(retry_in_s, 1) if queue.pending else 0.0,
-        }
+        return self._status.describe(joined=self.joined, hold=self.hold)
 
     async def run(self) -> None:
         """Run until cancelled. An unexpected exception ends all loops and is raised."""
@@ -249,19 +256,19 @@ class ClusterController:
             if self._link.cluster is not None:
                 await self._labels.send(self._link.cluster)
             await self._rule_kubelet()
+            await self._kubelet.keep_registered(gone=self._node_gone)
             self.engaged = bool(master.ip) or self._kubelet.running is not False
 
     def _idle_s(self) -> float | None:
         """Return the seconds until the next timed action; None: none is due."""
         if self._config.master is None or not self.engaged or self._link.packages_missing:
             return None
-        now, times = self._runtime.clock(), [self._audit.at]
-        if self._link.cluster is not None and self._file.queue.pending:
-            times.append(self._labels.retry_at)
-        if self._kubelet.retry_at is not None:
-            times.append(self._kubelet.retry_at)
-        if self._labels.settled_at > now:
-            times.append(self._labels.settled_at)
+        now, settled_at = self._runtime.clock(), self._labels.settled_at
+        due_at = self._labels.due_at if self._link.cluster is not None else None
+        node, kubelet = self._status.node, self._kubelet
+        later = (due_at, node.counts_at, kubelet.retry_at, kubelet.registration.again_at)
+        times = [self._audit.at, *(at for at in later if at is not None)]
+        times += [settled_at] if settled_at > now else []
         return max(0.0, min(times) - now)
 
     def _observe_local(self, master: MasterConfig) -> bool:
@@ -269,21 +276,35 @@ class ClusterController:
         if master.ip:
             self.engaged = True
         if self._link.packages_missing or not self.engaged:
+            self._note_state(joined=False, hold=self.hold)
             return False
-        joined = master.wanted and self._ports.credential_fits()
-        self._state = _NodeState(joined, self._ports.switch.hold_exists())
+        joined = master.wanted and self._ports.credential_fits() and not self.leaving
+        self._note_state(joined=joined, hold=self._ports.switch.hold_exists())
         if self._audit.begins():
             self._kubelet.stale = True
             self._file.retry()
-            self._credential.check(master, joined=self.joined)
+            self._status.check(master, joined=self.joined)
         return True
+
+    def _note_state(self, *, joined: bool, hold: bool) -> None:
+        """Take the state over, and have the features planned again where Kubernetes can no longer deploy, or can.
+
+        Without a master their audit is soon enough.
+        """
+        before, no_deploy = self._state.no_deploy, self._status.no_deploy(joined=joined, leaving=self.leaving)
+        self._state = _NodeState(joined, hold, no_deploy)
+        if self.engaged and no_deploy != before:
+            self._listeners.wake_feature(None)
 
     def _announce(self) -> None:
         """Log a join or leave, and the begin or end of a reboot preparation."""
         if self._state != self._announced:
             self._announced = self._state
             why = self._kubelet_rule()[1]
-            self._runtime.log.info("cluster", joined=self.joined, hold=self.hold, why=why)
+            no_deploy = self.no_deploy if self.joined else ""
+            self._runtime.log.info(
+                "cluster", joined=self.joined, hold=self.hold, why=why, no_deploy=no_deploy
+            )
             self._listeners.wake_feature(None)
 
     async def _keep_link(self, master: MasterConfig, tasks: asyncio.TaskGroup) -> None:
@@ -294,11 +315,16 @@ class ClusterController:
         if await self._link.keep(master, tasks):
             self._labels.retry_now(fresh=True)
         if self._link.packages_missing:
-            self._state = replace(self._state, joined=False)
+            self._note_state(joined=False, hold=self.hold)
 
     def _kubelet_rule(self) -> tuple[bool, str]:
-        why_not = "" if self.joined else self._why_not_joined()
-        return kubelet_rule(why_not, hold=self.hold, failed=len(self._file.queue.failed))
+        return self._status.rule(joined=self.joined, hold=self.hold)
+
+    @property
+    def _node_gone(self) -> bool:
+        """Whether the API server does not have the Node that it once had."""
+        missing = self.joined and self.connected and self._link.node_exists is False
+        return missing and bool(self._file.queue.uid) and not self._ports.is_joining()
 
     async def _rule_kubelet(self) -> None:
         if self._ports.is_joining():
@@ -307,6 +333,8 @@ class ClusterController:
         before = self._kubelet.running
         await self._kubelet.rule(*self._kubelet_rule())
         if self._kubelet.running is not before:
+            if self._kubelet.running:
+                self._status.node.kubelet_started()
             self._listeners.wake_feature(None)
 
     # ---- called by the parts --------------------------------------------------------------------
@@ -336,22 +364,14 @@ class ClusterController:
         self._mirror.wake()
         self._listeners.wake_feature(None)
 
-    def _node_seen(self, news: bool) -> None:
+    def _node_seen(self, seen: NodeSeen | None, news: bool) -> None:
+        self._status.node.observe(None if seen is None else seen.condition)
+        if seen is not None:
+            self._labels.meet(seen)
         if news:
             self._labels.retry_now()
             self._listeners.linked()
         self._due.set()
-
-    # ---- texts ----------------------------------------------------------------------------------
-
-    def _why_not_joined(self) -> str:
-        return why_not_joined(self._config.master, packages_missing=self._link.packages_missing)
-
-    def _why_pending(self) -> str:
-        if not self.joined:
-            return self._why_not_joined()
-        why = self._labels.failure.detail if self._labels.failure else ""
-        return why or "the API server has not answered yet"
 
 
 class _Audit:

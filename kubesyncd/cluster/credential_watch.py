@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubesyncd.runtime.x509 import EXPIRY_WARNING_S
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kubesyncd.core.certificate_life import CertificateLife
     from kubesyncd.core.model import MasterConfig
     from kubesyncd.runtime.context import Runtime
 
@@ -16,19 +15,19 @@ REMINDER_S = 86_400.0
 
 
 class CredentialWatch:
-    """`credential_ends`: when the kubelet's certificate expires, in seconds since the epoch; None: not known.
+    """`credential_life`: the validity of the kubelet's certificate; None: not known.
 
     `notice` gets a report for the fleet's operator, see Listeners.
     """
 
     def __init__(
         self,
-        credential_ends: Callable[[], float | None],
+        credential_life: Callable[[], CertificateLife | None],
         *,
         runtime: Runtime,
         notice: Callable[[str, str], None],
     ) -> None:
-        self._credential_ends = credential_ends
+        self._credential_life = credential_life
         self._runtime = runtime
         self._notice = notice
         self._insecure_said_at: float | None = None
@@ -44,19 +43,27 @@ class CredentialWatch:
                 "insecure_master",
                 why="the API server's certificate is not verified; run: config kube server insecure off",
             )
-        self.expires_ts = self._credential_ends() if joined else None
-        if self.expires_ts is not None:
-            self._check_expiry(self.expires_ts - self._runtime.wall(), now)
+        life = self._credential_life() if joined else None
+        self.expires_ts = None if life is None else life.ends
+        if (
+            life is not None
+            and life.is_late(self._runtime.wall())
+            and _is_long_ago(self._expiry_said_at, now)
+        ):
+            self._alert(life.ends - self._runtime.wall(), now)
 
-    def _check_expiry(self, left_s: float, now: float) -> None:
-        """Alert before the kubelet's certificate expires; normally the kubelet renews it earlier."""
-        if left_s >= EXPIRY_WARNING_S or not _is_long_ago(self._expiry_said_at, now):
-            return
+    def _alert(self, left_s: float, now: float) -> None:
+        """Alert: the kubelet should have renewed its certificate by now."""
         self._expiry_said_at = now
-        left = "has expired" if left_s <= 0 else f"expires in {left_s / 86_400:.0f} days"
-        why = f"the kubelet's certificate {left}; see why the kubelet does not renew it, or: config kube join -f"
+        left = "has expired" if left_s <= 0 else f"is not renewed, and expires in {_words(left_s)}"
+        why = f"the kubelet's certificate {left}; see why: journalctl -u kubelet, or: config kube join -f"
         self._runtime.log.error("credential_expires", alert=True, why=why)
         self._notice("CredentialExpires", why)
+
+
+def _words(left_s: float) -> str:
+    """Return a remaining time; a certificate of a few hours is not judged in days."""
+    return f"{left_s / 86_400:.0f} days" if left_s >= 2 * 86_400 else f"{left_s / 3600:.1f} hours"
 
 
 def _is_long_ago(said_at: float | None, now: float) -> bool:

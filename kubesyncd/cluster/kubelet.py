@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kubesyncd.cluster.node_registration import NodeRegistration
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
     from kubesyncd.runtime.context import Runtime
 
 NOT_SWITCHED = "kubelet_not_switched"
+FAILING = "kubelet_failing"
 
 
 class KubeletGate:
-    """Brings the kubelet's unit into the desired state: observe, start or stop, observe again."""
+    """Brings the kubelet's unit into the desired state: observe, start or stop, observe again.
+
+    `trouble`: why it is not in that state, or does not run well in it, with what to type; empty where all is well.
+    `registration`: restarts it where its Node was deleted.
+    """
 
     def __init__(self, units: Units, *, timing: Timing, runtime: Runtime) -> None:
         self._units = units
@@ -28,8 +34,10 @@ class KubeletGate:
         self._alerts = runtime.alert_log("kubelet")
         self._ruled: bool | None = None
         self.running: bool | None = None
+        self.trouble = ""
         self.stale = True
         self.retry_at: float | None = None
+        self.registration = NodeRegistration(units, runtime)
 
     async def rule(self, run: bool, why: str) -> None:
         """Start or stop the kubelet. A failure is logged once and tried again from `retry_at` on."""
@@ -40,6 +48,7 @@ class KubeletGate:
         try:
             await self._make(run, why)
         except PortError as error:
+            self.trouble = await self._trouble(run) or str(error)
             self._alerts.begin(
                 NOT_SWITCHED, f"{error}; kubelet to be {'started' if run else 'stopped'}: {why}"
             )
@@ -48,6 +57,22 @@ class KubeletGate:
             self._backoff.reset()
             self._alerts.end(NOT_SWITCHED)
             self.stale, self.retry_at = False, None
+            self.trouble = await self._trouble(run)
+            if self.trouble:
+                self._alerts.begin(FAILING, self.trouble)
+            else:
+                self._alerts.end(FAILING)
+
+    async def keep_registered(self, *, gone: bool) -> None:
+        """Restart the kubelet where its Node is `gone` from the master, unless it may not run."""
+        await self.registration.look(gone=gone, kubelet=self.running is True and self._ruled is True)
+
+    async def _trouble(self, run: bool) -> str:
+        """Return why a kubelet that should run does not run well; empty where that is not known."""
+        try:
+            return await self._units.kubelet_trouble() if run else ""
+        except PortError:
+            return ""
 
     async def _make(self, run: bool, why: str) -> None:
         self.running = await self._units.kubelet_running()

@@ -9,13 +9,14 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.host import canonical_host
 from kubesyncd.ports import PortError
 from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kubesyncd.core.model import MasterConfig, Timing
+    from kubesyncd.core.model import MasterConfig, NodeSeen, Timing
     from kubesyncd.ports import Cluster
     from kubesyncd.runtime.context import Runtime
 
@@ -29,8 +30,8 @@ class NodeLink:
     """The link and its observations. `node` None: not observed on this link.
 
     `state`: whether the API server answers (None: never tried), and since when (seconds since the epoch).
-    `changed` is called after each change of `state`; `node_seen` after each observation of the Node, with whether the
-    API server answers again or has the Node again.
+    `changed` is called after each change of `state`; `node_seen` after each observation of the Node (None: the API
+    server does not have it), with whether the API server answers again or has the Node again.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class NodeLink:
         timing: Timing,
         runtime: Runtime,
         changed: Callable[[], None],
-        node_seen: Callable[[bool], None],
+        node_seen: Callable[[NodeSeen | None, bool], None],
     ) -> None:
         self._connect = connect
         self._runtime = runtime
@@ -103,8 +104,8 @@ class NodeLink:
         while True:
             begun, why = self._runtime.clock(), "the watch has ended"
             try:
-                async for labels in cluster.watch():
-                    self._observe(labels)
+                async for seen in cluster.watch():
+                    self._observe(seen)
             except PortError as error:
                 why = error.detail
             self._set_connected(False, why, announce=True)
@@ -112,12 +113,12 @@ class NodeLink:
                 self._backoff.reset()
             await woken(self._again, self._backoff.next_s())
 
-    def _observe(self, labels: Mapping[str, str] | None) -> None:
-        news = not self.connected or (labels is not None and not self.node_exists)
-        self.node = labels or {}
-        self.node_exists = labels is not None
+    def _observe(self, seen: NodeSeen | None) -> None:
+        news = not self.connected or (seen is not None and not self.node_exists)
+        self.node = seen.labels if seen is not None else {}
+        self.node_exists = seen is not None
         self._set_connected(True, "the API server answers", announce=True)
-        self._node_seen(news)
+        self._node_seen(seen, news)
 
     def _set_connected(self, connected: bool, why: str, *, announce: bool) -> None:
         self.why = why
@@ -141,4 +142,4 @@ class NodeLink:
 
 def _address(master: MasterConfig) -> tuple[str, int, bool]:
     """Return the configuration that a link depends on."""
-    return master.ip, master.port, master.insecure
+    return canonical_host(master.ip), master.port, master.insecure

@@ -33,7 +33,8 @@ PAUSE_S = 10.0
 SPREAD_S = 10.0
 EVENTS_MAX = 16
 BACKOFF_S_MAX = 300.0
-VALUE_MAX = 240
+# Bytes: all features' values together stay below the 256 KiB that Kubernetes allows an object's annotations.
+VALUE_BYTES_MAX = 240
 
 
 class Link(Protocol):
@@ -169,5 +170,7 @@ def feature_annotation(name: str) -> str | None:
 
 
 def _value(state: str, failure: str) -> str:
-    text = f"{state} failed: {failure}" if failure else state
-    return text if len(text) <= VALUE_MAX else f"{text[: VALUE_MAX - 1]}…"
+    text = (f"{state} failed: {failure}" if failure else state).encode(errors="replace")
+    if len(text) <= VALUE_BYTES_MAX:
+        return text.decode()
+    return f"{text[: VALUE_BYTES_MAX - len('…'.encode())].decode(errors='ignore')}…"

@@ -6,6 +6,8 @@ A damaged file is read part by part: each valid label is kept, because a lost on
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.label_queue import Queue, QueueFull
@@ -57,10 +59,11 @@ class QueueFile:
         for problem in problems:
             self._log.error("labels_not_loaded", why=problem)
 
-    def _with(self, changes: Sequence[Change]) -> Queue:
+    def _with(self, changes: Sequence[Change], *, wished: bool) -> Queue:
         """Return the queue with `changes` appended, not stored. Raises Refused where too many others wait."""
         try:
-            return self.queue.append(changes)
+            queue = self.queue.append(changes)
+            return queue.wish(changes) if wished else queue
         except QueueFull as error:
             raise Refused(SERVICE, str(error)) from error
 
@@ -74,22 +77,22 @@ class QueueFile:
 
     def append_soon(self, changes: Sequence[Change]) -> None:
         """Queue `changes`; the file is written later. Raises Refused where too many others wait."""
-        self._append(changes)
+        self._append(changes, wished=False)
         self._to_save.set()
 
     async def append(self, changes: Sequence[Change]) -> int:
-        """Queue `changes`, in the file too; return the arrival number behind the last one.
+        """Queue what an operator wishes, in the file too; return the arrival number behind the last one.
 
         Raises Refused, Unavailable.
         """
         async with self._saving:
-            await self._file.save(encode(self._with(changes)))
+            await self._file.save(encode(self._with(changes, wished=True)))
             self._alerts.end("labels_not_saved")
             # Changes of the queue during the write are written next, by `run`.
-            return self._append(changes)
+            return self._append(changes, wished=True)
 
-    def _append(self, changes: Sequence[Change]) -> int:
-        self._replace(self._with(changes))
+    def _append(self, changes: Sequence[Change], *, wished: bool) -> int:
+        self._replace(self._with(changes, wished=wished))
         self._appended(changes)
         return self.queue.arrivals
 
@@ -127,8 +130,15 @@ class QueueFile:
 
 def encode(queue: Queue) -> bytes:
     """Encode the queue as a file's content, indented for operators."""
-    pending = [str(change) for change in queue.changes]
-    return codec.encode({"pending": pending, "applied": queue.applied, "failed": queue.failed}, indent=1)
+    parts = {
+        "pending": [str(change) for change in queue.changes],
+        "applied": queue.applied,
+        "failed": queue.failed,
+        "wishes": queue.wishes,
+        "node": queue.uid,
+        "store": queue.version,
+    }
+    return codec.encode(parts, indent=1)
 
 
 def decode(data: bytes | None) -> tuple[Queue, tuple[str, ...]]:
@@ -147,7 +157,15 @@ def decode(data: bytes | None) -> tuple[Queue, tuple[str, ...]]:
             problems.append(f"a queued label is dropped: {error}")
     applied = _applied(reader, tree.get("applied", {}), problems)
     failed = _listed(reader, tree.get("failed", []), "failed", problems)
-    return queue.recall(applied, failed), _few(problems)
+    queue = queue.recall(applied, failed)
+    if "wishes" not in tree:
+        return queue.infer_wishes(), _few(problems)
+    wishes = _applied(reader, tree["wishes"], problems)
+    with suppress(QueueFull):
+        queue = queue.wish([Change(key, value) for key, value in wishes.items()])
+    uid, version = tree.get("node", ""), tree.get("store", 0)
+    queue = replace(queue, uid=uid if isinstance(uid, str) else "")
+    return replace(queue, version=version if type(version) is int else 0), _few(problems)
 
 
 def _listed(reader: codec.Reader, value: object, name: str, problems: list[str]) -> tuple[str, ...]:

@@ -8,8 +8,11 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import MasterConfig
 
 
-def why_not_joined(master: MasterConfig | None, *, packages_missing: bool) -> str:
-    """Return why this switch is not a node of the configured master, with what to type. `master` None: not read yet."""
+def why_not_joined(master: MasterConfig | None, *, packages_missing: bool, name_problem: str) -> str:
+    """Return why this switch is not a node of the configured master, with what to type. `master` None: not read yet.
+
+    `name_problem`: why it cannot join under its name, or empty.
+    """
     if master is None:
         return "the configuration has not been read yet"
     if not master.ip:
@@ -18,6 +21,8 @@ def why_not_joined(master: MasterConfig | None, *, packages_missing: bool) -> st
         return "the master is disabled; run: config kube server disable off"
     if packages_missing:
         return "the Kubernetes packages are not installed"
+    if name_problem:
+        return f"this switch cannot join: {name_problem}"
     return "this switch has not joined; run: config kube join"
 
 

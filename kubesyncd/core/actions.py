@@ -47,6 +47,13 @@ class StartLocal:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpause:
+    """Unpause this container (docker unpause)."""
+
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class EndContainer:
     """End this container: docker stop with `grace_s`, or docker kill with `signal` where `cause` is KILL."""
 
@@ -75,16 +82,23 @@ class RestoreImage:
     failed_image: str
 
 
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Delete all that is kept of a feature that does not exist any more."""
+
+
 Action = (
     WriteRow
     | SetMode
     | Admit
     | RequestLabel
     | StartLocal
+    | Unpause
     | EndContainer
     | RestartUnit
     | AdoptImage
     | RestoreImage
+    | Forget
 )
 
 

@@ -17,6 +17,7 @@ class ConfigDescription(TypedDict):
     failure_minutes: int
     failure_policy: str | None
     local_only: bool
+    why_local: str
     always_local: bool
 
 
@@ -38,6 +39,7 @@ class LabelDescription(TypedDict):
     pending: bool
     failed: bool
     refused: str
+    contested: NotRequired[str]
     queued_at: float | None
     acked_at: float | None
 
@@ -53,6 +55,14 @@ class ContainerDescription(TypedDict):
     image: str
     gone: bool
     image_id: str
+    paused: NotRequired[bool]
+    restarting: NotRequired[bool]
+    restarts: NotRequired[bool]
+    unread: NotRequired[str]
+    oom_killed: NotRequired[bool]
+    unhealthy: NotRequired[str]
+    stop_timeout_s: NotRequired[int | None]
+    pod: NotRequired[str]
 
 
 class ComplaintDescription(TypedDict):
@@ -90,6 +100,7 @@ class FeatureDescription(TypedDict):
     config: ConfigDescription
     row: RowDescription
     joined: bool
+    no_deploy: NotRequired[str]
     waiting: list[str]
     stopping: list[str]
     granted: str
@@ -101,6 +112,7 @@ class FeatureDescription(TypedDict):
     failed_image: str
     boot_fallback: bool
     troubles: list[str]
+    conditions: NotRequired[list[str]]
     complaints: list[ComplaintDescription]
     starts_in_vain: int
     containers: list[ContainerDescription]
@@ -130,12 +142,24 @@ class JobDescription(TypedDict, total=False):
     steps: list[JobStepDescription]
 
 
+class RefusedContainerDescription(TypedDict):
+    """A container that was refused a feature. `at`: seconds since the epoch, of the last of `times` refusals."""
+
+    feature: str
+    container_id: str
+    why: str
+    times: int
+    at: float
+
+
 class ClusterDescription(TypedDict):
     """The answer to `cluster`: the master, this node's labels, and the kubelet.
 
     Names with `_ts` are seconds since the epoch. `kubelet` is None while it has not been observed.
     """
 
+    node: NotRequired[str]
+    renamed: NotRequired[str]
     master: str
     disabled: bool
     insecure: bool
@@ -146,10 +170,15 @@ class ClusterDescription(TypedDict):
     credential_expires_ts: int | None
     node_exists: bool | None
     node_labels: NotRequired[dict[str, str] | None]
+    node_state: NotRequired[str]
+    node_gone: NotRequired[str]
+    drifted: NotRequired[dict[str, str | None]]
+    wished: NotRequired[dict[str, str]]
     hold: bool
     kubelet: bool | None
     kubelet_may_run: bool
     kubelet_why: str
+    kubelet_trouble: NotRequired[str]
     pending: list[str]
     failed: list[str]
     applied: dict[str, str]
@@ -157,6 +186,7 @@ class ClusterDescription(TypedDict):
     why_pending: str
     retry_in_s: float
     membership: NotRequired[JobDescription]
+    refused_containers: NotRequired[list[RefusedContainerDescription]]
 
 
 class ImageDescription(TypedDict):

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from kubesyncd.core.labels import feature_of
+from kubesyncd.core.labels import Change, describes_switch, feature_of
 from kubesyncd.core.model import KubeLabel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from kubesyncd.core.labels import Change
+    from kubesyncd.core.model import NodeSeen
 
 # Above this many entries, superseded entries are dropped; more different keys than this are refused.
 PENDING_MAX = 1024
@@ -54,12 +54,18 @@ class Queue:
 
     `applied`: the last value acknowledged or seen on the Node per key; None: known to be absent.
     `failed`: queued keys of a failed attempt; the kubelet must not run until they are delivered (spec, 6).
+    `wishes`: the labels that operators want, delivered or not, until they drop them.
+    `uid`: the Node that was last observed, empty before the first one. `version`: the newest version of the API
+    server's store since operators set or removed a label, 0 before; a lower one comes from an older store.
     """
 
     pending: tuple[Entry, ...] = ()
     applied: Mapping[str, str | None] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
     arrivals: int = 0
+    wishes: Mapping[str, str] = field(default_factory=dict)
+    uid: str = ""
+    version: int = 0
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -81,10 +87,57 @@ class Queue:
             raise QueueFull(f"{PENDING_MAX} different labels are pending already; drop some or reset")
         return replace(self, pending=pending, arrivals=self.arrivals + len(entries))
 
-    def fold(self) -> Fold:
-        """Return everything pending as one PATCH."""
-        changes = {entry.change.key: entry.change.value for entry in self.pending}
-        return Fold(changes, self.arrivals, len(self.pending))
+    def wish(self, changes: Iterable[Change]) -> Queue:
+        """Return the queue after an operator asked for `changes`. A feature's label is wished by its owner alone.
+
+        Raises QueueFull where too many are wished.
+        """
+        wishes = dict(self.wishes)
+        for change in changes:
+            wishes.pop(change.key, None)
+            if change.value is not None and feature_of(change.key) is None:
+                wishes[change.key] = change.value
+        if len(wishes) > PENDING_MAX:
+            raise QueueFull(f"{PENDING_MAX} labels are set already; drop some or reset")
+        return replace(self, wishes=wishes)
+
+    def meet(self, seen: NodeSeen) -> Queue:
+        """Return the queue after observing `seen`: a Node that is new, or was restored, gets all wishes again.
+
+        So does one that has a label again which an operator removed.
+        """
+        version = (seen.version or self.version) if self.wishes or self._removed else self.version
+        known = (seen.uid, version) == (self.uid, self.version)
+        queue = self if known else replace(self, uid=seen.uid, version=version)
+        older = seen.older or 0 < seen.version < self.version
+        if not older and (seen.uid == self.uid or not self.uid):
+            return queue
+        waiting = self.keys
+        wanted = {**dict.fromkeys(self._removed), **self.wishes}
+        lost = [key for key, value in wanted.items() if seen.labels.get(key) != value and key not in waiting]
+        again = [Change(key, wanted[key]) for key in lost]
+        return queue.append(again[: PENDING_MAX - len(waiting)])
+
+    @property
+    def _removed(self) -> list[str]:
+        """The labels that operators have removed."""
+        gone = (key for key, value in self.applied.items() if value is None)
+        return [key for key in gone if feature_of(key) is None and not describes_switch(key)]
+
+    @property
+    def drifted(self) -> Mapping[str, str | None]:
+        """Wishes that another client has changed on the Node, with the value there."""
+        waiting = self.keys
+        return {
+            key: self.applied[key]
+            for key, value in self.wishes.items()
+            if key in self.applied and key not in waiting and self.applied[key] != value
+        }
+
+    def fold(self, held: frozenset[str] = frozenset()) -> Fold:
+        """Return everything pending as one PATCH, except for the labels `held` back."""
+        folded = [entry.change for entry in self.pending if entry.change.key not in held]
+        return Fold({change.key: change.value for change in folded}, self.arrivals, len(folded))
 
     def acknowledge(self, fold: Fold) -> Queue:
         """Return the queue after the API server accepted `fold`: its entries are removed, its values count as applied.
@@ -96,8 +149,12 @@ class Queue:
         return replace(self._without(fold), applied=_bounded({**self.applied, **learnt}))
 
     def reject(self, fold: Fold) -> Queue:
-        """Return the queue after the API server rejected `fold` for good: its entries are removed, `applied` stays."""
-        return self._without(fold)
+        """Return the queue after the API server rejected `fold` for good: its entries are removed, its wishes are over.
+
+        `applied` stays.
+        """
+        wishes = {key: value for key, value in self.wishes.items() if fold.changes.get(key) != value}
+        return replace(self._without(fold), wishes=wishes)
 
     def fail(self, fold: Fold) -> Queue:
         """Return the queue after an attempt at `fold` failed: its entries stay queued and count as failed."""
@@ -108,7 +165,10 @@ class Queue:
         return replace(self, failed=frozenset()) if self.failed else self
 
     def purge(self) -> Queue:
-        """Return an empty queue. Arrival numbers continue, so a PATCH in flight cannot drop newer entries."""
+        """Return a queue without labels and wishes.
+
+        Arrival numbers continue, so a PATCH in flight cannot drop newer entries.
+        """
         return Queue(arrivals=self.arrivals)
 
     def holds(self, keys: Iterable[str], upto: int) -> bool:
@@ -138,6 +198,12 @@ class Queue:
     def recall(self, applied: Mapping[str, str | None], failed: Iterable[str]) -> Queue:
         """Return the queue with what was stored together with its pending changes."""
         return replace(self, applied=_bounded(dict(applied)), failed=self.keys & frozenset(failed))
+
+    def infer_wishes(self) -> Queue:
+        """Return the queue with the wishes that a file of a version without them implies: what was applied or waits."""
+        known = {key: value for key, value in self.applied.items() if not describes_switch(key)}
+        applied = [Change(key, value) for key, value in known.items() if value is not None]
+        return self.wish([*applied, *self.changes])
 
     def _without(self, fold: Fold) -> Queue:
         pending = tuple(entry for entry in self.pending if not _belongs(entry, fold))

@@ -39,6 +39,13 @@ _KUBELET_KEYS = frozenset(
         "failure-domain.beta.kubernetes.io/zone",
     }
 )
+# The facts about the switch that it tells by labels itself.
+_DESCRIPTION = {
+    "sonic_version": "the installed SONiC version",
+    "worker.sonic/platform": "platform of DEVICE_METADATA",
+    "hwsku": "hwsku of DEVICE_METADATA",
+    "deployment_type": "type of DEVICE_METADATA",
+}
 _KUBELET_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
 _KUBERNETES_DOMAINS = ("kubernetes.io", "k8s.io")
 
@@ -56,6 +63,20 @@ def feature_of(key: str) -> str | None:
     """Return the feature whose label `key` is, or None."""
     name = key.removesuffix(_FEATURE_SUFFIX)
     return name if name != key and FEATURE_NAME.fullmatch(name) else None
+
+
+def describes_switch(key: str) -> bool:
+    """Return whether the switch or its kubelet sets this label itself, by what the switch is."""
+    return key in _DESCRIPTION or key in _KUBELET_KEYS
+
+
+def not_by_hand(key: str) -> str:
+    """Return why an operator cannot set or drop this label, with what to do; empty where it is theirs."""
+    if key in _DESCRIPTION:
+        return f"label {quoted(key)} describes the switch and follows {_DESCRIPTION[key]}; use another key"
+    if key in _KUBELET_KEYS:
+        return f"label {quoted(key)} describes the node and is set by its kubelet; use another key"
+    return ""
 
 
 def is_key(key: str) -> bool:

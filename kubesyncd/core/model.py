@@ -8,12 +8,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
 
 from kubesyncd.core.setting_range import DAY_S, count, seconds
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kubesyncd.core.node_condition import NodeCondition
+
 # Valid feature names; checked before a name reaches Docker, systemd or a path (proof.md, section 4).
 FEATURE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[0-9]{1,3})?")
+NAME_RULE = "a feature's name begins with a letter and has lower-case letters, digits, - and _, at most 63"
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
+# The starts of kube containers that are remembered per feature.
+STARTS_MAX = 64
 # Length of the short ID that `docker ps` shows, and by which SONiC records a kube container.
 SHORT_ID = 12
 
@@ -75,8 +84,8 @@ class Timing:
     """Time after which the verb `wait` of a feature without a container ends with code 1. A larger value gives a
     feature's script more time to create its container; a smaller one ends the unit of a dead feature earlier."""
     stop_grace_s: float = seconds(10.0, most=DAY_S)
-    """Time between SIGTERM and SIGKILL for a container, unless `stop -t` gives another one. A larger value lets slow
-    programs end by themselves; it should stay below `verb_s_max`."""
+    """Time between SIGTERM and SIGKILL for a container, unless `stop -t` or the container's own stop timeout gives
+    another one. A larger value lets slow programs end by themselves; it should stay below `verb_s_max`."""
     kube_stop_grace_s: float = seconds(60.0, most=DAY_S)
     """Time in which the kubelet must end a container whose label was removed; after it the daemon stops the container
     itself. Set it to at least the largest terminationGracePeriodSeconds of the DaemonSets."""
@@ -86,9 +95,16 @@ class Timing:
     kubelet_stop_s: float = seconds(10.0, most=DAY_S)
     """Time for which a `stop` without an answer of the API server, and `reboot prepare`, wait until the kubelet has
     stopped. After it, `stop` ends the container although the kubelet runs, and `reboot prepare` fails."""
+    gate_after_s: float = seconds(60.0, least=1.0, most=DAY_S)
+    """Time for which a kube container may run without asking to be admitted; after it, its image counts as one that
+    ignores the gate. A larger value suits images that start slowly, and finds an image without the gate later."""
     fallback_after_s: float = seconds(300.0)
     """Time without a container after which a feature of owner kube with fallback starts its local container. A larger
     value gives Kubernetes more time to deploy, and leaves the feature without a container for longer."""
+    node_not_ready_s: float = seconds(60.0, most=DAY_S)
+    """Time for which the Node must be not ready, also after a start of the kubelet, until a feature with fallback and
+    without a container starts its local one. A larger value suits kubelets that start slowly, and finds a dead one
+    later."""
     kube_stable_s: float = seconds(60.0)
     """Time for which a kube container must run until its hand-over counts as successful. A container that ends
     earlier has failed: the local one returns, and the next hand-over is delayed."""
@@ -96,13 +112,17 @@ class Timing:
     """Delay of the next hand-over to Kubernetes after the first failed one; it doubles with each failure in a row. A
     larger value means fewer interruptions by an image that fails."""
     handover_delay_s_max: float = seconds(3600.0)
-    """Largest delay of a hand-over. A larger value means that a repaired image may be tried later. A kube container
-    that ran for this long before it became unhealthy counts as the first failure."""
+    """Largest delay of a hand-over. A larger value means that a repaired image may be tried later."""
+    crash_window_s: float = seconds(900.0, least=1.0, most=DAY_S)
+    """Time within which three ends of kube containers are a failure of the feature, also where each of them outlasted
+    `kube_stable_s`. It is over, and no earlier end counts, once one has run for this long. A larger value finds slower
+    crash loops, and a recovery later; one below twice `kube_stable_s` finds none that outlast it."""
     crash_loop_s: float = seconds(600.0)
-    """Time within which `crash_loop_starts` starts are a crash loop. A larger value also finds slow crash loops."""
-    crash_loop_starts: int = count(5, "starts")
-    """Number of starts of kube containers within `crash_loop_s` that counts as a failure of the feature. 0 turns the
-    detection off; so does a number above 64, because the daemon remembers 64 starts at most."""
+    """Time within which `crash_loop_starts` starts are a crash loop, where no container stays up. A larger value also
+    finds crashes that are further apart."""
+    crash_loop_starts: int = count(5, "starts", most=STARTS_MAX)
+    """Number of starts of kube containers within `crash_loop_s` that counts as a failure of the feature; the daemon
+    remembers 64 starts at most. 0 turns the detection off."""
     tag_after_s: float = seconds(600.0)
     """Time for which a kube container must be healthy before its image becomes the local one. A larger value
     postpones the change of the image from which a fallback starts. `[images] adopt` turns this off."""
@@ -143,6 +163,7 @@ class FeatureConfig:
 
     `failure_policy` None: switch-to-local with fallback on, else alert.
     `local_only`: Kubernetes can never own it (multi-ASIC features, an image without its packages).
+    `why_local`: why, where it is for another reason than its containers' number.
     `always_local`: in addition, every verb works from Docker alone while Redis is unavailable.
     """
 
@@ -151,6 +172,7 @@ class FeatureConfig:
     failure_minutes: int = 0
     failure_policy: FailurePolicy | None = None
     local_only: bool = False
+    why_local: str = ""
     always_local: bool = False
 
     @property
@@ -216,6 +238,11 @@ class Container:
     `exit_code` is None while it runs and when Docker no longer has it. `started` orders containers
     of one feature by age: Docker's own start time, ISO 8601. `gone`: destroyed since; only its exit
     is known, and it cannot be started. `image`: the name it was created from, `image_id`: the image's ID then.
+    `paused`, `restarting`: such a container counts as running; Docker starts a restarting one in a moment. `restarts`:
+    it has a restart policy. `unread`: why Docker did not describe it; then it runs as far as Docker's list shows.
+    `oom_killed`: the kernel ended a process of it for lack of memory. `unhealthy`: the output of a failing HEALTHCHECK,
+    else empty. `stop_timeout_s`: the grace it was created with; None: Docker's default.
+    `pod`: namespace and name of a kube container's pod.
     """
 
     id: str
@@ -226,6 +253,14 @@ class Container:
     image: str = ""
     gone: bool = False
     image_id: str = ""
+    paused: bool = False
+    restarting: bool = False
+    restarts: bool = False
+    unread: str = ""
+    oom_killed: bool = False
+    unhealthy: str = ""
+    stop_timeout_s: int | None = None
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,16 +281,32 @@ class KubeLabel(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """The own Node as the API server has it. `uid` differs for a Node that was deleted and registered again.
+
+    `older`: the API server's store is older than it was before on this link, as after the restore of a backup.
+    `condition`: its own state; None: not told. `version`: the store's newest version; 0: not told.
+    """
+
+    labels: Mapping[str, str]
+    uid: str = ""
+    older: bool = False
+    condition: NodeCondition | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LabelView:
     """The label queue's state of one feature's label (times: BOOTTIME seconds, memory only).
 
     `pending`: an entry for it is queued. `failed`: an attempt to send it has failed since it was queued.
-    `refused`: why the API server rejects it for good.
+    `refused`: why the API server rejects it for good. `contested`: what to know where another client keeps changing it.
     """
 
     value: KubeLabel = KubeLabel.UNKNOWN
     pending: bool = False
     failed: bool = False
     refused: str = ""
+    contested: str = ""
     queued_at: float | None = None
     acked_at: float | None = None

@@ -6,13 +6,13 @@ only its own feature.
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
+from kubesyncd.core.host import canonical_host, is_host
 from kubesyncd.core.model import (
     CONTAINER_ID,
+    NAME_RULE,
     FailurePolicy,
     FeatureConfig,
     MasterConfig,
@@ -20,19 +20,32 @@ from kubesyncd.core.model import (
     Owner,
     Row,
     SystemState,
+    valid_feature_name,
 )
-from kubesyncd.core.text import shown
+from kubesyncd.core.text import escaped, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 T = TypeVar("T", bound=StrEnum)
+
+NAMES_TOLD_MAX = 8
 
 
 _TRUE = {"true", "on", "yes", "1"}
 
 
 _FALSE = {"false", "off", "no", "0"}
+
+
+def unusable_names(names: Iterable[str]) -> str:
+    """Return why rows with these names in FEATURE are not managed; empty where each name is valid."""
+    invalid = sorted(name for name in names if not valid_feature_name(name))
+    if not invalid:
+        return ""
+    told = ", ".join(f"FEATURE|{escaped(name, 64)}" for name in invalid[:NAMES_TOLD_MAX])
+    more = f" and {len(invalid) - NAMES_TOLD_MAX} more" if len(invalid) > NAMES_TOLD_MAX else ""
+    return f"{told}{more}: invalid name, not managed: {NAME_RULE}; rename or delete the row"
 
 
 def parse_bool(key: str, value: str, problems: list[str], *, default: bool) -> bool:
@@ -160,25 +173,11 @@ def parse_row(fields: Mapping[str, str], problems: list[str]) -> Row:
     )
 
 
-# The last part has a letter: 300.1.1.1 and 10.1.2 are mistyped addresses, not names.
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-
-
-_HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?=[^.]*[A-Za-z])({_LABEL})\.?")
-
-
-def is_host(text: str) -> bool:
-    """Return whether this is an IP address (IPv6 also in brackets, never with a zone) or a host name; no port."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    try:
-        found = ip_address(bare)
-    except ValueError:
-        return _HOST.fullmatch(text) is not None
-    return "%" not in text and (found.version == 6 or bare == text)
-
-
 def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
-    """Parse CONFIG_DB `KUBERNETES_MASTER|SERVER` (field names in any case). An invalid IP counts as absent."""
+    """Parse CONFIG_DB `KUBERNETES_MASTER|SERVER` (field names in any case).
+
+    An invalid IP counts as absent. Another spelling of an address is the same configuration.
+    """
     got = {key.lower(): value for key, value in fields.items()}
     problems: list[str] = []
     ip = got.get("ip", "").strip()
@@ -186,7 +185,7 @@ def parse_master_config(fields: Mapping[str, str]) -> MasterConfig:
         problems.append(f"invalid IP={shown(ip)}: not an address or host name; taken as absent")
         ip = ""
     return MasterConfig(
-        ip=ip,
+        ip=canonical_host(ip),
         port=parse_int("port", got.get("port", ""), problems, default=6443, most=65535) or 6443,
         insecure=parse_bool("insecure", got.get("insecure", ""), problems, default=False),
         disable=parse_bool("disable", got.get("disable", ""), problems, default=False),

@@ -41,9 +41,9 @@ def seconds(default: float, *, least: float = SECONDS_MIN, most: float = SECONDS
     return field(default=default, metadata={RANGE: SettingRange(least, most, "seconds")})
 
 
-def count(default: int, unit: str = "", *, least: int = 0) -> int:
+def count(default: int, unit: str = "", *, least: int = 0, most: int = COUNT_MAX) -> int:
     """Return a dataclass field with this default that holds a whole number."""
-    return field(default=default, metadata={RANGE: SettingRange(least, COUNT_MAX, unit)})
+    return field(default=default, metadata={RANGE: SettingRange(least, most, unit)})
 
 
 def range_of(key: Field[Any]) -> SettingRange:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _SHOWN_MAX = 40
+_DIGITS_MAX = 20
 _UNPRINTABLE = re.compile(r"[^ -~]+")
 
 
@@ -26,9 +27,20 @@ def escaped(text: str, length_max: int) -> str:
     return ascii(text[:length_max])[1:-1]
 
 
+def number_in(text: str) -> int:
+    """Return a text of decimal digits as a number; 0 for any other, and for one of more digits than a counter has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX else 0
+
+
 def one_line(text: object, length_max: int) -> str:
     """Return `text` as one line of printable ASCII, with an ellipsis where it is cut."""
     return shortened(_UNPRINTABLE.sub(" ", str(text)), length_max)
+
+
+def printable(text: object, length_max: int) -> str:
+    """Return `text` as one line in any script, with `?` for each control character and an ellipsis where it is cut."""
+    words = " ".join(str(text).split())
+    return shortened("".join(letter if letter.isprintable() else "?" for letter in words), length_max)
 
 
 def shortened(text: str, length_max: int) -> str:

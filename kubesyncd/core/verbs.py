@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from kubesyncd.core import protocol
+from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.model import Mode, Owner, SystemState
-from kubesyncd.core.record import StopStyle, local_wanted, project, ruling_owner, state_of
+from kubesyncd.core.record import StopStyle, local_wanted, row_told, ruling_owner, state_of
 from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
@@ -59,10 +60,37 @@ class Outcome:
 
 
 DONE = Outcome(protocol.EXIT_DONE)
+# Failures that end no verb: the row follows when STATE_DB takes writes, an image has time, and docker stop is repeated
+# for as long as systemd waits.
+_FOLLOWS = (
+    ActionKind.READ_ROW,
+    ActionKind.WRITE_ROW,
+    ActionKind.ADOPT_IMAGE,
+    ActionKind.RESTORE_IMAGE,
+    ActionKind.STOP,
+)
+_COMEBACK = (ActionKind.START_LOCAL, ActionKind.RESTART_UNIT)
+# Refusals that end a verb at once.
+_ENDS_VERBS = (ActionKind.START_LOCAL, ActionKind.UNPAUSE, ActionKind.KILL)
 REDIS_DOWN = Outcome(
     protocol.EXIT_UNAVAILABLE,
     "Redis does not answer, so its owner is unknown; start it again once Redis is up",
 )
+
+
+NO_SUCH_FEATURE = Outcome(
+    protocol.EXIT_FAILED,
+    "no such feature: no FEATURE row, no container and no unit has this name; see: kubesync show feature",
+)
+
+
+def redis_down(observed: Observation) -> Outcome:
+    """Return the answer to a start that cannot be carried out because STATE_DB cannot be read."""
+    unread = observed.failure_of(ActionKind.READ_ROW)
+    if unread is None:
+        return REDIS_DOWN
+    text = f"{unread.text}, so its owner is unknown; start it again once Redis answers"
+    return Outcome(protocol.EXIT_UNAVAILABLE, text)
 
 
 def overtaken(by: Verb) -> Outcome:
@@ -74,6 +102,8 @@ def overtaken(by: Verb) -> Outcome:
 
 def accept(verb: Verb, config: FeatureConfig, record: Record, observed: Observation) -> Record | Outcome:
     """Return the record with the verb's request, or the reason why it is declined."""
+    if observed.absent:
+        return NO_SUCH_FEATURE
     match verb:
         case Start():
             return _accept_start(config, record, observed)
@@ -87,15 +117,31 @@ def accept(verb: Verb, config: FeatureConfig, record: Record, observed: Observat
     running = observed.local_running or observed.kube_running
     ended = record.exit if running or record.system_state is SystemState.DOWN else None
     return replace(
-        record, system_state=SystemState.DOWN, style=style, ending=True, ending_since=None, exit=ended
+        record,
+        system_state=SystemState.DOWN,
+        style=style,
+        ending=True,
+        ending_since=None,
+        exit=ended,
+        unpause=False,
     )
 
 
 def _accept_start(config: FeatureConfig, record: Record, observed: Observation) -> Record | Outcome:
     if observed.row is None and not config.always_local:
-        return REDIS_DOWN
+        return redis_down(observed)
     came_up = record.system_state is not SystemState.UP
-    started = replace(record, system_state=SystemState.UP, style=StopStyle(), ending=False)
+    # Its row is written again, also where the FEATURE row is deleted: the unit runs it.
+    registered = record.registered or None
+    owning = record.grant if record.grant in observed.kube_running else observed.local_running
+    started = replace(
+        record,
+        system_state=SystemState.UP,
+        style=StopStyle(),
+        ending=False,
+        registered=registered,
+        unpause=observed.paused(owning),
+    )
     if record.grant in observed.kube_running:
         return replace(started, mode=Mode.READY)
     if observed.local_running:
@@ -110,12 +156,52 @@ def _accept_start(config: FeatureConfig, record: Record, observed: Observation) 
     return replace(started, mode=Mode.NONE if local_wanted(config, started) and not missing else Mode.READY)
 
 
-def outcome(verb: Verb, config: FeatureConfig, record: Record, observed: Observation) -> Outcome | None:
-    """Return the verb's answer, or None while it is not done. It always derives from an observation."""
-    if isinstance(verb, Start):
-        return _start_outcome(config, record, observed)
-    told = observed.row is None or observed.row == project(record, observed) or observed.hold
+def given_up(record: Record) -> Record:
+    """Return the record after a start that failed: systemd ends its unit without a stop, and nothing is wanted."""
+    return replace(
+        record,
+        system_state=SystemState.DOWN,
+        style=StopStyle(),
+        ending=False,
+        ending_since=None,
+        unpause=False,
+    )
+
+
+def outcome(
+    verb: Verb,
+    config: FeatureConfig,
+    record: Record,
+    observed: Observation,
+    *,
+    asked_at: float = 0.0,
+    patient: bool = True,
+) -> Outcome | None:
+    """Return the verb's answer, or None while it is not done. It always derives from an observation.
+
+    `asked_at`: when the verb came (BOOTTIME seconds); earlier failures are not its own. Without `patient`, a failure
+    that a retry may end is the answer, too.
+    """
+    if observed.absent:
+        return NO_SUCH_FEATURE
+    done = (_start_outcome if isinstance(verb, Start) else _down_outcome)(config, record, observed)
+    if done is not None:
+        return done
+    # Where Kubernetes may run it, a start is done without a local container.
+    survives = (*_FOLLOWS, *_COMEBACK) if ruling_owner(config, record) is Owner.KUBE else _FOLLOWS
+    own = [f for f in observed.failures if f.at >= asked_at and f.kind not in survives]
+    refused = next((f for f in own if f.refused and f.kind in _ENDS_VERBS), None)
+    if refused is not None:
+        return Outcome(protocol.EXIT_FAILED, f"{refused.text}; see `journalctl -u kubesyncd`")
+    if own and not patient:
+        return Outcome(protocol.EXIT_UNAVAILABLE, f"{own[0].text}; see `journalctl -u kubesyncd`")
+    return None
+
+
+def _down_outcome(config: FeatureConfig, record: Record, observed: Observation) -> Outcome | None:
+    told = row_told(record, observed) or observed.hold
     running = (record.ending and observed.local_running) or record.grant in observed.kube_running
+    running = running or observed.local_starting
     if not running and told and label_missing(config, record, observed) is None:
         return DONE
     return None
@@ -123,8 +209,10 @@ def outcome(verb: Verb, config: FeatureConfig, record: Record, observed: Observa
 
 def _start_outcome(config: FeatureConfig, record: Record, observed: Observation) -> Outcome | None:
     if observed.row is None and not config.always_local:
-        return REDIS_DOWN
-    if observed.row is not None and observed.row != project(record, observed):
+        return redis_down(observed)
+    if not row_told(record, observed):
+        return None
+    if record.unpause:
         return None
     state = state_of(config, record, observed)
     if state is State.KUBE_RUNNING and ruling_owner(config, record) is Owner.KUBE:
@@ -135,7 +223,7 @@ def _start_outcome(config: FeatureConfig, record: Record, observed: Observation)
         and record.grant not in observed.kube_running
     ):
         return DONE
-    if state is State.LOCAL_EXITED and record.exit is not None:
+    if state is State.LOCAL_EXITED:
         # It did start; `wait` reports that it ended again, as with docker start.
         return DONE
     if state in (State.KUBE_READY, State.KUBE_PENDING) and label_missing(config, record, observed) is None:
@@ -181,7 +269,8 @@ def wait_code(
 
 
 def _runs(record: Record, observed: Observation) -> bool:
-    return bool(observed.local_running) or record.grant in observed.kube_running
+    local = bool(observed.local_running) or observed.local_starting
+    return local or record.grant in observed.kube_running
 
 
 def _code(record: Record) -> int:

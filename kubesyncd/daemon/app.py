@@ -10,6 +10,7 @@ import gc
 import os
 import random
 import signal
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from kubesyncd.api import peer
 from kubesyncd.api.messages import Role
 from kubesyncd.core.protocol import REQUEST_BYTES_MAX
 from kubesyncd.daemon.parts import Boot
-from kubesyncd.daemon.sockets import BACKLOG, bind
+from kubesyncd.daemon.sockets import BACKLOG, bind, only_daemon
 from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.daemon.wiring import build
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
@@ -29,7 +30,7 @@ from kubesyncd.runtime.state_files import StateFile
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
@@ -59,19 +60,30 @@ async def run(
     *,
     inherited: Mapping[str, socket.socket],
     identify: Callable[[socket.socket], Peer] = peer.identify_peer,
+    refused: str = "",
 ) -> Ending:
     """Run until a signal ends the daemon. `inherited`: sockets from systemd, by role.
 
-    Raises SettingsError, StartError, and an ExceptionGroup of the errors that stopped a part.
+    `refused`: why a reload has kept these settings. Raises StartError, and an ExceptionGroup of the errors that
+    stopped a part.
     """
-    wired = build(settings, _begin_boot(settings, log), random.SystemRandom(), log)
     ending = _ending_signal()
-    try:
-        daemon = Daemon(wired.parts, identify=identify, tell=notify)
-        await _live(daemon, ending, log, partial(_listen, settings, inherited))
-    finally:
-        await _close(wired)
+    # Before any part is made: a second daemon must not touch a container or a file.
+    with only_daemon(Path(settings.paths.run_dir)), _sockets(settings, inherited) as sockets:
+        wired = build(settings, _begin_boot(settings, log), random.SystemRandom(), log)
+        try:
+            daemon = Daemon(wired.parts, identify=identify, tell=partial(_tell, refused))
+            await _live(daemon, ending, log, partial(_listen, sockets), partial(_tell, refused))
+        finally:
+            await _close(wired)
     return ending.result()
+
+
+def _tell(refused: str, *assignments: str) -> None:
+    """Notify systemd; `refused` is a part of each status."""
+    notify(
+        *(f"{said}; {refused}" if refused and said.startswith("STATUS=") else said for said in assignments)
+    )
 
 
 def _begin_boot(settings: Settings, log: FilteringBoundLogger) -> Boot:
@@ -100,6 +112,7 @@ async def _live(
     ending: asyncio.Future[Ending],
     log: FilteringBoundLogger,
     listen: Callable[[Server, Role], Awaitable[asyncio.Server]],
+    tell: Callable[..., None],
 ) -> None:
     """Run all parts until a signal arrives."""
     try:
@@ -109,10 +122,10 @@ async def _live(
             # A full collection of all libraries' objects would stop the loop for 20 ms, in the midst of a hand-over.
             gc.collect()
             gc.freeze()
-            notify("READY=1", "STATUS=watching")
+            tell("READY=1", "STATUS=watching")
             log.info("ready")
             why = await ending
-            notify("STOPPING=1" if why is Ending.STOP else "RELOADING=1")
+            tell("STOPPING=1" if why is Ending.STOP else "RELOADING=1")
             log.info("ending", why=why.value)
             for listener in listeners:
                 listener.close()
@@ -129,20 +142,31 @@ async def _close(wired: Wired) -> None:
     await asyncio.gather(*(file.settled() for file in wired.files))
 
 
-async def _listen(
-    settings: Settings, inherited: Mapping[str, socket.socket], server: Server, role: Role
-) -> asyncio.Server:
-    """Serve one of the sockets. Raises StartError."""
+@contextmanager
+def _sockets(
+    settings: Settings, inherited: Mapping[str, socket.socket]
+) -> Iterator[Mapping[Role, socket.socket]]:
+    """Give the socket of each role, which nothing serves yet. Raises StartError."""
+    with ExitStack() as opened:
+        yield {role: opened.enter_context(_socket(settings, inherited, role)) for role in Role}
+
+
+def _socket(settings: Settings, inherited: Mapping[str, socket.socket], role: Role) -> socket.socket:
+    from_systemd = inherited.get(role.value)
+    if from_systemd is not None:
+        return from_systemd.dup()
+    path = Path(getattr(settings.sockets, role.value))
+    # Containers run as any user; users of the host socket have access to Docker anyway.
+    mode, group = (0o666, "") if role is Role.CONTAINER else (0o660, settings.sockets.group)
+    return bind(path, mode, group)
+
+
+async def _listen(sockets: Mapping[Role, socket.socket], server: Server, role: Role) -> asyncio.Server:
+    """Serve one of the sockets."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.serve(role, reader, writer)
 
-    sock = inherited.get(role.value)
-    if sock is None:
-        path = Path(getattr(settings.sockets, role.value))
-        # Containers run as any user; users of the host socket have access to Docker anyway.
-        mode, group = (0o666, "") if role is Role.CONTAINER else (0o660, settings.sockets.group)
-        sock = bind(path, mode, group)
-    else:
-        sock = sock.dup()
-    return await asyncio.start_unix_server(serve, sock=sock, limit=REQUEST_BYTES_MAX, backlog=BACKLOG)
+    return await asyncio.start_unix_server(
+        serve, sock=sockets[role], limit=REQUEST_BYTES_MAX, backlog=BACKLOG
+    )

@@ -11,6 +11,7 @@ from kubesyncd.api.image_handlers import ImageHandlers
 from kubesyncd.api.join_handlers import JoinHandlers
 from kubesyncd.api.messages import Role
 from kubesyncd.api.reboot_handlers import RebootHandlers
+from kubesyncd.api.refused_containers import RefusedContainers
 from kubesyncd.api.resource_handlers import ResourceHandlers
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 def handlers(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[str, Handler]]:
     """Return the handler of each verb, by socket."""
     log, containers = parts.runtime.log, parts.ports.containers
-    container = ContainerHandlers(parts.reconcilers, containers, log).handlers()
+    refusals = RefusedContainers(parts.runtime.wall)
+    container = ContainerHandlers(parts.reconcilers, containers, refusals, log).handlers()
     groups = (
         container,
         FeatureHandlers(parts.reconcilers, containers, parts.runtime.clock, log).handlers(),
-        ClusterHandlers(parts.cluster, parts.join).handlers(),
+        ClusterHandlers(parts.cluster, parts.join, refusals).handlers(),
         ResourceHandlers(parts.reconcilers, connections).handlers(),
         JoinHandlers(parts.join).handlers(),
         ImageHandlers(parts.images).handlers(),

@@ -24,13 +24,14 @@ from kubesyncd.reboot.preparation import Preparation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kubesyncd.cluster.status import NodeNaming
     from kubesyncd.core.config_load import ConfigLoad
     from kubesyncd.core.model import MasterConfig, Timing
     from kubesyncd.features.surroundings import View
     from kubesyncd.features.table_restorer import TableRestorer
     from kubesyncd.images.store import ImageStore
     from kubesyncd.join.controller import JoinController
-    from kubesyncd.ports import Cluster, Containers, DurableFile, File, Hooks, SwitchFiles, Units
+    from kubesyncd.ports import Cluster, Containers, DurableFile, Hooks, SwitchFiles, Units
     from kubesyncd.runtime.context import Runtime
     from kubesyncd.services.catalog_watcher import CatalogWatcher
 
@@ -49,6 +50,7 @@ class Ports:
     containers: Containers
     units: Units
     connect: Callable[[MasterConfig], Cluster]
+    names: NodeNaming
     switch: SwitchFiles
     hooks: Hooks
 
@@ -57,7 +59,7 @@ class Ports:
 class Files:
     """The files that the daemon writes."""
 
-    ledger: File
+    ledger: DurableFile
     labels: DurableFile
     hold: DurableFile
 
@@ -170,8 +172,10 @@ def _cluster_ports(ports: Ports, files: Files, join: JoinController) -> ClusterP
         connect=ports.connect,
         labels_file=files.labels,
         switch=ports.switch,
+        names=ports.names,
         credential_fits=join.fits,
         is_joining=lambda: join.joining,
+        is_leaving=lambda: join.leaving,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import socket
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 BACKLOG = 1024
@@ -16,6 +18,32 @@ BACKLOG = 1024
 
 class StartError(Exception):
     """The daemon cannot start; the message says why and what to do."""
+
+
+@contextmanager
+def only_daemon(run_dir: Path) -> Iterator[None]:
+    """Hold the lock of the daemon that uses this folder. Raises StartError where another process holds it.
+
+    Two daemons would both stop and start the same containers. The lock is on the folder itself: a new file needs space.
+    Where the folder cannot be made or locked, the daemon goes on without.
+    """
+    try:
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise StartError(f"{run_dir}: another kubesyncd uses this folder; stop it first") from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def bind(path: Path, mode: int, group: str) -> socket.socket:

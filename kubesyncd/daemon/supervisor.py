@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.api.connections import Connections
 from kubesyncd.api.server import Server
-from kubesyncd.core.model import Owner, Row, Signal
+from kubesyncd.core.model import Owner, Signal, valid_feature_name
+from kubesyncd.core.parse import unusable_names
 from kubesyncd.core.record import project
 from kubesyncd.daemon.handlers import handlers
 from kubesyncd.ports import Refused, Unavailable
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     from kubesyncd.daemon.parts import Parts
     from kubesyncd.features.reconciler import Reconciler
     from kubesyncd.features.registry import Reconcilers
+    from kubesyncd.runtime.context import Runtime
 
 LOOP_LAG_S_MAX = 1.0
 # Longer than any single call of a reconciler may take: the adapters' own deadlines are shorter.
 RECONCILER_BUSY_S_MAX = 120.0
 # The audit runs in small steps: hundreds of features at once would delay a verb.
 AUDIT_STEP = 8
+# For this long a returned event stream must last.
+RETURN_S = 1.0
 AUDIT_PAUSE_S = 0.05
 
 
@@ -63,6 +67,7 @@ class Daemon:
             log=parts.runtime.log,
             clock=parts.runtime.clock,
         )
+        self._alerts = parts.runtime.alert_log("features")
         # Set while a configured feature may have no reconciler yet.
         self._unmet = asyncio.Event()
 
@@ -79,7 +84,7 @@ class Daemon:
         tasks.create_task(self._follow_containers(), name="docker")
         tasks.create_task(parts.cluster.run(), name="cluster")
         tasks.create_task(parts.reports.run(parts.cluster), name="reports")
-        tasks.create_task(parts.join.run(parts.cluster), name="join")
+        tasks.create_task(parts.join.run(parts.cluster, parts.reconcilers.returning), name="join")
         if parts.packages is not None:
             tasks.create_task(parts.packages.run(), name="packages")
         tasks.create_task(self._audit(), name="audit")
@@ -98,7 +103,7 @@ class Daemon:
         if problem:
             self._log.warning("ledger", why=problem)
         for name in self._ledger.records:
-            self._reconcilers.get(name)
+            self._reconciler_of(name)
 
     def _load_ledger(self) -> str:
         try:
@@ -116,7 +121,7 @@ class Daemon:
     # ---- events ---------------------------------------------------------------------------------
 
     async def _follow_store(self) -> None:
-        async for event in self._ports.store.events():
+        async for event in self._ports.store.events(_StreamLog(self._parts.runtime, "Redis").tell):
             if isinstance(event, str):
                 if self._reconcilers.known(event) is not None or await self._is_feature(event):
                     self._hear_of(event)
@@ -127,24 +132,26 @@ class Daemon:
                 self._parts.wakes.wake(None)
 
     async def _follow_containers(self) -> None:
-        async for event in self._ports.containers.events():
+        async for event in self._ports.containers.events(_StreamLog(self._parts.runtime, "Docker").tell):
             self._parts.wakes.wake(event if isinstance(event, str) else None)
 
     async def _meet(self) -> None:
         """Make a reconciler for each feature configured in Redis."""
         await self._parts.restorer.restore()
         try:
-            names = sorted(await self._ports.store.features())
+            names = await self._ports.store.features()
         except (Unavailable, Refused):
             self._unmet.set()
         else:
             self._unmet.clear()
-            for name in names:
-                self._reconciler_of(name)
+            usable = sorted(filter(valid_feature_name, names))
+            if None not in [self._reconciler_of(name) for name in usable]:
+                self._alerts.end("feature_ignored")
+            self._tell_unusable(unusable_names(names))
         if self._ports.store.config_load.seen and not self._ledger.config_loaded:
             self._ledger.config_loaded = True
             with suppress(Unavailable):
-                self._ledger.write()
+                await self._ledger.write()
 
     async def _meet_again(self) -> None:
         """Repeat `_meet` after it failed: Redis does not repeat the event that triggered it."""
@@ -163,7 +170,7 @@ class Daemon:
             stored = await self._ports.store.read(name)
         except (Unavailable, Refused):
             return True
-        return stored.config is not None or stored.loading or stored.row != Row()
+        return stored.config is not None or stored.loading
 
     def _hear_of(self, name: str) -> None:
         reconciler = self._reconciler_of(name)
@@ -175,8 +182,15 @@ class Daemon:
         try:
             return self._reconcilers.get(name)
         except Refused as error:
-            self._log.warning("feature_ignored", feature=name, why=error.detail)
+            self._alerts.begin("feature_ignored", f"{name}: {error.detail}")
             return None
+
+    def _tell_unusable(self, text: str) -> None:
+        """Alert once to the rows whose names no feature can have, and again when there are others."""
+        if text not in self._alerts.lasting("feature_names"):
+            self._alerts.end("feature_names")
+        if text:
+            self._alerts.begin("feature_names", text)
 
     # ---- by the clock ---------------------------------------------------------------------------
 
@@ -207,6 +221,29 @@ class Daemon:
                 self._log.error("unwell", alert=True, hanging=hanging, lag_s=round(lag_s, 1))
                 continue
             self._tell("WATCHDOG=1")
+
+
+class _StreamLog:
+    """Logs the loss of a service's event stream, and its return once that lasts.
+
+    A service that is ending accepts connections until its very end.
+    """
+
+    def __init__(self, runtime: Runtime, service: str) -> None:
+        self._log = runtime.alert_log(f"events of {service}")
+        self._service = service
+        self._returning: asyncio.TimerHandle | None = None
+
+    def tell(self, why: str) -> None:
+        """Note that the stream is lost, or back (no text)."""
+        if self._returning is not None:
+            self._returning.cancel()
+            self._returning = None
+        if why:
+            self._log.stream(self._service, why)
+        else:
+            loop = asyncio.get_running_loop()
+            self._returning = loop.call_later(RETURN_S, self._log.stream, self._service, "")
 
 
 def _summary(reconcilers: Reconcilers, cluster: ClusterController) -> str:

@@ -23,13 +23,13 @@ from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.images.store import ImageStore
 from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
+from kubesyncd.join.node_names import NodeNames, node_names
 from kubesyncd.reboot.hold import HOLD_FILE
 from kubesyncd.runtime import feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import DiskFile, StateFile
-from kubesyncd.services.installed import FOLDER, read_manifests, rows_to_keep
-from kubesyncd.settings import SettingsError
+from kubesyncd.services.installed import FOLDER, InstalledServices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from kubesyncd.core.certificate_life import CertificateLife
     from kubesyncd.core.model import MasterConfig
     from kubesyncd.daemon.parts import Boot, Parts
     from kubesyncd.ports import Cluster
@@ -56,8 +57,7 @@ class Wired:
 
 
 def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger) -> Wired:
-    """Make the daemon's parts. Needs a running loop. Raises SettingsError."""
-    # Before any client exists: it refuses settings.
+    """Make the daemon's parts. Needs a running loop."""
     source = _catalog_source(settings) if settings.packages.url else None
     state_dir, run_dir = Path(settings.paths.state_dir), Path(settings.paths.run_dir)
     runtime = Runtime(boottime, time.time, rng, log)
@@ -70,35 +70,41 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         kube=kube_lean.available(),
         restores=True,
     )
-    containers, units = DockerContainers(settings.docker, rng), SystemdUnits(settings.systemd)
-    hooks = runtime.alert_log("hooks")
+    containers, units = (
+        DockerContainers(settings.docker, settings.kube.namespaces, rng, names=runtime.kube_names),
+        SystemdUnits(settings.systemd),
+    )
+    hooks, join_files = runtime.alert_log("hooks"), JoinFiles(settings)
+    names = node_names(settings, join_files, _CertifiedName(join_files.kubeconfig))
     hold, labels, images, saved = (
         DiskFile(StateFile(state_dir / name))
         for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
     )
+    ledger = DiskFile(StateFile(run_dir / "features.json", 0o644))
     parts = assemble(
         Ports(
             store=store,
             containers=containers,
             units=units,
-            connect=_connector(settings),
+            connect=_connector(settings, names),
+            names=names,
             switch=_SwitchFiles(settings),
             hooks=HookFolders(
                 Path(settings.paths.hooks_dir),
                 lambda hook, why: hooks.warn("hook_left_out", why, about=hook, hook=hook),
             ),
         ),
-        Files(StateFile(run_dir / "features.json", 0o644), labels, hold),
+        Files(ledger, labels, hold),
         boot,
         rules,
         runtime=runtime,
         images=_image_store(settings, runtime, images),
-        join=_join_controller(settings, runtime, store, units),
+        join=_join_controller(settings, runtime, store, units, (join_files, names)),
         restorer=_table_restorer(settings, runtime, store, units, saved),
     )
     if source is not None:
         parts = replace(parts, packages=_catalog_watcher(settings, source, units, parts))
-    return Wired(parts, store, containers, (hold, labels, images, saved))
+    return Wired(parts, store, containers, (ledger, hold, labels, images, saved))
 
 
 def _image_store(settings: Settings, runtime: Runtime, file: DiskFile) -> ImageStore:
@@ -114,28 +120,52 @@ def _image_store(settings: Settings, runtime: Runtime, file: DiskFile) -> ImageS
 
 
 def _join_controller(
-    settings: Settings, runtime: Runtime, store: RedisStore, units: SystemdUnits
+    settings: Settings,
+    runtime: Runtime,
+    store: RedisStore,
+    units: SystemdUnits,
+    membership: tuple[JoinFiles, NodeNames],
 ) -> JoinController:
+    files, names = membership
     return JoinController(
         store=store,
         jobs=units,
-        files=JoinFiles(settings),
+        files=files,
         kube=settings.kube,
         loaded=lambda: store.config_load.seen,
         runtime=runtime,
         able=kube_lean.available,
+        name_problem=names.problem,
     )
+
+
+class _CertifiedName:
+    """The Node's name in the kubelet's credential. Its reader is imported once there is one."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._kubeconfig = kubeconfig
+        self._reader: Callable[[], str] | None = None
+
+    def __call__(self) -> str:
+        if self._reader is None:
+            if not self._kubeconfig.exists():
+                return ""
+            try:
+                from kubesyncd.adapters.kube_credential import CertifiedName
+            except ImportError:  # without the Kubernetes packages
+                return ""
+            self._reader = CertifiedName(self._kubeconfig)
+        return self._reader()
 
 
 def _table_restorer(
     settings: Settings, runtime: Runtime, store: RedisStore, units: SystemdUnits, file: DiskFile
 ) -> TableRestorer:
     """Make the restorer of the FEATURE table."""
-    manifests = Path(settings.paths.state_dir) / FOLDER
     return TableRestorer(
         store,
         file=file,
-        installed_rows=lambda: rows_to_keep(read_manifests(manifests)),
+        installed_rows=InstalledServices(Path(settings.paths.state_dir) / FOLDER).rows,
         has_unit=units.has_unit,
         ours=schema(settings.schema.names).own_config_names,
         normal=normal,
@@ -160,36 +190,32 @@ class _SwitchFiles:
         """Return the SONiC version."""
         return os_version(self._version)
 
-    def credential_ends(self) -> float | None:
-        """Return when the kubelet's certificate expires. Import its reader on first use."""
-        from kubesyncd.adapters.kube_credential import ends_at
+    def credential_life(self) -> CertificateLife | None:
+        """Return the validity of the kubelet's certificate. Import its reader on first use."""
+        from kubesyncd.adapters.kube_credential import known_life
 
-        return ends_at(self._kubeconfig)
+        return known_life(self._kubeconfig)
 
 
-def _connector(settings: Settings) -> Callable[[MasterConfig], Cluster]:
+def _connector(settings: Settings, names: NodeNames) -> Callable[[MasterConfig], Cluster]:
     def connect(master: MasterConfig) -> Cluster:
         """Import and make the Kubernetes adapter; a switch without a master never loads it."""
         from kubesyncd.adapters.kube_node import KubeCluster
 
-        return KubeCluster(Path(settings.kube.kubeconfig), settings.kube.node_name, master)
+        return KubeCluster(Path(settings.kube.kubeconfig), names.current, master)
 
     return connect
 
 
 def _catalog_source(settings: Settings) -> CatalogSource:
-    """Make the source of packages; imported only where one is configured. Raises SettingsError."""
+    """Make the source of packages; imported only where one is configured."""
     from kubesyncd.adapters.package_server import HttpsFiles
     from kubesyncd.adapters.signatures import is_true
-    from kubesyncd.services.catalog import Unusable
     from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
 
     wanted = settings.packages
-    files, seen = HttpsFiles(wanted.ca_file), StateFile(Path(settings.paths.state_dir) / SEEN_FILE)
-    try:
-        return CatalogSource(wanted.url, wanted.pubkey, files, is_true, seen)
-    except Unusable as error:
-        raise SettingsError(str(error)) from error
+    seen = DiskFile(StateFile(Path(settings.paths.state_dir) / SEEN_FILE))
+    return CatalogSource(wanted.url, wanted.pubkey, HttpsFiles(wanted.ca_file), is_true, seen)
 
 
 def _catalog_watcher(
@@ -197,9 +223,8 @@ def _catalog_watcher(
 ) -> CatalogWatcher:
     """Make the watcher of `source`; imported only where packages are configured."""
     from kubesyncd.services.catalog_watcher import CatalogWatcher
-    from kubesyncd.services.installed import hashes
 
-    wanted, state_dir = settings.packages, Path(settings.paths.state_dir)
+    wanted = settings.packages
 
     def labels() -> Mapping[str, str] | None:
         return parts.cluster.node_labels
@@ -207,7 +232,7 @@ def _catalog_watcher(
     return CatalogWatcher(
         source,
         labels=labels,
-        installed=lambda: hashes(read_manifests(state_dir / FOLDER)),
+        installed=InstalledServices(Path(settings.paths.state_dir) / FOLDER).hashes,
         jobs=units,
         unit=wanted.unit,
         interval_s=wanted.interval_s,

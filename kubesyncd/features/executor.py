@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.actions import (
     Admit,
     AdoptImage,
     EndContainer,
+    Forget,
     RequestLabel,
     RestartUnit,
     RestoreImage,
     SetMode,
     StartLocal,
+    Unpause,
     WriteRow,
 )
-from kubesyncd.core.model import SHORT_ID
+from kubesyncd.core.failed_action import ActionKind, kind_of
+from kubesyncd.core.model import SHORT_ID, Mode
 from kubesyncd.core.record import Cause, state_of, with_grant, with_mode
 from kubesyncd.core.state import check
-from kubesyncd.ports import Missing, PortError, Refused
+from kubesyncd.features.failed_actions import FailedActions
+from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from structlog.typing import FilteringBoundLogger
 
@@ -35,10 +38,28 @@ if TYPE_CHECKING:
 
 # Time for a killed container to end before it is killed again, then with SIGKILL.
 KILL_AGAIN_S = 10.0
+# Log events of a bug in work beside the loop.
+BUGS = {
+    ActionKind.START_LOCAL: "start_failed",
+    ActionKind.UNPAUSE: "unpause_failed",
+    ActionKind.STOP: "stop_failed",
+    ActionKind.KILL: "kill_failed",
+}
+BUG = "a bug; only this work on this feature is slowed down"
+STILL_RUNS = "docker stop has returned, and the container still runs or runs again"
+# Actions of one call to Docker, or a chain of them, each of which may take a minute. They report their own end.
+IMAGE_WORK = (ActionKind.ADOPT_IMAGE, ActionKind.RESTORE_IMAGE)
+BESIDE_THE_LOOP = (
+    ActionKind.START_LOCAL,
+    ActionKind.UNPAUSE,
+    ActionKind.STOP,
+    ActionKind.KILL,
+    *IMAGE_WORK,
+)
 
 
 class Executor:
-    """Acts on one feature. `wake` is called when a docker stop has returned."""
+    """Acts on one feature. `wake` is called when a call to Docker, or work on an image, has ended beside the loop."""
 
     def __init__(
         self,
@@ -58,35 +79,70 @@ class Executor:
         self._log = log
         self._wake = wake
         self._backoff = around.runtime.backoff(around.timing)
-        self._stops: dict[str, asyncio.Task[None]] = {}
+        self._under_way: dict[tuple[ActionKind, str], asyncio.Task[None]] = {}
+        self._stopped: set[str] = set()
         self._killed: dict[str, float] = {}
         # Containers that were sent a signal and have not been observed as ended.
         self._signalled: set[str] = set()
+        self.failed = FailedActions(around, alerts)
 
     @property
     def kills_again_at(self) -> tuple[float, ...]:
         """When to observe killed containers again, in BOOTTIME seconds."""
         return tuple(self._killed.values())
 
+    @property
+    def working(self) -> bool:
+        """Whether an image of the feature is being tagged or its local container recreated."""
+        return any(kind in IMAGE_WORK for kind, _ in self._under_way)
+
+    @property
+    def starting(self) -> frozenset[str]:
+        """Containers whose docker start or unpause is under way.
+
+        Take it before Docker is read: a call that ends meanwhile may have had its effect after that read.
+        """
+        return self._targets(ActionKind.START_LOCAL) | self._targets(ActionKind.UNPAUSE)
+
+    def _targets(self, kind: ActionKind) -> frozenset[str]:
+        return frozenset(target for found, target in self._under_way if found is kind)
+
     def note_running(self, running: set[str], now: float) -> tuple[frozenset[str], frozenset[str]]:
-        """Take the running containers; return those being stopped and those killed a short while ago."""
+        """Take the running containers; return those being stopped and those being killed, or killed lately."""
         self._signalled &= running
         self._killed = {c: again for c, again in self._killed.items() if c in running and again > now}
-        return frozenset(self._stops) & running, frozenset(self._killed)
+        for container_id in sorted(self._stopped & running):
+            self.failed.fail(ActionKind.STOP, container_id, Unavailable("Docker", STILL_RUNS))
+        self._stopped.clear()
+        killed = frozenset(self._killed) | (self._targets(ActionKind.KILL) & running)
+        return self._targets(ActionKind.STOP) & running, killed
 
     def cancel(self) -> None:
-        """Cancel the docker stops that run concurrently with the reconciler."""
-        for task in self._stops.values():
+        """Cancel what runs concurrently with the reconciler."""
+        for task in self._under_way.values():
             task.cancel()
 
-    async def carry_out(self, view: View) -> None:
-        """Carry out the plan's action and log it. Raises PortError."""
+    async def carry_out(self, view: View) -> bool:
+        """Carry out the plan's action and log it; return whether it was done or goes on beside the loop.
+
+        A failure becomes a fact of the next observation.
+        """
         action, begun = view.plan.action, self._clock()
         assert action is not None
-        await self._act(action, view)
+        kind, target = kind_of(action)
+        try:
+            await self._act(action, view)
+        except PortError as error:
+            self.failed.fail(kind, target, error)
+            if isinstance(action, RestartUnit):
+                await self._memory.change(unit_restarted=False)
+            return False
+        if kind not in BESIDE_THE_LOOP:
+            self.failed.succeed(kind, target)
         took_ms = round((self._clock() - begun) * 1000, 1)
         log = self._log.debug if isinstance(action, WriteRow) else self._log.info
         log("action", state=view.plan.state.value, action=_name(action), why=view.plan.why, took_ms=took_ms)
+        return True
 
     async def _act(self, action: Action, view: View) -> None:
         around, memory = self._around, self._memory
@@ -94,33 +150,67 @@ class Executor:
             case WriteRow(row):
                 await around.store.write_row(self._name, row)
             case SetMode(mode):
-                self._change_state(view, with_mode(view.record, mode))
+                # A hand-over ends the local container next: only where the admission after it can be recorded.
+                await self._change_state(view, with_mode(view.record, mode), surely=mode is Mode.PENDING)
             case Admit(container_id):
-                self._change_state(view, with_grant(view.record, container_id, self._clock()), surely=True)
+                await self._change_state(
+                    view, with_grant(view.record, container_id, self._clock()), surely=True
+                )
             case RequestLabel(on):
                 await around.labels.request_feature(self._name, on=on)
             case StartLocal(container_id):
-                await around.containers.start(container_id)
-                memory.remember(replace(view.record, local_id=container_id))
-            case EndContainer(container_id, cause, grace_s, signal):
-                memory.remember(replace(view.record, asked=(container_id, cause)))
-                if cause is Cause.KILL:
-                    await self._kill(container_id, signal)
-                else:
-                    self._stops[container_id] = asyncio.create_task(self._stop(container_id, round(grace_s)))
+                self._begin(action, self._start(container_id))
+            case Unpause(container_id):
+                self._begin(action, around.containers.unpause(container_id))
+            case EndContainer():
+                await memory.change(asked=(action.container_id, action.cause))
+                self._end(action)
             case RestartUnit():
-                memory.remember(replace(view.record, unit_restarted=True))
+                await memory.change(unit_restarted=True)
                 await around.units.restart(self._name)
             case AdoptImage(image_id):
-                memory.remember(await self._adopted(view.record, image_id))
+                self._begin(action, self._adopt(image_id))
             case RestoreImage(failed_image):
-                await self._restore(failed_image)
-                memory.remember(replace(view.record, restored=failed_image))
+                self._begin(action, self._restore(failed_image))
+            case Forget():
+                await around.images.forget(self._name)
 
-    def _change_state(self, view: View, record: Record, *, surely: bool = False) -> None:
+    async def _change_state(self, view: View, record: Record, *, surely: bool = False) -> None:
         """Store a record that changes the state; the table must allow the change (IllegalTransition)."""
         check(view.plan.state, state_of(view.config, record, view.observed))
-        self._memory.remember(record, surely=surely)
+        await self._memory.remember(record, surely=surely)
+
+    def _begin(self, action: Action, work: Coroutine[None, None, None]) -> None:
+        """Do this work concurrently with the loop, which goes on to observe; a newer verb is not delayed by it."""
+        key = kind_of(action)
+        self._under_way[key] = asyncio.create_task(self._beside(key, work))
+
+    async def _beside(self, key: tuple[ActionKind, str], work: Coroutine[None, None, None]) -> None:
+        kind, target = key
+        try:
+            await work
+            if kind is not ActionKind.STOP:
+                # Only the next observation can tell whether a stop has succeeded.
+                self.failed.succeed(kind, target)
+        except PortError as error:
+            self.failed.fail(kind, target, error)
+        except Exception:  # noqa: BLE001 - a bug may slow down only its own feature
+            self._log.exception(BUGS.get(kind, "image_work_failed"), why=BUG, container=target[:SHORT_ID])
+            await asyncio.sleep(self._backoff.longest_s())
+        finally:
+            del self._under_way[key]
+            self._wake()
+
+    async def _start(self, container_id: str) -> None:
+        await self._around.containers.start(container_id)
+        await self._memory.change(local_id=container_id)
+
+    def _end(self, action: EndContainer) -> None:
+        container_id = action.container_id
+        if action.cause is Cause.KILL:
+            self._begin(action, self._kill(container_id, action.signal))
+        else:
+            self._begin(action, self._stop(container_id, round(action.grace_s)))
 
     async def _kill(self, container_id: str, signal: str) -> None:
         if container_id in self._signalled and signal != "KILL":
@@ -131,31 +221,21 @@ class Executor:
         self._killed[container_id] = self._clock() + KILL_AGAIN_S
 
     async def _stop(self, container_id: str, grace_s: int) -> None:
-        """Run docker stop concurrently with the loop; Docker's event reports the end to the loop."""
-        try:
-            await self._around.containers.stop(container_id, grace_s)
-            self._backoff.reset()
-        except PortError as error:
-            self._log.warning("stop", why=str(error), container=container_id[:SHORT_ID])
-            await asyncio.sleep(self._backoff.next_s())
-        except Exception:  # noqa: BLE001 - a bug may slow down only its own feature
-            why = "a bug; only this container's stop is slowed down"
-            self._log.exception("stop_failed", why=why, container=container_id[:SHORT_ID])
-            await asyncio.sleep(self._backoff.longest_s())
-        finally:
-            self._stops.pop(container_id, None)
-            self._wake()
+        """Run docker stop; Docker's event reports the end to the loop."""
+        await self._around.containers.stop(container_id, grace_s)
+        self._stopped.add(container_id)
 
-    async def _adopted(self, record: Record, image_id: str) -> Record:
-        """Return the record after adopting the image as the local one. A failure is an alert; it is retried later."""
+    async def _adopt(self, image_id: str) -> None:
+        """Adopt the image as the local one. A failure is an alert; it is retried later."""
         try:
             await self._around.images.adopt(self._name, image_id)
         except PortError as error:
             text = f"{error}; the local image is unchanged, the adoption is tried again"
             self._alerts.begin("image_not_adopted", text)
-            return replace(record, adopt_at=self._clock() + self._around.timing.tag_after_s)
+            await self._memory.change(adopt_at=self._clock() + self._around.timing.tag_after_s)
+            return
         self._alerts.end("image_not_adopted")
-        return replace(record, adopted=image_id)
+        await self._memory.change(adopted=image_id)
 
     async def _restore(self, failed_image: str) -> None:
         """Restore the previous local image; without one, keep the current image. Raises Unavailable: tried again."""
@@ -164,6 +244,8 @@ class Executor:
             self._alerts.end("image_not_restored")
         except (Refused, Missing) as error:
             self._alerts.begin("image_not_restored", f"{error}; the local image is unchanged")
+        if self._memory.record.rolled_back:
+            await self._memory.change(restored=failed_image)
 
 
 def _name(action: Action) -> str:
@@ -176,6 +258,8 @@ def _name(action: Action) -> str:
             return f"label {'on' if on else 'off'}"
         case StartLocal():
             return "docker start"
+        case Unpause():
+            return "docker unpause"
         case EndContainer(container_id, cause):
             return f"docker {cause.value} {container_id[:SHORT_ID]}"
         case RestartUnit():
@@ -186,3 +270,5 @@ def _name(action: Action) -> str:
             return "restore the previous image"
         case WriteRow():
             return "write row"
+        case Forget():
+            return "forget"

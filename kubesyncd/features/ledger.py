@@ -6,6 +6,7 @@ an error at start. A ledger of another boot is ignored.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping  # noqa: TC003 - the codec reads the annotation
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.model import FeatureConfig, valid_feature_name
 from kubesyncd.core.record import Record  # noqa: TC001 - the same
 from kubesyncd.core.state import HISTORY_MAX, Transition
+from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
-    from kubesyncd.ports import File
+    from kubesyncd.ports import DurableFile
 
 VERSION = 1
 
@@ -47,12 +49,19 @@ class Ledger:
     has been observed as loaded, so its absence means "being loaded" (S10).
     """
 
-    def __init__(self, file: File, boot_id: str) -> None:
+    def __init__(self, file: DurableFile, boot_id: str) -> None:
         self._file = file
         self._boot_id = boot_id
         # Each feature's part of the file, encoded.
         self._entries: dict[str, str] = {}
+        # Features whose part is in no file yet, in the file being written, and left out of the next one.
         self._unsaved: set[str] = set()
+        self._saving: set[str] = set()
+        self._leaving: set[str] = set()
+        self._writing = asyncio.Lock()
+        # The number of writes asked for, and the last one that a finished write included; `_failed`: its error.
+        self._asked = self._tried = 0
+        self._failed: Unavailable | None = None
         self.records: dict[str, Record] = {}
         self.configs: dict[str, FeatureConfig] = {}
         self.histories: dict[str, tuple[Transition, ...]] = {}
@@ -95,40 +104,78 @@ class Ledger:
         self.first = False
         return ""
 
-    def save(
+    async def save(
         self, name: str, record: Record, config: FeatureConfig, history: tuple[Transition, ...] = ()
     ) -> None:
-        """Store one feature; writes only a change. Raises Unavailable; the change is kept in memory.
+        """Store one feature; return when the file has the change. Raises Unavailable; it is kept in memory.
 
         A change of `history` alone is not written: it follows from the others.
         """
         if (
             self.records.get(name) == record
             and self.configs.get(name) == config
+            and not self._unsaved - self._entries.keys()
             and name not in self._unsaved
+            and name not in self._saving
         ):
             return
         self.records[name], self.configs[name], self.histories[name] = record, config, history
         self._entries[name] = _entry(name, record, config, history)
         self._unsaved.add(name)
-        self.write()
+        await self.write()
 
-    def forget(self, name: str) -> None:
-        """Delete one feature. Raises Unavailable; it is deleted from memory all the same."""
-        self.records.pop(name, None)
-        self.configs.pop(name, None)
-        self.histories.pop(name, None)
+    async def forget(self, name: str) -> None:
+        """Delete one feature, from the file and then from memory. Raises Unavailable; then it is in both."""
+        if name not in self._entries:
+            return
+        self._leaving.add(name)
+        try:
+            await self.write()
+        finally:
+            self._leaving.discard(name)
+        self.drop(name)
         self._unsaved.discard(name)
-        if self._entries.pop(name, None) is not None:
-            self.write()
 
-    def write(self) -> None:
-        """Write everything. Raises Unavailable."""
-        features = ",".join(entry for _, entry in sorted(self._entries.items()))
+    def drop(self, name: str) -> None:
+        """Delete one feature from memory; the next write is without it, and any observation asks for one."""
+        for kept in (self.records, self.configs, self.histories, self._entries):
+            kept.pop(name, None)
+        self._unsaved.add(name)
+
+    async def write(self) -> None:
+        """Return when the file has all that is in memory now. Raises Unavailable.
+
+        One write at a time: the changes that arrive meanwhile share the next one, so that the cost of many features'
+        changes is that of a few files. They share its error as well.
+        """
+        self._asked += 1
+        mine = self._asked
+        async with self._writing:
+            if self._tried < mine:
+                await self._write()
+            if self._failed is not None:
+                raise Unavailable(self._failed.service, self._failed.detail)
+
+    async def _write(self) -> None:
+        upto, self._saving, self._unsaved = self._asked, self._unsaved, set()
+        try:
+            await self._file.save(self._encoded())
+        except Unavailable as error:
+            self._failed, self._tried = error, upto
+        else:
+            self._saving = set()
+            self._failed, self._tried = None, upto
+            self.first = False
+        finally:
+            # What a failed or cancelled write may not have stored is written by the next one.
+            self._unsaved |= self._saving
+            self._saving = set()
+
+    def _encoded(self) -> bytes:
+        """Return the file's content: the parts are encoded already."""
+        kept = ",".join(self._entries[name] for name in sorted(self._entries) if name not in self._leaving)
         head = codec.text({"version": VERSION, "boot_id": self._boot_id, "config_loaded": self.config_loaded})
-        self._file.save(f'{head[:-1]},"features":{{{features}}}}}\n'.encode())
-        self._unsaved.clear()
-        self.first = False
+        return f'{head[:-1]},"features":{{{kept}}}}}\n'.encode()
 
 
 def _entry(name: str, record: Record, config: FeatureConfig, history: tuple[Transition, ...]) -> str:

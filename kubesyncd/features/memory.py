@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import FeatureConfig
+from kubesyncd.core.kube_names import KubeClaim
+from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
 from kubesyncd.ports import PortError, Unavailable
 
@@ -32,6 +34,7 @@ class Memory:
         self.record = ledger.records.get(name) or around.first_record(name)
         self.config = ledger.configs.get(name, self._default_config())
         self._config_known = name in ledger.configs
+        self._claim_name(self.config)
 
     @property
     def known_config(self) -> FeatureConfig | None:
@@ -41,7 +44,9 @@ class Memory:
     def take_config(self, stored: Stored) -> None:
         """Take over the configuration from CONFIG_DB; during a load the last one stays in force."""
         if not stored.loading:
-            self.config = stored.config or self._default_config()
+            config = stored.config or self._default_config()
+            self._claim_name(config)
+            self.config = self._on_kubernetes(config)
             self._config_known = stored.config is not None
 
     def note_change(self, plan: Plan) -> None:
@@ -51,15 +56,19 @@ class Memory:
             self.history.append(Transition(self._around.runtime.wall(), source, plan.state, plan.why))
             self._log.info("state", state=plan.state.value, was=source.value, why=plan.why)
 
-    def remember(self, record: Record, *, surely: bool = False) -> None:
+    async def remember(self, record: Record, *, surely: bool = False) -> None:
         """Write the record to the ledger.
 
         `surely`: raise Unavailable where it cannot be written. A grant needs it: a restart would not know the admitted
         container. Observations restore everything else.
         """
-        self._log_health(self.record, record)
+        before = self.record
+        self._log_health(before, record)
+        if not surely:
+            # At once: another intent may be recorded while the file is written.
+            self.record = record
         try:
-            self._around.ledger.save(self._name, record, self.config, tuple(self.history))
+            await self._around.ledger.save(self._name, record, self.config, tuple(self.history))
             self._alerts.end("ledger")
         except Unavailable as error:
             if surely:
@@ -69,7 +78,12 @@ class Memory:
             self._alerts.end("image_not_adopted")
         if not record.rolled_back:
             self._alerts.end("image_not_restored")
-        self.record = record
+        if surely and self.record is before:
+            self.record = record
+
+    async def change(self, **changes: object) -> None:
+        """Change fields of the record as it is now: another intent may have been recorded since the plan was made."""
+        await self.remember(replace(self.record, **changes))  # type: ignore[arg-type]
 
     async def note_rollback(self) -> None:
         """Store a rollback, or its end, in the image store: the ledger does not outlive a boot."""
@@ -84,6 +98,18 @@ class Memory:
             self._alerts.end("rollback")
         except PortError as error:
             self._alerts.begin("rollback", f"{error}; a reboot would lose the rollback")
+
+    def _claim_name(self, config: FeatureConfig) -> None:
+        """Claim the feature's name in Kubernetes, which another feature may share."""
+        claim = KubeClaim.WANTED if config.owner is Owner.KUBE else KubeClaim.NONE
+        claim = KubeClaim.GRANTED if self.record.grant else claim
+        for feature in self._around.runtime.kube_names.note(self._name, claim):
+            self._around.wakes.wake(feature)
+
+    def _on_kubernetes(self, config: FeatureConfig) -> FeatureConfig:
+        """Return the config in force: a feature without a name of its own in Kubernetes can only be local."""
+        why = self._around.runtime.kube_names.why_not_kube(self._name) if config.owner is Owner.KUBE else ""
+        return replace(config, local_only=True, why_local=why) if why else config
 
     def _default_config(self) -> FeatureConfig:
         return FeatureConfig(always_local=self._name in self._around.always_local)

@@ -5,37 +5,47 @@ feature. Other components leave a request (a verb, a waiting container, "somethi
 
 - `dirty` is set: something may have changed since the last observation. It is cleared *before* observing, so a
   change during the observation triggers another one.
-- `_turn` runs at most one action at a time. Only docker stop runs concurrently, because
-  it may take a minute and a newer verb must be able to overtake it.
+- `_turn` runs at most one action at a time. Calls that change a container or an image run
+  concurrently, because each may take a minute: the reconciler goes on to observe, and a newer verb overtakes them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from kubesyncd.core import protocol
-from kubesyncd.core.model import SystemState
+from kubesyncd.core import protocol, verbs
+from kubesyncd.core.absorb import absorb
+from kubesyncd.core.actions import Forget
+from kubesyncd.core.conditions import ALERTING, conditions
+from kubesyncd.core.failed_action import TEXT_MAX, ActionKind, FailedAction
+from kubesyncd.core.model import Owner, SystemState
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
-from kubesyncd.core.record import absorb, state_of
+from kubesyncd.core.record import Record, state_of
 from kubesyncd.core.state import check
-from kubesyncd.core.verbs import Outcome
+from kubesyncd.core.text import printable
+from kubesyncd.core.verbs import Outcome, Start, accept
+from kubesyncd.features.container_reader import ContainerReader
 from kubesyncd.features.executor import Executor
+from kubesyncd.features.existence import Existence
 from kubesyncd.features.memory import Memory
 from kubesyncd.features.surroundings import View
 from kubesyncd.features.verb_call import VerbCall
 from kubesyncd.features.waiters import GONE, Waiters
-from kubesyncd.ports import PortError, Refused, Unavailable
+from kubesyncd.features.way_back import WayBack
+from kubesyncd.ports import Busy, PortError, Refused
 from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from kubesyncd.core.actions import Plan
-    from kubesyncd.core.model import Row
-    from kubesyncd.core.record import Record
+    from kubesyncd.core.conditions import Condition
+    from kubesyncd.core.model import Container, Stored
     from kubesyncd.core.state import Transition
     from kubesyncd.core.verbs import Verb
     from kubesyncd.features.surroundings import Surroundings
@@ -44,8 +54,10 @@ if TYPE_CHECKING:
 # More plans than this in one turn: two rules undo each other. The feature is slowed down and a traceback is logged.
 PLANS_MAX = 32
 # Topics of failures that do not stop the reconciliation; each is one alert, and a line in `explain` until it clears.
-ALERTS = ("ledger", "rollback", "image_not_adopted", "image_not_restored")
+ALERTS = ("ledger", "rollback", *(kind.value for kind in ActionKind))
 FAILING_PAUSE_S = 0.2
+# A package upgrade rewrites a FEATURE row as a deletion, and then a new row within 200 ms: that changes no owner.
+ROW_GONE_S = 1.0
 NOTES_MAX = 64
 
 
@@ -64,18 +76,21 @@ class Reconciler:
         self.waiters = Waiters(name, around.runtime.clock, around.timing, self.dirty)
         self.busy_since: float | None = None
         self._around = around
-        self._clock = around.runtime.clock
         self._log = log = around.runtime.log.bind(feature=name)
         self._alerts = around.runtime.alert_log(name, log)
         self._memory = Memory(name, around, self._alerts, log)
         self._executor = Executor(
             name, around, self._memory, alerts=self._alerts, log=log, wake=self.dirty.set
         )
-        self._call = VerbCall(self._clock, around.timing.verb_s_max)
+        self._call = VerbCall(around.runtime.clock, around.timing.verb_s_max)
         self._notes: list[Callable[[Record], Record]] = []
         self._backoff = around.runtime.backoff(around.timing)
         self._retry_at: float | None = None
-        self._store = _StoreReader(name, around, self._memory, self._alerts)
+        self._sources = _Sources(
+            _StoreReader(name, around, self._memory, self._alerts),
+            ContainerReader(name, around),
+            WayBack(name, around),
+        )
 
     # ---- for the server -------------------------------------------------------------------------
 
@@ -96,7 +111,23 @@ class Reconciler:
 
     async def carry_out(self, verb: Verb) -> Outcome:
         """Record the verb's request and wait until it is done. Always answers, within `verb_s_max`."""
-        return await self._call.carried_out(verb, self._observe_soon, self._why)
+        self._executor.failed.hurry()
+        record = partial(self._record_at_once, verb)
+        return await self._call.carried_out(verb, record=record, wake=self._observe_soon, why=self._why)
+
+    def _record_at_once(self, verb: Verb) -> Awaitable[None] | None:
+        """Record a stop or kill, whatever the reconciler waits for at the moment; return what stores the record.
+
+        A start needs an observation, and so does a verb of a feature that may not exist.
+        """
+        memory, view = self._memory, self.view
+        if isinstance(verb, Start) or (view is not None and view.observed.absent):
+            return None
+        observed = view.observed if view is not None else Observation(row=None)
+        noted = accept(verb, memory.config, memory.record, observed)
+        assert isinstance(noted, Record), "only a start can be declined"
+        memory.record = noted
+        return memory.remember(noted)
 
     async def seen(self) -> View:
         """Return the view after an observation that begins now or later. Raises Unavailable without Docker."""
@@ -141,27 +172,31 @@ class Reconciler:
         self._retry_at = None
         self.dirty.set()
 
+    def _now(self) -> float:
+        return self._around.runtime.clock()
+
     def _why(self) -> str:
         return self.view.plan.why if self.view is not None else "Docker has not answered yet"
 
     # ---- the loop -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Reconcile. Returns only by cancellation."""
+        """Reconcile. Returns once nothing is left of the feature: then it is to be forgotten."""
         try:
             while True:
                 await self._next_turn()
                 self._retry_at = None
                 try:
-                    await self._turn()
+                    if not await self._turn():
+                        return
                     self._backoff.reset()
-                    self._alerts.warn("trouble", "")
+                    self._alerts.answers("trouble")
                 except PortError as error:
-                    self._failed(error)
+                    await self._failed(error)
                 except Exception:  # noqa: BLE001 - a bug may slow down only its own feature
                     text = "kubesyncd has a bug; see `journalctl -u kubesyncd`"
                     self._call.answer(Outcome(protocol.EXIT_FAILED, text))
-                    self._retry_at = self._clock() + self._backoff.longest_s()
+                    self._retry_at = self._now() + self._backoff.longest_s()
                     self._log.exception("reconciler_failed", why="a bug; only this feature is slowed down")
                 finally:
                     self.busy_since = None
@@ -170,30 +205,40 @@ class Reconciler:
 
     async def _next_turn(self) -> None:
         """Wait until an observation is due; `dirty` is clear then."""
-        now = self._clock()
+        now = self._now()
         if self._retry_at is not None:
             # While an external service fails, the backoff limits the pace, not its events.
             await asyncio.sleep(max(0.0, min(self._retry_at - now, FAILING_PAUSE_S)))
             wakes: list[float | None] = [self._retry_at]
         else:
             plan = self.view.plan if self.view is not None else None
-            wakes = [plan.wake_at if plan else None, self._store.again_at, *self._executor.kills_again_at]
+            wakes = [plan.wake_at if plan else None, *self._sources.again_at, *self._executor.kills_again_at]
         ahead = [t for t in wakes if t is not None]
-        await woken(self.dirty, max(0.0, min(ahead) - self._clock()) if ahead else None)
+        await woken(self.dirty, max(0.0, min(ahead) - self._now()) if ahead else None)
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> bool:
+        """Observe and act until no action is left; return whether the feature still exists."""
         for _ in range(PLANS_MAX):
-            self.busy_since = self._clock()
+            self.busy_since = self._now()
             view = await self._plan_next()
+            if view.record is not self._memory.record:
+                # A stop or kill has been recorded since: plan with it.
+                continue
+            self._tell(view)
             if view.plan.action is None:
-                return
-            await self._executor.carry_out(view)
+                return True
+            self.busy_since = self._now()
+            done = await self._executor.carry_out(view)
+            if done and isinstance(view.plan.action, Forget):
+                # After an event since this turn began, the feature may exist again: the next turn observes it.
+                return self.dirty.is_set()
         raise LivelockError(f"{self.name}: {PLANS_MAX} plans without coming to rest; the last: {view.plan}")
 
     async def _plan_next(self) -> View:
-        """Observe, record, plan, publish: everything of a turn but the action."""
+        """Observe, record and plan: everything of a turn but to publish it and to act."""
+        self.waiters.begin()
         observed = await self._observe()
-        now, timing, memory = self._clock(), self._around.timing, self._memory
+        now, timing, memory = self._now(), self._around.timing, self._memory
         config = memory.config
         record = absorb(memory.record, config, observed, timing, now)
         while self._notes:
@@ -202,57 +247,108 @@ class Reconciler:
         if noted is not None:
             check(state_of(config, record, observed), state_of(config, noted, observed))
             record = absorb(noted, config, observed, timing, now)
-        view = View(config, record, observed, decide(config, record, observed, timing, now, self.name))
+        judged = self._call.judge(config, record, observed)
+        if judged is not record:
+            record = absorb(judged, config, observed, timing, now)
+        found = conditions(self.name, record, observed, timing, now)
+        plan = decide(config, record, observed, timing, now, self.name)
+        view = View(config, record, observed, plan, found)
+        self._alert(found)
         memory.note_change(view.plan)
-        memory.remember(record)
+        await memory.remember(record)
         await memory.note_rollback()
-        self._tell(view)
         return view
 
+    def _alert(self, found: tuple[Condition, ...]) -> None:
+        """Raise one alert for each kind of condition that needs one, until it ends."""
+        for kind in sorted(ALERTING):
+            text = "; ".join(c.text for c in found if c.kind is kind)
+            if text:
+                self._alerts.begin(kind.value, text)
+            else:
+                self._alerts.end(kind.value)
+
     def _tell(self, view: View) -> None:
-        self._call.tell(view)
+        self._call.tell()
         self.waiters.tell(view)
         self._around.told(self.name, view)
 
-    def _failed(self, error: PortError) -> None:
+    async def _failed(self, error: PortError) -> None:
         """Log an external failure once, answer a verb, and schedule a retry with backoff."""
-        now = self._clock()
+        now = self._now()
         # A missing object existed at the last observation; the next one corrects the plan.
         wait_s = self._backoff.longest_s() if isinstance(error, Refused) else self._backoff.next_s()
         self._retry_at = now + wait_s
-        self._alerts.warn("trouble", str(error), retry_in_s=round(wait_s, 1))
-        noted = self._call.accept_unseen(self._memory.config, self._memory.record)
-        if noted is not None:
-            self._memory.remember(noted)
-        if self._call.fail(error):
+        self._alerts.fails("trouble", error, retry_in_s=round(wait_s, 1))
+        given_up = self._call.starting
+        if self._call.fail(error, starting=bool(self._executor.starting)):
             self._retry_at = min(self._retry_at, now + 1.0)
+        elif given_up:
+            await self._memory.remember(verbs.given_up(self._memory.record))
 
     # ---- observing ------------------------------------------------------------------------------
 
     async def _observe(self) -> Observation:
         around = self._around
-        row = await self._store.read()
-        containers = await around.containers.list(self.name)
+        stored = await self._sources.store.read()
+        starting = self._executor.starting
+        containers = await self._sources.containers.read(self._memory.record.grant)
         running = {c.id for c in containers if c.running}
-        now = self._clock()
+        now = self._now()
         stopping, killed = self._executor.note_running(running, now)
+        kube = [c.started for c in containers if c.running and c.owner is Owner.KUBE and c.started]
+        if kube:
+            around.labels.note_kube_start(max(kube))
         return Observation(
-            row=row,
+            row=None if stored is None else stored.row,
             containers=containers,
             waiting=self.waiters.blocked & running,
             reasking=self.waiters.may_ask_again(now),
             stopping=stopping,
             killed=killed,
+            starting=starting & {c.id for c in containers if c.paused or not c.running},
             label=around.labels.view(self.name),
             joined=around.labels.joined,
             kubelet=around.labels.kubelet_running,
             hold=around.labels.hold,
+            failures=self._failures(containers),
+            working=self._executor.working,
+            way_back=await self._sources.way_back.exists(
+                self._memory.config, self._memory.record, containers
+            ),
+            registered=None if stored is None or stored.loading else stored.config is not None,
+            settling=self._sources.store.gone_until is not None,
+            absent=await self._sources.store.existence.absent(stored, containers),
+            no_deploy=around.labels.no_deploy,
+            leaving=around.labels.leaving,
             wall_s=int(around.runtime.wall()),
         )
 
+    def _failures(self, containers: tuple[Container, ...]) -> tuple[FailedAction, ...]:
+        lasting, unread = self._executor.failed.lasting(containers), self._sources.store.failure
+        return lasting if unread is None else (unread, *lasting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What a feature is observed from."""
+
+    store: _StoreReader
+    containers: ContainerReader
+    way_back: WayBack
+
+    @property
+    def again_at(self) -> tuple[float | None, ...]:
+        """When to repeat failed reads."""
+        unread = self.store.failure
+        return (None if unread is None else unread.again_at, self.store.gone_until, self.containers.again_at)
+
 
 class _StoreReader:
-    """Reads the feature's rows. `again_at`: when to repeat a read that Redis did not answer; no event repeats it."""
+    """Reads the feature's rows. `failure`: the last read, where Redis did not answer it; no event repeats it.
+
+    `existence` tells when nothing is left of the feature. `gone_until`: when a missing FEATURE row counts as removed.
+    """
 
     def __init__(self, name: str, around: Surroundings, memory: Memory, alerts: AlertLog) -> None:
         self._name = name
@@ -260,19 +356,45 @@ class _StoreReader:
         self._memory = memory
         self._alerts = alerts
         self._backoff = around.runtime.backoff(around.timing)
-        self.again_at: float | None = None
+        self.failure: FailedAction | None = None
+        self.existence = Existence(name, around)
+        self.gone_until: float | None = None
 
-    async def read(self) -> Row | None:
-        """Read STATE_DB's row; also take the config, or keep the last known one where Redis does not answer."""
+    async def read(self) -> Stored | None:
+        """Read both rows; also take the config, or keep the last known one where Redis does not answer."""
         try:
             stored = await self._around.store.read(self._name, self._memory.known_config)
-        except Unavailable as error:
-            self._alerts.warn("store", str(error))
-            self.again_at = self._around.runtime.clock() + self._backoff.next_s()
+        except PortError as error:
+            self._alerts.fails("store", error)
+            again_at = self._around.runtime.clock() + self._backoff.next_s()
+            self.failure = FailedAction(
+                ActionKind.READ_ROW,
+                "",
+                printable(error, TEXT_MAX),
+                again_at=again_at,
+                refused=isinstance(error, Refused),
+                passing=isinstance(error, Busy),
+            )
             return None
-        self.again_at = None
+        self.failure = None
         self._backoff.reset()
-        self._alerts.warn("store", "")
-        self._alerts.warn("config", "; ".join(stored.problems))
+        self._alerts.answers("store")
+        stored = self._settled(stored)
         self._memory.take_config(stored)
-        return stored.row
+        config = self._memory.config
+        why = (f"set_owner=kube has no effect: {config.why_local}",) if config.why_local else ()
+        self._alerts.warn("config", "; ".join((*stored.problems, *why)))
+        return stored
+
+    def _settled(self, stored: Stored) -> Stored:
+        """Return `stored`, as being loaded where the row has been missing for less than ROW_GONE_S."""
+        if stored.config is not None or stored.loading or not self._memory.record.registered:
+            self.gone_until = None
+            return stored
+        now = self._around.runtime.clock()
+        if self.gone_until is None:
+            self.gone_until = now + ROW_GONE_S
+        if now < self.gone_until:
+            return replace(stored, loading=True)
+        self.gone_until = None
+        return stored

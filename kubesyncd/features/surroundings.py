@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kubesyncd.core.actions import Plan
+    from kubesyncd.core.conditions import Condition
     from kubesyncd.core.model import FeatureConfig, LabelView, Timing
     from kubesyncd.core.observation import Observation
     from kubesyncd.features.ledger import Ledger
@@ -33,6 +34,17 @@ class LabelQueue(Protocol):
     @property
     def hold(self) -> bool:
         """Whether a reboot is being prepared."""
+
+    @property
+    def no_deploy(self) -> str:
+        """Why Kubernetes cannot deploy on this switch, with what to type; empty where it can, or is not known."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a reset is about to begin, or runs."""
+
+    def note_kube_start(self, at: str) -> None:
+        """Note that a running kube container was started `at` (ISO 8601)."""
 
     def view(self, feature: str) -> LabelView:
         """Return the queue's state of this feature's label."""
@@ -87,3 +99,4 @@ class View:
     record: Record
     observed: Observation
     plan: Plan
+    conditions: tuple[Condition, ...] = ()

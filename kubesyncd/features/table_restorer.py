@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -41,7 +42,7 @@ class TableRestorer:
         store: Store,
         *,
         file: DurableFile,
-        installed_rows: Callable[[], Mapping[str, Mapping[str, str]]],
+        installed_rows: Callable[[], Awaitable[Rows]],
         has_unit: Callable[[str], Awaitable[bool]],
         ours: frozenset[str],
         normal: Callable[[str], str],
@@ -56,6 +57,8 @@ class TableRestorer:
         self._normal = normal
         self._wall = wall
         self._log = log
+        # A copy that has been used, where the disk takes no note of that.
+        self._spent: Saved | None = None
 
     async def restore(self) -> None:
         """Read the table and restore what it has lost.
@@ -67,20 +70,29 @@ class TableRestorer:
             now = await self._store.feature_rows()
         except PortError:
             return
-        saved = self._saved()
-        wanted = self._wanted()
+        saved = await self._saved()
+        wanted = await self._wanted()
         missing = {name: row for name, row in wanted.items() if name not in now}
         if saved is not None:
             missing |= lost(saved.rows, now, self._ours, self._normal)
         try:
             for name, fields in missing.items():
                 await self._write(name, fields, gone=name not in now)
-            if saved is not None:
-                await self._file.save(encode(replace(saved, armed=False)))
         except Unavailable as error:
             self._log.warning("feature_table", why=str(error))
             return
+        if saved is not None:
+            await self._disarm(saved)
         self._store.restored()
+
+    async def _disarm(self, saved: Saved) -> None:
+        """Restore no later load from this copy, also on a full disk: removing a file needs no space."""
+        self._spent = saved
+        try:
+            await self._file.save(encode(replace(saved, armed=False)))
+        except Unavailable:
+            with suppress(Unavailable):
+                await self._file.forget()
 
     async def _write(self, name: str, fields: Mapping[str, str], *, gone: bool) -> None:
         try:
@@ -97,19 +109,21 @@ class TableRestorer:
             return
         self._log.info("feature_table", action="restore", feature=name, fields=dict(fields))
 
-    def _saved(self) -> Saved | None:
+    async def _saved(self) -> Saved | None:
         """Return the copy that was saved for this load, if there is one."""
         try:
-            data = self._file.load()
+            data = await self._file.read()
             saved = decode(data) if data is not None else None
         except (Unavailable, Undecodable) as error:
             self._log.warning("feature_table", why=str(error))
             return None
-        return saved if saved is not None and saved.awaits_load(self._wall()) else None
+        if saved is None or saved == self._spent or not saved.awaits_load(self._wall()):
+            return None
+        return saved
 
-    def _wanted(self) -> Mapping[str, Mapping[str, str]]:
+    async def _wanted(self) -> Rows:
         try:
-            return self._installed_rows()
+            return await self._installed_rows()
         except Unavailable as error:
             self._log.warning("feature_table", why=str(error))
             return {}

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from kubesyncd.core import verbs
-from kubesyncd.core.record import project
+from kubesyncd.core.record import row_told
 from kubesyncd.core.state import State, meaning
 from kubesyncd.ports import Refused, Unavailable
 
@@ -35,6 +35,8 @@ class Waiters:
         # In order of arrival, so that a simulated run does not depend on memory addresses.
         self._changed: dict[asyncio.Event, None] = {}
         self._forgotten = False
+        # How many observations have begun, and which one was the last to be published.
+        self._begun = self._told = 0
         self.view: View | None = None
 
     @property
@@ -46,9 +48,13 @@ class Waiters:
         """Return whether a container may soon repeat its request: the daemon just started, or a connection ended."""
         return now < self._left_at + self._timing.reask_s
 
+    def begin(self) -> None:
+        """Note that an observation begins; `tell` publishes it, if anything does."""
+        self._begun += 1
+
     def tell(self, view: View) -> None:
-        """Publish an observation to all waiting clients."""
-        self.view = view
+        """Publish the observation that has begun last to all waiting clients."""
+        self.view, self._told = view, self._begun
         for event in self._changed:
             event.set()
 
@@ -77,6 +83,7 @@ class Waiters:
 
     async def ended(self, say: Callable[[str], None]) -> int:
         """Return the exit code of `wait` once the feature has ended; `say` gets each new status. Raises Refused."""
+        self._refuse_forgotten()
         said = ""
         lost_since: float | None = None
         self._dirty.set()
@@ -102,10 +109,14 @@ class Waiters:
     async def observed(self) -> View:
         """Return the view after an observation that begins now or later. Raises Unavailable without an answer."""
         self._dirty.set()
+        # One that is under way may have read Docker before the caller's change.
+        before = self._begun
         with self._watching() as changed:
             try:
                 async with asyncio.timeout(PATIENCE_S):
-                    await changed.wait()
+                    while self._told <= before:
+                        changed.clear()
+                        await changed.wait()
             except TimeoutError:
                 raise Unavailable("Docker", "it does not answer") from None
         assert self.view is not None, "a change is told after the view is set"
@@ -139,10 +150,10 @@ class Waiters:
 
 
 def _may_proceed(view: View, container_id: str) -> bool:
-    """Return whether the container is admitted, still runs, and STATE_DB (where reachable) shows it."""
+    """Return whether the container is admitted, still runs, and STATE_DB (where it can be written) shows it."""
     if view.record.grant != container_id or container_id not in view.observed.kube_running:
         return False
-    return view.observed.row is None or view.observed.row == project(view.record, view.observed)
+    return row_told(view.record, view.observed)
 
 
 # The reason says more than the state's meaning: it names the feature, or what is waited for.

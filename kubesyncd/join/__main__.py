@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd import settings
+from kubesyncd.adapters.kube_credential import CertifiedName
 from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.core import protocol
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.join.files import JoinFiles
+from kubesyncd.join.node_names import node_names
 from kubesyncd.join.plan import Job, address, plan_join, plan_reset
 from kubesyncd.join.progress import JobPhase, Progress
 from kubesyncd.join.runner import JobRunner
@@ -58,16 +60,14 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(_run(given.job, current, log, force=given.force))
     except asyncio.CancelledError:
         return protocol.EXIT_FAILED
-    except settings.SettingsError as error:
-        # Only an adapter knows which URLs its library reads.
-        return _unusable(error)
     except PortError as error:
         log.error("not_begun", why=str(error))
         return protocol.EXIT_FAILED
 
 
 def _unusable(error: settings.SettingsError) -> int:
-    print(f"kubesyncd.join: {error}", file=sys.stderr)
+    for problem in error.problems:
+        print(f"kubesyncd.join: {problem}", file=sys.stderr)
     return EXIT_SETTINGS
 
 
@@ -77,20 +77,21 @@ async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     files = JoinFiles(current)
+    names = node_names(current, files, CertifiedName(files.kubeconfig))
     with files.locked():
         force = files.take_request() or force
         master = await _configuration(job, current, log)
         progress = Progress(job, address(master) if master.ip else "", force, boottime())
         files.report(progress)
         try:
-            plan = _plan(job, master, files, force=force)
+            plan = _plan(job, master, files, names.problem(), force=force)
         except PortError as error:
             log.error("refused", why=error.detail)
             files.report(progress.ended(JobPhase.FAILED, error.detail, boottime()))
             return protocol.EXIT_FAILED
         log.info("begins", master=progress.master, force=force, why=plan.why)
         try:
-            steps = SwitchSteps(job, current, master, files, log)
+            steps = SwitchSteps(job, current, master, files, names, log)
             ended = await JobRunner(steps, files.report, boottime, log).carry_out(plan, progress)
         finally:
             # Leave no administrator's credential behind, whatever the outcome.
@@ -99,9 +100,11 @@ async def _run(job: Job, current: Settings, log: FilteringBoundLogger, *, force:
     return protocol.EXIT_DONE if ended.phase is JobPhase.DONE else protocol.EXIT_FAILED
 
 
-def _plan(job: Job, master: MasterConfig, files: JoinFiles, *, force: bool) -> JobPlan:
+def _plan(job: Job, master: MasterConfig, files: JoinFiles, name_problem: str, *, force: bool) -> JobPlan:
     found = files.found()
-    return plan_join(master, found, force=force) if job is Job.JOIN else plan_reset(found)
+    if job is Job.RESET:
+        return plan_reset(found)
+    return plan_join(master, found, force=force, name_problem=name_problem)
 
 
 async def _configuration(job: Job, current: Settings, log: FilteringBoundLogger) -> MasterConfig:

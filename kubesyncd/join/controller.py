@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from kubesyncd.core import protocol
+from kubesyncd.join.departure import Departure
 from kubesyncd.join.job_watch import LOOK_S, JobFiles, JobWatch
 from kubesyncd.join.operator_requests import OperatorRequests
 from kubesyncd.join.plan import Job, address, due, outdated, plan_join
@@ -67,7 +68,8 @@ class JoinController:
     """Start joins and resets, and act on their ends. Run `run()` once.
 
     `loaded`: whether CONFIG_DB is known to be complete. `able`: whether the Kubernetes packages are installed; without
-    them no job starts, and only an operator's request is answered.
+    them no job starts, and only an operator's request is answered. `name_problem`: why this switch cannot join under
+    its name, or empty.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class JoinController:
         loaded: Callable[[], bool],
         runtime: Runtime,
         able: Callable[[], bool] = lambda: True,
+        name_problem: Callable[[], str] = lambda: "",
     ) -> None:
         self._store = store
         self._files = files
         self._loaded = loaded
         self._able = able
+        self._name_problem = name_problem
         self._clock = runtime.clock
         self._log = runtime.log
         self._alerts = runtime.alert_log("join")
@@ -94,13 +98,19 @@ class JoinController:
         self._watch = JobWatch(jobs, files, runtime)
         self._requests = OperatorRequests(self._changed.set, self._watch.sentence)
         self._config: MasterConfig | None = None
+        self._departure = Departure(runtime.clock, self._changed.set)
 
     # ---- for other components -------------------------------------------------------------------
 
     @property
     def joining(self) -> bool:
-        """Whether a join or reset is running: the job controls the kubelet then, not the daemon."""
-        return self._watch.active
+        """Whether a join or reset is running or about to: the job controls the kubelet then, not the daemon."""
+        return self._watch.active or self._departure.waits
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a reset is about to begin, or runs: features that may run locally do so now."""
+        return self._departure.active
 
     def fits(self) -> bool:
         """Return whether the kubelet's credential exists and belongs to the configured master."""
@@ -134,19 +144,26 @@ class JoinController:
 
     # ---- the loop -------------------------------------------------------------------------------
 
-    async def run(self, listener: MembershipListener) -> None:
-        """Run the loop; `listener` is told of joins and resets. Never returns."""
+    async def run(self, listener: MembershipListener, returning: Callable[[], tuple[str, ...]]) -> None:
+        """Run the loop; `listener` is told of joins and resets. Never returns.
+
+        `returning`: the features that have to return to their local container before a reset.
+        """
         while True:
-            await woken(self._changed, LOOK_S if self._watch.active else self._schedule.idle_s())
+            await woken(self._changed, LOOK_S if self.joining else self._schedule.idle_s())
+            leaving = self.leaving
             try:
-                await self._turn(listener)
+                await self._turn(listener, returning)
             except PortError as error:
                 self._alerts.warn("membership", str(error))
                 self._schedule.unreadable()
             else:
                 self._alerts.warn("membership", "")
+            self._departure.end_unless_kept()
+            if self.leaving is not leaving:
+                listener.wake()
 
-    async def _turn(self, listener: MembershipListener) -> None:
+    async def _turn(self, listener: MembershipListener, returning: Callable[[], tuple[str, ...]]) -> None:
         config = await self._configuration()
         await self._purge_if_due(listener)
         end = await self._watch.look()
@@ -155,6 +172,7 @@ class JoinController:
                 listener.wake()
             self._ended(end)
         if self._watch.active:
+            self._keep_leaving()
             await self._stop_if_outdated(config)
             return
         found = self._files.found()
@@ -162,10 +180,19 @@ class JoinController:
             # The master was disabled or unset meanwhile: an operator's reset no longer applies.
             self._files.forget_membership()
         request = self._requests.current
+        resets = (due(config, found)[0] if request is None else request.job) is Job.RESET
+        if resets and not self._departure.ready(returning()):
+            return
         if request is not None:
             await self._begin_requested(request, config, found)
             return
         await self._begin_due(config, found)
+
+    def _keep_leaving(self) -> None:
+        """Go on with the departure while a reset runs, also one that began before this daemon."""
+        current = self._watch.current()
+        if current is not None and current[0] is Job.RESET:
+            self._departure.keep()
 
     async def _configuration(self) -> MasterConfig:
         """Read the configuration; return the last known one while Redis does not answer."""
@@ -227,7 +254,7 @@ class JoinController:
                 self._requests.answer(protocol.EXIT_FAILED, NO_PACKAGES)
                 return
             try:
-                plan = plan_join(config, found, force=request.force)
+                plan = plan_join(config, found, force=request.force, name_problem=self._name_problem())
             except Refused as error:
                 self._requests.answer(protocol.EXIT_FAILED, error.detail)
                 return
@@ -241,7 +268,10 @@ class JoinController:
 
     async def _begin_due(self, config: MasterConfig, found: Found) -> None:
         """Start what the configuration asks for, when its time has come."""
-        job, why = due(config, found)
+        problem = self._name_problem()
+        job, why = due(config, found, problem)
+        # No alert: at the first boot of an image the host gets its name seconds after the daemon's start.
+        self._alerts.warn("join_refused", problem if why == problem else "")
         if job is None or self._schedule.retry_in_s > 0 or not self._able():
             return
         if job is Job.JOIN and self._schedule.spreads:

@@ -23,6 +23,7 @@ DISCOVERY_TIMEOUT = "30s"
 
 # Every other user entry of a kubeconfig runs a program or reads a file of this switch.
 _USER_KEYS = ("client-certificate-data", "client-key-data", "token")
+_CONTEXT = "switch@master"
 _CA_KEY = "certificate-authority-data"
 # kubeadm's own API versions: before 1.22 it reads v1beta2 only, from then on v1beta3 too.
 _V1BETA3_SINCE = (1, 22)
@@ -49,6 +50,15 @@ def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
         )
     found = zip(_USER_KEYS, (config.certificate.inline, config.key.inline, config.token), strict=True)
     return _kubeconfig(master, inside, {key: value for key, value in found if value})
+
+
+def is_ours(document: bytes) -> bool:
+    """Return whether this module built the document; otherwise an operator has put it there."""
+    try:
+        tree = json.loads(document)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(tree, dict) and tree.get("current-context") == _CONTEXT
 
 
 def from_certificate(master: str, ca: bytes, certificate: bytes, key: bytes) -> bytes:
@@ -93,8 +103,8 @@ def _kubeconfig(master: str, ca: str, user: dict[str, str]) -> bytes:
         "kind": "Config",
         "clusters": [{"name": "master", "cluster": {"server": f"https://{master}", _CA_KEY: ca}}],
         "users": [{"name": "switch", "user": user}],
-        "contexts": [{"name": "switch@master", "context": {"cluster": "master", "user": "switch"}}],
-        "current-context": "switch@master",
+        "contexts": [{"name": _CONTEXT, "context": {"cluster": "master", "user": "switch"}}],
+        "current-context": _CONTEXT,
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 

@@ -31,6 +31,8 @@ SERVICE = "state file"
 MEMBERSHIP_FILE = "membership.json"
 PURGE_FILE = "purge"
 CREDENTIAL_FILE = "join.conf"
+# Added to the name of an operator's file that a join or a reset would replace or remove.
+ASIDE = ".operator"
 LOCK_S_MAX = 2.0
 # Left by kubeadm after an interrupted join; kubeadm refuses to join while these exist.
 RESIDUE = ("bootstrap-kubelet.conf", "pki/ca.crt")
@@ -44,6 +46,7 @@ class JoinFiles:
         self._state = Path(settings.paths.state_dir)
         self.kubeconfig = Path(settings.kube.kubeconfig)
         self.admin_conf = Path(settings.kube.admin_conf)
+        self.admin_conf_aside = self.admin_conf.with_name(f"{self.admin_conf.name}{ASIDE}")
         self.credential = self._run / CREDENTIAL_FILE
         self._membership = StateFile(self._state / MEMBERSHIP_FILE, 0o644)
         self._progress = StateFile(self._run / progress.FILE, 0o644)
@@ -58,12 +61,16 @@ class JoinFiles:
         return Found(
             credential=self.kubeconfig.exists(),
             residue=any((self.kubeconfig.parent / name).exists() for name in RESIDUE),
-            membership=plan.decode_membership(self._membership.load()),
+            membership=self.membership(),
         )
 
     def progress(self) -> Progress | None:
         """Read the progress of the last job of this boot. Raises Unavailable."""
         return progress.decode(self._progress.load())
+
+    def membership(self) -> Membership | None:
+        """Read the membership record. Raises Unavailable."""
+        return plan.decode_membership(self._membership.load())
 
     def forget_membership(self) -> None:
         """Remove the membership record: neither joined nor left by an operator. Raises Unavailable."""
@@ -147,6 +154,14 @@ class JoinFiles:
     def write_secret(self, path: Path, data: bytes) -> None:
         """Write a credential, mode 0600, atomically. Raises Unavailable."""
         StateFile(path, 0o600).save(data)
+
+    def move(self, path: Path, to: Path) -> None:
+        """Rename a file of an operator, and let only root read it. Raises Unavailable."""
+        try:
+            path.chmod(0o600)
+            path.replace(to)
+        except OSError as error:
+            raise Unavailable(SERVICE, f"{path} cannot be moved to {to}: {error.strerror}") from error
 
     def forget(self, *paths: Path) -> None:
         """Remove these files. Raises Unavailable."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.host import canonical_host_port, host_port
 from kubesyncd.ports import Refused
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
@@ -98,8 +99,8 @@ class Membership:
     at: int
 
     def concerns(self, config: MasterConfig) -> bool:
-        """Return whether this record is about the configured master."""
-        return (self.ip, self.port) == (config.ip, config.port)
+        """Return whether this record is about the configured master, however its address is spelled."""
+        return host_port(self.ip, self.port) == address(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,11 @@ class Found:
         return known is None or known.standing is Standing.LEFT or known.concerns(config)
 
 
-def due(config: MasterConfig, found: Found) -> tuple[Job | None, str]:
-    """Return the job that the configuration asks for without an operator's command, and why (or why none)."""
+def due(config: MasterConfig, found: Found, name_problem: str = "") -> tuple[Job | None, str]:
+    """Return the job that the configuration asks for without an operator's command, and why (or why none).
+
+    `name_problem`: why this switch cannot join under its name, or empty.
+    """
     if not config.ip:
         return None, "no master is configured; run: config kube server ip ADDRESS"
     if config.problems:
@@ -133,19 +137,21 @@ def due(config: MasterConfig, found: Found) -> tuple[Job | None, str]:
     known = found.membership
     if known is not None and known.concerns(config) and known.standing is Standing.LEFT:
         return None, "an operator has reset it; run: config kube join"
+    if name_problem:
+        return None, name_problem
     if found.credential:
         assert known is not None, "a credential without a record is assumed to be for the configured master"
-        return Job.JOIN, f"the master's address has changed from {known.ip}:{known.port}"
+        return Job.JOIN, f"the master's address has changed from {host_port(known.ip, known.port)}"
     return Job.JOIN, "a master is configured"
 
 
 def outdated(config: MasterConfig, job: Job, master: str) -> bool:
     """Return whether the configuration no longer asks for the running job, for the master `ip:port`."""
-    return job is Job.JOIN and (not config.wanted or master != address(config))
+    return job is Job.JOIN and (not config.wanted or canonical_host_port(master) != address(config))
 
 
-def plan_join(config: MasterConfig, found: Found, *, force: bool) -> JobPlan:
-    """Plan a join. Raises Refused where the configuration forbids it."""
+def plan_join(config: MasterConfig, found: Found, *, force: bool, name_problem: str = "") -> JobPlan:
+    """Plan a join. Raises Refused where the configuration, or this switch's name, forbids it."""
     if not config.ip:
         raise Refused(SERVICE, "no master is configured; run: config kube server ip ADDRESS")
     if config.problems:
@@ -154,6 +160,8 @@ def plan_join(config: MasterConfig, found: Found, *, force: bool) -> JobPlan:
         raise Refused(SERVICE, "the master is disabled; run: config kube server disable off")
     if found.belongs_to(config) and not force:
         return JobPlan((), f"{address(config)} is joined already; to join again: config kube join -f")
+    if name_problem:
+        raise Refused(SERVICE, name_problem)
     # A credential that may not join must not cost the existing membership. Leave without the kubelet, which would
     # register the node again.
     away = (Task(JobStep.TRY), Task(JobStep.STOP), Task(JobStep.LEAVE, may_fail=True), Task(JobStep.CLEAN))
@@ -184,9 +192,8 @@ def plan_reset(found: Found) -> JobPlan:
 
 
 def address(config: MasterConfig) -> str:
-    """Return `ip:port`, with an IPv6 address in brackets."""
-    ip = config.ip.strip("[]")
-    return f"[{ip}]:{config.port}" if ":" in ip else f"{ip}:{config.port}"
+    """Return `ip:port` in its one spelling, with an IPv6 address in brackets."""
+    return host_port(config.ip, config.port)
 
 
 def encode_membership(membership: Membership) -> bytes:

@@ -6,6 +6,7 @@ Knows the adapters; knows no order of steps. The runner sets the deadlines.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.core.model import MasterConfig
     from kubesyncd.join.files import JoinFiles
+    from kubesyncd.join.node_names import NodeNames
     from kubesyncd.settings import Settings
 
 SERVICE = "Kubernetes"
@@ -44,17 +46,25 @@ class SwitchSteps:
     """runner.JoinSteps for one job."""
 
     def __init__(
-        self, job: Job, settings: Settings, master: MasterConfig, files: JoinFiles, log: FilteringBoundLogger
+        self,
+        job: Job,
+        settings: Settings,
+        master: MasterConfig,
+        files: JoinFiles,
+        names: NodeNames,
+        log: FilteringBoundLogger,
     ) -> None:
         self._job = job
-        self._kube = settings.kube
+        # A name that changes during the job counts for the next one.
+        self._joins_as, self._leaves_as = names.next(), names.current()
+        self._kube = replace(settings.kube, node_name=self._joins_as)
         self._config = KubeletConfig(Path(settings.paths.kubelet_dir))
         self._collects = settings.images.kubelet_gc
         self._master = master
         self._files = files
         self._log = log
         self._units = SystemdUnits(settings.systemd)
-        self._kubeadm = Kubeadm(settings.systemd, settings.kube, log)
+        self._kubeadm = Kubeadm(settings.systemd, self._kube, log)
 
     @property
     def how(self) -> JoinMethod:
@@ -103,7 +113,7 @@ class SwitchSteps:
                 if not self._kube.ca_cert_hash:
                     raise Refused(SERVICE, 'a bootstrap token needs [kube] ca_cert_hash = "sha256:…"')
                 document = credential.from_token(
-                    where, token, self._kube.ca_cert_hash, self._kube.node_name, self._kube.cri_socket,
+                    where, token, self._kube.ca_cert_hash, self._joins_as, self._kube.cri_socket,
                     await self._kubeadm.version(),
                 )  # fmt: skip
                 said = "a bootstrap token"
@@ -135,20 +145,22 @@ class SwitchSteps:
             fetched = await kube_member.fetch(url, ca_file=self._kube.ca_file, insecure=self._master.insecure)
             return credential.for_master(fetched, where, ca), f"from {url}"
         except Unavailable as error:
-            if not self._files.admin_conf.exists():
+            kept = next((path for path in self._kept() if path.exists()), None)
+            if kept is None:
                 raise
-            self._log.warning(
-                "admin_conf_kept", why=f"{error.detail}; the kept {self._files.admin_conf} is used"
-            )
-            kept = _read(str(self._files.admin_conf))
-            return credential.for_master(kept, where, ca), f"kept in {self._files.admin_conf}"
+            self._log.warning("admin_conf_kept", why=f"{error.detail}; the kept {kept} is used")
+            return credential.for_master(_read(str(kept)), where, ca), f"kept in {kept}"
+
+    def _kept(self) -> tuple[Path, Path]:
+        """Return where an administrator's credential may be on this switch: in use, or moved aside by a reset."""
+        return self._files.admin_conf, self._files.admin_conf_aside
 
     async def _ask(self) -> str:
         """Check kubeadm, the API server and the credential, before any step that removes something."""
         await self._kubeadm.version()
         if self.how is JoinMethod.BOOTSTRAP:
             return await kube_member.answers(address(self._master))
-        async with Member.open(self._files.credential, self._kube.node_name) as node:
+        async with Member.open(self._files.credential, self._joins_as) as node:
             return await node.ask()
 
     async def _join(self) -> str:
@@ -165,11 +177,24 @@ class SwitchSteps:
     def _record(self) -> str:
         self._files.record(self._membership(Standing.JOINED))
         if not self._kube.keep_admin_conf:
-            self._files.forget(self._files.admin_conf)
+            self._files.forget(*self._kept())
         elif self.how is JoinMethod.ADMIN_CONF:
-            self._files.write_secret(self._files.admin_conf, _read(str(self._files.credential)))
+            self._keep_admin_conf()
         self._files.forget(self._files.credential)
         return f"{self._files.admin_conf} is {'kept' if self._files.admin_conf.exists() else 'not there'}"
+
+    def _keep_admin_conf(self) -> None:
+        """Keep the credential of this join, with the configured address."""
+        self._move_aside()
+        self._files.write_secret(self._files.admin_conf, _read(str(self._files.credential)))
+
+    def _move_aside(self) -> str:
+        """Move an admin.conf that an operator has put there aside: no other copy of it may exist."""
+        current, aside = self._kept()
+        if not current.exists() or credential.is_ours(_read(str(current))):
+            return ""
+        self._files.move(current, aside)
+        return f"{current} was not written by kubesyncd: moved to {aside}, which a later join uses"
 
     async def _configure_kubelet(self) -> str:
         """Adjust the configuration that kubeadm has just written, and restart the kubelet, which reads it only once."""
@@ -201,7 +226,7 @@ class SwitchSteps:
             async with self._node(self._files.kubeconfig) as node:
                 await node.say_not_ready()
             return "not deleted (this switch's credential does not allow it), but marked not ready"
-        raise type(last)(SERVICE, f"{last.detail}; run: kubectl delete node {self._kube.node_name}")
+        raise type(last)(SERVICE, f"{last.detail}; run: kubectl delete node {self._leaves_as}")
 
     @property
     def _rejoins(self) -> bool:
@@ -215,7 +240,7 @@ class SwitchSteps:
         return [path for path in paths if path.exists()]
 
     def _node(self, kubeconfig: Path) -> AbstractAsyncContextManager[Member]:
-        return Member.open(kubeconfig, self._kube.node_name, insecure=self._master.insecure)
+        return Member.open(kubeconfig, self._leaves_as, insecure=self._master.insecure)
 
     async def _clean(self) -> str:
         """Remove what a join has left. Its record goes first: a credential without a record may be for any master."""
@@ -226,18 +251,18 @@ class SwitchSteps:
 
     def _forget(self) -> str:
         self._files.ask_to_purge()
+        moved = self._move_aside()
         self._files.forget(self._files.admin_conf, self._files.kubeconfig, self._files.credential)
         if not self._master.wanted:
             self._files.forget_membership()
-            return ""
+            return moved
         self._files.record(self._membership(Standing.LEFT))
-        return "no automatic join until: config kube join"
+        return "; ".join(part for part in ("no automatic join until: config kube join", moved) if part)
 
     def _membership(self, standing: Standing) -> Membership:
         master = self._master
-        return Membership(
-            standing, master.ip, master.port, self._kube.node_name, self.how.value, int(time.time())
-        )
+        node = self._joins_as if standing is Standing.JOINED else self._leaves_as
+        return Membership(standing, master.ip, master.port, node, self.how.value, int(time.time()))
 
 
 def _read(path: str) -> bytes:

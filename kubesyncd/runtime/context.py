@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.runtime.alerts import AlertLog, Alerts
 from kubesyncd.runtime.backoff import Backoff
+from kubesyncd.runtime.kube_names import KubeNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`clock`: BOOTTIME seconds; `wall`: seconds since the epoch."""
+    """`clock`: BOOTTIME seconds; `wall`: seconds since the epoch. `kube_names`: whose is each name in Kubernetes."""
 
     clock: Callable[[], float]
     wall: Callable[[], float]
     rng: Random
     log: FilteringBoundLogger
     alerts: Alerts = field(default_factory=Alerts)
+    kube_names: KubeNames = field(default_factory=KubeNames)
 
     def backoff(self, timing: Timing) -> Backoff:
         """Create a backoff with the configured limits."""
@@ -33,4 +35,4 @@ class Runtime:
 
     def alert_log(self, whom: str, log: FilteringBoundLogger | None = None) -> AlertLog:
         """Return a log of the problems of component `whom`; `log`: its own, where it has one."""
-        return AlertLog(self.alerts, whom, log or self.log)
+        return AlertLog(self.alerts, whom, log or self.log, self.clock)

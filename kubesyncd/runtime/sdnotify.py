@@ -6,7 +6,9 @@ Plain sd_notify(3) and sd_listen_fds(3); without systemd both do nothing.
 from __future__ import annotations
 
 import os
+import select
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,10 +32,33 @@ def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.settimeout(_SEND_S)
-            sender.sendto(message, "\0" + address[1:] if address[0] == "@" else address)
+            sender.sendto(message, _address(address))
     except OSError:
         return False
     return True
+
+
+def notify_and_wait(*assignments: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell systemd as `notify` does, and return when it has read that, after at most 1 s.
+
+    A process that ends at once would be gone before systemd knows which unit its message is from.
+    """
+    if not notify(*assignments, environ=environ):
+        return
+    ours, theirs = os.pipe()
+    try:
+        with (
+            suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
+        ):
+            sender.settimeout(_SEND_S)
+            sender.connect(_address(environ["NOTIFY_SOCKET"]))
+            socket.send_fds(sender, [b"BARRIER=1"], [theirs])
+    finally:
+        os.close(theirs)
+    # systemd closes the other end when it has read everything before.
+    select.select([ours], [], [], _SEND_S)
+    os.close(ours)
 
 
 def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
@@ -42,6 +67,11 @@ def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
     if not microseconds.isdecimal() or int(microseconds) == 0 or (pid and pid != str(os.getpid())):
         return None
     return int(microseconds) / 1_000_000
+
+
+def _address(path: str) -> str:
+    """Return the address of the socket at `path`; an `@` begins an abstract one."""
+    return "\0" + path[1:] if path.startswith("@") else path
 
 
 def listen_fds(environ: MutableMapping[str, str] = os.environ) -> dict[str, socket.socket]:

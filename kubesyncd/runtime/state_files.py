@@ -107,6 +107,10 @@ class DiskFile:
         """See StateFile."""
         return self._file.load()
 
+    async def read(self) -> bytes | None:
+        """See StateFile.load."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._file.load)
+
     async def save(self, data: bytes) -> None:
         """See StateFile."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._file.save, data)

@@ -1,4 +1,4 @@
-"""Read the expiry time of a certificate, without a library.
+"""Read the validity and the subject's common name of a certificate, without a library.
 
 Pure. Checks nothing else: OpenSSL verifies certificates.
 """
@@ -9,8 +9,7 @@ import calendar
 import ssl
 import time
 
-# The kubelet renews its certificate earlier. Where less is left, there is still time to find the reason.
-EXPIRY_WARNING_S = 30 * 86_400.0
+from kubesyncd.core.certificate_life import CertificateLife
 
 _BEGIN = "-----BEGIN CERTIFICATE-----"
 _END = "-----END CERTIFICATE-----"
@@ -19,32 +18,54 @@ _SEQUENCE = 0x30
 _UTC_TIME = 0x17
 _GENERALIZED_TIME = 0x18
 _VERSION = 0xA0
+# The object identifier 2.5.4.3.
+_COMMON_NAME = b"\x55\x04\x03"
 
 
-def not_after(pem: bytes) -> float:
-    """Return the end of the first certificate's validity in `pem`, in seconds since the epoch. Raises ValueError."""
-    text = pem.decode("ascii", errors="replace")
-    begin, end = text.find(_BEGIN), text.find(_END)
-    if not 0 <= begin < end:
-        raise ValueError("no certificate found in it")
-    der = ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
+def life(pem: bytes) -> CertificateLife:
+    """Return the validity of the first certificate in `pem`. Raises ValueError."""
     try:
-        return _end_of(der)
+        validity = _to_validity(pem).enter()
+        return CertificateLife(validity.instant(), validity.instant())
     except IndexError:
         raise ValueError("its certificate is cut short") from None
 
 
-def _end_of(der: bytes) -> float:
-    """Read Certificate > tbsCertificate > validity > notAfter (RFC 5280, section 4.1)."""
-    certificate = _Reader(der).enter()
+def common_name(pem: bytes) -> str:
+    """Return the subject's common name of the first certificate in `pem`; empty without one. Raises ValueError."""
+    try:
+        to_be_signed = _to_validity(pem)
+        to_be_signed.skip()
+        return _common_name(to_be_signed.enter())
+    except IndexError:
+        raise ValueError("its certificate is cut short") from None
+
+
+def _to_validity(pem: bytes) -> _Reader:
+    """Return a reader of tbsCertificate that is before its validity (RFC 5280, section 4.1)."""
+    text = pem.decode("ascii", errors="replace")
+    begin, end = text.find(_BEGIN), text.find(_END)
+    if not 0 <= begin < end:
+        raise ValueError("no certificate found in it")
+    certificate = _Reader(ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])).enter()
     to_be_signed = certificate.enter()
     if to_be_signed.tag == _VERSION:
         to_be_signed.skip()
     for _ in ("serialNumber", "signature", "issuer"):
         to_be_signed.skip()
-    validity = to_be_signed.enter()
-    validity.skip()
-    return validity.instant()
+    return to_be_signed
+
+
+def _common_name(subject: _Reader) -> str:
+    """Read the last common name of a Name: a sequence of sets of pairs of an identifier and a string."""
+    found = ""
+    while subject.more:
+        pairs = _Reader(subject.skip())
+        while pairs.more:
+            pair = pairs.enter()
+            if pair.skip() == _COMMON_NAME:
+                found = pair.skip().decode(errors="replace")
+    return found
 
 
 class _Reader:
@@ -58,6 +79,11 @@ class _Reader:
     def tag(self) -> int:
         """The tag of the next element."""
         return self._data[self._at]
+
+    @property
+    def more(self) -> bool:
+        """Whether an element is left."""
+        return self._at < len(self._data)
 
     def skip(self) -> bytes:
         """Read the next element; return its content."""

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from kubesyncd.core.model import FEATURE_NAME
 from kubesyncd.core.text import shown
@@ -88,19 +88,6 @@ class PackageStep:
 
     def __str__(self) -> str:
         return f"{self.do.value} {self.name}" + (f" {self.package.version}" if self.package else "")
-
-
-def check_url(url: str) -> None:
-    """Check that `url` is the https URL of a file. Raises Unusable."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme == "https" and bool(parts.hostname) and not parts.username and not parts.fragment
-    except ValueError:
-        good = False
-    if not good:
-        raise Unusable(
-            f"[packages] url {shown(url)}: invalid URL; give https://HOST/FILE, only https is allowed"
-        )
 
 
 def archive_url(metadata_url: str, package: OfferedPackage) -> str:
@@ -212,11 +199,6 @@ def _nodes(value: Any) -> dict[str, tuple[str, ...]]:
 
 
 # ---- signatures -----------------------------------------------------------------------------------
-
-
-def check_key(pubkey: str) -> None:
-    """Check that `pubkey` is a minisign public key. Raises Unusable."""
-    _key(pubkey)
 
 
 def claims(pubkey: str, signature: bytes, data: bytes) -> tuple[Claim, ...]:

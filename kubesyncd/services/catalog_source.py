@@ -15,7 +15,7 @@ from kubesyncd.services.catalog import Unusable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kubesyncd.ports import Claim, FetchedFile, File
+    from kubesyncd.ports import Claim, DurableFile, FetchedFile
     from kubesyncd.services.catalog import Metadata
 
 # File of the newest serial, below the state folder.
@@ -41,11 +41,8 @@ class CatalogSource:
         pubkey: str,
         files: ServerFiles,
         is_true: Callable[[Claim], Awaitable[bool]],
-        seen: File,
+        seen: DurableFile,
     ) -> None:
-        catalog.check_url(url)
-        if pubkey:
-            catalog.check_key(pubkey)
         self.url = url
         self._pubkey = pubkey
         self._files = files
@@ -62,20 +59,20 @@ class CatalogSource:
             await self._check_signature(got.body)
             self._metadata, self._etag = catalog.parse(got.body), got.etag
         assert self._metadata is not None, "only a file fetched before can be unchanged"
-        newest = self._newest()
+        newest = await self._newest()
         if self._metadata.serial < newest:
             text = f"the metadata's serial is {self._metadata.serial}, older than the last accepted one, {newest}"
             raise Unusable(text)
         return self._metadata
 
-    def accept(self, metadata: Metadata) -> None:
+    async def accept(self, metadata: Metadata) -> None:
         """Record the serial: older metadata is refused from now on. Raises Unavailable."""
-        if metadata.serial > self._newest():
-            self._seen.save(codec.encode({"serial": metadata.serial}))
+        if metadata.serial > await self._newest():
+            await self._seen.save(codec.encode({"serial": metadata.serial}))
 
-    def _newest(self) -> int:
+    async def _newest(self) -> int:
         """Read the newest serial; 0 where none was stored. An unreadable file must not stop all installations."""
-        data = self._seen.load()
+        data = await self._seen.read()
         try:
             return codec.entry(int, data, "serial") if data is not None else 0
         except Undecodable:

@@ -15,7 +15,7 @@ from kubesyncd.services import catalog
 from kubesyncd.services.catalog import Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kubesyncd.ports import Jobs
     from kubesyncd.runtime.context import Runtime
@@ -42,7 +42,7 @@ class CatalogWatcher:
         source: CatalogSource,
         *,
         labels: Callable[[], Mapping[str, str] | None],
-        installed: Callable[[], Mapping[str, str]],
+        installed: Callable[[], Awaitable[Mapping[str, str]]],
         jobs: Jobs,
         unit: str,
         interval_s: float,
@@ -88,7 +88,7 @@ class CatalogWatcher:
             )
             return
         self._alerts.warn("packages", "; ".join(metadata.problems))
-        steps = catalog.plan(metadata, labels, self._installed())
+        steps = catalog.plan(metadata, labels, await self._installed())
         if not steps:
             self._asked, self._asked_until = (), 0.0
             self._again.reset()

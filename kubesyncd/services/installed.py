@@ -5,6 +5,7 @@ Limited to what the daemon needs: knows nothing of the contents of a service's f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping  # noqa: TC003 - the codec reads the annotation
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,7 @@ from kubesyncd.core.text import shown
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
+from kubesyncd.runtime.file_stamp import stamp_of
 from kubesyncd.runtime.state_files import StateFile
 
 if TYPE_CHECKING:
@@ -84,21 +86,74 @@ def _hash(manifest: Manifest) -> str:
 
 def read_manifests(folder: Path) -> dict[str, Manifest]:
     """Read all manifests in `folder` by feature. Raises Unavailable where one cannot be read."""
+    read = ((path.stem, _read(path)) for path in _paths(folder))
+    return {name: manifest for name, manifest in read if manifest is not None}
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Return the files of manifests. Raises Unavailable."""
     try:
-        names = sorted(path.stem for path in folder.glob("*.json"))
+        found = sorted(path for path in folder.glob("*.json") if FEATURE_NAME.fullmatch(path.stem))
     except OSError as error:
         raise Unavailable(SERVICE, f"{folder} cannot be read: {error.strerror}") from error
-    found = {}
-    for name in names[: 2 * INSTALLED_MAX]:
-        data = StateFile(folder / f"{name}.json").load()
-        if data is None or FEATURE_NAME.fullmatch(name) is None:
-            continue
-        try:
-            found[name] = _manifest(name, data)
-        except Undecodable as error:
-            text = f"{folder / name}.json cannot be used ({error}); move it away"
-            raise Unavailable(SERVICE, text) from error
-    return found
+    return found[: 2 * INSTALLED_MAX]
+
+
+def _read(path: Path) -> Manifest | None:
+    """Read one manifest; None: it is gone. Raises Unavailable."""
+    data = StateFile(path).load()
+    try:
+        return None if data is None else _manifest(path.stem, data)
+    except Undecodable as error:
+        raise Unavailable(SERVICE, f"{path} cannot be used ({error}); move it away") from error
+
+
+class InstalledServices:
+    """What the daemon needs of the manifests in `folder`, read beside its loop, and only those that have changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[Path, _Known] = {}
+
+    async def rows(self) -> dict[str, Mapping[str, str]]:
+        """Return the CONFIG_DB row of each installed service; only `uninstall` removes one. Raises Unavailable."""
+        return {name: found.row for name, found in (await self._read()).items() if found.row}
+
+    async def hashes(self) -> dict[str, str]:
+        """Return the archive's SHA-256 of each service, as for `catalog.plan`: empty for an operator's own.
+
+        Raises Unavailable.
+        """
+        return {name: found.archive for name, found in (await self._read()).items()}
+
+    async def _read(self) -> dict[str, _Known]:
+        self._known = known = await asyncio.to_thread(self._read_changed, self._known)
+        return {path.stem: found for path, found in known.items()}
+
+    def _read_changed(self, before: Mapping[Path, _Known]) -> dict[Path, _Known]:
+        known: dict[Path, _Known] = {}
+        for path in _paths(self._folder):
+            now = stamp_of(path)
+            if now is None:
+                continue
+            found = before.get(path)
+            if found is None or found.stamp != now:
+                manifest = _read(path)
+                if manifest is None:
+                    continue
+                row = manifest.row if manifest.phase is InstallPhase.INSTALLED else {}
+                found = _Known(now, row, _hash(manifest))
+            known[path] = found
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """One manifest: the file's identity, the row of an installed service, and its archive's hash."""
+
+    stamp: tuple[int, int, int]
+    row: Mapping[str, str]
+    archive: str
 
 
 def _manifest(name: str, data: bytes) -> Manifest:
@@ -106,8 +161,3 @@ def _manifest(name: str, data: bytes) -> Manifest:
     if manifest.name != name:
         raise Undecodable(f"it is the manifest of {shown(manifest.name)}")
     return manifest
-
-
-def rows_to_keep(installed: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
-    """Return the CONFIG_DB row of each installed service; only `uninstall` removes one."""
-    return {name: dict(m.row) for name, m in installed.items() if m.phase is InstallPhase.INSTALLED and m.row}

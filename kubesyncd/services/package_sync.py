@@ -46,7 +46,7 @@ class PackageSync:
         """Do the steps. Raises as `plan`."""
         await self._installer.recover()
         metadata, steps = await self.plan(labels)
-        self._source.accept(metadata)
+        await self._source.accept(metadata)
         return tuple([await self._tried(step) for step in steps])
 
     async def _tried(self, step: PackageStep) -> PackageResult:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import pytest
 
@@ -17,7 +18,7 @@ from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
 from tests.lab.kube_api import LabKube
-from tests.lab.kube_client import NODES, KubeClient, node
+from tests.lab.kube_client import NODES, KubeClient, node, shown
 from tests.system.kube_cluster import API_SERVER, RealKube
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ async def cluster(
     master: Master, *, name: str = NODE, config: MasterConfig = SECURE, kubeconfig: Path | None = None
 ) -> AsyncIterator[KubeCluster]:
     """The adapter, with watches short enough for a test."""
-    adapter = KubeCluster(kubeconfig or master.kubelet_conf, name, config, watch_s=2, silence_s=5)
+    adapter = KubeCluster(kubeconfig or master.kubelet_conf, lambda: name, config, watch_s=2, silence_s=5)
     try:
         async with asyncio.timeout(PATIENCE_S):
             yield adapter
@@ -258,33 +259,33 @@ async def test_the_watch_tells_labels_first_and_then_their_changes_only(
     await admin.post(NODES, node(NODE, a="1"))
     await admin.post(NODES, node("switch2", other="node"))
     async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
+        assert await shown(labels) == {"a": "1"}
         await admin.patch(f"{NODES}/{NODE}/status", {"status": {"nodeInfo": {"osImage": "heartbeat"}}})
         await admin.patch(f"{NODES}/switch2", {"metadata": {"labels": {"b": "1"}}})
         await admin.patch(f"{NODES}/{NODE}", {"metadata": {"labels": {"b": "2"}}})
-        assert await anext(labels) == {"a": "1", "b": "2"}
+        assert await shown(labels) == {"a": "1", "b": "2"}
         await adapter.apply_labels({"a": None})
-        assert await anext(labels) == {"b": "2"}
+        assert await shown(labels) == {"b": "2"}
 
 
 async def test_the_watch_follows_a_node_from_before_its_creation_to_after_its_end(
     master: Master, admin: KubeClient
 ) -> None:
     async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) is None
+        assert await shown(labels) is None
         await admin.post(NODES, node(NODE, a="1"))
-        assert await anext(labels) == {"a": "1"}
+        assert await shown(labels) == {"a": "1"}
         await admin.delete(f"{NODES}/{NODE}")
-        assert await anext(labels) is None
+        assert await shown(labels) is None
         await admin.post(NODES, node(NODE, a="2"))
-        assert await anext(labels) == {"a": "2"}
+        assert await shown(labels) == {"a": "2"}
 
 
 async def test_the_watch_goes_on_when_the_server_ends_it_in_time(master: Master, admin: KubeClient) -> None:
     await admin.post(NODES, node(NODE, a="1"))
     async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
-        change = asyncio.ensure_future(anext(labels))
+        assert await shown(labels) == {"a": "1"}
+        change = asyncio.ensure_future(shown(labels))
         # Two ends of a watch of 2 s lie in this time.
         await asyncio.sleep(4.5)
         assert not change.done()
@@ -298,18 +299,18 @@ async def test_a_stopped_server_is_unavailable_at_once_and_a_started_one_is_take
     await admin.post(NODES, node(NODE, a="1"))
     async with cluster(master) as adapter:
         async with aclosing(adapter.watch()) as labels:
-            assert await anext(labels) == {"a": "1"}
+            assert await shown(labels) == {"a": "1"}
             await master.down()
             with pytest.raises(Unavailable):
-                await anext(labels)
+                await shown(labels)
         with pytest.raises(Unavailable, match="cannot be reached"):
             await adapter.apply_labels({"a": "2"})
         with pytest.raises(Unavailable, match="cannot be reached"):
-            await anext(adapter.watch())
+            await shown(adapter.watch())
         await master.up()
         await adapter.apply_labels({"a": "2"})
         async with aclosing(adapter.watch()) as labels:
-            assert await anext(labels) == {"a": "2"}
+            assert await shown(labels) == {"a": "2"}
 
 
 @pytest.mark.slow("waits for a deadline of the product")
@@ -318,12 +319,12 @@ async def test_a_silent_server_is_unavailable_to_calls_and_to_the_watch(
 ) -> None:
     await admin.post(NODES, node(NODE, a="1"))
     async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
+        assert await shown(labels) == {"a": "1"}
         await master.freeze()
         with pytest.raises(Unavailable, match="does not answer in time"):
             await adapter.apply_labels({"a": "2"})
         with pytest.raises(Unavailable, match="does not answer in time"):
-            await anext(labels)
+            await shown(labels)
         await master.thaw()
     async with cluster(master) as adapter:
         await adapter.apply_labels({"a": "3"})
@@ -345,7 +346,7 @@ async def test_an_expired_certificate_is_unavailable_and_its_successor_is_picked
         with pytest.raises(Unavailable, match="401"):
             await adapter.apply_labels({"a": "1"})
         with pytest.raises(Unavailable, match="401"):
-            await anext(adapter.watch())
+            await shown(adapter.watch())
         master.authority.issue("kubelet", *subject)
         await adapter.apply_labels({"a": "1"})
         assert await labels_of(admin) == {"a": "1"}
@@ -356,11 +357,11 @@ async def test_a_rotated_certificate_does_not_disturb_a_running_watch(
 ) -> None:
     await admin.post(NODES, node(NODE))
     async with cluster(master) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {}
+        assert await shown(labels) == {}
         for round_ in ("1", "2", "3"):
             master.authority.issue("kubelet", f"system:node:{NODE}", "system:nodes")
             await adapter.apply_labels({"a": round_})
-            assert await anext(labels) == {"a": round_}
+            assert await shown(labels) == {"a": round_}
 
 
 async def test_another_authority_s_server_is_not_trusted_unless_insecure(
@@ -383,7 +384,7 @@ async def test_a_certificate_inside_the_kubeconfig_works_too(master: Master, adm
     await admin.post(NODES, node(NODE))
     async with cluster(master, kubeconfig=master.admin_conf) as adapter:
         await adapter.apply_labels({"a": "1"})
-        assert await anext(adapter.watch()) == {"a": "1"}
+        assert await shown(adapter.watch()) == {"a": "1"}
 
 
 async def test_proxy_variables_are_ignored(
@@ -404,3 +405,96 @@ async def test_many_calls_at_a_time_all_succeed(master: Master, admin: KubeClien
         for number in range(20):
             group.create_task(adapter.apply_labels({f"l{number}": "x"}))
     assert len(await labels_of(admin)) == 20
+
+
+class Address:
+    """One address; new connections go to the API server at `target`, its port. `async with Address(…) as address`."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._server: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for pipe in self._pipes:
+            pipe.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, away = await asyncio.open_connection("127.0.0.1", self.target)
+        for pair in ((reader, away), (there, writer)):
+            pipe = asyncio.create_task(self._pipe(*pair))
+            self._pipes.add(pipe)
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        writer.close()
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+@pytest.mark.real("kube")
+@pytest.mark.slow("a second API server starts")
+async def test_a_standby_with_an_older_store_that_takes_over_the_address_is_seen(
+    kube_api_real: RealKube, tmp_path: Path
+) -> None:
+    """The first one ends in order, as in a planned switch-over: its watches end as they should."""
+    shutil.copytree(kube_api_real.folder / "pki", tmp_path / "standby" / "pki")
+    standby = RealKube(tmp_path / "standby")
+    await asyncio.to_thread(standby.start)
+    await asyncio.to_thread(kube_api_real.start)
+    try:
+        async with Address(_port(kube_api_real.url)) as address:
+            kubeconfig = tmp_path / "kubelet.conf"
+            pair = kube_api_real.authority.issue("kubelet-vip", f"system:node:{NODE}", "system:nodes")
+            write_kubeconfig(kubeconfig, address.url, kube_api_real.authority.pem, pair, inline=True)
+            async with KubeClient(standby.admin_conf) as old, KubeClient(kube_api_real.admin_conf) as new:
+                await new.delete(f"{NODES}/{NODE}")
+                version = int((await old.post(NODES, node(NODE, a="old")))["metadata"]["resourceVersion"])
+                await new.post(NODES, node(NODE, a="new"))
+                number = 0
+                while int((await new.get(f"{NODES}/{NODE}"))["metadata"]["resourceVersion"]) <= version + 50:
+                    number += 1
+                    change = {"metadata": {"annotations": {"count": str(number)}}}
+                    await new.patch(f"{NODES}/{NODE}", change)
+            adapter = KubeCluster(kubeconfig, lambda: NODE, SECURE, watch_s=3, silence_s=8)
+            async with asyncio.timeout(PATIENCE_S), aclosing(adapter.watch()) as labels:
+                before = await anext(labels)
+                assert before is not None
+                assert before.labels["a"] == "new"
+                newest = before.version
+                await asyncio.sleep(1.0)  # the watch is open
+                address.target = _port(standby.url)
+                kube_api_real.signal(API_SERVER, signal.SIGTERM)
+                seen = await anext(labels)
+                assert seen is not None
+                assert (seen.labels["a"], seen.older) == ("old", True)
+            await adapter.close()
+            # A daemon that starts now has only the version that it kept.
+            later = KubeCluster(kubeconfig, lambda: NODE, SECURE, watch_s=3, silence_s=8)
+            async with asyncio.timeout(PATIENCE_S), aclosing(later.watch()) as labels:
+                first = await anext(labels)
+                assert first is not None
+                assert version <= first.version < newest, "it is told by what is kept of the store"
+            await later.close()
+    finally:
+        await asyncio.to_thread(standby.stop)
+        await asyncio.to_thread(kube_api_real.kill, API_SERVER)
+        await asyncio.to_thread(kube_api_real.start)

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import aiohttp
 import pytest
 
-from kubesyncd.adapters.docker_containers import DockerContainers
-from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE
-from kubesyncd.core.model import Owner, Signal
-from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.adapters.docker_containers import NEWEST_MAX, DockerContainers
+from kubesyncd.adapters.docker_inspect import KUBE_TYPE
+from kubesyncd.core.model import Identity, Owner, Signal
+from kubesyncd.ports import ForeignContainer, Missing, Refused, Unavailable
 from kubesyncd.settings import DockerSettings
 from tests.lab.docker_engine import LabDocker
 from tests.lab.heard import Heard
+from tests.lab.kube_names import NAMESPACE, kube_box
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ class Api:
             return response.status, await (response.json() if is_json else response.text())
 
     async def create(
-        self, name: str, command: tuple[str, ...] = POLITE, labels: Mapping[str, str] = NO_LABELS
+        self,
+        name: str,
+        command: tuple[str, ...] = POLITE,
+        labels: Mapping[str, str] = NO_LABELS,
+        restart: str = "no",
     ) -> str:
         """A container that has not run yet; its ID."""
         body = {
@@ -79,7 +84,7 @@ class Api:
             "Cmd": command,
             "Labels": dict(labels),
             "Env": [f"MARK=mark-{name}"],
-            "HostConfig": {"NetworkMode": "none"},
+            "HostConfig": {"NetworkMode": "none", "RestartPolicy": {"Name": restart}},
         }
         status, answer = await self.ask("POST", "/containers/create", params={"name": name}, json=body)
         assert status == 201, answer
@@ -87,8 +92,7 @@ class Api:
 
     async def create_kube(self, feature: str, command: tuple[str, ...] = POLITE, attempt: int = 0) -> str:
         """A container as the kubelet names and labels it."""
-        labels = {KUBE_NAME: feature, KUBE_TYPE: "container"}
-        name = f"k8s_{feature}_pod_default_{feature}_{attempt}"
+        name, labels = kube_box(feature, f"{feature}-pod", attempt=attempt)
         return await self.create(name, command, labels)
 
     async def do(self, method: str, container: str, verb: str = "", **params: str) -> None:
@@ -97,10 +101,14 @@ class Api:
         assert status in (200, 204, 304), answer
 
     async def run(
-        self, name: str, command: tuple[str, ...] = POLITE, labels: Mapping[str, str] = NO_LABELS
+        self,
+        name: str,
+        command: tuple[str, ...] = POLITE,
+        labels: Mapping[str, str] = NO_LABELS,
+        restart: str = "no",
     ) -> str:
         """A running local container."""
-        container = await self.create(name, command, labels)
+        container = await self.create(name, command, labels, restart)
         await self.do("POST", container, "/start")
         return container
 
@@ -109,6 +117,10 @@ class Api:
         container = await self.create_kube(feature, command, attempt)
         await self.do("POST", container, "/start")
         return container
+
+    async def run_other(self, name: str, labels: Mapping[str, str]) -> str:
+        """A running container with this name and these labels."""
+        return await self.run(name, labels=labels)
 
     async def marked(self, container: str, mark: str = "$MARK") -> None:
         """Until its program has left the mark that says how far it is."""
@@ -140,9 +152,10 @@ class Api:
                 await self.remove(box["Id"])
 
 
-def sandbox_of(feature: str) -> dict[str, str]:
-    """Labels of a pod's pause container that pretends to be the feature's."""
-    return {KUBE_NAME: feature, KUBE_TYPE: "podsandbox"}
+def sandbox_of(feature: str) -> tuple[str, dict[str, str]]:
+    """Name and labels of a pod's pause container that pretends to be the feature's."""
+    name, labels = kube_box(feature, f"{feature}-sandbox")
+    return name, {**labels, KUBE_TYPE: "podsandbox"}
 
 
 def conflict(name: str, container: str) -> str:
@@ -185,7 +198,7 @@ async def api(engine: Engine) -> AsyncIterator[Api]:
 @pytest.fixture
 async def containers(engine: Engine, api: Api) -> AsyncIterator[DockerContainers]:
     """The port, with no event stream yet."""
-    port = DockerContainers(DockerSettings(engine.url), random.Random(1), quiet_s=0.5)
+    port = DockerContainers(DockerSettings(engine.url), [NAMESPACE], random.Random(1), quiet_s=0.5)
     yield port
     await port.close()
 
@@ -220,20 +233,31 @@ class TestWhatIsListed:
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
         kube = await api.run_kube(feature)
-        await api.run("k8s_POD_pod", labels={KUBE_NAME: "POD", KUBE_TYPE: "podsandbox"})
-        await api.run("k8s_snmp_sandbox", labels=sandbox_of(feature))
+        await api.run_other(*kube_box("POD", f"{feature}-pod"))
+        await api.run_other(*sandbox_of(feature))
 
         (found,) = await containers.list(feature)
 
         assert (found.id, found.owner, found.running) == (kube, Owner.KUBE, True)
 
-    async def test_a_kube_container_named_after_another_feature_is_only_what_its_label_says(
+    async def test_a_container_with_the_labels_of_a_kube_one_is_local_where_its_name_is_the_features(
         self, containers: DockerContainers, api: Api, feature: str, other: str
     ) -> None:
-        await api.run(other, labels={KUBE_NAME: feature, KUBE_TYPE: "container"})
+        _, labels = kube_box(feature, "pod")
+        local = await api.run_other(other, labels)
 
-        assert await containers.list(other) == ()
-        assert [c.owner for c in await containers.list(feature)] == [Owner.KUBE]
+        assert [(c.id, c.owner) for c in await containers.list(other)] == [(local, Owner.LOCAL)]
+        assert await containers.list(feature) == ()
+        assert await containers.identify(local) == Identity(local, other, Owner.LOCAL)
+
+    async def test_a_container_of_a_foreign_pod_is_not_listed_and_says_why(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        foreign = await api.run_other(*kube_box(feature, "web", "tenant"))
+
+        assert await containers.list(feature) == ()
+        with pytest.raises(ForeignContainer, match=r"tenant/web .* add tenant to \[kube\] namespaces"):
+            await containers.identify(foreign)
 
     async def test_the_oldest_container_comes_first(
         self, containers: DockerContainers, api: Api, feature: str
@@ -241,6 +265,59 @@ class TestWhatIsListed:
         ids = [await api.run(feature), await api.run_kube(feature), await api.run_kube(feature, attempt=1)]
 
         assert [c.id for c in await containers.list(feature)] == ids
+
+    async def test_ended_containers_hide_no_running_and_no_granted_one(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        granted = await api.run_kube(feature, BRIEF)
+        await api.wait(granted)
+        running = await api.run_kube(feature, attempt=1)
+        for attempt in range(2, NEWEST_MAX + 4):
+            await api.create_kube(feature, attempt=attempt)
+
+        assert granted not in [c.id for c in await containers.list(feature)]
+        found = {c.id: c for c in await containers.list(feature, granted)}
+
+        assert found[running].running
+        assert found[granted].exit_code == 3
+        assert len(found) == NEWEST_MAX + 2, "of the others, the newest few"
+
+    async def test_a_paused_container_runs_and_can_be_unpaused_twice(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature)
+        await heard.then_forget(feature, times=2)
+        await api.do("POST", snmp, "/pause")
+        await heard.then_forget(feature)
+        (found,) = await containers.list(feature)
+        assert (found.running, found.paused) == (True, True)
+
+        await containers.unpause(snmp)
+        await heard.then_forget(feature)
+        await containers.unpause(snmp)
+        (found,) = await containers.list(feature)
+        assert (found.running, found.paused) == (True, False)
+        with pytest.raises(Missing):
+            await containers.unpause("ab" * 32)
+
+    async def test_a_container_that_docker_restarts_keeps_running_until_it_is_stopped(
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+    ) -> None:
+        snmp = await api.run(feature, BRIEF, restart="always")
+        await heard.until(lambda said: said.count(feature) >= 6)
+        (found,) = await containers.list(feature)
+        assert (found.running, found.restarts) == (True, True)
+
+        await containers.stop(snmp, 1)
+        (found,) = await containers.list(feature)
+        assert (found.running, found.exit_code) == (False, 3)
+        await containers.start(snmp)
+        await containers.kill(snmp, "KILL")
+
+        async def ended() -> bool:
+            return not (await containers.list(feature))[0].running
+
+        await until_async(ended)
 
     async def test_a_container_that_never_ran_has_no_exit_code(
         self, containers: DockerContainers, api: Api, feature: str
@@ -409,7 +486,7 @@ class TestEvents:
     async def test_events_of_kube_containers_are_found_by_label_and_those_of_sandboxes_ignored(
         self, heard: Heard, api: Api, feature: str, other: str
     ) -> None:
-        await api.run("k8s_snmp_sandbox", labels=sandbox_of(feature))
+        await api.run_other(*sandbox_of(feature))
         await api.run_kube(other)
 
         await heard.until(lambda said: other in said)
@@ -527,7 +604,7 @@ class TestIdentity:
     async def test_sandboxes_foreign_and_unknown_containers_are_missing(
         self, containers: DockerContainers, api: Api
     ) -> None:
-        sandbox = await api.run("k8s_snmp_sandbox", labels=sandbox_of("snmp"))
+        sandbox = await api.run_other(*sandbox_of("snmp"))
         stranger = await api.run("Not.A.Feature")
 
         for reference in (sandbox, stranger, "ab" * 32, "snmp", "../json", ""):
@@ -590,7 +667,9 @@ class TestWhenDockerGoesAway:
         assert [c.running for c in await containers.list(feature)] == [True]
 
     async def test_no_engine_is_unavailable_never_missing(self, tmp_path: Path) -> None:
-        port = DockerContainers(DockerSettings(f"unix://{tmp_path}/nobody.sock"), random.Random(1))
+        port = DockerContainers(
+            DockerSettings(f"unix://{tmp_path}/nobody.sock"), [NAMESPACE], random.Random(1)
+        )
         calls: list[Awaitable[object]] = [
             port.list("snmp"),
             port.identify("ab" * 32),

@@ -156,7 +156,7 @@ async def test_the_label_brings_the_container_and_takes_it_away(switch: Switch) 
     first = await switch.one_running()
     name = (await switch.running())[first]
     assert name.startswith("k8s_snmp_snmp-")
-    assert "_default_" in name
+    assert "_sonic_" in name
     assert name.endswith("_0")
     inspected = await (await switch.docker.containers.get(first)).show()
     assert "FEATURE=snmp" in inspected["Config"]["Env"]

@@ -56,10 +56,11 @@ class Authority:
         server: bool = False,
         host: str = "127.0.0.1",
         valid: dt.timedelta = 300 * DAY,
+        age: dt.timedelta = 2 * DAY,
     ) -> Pair:
         """A pair `name.crt`, `name.key`, replaced atomically; a negative `valid` makes an expired one.
 
-        `host`: the address that a server's is good for, besides localhost.
+        `age`: since when it is valid. `host`: the address that a server's is good for, besides localhost.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
@@ -69,7 +70,7 @@ class Authority:
             .issuer_name(x509.load_pem_x509_certificate(self.pem).subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - 2 * DAY)
+            .not_valid_before(now - age)
             .not_valid_after(now + valid)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(

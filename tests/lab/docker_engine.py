@@ -47,6 +47,9 @@ API_VERSION = "1.41"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 EVENTS_MAX = 256  # Docker's own journal has this length, and loses what is older
 BACKLOG_MAX = 1024
+# Beside `fail`, for an engine in another process: a status, a message, and the calls that fail with them.
+FAILS = "fails.json"
+HOLDS = "holds.json"
 RAW = "application/vnd.docker.raw-stream"
 STDOUT, STDERR = 1, 2
 
@@ -81,6 +84,7 @@ class LabDocker:
         self.fail: dict[tuple[str, str], ApiError] = {}
         self.kills_on_dropped_stop = False
         self.live_restore = False
+        self._starting: set[str] = set()
         self._journal: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
         self._readers: set[asyncio.Queue[dict[str, Any]]] = set()
         self._thawed = asyncio.Event()
@@ -102,6 +106,7 @@ class LabDocker:
         self.thaw()
         await self.shut()
         for box in self.boxes.values():
+            box.told = True
             _kill_container(box.pid, box.id[:12])
         await asyncio.gather(*self._reapers)
 
@@ -162,6 +167,8 @@ class LabDocker:
             ("POST", box + "/stop", self._stop),
             ("POST", box + "/restart", self._restart),
             ("POST", box + "/kill", self._kill),
+            ("POST", box + "/pause", self._pause),
+            ("POST", box + "/unpause", self._unpause),
             ("POST", box + "/wait", self._wait),
             ("POST", box + "/rename", self._rename),
             ("DELETE", box, self._remove),
@@ -182,7 +189,8 @@ class LabDocker:
         await self._thawed.wait()
         try:
             self._admit(request)
-            return await handler(request)
+            async with self._held_back(request):
+                return await handler(request)
         except ApiError as answer:
             if answer.status == 304:
                 return web.Response(status=304)
@@ -196,9 +204,43 @@ class LabDocker:
             raise ApiError(
                 400, f"client version {version} is too new. Maximum supported API version is {API_VERSION}"
             )
-        planned = self.fail.get((request.method, request.path.removeprefix(f"/v{version}")))
-        if planned is not None:
-            raise planned
+        call = request.method, request.path.removeprefix(f"/v{version}")
+        if call in self.fail:
+            raise self.fail[call]
+        with contextlib.suppress(FileNotFoundError):
+            status, message, *calls = json.loads((self.folder / FAILS).read_text())
+            if [*call] in calls:
+                raise ApiError(status, message)
+
+    @contextlib.asynccontextmanager
+    async def _held_back(self, request: web.Request) -> AsyncIterator[None]:
+        """Wait while `holds.json` names this call, or the start of the container that it is about.
+
+        Docker locks a container while it starts it: all but the list waits for that.
+        """
+        if not (self.folder / HOLDS).exists():
+            yield
+            return
+        path = re.sub(r"^/v\d+\.\d+", "", request.path)
+        of_one = path.startswith("/containers/") and "name" in request.match_info
+        box_id = self._box(request).id if of_one else ""
+        starts = of_one and path.endswith("/start")
+        while not starts and box_id in self._starting:
+            await asyncio.sleep(0.02)
+        if starts:
+            self._starting.add(box_id)
+        try:
+            while self._holds(f"{request.method} {path}"):
+                await asyncio.sleep(0.02)
+            yield
+        finally:
+            self._starting.discard(box_id)
+
+    def _holds(self, call: str) -> bool:
+        try:
+            return any(re.fullmatch(held, call) for held in json.loads((self.folder / HOLDS).read_text()))
+        except FileNotFoundError:
+            return False
 
     async def _ping(self, _: web.Request) -> web.Response:
         return web.Response(text="OK", headers={"Cache-Control": "no-cache, no-store, must-revalidate"})
@@ -308,6 +350,27 @@ class LabDocker:
         if number == signal.SIGKILL:
             await box.ended.wait()
         return web.Response(status=204)
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        box = self._box(request)
+        if box.status != "running":
+            raise ApiError(409, f"Container {box.id} is {'already paused' if box.running else 'not running'}")
+        os.kill(box.pid, signal.SIGSTOP)
+        box.status = "paused"
+        self._emit("pause", box)
+        return web.Response(status=204)
+
+    async def _unpause(self, request: web.Request) -> web.Response:
+        box = self._box(request)
+        if box.status != "paused":
+            raise ApiError(500, f"Container {box.id} is not paused")
+        self._resume(box)
+        return web.Response(status=204)
+
+    def _resume(self, box: Box) -> None:
+        os.kill(box.pid, signal.SIGCONT)
+        box.status = "running"
+        self._emit("unpause", box)
 
     async def _wait(self, request: web.Request) -> web.StreamResponse:
         box = self._box(request)
@@ -509,6 +572,7 @@ class LabDocker:
             )
         self._register(process.pid, box)
         box.status, box.pid, box.exit_code, box.error = "running", process.pid, 0, ""
+        box.told = False
         box.started, box.finished = time.time_ns(), 0
         box.ended.clear()
         assert process.stdin is not None
@@ -521,12 +585,33 @@ class LabDocker:
         code = await process.wait()
         _kill_container(process.pid, box.id[:12])
         self._unregister(process.pid)
-        box.status, box.pid, box.finished = "exited", 0, time.time_ns()
+        again = self._restarts(box)
+        box.status, box.pid, box.finished = "restarting" if again else "exited", 0, time.time_ns()
         box.exit_code = code if code >= 0 else 128 - code
         self._emit("die", box, exitCode=str(box.exit_code))
+        if again:
+            await self._again(box)
+            return
         box.ended.set()
         if box.host.get("AutoRemove") and box.id in self.boxes:
             self._destroy(box)
+
+    def _restarts(self, box: Box) -> bool:
+        policy = (box.host.get("RestartPolicy") or {}).get("Name") or "no"
+        return policy != "no" and not box.told and self._runner is not None
+
+    async def _again(self, box: Box) -> None:
+        """Start it again by its policy: after 100 ms, then twice as long each time."""
+        delay_s, box.restarts = 0.1 * 2**box.restarts, box.restarts + 1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                while not box.told:
+                    await asyncio.sleep(0.01)
+        if box.told or box.removed:
+            box.status = "exited"
+            box.ended.set()
+        else:
+            await self._run(box)
 
     async def _end(self, box: Box, grace_s: float, dropped: asyncio.BaseTransport | None = None) -> None:
         """SIGTERM, and SIGKILL after the grace, or at once where the caller's connection is dropped."""
@@ -543,9 +628,13 @@ class LabDocker:
             await box.ended.wait()
 
     def _signal_box(self, box: Box, number: int) -> None:
+        box.told = True
         self._emit("kill", box, signal=str(number))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(box.pid, number)
+        if box.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(box.pid, number)
+        if box.status == "paused":
+            self._resume(box)
 
     def _destroy(self, box: Box) -> None:
         del self.boxes[box.id]

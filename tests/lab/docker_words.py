@@ -55,11 +55,14 @@ class Box:
     started: int = 0
     finished: int = 0
     removed: bool = False
+    restarts: int = 0
+    # Told to end: its restart policy does not start it again.
+    told: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def running(self) -> bool:
-        return self.status == "running"
+        return self.status in ("running", "paused", "restarting")
 
     @property
     def labels(self) -> dict[str, str]:
@@ -136,7 +139,13 @@ def iso(nanos: int) -> str:
 
 def summary(box: Box) -> dict[str, Any]:
     """One line of `GET /containers/json`."""
-    status = {"created": "Created", "running": "Up", "exited": f"Exited ({box.exit_code})"}[box.status]
+    status = {
+        "created": "Created",
+        "running": "Up",
+        "paused": "Up (Paused)",
+        "restarting": f"Restarting ({box.exit_code})",
+        "exited": f"Exited ({box.exit_code})",
+    }[box.status]
     return {
         "Id": box.id,
         "Names": [f"/{box.name}"],
@@ -165,8 +174,8 @@ def described(box: Box) -> dict[str, Any]:
         "State": {
             "Status": box.status,
             "Running": box.running,
-            "Paused": False,
-            "Restarting": False,
+            "Paused": box.status == "paused",
+            "Restarting": box.status == "restarting",
             "OOMKilled": False,
             "Dead": False,
             "Pid": box.pid,
@@ -177,7 +186,7 @@ def described(box: Box) -> dict[str, Any]:
         },
         "Image": box.image_id,
         "Name": f"/{box.name}",
-        "RestartCount": 0,
+        "RestartCount": box.restarts,
         "Driver": "none",
         "Platform": "linux",
         "HostConfig": {"NetworkMode": "default", "RestartPolicy": {"Name": ""}, **box.host},

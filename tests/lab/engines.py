@@ -6,6 +6,7 @@ Same shape as tests/system's engines, so that a switch takes either. Knows nothi
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -69,6 +70,22 @@ class LabDockerProcess:
         """Answering when this returns."""
         self._process = spawn(["-m", "tests.lab.docker_engine", str(self.socket)], self.folder / "log")
         until(self._listens, f"the lab's Docker engine does not answer; see {self.folder}/log")
+
+    def fail(self, *paths: str, message: str = "input/output error") -> None:
+        """Answer GET on these paths with 500; without any, answer all again."""
+        file = self.folder / "fails.new"
+        file.write_text(json.dumps([500, message, *(["GET", path] for path in paths)]))
+        file.rename(self.folder / "fails.json")
+
+    def hold(self, *calls: str) -> None:
+        """Answer calls like `POST /images/.+/tag` (regular expressions) only once they are let go; without any, all."""
+        file = self.folder / "holds.json"
+        if not calls:
+            file.unlink(missing_ok=True)
+            return
+        new = self.folder / "holds.new"
+        new.write_text(json.dumps(calls))
+        new.rename(file)
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as link:

@@ -219,6 +219,8 @@ class LabKube:
         check_labels(resource, name, metadata.get("labels"))
         if resource.plural == "nodes":
             restrict_node(caller, name, {}, thing)
+            # A real one completes it by what every Node has.
+            thing.setdefault("status", {})
         created = self.store.create(resource, space, thing)
         self.store.publish()
         return created

@@ -8,20 +8,24 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import yaml
 
+from tests.lab.client_tls import load_pair
+from tests.lab.kube_names import NAMESPACE, kube_name
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from kubesyncd.core.model import NodeSeen
 
 MERGE = "application/merge-patch+json"
 NODES = "/api/v1/nodes"
-PODS = "/api/v1/namespaces/default/pods"
-DAEMONSETS = "/apis/apps/v1/namespaces/default/daemonsets"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+DAEMONSETS = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 
 
 class KubeError(Exception):
@@ -59,9 +63,11 @@ class KubeClient:
         """Merge-patch. Raises KubeError."""
         return await self._call("PATCH", path, data=json.dumps(body), headers={"Content-Type": MERGE})
 
-    async def delete(self, path: str, grace_s: int | None = None) -> None:
-        """Delete; gone already is success. Raises KubeError."""
-        body = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
+    async def delete(self, path: str, grace_s: int | None = None, *, propagation: str = "") -> None:
+        """Delete; gone already is success. `propagation`: Kubernetes' word, such as Orphan. Raises KubeError."""
+        body: dict[str, Any] = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
+        if propagation:
+            body["propagationPolicy"] = propagation
         try:
             await self._call("DELETE", path, json=body)
         except KubeError as error:
@@ -95,8 +101,9 @@ def daemonset(
     feature: str, image: str, command: list[str], env: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """A DaemonSet that runs `feature` on every node labelled `<feature>_enabled=true`."""
+    name = kube_name(feature)
     container = {
-        "name": feature,
+        "name": name,
         "image": image,
         "imagePullPolicy": "Never",
         "command": command,
@@ -105,11 +112,11 @@ def daemonset(
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": {"name": feature, "namespace": "default"},
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
-            "selector": {"matchLabels": {"app": feature}},
+            "selector": {"matchLabels": {"app": name}},
             "template": {
-                "metadata": {"labels": {"app": feature}},
+                "metadata": {"labels": {"app": name}},
                 "spec": {
                     "hostNetwork": True,
                     "automountServiceAccountToken": False,
@@ -131,9 +138,12 @@ def _credential(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
     if "client-certificate" in user:
         tls.load_cert_chain(user["client-certificate"], user["client-key"])
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            pair = Path(folder, "crt"), Path(folder, "key")
-            for path, key in zip(pair, ("client-certificate-data", "client-key-data"), strict=True):
-                path.write_bytes(base64.b64decode(user[key]))
-            tls.load_cert_chain(*pair)
+        certificate, key = (base64.b64decode(user[f"client-{what}-data"]) for what in ("certificate", "key"))
+        load_pair(tls, certificate, key)
     return cluster["server"], tls
+
+
+async def shown(nodes: AsyncIterator[NodeSeen | None]) -> Mapping[str, str] | None:
+    """The labels that a watch reports next; None: the Node does not exist."""
+    seen = await anext(nodes)
+    return None if seen is None else seen.labels

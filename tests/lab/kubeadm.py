@@ -20,7 +20,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +31,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.lab.certificates import Authority, write_kubeconfig
+from tests.lab.client_tls import load_pair
 
 # As from the cluster's ConfigMap, shortened.
 KUBELET_CONFIG = """\
@@ -155,11 +155,7 @@ class Call:
     def __init__(self, server: str, ca: bytes, pair: tuple[bytes, bytes]) -> None:
         self._server = server
         self._tls = ssl.create_default_context(cadata=ca.decode())
-        with tempfile.TemporaryDirectory() as folder:
-            paths = Path(folder, "crt"), Path(folder, "key")
-            for path, content in zip(paths, pair, strict=True):
-                path.write_bytes(content)
-            self._tls.load_cert_chain(*paths)
+        load_pair(self._tls, *pair)
 
     def __call__(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()

@@ -23,6 +23,7 @@ import aiodocker
 import aiohttp
 
 from tests.lab.kube_client import NODES, KubeClient, KubeError
+from tests.lab.kube_names import kube_box
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -186,15 +187,7 @@ class Kubelet:
         self, pod: Pod, name: str, attempt: int, config: dict[str, Any], docker: aiodocker.Docker
     ) -> None:
         meta = pod["metadata"]
-        full = f"k8s_{name}_{meta['name']}_{meta['namespace']}_{meta['uid']}_{attempt}"
-        labels = {
-            "io.kubernetes.container.name": name,
-            "io.kubernetes.pod.name": meta["name"],
-            "io.kubernetes.pod.namespace": meta["namespace"],
-            "io.kubernetes.pod.uid": meta["uid"],
-            "io.kubernetes.docker.type": "podsandbox" if name == "POD" else "container",
-            "annotation.io.kubernetes.container.restartCount": str(attempt),
-        }
+        full, labels = kube_box(name, meta["name"], meta["namespace"], attempt, uid=meta["uid"])
         container = await docker.containers.create({**config, "Labels": labels}, name=full)
         await container.start()
 

@@ -98,6 +98,8 @@ class StubDaemon:
 def cluster(**said: Any) -> dict[str, Any]:
     """A switch that has joined and is connected, but for what is `said`."""
     return {
+        "node": "switch1",
+        "renamed": "",
         "master": "10.1.2.3:6443",
         "disabled": False,
         "insecure": False,
@@ -107,10 +109,15 @@ def cluster(**said: Any) -> dict[str, Any]:
         "last_update_ts": int(time.time()) - 3 * 3600 - 30,
         "credential_expires_ts": None,
         "node_exists": True,
+        "node_state": "",
+        "node_gone": "",
+        "drifted": {},
+        "wished": {},
         "node_labels": None,
         "hold": False,
         "kubelet": True,
         "kubelet_may_run": True,
+        "kubelet_trouble": "",
         "kubelet_why": "joined, and no label delivery has failed",
         "pending": [],
         "failed": [],
@@ -119,6 +126,7 @@ def cluster(**said: Any) -> dict[str, Any]:
         "why_pending": "",
         "retry_in_s": 0.0,
         "membership": {},
+        "refused_containers": [],
         **said,
     }
 
@@ -140,6 +148,7 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
             "failure_minutes": 0,
             "failure_policy": None,
             "local_only": False,
+            "why_local": "",
             "always_local": False,
         },
         "row": {
@@ -151,6 +160,7 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
             "failure": "",
         },
         "joined": True,
+        "no_deploy": "",
         "waiting": [],
         "stopping": [],
         "granted": "",
@@ -160,6 +170,7 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
             "pending": False,
             "failed": False,
             "refused": "",
+            "contested": "",
             "queued_at": None,
             "acked_at": 1.0,
         },
@@ -169,6 +180,7 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
         "failed_image": "",
         "boot_fallback": False,
         "troubles": [],
+        "conditions": [],
         "complaints": [],
         "starts_in_vain": 0,
         "containers": [],
@@ -188,4 +200,12 @@ def container(owner: str, container_id: str, *, code: int | None = None) -> dict
         "image": "",
         "gone": False,
         "image_id": "",
+        "paused": False,
+        "restarting": False,
+        "restarts": False,
+        "unread": "",
+        "oom_killed": False,
+        "unhealthy": "",
+        "stop_timeout_s": None,
+        "pod": "",
     }

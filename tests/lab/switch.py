@@ -26,6 +26,7 @@ from tests.lab import kube_client
 from tests.lab.docker_client import DockerClient, DockerError
 from tests.lab.engines import ROOT, LabDockerProcess, end, spawn
 from tests.lab.kube_client import DAEMONSETS, NODES, KubeClient, KubeError
+from tests.lab.kube_names import NAMESPACE, kube_box, kube_name
 from tests.lab.places import memory_folder, remove
 from tests.lab.redis_server import RedisServer
 from tests.wait import until
@@ -179,7 +180,7 @@ class Switch:
         if isinstance(self.engine, LabDockerProcess):
             daemon = ["tests.lab.daemon", str(self.engine.folder)]
         self.launch_daemon([*_module(crash_after), *daemon], **environ)
-        until(self._answers, f"the daemon does not answer; see {self.log_file}")
+        until(self.answers, f"the daemon does not answer; see {self.log_file}")
 
     def launch_daemon(self, daemon: list[str], **environ: str) -> None:
         """Start it without waiting for anything."""
@@ -302,10 +303,11 @@ class Switch:
 
     @property
     def systemctl_calls(self) -> list[str]:
-        """Each call of systemctl, in order; looking (is-active) left out."""
+        """Each call of systemctl, in order, that may change something; looks (is-active, show) are left out."""
         file = self._systemd / "calls"
         calls = file.read_text().splitlines() if file.exists() else []
-        return [call for call in calls if not call.startswith("is-active")]
+        looks = ("is-active ", "show ")
+        return [call for call in calls if not call.startswith(looks)]
 
     @property
     def kubelet_runs(self) -> bool:
@@ -412,7 +414,7 @@ class Switch:
     def deploy(self, feature: str, **container: Any) -> None:
         """Have the master run the feature by a DaemonSet on each node with its label."""
         self.forget_deployments(feature)
-        self.call_kube("post", DAEMONSETS, self._daemonset(feature, **container))
+        self.call_kube("post", DAEMONSETS, self.daemonset(feature, **container))
 
     def image(self, name: str) -> str:
         """An image of this name that works like every other and is none of them; its ID."""
@@ -452,14 +454,19 @@ class Switch:
             CliRunner(env=self.environment).invoke(root, [*config, *arguments], prog_name="kubesync").stdout
         )
 
-    def run_kube(self, feature: str, number: int = 0, **container: Any) -> str:
-        """A container as a kubelet would make and run it, where there is no kubelet; its ID."""
-        config = self._config(feature, "kube", **container)
-        config["Labels"] = {
-            "io.kubernetes.container.name": feature,
-            "io.kubernetes.docker.type": "container",
-        }
-        container_id = self.docker.create(f"k8s_{feature}_pod_default_{feature}_{number}", config)
+    def run_kube(
+        self, feature: str, number: int = 0, *, namespace: str = NAMESPACE, name: str = "", **container: Any
+    ) -> str:
+        """A container as a kubelet would make and run it, where there is no kubelet; its ID.
+
+        `name`: another name of the container in its pod.
+        """
+        box, labels = kube_box(name or kube_name(feature), f"{kube_name(feature)}-pod", namespace, number)
+        return self.run_box(box, labels, feature, **container)
+
+    def run_box(self, box: str, labels: dict[str, str], feature: str = "snmp", **container: Any) -> str:
+        """A running container with this name and these labels, which behaves as the feature's kube one; its ID."""
+        container_id = self.docker.create(box, self._config(feature, "kube", labels=labels, **container))
         self.docker.do("start", container_id)
         return container_id
 
@@ -468,7 +475,9 @@ class Switch:
         if self.kube is None:
             return
         with contextlib.suppress(aiohttp.ClientConnectionError, KubeError):
-            names = features or [d["metadata"]["name"] for d in self.call_kube("get", DAEMONSETS)["items"]]
+            names = [kube_name(feature) for feature in features] or [
+                d["metadata"]["name"] for d in self.call_kube("get", DAEMONSETS)["items"]
+            ]
             for name in names:
                 self.call_kube("delete", f"{DAEMONSETS}/{name}")
 
@@ -490,7 +499,7 @@ class Switch:
 
     def running(self, feature: str) -> list[str]:
         """IDs of the feature's running containers by Docker's word, local ones first."""
-        label = [f"io.kubernetes.container.name={feature}", "io.kubernetes.docker.type=container"]
+        label = [f"io.kubernetes.container.name={kube_name(feature)}", "io.kubernetes.docker.type=container"]
         found = [*self.docker.list(name=[f"^/{feature}$"]), *self.docker.list(label=label)]
         # Docker's list lags behind its events by a moment; what it tells of one container does not.
         return [c["Id"] for c in found if self._runs(c["Id"])]
@@ -596,7 +605,8 @@ class Switch:
     def _boot(self) -> None:
         (self.folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether the daemon answers."""
         assert self.daemon is not None
         if self.daemon.poll() is not None:
             raise AssertionError(f"the daemon ended with {self.daemon.returncode}\n{self.told()}")
@@ -604,16 +614,37 @@ class Switch:
             return bool(self.raw(b"1\0cluster\n"))
         return False
 
-    def _config(self, feature: str, owner: str, *, image: str = IMAGE, **options: Any) -> dict[str, Any]:
-        """A container that behaves as tests/lab/feature.sh says, in Docker's words."""
+    def _config(
+        self,
+        feature: str,
+        owner: str,
+        *,
+        image: str = IMAGE,
+        labels: Mapping[str, str] | None = None,
+        restart: str = "",
+        docker: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """A container that behaves as tests/lab/feature.sh says, in Docker's words; `restart`: Docker's policy.
+
+        `docker`: more of Docker's own words, HostConfig's under that name.
+        """
+        more = dict(docker or {})
         return {
             "Image": image,
+            "Labels": dict(labels or {}),
             "Cmd": self._command(feature, owner, **options),
             "Env": [
                 f"KUBESYNCD_CONTAINER_SOCK={self.container_sock}",
                 f"KUBESYNCD_HOST_SOCK={self.folder}/none",
             ],
-            "HostConfig": {"NetworkMode": "none", "Binds": [f"{a}:{a}{m}" for a, m in self._mounts.items()]},
+            "HostConfig": {
+                "NetworkMode": "none",
+                "Binds": [f"{a}:{a}{m}" for a, m in self._mounts.items()],
+                "RestartPolicy": {"Name": restart},
+                **more.pop("HostConfig", {}),
+            },
+            **more,
         }
 
     def _command(
@@ -638,7 +669,8 @@ class Switch:
         read_only = dict.fromkeys([*PROGRAMS, str(CLIENTS), str(LAB)], ":ro")
         return {**read_only, str(self.container_sock.parent): "", str(self.marks): ""}
 
-    def _daemonset(self, feature: str, *, image: str = IMAGE, **options: Any) -> dict[str, Any]:
+    def daemonset(self, feature: str, *, image: str = IMAGE, **options: Any) -> dict[str, Any]:
+        """The DaemonSet with which the master runs the feature."""
         environ = {
             "KUBESYNCD_CONTAINER_SOCK": str(self.container_sock),
             "KUBESYNCD_HOST_SOCK": f"{self.folder}/none",
@@ -654,13 +686,13 @@ class Switch:
         ]
         return made
 
-    def call_kube(self, verb: str, *arguments: Any) -> Any:
-        """One call of the administrator's to the master."""
+    def call_kube(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        """One call of the administrator's to the master: a method of KubeClient."""
 
         async def call() -> Any:
             assert self.kube is not None
             async with KubeClient(self.kube.admin_conf) as api:
-                return await getattr(api, verb)(*arguments)
+                return await getattr(api, verb)(*arguments, **options)
 
         return asyncio.run(call())
 

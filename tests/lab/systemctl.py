@@ -31,6 +31,9 @@ def main(folder: Path, words: list[str]) -> int:
         print((folder / "fails").read_text(), file=sys.stderr)
         return 1
     file = folder / "units" / f"{name}.json"
+    if verb == "show" and not file.exists():
+        print("LoadState=not-found\nActiveState=inactive\nSubState=dead\nJob=0")
+        return 0
     if verb == "reset-failed" or not file.exists():
         return {"is-active": INACTIVE, "reset-failed": 0}.get(verb, NO_UNIT)
     unit, job = json.loads(file.read_text()), folder / "jobs" / name
@@ -66,6 +69,7 @@ def carry_out(verb: str, unit: dict[str, str], job: Path) -> int:
         case "show":
             # In this order: the job ends once the unit runs.
             queued = job.exists()
+            print("LoadState=loaded")
             print(f"ActiveState={'activating' if running(pid_file) else 'inactive'}")
             print("Job=1" if queued else "Job=0")
         case "is-active":

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from enum import StrEnum
+from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from random import Random
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -72,24 +72,79 @@ class Fault(StrEnum):
     BY_HAND_RM = "someone removes a container by hand"
     SWIZZLE = "Redis, Docker and the API server go one by one and come back in another order"
     REBOOT = "the switch reboots"
+    UNKNOWN_NAME = "a verb names a feature that does not exist"
+    DEREGISTERED = "a feature is registered and deregistered again"
+    ROW_REFUSED = "STATE_DB takes no writes"
+    LOCAL_BROKEN = "a local container cannot be started"
+    DOCKER_SLOW = "Docker takes 45 s for a call"
+    SILENT_POD = "a kube container's image has no gate"
+    FOREIGN_POD = "a foreign pod's container asks for a feature"
+    RESTART_POLICY = "a local container has a restart policy"
+    UNREAD = "Docker does not describe a container"
+    NODE_TAINTED = "the Node has a taint that evicts, or is not ready"
+    NODE_DELETED = "the Node is deleted on the master"
+    STORE_OLDER = "a master with an older store takes over"
+    CONTESTED = "another controller keeps removing a label"
+    LABEL_DENIED = "an admission webhook denies a label"
+    HOST_RENAMED = "the host is renamed"
+    ROW_REWRITTEN = "a FEATURE row is deleted and written again"
+    STRAY_POD = "a pod follows no label"
+    SLOW_CRASH = "a kube container lives a little longer than kube_stable_s and ends, again and again"
+    LEDGER_SLOW = "the ledger's disk takes seconds for a write"
+
+
+# Each of these draws from a random stream of its own, so that a storm in which it is not armed plays as it did before
+# the kind existed.
+OWN_STREAM = (
+    Fault.UNKNOWN_NAME,
+    Fault.DEREGISTERED,
+    Fault.ROW_REFUSED,
+    Fault.LOCAL_BROKEN,
+    Fault.DOCKER_SLOW,
+    Fault.SILENT_POD,
+    Fault.FOREIGN_POD,
+    Fault.RESTART_POLICY,
+    Fault.UNREAD,
+    Fault.NODE_TAINTED,
+    Fault.NODE_DELETED,
+    Fault.STORE_OLDER,
+    Fault.CONTESTED,
+    Fault.LABEL_DENIED,
+    Fault.HOST_RENAMED,
+    Fault.ROW_REWRITTEN,
+    Fault.STRAY_POD,
+    Fault.SLOW_CRASH,
+    Fault.LEDGER_SLOW,
+)
 
 
 class Chance:
     """One seed's draws, its armed faults, and the story so far."""
 
-    def __init__(self, rng: Random, now: Callable[[], float]) -> None:
+    def __init__(self, rng: Random, now: Callable[[], float], seed: int = 0) -> None:
         self.rng = rng
+        self.streams = {fault: Random(f"{seed}/{fault.name}") for fault in OWN_STREAM}
         self.calm = False
         self.struck: Counter[Fault] = Counter()
         self._now = now
         self._digest = hashlib.blake2b(digest_size=8)
         self._story: deque[str] = deque(maxlen=STORY_LINES)
-        self.armed = {fault: rng.uniform(0.01, 0.15) for fault in Fault if rng.random() < ARMED_SHARE}
+        draws = {fault: self.streams.get(fault, rng) for fault in Fault}
+        self.armed = {
+            fault: draw.uniform(0.01, 0.15) for fault, draw in draws.items() if draw.random() < ARMED_SHARE
+        }
 
     def strikes(self, fault: Fault, about: str = "") -> bool:
         """Whether `fault` strikes here and now."""
         chance = 0.0 if self.calm else self.armed.get(fault, 0.0)
-        if not chance or self.rng.random() >= chance:
+        if not chance or self.streams.get(fault, self.rng).random() >= chance:
+            return False
+        self.strike(fault, about)
+        return True
+
+    def drawn(self, fault: Fault, share: float, about: str = "") -> bool:
+        """Whether a fault with a random stream of its own strikes, where it is armed, with this chance."""
+        if self.calm or fault not in self.armed or self.streams[fault].random() >= share:
             return False
         self.strike(fault, about)
         return True

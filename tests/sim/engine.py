@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import Container, Identity, Owner, Signal
-from kubesyncd.ports import Missing, Refused, Unavailable
+from kubesyncd.ports import ForeignContainer, Missing, Refused, Unavailable
 from tests.sim.chance import Fault
 
 if TYPE_CHECKING:
@@ -26,11 +26,15 @@ CUT = object()
 EXITS_KEPT = 4
 CACHE_S = 300.0
 DEADLINE_S = 10.0
+RESTART_S_MAX = 20.0
 
 
 @dataclass(eq=False, slots=True)
 class Box:
-    """One container. `past_up`: let through `state up` (a local one is so from its start)."""
+    """One container. `past_up`: let through `state up` (a local one is so from its start).
+
+    `restarts`: it has a restart policy, which holds until it is `told` to end. `silent`: its image has no gate.
+    """
 
     id: str
     feature: str
@@ -42,13 +46,26 @@ class Box:
     past_up: bool = False
     by_hand: bool = False
     destroyed: bool = False
+    restarts: bool = False
+    restarting: bool = False
+    told: bool = False
+    silent: bool = False
     body: asyncio.Task[None] | None = None
     term: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def shown(self) -> Container:
-        ended = bool(self.started) and not self.runs
-        return Container(self.id, self.owner, self.runs, self.code if ended else None, self.started)
+        running = self.runs or self.restarting
+        code = self.code if self.started and not running else None
+        return Container(
+            self.id,
+            self.owner,
+            running,
+            code,
+            self.started,
+            restarting=self.restarting,
+            restarts=self.restarts,
+        )
 
 
 class Stream:
@@ -98,6 +115,11 @@ class Engine:
         self.ended: dict[str, list[Container]] = {}
         self.streams: list[Stream] = []
         self.up = True
+        self.slow_s = 0.0
+        self.broken: set[str] = set()
+        self.unread: set[str] = set()
+        # Containers of pods that have nothing to do with the features.
+        self.foreign: dict[str, Box] = {}
 
     # ---- operations of every user of Docker's socket -----------------------------------------------
 
@@ -114,6 +136,7 @@ class Engine:
         self._numbers += 1
         kind = "10ca1" if owner is Owner.LOCAL else "c0be"
         box = Box(f"{kind}{self._numbers:04x}".ljust(64, "0"), feature, owner)
+        box.restarts = owner is Owner.LOCAL and self._world.chance.drawn(Fault.RESTART_POLICY, 0.5, feature)
         self.boxes[box.id] = box
         self._tell("docker", f"create {owner} {box.id[:9]} of {feature}")
         self._publish(box)
@@ -121,10 +144,11 @@ class Engine:
 
     def start(self, box: Box, *, by_hand: bool = False) -> None:
         """docker start; running already is success."""
-        if box.runs or box.destroyed:
+        if box.runs or box.restarting or box.destroyed:
             return
         now = asyncio.get_running_loop().time()
         box.runs, box.code, box.by_hand, box.past_up = True, None, by_hand, False
+        box.told = False
         box.started, box.starts = f"{now:015.6f}", box.starts + 1
         box.term, box.over = asyncio.Event(), asyncio.Event()
         self._tell("docker", f"{box.owner} {box.id[:9]} of {box.feature} starts{' by hand' * by_hand}")
@@ -134,6 +158,10 @@ class Engine:
 
     def signal(self, box: Box, name: str) -> None:
         """docker kill."""
+        box.told = True
+        if box.restarting:
+            box.restarting = False
+            self._publish(box)
         if not box.runs:
             return
         if name == "KILL":
@@ -145,20 +173,32 @@ class Engine:
         """The container ends."""
         if not box.runs:
             return
+        by_hand = box.by_hand
         box.runs, box.code, box.past_up, box.by_hand = False, code, False, False
+        box.restarting = box.restarts and not box.told
         box.over.set()
         if box.body is not None and box.body is not asyncio.current_task():
             box.body.cancel()
         self._tell("docker", f"{box.owner} {box.id[:9]} of {box.feature} ends with {code}")
         self._remember(box)
         self._world.promises.ended(box)
+        if box.restarting:
+            self._world.spawn(self._again(box, by_hand=by_hand))
         self._publish(box)
         self._world.kubelet.ring()
+
+    async def _again(self, box: Box, *, by_hand: bool) -> None:
+        """Start it again by its restart policy."""
+        await asyncio.sleep(min(0.1 * 2.0 ** min(box.starts, 10), RESTART_S_MAX))
+        if box.restarting:
+            box.restarting = False
+            self.start(box, by_hand=by_hand)
 
     def destroy(self, box: Box) -> None:
         """docker rm -f."""
         if box.destroyed:
             return
+        box.told, box.restarting = True, False
         self.die(box, 137)
         box.destroyed = True
         del self.boxes[box.id]
@@ -179,6 +219,7 @@ class Engine:
     def restart(self) -> None:
         """dockerd restarts without live-restore."""
         for box in list(self.boxes.values()):
+            box.told, box.restarting = True, False
             self.die(box, 137)
 
     def cut(self) -> None:
@@ -211,7 +252,7 @@ class DockerPort:
         self._cache: dict[str, tuple[float, tuple[Container, ...]]] = {}
         self._doubts = 0
 
-    async def events(self) -> AsyncIterator[str | Signal]:
+    async def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         while True:
             await asyncio.sleep(self._world.chance.between(0.0, 1.5))
             if not self._engine.up:
@@ -220,6 +261,7 @@ class DockerPort:
             self._engine.streams.append(stream)
             try:
                 self._connected = True
+                lost("")
                 yield Signal.GAP
                 while (event := await stream.next()) is not CUT:
                     self._doubt(str(event))
@@ -229,30 +271,53 @@ class DockerPort:
                 self._cache.clear()
                 self._doubts += 1
                 self._engine.streams.remove(stream)
+            lost("the stream was cut")
             yield Signal.GAP
 
-    async def list(self, feature: str) -> tuple[Container, ...]:
+    async def list(self, feature: str, granted: str = "") -> tuple[Container, ...]:
         now = asyncio.get_running_loop().time()
         at, known = self._cache.get(feature, (-CACHE_S, ()))
         if now - at < CACHE_S:
             return known
         doubts = self._doubts
         await self._reach(0.003)
-        boxes = [box.shown() for box in self._engine.of(feature)]
+        boxes = [self._described(box) for box in self._engine.of(feature)]
         ids = [c.id for c in boxes]
         gone = [c for c in self._engine.ended.get(feature, []) if c.id not in ids]
         found = tuple(sorted((*boxes, *gone), key=lambda c: (c.started, c.id)))
         await asyncio.sleep(0.002)
         made = any(box.owner is Owner.LOCAL for box in boxes)
+        made = made and not any(c.unread for c in boxes)
         if made and self._connected and doubts == self._doubts:
             self._cache[feature] = (now, found)
         return found
+
+    def _described(self, box: Box) -> Container:
+        """As the adapter has it: what Docker does not describe is what its list says."""
+        if box.id not in self._engine.unread:
+            return box.shown()
+        shown = box.shown()
+        # Its end is known from the event.
+        code = next((c.exit_code for c in self._engine.ended.get(box.feature, []) if c.id == box.id), None)
+        return Container(
+            box.id,
+            box.owner,
+            shown.running,
+            None if shown.running else code,
+            restarting=shown.restarting,
+            unread="500: I/O error",
+        )
+
+    async def unpause(self, container_id: str) -> None:
+        raise AssertionError("no container is paused here")
 
     async def start(self, container_id: str) -> None:
         async def effect() -> None:
             box = self._find(container_id)
             if self._world.chance.strikes(Fault.NAME_CONFLICT, box.feature):
                 raise Refused("Docker", "driver failed programming external connectivity")
+            if not box.runs and box.owner is Owner.LOCAL and box.feature in self._engine.broken:
+                raise Refused("Docker", "no such program")
             if not box.runs:
                 self._world.effect(self._life, f"docker start of {box.feature}")
                 self._world.promises.may_start(box)
@@ -263,7 +328,7 @@ class DockerPort:
     async def stop(self, container_id: str, grace_s: int) -> None:
         async def effect() -> None:
             box = self._engine.boxes.get(container_id)
-            if box is not None and box.runs:
+            if box is not None and (box.runs or box.restarting):
                 self._world.effect(self._life, f"docker stop of {box.owner} {box.feature}")
                 self._world.promises.may_end(box)
                 await self._engine.stop(box, grace_s)
@@ -273,7 +338,7 @@ class DockerPort:
     async def kill(self, container_id: str, signal: str) -> None:
         async def effect() -> None:
             box = self._engine.boxes.get(container_id)
-            if box is not None and box.runs:
+            if box is not None and (box.runs or box.restarting):
                 self._world.effect(self._life, f"docker kill of {box.owner} {box.feature}")
                 self._world.promises.may_end(box)
                 self._engine.signal(box, signal)
@@ -282,6 +347,8 @@ class DockerPort:
 
     async def identify(self, container_id: str) -> Identity:
         await self._reach(0.003)
+        if container_id in self._engine.foreign:
+            raise ForeignContainer("Docker", "its pod is in a namespace whose pods run no feature")
         box = self._find(container_id)
         return Identity(box.id, box.feature, box.owner)
 
@@ -293,7 +360,7 @@ class DockerPort:
 
     async def _act(self, container_id: str, effect: Callable[[], Awaitable[None]], takes_s: float) -> None:
         """Once sent, it happens; whether the caller hears of it is another matter."""
-        await self._reach(takes_s)
+        await self._reach(takes_s + self._engine.slow_s)
         box = self._engine.boxes.get(container_id)
         if box is not None and self._world.chance.strikes(Fault.GONE_MIDCALL, box.feature):
             self._engine.destroy(box)
@@ -312,6 +379,9 @@ class DockerPort:
             await asyncio.sleep(self._world.chance.one_of((0.0, 3.0, DEADLINE_S)))
             if not self._engine.up:
                 raise Unavailable("Docker", "connection refused")
+        if takes_s < self._engine.slow_s > DEADLINE_S:
+            await asyncio.sleep(DEADLINE_S)
+            raise Unavailable("Docker", "no answer in time")
         await asyncio.sleep(takes_s)
         self._life.check()
         if self._world.chance.strikes(Fault.DOCKER_ERROR):

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import FailurePolicy
 from tests.sim import model
-from tests.sim.model import Broken, World, failing_starts, folded, starts, working_starts
+from tests.sim.model import (
+    Broken,
+    World,
+    crashing_starts,
+    failing_starts,
+    folded,
+    silent_starts,
+    starts,
+    working_starts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,9 +43,11 @@ NAMES = ("snmp", "lldp")
 MENUS = (
     frozenset({"restart", "fallback"}),
     frozenset({"master", "restart"}),
-    frozenset({"hand", "drift", "manifest"}),
+    frozenset({"hand", "drift", "manifest", "pause"}),
     frozenset({"redis"}),
     frozenset({"join", "hold"}),
+    frozenset({"node"}),
+    frozenset({"broken", "writes", "manifest"}),
 )
 UNWELL = frozenset({"unwell"})
 EVERYTHING = frozenset().union(*MENUS)
@@ -137,11 +148,17 @@ class Walk:
                 raise Broken(f"{broken}\n{self._story(at)}\n{self._shown(at)}") from broken
         return Explored(len(self.parents), self.transitions, not queue)
 
+    def world(self, number: int) -> World:
+        """One feature's part of a switch."""
+        return self._all.worlds[number]
+
     # ---- what may happen ------------------------------------------------------------------------
 
     def _moves(self, at: Switch) -> Iterator[tuple[str, Switch]]:
         yield from self._fair(at)
         yield "time passes", self._every(model.time_passes, at)
+        if "unwell" in self._menu:
+            yield "much time passes", self._every(model.window_passes, at)
         yield from self._each(at, self._all.others)
         yield from self._faults(at)
 
@@ -194,6 +211,7 @@ class Walk:
         turns = {
             "master": ("the master", shared.api, model.master_up, model.master_down),
             "redis": ("Redis", shared.redis, model.redis_up, model.redis_down),
+            "writes": ("STATE_DB's write access", shared.writable, model.writes_back, model.writes_refused),
         }
         for name, (who, up, on, off) in turns.items():
             if name in self._menu:
@@ -207,6 +225,11 @@ class Walk:
                 self._every(change, at),
             )
             yield "the operator resets", self._every(model.queue_purged, at)
+            if not shared.leaving:
+                yield "the operator resets: the features return first", self._every(model.reset_begins, at)
+        if "node" in self._menu:
+            change = model.node_open if shared.barred else model.node_barred
+            yield f"the Node takes {'pods again' if shared.barred else 'no pods'}", self._every(change, at)
         if "hold" in self._menu:
             change = model.hold_lifted if shared.hold else model.hold_made
             yield f"a reboot is {'taken back' if shared.hold else 'prepared'}", self._every(change, at)
@@ -224,14 +247,19 @@ class Walk:
     def _calmed(self, at: Switch) -> list[tuple[str, Switch]]:
         """Where it may go once faults have stopped; time passes when all else is done. Nowhere: it is at rest."""
         shared = self._all.worlds[at[0]]
-        if not shared.api or not shared.redis or shared.hold:
+        if shared.leaving:
+            return [("the reset ends", self._every(model.queue_purged, at))]
+        if not shared.api or not shared.redis or not shared.writable or shared.hold or shared.barred:
             healed = at
-            for change in (model.master_up, model.redis_up, model.hold_lifted):
+            mends = (model.master_up, model.redis_up, model.writes_back, model.hold_lifted, model.node_open)
+            for change in mends:
                 healed = self._every(change, healed)
             return [("the faults stop", healed)]
         moves = list(self._fair(at))
         if not moves:
             passed = self._every(model.time_passes, at)
+            if passed == at:
+                passed = self._every(model.window_passes, at)
             moves = [("time passes", passed)] if passed != at else []
         return moves
 
@@ -363,6 +391,12 @@ def main(argv: list[str] | None = None) -> int:
             for menu in MENUS
             for w in working_starts()
         ]
+        walks += [
+            (f"one without a gate {_named(menu)} {_of(w)}", partial(_walked, menu, (w,)))
+            for menu in MENUS
+            for w in silent_starts()
+        ]
+        walks += [(f"one that crashes {_of(w)}", partial(_walked, UNWELL, (w,))) for w in crashing_starts()]
     if chosen.only in (None, "unwell"):
         walks += [(f"unwell {_of(w)}", partial(_walked, UNWELL, (w,))) for w in failing_starts()]
     if chosen.only in (None, "two"):

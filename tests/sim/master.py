@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.labels import feature_label
-from kubesyncd.core.model import Owner
+from kubesyncd.core.model import NodeSeen, Owner
 from kubesyncd.ports import Forbidden, Missing, Refused, Unavailable
 from tests.sim.chance import Fault
 from tests.sim.engine import CUT, Stream
@@ -18,6 +18,7 @@ from tests.sim.engine import CUT, Stream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from kubesyncd.core.node_condition import NodeCondition
     from tests.sim.engine import Box
     from tests.sim.switch import Life, World
 
@@ -39,7 +40,15 @@ class Api:
         self.labels: dict[str, str] = {}
         self.annotations: dict[str, str | None] = {}
         self.node_exists = False
+        self.registered = 0
+        self._backup: tuple[dict[str, str], bool, int] | None = None
+        # The store's; counted where a store may be older, so that other storms play as they did without it.
+        self.version = 0
         self.withdrawn: set[str] = set()
+        self.condition: NodeCondition | None = None
+        # Features whose pod follows no label, a bare or static one; and those that ever had one.
+        self.strays: set[str] = set()
+        self.strayed: set[str] = set()
         self.up = True
         self.trouble: Fault | None = None
         self.streams: list[Stream] = []
@@ -48,6 +57,11 @@ class Api:
     def reachable(self) -> bool:
         """Whether an honest client gets through."""
         return self.up and self.trouble is None
+
+    @property
+    def uid(self) -> str:
+        """Which Node it is: a deleted one that is registered again is another one."""
+        return f"uid-{self.registered}"
 
     def set(self, changes: Mapping[str, str | None], who: str) -> None:
         """Apply labels to the Node."""
@@ -67,15 +81,48 @@ class Api:
         """The kubelet creates its Node."""
         if not self.node_exists:
             self.node_exists = True
+            self.registered += 1
             self._world.chance.tell("node", "is created")
             self._tell_all()
+
+    def judge(self, condition: NodeCondition | None) -> None:
+        """The Node's own state changes. A taint evicts its pods; a kubelet that hangs starts none and ends none."""
+        self.condition = condition
+        self._tell_all()
+
+    def delete(self) -> None:
+        """An administrator deletes the Node."""
+        if self.node_exists:
+            self.node_exists = False
+            self.labels, self.annotations, self.condition = {}, {}, None
+            self._world.chance.tell("node", "is deleted")
+            self._tell_all()
+
+    def back_up(self) -> None:
+        """Copy the store."""
+        self._count()
+        self._backup = dict(self.labels), self.node_exists, self.version
+        self._count()
+
+    def restore(self) -> None:
+        """Go on with the copy of the store; every watch breaks."""
+        if self._backup is not None and self.node_exists and self._backup[1]:
+            self.labels, self.version = dict(self._backup[0]), self._backup[2]
+            self._world.chance.tell("node", "is as it was in the backup")
+            self._world.kubelet.ring()
+            self.cut()
 
     def cut(self) -> None:
         """Every watch breaks."""
         for stream in list(self.streams):
             stream.cut()
 
+    def _count(self) -> None:
+        if Fault.STORE_OLDER in self._world.chance.armed:
+            self.version += 1
+
     def _tell_all(self) -> None:
+        self._count()
         self._world.kubelet.ring()
         if self.reachable:
             for stream in self.streams:
@@ -89,8 +136,9 @@ class ClusterPort:
         self._world = world
         self._api = world.api
         self._life = life
+        self._newest = 0
 
-    async def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
+    async def watch(self) -> AsyncIterator[NodeSeen | None]:
         await self._connect()
         stream = Stream(self._world, sure=True)
         self._api.streams.append(stream)
@@ -115,8 +163,12 @@ class ClusterPort:
                 # A real watch ends and begins again, and then delivers every missed change.
                 return "node"
 
-    def _node(self) -> Mapping[str, str] | None:
-        return dict(self._api.labels) if self._api.node_exists else None
+    def _node(self) -> NodeSeen | None:
+        api = self._api
+        older, self._newest = api.version < self._newest, api.version
+        if not api.node_exists:
+            return None
+        return NodeSeen(dict(api.labels), api.uid, older, api.condition, api.version)
 
     async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
         await self._connect()
@@ -177,6 +229,7 @@ class Kubelet:
         self._bells: dict[str, asyncio.Event] = {}
         self._wanted: set[str] = set()
         self._synced = False
+        self._registered = False
         self._pods: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -199,16 +252,25 @@ class Kubelet:
     def _sync(self) -> None:
         api = self._world.api
         if api.reachable:
-            api.register()
-            self._synced = True
+            if not self._registered:
+                # Only once after its start: a Node that is deleted later stays away.
+                api.register()
+            self._registered = self._synced = True
             labelled = {f for f in self._world.features if api.labels.get(feature_label(f)) == "true"}
-            self._wanted = labelled - api.withdrawn
+            self._wanted = (labelled - api.withdrawn) | api.strays
+            if api.condition is not None and api.condition.taints:
+                self._wanted = set(api.strays)
             for bell in self._bells.values():
                 bell.set()
         for feature in self._world.features if self._synced else ():
             task = self._pods.get(feature)
             if (task is None or task.done()) and (feature in self._wanted or self._pod(feature)):
                 self._pods[feature] = asyncio.create_task(self._keep(feature), name=f"pod-{feature}")
+
+    @property
+    def _hangs(self) -> bool:
+        condition = self._world.api.condition
+        return condition is not None and bool(condition.not_ready)
 
     def _pod(self, feature: str) -> list[Box]:
         return self._world.engine.of(feature, Owner.KUBE)
@@ -230,6 +292,8 @@ class Kubelet:
                 await asyncio.sleep(backoff_s)
             elif alive is None:
                 await asyncio.sleep(self._world.chance.between(0.2, 1.5))
+                while self.active and self._hangs:
+                    await asyncio.sleep(1.0)
                 if self.active and feature in self._wanted:
                     self._world.engine.start(self._world.engine.create(feature, Owner.KUBE))
             else:
@@ -253,7 +317,7 @@ class Kubelet:
 
     def die(self) -> None:
         """systemctl stop kubelet, or the end of the boot: containers stay as they are."""
-        self.active = self._synced = False
+        self.active = self._synced = self._registered = False
         self._wanted.clear()
         for task in self._pods.values():
             task.cancel()
@@ -267,6 +331,9 @@ class UnitsPort:
         self._world = world
         self._kubelet = world.kubelet
         self._life = life
+
+    async def kubelet_trouble(self) -> str:
+        return ""
 
     async def kubelet_running(self) -> bool:
         await self._reach()
@@ -289,10 +356,25 @@ class UnitsPort:
         self._kubelet.enabled = False
         self._kubelet.die()
 
+    async def restart_kubelet(self) -> None:
+        await self._reach()
+        self._world.promises.may_start_kubelet()
+        self._world.effect(self._life, "kubelet restart")
+        self._kubelet.die()
+        self._kubelet.active = True
+        self._kubelet.ring()
+
     async def restart(self, feature: str) -> None:
         await self._reach()
         self._world.effect(self._life, f"restart of unit {feature}")
         self._world.people.restart_unit(feature)
+
+    async def makes_local(self, feature: str) -> bool:
+        return feature in self._world.creates and await self.unit_exists(feature)
+
+    async def unit_exists(self, feature: str) -> bool:
+        self._life.check()
+        return self._world.people.has_unit(feature)
 
     async def _reach(self) -> None:
         self._life.check()

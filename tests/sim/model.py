@@ -7,7 +7,8 @@ several features share the master, the kubelet, Redis and the daemon; what is th
 
 STATE_DB's row is left out: it mirrors the rest, is read by no rule, and is tested in test_planner.py. So is what a
 local container says (`up local`, `down`): it only makes the reconciler look.
-Time has one tick: `time_passes` makes every running clock old, and what is set afterwards is new again.
+Time has one tick: `time_passes` makes every running clock old, and what is set afterwards is new again. Where a
+container may crash again and again there is a longer one: after `window_passes` no earlier end counts.
 """
 
 from __future__ import annotations
@@ -18,18 +19,23 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, assert_never
 
 from kubesyncd.core import verbs
+from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import (
     Admit,
     AdoptImage,
     EndContainer,
+    Forget,
     Plan,
     RequestLabel,
     RestartUnit,
     RestoreImage,
     SetMode,
     StartLocal,
+    Unpause,
     WriteRow,
 )
+from kubesyncd.core.failed_action import ActionKind, FailedAction
+from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health, complain
 from kubesyncd.core.label_queue import Entry, Queue
 from kubesyncd.core.labels import Change
@@ -41,6 +47,7 @@ from kubesyncd.core.model import (
     LabelView,
     Mode,
     Owner,
+    Row,
     SystemState,
     Timing,
 )
@@ -49,7 +56,6 @@ from kubesyncd.core.planner import decide
 from kubesyncd.core.record import (
     Cause,
     Record,
-    absorb,
     cleared,
     complaint_against,
     local_wanted,
@@ -71,9 +77,11 @@ T = TypeVar("T")
 NOW = 1_000_000.0
 OLD = 0.0
 LATER = 2_000_000.0
+LONG_AGO = -2_000_000.0
 # The second start in a row that did not last is a crash loop, in worlds where one may happen.
 TIMING = Timing(crash_loop_starts=0)
-LOOPING = Timing(crash_loop_starts=2)
+# A container that has lived for one tick has stayed up, and its end counts until the window has passed.
+LOOPING = Timing(crash_loop_starts=2, crash_window_s=1_500_000.0)
 LOCAL = "10ca1" * 12 + "0000"
 KUBE = ("aaaa" * 16, "bbbb" * 16)
 GONE = "dead" * 16
@@ -167,7 +175,10 @@ def _observed(labels: Labels, on: bool) -> Labels:
 
 @dataclass(frozen=True, slots=True)
 class Kube:
-    """One kube container: whether it has called `up kube`, and whether that has returned."""
+    """One kube container: whether it has called `up kube`, and whether that has returned.
+
+    One whose image has no gate never calls it; it counts as past `up kube` from the moment it is taken for the owner.
+    """
 
     id: str
     asked: bool = False
@@ -183,7 +194,11 @@ class World:
     """Everything there is for one feature, as one hashable value.
 
     `sent`: so many queued labels are in the PATCH that is under way; `landed`: the master has taken it, and we have
-    not heard so yet. `deployed`: the master has a manifest. From `api` on it is shared by all features.
+    not heard so yet. `deployed`: the master has a manifest. `silent`: its image has no gate. `script`: the unit
+    makes a local container. `local_starts`: docker start of the local container works; `no_local`: when it is tried
+    again after it has failed. `slow`: docker start takes long; `starting`: one is under way, `known` to the daemon, or
+    `lost` over its restart. `leaving`: a reset waits for the features, or runs. `barred`: the Node takes no pods.
+    `writable`: STATE_DB takes writes. From `api` on it is shared by all features.
     """
 
     config: FeatureConfig = _CONFIG
@@ -195,6 +210,13 @@ class World:
     local_exists: bool = True
     local_runs: bool = False
     local_by_hand: bool = False
+    local_paused: bool = False
+    silent: bool = False
+    local_starts: bool = True
+    script: bool = True
+    no_local: float | None = None
+    slow: bool = False
+    starting: str = ""
     kube: tuple[Kube, ...] = ()
     server_label: bool = False
     labels: Labels = _LABELS
@@ -205,9 +227,12 @@ class World:
     image: str = ""
     api: bool = True
     redis: bool = True
+    writable: bool = True
     kubelet: bool = True
     joined: bool = True
     hold: bool = False
+    leaving: bool = False
+    barred: bool = False
 
     @property
     def timing(self) -> Timing:
@@ -224,7 +249,15 @@ def facts_of(w: World) -> Observation:
     containers = []
     if w.local_exists:
         containers.append(
-            Container(LOCAL, Owner.LOCAL, w.local_runs, None if w.local_runs else 7, "2026-01-01")
+            Container(
+                LOCAL,
+                Owner.LOCAL,
+                w.local_runs,
+                None if w.local_runs else 7,
+                "2026-01-01",
+                paused=w.local_paused,
+                unread="no answer" if w.starting == "lost" and not w.local_runs else "",
+            )
         )
     containers += [
         Container(k.id, Owner.KUBE, True, None, _started(i), image_id=k.image) for i, k in enumerate(w.kube)
@@ -237,6 +270,7 @@ def facts_of(w: World) -> Observation:
         reasking=w.reasking,
         stopping=w.stopping,
         killed=w.killed,
+        starting=frozenset({LOCAL} if w.starting == "known" and not w.local_runs else ()),
         label=LabelView(
             w.labels.value,
             pending=bool(w.labels.pending),
@@ -247,8 +281,31 @@ def facts_of(w: World) -> Observation:
         joined=w.joined,
         kubelet=w.kubelet,
         hold=w.hold,
+        no_deploy="not joined" if not w.joined else "the Node is not ready" if w.barred else "",
+        leaving=w.leaving,
+        failures=_failures(w),
+        way_back=w.local_exists or w.script,
     )
-    return replace(observed, row=project(w.record, observed)) if w.redis else observed
+    return _told(w, w.record, observed)
+
+
+def _failures(w: World) -> tuple[FailedAction, ...]:
+    failures = []
+    if w.redis and not w.writable:
+        failures.append(FailedAction(ActionKind.WRITE_ROW, "", "no writes", again_at=LATER))
+    if w.no_local is not None and w.local_exists and not w.local_runs:
+        no_start = FailedAction(
+            ActionKind.START_LOCAL, LOCAL, "no program", at=NOW, again_at=w.no_local, refused=True
+        )
+        failures.append(no_start)
+    return tuple(failures)
+
+
+def _told(w: World, record: Record, observed: Observation) -> Observation:
+    """STATE_DB says what the record makes of it; where it takes no writes, nothing."""
+    if not w.redis:
+        return observed
+    return replace(observed, row=project(record, observed) if w.writable else Row())
 
 
 def folded(w: World) -> World:
@@ -264,7 +321,7 @@ def folded(w: World) -> World:
         r,
         mode=Mode.NONE if r.system_state is SystemState.DOWN and not r.grant else r.mode,
         grant=names.get(r.grant, GONE if r.grant else ""),
-        granted_at=OLD if r.granted_at < NOW else NOW,
+        granted_at=_folded_grant(w),
         ending_since=_clock(r.ending_since) if w.kube else None,
         idle_since=_clock(r.idle_since) if falls_back else None,
         bad_since=_clock(r.bad_since) if w.config.failure_minutes else None,
@@ -273,6 +330,8 @@ def folded(w: World) -> World:
         crashes=0,
         owner_ts=0,
         owner=Owner.NONE,
+        unstartable=None,
+        gates=_folded_gates(r, names) if w.silent else (),
         asked=asked,
         exit=replace(r.exit, container_id="") if r.local_exited and r.exit is not None else None,
         health=_folded_health(w, names),
@@ -280,11 +339,28 @@ def folded(w: World) -> World:
     return replace(
         w,
         record=record,
+        no_local=w.no_local if w.local_exists and not w.local_runs else None,
         kube=tuple(replace(k, id=names[k.id]) for k in w.kube),
         stopping=frozenset(names.get(c, c) for c in w.stopping if c in running),
         killed=frozenset(names.get(c, c) for c in w.killed if c in running),
         reasking=w.reasking and bool(w.kube),
         waited=w.waited and bool(w.kube or w.labels.pending),
+    )
+
+
+def _folded_grant(w: World) -> float:
+    """Only an earlier end asks whether the container has lived for longer than a tick."""
+    at = w.record.granted_at
+    if at >= NOW:
+        return NOW
+    return LONG_AGO if at < OLD and w.image and w.record.health.ends else OLD
+
+
+def _folded_gates(record: Record, names: dict[str, str]) -> tuple[GateWatch, ...]:
+    return tuple(
+        GateWatch(names[g.container_id], _clock(g.since) or OLD, g.asked)
+        for g in record.gates
+        if g.container_id in names
     )
 
 
@@ -306,7 +382,16 @@ def _folded_health(w: World, names: dict[str, str]) -> Health:
             if c.container_id in names
         ),
         sick=0,
+        ends=_folded_ends(health),
+        pods=(),
+        looping="it ends" if health.looping else "",
     )
+
+
+def _folded_ends(health: Health) -> tuple[float, ...]:
+    """A crash loop lasts, however many more ends there are; before it, those in the window count by number."""
+    counted = (OLD,) * sum(at >= OLD for at in health.ends)
+    return counted[:1] or (OLD,) if health.looping else counted
 
 
 def _started(index: int) -> str:
@@ -330,8 +415,7 @@ def look(w: World) -> tuple[World, Plan]:
     """One look of the reconciler: what it remembers afterwards, and its plan."""
     observed = facts_of(w)
     record = absorb(w.record, w.config, observed, w.timing, NOW)
-    if w.redis:
-        observed = replace(observed, row=project(record, observed))
+    observed = _told(w, record, observed)
     return replace(w, record=record), decide(w.config, record, observed, w.timing, NOW, "snmp")
 
 
@@ -352,6 +436,8 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
             return replace(w, labels=_appended(w.labels, w.sent, on), waited=False)
         case StartLocal():
             return _local_started(w)
+        case Unpause():
+            return replace(w, local_paused=False)
         case EndContainer(container_id, cause):
             _may_end(w, container_id)
             asked = replace(w, record=replace(w.record, asked=(container_id, cause)))
@@ -366,6 +452,8 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
             return replace(w, record=replace(w.record, adopted=image_id))
         case RestoreImage(failed_image):
             return replace(w, record=replace(w.record, restored=failed_image))
+        case Forget():
+            raise Broken("a feature that exists is forgotten")
         case _:
             assert_never(plan.action)
 
@@ -382,15 +470,21 @@ def _granted(w: World, container_id: str) -> World:
         raise Broken("S1: a kube container is granted while the local one runs")
     if w.record.system_state is not SystemState.UP:
         raise Broken("S7: a grant while the unit is not up")
-    if w.config.owner is not Owner.KUBE:
+    if w.config.owner is not Owner.KUBE and not w.record.no_way_back:
         raise Broken("S3: a grant although the feature's owner is local")
+    if w.leaving:
+        raise Broken("a grant while the switch leaves its master")
     if container_id in w.stopping | w.killed:
         raise Broken("S1: a grant to a container that is being ended")
-    return replace(w, record=with_grant(w.record, container_id, NOW))
+    granted = replace(w, record=with_grant(w.record, container_id, NOW))
+    return _with_kube(granted, container_id, past_up=True) if w.silent else granted
 
 
 def _may_end(w: World, container_id: str) -> None:
-    """Up, and kube its owner: the local container makes room for one that will stay."""
+    """Up, and kube its owner: the local container makes room for one that will stay. The last one of all stays."""
+    granted = container_id == w.record.grant and w.record.system_state is SystemState.UP
+    if granted and not w.local_exists and not w.script:
+        raise Broken("the only container is ended, and no other one can exist")
     if (
         container_id != LOCAL
         or w.record.system_state is not SystemState.UP
@@ -406,13 +500,24 @@ def _local_started(w: World) -> World:
         raise Broken("S1: the local container is started while a kube one owns the feature")
     if w.record.system_state is not SystemState.UP:
         raise Broken("S7: the local container is started while the unit is not up")
+    if w.slow:
+        return replace(w, starting="known")
+    if not w.local_starts:
+        return replace(w, no_local=LATER)
     return replace(w, local_runs=True, local_by_hand=False, record=replace(w.record, local_id=LOCAL))
+
+
+def _start_lands(w: World) -> World:
+    """Docker has started the container at last, whatever the daemon wants by now."""
+    if any(k.past_up or k.id == w.record.grant for k in w.kube):
+        raise Broken("S1: a docker start ends while a kube container owns the feature")
+    return replace(w, starting="", local_runs=True, local_by_hand=w.local_by_hand and w.local_runs)
 
 
 def _ended(w: World, container_id: str) -> World:
     w = replace(w, stopping=w.stopping - {container_id}, killed=w.killed - {container_id})
     if container_id == LOCAL:
-        return replace(w, local_runs=False, local_by_hand=False)
+        return replace(w, local_runs=False, local_by_hand=False, local_paused=False)
     return replace(w, kube=tuple(k for k in w.kube if k.id != container_id))
 
 
@@ -427,6 +532,8 @@ def reconciler_moves(w: World) -> Iterator[tuple[str, World]]:
         yield f"the reconciler: {plan.why}", act(seen, plan)
     elif folded(seen) != w:
         yield "the reconciler looks", seen
+    if w.starting:
+        yield "Docker has started the local container", _start_lands(w)
     for k in w.kube:
         if k.asked and not k.past_up and w.record.grant == k.id:
             yield f"`up kube` returns to container {k.id[:4]}", _with_kube(w, k.id, past_up=True)
@@ -457,14 +564,23 @@ def verb(w: World, wish: verbs.Verb) -> World:
 
 def restart_unit(w: World) -> World:
     down = verb(w, verbs.Kill(kubelet_check=False))
-    return verb(replace(down, unit_restarts=False, local_exists=True), verbs.Start())
+    made = down.local_exists or down.script
+    return verb(replace(down, unit_restarts=False, local_exists=made), verbs.Start())
 
 
 def daemon_restarts(w: World) -> World:
     """Memory is lost, the PATCH under way has no owner, callers ask again."""
-    kube = tuple(replace(k, asked=k.past_up) for k in w.kube)
+    kube = tuple(replace(k, asked=k.past_up and not w.silent) for k in w.kube)
     return replace(
-        w, reasking=True, stopping=frozenset(), killed=frozenset(), kube=kube, sent=0, landed=False
+        w,
+        reasking=True,
+        stopping=frozenset(),
+        killed=frozenset(),
+        no_local=None,
+        starting="lost" if w.starting else "",
+        kube=kube,
+        sent=0,
+        landed=False,
     )
 
 
@@ -505,7 +621,20 @@ def label_observed(w: World) -> World:
 
 def queue_purged(w: World) -> World:
     """`config kube reset`: whatever was queued or known is forgotten, and the switch has left."""
-    return replace(w, labels=Labels(), sent=0, landed=False, joined=False)
+    return replace(w, labels=Labels(), sent=0, landed=False, joined=False, leaving=False)
+
+
+def reset_begins(w: World) -> World:
+    """The features return to their local containers before the node is drained."""
+    return replace(w, joined=False, leaving=True)
+
+
+def node_barred(w: World) -> World:
+    return replace(w, barred=True)
+
+
+def node_open(w: World) -> World:
+    return replace(w, barred=False)
 
 
 def master_up(w: World) -> World:
@@ -524,6 +653,14 @@ def redis_down(w: World) -> World:
     return replace(w, redis=False)
 
 
+def writes_back(w: World) -> World:
+    return replace(w, writable=True)
+
+
+def writes_refused(w: World) -> World:
+    return replace(w, writable=False)
+
+
 def kubelet_on(w: World) -> World:
     return replace(w, kubelet=True)
 
@@ -533,7 +670,7 @@ def kubelet_off(w: World) -> World:
 
 
 def master_joined(w: World) -> World:
-    return replace(w, joined=True)
+    return replace(w, joined=True, leaving=False)
 
 
 def master_disabled(w: World) -> World:
@@ -552,14 +689,27 @@ def time_passes(w: World) -> World:
     r = w.record
     old = replace(
         r,
-        granted_at=OLD,
+        granted_at=min(r.granted_at, OLD),
         ending_since=None if r.ending_since is None else OLD,
         idle_since=None if r.idle_since is None else OLD,
         bad_since=None if r.bad_since is None else OLD,
         refuse_until=OLD,
         health=replace(r.health, starts=tuple(replace(s, at=OLD) for s in r.health.starts)),
+        gates=tuple(replace(g, since=OLD) for g in r.gates),
     )
-    return replace(w, record=old, reasking=False, waited=True)
+    # A retry that fails once more changes nothing, so only that of a mended container is modelled.
+    no_local = OLD if w.no_local is not None and w.local_starts else w.no_local
+    return replace(w, record=old, reasking=False, waited=True, no_local=no_local)
+
+
+def window_passes(w: World) -> World:
+    """Time passes, and so much of it that no earlier end of a kube container counts."""
+    passed = time_passes(w)
+    if not w.image:
+        return passed
+    health = passed.record.health
+    health = replace(health, ends=(LONG_AGO,) * len(health.ends))
+    return replace(passed, record=replace(passed.record, granted_at=LONG_AGO, health=health))
 
 
 def engine_moves(w: World) -> Iterator[tuple[str, World]]:
@@ -568,7 +718,7 @@ def engine_moves(w: World) -> Iterator[tuple[str, World]]:
     if w.kubelet and w.api and wanted and len(w.kube) == 0:
         yield "the kubelet deploys a container", replace(w, kube=(Kube(KUBE[0], image=w.image),))
     for k in w.kube:
-        if not k.asked:
+        if not k.asked and not w.silent:
             yield f"kube container {k.id[:4]} calls `up kube`", _with_kube(w, k.id, asked=True)
         if w.kubelet and w.api and not wanted:
             yield f"the kubelet ends container {k.id[:4]}", _ended(w, k.id)
@@ -588,6 +738,8 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
         yield "the local container crashes", _ended(w, LOCAL)
     elif w.local_exists and "hand" in menu:
         yield "someone starts the local container by hand", replace(w, local_runs=True, local_by_hand=True)
+    if w.local_runs and not w.local_paused and "pause" in menu:
+        yield "someone pauses the local container", replace(w, local_paused=True)
     for k in w.kube:
         yield f"kube container {k.id[:4]} crashes", _ended(w, k.id)
     if "fallback" in menu:
@@ -599,6 +751,20 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
         yield "another client changes our label on the node", replace(w, server_label=not w.server_label)
     if "unwell" in menu:
         yield from unwell_moves(w)
+    if "broken" in menu:
+        yield from broken_moves(w)
+
+
+def broken_moves(w: World) -> Iterator[tuple[str, World]]:
+    """The program of the local container is lost or mended, and a start is answered with what Docker says of it."""
+    change = "breaks" if w.local_starts else "is mended"
+    yield f"the local container {change}", replace(w, local_starts=not w.local_starts)
+    if not w.local_exists:
+        lost = "lost" if w.script else "back"
+        yield f"the script that makes the local container is {lost}", replace(w, script=not w.script)
+    up = w.record.system_state is SystemState.UP
+    if _failures(w) and up and w.no_local is not None and ruling_owner(w.config, w.record) is Owner.LOCAL:
+        yield "the start is answered with a failure", replace(w, record=verbs.given_up(w.record))
 
 
 def unwell_moves(w: World) -> Iterator[tuple[str, World]]:
@@ -643,7 +809,16 @@ def check_state(w: World) -> None:
     if code is not None and up and observed.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
         raise Broken("S6: wait returns although a kube container waits to take over")
     _check_local_needs_no_kube(w, observed)
+    _check_crash_loop(w)
     _check_plans_end(w)
+
+
+def _check_crash_loop(w: World) -> None:
+    """A kube container that ends again and again has failed."""
+    seen = look(w)[0].record
+    kube_wanted = seen.system_state is SystemState.UP and w.config.owner is Owner.KUBE
+    if kube_wanted and seen.health.looping and not seen.failure:
+        raise Broken("L3: kube containers end again and again, and that is no failure")
 
 
 def _check_plans_end(w: World) -> None:
@@ -663,7 +838,9 @@ def _check_local_needs_no_kube(w: World, observed: Observation) -> None:
     if w.config.owner is not Owner.LOCAL or w.kube or w.record.grant or w.labels.value is KubeLabel.ON:
         return
     record = look(w)[0].record
-    alone = replace(observed, label=LabelView(), joined=False, kubelet=None, hold=False)
+    alone = replace(
+        observed, label=LabelView(), joined=False, kubelet=None, hold=False, no_deploy="", leaving=False
+    )
     plans = [decide(w.config, record, f, w.timing, NOW, "snmp") for f in (observed, alone)]
     if plans[0].action != plans[1].action and not isinstance(plans[0].action, RequestLabel):
         raise Broken(f"S3: Kubernetes makes a local feature do {plans[0].action}, not {plans[1].action}")
@@ -678,6 +855,8 @@ def check_rest(w: World) -> None:
     wish = verbs.Start() if w.record.system_state is SystemState.UP else verbs.Stop()
     if state is not State.UNKNOWN and verbs.outcome(wish, w.config, w.record, observed) is None:
         raise Broken(f"L1: {wish} is never answered in {state}")
+    if not w.local_starts:
+        return  # The next life tries the start once more.
     again = daemon_restarts(w)
     for _ in range(10):
         plan = look(again)[1]
@@ -701,6 +880,14 @@ def _check_queue(w: World) -> None:
         raise Broken(f"S5: {w.labels.applied} counts as applied, the node has {w.server_label}")
 
 
+def _check_down(w: World) -> None:
+    """S7: a feature that is down stays down."""
+    if w.slow and w.local_runs and not w.local_by_hand:
+        raise Broken("S7: the unit is down, and what a docker start under way has started runs on")
+    if w.kube:
+        raise Broken("S7: the unit is down and a kube container runs on")
+
+
 def _check_rests(w: World, state: State) -> None:
     """Where it may come to rest (L1), and who must run then (L3)."""
     stable = (
@@ -714,9 +901,11 @@ def _check_rests(w: World, state: State) -> None:
     )
     if state not in stable:
         raise Broken(f"L1: it comes to rest in {state}")
-    if state is State.STARTING and w.local_exists:
+    if state is State.STARTING and w.local_exists and (w.local_starts or w.config.owner is Owner.KUBE):
         raise Broken("L1: it comes to rest in STARTING although there is a local container")
-    kube_fallback = w.config.owner is Owner.KUBE and w.config.fallback and w.local_exists
+    if state is State.KUBE_READY and facts_of(w).waiter:
+        raise Broken("L1: nothing runs, and a kube container that waits is not admitted")
+    kube_fallback = w.config.owner is Owner.KUBE and w.config.fallback and w.local_exists and w.local_starts
     if state is State.KUBE_READY and kube_fallback:
         raise Broken("L3: kube with fallback, nothing runs, and the local container does not come")
     if state is State.KUBE_READY and w.joined and not w.server_label:
@@ -727,8 +916,12 @@ def _check_rests(w: World, state: State) -> None:
         raise Broken("L1: rolled back, and what failed runs on")
     if complaint_against(w.record, w.config) and w.local_exists and state is State.KUBE_RUNNING:
         raise Broken("L1: an unhealthy kube container owns the feature although a local one could")
-    if state is State.INIT and w.kube:
-        raise Broken("S7: the unit is down and a kube container runs on")
+    if w.silent and w.kube and not w.local_runs and state is State.KUBE_READY:
+        raise Broken("L1: a kube container that ignores the gate runs alone, and owns nothing")
+    if w.local_paused and w.record.unpause:
+        raise Broken("L1: a start found its container paused, and it stays so")
+    if state is State.INIT:
+        _check_down(w)
 
 
 def starts(*, policies: tuple[FailurePolicy | None, ...] = (None,)) -> Iterator[World]:
@@ -750,6 +943,28 @@ def working_starts() -> Iterator[World]:
         labels = Labels(applied=True)
         at_work = replace(world, config=config, record=record, kube=(kube,), labels=labels, server_label=True)
         yield folded(look(at_work)[0])
+
+
+def crashing_starts() -> Iterator[World]:
+    """The same with an image whose containers end again and again: one more end is a failure."""
+    for world in working_starts():
+        record = replace(world.record, health=replace(world.record.health, ends=(OLD, OLD)))
+        kube = (replace(world.kube[0], image="A"),)
+        yield folded(look(replace(world, record=record, kube=kube, image="A"))[0])
+
+
+def slow_starts() -> Iterator[World]:
+    """A feature before its unit's first verb, on a Docker that takes long for each start."""
+    for world in starts():
+        if world.local_exists:
+            yield replace(world, slow=True)
+
+
+def silent_starts() -> Iterator[World]:
+    """The unit is up, kube is the owner, and the manifest's image has no gate."""
+    for world in starts():
+        config = replace(world.config, set_owner=Owner.KUBE)
+        yield folded(verb(replace(world, config=config, silent=True), verbs.Start()))
 
 
 def waiting_starts() -> Iterator[World]:

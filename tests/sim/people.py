@@ -200,12 +200,18 @@ class People:
         await asyncio.sleep(chance.between(0.0, 0.5))
         if box.owner is Owner.KUBE:
             await self._forge(box)
+            box.silent = chance.drawn(Fault.SILENT_POD, 0.25, box.feature)
+            if box.silent:
+                self._world.promises.ungated.add(box.feature)
+                await asyncio.Event().wait()
             code = await self.ask("state", box.feature, "up", "kube", box=box)
             if code != protocol.EXIT_DONE:
                 # `up kube` fails where there is no daemon: the container's script gives up.
                 self._world.engine.die(box, 1)
                 return
             self._world.promises.past_up(box)
+            if chance.drawn(Fault.SLOW_CRASH, 0.5, box.feature):
+                await self._crash_slowly(box)
             if chance.strikes(Fault.SAYS_UNHEALTHY, box.feature):
                 await self._complain(box)
         elif chance.rng.random() < 0.5:
@@ -214,6 +220,12 @@ class People:
         if chance.strikes(fault, box.feature):
             await asyncio.sleep(chance.one_of((0.0, 1.0, 20.0, 59.9, 90.0)) * chance.between(0.9, 1.1))
             self._world.engine.die(box, chance.one_of((0, 1, 139)))
+
+    async def _crash_slowly(self, box: Box) -> None:
+        """End by itself, once it counts as one that has stayed up."""
+        draw = self._world.chance.streams[Fault.SLOW_CRASH]
+        await asyncio.sleep(self._world.timing.kube_stable_s + draw.uniform(0.1, 30.0))
+        self._world.engine.die(box, draw.choice((0, 1, 137)))
 
     async def _complain(self, box: Box) -> None:
         """Say that all is not well, perhaps take it back; perhaps the operator has enough of it."""
@@ -234,6 +246,10 @@ class People:
             self._world.promises.forged(box, victim, code)
 
     # ---- units ----------------------------------------------------------------------------------
+
+    def has_unit(self, feature: str) -> bool:
+        """Whether systemd has a unit of the feature."""
+        return feature in self.units
 
     def start_unit(self, feature: str) -> None:
         """systemctl start."""

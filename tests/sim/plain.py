@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd.core.model import MasterConfig
+from kubesyncd.core.model import MasterConfig, NodeSeen
 from kubesyncd.images.policy import ImageRecord
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+
+    from kubesyncd.core.node_condition import NodeCondition
 
 ANSWER_S, SILENCE_S = 0.02, 5.0
 
@@ -30,6 +32,9 @@ class PlainMaster:
     """
 
     node: dict[str, str] | None = field(default_factory=dict)
+    uid: str = "uid"
+    version: int = 1000
+    condition: NodeCondition | None = None
     fault: PortError | None = None
     deaf: bool = False
     silent: bool = False
@@ -47,8 +52,30 @@ class PlainMaster:
 
     def tell(self) -> None:
         """Wake every watch."""
+        self.version += 1
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def seen(self, newest: int) -> NodeSeen | None:
+        """What a watch reports whose newest version was `newest`."""
+        if self.node is None:
+            return None
+        return NodeSeen(dict(self.node), self.uid, self.version < newest, self.condition, self.version)
+
+    def restore(self, **labels: str) -> None:
+        """Go back to a backup of the store, in which the Node had these labels."""
+        self.node, self.version = labels, self.version - 500
+        self.tell()
+
+    def delete(self) -> None:
+        """Delete the Node, as an administrator does."""
+        self.node = None
+        self.tell()
+
+    def register(self, **labels: str) -> None:
+        """Have the Node registered by its kubelet: with another UID than before."""
+        self.node, self.uid = labels, f"{self.uid}+"
+        self.tell()
 
     def fail(self, fault: PortError | None) -> None:
         """Begin or end to fail."""
@@ -74,8 +101,9 @@ class PlainLink:
         self._master = master
         master.links += 1
 
-    async def watch(self) -> AsyncIterator[Mapping[str, str] | None]:
+    async def watch(self) -> AsyncIterator[NodeSeen | None]:
         self._master.watches += 1
+        newest = 0
         while True:
             await asyncio.sleep(0.01)
             if self._master.deaf:
@@ -83,7 +111,8 @@ class PlainLink:
             if self._master.fault is not None:
                 raise Unavailable("Kubernetes", self._master.fault.detail)
             changed = self._master.changed
-            yield None if self._master.node is None else dict(self._master.node)
+            seen, newest = self._master.seen(newest), self._master.version
+            yield seen
             await changed.wait()
 
     async def apply_labels(self, changes: Mapping[str, str | None]) -> None:
@@ -118,6 +147,24 @@ class PlainLink:
             raise Unavailable("Kubernetes", "the master does not answer in time")
         if self._master.fault is not None:
             raise self._master.fault
+
+
+@dataclass
+class PlainNames:
+    """cluster.NodeNaming of a node called `name`; `faulty` and `changed` are what the other two questions return."""
+
+    name: str = "switch1"
+    faulty: str = ""
+    changed: str = ""
+
+    def current(self) -> str:
+        return self.name
+
+    def problem(self) -> str:
+        return self.faulty
+
+    def renamed(self) -> str:
+        return self.changed
 
 
 @dataclass
@@ -183,8 +230,12 @@ class PlainUnits:
 
     running: bool = False
     broken: bool = False
+    trouble: str = ""
     calls: list[str] = field(default_factory=list)
     looks: int = 0
+
+    async def kubelet_trouble(self) -> str:
+        return self.trouble
 
     async def kubelet_running(self) -> bool:
         self.looks += 1
@@ -196,7 +247,16 @@ class PlainUnits:
     async def stop_kubelet(self) -> None:
         self._do("stop", running=False)
 
+    async def restart_kubelet(self) -> None:
+        self._do("restart", running=True)
+
     async def restart(self, feature: str) -> None:
+        raise AssertionError(feature)
+
+    async def makes_local(self, feature: str) -> bool:
+        return await self.unit_exists(feature)
+
+    async def unit_exists(self, feature: str) -> bool:
         raise AssertionError(feature)
 
     def _do(self, call: str, *, running: bool) -> None:
@@ -273,10 +333,11 @@ def _runs(task: asyncio.Task[None] | None) -> bool:
 
 @dataclass
 class PlainFile:
-    """A small stored file in memory; `saves` counts, and a `full` disk takes nothing."""
+    """A small stored file in memory; `saves` counts. A `full` disk takes nothing; a `read_only` one removes nothing."""
 
     data: bytes | None = None
     full: bool = False
+    read_only: bool = False
     saves: int = 0
 
     def load(self) -> bytes | None:
@@ -299,11 +360,16 @@ class PlainDisk:
     def load(self) -> bytes | None:
         return self.file.load()
 
+    async def read(self) -> bytes | None:
+        return self.file.load()
+
     async def save(self, data: bytes) -> None:
         await asyncio.sleep(self.slow_s)
         self.file.save(data)
 
     async def forget(self) -> None:
+        if self.file.read_only:
+            raise Unavailable("state file", "read-only file system")
         self.file.data = None
 
 
@@ -336,6 +402,7 @@ class NoJoin:
     """A join controller of a node that has its credential and never joins or leaves."""
 
     joining = False
+    leaving = False
 
     def fits(self) -> bool:
         return True
@@ -346,7 +413,7 @@ class NoJoin:
     def status(self) -> dict[str, object]:
         return {}
 
-    async def run(self, _: object) -> None:
+    async def run(self, *_: object) -> None:
         pass
 
 

@@ -65,6 +65,8 @@ class Promises:
         self._past_up_at: dict[str, float] = {}
         self._lasted_until: dict[str, float] = {}
         self._gave_up_at: dict[str, float] = {}
+        # Features that have had a container without the gate: when it became the owner is the daemon's word.
+        self.ungated: set[str] = set()
         self.calm_since: float | None = None
         self._labels: dict[str, list[Asked]] = {}
         self._applied: dict[str, float] = {}
@@ -129,7 +131,7 @@ class Promises:
     def _in_time(self, feature: str) -> None:
         """L3: once faults have stopped, the local container is back to the second."""
         config, idle_since = self._world.redis.configs.get(feature), self._idle_since.get(feature)
-        if self.calm_since is None or config is None or idle_since is None:
+        if self.calm_since is None or config is None or idle_since is None or feature in self.ungated:
             return
         # A call that Docker did not answer while it was silent may be waited for until its deadline.
         noticed = (
@@ -195,7 +197,7 @@ class Promises:
         local = self._world.engine.local(unit.feature)
         if local is None or not unit.wanted or unit.last_verb != "start":
             return
-        if local.runs and not local.by_hand:
+        if (local.runs or local.restarting) and not local.by_hand:
             self._broken(f"S6: wait of {unit.feature} returned {code} while its local container runs")
         # With nothing to follow it gives up after a while, whatever ran before.
         gave_up = code == 1 and self._now() - since >= self._world.timing.local_wait_s

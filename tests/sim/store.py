@@ -16,7 +16,7 @@ from tests.sim.engine import CUT, Stream
 from tests.sim.promises import DISABLED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from tests.sim.switch import Life, World
 
@@ -38,6 +38,7 @@ class Redis:
         self.pending: tuple[str, ...] = ()
         self.initialized = True
         self.up = True
+        self.writable = True
         self.streams: list[Stream] = []
 
     def begin(self, feature: str, config: FeatureConfig) -> None:
@@ -101,7 +102,7 @@ class RedisPort:
         self._always_local = always_local
         self.config_load = ConfigLoad()
 
-    async def events(self) -> AsyncIterator[str | Signal]:
+    async def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         while True:
             await asyncio.sleep(self._world.chance.between(0.0, 1.0))
             if not self._redis.up:
@@ -109,11 +110,13 @@ class RedisPort:
             stream = Stream(self._world)
             self._redis.streams.append(stream)
             try:
+                lost("")
                 yield Signal.GAP
                 while (event := await stream.next()) is not CUT:
                     yield event  # type: ignore[misc]
             finally:
                 self._redis.streams.remove(stream)
+            lost("the stream was cut")
             yield Signal.GAP
 
     async def features(self) -> frozenset[str]:
@@ -132,7 +135,7 @@ class RedisPort:
         return Stored(config, row, self._loading(), (problem,) if problem is not None else ())
 
     async def write_row(self, feature: str, row: Row) -> None:
-        await self._reach()
+        await self._reach(writes=True)
         before = self._redis.rows.get(feature, Row())
         if before != row:
             self._world.effect(self._life, f"row of {feature}")
@@ -149,13 +152,13 @@ class RedisPort:
         return self._redis.master
 
     async def write_master(self, *, connected: bool, ts: int) -> None:
-        await self._reach()
+        await self._reach(writes=True)
         if self._redis.connected is None or self._redis.connected[0] is not connected:
             self._redis.connected = (connected, ts)
             self._world.chance.tell("row", f"master connected={connected}")
 
     async def write_pending(self, labels: tuple[str, ...]) -> None:
-        await self._reach()
+        await self._reach(writes=True)
         self._redis.pending = labels
 
     async def device_metadata(self) -> Mapping[str, str]:
@@ -166,7 +169,7 @@ class RedisPort:
         self.config_load = self.config_load.observed(whole=self._redis.initialized)
         return self.config_load.goes_on(whole=self._redis.initialized)
 
-    async def _reach(self, *, whole: bool = False) -> None:
+    async def _reach(self, *, whole: bool = False, writes: bool = False) -> None:
         """One round trip; `whole`: an answer from a CONFIG_DB that is being loaded would be none."""
         self._life.check()
         if not self._redis.up:
@@ -177,5 +180,7 @@ class RedisPort:
         self._life.check()
         if self._world.chance.strikes(Fault.REDIS_ERROR):
             raise Unavailable("Redis", "no answer in time")
+        if writes and not self._redis.writable:
+            raise Unavailable("Redis", "You can't write against a read only replica.")
         if whole and self._loading():
             raise Unavailable("Redis", "CONFIG_DB is being loaded")

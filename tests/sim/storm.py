@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 import time
@@ -25,22 +26,28 @@ from kubesyncd.cluster import queue_file
 from kubesyncd.core import protocol
 from kubesyncd.core.labels import feature_label
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner, Row, SystemState, Timing
+from kubesyncd.core.node_condition import NodeCondition
 from kubesyncd.core.state import State, classify
 from tests.sim import loop as virtual
 from tests.sim.chance import Chance, Fault
+from tests.sim.engine import Box
+from tests.sim.master_faults import MasterFaults
 from tests.sim.switch import Broken, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from datetime import date
 
 STORM_S = 1200.0
 CALM_S_MAX = 3 * 3600.0
 LOOK_S = 30.0
 QUIET_S = 3600.0
+SLOW_S = 45.0
 # A rest is believed once nothing has happened for so long.
 STILL_S = 660.0
 NAMES = ("snmp", "lldp", "telemetry")
+# A name of no feature, and one of a feature that is installed and uninstalled; neither has a container or a unit.
+MISSPELT, INSTALLED = "snmpp", "tap"
 # A run of fewer seeds says nothing of how often each kind of fault strikes.
 FEW_SEEDS = 50
 HITS_MIN = 100
@@ -69,14 +76,14 @@ class Storm:
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
-        self.chance = Chance(self._rng, lambda: asyncio.get_running_loop().time())
+        self.chance = Chance(self._rng, lambda: asyncio.get_running_loop().time(), seed)
         self.world = World(seed, self.chance, self._cast(), self._timing())
         # A refused label is asked for once more by the next life; that must not look like a restart's effect.
         may = Fault.API_INVALID not in self.chance.armed
         self._master_stays_away = may and self._rng.random() < 0.3
 
     def _timing(self) -> Timing:
-        return Timing(handover_delay_s_max=600.0)
+        return Timing(handover_delay_s_max=600.0, crash_window_s=600.0)
 
     def _cast(self) -> dict[str, FeatureConfig | None]:
         """A plain local feature, the one that is always local, and one or two that kube may run."""
@@ -132,6 +139,9 @@ class Storm:
         now = asyncio.get_running_loop().time
         until = now() + STORM_S
         async with asyncio.TaskGroup() as tasks:
+            for fault, strike in self._streams().items():
+                if fault in self.chance.armed:
+                    tasks.create_task(self._again_and_again(fault, strike, until))
             while now() < until:
                 await asyncio.sleep(self.chance.between(0.0, 2 * STORM_S / 60))
                 act = self.chance.one_of(self._menu())
@@ -173,6 +183,93 @@ class Storm:
                 raise Broken(f"{names[what]}: in the quiet hour, after {what}: {world.effects[before:]}")
         self._check_rest()
 
+    # ---- faults with a random stream of their own -----------------------------------------------
+
+    def _streams(self) -> dict[Fault, Callable[[Random], Awaitable[None]]]:
+        return {
+            Fault.UNKNOWN_NAME: self._misspell,
+            Fault.DEREGISTERED: self._deregister,
+            Fault.FOREIGN_POD: self._foreign,
+            Fault.UNREAD: self._unread,
+            Fault.NODE_TAINTED: self._taint,
+            **MasterFaults(self.world, self._kube_features).streams(),
+            Fault.STRAY_POD: self._stray,
+        }
+
+    async def _again_and_again(
+        self, fault: Fault, strike: Callable[[Random], Awaitable[None]], until: float
+    ) -> None:
+        rng = self.chance.streams[fault]
+        while asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(rng.uniform(0.0, STORM_S / 4))
+            self.chance.strike(fault)
+            await strike(rng)
+
+    async def _taint(self, rng: Random) -> None:
+        """The Node takes no pods for a while: with fallback the local container comes at once."""
+        conditions = (
+            NodeCondition(taints=("maintenance:NoExecute",)),
+            NodeCondition(not_ready="KubeletHangs"),
+        )
+        self.world.api.judge(rng.choice(conditions))
+        await asyncio.sleep(rng.uniform(5.0, 120.0))
+        self.world.api.judge(NodeCondition())
+
+    async def _stray(self, rng: Random) -> None:
+        """A bare or static pod comes, and stays until someone deletes it, perhaps for good."""
+        feature = rng.choice(self._kube_features)
+        self.world.api.strays.add(feature)
+        self.world.api.strayed.add(feature)
+        self.world.kubelet.ring()
+        if rng.random() < 0.5:
+            await asyncio.sleep(rng.uniform(10.0, 300.0))
+            self.world.api.strays.discard(feature)
+            self.world.kubelet.ring()
+        else:
+            self.world.people.stop_unit(feature)
+
+    async def _misspell(self, rng: Random) -> None:
+        """A name without FEATURE row, container and unit: every verb fails."""
+        verb = rng.choice(("start", "stop", "kill", "wait", "id", "resolve"))
+        code = await self.world.people.ask(verb, MISSPELT, bound_s=90.0)
+        if code == protocol.EXIT_DONE:
+            self.world.fail(f"container {verb} {MISSPELT} succeeds, and there is no such feature")
+
+    async def _deregister(self, rng: Random) -> None:
+        """As SONiC's package manager does: the FEATURE row comes and goes, `featured` deletes STATE_DB's."""
+        world, redis = self.world, self.world.redis
+        redis.set_config(INSTALLED, FeatureConfig(fallback=rng.random() < 0.5))
+        await asyncio.sleep(rng.choice((0.0, 1.0, 60.0)))
+        for verb in rng.sample(("start", "stop", "kill"), rng.randrange(3)):
+            await world.people.ask(verb, INSTALLED, bound_s=90.0)
+        self._uninstall()
+
+    async def _foreign(self, rng: Random) -> None:
+        """A tenant's pod with the feature's client asks for it."""
+        engine, feature = self.world.engine, rng.choice(self.world.features)
+        box = Box(f"f0{len(engine.foreign):04x}".ljust(64, "0"), feature, Owner.KUBE, runs=True)
+        engine.foreign[box.id] = box
+        words = rng.choice((("up", "kube"), ("up", "local"), ("down",)))
+        code = await self.world.people.ask("state", feature, *words, box=box, bound_s=30.0)
+        if code == protocol.EXIT_DONE:
+            raise Broken(f"S9: a foreign pod's container spoke for {feature} and was believed")
+
+    async def _unread(self, rng: Random) -> None:
+        engine = self.world.engine
+        boxes = sorted(engine.boxes)
+        if boxes:
+            container_id = rng.choice(boxes)
+            engine.unread.add(container_id)
+            await asyncio.sleep(rng.choice((0.3, 5.0, 60.0)))
+            engine.unread.discard(container_id)
+
+    def _uninstall(self) -> None:
+        redis = self.world.redis
+        redis.configs.pop(INSTALLED, None)
+        redis.publish(INSTALLED)
+        redis.rows.pop(INSTALLED, None)
+        redis.publish(INSTALLED)
+
     # ---- what may happen in the storm -----------------------------------------------------------
 
     def _menu(self) -> list[Callable[[], object]]:
@@ -204,6 +301,9 @@ class Storm:
             Fault.BY_HAND_RM: self._by_hand_rm,
             Fault.SWIZZLE: self._swizzle,
             Fault.REBOOT: self._reboot,
+            Fault.ROW_REFUSED: self._rows_refused,
+            Fault.LOCAL_BROKEN: self._local_broken,
+            Fault.DOCKER_SLOW: self._docker_slow,
         }
         armed = [act for fault, act in faults.items() if fault in self.chance.armed]
         return [
@@ -292,6 +392,25 @@ class Storm:
         self.world.engine.cut()
         await asyncio.sleep(self._lasts())
         self.world.engine.up = True
+
+    async def _docker_slow(self) -> None:
+        self.chance.strike(Fault.DOCKER_SLOW)
+        self.world.engine.slow_s = SLOW_S
+        await asyncio.sleep(self._lasts())
+        self.world.engine.slow_s = 0.0
+
+    async def _rows_refused(self) -> None:
+        self.chance.strike(Fault.ROW_REFUSED)
+        self.world.redis.writable = False
+        await asyncio.sleep(self._lasts())
+        self.world.redis.writable = True
+
+    async def _local_broken(self) -> None:
+        feature = self.chance.one_of(self.world.features)
+        self.chance.strike(Fault.LOCAL_BROKEN, feature)
+        self.world.engine.broken.add(feature)
+        await asyncio.sleep(self._lasts() * 5)
+        self.world.engine.broken.discard(feature)
 
     async def _docker_restart(self) -> None:
         self.chance.strike(Fault.DOCKER_RESTART)
@@ -431,15 +550,21 @@ class Storm:
 
     def _heal(self) -> None:
         world = self.world
-        world.redis.up = world.engine.up = True
+        world.redis.up = world.redis.writable = world.engine.up = True
+        world.engine.slow_s = 0.0
+        world.engine.broken.clear()
         world.api.up = not self._master_stays_away
         if self._master_stays_away:
             world.api.cut()
         world.api.trouble, world.disk_full, world.hold = None, False, False
+        world.api.judge(None)
         world.redis.poisoned.clear()
+        world.engine.unread.clear()
         if Fault.WITHDRAWN in self.chance.armed:
             # Not a fault: kube does not return, and a feature with fallback must fall back.
             world.api.withdrawn.add(self.chance.one_of(self._kube_features))
+        # A reload of CONFIG_DB that was under way has brought the row back.
+        self._uninstall()
         world.start_daemon()
         world.promises.calm_since = asyncio.get_running_loop().time()
         for feature in self._kube_features:
@@ -450,6 +575,10 @@ class Storm:
         world = self.world
         for feature in world.features:
             self._check_feature(feature)
+        for name in (MISSPELT, INSTALLED):
+            kept = name in json.loads(world.ledger_file.data or '{"features": {}}')["features"]
+            if kept or world.redis.rows.get(name, Row()) != Row():
+                raise Broken(f"{name} does not exist, and the daemon keeps it: {world.redis.rows.get(name)}")
         queue, _ = queue_file.decode(world.labels_file.data)
         if tuple(map(str, queue.changes)) != world.redis.pending:
             raise Broken(f"L2: STATE_DB says {world.redis.pending}, the queue holds {queue.changes}")
@@ -467,6 +596,8 @@ class Storm:
         kube = [b for b in boxes if b.runs and b.past_up]
         row = world.redis.rows.get(feature, Row())
         config = world.redis.configs.get(feature) or FeatureConfig()
+        silent = [b for b in boxes if b.runs and b.silent]
+        kube += [b for b in silent if b.id == row.docker_id]
         if len(local) + len(kube) > 1:
             raise Broken(f"S1: at rest {feature} has {len(local)} local and {len(kube)} kube containers")
         if not unit.last_verb or unit.unheard:
@@ -475,6 +606,9 @@ class Storm:
         self._check_label(feature)
         if not unit.wanted:
             blocked = [b for b in boxes if b.runs and b.owner is Owner.KUBE]
+            if feature in (world.api.strayed if self._master_stays_away else world.api.strays):
+                # Its pod comes back without end, and waits at the gate. A kubelet without a master keeps it.
+                blocked = [b for b in blocked if b.past_up]
             if row.system_state is not SystemState.DOWN or blocked:
                 raise Broken(
                     f"S7: at rest the unit of {feature} is stopped, the row says {row}, kube: {blocked}"
@@ -482,6 +616,10 @@ class Storm:
             return
         if not local and not kube and config.fallback and world.engine.local(feature) is not None:
             raise Broken(f"L3: {feature} falls back to local, and nothing runs: {row}")
+        if silent and not local and not kube and config.owner is Owner.KUBE:
+            raise Broken(
+                f"L1: {feature} runs only {silent[0].id[:9]}, which has no gate, and it owns nothing: {row}"
+            )
         shown = (row.current_owner, row.docker_id)
         truth = (
             (Owner.KUBE, kube[0].id) if kube else (Owner.LOCAL, local[0].id) if local else (Owner.NONE, "")

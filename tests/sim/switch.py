@@ -23,7 +23,7 @@ from tests.sim.chance import Chance, Fault
 from tests.sim.engine import DockerPort, Engine
 from tests.sim.master import Api, ClusterPort, Kubelet, UnitsPort
 from tests.sim.people import People
-from tests.sim.plain import NoHooks, NoImages, NoJoin, NoRestorer, PlainDisk
+from tests.sim.plain import NoHooks, NoImages, NoJoin, NoRestorer, PlainDisk, PlainNames
 from tests.sim.promises import HELD, Promises
 from tests.sim.store import Redis, RedisPort
 
@@ -82,6 +82,25 @@ class _OfLife:
     def forget(self) -> None:
         self.life.check()
         self.file.forget()
+
+
+@dataclass(slots=True)
+class _LedgerOfLife:
+    """The ledger as one life has it; where its disk is slow, a write takes seconds, and a kill in them loses it."""
+
+    world: World
+    life: Life
+
+    def load(self) -> bytes | None:
+        return self.world.ledger_file.load()
+
+    async def save(self, data: bytes) -> None:
+        self.life.check()
+        chance = self.world.chance
+        if chance.strikes(Fault.LEDGER_SLOW):
+            await asyncio.sleep(chance.streams[Fault.LEDGER_SLOW].choice((0.1, 1.0, 5.0)))
+            self.life.check()
+        self.world.ledger_file.save(data)
 
 
 @dataclass(slots=True)
@@ -152,10 +171,11 @@ class Life:
                 containers=DockerPort(world, self),
                 units=UnitsPort(world, self),
                 connect=lambda _: ClusterPort(world, self),
+                names=world.names,
                 switch=_SwitchFiles(world),
                 hooks=NoHooks(),  # type: ignore[arg-type]
             ),
-            Files(_OfLife(world.ledger_file, self), _OnDisk(world, self), PlainDisk()),
+            Files(_LedgerOfLife(world, self), _OnDisk(world, self), PlainDisk()),
             Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
             Rules(world.timing, ALWAYS_LOCAL),
             runtime=Runtime(world.boottime, world.wall, rng, log),
@@ -191,7 +211,7 @@ class _SwitchFiles:
     def os_version(self) -> str:
         return ""
 
-    def credential_ends(self) -> float | None:
+    def credential_life(self) -> None:
         return None
 
 
@@ -231,6 +251,7 @@ class World:
         self.hold_file = Memory(self)
         self.promised_file = Memory(self)
         self.promises = Promises(self)
+        self.names = PlainNames()
         self.engine = Engine(self)
         self.redis = Redis(self)
         self.api = Api(self)

@@ -9,10 +9,22 @@ import pytest
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner
 from tests.sim import model
 from tests.sim.explore import EVERYTHING, MENUS, UNWELL, Walk, explore
-from tests.sim.model import Broken, World, failing_starts, starts, waiting_starts, working_starts
+from tests.sim.model import (
+    Broken,
+    World,
+    crashing_starts,
+    failing_starts,
+    silent_starts,
+    slow_starts,
+    starts,
+    waiting_starts,
+    working_starts,
+)
 
 WORLDS = list(starts())
 WORKING = list(working_starts())
+SILENT = list(silent_starts())
+CRASHING = list(crashing_starts())
 WAITING = list(waiting_starts())
 FAILING = list(starts(policies=(FailurePolicy.SWITCH_TO_LOCAL, FailurePolicy.ROLLBACK, FailurePolicy.ALERT)))
 UNWELL_WORLDS = list(failing_starts())
@@ -44,10 +56,20 @@ def test_everything_near_a_feature_that_kube_runs_keeps_every_promise(
     assert explore(menu, start, most=NEAR).states > NEAR, LOST
 
 
+@pytest.mark.parametrize("start", list(slow_starts()), ids=_named)
+def test_a_docker_start_that_takes_long_keeps_every_promise(start: World) -> None:
+    assert explore(frozenset({"fallback", "redis"}), start, most=NEAR).states > NEAR, LOST
+
+
 @pytest.mark.parametrize("start", WAITING[::2], ids=_named)
 @pytest.mark.slow("thousands of states")
 def test_everything_near_a_kube_container_that_waits_keeps_every_promise(start: World) -> None:
     assert explore(frozenset(), start, most=2_000).states > 2_000, LOST
+
+
+@pytest.mark.parametrize("start", SILENT, ids=_named)
+def test_an_image_without_the_gate_keeps_every_promise(start: World) -> None:
+    assert explore(frozenset({"restart", "fallback"}), start, most=NEAR).states > NEAR, LOST
 
 
 @pytest.mark.parametrize("start", FAILING, ids=_named)
@@ -58,6 +80,16 @@ def test_a_failed_feature_keeps_every_promise(start: World) -> None:
 @pytest.mark.parametrize("start", UNWELL_WORLDS, ids=_named)
 def test_a_bad_image_and_its_replacement_keep_every_promise(start: World) -> None:
     assert explore(UNWELL | {"restart", "master"}, start, most=600).states > 600, LOST
+
+
+@pytest.mark.parametrize("start", CRASHING[::2], ids=_named)
+def test_a_container_that_ends_again_and_again_keeps_every_promise(start: World) -> None:
+    walk = Walk(UNWELL, start)
+    assert walk.run(NEAR // 2).states > NEAR // 2, LOST
+    seen = [walk.world(switch[0]).record for switch in walk.parents]
+    assert any(record.health.looping and record.failure for record in seen), "the third end is a failure"
+    # Much time passes with a container that stays up.
+    assert any(record.proven and not record.health.ends for record in seen), "earlier ends are forgotten"
 
 
 def test_two_features_that_share_a_switch_keep_every_promise() -> None:
@@ -80,6 +112,8 @@ def test_every_actor_has_a_move() -> None:
         "the kubelet deploys", "calls `up kube`", "returns to container", "unhealthy", "crashes",
         "the master goes down", "the master goes up", "answer is lost", "the attempt has failed", "Redis goes down",
         "the kubelet is stopped", "the kubelet is started", "the watch sees", "time passes",
+        "pauses the local container",
+        "local container breaks", "is mended", "answered with a failure", "write access goes down",
     }  # fmt: skip
     for menu, start in itertools.product((*MENUS, UNWELL), (UNWELL_WORLDS[0], WORKING[0])):
         walk = Walk(menu, start)

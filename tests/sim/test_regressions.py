@@ -11,6 +11,16 @@ from tests.sim import regressions, storm
 from tests.sim.regressions import ROOT, Outdated, Piece, pieces
 
 
+@pytest.mark.parametrize("piece", pieces(), ids=lambda piece: piece.name)
+def test_a_bug_can_still_be_restored(piece: Piece) -> None:
+    compile(piece.source(), piece.file, "exec")
+    for what in piece.fails:
+        file, *names = what.split("::")
+        if not what.startswith("storm "):
+            text = (ROOT / file).read_text()
+            assert all(f"def {name}(" in text or f"class {name}" in text for name in names)
+
+
 @pytest.mark.deep
 @pytest.mark.parametrize("piece", pieces(), ids=lambda piece: piece.name)
 def test_a_bug_that_comes_back_is_found_again(piece: Piece) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 
 from tests.lab.certificates import Authority, Pair, service_account_keys, write_kubeconfig
 from tests.lab.kube_api import free_port
+from tests.lab.kube_names import NAMESPACE
 from tests.lab.places import remove
 from tests.wait import until
 
@@ -72,6 +73,7 @@ class RealKube:
         self.authority = Authority(self.folder / "pki")
         self.admin_conf = self.folder / "admin.conf"
         self.kubelet_conf = self.folder / "kubelet.conf"
+        self.static_pods = self.folder / "static"
         self._ports = self._chosen_ports()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -91,6 +93,7 @@ class RealKube:
         was_away = not self._pid(API_SERVER)
         self._run(API_SERVER, self._api_server_command(serving))
         until(self._ready, f"a ready API server; see {self.folder}/log/{API_SERVER}", READY_S_MAX, 0.1)
+        until(self._has_namespace, f"namespace {NAMESPACE}", READY_S_MAX, 0.1)
         # They end where the server shows another certificate.
         if was_away and serving is None:
             self._restart_controllers()
@@ -117,6 +120,7 @@ class RealKube:
             _import_pause_image(docker_socket)
         for name, command in self._controllers():
             self._run(name, command)
+        self.static_pods.mkdir(exist_ok=True)
         (self.folder / "kubelet.yaml").write_text(json.dumps(self._kubelet_settings(), indent=1))
         self._run("kubelet", self.kubelet_command(docker_socket))
         until(self._node_ready, f"node {self.node} is Ready; see {self.folder}/log/kubelet", READY_S_MAX, 0.1)
@@ -252,6 +256,7 @@ class RealKube:
             "syncFrequency": "5s",
             "hairpinMode": "none",
             "evictionHard": {},
+            "staticPodPath": str(self.static_pods),
         }
 
     def _chosen_ports(self) -> dict[str, int]:
@@ -312,8 +317,13 @@ class RealKube:
         conditions = json.loads(answer)["status"].get("conditions", []) if answer else []
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
-    def _get(self, path: str) -> bytes:
-        """An answer to the administrator; empty where there is none."""
+    def _has_namespace(self) -> bool:
+        """Whether the features' namespace is there; it is made where it is not."""
+        found = self._get(f"/api/v1/namespaces/{NAMESPACE}")
+        return bool(found or self._get("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}}))
+
+    def _get(self, path: str, body: object = None) -> bytes:
+        """An answer to the administrator, who posts a `body`; empty where there is none."""
         tls = ssl.create_default_context()
         # Some tests need a server that clients must not trust.
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
@@ -322,7 +332,11 @@ class RealKube:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
         )
         try:
-            with opener.open(self.url + path, timeout=5) as answer:
+            data = None if body is None else json.dumps(body).encode()
+            request = urllib.request.Request(
+                self.url + path, data, headers={"Content-Type": "application/json"}
+            )
+            with opener.open(request, timeout=5) as answer:
                 content: bytes = answer.read()
                 return content
         except OSError:

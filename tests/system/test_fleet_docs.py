@@ -44,7 +44,7 @@ def told(kube_api_real: RealKube) -> Iterator[RealKube]:
     """A master with one switch, one of whose features has failed."""
 
     async def tell() -> None:
-        cluster = KubeCluster(kube_api_real.kubelet_conf, "switch1", MasterConfig(ip="127.0.0.1"))
+        cluster = KubeCluster(kube_api_real.kubelet_conf, lambda: "switch1", MasterConfig(ip="127.0.0.1"))
         async with KubeClient(kube_api_real.admin_conf) as admin:
             await admin.delete(f"{NODES}/switch1")
             await admin.post(NODES, node("switch1"))

@@ -80,10 +80,11 @@ def test_on_a_full_disk_features_stop_and_start_and_admissions_are_never_forgott
     local = switch.running("snmp")
     switch.config("snmp", set_owner="kube")
     kube = switch.run_kube("snmp")
-    switch.wait_for(lambda: switch.running("snmp") == [kube], "the local container makes room")
-    # Nobody is let through whom a restart would not know.
-    switch.wait_for(lambda: switch.log("trouble", feature="snmp"), "the grant is not kept")
-    assert switch.row("snmp").get("docker_id") != kube
+    # No container is let through that a restart would not know, and none is ended for it.
+    switch.wait_for(lambda: switch.log("not_recorded", feature="snmp"), "the hand-over cannot be recorded")
+    switch.wait_for(lambda: "No space left" in switch.prints("explain", "snmp"), "it is told")
+    assert set(switch.running("snmp")) == {*local, kube}
+    assert switch.row("snmp").get("docker_id") == local[0]
     assert (switch.running("lldp"), waiter.poll()) == ([lldp], None)
 
     for filler in fillers:

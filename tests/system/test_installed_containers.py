@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.kube_names import kube_box
 from tests.system.installed_fixtures import (
     DEBIAN_INSIDE,
     IMAGE,
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.real("systemd")
 
 HOOKS = "/usr/share/kubesyncd/container"
 SOCKET = ("-v", "/run/kubesyncd/container:/run/kubesyncd/container")
-LABELS = ("--label", "io.kubernetes.container.name=radv", "--label", "io.kubernetes.docker.type=container")
+BOX, LABELS = kube_box("radv", "radv-pod")
 EMPTY_IMAGE = "empty:lab"
 
 # As SONiC's images have it: start.sh is run by supervisord, and the feature's own program after it.
@@ -69,7 +71,7 @@ def radv(installed: InstalledSwitch) -> Iterator[InstalledSwitch]:
     create = f"{DEBIAN_INSIDE} -v /var/marks:/marks {IMAGE} supervisord -c /etc/lab/local.conf"
     add_feature(installed, "radv", create=create, set_owner="local")
     yield installed
-    for container in installed.run("docker", "ps", "-aq", "--filter", LABELS[1].join(("label=", ""))).split():
+    for container in installed.run("docker", "ps", "-aq", "--filter", f"name={BOX}").split():
         installed.process("docker", "rm", "-f", container)
     remove_feature(installed, "radv")
     installed.run("rm", "-r", "/var/marks", "/etc/lab")
@@ -77,7 +79,10 @@ def radv(installed: InstalledSwitch) -> Iterator[InstalledSwitch]:
 
 def deploy(switch: InstalledSwitch, *arguments: str) -> str:
     """A container as a kubelet makes it; its ID."""
-    return switch.run("docker", "run", "-d", "--network", "host", *LABELS, *SOCKET, *arguments)
+    # A kubelet adds a random suffix where a name is taken.
+    named = ("--name", f"{BOX}_{secrets.token_hex(4)}")
+    labels = [word for key, value in LABELS.items() for word in ("--label", f"{key}={value}")]
+    return switch.run("docker", "run", "-d", "--network", "host", *named, *labels, *SOCKET, *arguments)
 
 
 def mounts(program: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.installed_fixtures import add_feature, install, redis, remove_feature, row, running
-from tests.system.installed_kube import Master
+from tests.system.installed_kube import KUBELET_UNIT, Master
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +87,38 @@ def test_an_upgrade_leaves_a_feature_of_kubernetes_alone(
     owner(lldp, "local")
     owned_by(lldp, "local")
     assert unit(lldp) == before, "its waiter has met the new daemon"
+
+
+FAILING = (
+    "[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=1\n[Install]\nWantedBy=multi-user.target\n"
+)
+
+
+def test_a_kubelet_that_fails_or_is_masked_is_told_while_it_lasts(
+    installed: InstalledSwitch, master: Master
+) -> None:
+    def told(words: str) -> bool:
+        # The daemon looks at each audit, and when the configuration changes.
+        redis(installed, 4, "hset", "KUBERNETES_MASTER|SERVER", "disable", "False")
+        shown = (
+            " ".join(installed.process("kubesync", *command).stdout.split())
+            for command in (("show", "kubernetes", "status"), ("doctor",))
+        )
+        return all(words in each for each in shown)
+
+    installed.write("/usr/lib/systemd/system/kubelet.service", FAILING)
+    installed.run("rm", "/etc/systemd/system/kubelet.service")
+    try:
+        installed.run("systemctl", "daemon-reload")
+        installed.process("systemctl", "restart", "kubelet")
+        installed.wait_for(lambda: told("kubelet.service ends by itself (exit-code)"), "it fails")
+        installed.run("systemctl", "mask", "--now", "kubelet")
+        installed.wait_for(lambda: told("run: systemctl unmask kubelet.service"), "it is masked")
+    finally:
+        installed.process("systemctl", "unmask", "kubelet")
+        installed.run("rm", "/usr/lib/systemd/system/kubelet.service")
+        installed.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT)
+        installed.run("systemctl", "daemon-reload")
 
 
 def test_the_status_line_says_what_is_waited_for(lldp: InstalledSwitch, master: Master) -> None:

@@ -116,8 +116,25 @@ def load_config(switch: InstalledSwitch) -> None:
 
 def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: InstalledSwitch) -> None:
     good = fresh.read(SETTINGS)
-    fresh.write(SETTINGS, "[redis]\nurl = 5\n")
+    pid = fresh.run("systemctl", "show", "--value", "-p", "MainPID", "kubesyncd")
+    fresh.write(SETTINGS, '[redis]\nurl = 5\n[docker]\nurl = "tcp://10.0.0.1:2375"\n')
+    assert fresh.process("systemctl", "reload", "kubesyncd").returncode != 0, "the file is checked first"
+    assert fresh.run("systemctl", "show", "--value", "-p", "MainPID", "kubesyncd") == pid, "and it runs on"
+    shown = fresh.process("systemctl", "status", "--full", "kubesyncd").stdout
+    assert "[redis] url = 5; allowed:" in shown, shown
+    assert "[docker] url = 'tcp://10.0.0.1:2375'; allowed:" in shown, "all errors are told at once"
+    asked = fresh.process("kubesync", "show", "feature", "snmp")
+    assert asked.returncode == 0, asked
+    assert asked.stderr.count("its default is used") == 2, (
+        "operators see what the daemon does, and the errors"
+    )
+
     fresh.process("systemctl", "restart", "kubesyncd")
+    fresh.wait_for(
+        lambda: "not started: " in fresh.process("systemctl", "status", "--full", "kubesyncd").stdout,
+        "its status names the error",
+    )
+    assert "FAIL  settings" in fresh.process("kubesync", "doctor").stdout
     fresh.wait_for(lambda: not active(fresh, "kubesyncd.socket"), "its sockets are closed while it fails")
     fresh.run("systemctl", "restart", "snmp")
     assert running(fresh, "snmp")

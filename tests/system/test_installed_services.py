@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.kube_names import kube_box
 from tests.lab.package_server import PackageServer
 from tests.system.installed_fixtures import (
     DEBIAN_INSIDE,
@@ -102,12 +103,14 @@ def test_a_service_runs_from_kube_and_leaves_no_trace_when_it_is_uninstalled(swi
     before, enabled = files(switch), switch.run("sh", "-c", "find /etc/systemd -type l | sort")
     install(switch)
     assert notes(switch) == ["pre-start", "post-start"]
-    status = "waiting for kube deployment"
-    switch.wait_for(lambda: switch.show("tap", "StatusText") == status, "systemd is told what tap waits for")
-    labels = ("io.kubernetes.container.name=tap", "io.kubernetes.docker.type=container")
+    status = "waiting for kube deployment, which is not possible: "
+    told = "systemd is told what tap waits for"
+    switch.wait_for(lambda: switch.show("tap", "StatusText").startswith(status), told)
+    box, labels = kube_box("tap", "tap-pod")
+    options = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
     sockets = "-v /run/kubesyncd/container:/run/kubesyncd/container"
     command = f"docker run -d --net=host {DEBIAN_INSIDE} -v /usr/lib/kubesyncd:/usr/lib/kubesyncd:ro {sockets}".split()
-    switch.run(*command, "--label", labels[0], "--label", labels[1], IMAGE, *ASKS)
+    switch.run(*command, "--name", box, *options, IMAGE, *ASKS)
     switch.wait_for(lambda: row(switch, "tap").get("current_owner") == "kube", "tap runs from kube")
 
     switch.run("kubesync", "config", "feature", "uninstall", "tap")
@@ -118,7 +121,7 @@ def test_a_service_runs_from_kube_and_leaves_no_trace_when_it_is_uninstalled(swi
     assert switch.show("tap", "LoadState") == "not-found"
     assert redis(switch, 4, "exists", "FEATURE|tap") == "0"
     assert redis(switch, 6, "exists", "FEATURE|tap") == "0"
-    assert switch.run("docker", "ps", "-q", "--filter", f"label={labels[0]}") == ""
+    assert switch.run("docker", "ps", "-q", "--filter", f"name={box}") == ""
 
 
 def test_a_service_stops_and_comes_back_with_what_it_requires(switch: InstalledSwitch) -> None:

@@ -173,6 +173,14 @@ def test_a_switch_joins_is_forced_to_join_again_leaves_and_joins(lab: Lab, serve
             "no administrator's credential is left beside the kubelet's"
         )
 
+        # The same master, spelled otherwise: nothing is left, and nothing is joined.
+        switch.config_db.hset("KUBERNETES_MASTER|SERVER", "IP", "[::FFFF:7F00:1]")
+        joined = switch.client("kube_join", limit_s=300)
+        assert (joined.returncode, switch.status["connected"]) == (0, True), joined.stderr
+        assert joined.stdout.strip().endswith("is joined already; to join again: config kube join -f")
+        assert switch.status["master"] == lab.cluster.url.removeprefix("https://")
+        assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid
+
         forced = switch.client("kube_join", "-f", limit_s=300)
         assert forced.returncode == 0, forced.stderr
         connected(switch)
@@ -190,6 +198,44 @@ def test_a_switch_joins_is_forced_to_join_again_leaves_and_joins(lab: Lab, serve
         again = switch.client("kube_join", limit_s=300)
         assert again.returncode == 0, again.stderr
         connected(switch)
+
+
+@pytest.mark.slow("two joins by the real kubeadm, and two resets")
+def test_leaving_starts_local_containers_before_it_drains_and_keeps_an_operators_file(
+    lab: Lab, server: AdminConfServer
+) -> None:
+    with a_switch(lab, server, admin_conf_url="https://127.0.0.1:1/admin.conf") as switch:
+        placed = lab.cluster.admin_conf.read_text()
+        switch.admin_conf.write_text(placed)
+        switch.join()
+        connected(switch)
+        switch.boot_local("snmp")
+        switch.deploy("snmp")
+        try:
+            for leave, back in (("reset", "join"), ("server disable on", "server disable off")):
+                switch.config("snmp", set_owner="kube", fallback_to_local="true")
+                switch.until_state("snmp", "KUBE_RUNNING")
+                left = switch.kubesync("config", "kube", *leave.split(), "-y")
+                assert left.returncode == 0, left.stderr
+                # Neither fallback_after_s nor the drain passes first.
+                switch.until_state("snmp", "LOCAL")
+                switch.wait_for(lambda: not switch.credential.exists(), "it has left", 300)
+                (drained,) = [step for step in switch.progress.steps if step.step is JobStep.DRAIN]
+                assert drained.ok, drained.detail
+                told = [(line["event"], line.get("state"), "force" in line) for line in switch.log()]
+                assert told[::-1].index(("membership", None, True)) < told[::-1].index(
+                    ("state", "LOCAL", False)
+                )
+                aside = switch.admin_conf.with_name("kube_admin.conf.operator")
+                switch.wait_for(lambda: not switch.admin_conf.exists(), "the operator's file is moved aside")
+                assert aside.read_text() == placed
+                shown = switch.prints("explain", "snmp")
+                assert "kube, which cannot deploy" in shown
+                assert ("config kube join" in shown) is (leave == "reset"), "what is advised is not refused"
+                assert switch.kubesync("config", "kube", *back.split()).returncode == 0
+                connected(switch)
+        finally:
+            switch.forget_deployments("snmp")
 
 
 def test_a_joined_kubelet_removes_no_images_and_evicts_nothing_for_want_of_disk(
@@ -420,10 +466,10 @@ def test_a_revoked_credential_is_reported_with_the_fix_and_a_renewed_one_is_used
         uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
 
         become(switch, lab.cluster.authority.issue("old", f"system:node:{NODE}", "system:nodes", valid=-DAY))
-        told_of(switch, "401", "the kubelet's certificate, which may have expired")
+        told_of(switch, "401", "the kubelet's certificate, which may have expired", "config kube join -f")
         switch.wait_for(lambda: switch.log("credential_expires"), "and the clock's alert", 120)
         become(switch, lab.cluster.authority.issue("other", "nobody"))
-        told_of(switch, "403", "does not let this node do so")
+        told_of(switch, "403", "does not let this node do so; allow it there")
         assert switch.kubelet_runs
         put(file, good)
         connected(switch)
@@ -443,8 +489,7 @@ def put(file: Path, content: bytes) -> None:
 
 
 def told_of(switch: JoinSwitch, *words: str) -> None:
-    """The link is down, and says so with these words and what to do."""
-    words = (*words, "config kube join -f")
+    """The link is down, and says so with these words."""
     switch.wait_for(lambda: all(w in switch.status["why_disconnected"] for w in words), words[0], 120)
     switch.wait_for(lambda: switch.connected == "False", "STATE_DB says so")
 

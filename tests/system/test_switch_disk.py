@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +122,53 @@ def prepare(switch: Switch) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
-def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(new_switch: MakeSwitch) -> None:
+def test_after_a_load_on_a_full_disk_the_configuration_applies_at_once(
+    new_switch: MakeSwitch, real_docker: RealDocker
+) -> None:
+    with ExitStack() as stack:
+        switch = new_switch(real_docker)
+        switch.stop_daemon()
+        state = stack.enter_context(disk(switch.folder / "state", "256k"))
+        stack.callback(switch.stop_daemon)
+        switch.start_daemon()
+        booted(switch, "snmp")
+        saved = switch.kubesync("feature-table", "save")
+        assert saved.returncode == 0, saved
+        state.fill()
+        # As `config load_minigraph` does.
+        switch.config_db.flushdb()
+        # Longer than a busy machine keeps the daemon from noticing that the load is under way.
+        time.sleep(1.5)
+        switch.config("snmp", set_owner="kube", state="enabled")
+        switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
+        # What is set before the copy is used counts as the load's own: the operator comes afterwards.
+        switch.wait_for(lambda: owner_in_config_db(switch) == "local", "the copy is used")
+        switch.config("snmp", set_owner="kube")
+        switch.wait_for(lambda: owner_in_force(switch) == "kube", "the new owner is in force")
+        switch.config("snmp", set_owner="local")
+        switch.wait_for(lambda: owner_in_force(switch) == "local", "and the next one, too")
+        assert len(switch.log("feature_table", action="restore")) == 1, "the copy is used once"
+        assert not any(NO_SPACE in line for line in alerts(switch)), alerts(switch)
+
+
+def owner_in_config_db(switch: Switch) -> str | None:
+    """The owner in CONFIG_DB."""
+    return switch.config_db.hget("FEATURE|snmp", "set_owner")
+
+
+def owner_in_force(switch: Switch) -> str:
+    _, (line,) = switch.ask("show", "snmp")
+    owner: str = json.loads(line)["config"]["set_owner"]
+    return owner
+
+
+@pytest.fixture
+def small_docker() -> Iterator[tuple[RealDocker, Disk]]:
+    """An engine whose data is on a small file system.
+
+    A switch removes its containers before the engine ends: dockerd does not wait until containerd has deleted those
+    that it stops at its own end, and their processes would stay.
+    """
     folder = Path(tempfile.mkdtemp(prefix="kd-"))
     with ExitStack() as stack:
         stack.callback(remove, folder)
@@ -130,20 +178,29 @@ def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(new_switch:
         engine.start()
         stack.callback(engine.stop)
         engine.import_image()
-        # Time enough to hand all of them over before the first one is adopted.
-        switch = new_switch(engine, timing={"tag_after_s": 15.0})
-        old, new = run_by_kube(switch)
-        kube = {f: switch.run_kube(f, image=f"{REGISTRY}/docker-{f}:v2") for f in FEATURES}
-        for feature in FEATURES:
-            switch.until_ups(feature, "local", "kube")
-        data.fill()
-        for feature in FEATURES:
-            switch.wait_for(lambda f=feature: switch.log("image_not_adopted", feature=f), "it is noticed")
-        assert len(alerts(switch)) == 1, alerts(switch)
-        for feature in FEATURES:
-            assert "no space left on device" in explained(switch, feature).lower()
-            assert switch.running(feature) == [kube[feature]]
-            assert switch.named(f"docker-{feature}:latest") == old[feature]
-        data.free()
-        for feature in FEATURES:
-            adopted(switch, new[feature], feature)
+        yield engine, data
+
+
+def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(
+    small_docker: tuple[RealDocker, Disk], new_switch: MakeSwitch
+) -> None:
+    engine, data = small_docker
+    # Time enough to hand all of them over before the first one is adopted.
+    switch = new_switch(engine, timing={"tag_after_s": 15.0})
+    old, new = run_by_kube(switch)
+    kube = {f: switch.run_kube(f, image=f"{REGISTRY}/docker-{f}:v2") for f in FEATURES}
+    for feature in FEATURES:
+        switch.until_ups(feature, "local", "kube")
+    # On a full disk containerd would keep the processes of containers that have just ended for ever.
+    switch.wait_for(lambda: engine.tasks() == set(kube.values()), "containerd has deleted the ended ones")
+    data.fill()
+    for feature in FEATURES:
+        switch.wait_for(lambda f=feature: switch.log("image_not_adopted", feature=f), "it is noticed")
+    assert len(alerts(switch)) == 1, alerts(switch)
+    for feature in FEATURES:
+        assert "no space left on device" in explained(switch, feature).lower()
+        assert switch.running(feature) == [kube[feature]]
+        assert switch.named(f"docker-{feature}:latest") == old[feature]
+    data.free()
+    for feature in FEATURES:
+        adopted(switch, new[feature], feature)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.kube_names import kube_box
 from tests.lab.switch import CLIENTS
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def test_an_image_that_crashes_before_it_is_up_is_a_crash_loop(switches: MakeSwi
 
 def crash(switch: Switch, number: int) -> None:
     """The kube container ends by itself and is gone, as under a kubelet."""
-    name = f"k8s_snmp_pod_default_snmp_{number}"
+    name, _ = kube_box("snmp", "snmp-pod", attempt=number)
     switch.docker.do("kill", name, signal="KILL")
     switch.docker.remove(name)
 

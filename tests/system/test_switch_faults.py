@@ -22,6 +22,7 @@ import pytest
 
 from tests.lab.switch import Switch
 from tests.system.engines import faketime
+from tests.system.switch_fixtures import joined
 from tests.system.test_switch_local import QUIET_S, started_at, to_kube
 
 if TYPE_CHECKING:
@@ -404,13 +405,38 @@ def test_s10_a_config_reload_moves_nothing(switches: MakeSwitch, restart: bool) 
     assert {f: switch.row(f) for f in features} == rows
 
 
+# ---- outages --------------------------------------------------------------------------------------
+
+
+@pytest.mark.real("docker")
+def test_each_outage_has_one_line_when_it_begins_and_one_when_it_ends(
+    new_switch: MakeSwitch, real_docker: RealDocker
+) -> None:
+    """Whichever of three features, or of the event streams, notices it first."""
+    switch = new_switch(real_docker)
+    for feature in ("snmp", "lldp", "telemetry"):
+        switch.boot_local(feature)
+    for service, engine in (("Docker", real_docker), ("Redis", switch.redis)):
+        for outage in (1, 2, 3):
+            engine.stop()
+            switch.wait_for(lambda s=service, n=outage: len(told(switch, s)) == 2 * n - 1, "it begins")
+            engine.start()
+            switch.wait_for(lambda s=service, n=outage: len(told(switch, s)) == 2 * n, "it ends")
+    for service in ("Docker", "Redis"):
+        assert [line["event"] == "recovered" for line in told(switch, service)] == [False, True] * 3
+
+
+def told(switch: Switch, service: str) -> list[dict[str, Any]]:
+    return switch.log(service=service)
+
+
 # ---- the wall clock -------------------------------------------------------------------------------
 
 
 @pytest.mark.real("faketime")
 @pytest.mark.parametrize("jump_s", [3600, -3600])
 def test_a_jump_of_the_wall_clock_moves_nothing_and_no_deadline(
-    switches: MakeSwitch, tmp_path: Path, jump_s: int
+    lab_kube_switches: MakeSwitch, tmp_path: Path, jump_s: int
 ) -> None:
     """NTP reaches a switch an hour wrong while one feature runs by kube and another one waits for its fallback."""
     offset = tmp_path / "offset"
@@ -421,17 +447,18 @@ def test_a_jump_of_the_wall_clock_moves_nothing_and_no_deadline(
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    switch = switches(timing={"audit_s": 0.5, "fallback_after_s": 15.0}, environ=faked)
+    switch = lab_kube_switches(timing={"audit_s": 0.5, "fallback_after_s": 15.0}, environ=faked)
+    joined(switch)
     for feature in ("lldp", "snmp", "bgp"):
         switch.boot_local(feature)
-    to_kube(switch, "snmp")
-    gone = to_kube(switch, "bgp")
-    switch.config("bgp", fallback_to_local="true")
     for feature in ("snmp", "bgp"):
+        switch.deploy(feature)
+        switch.config(feature, set_owner="kube", fallback_to_local=str(feature == "bgp").lower())
+        switch.until_ups(feature, "local", "kube")
         switch.wait_for(lambda f=feature: switch.shown(f)["proven"], f"{feature} has stayed up long enough")
     waiters = [switch.waits("snmp"), switch.waits("bgp")]
     begun = time.monotonic()
-    switch.docker.remove(gone)
+    switch.forget_deployments("bgp")
     switch.until_state("bgp", "KUBE_READY")
     actions = len(switch.log("action"))
 

@@ -6,15 +6,25 @@ real kube-apiserver, kubelet and dockerd as well, where a DaemonSet's pod comes 
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import http.server
+import json
+import os
+import shutil
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.kube_client import NODES
+from tests.lab.https_server import HttpsServer
+from tests.lab.kube_client import DAEMONSETS, NODES, PODS
+from tests.lab.kube_names import NAMESPACE
+from tests.system.kube_cluster import API_SERVER
 from tests.system.packets import missing_for_packets, packets_lost
 from tests.system.switch_fixtures import joined
+from tests.system.switch_kube import RealMaster
 from tests.system.test_switch_local import QUIET_S, started_at
 
 if TYPE_CHECKING:
@@ -22,8 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from tests.lab.certificates import Authority
     from tests.lab.engines import Kube
     from tests.lab.switch import Switch
+    from tests.system.kube_fixtures import RealKubelet
     from tests.system.switch_fixtures import MakeSwitch
 
 
@@ -63,6 +75,94 @@ def patches(switch: Switch) -> list[dict[str, object]]:
 def waiting(waiters: list[subprocess.Popen[str]]) -> bool:
     """Whether every waiter still waits."""
     return all(waiter.poll() is None for waiter in waiters)
+
+
+def test_a_feature_with_an_underscore_runs_in_kubernetes_with_a_hyphen(kube_switch: Switch) -> None:
+    switch = kube_switch
+    first = handed_over(switch, "dhcp_relay")
+    assert switch.label_of("dhcp_relay") == "true"
+    assert switch.docker.inspect(first)["Name"].startswith("/k8s_dhcp-relay_")
+    assert switch.container("id", "dhcp_relay").stdout.strip() == first
+
+    # Another feature has the same name in Kubernetes, and is only local, whatever its row says.
+    switch.config("dhcp-relay", set_owner="local")
+    other = switch.create_local("dhcp-relay")
+    switch.done("start", "dhcp-relay")
+    refused = switch.kubesync("config", "feature", "dhcp-relay", "owner", "kube", "-y")
+    assert refused.returncode == 1
+    assert "which is that of dhcp_relay" in refused.stderr
+    switch.config("dhcp-relay", set_owner="kube")
+    for again in (False, True):
+        if again:
+            switch.restart_daemon()
+        switch.wait_for(
+            lambda: switch.shown("dhcp-relay").get("config", {}).get("why_local"), "it is told to be local"
+        )
+        switch.until_row("dhcp-relay", current_owner="local", docker_id=other)
+        switch.until_row("dhcp_relay", current_owner="kube", docker_id=first)
+        assert switch.running("dhcp_relay") == [first]
+        assert switch.label_of("dhcp-relay") == ""
+    told = " ".join(switch.kubesync("explain", "dhcp-relay").stdout.split())
+    assert (
+        "wanted local: its container in Kubernetes would be dhcp-relay, which is that of dhcp_relay" in told
+    )
+    assert "dhcp-relay has owner kube without effect" in switch.kubesync("doctor").stdout
+
+    switch.done("stop", "dhcp_relay")
+    switch.wait_for(lambda: not switch.running("dhcp_relay"), "the kubelet has ended it")
+    assert switch.label_of("dhcp_relay") == ""
+    switch.until_row("dhcp-relay", current_owner="local", docker_id=other)
+
+
+def test_a_pod_that_follows_no_label_is_named_and_not_stopped_again_and_again(
+    kube_switches: MakeSwitch,
+) -> None:
+    """A bare pod with `nodeName`: the kubelet restarts its container whatever the label says (L4)."""
+    switch = kube_switches(timing={"kube_stop_grace_s": 4.0})
+    joined(switch)
+    switch.boot_local("snmp")
+    pod = switch.daemonset("snmp")["spec"]["template"]
+    del pod["spec"]["nodeSelector"]
+    pod["spec"]["nodeName"] = master(switch).node
+    bare = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": "bare", "namespace": NAMESPACE}}
+    switch.call_kube("post", PODS, bare)
+    try:
+        # It waits beside the local container.
+        switch.wait_for(lambda: switch.shown("snmp").get("conditions"), "the pod is named")
+        assert switch.state("snmp") == "LOCAL"
+        told = " ".join(switch.kubesync("explain", "snmp").stdout.split())
+        assert f"pod {NAMESPACE}/bare comes although the node label snmp_enabled is off" in told
+
+        # A stop ends its container once; the next one of the pod is left alone.
+        (first,) = switch.shown("snmp")["waiting"]
+        switch.done("stop", "snmp")
+        switch.wait_for(
+            lambda: set(switch.shown("snmp")["waiting"]) - {first}, "the kubelet has restarted it"
+        )
+        ends = [e for e in switch.log("action", feature="snmp") if e["action"].startswith("docker stop")]
+        time.sleep(12.0)
+        again = [e for e in switch.log("action", feature="snmp") if e["action"].startswith("docker stop")]
+        assert again == ends, "it is not stopped again and again"
+        assert switch.state("snmp") == "INIT"
+        assert switch.ups("snmp") == ["local"], "it is never admitted"
+        (alert,) = switch.log("pod_does_not_follow_label")
+        assert alert["alert"]
+        told = " ".join(switch.kubesync("explain", "snmp").stdout.split())
+        assert "waiting for the kubelet to end the container" not in told
+        assert f"pod {NAMESPACE}/bare comes although" in told
+        assert f"pod {NAMESPACE}/bare comes although" in " ".join(switch.kubesync("doctor").stdout.split())
+        assert f"pod {NAMESPACE}/bare comes" in " ".join(
+            switch.kubesync("show", "feature", "snmp").stdout.split()
+        )
+
+        # A restart of the daemon changes nothing, and with the pod its condition goes.
+        switch.restart_daemon()
+        switch.wait_for(lambda: switch.shown("snmp").get("conditions"), "the pod is still named")
+        time.sleep(QUIET_S)
+        assert len([e for e in switch.log("action") if e["action"].startswith("docker stop")]) == len(ends)
+    finally:
+        switch.call_kube("delete", f"{PODS}/bare")
+    switch.wait_for(lambda: switch.shown("snmp").get("conditions") == [], "nothing is left of the pod")
 
 
 # ---- the story ------------------------------------------------------------------------------------
@@ -271,6 +371,179 @@ def test_s4_the_kubelet_runs_only_while_joined_enabled_and_not_held(kube_switche
     switch.wait_for(lambda: not switch.kubelet_runs, "disabled: no kubelet")
 
 
+def test_the_node_is_the_one_of_the_kubelets_credential_whatever_the_host_is_called_now(
+    kube_switches: MakeSwitch,
+) -> None:
+    """The daemon has started under the name of a new image, or the host was renamed after the join."""
+    switch = kube_switches(settings={"kube": {"node_name": "sonic"}})
+    joined(switch)
+    assert switch.ask("label", "rack=7")[0] == 0
+    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is on the own Node")
+    told = json.loads(switch.ask("cluster")[1][0])
+    assert (told["node"], told["node_exists"]) == (master(switch).node, True)
+    assert "config kube join -f" in told["renamed"]
+    assert len(switch.log("node_renamed")) == 1
+    doctor = switch.kubesync("doctor")
+    assert "'sonic'" in doctor.stdout
+    assert "join -f" in doctor.stdout
+
+
+class DenyTier(http.server.BaseHTTPRequestHandler):
+    """An admission webhook: no Node may have a label `tier`."""
+
+    def do_POST(self) -> None:
+        review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        denied = "tier" in (review["request"]["object"]["metadata"].get("labels") or {})
+        answer: dict[str, object] = {"uid": review["request"]["uid"], "allowed": not denied}
+        if denied:
+            answer["status"] = {"code": 403, "message": "no tier in this cluster"}
+        body = json.dumps({**review, "request": None, "response": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+
+
+@contextlib.contextmanager
+def tier_denied(switch: Switch, authority: Authority) -> Iterator[None]:
+    """The master asks a webhook about every change of a Node."""
+    pair = authority.issue("webhook", "webhook", server=True)
+    with HttpsServer(DenyTier, pair) as server:
+        client = {"url": f"https://{server.where}/", "caBundle": base64.b64encode(authority.pem).decode()}
+        rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["nodes"], "operations": ["UPDATE"]}
+        webhook = {
+            "name": "labels.example.org",
+            "clientConfig": client,
+            "rules": [rule],
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "failurePolicy": "Ignore",
+        }
+        config = {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "labels"},
+            "webhooks": [webhook],
+        }
+        switch.call_kube("post", WEBHOOKS, config)
+        try:
+            yield
+        finally:
+            switch.call_kube("delete", f"{WEBHOOKS}/labels")
+
+
+@pytest.mark.real("kubelet")
+def test_a_label_that_an_admission_webhook_denies_is_refused_by_name_and_the_others_go(
+    kubelet_real: RealKubelet, new_switch: MakeSwitch
+) -> None:
+    """Labels given before the join are in the first PATCH; what describes the switch is not the operator's."""
+    kubelet_real.cluster.start_kubelet(kubelet_real.docker_socket)
+    switch = new_switch(kubelet_real.docker, RealMaster(kubelet_real.cluster))
+    for early in ("rack=7", "slot=1", "tier=x"):
+        code, said = switch.ask("label", early)
+        assert (code, said[0][:6]) == (0, "queued")
+    assert switch.ask("label", "hwsku=MINE")[0] == 64
+    refused = switch.kubesync("config", "kube", "label", "add", "hwsku", "MINE")
+    assert refused.returncode == 64
+    assert "follows hwsku of DEVICE_METADATA" in refused.stderr
+    with tier_denied(switch, kubelet_real.cluster.authority):
+        time.sleep(2.0)  # the API server reads webhooks once a second
+        joined(switch)
+        switch.wait_for(lambda: switch.log("label_rejected"), "it is refused by name")
+        assert switch.log("label_rejected")[0]["label"] == "tier"
+        assert "no tier in this cluster" in switch.log("label_rejected")[0]["why"]
+        switch.wait_for(lambda: switch.pending == "", "nothing waits")
+        assert (switch.node_labels["rack"], switch.node_labels["slot"]) == ("7", "1")
+        assert switch.kubelet_runs
+        again = switch.kubesync("config", "kube", "label", "add", "tier", "y")
+        assert again.returncode != 0
+        assert "no tier in this cluster" in again.stderr
+        assert "join -f" not in again.stderr
+        assert "tier was refused" in switch.kubesync("doctor").stdout
+        assert switch.kubelet_runs
+        assert not [call for call in switch.systemctl_calls if call.startswith("disable")]
+
+
+def test_a_feature_s_label_that_another_client_keeps_removing_is_contested(kube_switch: Switch) -> None:
+    """It is put back with growing delays, and one alert says so; a rewritten FEATURE row changes nothing at all."""
+    switch = kube_switch
+    handed_over(switch)
+    sent = len(patches(switch))
+    row = switch.config_db.hgetall("FEATURE|snmp")
+    switch.config_db.delete("FEATURE|snmp")
+    time.sleep(0.2)
+    switch.config_db.hset("FEATURE|snmp", mapping=row)
+    time.sleep(QUIET_S + 1.5)
+    assert patches(switch)[sent:] == [], "the label was neither taken off nor put on"
+    remove = {"metadata": {"labels": {"snmp_enabled": None}}}
+    until = time.monotonic() + 25.0
+    while time.monotonic() < until:
+        if switch.label_of("snmp") == "true":
+            switch.call_kube("patch", f"{NODES}/{master(switch).node}", remove)
+        time.sleep(0.1)
+    put_back = [patch for patch in patches(switch)[sent:] if "snmp_enabled" in str(patch["labels"])]
+    assert 3 <= len(put_back) <= 8, "not one a second"
+    switch.wait_for(lambda: switch.log("label_contested"), "one alert")
+    assert "another client changes the label snmp_enabled" in switch.kubesync("explain", "snmp").stdout
+    switch.wait_for(lambda: switch.label_of("snmp") == "true", "and it comes back when left alone")
+    assert len(switch.log("label_contested")) == 1
+
+
+@pytest.mark.slow("the kubelet is given a minute to register the node by itself")
+def test_a_deleted_node_is_registered_again_with_every_label_that_is_wished(
+    kube_switches: MakeSwitch,
+) -> None:
+    switch = kube_switches()
+    handed_over(joined_switch(switch))
+    assert switch.ask("label", "rack=7")[0] == 0
+    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is on the Node")
+    switch.call_kube("delete", f"{NODES}/{master(switch).node}")
+    switch.wait_for(lambda: switch.log("node_gone"), "one alert", 150)
+    assert "was deleted on the master" in switch.log("node_gone")[0]["why"]
+    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the Node is back, with the label", 150)
+    switch.wait_for(lambda: switch.label_of("snmp") == "true", "and with the feature's")
+    restarts = [call for call in switch.systemctl_calls if call == "restart --no-block kubelet.service"]
+    assert restarts, "the kubelet was restarted"
+    switch.wait_for(lambda: json.loads(switch.ask("cluster")[1][0])["node_gone"] == "", "it is over")
+    assert len(switch.log("node_gone")) == 1
+
+
+@pytest.mark.real("kubelet")
+@pytest.mark.slow("etcd is restored from a copy")
+def test_a_master_restored_from_a_backup_gets_the_labels_that_it_has_lost(
+    kubelet_real: RealKubelet, new_switch: MakeSwitch
+) -> None:
+    cluster = kubelet_real.cluster
+    cluster.start_kubelet(kubelet_real.docker_socket)
+    switch = joined_switch(new_switch(kubelet_real.docker, RealMaster(cluster)))
+    cluster.stop(API_SERVER, "etcd")
+    shutil.copytree(cluster.folder / "etcd-data", switch.folder / "backup")
+    cluster.start()
+    assert switch.ask("label", "rack=7")[0] == 0
+    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is on the Node")
+    switch.wait_for(lambda: switch.pending == "", "and acknowledged")
+    cluster.kill(API_SERVER)
+    cluster.stop("etcd")
+    shutil.rmtree(cluster.folder / "etcd-data")
+    shutil.copytree(switch.folder / "backup", cluster.folder / "etcd-data")
+    cluster.start()
+    switch.wait_for(lambda: switch.log("labels_wished_again"), "the switch notices the older store")
+    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is there again")
+
+
+def joined_switch(switch: Switch) -> Switch:
+    """The same switch, once it has joined."""
+    joined(switch)
+    return switch
+
+
 @contextlib.contextmanager
 def frozen(kube: Kube) -> Iterator[None]:
     """The master's kernel accepts what is sent, and no answer comes."""
@@ -438,3 +711,70 @@ def test_a_bad_label_is_refused_by_name_and_blocks_no_other(kube_switch: Switch)
 
 def _labels_version(switch: Switch) -> dict[str, str]:
     return switch.node_labels
+
+
+@pytest.fixture
+def real_switch(kubelet_real: RealKubelet, new_switch: MakeSwitch) -> Iterator[Switch]:
+    """A switch whose master judges its Node: the stand-in has neither taints nor heartbeats."""
+    kubelet_real.cluster.start_kubelet(kubelet_real.docker_socket)
+    kube = RealMaster(kubelet_real.cluster)
+    switch = new_switch(
+        kubelet_real.docker, kube, timing={"fallback_after_s": 600.0, "node_not_ready_s": 1.0}
+    )
+    joined(switch)
+    try:
+        yield switch
+    finally:
+        judge(switch, {"taints": None, "unschedulable": None})
+
+
+def judge(switch: Switch, spec: dict[str, object]) -> None:
+    switch.call_kube("patch", f"{NODES}/{master(switch).node}", {"spec": spec})
+
+
+def says(switch: Switch, words: str) -> None:
+    """Every view says so."""
+    for command in (("explain", "snmp"), ("doctor",), ("show", "kubernetes", "status")):
+        switch.wait_for(lambda c=command: words in " ".join(switch.prints(*c).split()), f"{command}: {words}")  # type: ignore[misc]
+
+
+@pytest.mark.real("kubelet")
+@pytest.mark.slow("the master waits 40 s for a heartbeat before a Node is not ready")
+def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_returns_at_once(
+    real_switch: Switch, kubelet_real: RealKubelet
+) -> None:
+    switch = real_switch
+    switch.boot_local("snmp")
+    manifest = switch.daemonset("snmp")
+    del manifest["spec"]["template"]["spec"]["tolerations"]
+    switch.forget_deployments("snmp")
+    switch.call_kube("post", DAEMONSETS, manifest)
+    switch.config("snmp", set_owner="kube", fallback_to_local="true")
+    switch.until_state("snmp", "KUBE_RUNNING")
+
+    judge(switch, {"unschedulable": True})
+    for command in (("doctor",), ("show", "kubernetes", "status")):
+        switch.wait_for(lambda c=command: "cordoned" in switch.prints(*c), f"{command}: cordoned")  # type: ignore[misc]
+    assert switch.state("snmp") == "KUBE_RUNNING"
+    judge(switch, {"unschedulable": None})
+
+    judge(switch, {"taints": [{"key": "maintenance", "effect": "NoExecute"}]})
+    switch.until_state("snmp", "LOCAL")
+    says(switch, "the Node has the taint maintenance:NoExecute")
+    judge(switch, {"taints": None})
+    switch.until_state("snmp", "KUBE_RUNNING")
+
+    (kube,) = switch.running("snmp")
+    pid = int((kubelet_real.cluster.folder / "pids" / "kubelet").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        switch.wait_for(
+            lambda: "is not ready" in switch.prints("doctor"), "the master misses heartbeats", 120
+        )
+        assert switch.state("snmp") == "KUBE_RUNNING", "its container runs on"
+        switch.docker.do("kill", kube)
+        switch.until_state("snmp", "LOCAL")
+        says(switch, "the Node is not ready (NodeStatusUnknown")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    switch.wait_for(lambda: "yes, ready" in switch.prints("show", "kubernetes", "status"), "ready again", 120)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.system.switch_fixtures import joined
+
 if TYPE_CHECKING:
     from tests.lab.switch import Switch
     from tests.system.switch_fixtures import MakeSwitch
@@ -83,6 +85,65 @@ def test_inspect_and_exec_reach_the_owning_container_and_keep_docker_s_options(s
     assert (
         switch.container("exec", "-e", "FEATURE=snmp", "snmp", "sh", "-c", "echo $FEATURE").stdout == "snmp\n"
     )
+
+
+def test_no_feature_is_made_by_being_named_and_one_that_is_gone_is_forgotten(switches: MakeSwitch) -> None:
+    switch = switches(timing={"audit_s": 0.5})
+    switch.boot_local("snmp")
+    for verb in ("start", "stop", "kill", "wait", "id", "inspect", "state"):
+        ended = switch.container(verb, "snmpp")
+        assert ended.returncode == 1, (verb, ended)
+        assert "no such feature" in ended.stderr, verb
+    assert switch.container("state", "snmpp", "up", "local").returncode == 1
+    assert switch.container("exec", "snmpp", "true").returncode == 1
+    assert [json.loads(line)["feature"] for line in switch.ask("show")[1]] == ["snmp"]
+    assert not switch.row("snmpp")
+    assert b"snmpp" not in switch.ledger.read_bytes()
+
+    # Without Redis a name without a container is unknown; a container makes a feature by Docker's word alone.
+    switch.create_local("bgp")
+    switch.redis.stop()
+    assert switch.container("start", "snmpp").returncode == 69
+    switch.done("stop", "bgp")
+    switch.done("stop", "snmp")
+    switch.redis.start()
+    switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
+    switch.config("snmp", set_owner="local")
+    switch.until_row("snmp", system_state="down")
+
+    # `id` names what runs; an ended container is still inspected by its name.
+    ended = switch.container("id", "snmp")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "no container runs" in ended.stderr
+    assert switch.container("inspect", "snmp").returncode == 0
+    switch.done("start", "snmp")
+    assert switch.container("id", "snmp").stdout.strip() == switch.running("snmp")[0]
+
+    # A flush restores the row; `featured`, which deletes both rows, is not contradicted.
+    switch.state_db.flushdb()
+    switch.until_row("snmp", system_state="up")
+    switch.config_db.delete("FEATURE|snmp")
+    switch.state_db.delete("FEATURE|snmp")
+    switch.done("stop", "snmp")
+    switch.restart_daemon()
+    switch.until_state("snmp", "INIT")
+    time.sleep(QUIET_S)
+    assert not switch.row("snmp")
+    for feature in ("snmp", "bgp"):
+        switch.docker.remove(feature)
+        switch.wait_for(lambda name=feature: not switch.shown(name), f"{feature} is forgotten")
+        assert not switch.row(feature)
+        assert feature.encode() not in switch.ledger.read_bytes()
+
+    # A row whose name no feature can have is told, once.
+    for name in ("P4RT", "1st"):
+        switch.config(name, set_owner="local")
+    switch.wait_for(lambda: any("P4RT" in e["why"] for e in switch.log("feature_names")), "it is told")
+    time.sleep(QUIET_S)
+    told = [e["alert"] for e in switch.log("feature_names") if "FEATURE|1st, FEATURE|P4RT" in e["why"]]
+    assert told == [True]
+    assert "unusable row" in switch.kubesync("show", "feature").stdout
+    assert "invalid name" in switch.kubesync("doctor").stdout
 
 
 def test_a_start_without_a_container_names_the_unit_s_script(switch: Switch) -> None:
@@ -457,19 +518,37 @@ def test_l1_l4_after_a_manual_storm_every_feature_settles_and_then_nothing_happe
     assert [switch.state(f) for f in features[:2]] == ["LOCAL", "LOCAL"]
 
 
-def test_l3_fallback_brings_the_local_container_when_kube_does_not_come(switches: MakeSwitch) -> None:
+def test_l3_fallback_brings_the_local_container_when_kube_does_not_come(
+    lab_kube_switches: MakeSwitch,
+) -> None:
     """`wait` does not return, although kube was away for longer than a wait without a container lasts."""
-    switch = switches(timing={"fallback_after_s": 9.0, "local_wait_s": 8.0})
+    switch = lab_kube_switches(timing={"fallback_after_s": 9.0, "local_wait_s": 8.0})
+    joined(switch)
+    switch.boot_local("snmp")
+    waiter = switch.waits("snmp")
+    switch.deploy("snmp")
+    switch.config("snmp", set_owner="kube", fallback_to_local="true")
+    switch.until_ups("snmp", "local", "kube")
+    switch.wait_for(lambda: switch.shown("snmp")["proven"], "it has stayed up long enough")
+    switch.forget_deployments("snmp")
+    switch.until_state("snmp", "KUBE_READY")
+    switch.until_state("snmp", "LOCAL")
+    switch.until_ups("snmp", "local", "kube", "local")
+    switch.deploy("snmp")
+    switch.until_state("snmp", "KUBE_RUNNING")
+    assert waiter.poll() is None
+
+
+def test_without_a_master_no_feature_with_fallback_waits_for_a_deployment(switches: MakeSwitch) -> None:
+    switch = switches(timing={"fallback_after_s": 600.0})
     switch.boot_local("snmp")
     waiter = switch.waits("snmp")
     kube = to_kube(switch, "snmp")
     switch.config("snmp", fallback_to_local="true")
     switch.wait_for(lambda: switch.shown("snmp")["proven"], "it has stayed up long enough")
     switch.docker.remove(kube)
-    switch.until_state("snmp", "KUBE_READY")
-    switch.until_state("snmp", "LOCAL")
     switch.until_ups("snmp", "local", "kube", "local")
-    to_kube(switch, "snmp", 1)
+    switch.until_state("snmp", "LOCAL")
     assert waiter.poll() is None
 
 

@@ -26,6 +26,8 @@ TIMING = {
     "crash_loop_starts": 3,
     "check_every_s": 0.5,
     "check_failures": 2,
+    # Longer than the minute of by_the_clock: a container that asks for nothing must not become the owner meanwhile.
+    "gate_after_s": 3000.0,
     **REFUSED,
 }
 

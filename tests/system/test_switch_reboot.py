@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tests.system.switch_fixtures import MakeSwitch
 
 QUIET_S = 3.0
+# What explain says on a switch without a master.
+NO_MASTER = "no master is configured; run: config kube server ip ADDRESS"
 
 
 def prepare(switch: Switch, *arguments: str) -> tuple[int, list[str]]:
@@ -328,13 +330,14 @@ def comes_up(switch: Switch) -> None:
     assert not (switch.folder / "state" / "hold").exists()
     switch.done("start", "snmp")
     before, state, why = (
-        (["local"], "LOCAL", "the local container runs until kube deploys")
+        (["local"], "LOCAL", f"the local container runs; kube cannot deploy: {NO_MASTER}")
         if promised
-        else ([], "KUBE_READY", "waiting for kube deployment")
+        else ([], "KUBE_READY", f"waiting for kube deployment, which is not possible: {NO_MASTER}")
     )
     switch.until_state("snmp", state)
     switch.until_ups("snmp", *before)
-    assert f"because {why}" in explained(switch, "snmp")
+    # The configuration of the master is read after the boot.
+    switch.wait_for(lambda: f"because {why}" in explained(switch, "snmp"), why)
     # The one or the other: a kube container that comes takes over, and the end is the same.
     switch.run_kube("snmp", 7, image=f"{KUBE}:v2", command=by_runtime_owner(switch))
     switch.until_state("snmp", "KUBE_RUNNING")

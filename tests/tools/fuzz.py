@@ -7,6 +7,7 @@ it raises, within a second and in bounded memory; anything else is a finding, to
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import gzip
 import importlib
@@ -53,7 +54,7 @@ from kubesyncd.runtime import feature_table_file, x509, yaml_reader
 from kubesyncd.runtime.codec import Undecodable
 from kubesyncd.services import catalog, definition, installed, package_archive
 from tests.paths import CLIENTS
-from tests.sim.plain import PlainFile
+from tests.sim.plain import PlainDisk, PlainFile
 from tests.unit.core.given import KUBE, granted
 
 if TYPE_CHECKING:
@@ -214,12 +215,12 @@ def targets(folder: Path) -> tuple[Target, ...]:
         Target(
             "a watch event",
             _watch_events(),
-            lambda data: kube_watch.decode_event(kube_watch.NodeLabels(None, "1"), data),
+            lambda data: kube_watch.decode_event(kube_watch.NodeLabels(None, "", "1"), data),
             (Unavailable,),
             5,
         ),
         Target("a kubeconfig", _kubeconfigs(), _kubeconfig_reader(folder), (Unavailable,), 1),
-        Target("a certificate", _certificates(), x509.not_after, (ValueError,), 5),
+        Target("a certificate", _certificates(), x509.life, (ValueError,), 5),
         Target(
             "SONiC's database_config.json", _database_configs(), _database_reader(folder), (Unavailable,), 2
         ),
@@ -348,13 +349,17 @@ def _label_files() -> tuple[bytes, ...]:
 
 def _ledger_file() -> bytes:
     file = PlainFile(b"")
-    Ledger(file, "boot").save("snmp", granted(asked=None), FeatureConfig(Owner.KUBE, fallback=True))
+    asyncio.run(
+        Ledger(PlainDisk(file), "boot").save(
+            "snmp", granted(asked=None), FeatureConfig(Owner.KUBE, fallback=True)
+        )
+    )
     assert file.data is not None
     return file.data
 
 
 def _read_ledger(data: bytes) -> None:
-    ledger = Ledger(PlainFile(data), "boot")
+    ledger = Ledger(PlainDisk(PlainFile(data)), "boot")
     problem = ledger.load()
     assert problem.isprintable()
     assert len(problem) < 200
@@ -438,7 +443,7 @@ def _settings_files() -> tuple[bytes, ...]:
 
 
 def _read_settings(data: bytes) -> None:
-    settings.decode(data, "kubesyncd.toml")
+    settings.decode(data, "kubesyncd.toml").valid()
 
 
 def _cgroups() -> tuple[bytes, ...]:
@@ -483,7 +488,7 @@ def _read_inspect(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     described = docker_inspect.describe(found)
-    docker_inspect.whose(described.name, described.labels)
+    docker_inspect.whose(described.name, described.labels, ("sonic",))
 
 
 def _watch_events() -> tuple[bytes, ...]:
@@ -508,7 +513,7 @@ def _kubeconfig_reader(folder: Path) -> Callable[[bytes], object]:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        kube_credential.ends_at(path)
+        kube_credential.known_life(path)
         kube_credential.tls_context(path, kube_credential.read(path), insecure=False)
 
     return read

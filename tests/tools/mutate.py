@@ -34,26 +34,64 @@ if TYPE_CHECKING:
 PACKAGE = ROOT / "kubesyncd" / "core"
 # `descriptions` declares types only: mypy checks them, and no test can.
 CORE = tuple(sorted({path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "descriptions"}))
+# The tests of plans, the likeliest killers first.
+PLANS = (
+    "core/test_planner", "core/test_foresee", "core/test_leaving", "core/test_failed_action", "core/test_docker_start",
+    "core/test_gate", "core/test_way_back", "core/test_stray", "core/test_conditions", "core/test_crash_window",
+    "core/test_health", "core/test_verbs",
+)  # fmt: skip
 # Who judges a module: its own tests, and those of what is built right on it.
 TESTS = {
-    "actions": ("core/test_planner",),
+    "absorb": ("core/test_record", "core/test_registration", *PLANS),
+    "actions": PLANS,
+    "certificate_life": ("core/test_certificate_life",),
+    "conditions": ("core/test_conditions", "core/test_way_back", "core/test_gate", "core/test_stray"),
     "config_load": ("core/test_config_load",),
-    "health": ("core/test_health", "core/test_record"),
-    "feature_label": ("core/test_planner", "core/test_verbs"),
+    "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),
+    "feature_label": PLANS,
+    "gate": ("core/test_gate", *PLANS),
+    "health": ("core/test_health", "core/test_crash_window", "core/test_record"),
+    "host": ("core/test_host",),
     "image_model": ("images/test_policy",),
+    "inputs": PLANS,
+    "kube_names": ("core/test_kube_names",),
     "label_queue": ("core/test_labels",),
     "labels": ("core/test_labels",),
     "model": ("core/test_model", "adapters/test_db_schema"),
-    "observation": ("core/test_record", "core/test_planner", "core/test_verbs"),
+    "node_condition": ("core/test_node_condition", "cluster/test_node_health"),
+    "node_name": ("core/test_node_name",),
+    "observation": ("core/test_record", *PLANS),
     "parse": ("core/test_model", "adapters/test_db_schema"),
-    "planner": ("core/test_planner", "core/test_foresee", "core/test_health", "core/test_verbs"),
+    "plan_end": PLANS,
+    "plan_kube": PLANS,
+    "plan_local": PLANS,
+    "planner": (*PLANS, "core/test_registration"),
     "protocol": ("core/test_protocol",),
-    "record": ("core/test_record", "core/test_health", "core/test_verbs", "core/test_planner"),
+    "reasons": (
+        "core/test_reasons",
+        "core/test_crash_window",
+        "core/test_way_back",
+        "core/test_failed_action",
+        "core/test_docker_start",
+        "core/test_planner",
+    ),
+    "record": ("core/test_record", "core/test_registration", *PLANS),
+    "registration": ("core/test_registration",),
     "setting_range": ("core/test_setting_range",),
+    "setting_rules": ("test_settings",),
+    "setting_text": ("test_settings",),
+    "setting_values": ("test_settings",),
     "saved_features": ("features/test_table_restorer",),
     "state": ("core/test_state", "core/test_planner"),
+    "stray": ("core/test_stray", "core/test_gate"),
     "text": ("core/test_text",),
-    "verbs": ("core/test_verbs",),
+    "verbs": (
+        "core/test_verbs",
+        "core/test_docker_start",
+        "core/test_failed_action",
+        "core/test_conditions",
+        "core/test_registration",
+    ),
 }
 SLOW = "interrupted or restart_changes_nothing"
 TARGET = 0.95
@@ -235,7 +273,8 @@ class _Impostor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def tests_of(module: str) -> Iterator[list[str]]:
     """Arguments for pytest, the likeliest killers first, those that take seconds last."""
-    for name in TESTS[module]:
+    # A module's own tests come first, and may be among the tests of plans too.
+    for name in dict.fromkeys(TESTS[module]):
         yield [f"{ROOT}/tests/unit/{name}.py", "-k", f"not ({SLOW})"]
     if "core/test_planner" in TESTS[module]:
         yield [f"{ROOT}/tests/unit/core/test_planner.py", "-k", SLOW]

@@ -14,7 +14,9 @@ from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
-from kubesyncd.settings import Settings, allowed
+from kubesyncd.core.setting_rules import RULES
+from kubesyncd.core.setting_values import allowed
+from kubesyncd.settings import Settings
 from tests.paths import DOCS, ROOT
 
 if TYPE_CHECKING:
@@ -24,9 +26,9 @@ PAGE = DOCS / "settings.md"
 SHIPPED = ROOT / "etc" / "kubesyncd" / "kubesyncd.toml"
 COMMAND = "make settings"
 BEGIN, END = "<!-- keys of [{}], written by `make settings` -->", "<!-- end of keys -->"
+RULES_BEGIN = "<!-- combinations, written by `make settings` -->"
+RULES_END = "<!-- end of combinations -->"
 WIDTH = 100
-# What a default that differs from switch to switch is called.
-COMPUTED = {"node_name": "the host's name in lower case"}
 HEADER = """\
 # kubesyncd's settings. Every key is optional; the commented values are the defaults.
 # An invalid key or value prevents the daemon's start; `systemctl status kubesyncd` names it.
@@ -59,7 +61,8 @@ def page(text: str) -> str:
         before, _, after = text.partition(begin)
         after = after.partition(END)[2]
         text = f"{before}{begin}\n\n{_table(keys)}\n{END}{after}"
-    return text
+    before, _, after = text.partition(RULES_BEGIN)
+    return f"{before}{RULES_BEGIN}\n\n{_rules()}\n{RULES_END}{after.partition(RULES_END)[2]}"
 
 
 def shipped() -> str:
@@ -101,15 +104,20 @@ def _toml(default: object) -> str:
 
 
 def _table(keys: list[Key]) -> str:
-    rows = [
-        f"| `{key.name}` | {_code(key.default) or COMPUTED[key.name]} | {_values(key.allowed)} | {key.says} |"
-        for key in keys
-    ]
+    rows = [f"| `{key.name}` | {_code(key.default)} | {_values(key.allowed)} | {key.says} |" for key in keys]
     return "\n".join(["| key | default | values | effect |", "|---|---|---|---|", *rows, ""])
 
 
+def _rules() -> str:
+    rows = [
+        f"| `[{rule.section}]` | {', '.join(f'`{key}`' for key in rule.keys)} | {rule.says} |"
+        for rule in RULES
+    ]
+    return "\n".join(["| section | keys | allowed |", "|---|---|---|", *rows, ""])
+
+
 def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
+    return f"`{text}`"
 
 
 def _values(text: str) -> str:
@@ -119,13 +127,10 @@ def _values(text: str) -> str:
 
 def _commented(key: Key) -> str:
     says = f"{key.says} Allowed: {key.allowed}." if key.limited else key.says
-    if not key.default:
-        says = f"{key.name}: {says} Default: {COMPUTED[key.name]}."
     # Only the line of the key itself has " = ": who removes the "# " before it has a valid file.
     assert " = " not in says, f"{key.name}: write its sentences without ' = '"
     lines = textwrap.wrap(says.replace("`", ""), WIDTH, break_long_words=False, break_on_hyphens=False)
-    if key.default:
-        lines.append(f"{key.name} = {key.default}")
+    lines.append(f"{key.name} = {key.default}")
     return "".join(f"# {line}\n" for line in lines)
 
 

@@ -140,6 +140,8 @@ async def listening(folder: Path, timing: Timing) -> AsyncIterator[Listening]:
     chance.calm = True
     world = World(1, chance, {"snmp": FALLBACK, "lldp": None}, timing)
     box = world.engine.create("snmp", Owner.LOCAL)
+    # `id` is the honest client's question, and has an answer only where something runs.
+    world.engine.start(box)
     world.start_daemon()
     await until_async(lambda: world.life is not None and world.life.server is not None)
     served: list[asyncio.Task[Any]] = []

@@ -16,6 +16,7 @@ from tests.tools import mutate
 if TYPE_CHECKING:
     from pathlib import Path
 
+UNIT = ROOT / "tests" / "unit"
 SOURCE = "def right() -> bool:\n    return True\n"
 RIGHT = "from kubesyncd.core import judged\n\ndef test_right():\n    assert judged.right()\n"
 # Other mutants for each commit that `.ci/run` sees.
@@ -71,6 +72,14 @@ def test_nothing_is_counted_where_what_is_right_counts_as_killed(tmp_path: Path,
     assert "kubesyncd/core/judged.py as it is counts as killed; run tests/unit/test_judged.py" in said
     assert "mutants," not in said
     assert code == 2
+
+
+def test_every_module_of_the_core_names_the_tests_that_judge_it() -> None:
+    assert set(mutate.TESTS) == set(mutate.CORE)
+    missing = {
+        name for names in mutate.TESTS.values() for name in names if not (UNIT / f"{name}.py").is_file()
+    }
+    assert not missing
 
 
 @pytest.mark.deep

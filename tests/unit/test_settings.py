@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from kubesyncd import settings
 from kubesyncd.core.model import Timing
 from kubesyncd.core.setting_range import RANGE, range_of
-from kubesyncd.settings import Settings, SettingsError, load, parse
+from kubesyncd.core.setting_rules import RULES
+from kubesyncd.settings import CheckedSettings, Settings, SettingsError, load
 from tests.paths import ROOT
 
 if TYPE_CHECKING:
@@ -21,12 +23,19 @@ if TYPE_CHECKING:
 SHIPPED = ROOT / "etc" / "kubesyncd" / "kubesyncd.toml"
 
 
+def check(tables: dict[str, Any]) -> CheckedSettings:
+    return settings.check(tables, "k.toml")
+
+
+def parse(tables: dict[str, Any]) -> Settings:
+    return check(tables).valid()
+
+
 def refusal(tables: dict[str, Any]) -> str:
-    with pytest.raises(SettingsError) as raised:
-        parse(tables, "k.toml")
-    assert "\n" not in str(raised.value)
-    assert str(raised.value).startswith("k.toml: ")
-    return str(raised.value)
+    (problem,) = check(tables).problems
+    assert "\n" not in problem
+    assert problem.startswith("k.toml: ")
+    return problem
 
 
 def test_without_a_file_every_key_has_its_default(tmp_path: Path) -> None:
@@ -39,7 +48,7 @@ def test_a_file_given_by_option_must_exist(tmp_path: Path) -> None:
 
 
 def test_in_an_empty_file_every_key_has_its_default() -> None:
-    assert parse({}, "k.toml") == Settings()
+    assert parse({}) == Settings()
 
 
 def test_every_key_can_be_set(tmp_path: Path) -> None:
@@ -86,7 +95,7 @@ def test_the_defaults_are_the_documented_paths() -> None:
     assert got.sockets.container == "/run/kubesyncd/container/container.sock"
     assert got.paths.state_dir == "/var/lib/kubesyncd"
     assert got.features.always_local == ("database",)
-    assert got.kube.node_name == got.kube.node_name.lower()
+    assert got.kube.node_name == "", "the host's name at the moment of use"
 
 
 def test_an_unknown_section_is_named_with_the_allowed_ones() -> None:
@@ -108,7 +117,7 @@ def test_a_section_must_be_a_table() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "allowed"),
     [
-        ("redis", "url", 5, "a string"),
+        ("redis", "url", 5, "unix:///PATH, redis://HOST:PORT or rediss://HOST:PORT, or empty"),
         ("redis", "config_db", "4", "a whole number from 0 to 1000000"),
         ("redis", "config_db", True, "a whole number"),
         ("redis", "config_db", -1, "a whole number"),
@@ -125,9 +134,11 @@ def test_a_section_must_be_a_table() -> None:
         ("timing", "audit_s", float("nan"), "seconds"),
         ("timing", "audit_s", float("inf"), "seconds"),
         ("timing", "hook_s_max", 86_401, "a number of seconds from 0.001 to 86400"),
-        ("timing", "crash_loop_starts", 0.5, "a whole number of starts from 0 to 1000000"),
+        ("timing", "crash_loop_starts", 0.5, "a whole number of starts from 0 to 64"),
+        ("timing", "crash_loop_starts", 65, "a whole number of starts from 0 to 64"),
         ("timing", "check_failures", 0, "a whole number of failures from 1 to 1000000"),
-        ("kube", "ca_file", ["a"], "a string"),
+        ("kube", "ca_file", ["a"], "an absolute path, or empty"),
+        ("kube", "node_name", 5, "a string"),
         ("kube", "ignore_preflight_errors", "a", "a list of strings"),
         ("systemd", "systemctl", "systemctl", "a non-empty list of strings"),
         ("systemd", "systemctl", [], "a non-empty list"),
@@ -146,6 +157,162 @@ def test_an_invalid_value_is_named_with_the_allowed_ones(
     assert allowed in said.partition("allowed:")[2]
 
 
+TEXTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
+    ("redis", "url"): (
+        ["", "unix:///r.sock", "unix:///r.sock?db=4", "redis://10.0.0.1:6379/4", "redis://:secret@[fd00::1]", "rediss://r",
+         "redis://r:65535", "redis://[fd00::1]:1/4?username=u&password=p&db=3"],
+        ["localhost", "gopher:x", "unix://r.sock", "redis://r:port/4", "redis://r:0", "redis://r/x", "unix:///r?db=x",
+         "redis://r?timeout=5", "redis://a b", "redis://[", "unix:///r#x", "redis://r:65536", "redis://[10.0.0.1]",
+         "redis://[:]", "redis://[]", "redis://[fe80::1%eth0]"],
+    ),
+    ("docker", "url"): (
+        ["unix:///d.sock", "/d.sock", f"unix:///{'d' * 106}"],
+        ["", "tcp://10.0.0.1:2375", "docker.sock", "unix://d.sock", "unix:///d/", f"unix:///{'d' * 107}"],
+    ),
+    ("sockets", "host"): (
+        ["/run/host.sock", f"/{'h' * 106}"],
+        ["", "host.sock", "/run/", "/run/\n.sock", f"/{'h' * 107}", f"/{'é' * 54}"],
+    ),
+    ("kube", "admin_conf_url"): (
+        ["https://{ip}/admin.conf", "https://{ip}:{port}/a", "https://files.example/a", "https://[fd00::1]:{port}/{ip}"],
+        ["", "http://{ip}/a", "https://{host}/a", "https://{ip/a", "https://{}/a", "https://{ip.x}/a",
+         "https://[{ip}]/a", "https://{ip}/{node", "https://{ip}/node}"],
+    ),
+    ("kube", "ca_cert_hash"): (["", f"sha256:{'0' * 64}"], ["sha256:0", "0" * 64]),
+    ("kube", "cri_socket"): (["", "unix:///run/containerd.sock"], ["tcp://h:1"]),
+    ("packages", "url"): (
+        ["", "https://h/packages.json", "https://h:8443/a/b"],
+        ["http://h/x", "ftp://h/x", "https://", "https:///x", "/etc/x", "https://u:p@h/x", "https://[/", "https://h:x/"],
+    ),
+    ("packages", "pubkey"): (
+        ["", base64.b64encode(b"Ed" + b"\0" * 40).decode()],
+        ["x", "RWQ", base64.b64encode(b"ED" + b"\0" * 40).decode(), "é" * 56],
+    ),
+    ("packages", "unit"): (["a.service", "a@b.service"], ["", "a", "a b.service", "../a.service"]),
+    ("paths", "state_dir"): (["/a", "/"], ["", "a", "./a"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("section", "key"), TEXTS)
+def test_a_text_must_have_the_form_that_its_reader_can_use(section: str, key: str) -> None:
+    good, bad = TEXTS[section, key]
+    for text in good:
+        assert getattr(getattr(parse({section: {key: text}}), section), key) == text
+    for text in bad:
+        assert f"[{section}] {key} = " in refusal({section: {key: text}}), text
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "allowed"),
+    [
+        ("docker", "url", "unix:///PATH"),
+        ("kube", "cri_socket", "unix:///PATH, or empty"),
+        ("sockets", "host", "an absolute path of at most 107 bytes"),
+        ("packages", "url", "https://HOST/FILE; only https is allowed, or empty"),
+        ("packages", "unit", "the name of a unit, NAME.service"),
+    ],
+)
+def test_a_refused_text_is_told_what_is_allowed_and_whether_it_may_be_empty(
+    section: str, key: str, allowed: str
+) -> None:
+    assert refusal({section: {key: "\n"}}).endswith(f"; allowed: {allowed}")
+
+
+def test_a_list_of_names_has_valid_names() -> None:
+    assert parse({"kube": {"namespaces": ["a", "b-1"]}}).kube.namespaces == ("a", "b-1")
+    for wrong in ([], ["Sonic"], ["-a"], ["a_b"], ["a" * 64]):
+        assert "a non-empty list of namespaces" in refusal({"kube": {"namespaces": wrong}})
+    assert "a list of names of features" in refusal({"features": {"always_local": ["database", "../x"]}})
+
+
+BROKEN: list[tuple[str, dict[str, Any]]] = [
+    ("redis", {"config_db": 6}),
+    ("sockets", {"container": "/run/kubesyncd/container.sock"}),
+    ("sockets", {"container": "/run/kubesyncd//container.sock"}),
+    ("sockets", {"container": "/c.sock"}),
+    ("sockets", {"host": "/run/./kubesyncd//container/a/host.sock"}),
+    ("kube", {"bootstrap_token_file": "/token"}),
+    ("kube", {"client_certificate": "/c.pem", "client_key": "/c.key"}),
+    ("kube", {"client_certificate": "/c.pem", "ca_file": "/ca.pem"}),
+    ("kube", {"join_retry_s": 601}),
+    ("timing", {"handover_delay_s": 3601}),
+    ("timing", {"backoff_s_max": 0.7}),
+    ("timing", {"verb_s_max": 20}),
+    ("timing", {"kubelet_stop_s": 70}),
+    ("timing", {"kube_stop_grace_s": 70}),
+    ("timing", {"stop_grace_s": 85}),
+]
+
+
+@pytest.mark.parametrize(("section", "keys"), BROKEN)
+def test_a_combination_that_can_never_work_is_refused_with_all_its_keys(
+    section: str, keys: dict[str, Any]
+) -> None:
+    found = check({section: keys})
+    assert found.settings == Settings(), "the defaults are used instead"
+    assert found.problems
+    for problem in found.problems:
+        (rule,) = (rule for rule in RULES if rule.section == section and problem.endswith(rule.says))
+        assert all(f"{key} = " in problem for key in rule.keys), problem
+        assert keys.keys() & set(rule.keys)
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [
+        ("kube", {"bootstrap_token_file": "/token", "ca_cert_hash": f"sha256:{'0' * 64}"}),
+        ("kube", {"client_certificate": "/c.pem", "client_key": "/c.key", "ca_file": "/ca.pem"}),
+        (
+            "kube",
+            {
+                "bootstrap_token_file": "/token",
+                "ca_cert_hash": f"sha256:{'0' * 64}",
+                "client_certificate": "/c.pem",
+            },
+        ),
+        ("kube", {"join_retry_s": 30, "join_retry_s_max": 30}),
+        ("timing", {"backoff_s": 5, "backoff_s_max": 5}),
+        ("sockets", {"host": "/run/kubesyncd/container2/host.sock"}),
+        ("sockets", {"container": "/run/kubesyncd/host.sock.d/container.sock"}),
+    ],
+)
+def test_a_combination_that_can_work_is_accepted(section: str, keys: dict[str, Any]) -> None:
+    assert check({section: keys}).problems == ()
+
+
+def test_every_rule_about_combinations_holds_for_the_defaults_and_has_an_example() -> None:
+    assert all(rule.holds(getattr(Settings(), rule.section)) for rule in RULES)
+    told = [problem for section, keys in BROKEN for problem in check({section: keys}).problems]
+    assert all(any(problem.endswith(rule.says) for problem in told) for rule in RULES)
+
+
+def test_all_errors_are_told_at_once_and_what_is_left_is_used() -> None:
+    found = check(
+        {
+            "redis": {"url": "here", "config_db": 14},
+            "docker": "there",
+            "timing": {"audit": 1, "backoff_s": 60, "backoff_s_max": 40, "stop_grace_s": 3},
+            "loging": {},
+        }
+    )
+    assert [problem.removeprefix("k.toml: ").partition(";")[0] for problem in found.problems] == [
+        "[redis] url = 'here'",
+        "docker must be a section: [docker]",
+        "unknown key 'audit' in [timing]",
+        "unknown section [loging]",
+        "[timing] backoff_s = 60, backoff_s_max = 40",
+    ]
+    assert found.settings == Settings(
+        redis=settings.RedisSettings(config_db=14), timing=Timing(stop_grace_s=3.0)
+    )
+    with pytest.raises(SettingsError, match=r"url = 'here'.* \(4 more: kubesyncd --check\)"):
+        found.valid()
+
+
+def test_a_key_with_an_error_of_its_own_is_told_once() -> None:
+    assert "a number of seconds" in refusal({"timing": {"backoff_s": "x", "backoff_s_max": 0.5}})
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
@@ -157,7 +324,11 @@ def test_an_invalid_value_is_named_with_the_allowed_ones(
     ],
 )
 def test_the_limits_themselves_are_allowed(section: str, key: str, value: float) -> None:
-    assert getattr(getattr(parse({section: {key: value}}, "k"), section), key) == value
+    found = check({section: {key: value}})
+    if found.problems:
+        assert all(any(problem.endswith(rule.says) for rule in RULES) for problem in found.problems)
+    else:
+        assert getattr(getattr(found.settings, section), key) == value
 
 
 def test_every_number_has_a_range_and_its_default_is_in_it() -> None:
@@ -173,8 +344,8 @@ def test_every_number_has_a_range_and_its_default_is_in_it() -> None:
 
 
 def test_a_list_may_be_empty_unless_it_is_a_program() -> None:
-    assert parse({"features": {"always_local": []}}, "k").features.always_local == ()
-    assert parse({"kube": {"ignore_preflight_errors": []}}, "k").kube.ignore_preflight_errors == ()
+    assert parse({"features": {"always_local": []}}).features.always_local == ()
+    assert parse({"kube": {"ignore_preflight_errors": []}}).kube.ignore_preflight_errors == ()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +355,7 @@ def test_a_list_may_be_empty_unless_it_is_a_program() -> None:
         (b"\xff\xfe", "not TOML"),
         (b"[redis]\nurl = " + b"9" * 5000, "not TOML"),
         (b"[redis]\nurl = " + b"[" * 5000, "not TOML"),
-        (b"[redis]\nurl = 0x" + b"f" * 5000, "thousands of digits; allowed: a string"),
+        (b"[redis]\nurl = 0x" + b"f" * 5000, "thousands of digits; allowed: unix:///PATH"),
         (b"[redis]\nconfig_db = " + b"'" + b"x" * 5000 + b"'", r"xxx\.\.\.; allowed: a whole number"),
     ],
 )
@@ -211,12 +382,8 @@ TABLES = st.dictionaries(
 
 
 @given(TABLES)
-def test_any_tables_are_settings_or_a_refusal(tables: dict[str, Any]) -> None:
-    try:
-        got = parse(tables, "k.toml")
-    except SettingsError:
-        return
-    assert isinstance(got, Settings)
+def test_of_any_tables_all_that_can_be_used_is_used(tables: dict[str, Any]) -> None:
+    got = check(tables).settings
     assert all(
         0 < getattr(got.timing, f.name) <= 10**7 for f in fields(Timing) if f.name != "crash_loop_starts"
     )

@@ -6,6 +6,7 @@ an older version stay and are still read.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from random import Random
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
 
 STORED = ROOT / "tests" / "golden" / "stored"
 KUBE, LOCAL = "c3a1" * 16, "17de" * 16
-RECORD = full(KUBE, LOCAL)
+# The fields of a record that 0.1.0 did not store, and their values then.
+LATER: dict[str, Any] = {"no_way_back": False, "unstartable": None, "unpause": False, "gates": ()}
+FULL = full(KUBE, LOCAL)
+RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)
 ALWAYS_LOCAL = FeatureConfig(local_only=True, always_local=True)
 IMAGES = ImageRecord(
     "docker-snmp:latest",
@@ -100,29 +104,31 @@ def assert_same(written: bytes | None, name: str) -> None:
     assert written.rstrip(b"\n") == stored(name).rstrip(b"\n")
 
 
-def test_the_ledger() -> None:
-    ledger = Ledger(PlainFile(stored("features.json")), "boot-1")
+@pytest.mark.parametrize("name", ["features.json", "features.now.json"])
+def test_the_ledger(name: str) -> None:
+    """`features.json` is what 0.1.0 wrote first, before fields were added; `features.now.json` has them all."""
+    ledger = Ledger(PlainDisk(PlainFile(stored(name))), "boot-1")
     assert ledger.load() == ""
     assert ledger.records == {"database": Record(), "snmp": RECORD}
     assert ledger.configs == {"database": ALWAYS_LOCAL, "snmp": ROLLBACK}
     assert ledger.histories == {"database": (), "snmp": HISTORY}
     assert ledger.config_loaded
     file = PlainFile()
-    written = Ledger(file, "boot-1")
+    written = Ledger(PlainDisk(file), "boot-1")
     written.config_loaded = True
-    written.save("snmp", RECORD, ROLLBACK, HISTORY)
-    written.save("database", Record(), ALWAYS_LOCAL)
-    assert_same(file.data, "features.json")
+    asyncio.run(written.save("snmp", RECORD, ROLLBACK, HISTORY))
+    asyncio.run(written.save("database", Record(), ALWAYS_LOCAL))
+    assert_same(file.data, "features.now.json")
 
 
 def test_the_ledger_is_written_again_as_it_was_read() -> None:
-    file = PlainFile(stored("features.json"))
-    ledger = Ledger(file, "boot-1")
+    file = PlainFile(stored("features.now.json"))
+    ledger = Ledger(PlainDisk(file), "boot-1")
     ledger.load()
-    ledger.save("snmp", RECORD, ROLLBACK, HISTORY)
-    assert file.data == stored("features.json"), "nothing has changed, so nothing is written"
-    ledger.write()
-    assert_same(file.data, "features.json")
+    asyncio.run(ledger.save("snmp", RECORD, ROLLBACK, HISTORY))
+    assert file.data == stored("features.now.json"), "nothing has changed, so nothing is written"
+    asyncio.run(ledger.write())
+    assert_same(file.data, "features.now.json")
 
 
 def test_the_label_queue() -> None:
@@ -136,7 +142,14 @@ def test_the_label_queue() -> None:
     ]
     assert queue.applied == {"hwsku": "Force10-S6000", "lldp_enabled": None}
     assert queue.failed == {"snmp_enabled"}
-    assert_same(queue_file.encode(queue), "labels.json")
+    assert queue.wishes == {"rack": "a"}
+    newer, problems = queue_file.decode(stored("labels-wishes.json"))
+    assert problems == ()
+    assert newer == replace(queue, wishes={"rack": "a", "row": "2"}, uid="5f3c")
+    newest, problems = queue_file.decode(stored("labels-store.json"))
+    assert problems == ()
+    assert newest == replace(newer, version=48213)
+    assert_same(queue_file.encode(newest), "labels-store.json")
 
 
 def test_the_copy_of_the_feature_table() -> None:
@@ -155,16 +168,16 @@ def test_the_manifests_of_installed_services(tmp_path: Path) -> None:
 
 
 def test_the_newest_serial_of_the_package_server() -> None:
-    file: Any = PlainFile(stored("packages.json"))
+    file = PlainFile(stored("packages.json"))
     nothing: Any = None
-    supply = CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, file)
+    supply = CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, PlainDisk(file))
     older, same, newer = (cast("Any", SimpleNamespace(serial=serial)) for serial in (16, 17, 18))
-    supply.accept(older)
+    asyncio.run(supply.accept(older))
     assert file.data == stored("packages.json")
-    supply.accept(newer)
+    asyncio.run(supply.accept(newer))
     assert json.loads(file.data) == {"serial": 18}
     file.data = None
-    supply.accept(same)
+    asyncio.run(supply.accept(same))
     assert_same(file.data, "packages.json")
 
 
@@ -253,7 +266,8 @@ def test_a_damaged_file_is_as_no_file(tmp_path: Path, data: bytes) -> None:
     file = PlainFile(data)
     nothing: Any = None
     offered: Any = SimpleNamespace(serial=1)
-    CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, file).accept(offered)
+    supply = CatalogSource("https://10.0.0.1/packages.json", "", nothing, nothing, PlainDisk(file))
+    asyncio.run(supply.accept(offered))
     assert file.data == b'{"serial": 1}\n', "an unreadable serial is 0"
     StateFile(tmp_path / progress.REQUEST_FILE).save(data)
     assert not JoinFiles(

@@ -81,7 +81,9 @@ def _table(verb: str) -> bool:
         ended = subprocess.run(
             [PROGRAM, "feature-table", verb], capture_output=True, text=True, timeout=TABLE_S_MAX, check=False
         )
-        problem = ended.stderr.strip().removeprefix(f"{PROGRAM}: ") if ended.returncode else ""
+        # Warnings about settings come before the error.
+        said = ended.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        problem = said[0].removeprefix(f"{PROGRAM}: ") if ended.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = f"{PROGRAM} cannot be run ({error})"
     if problem:

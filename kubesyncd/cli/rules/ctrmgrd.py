@@ -33,6 +33,8 @@ _SECONDS = {
     "revert_to_local_on_wait_seconds": ("timing", "fallback_after_s"),
     "tag_latest_image_on_wait_seconds": ("timing", "tag_after_s"),
 }
+# The default of join_retry_s_max.
+RETRY_S_MAX = 600.0
 _BY_ITSELF = ("retry_labels_update_seconds", "retry_tag_latest_seconds", "retry_clean_image_seconds")
 _PROXY = "use_k8s_as_http_proxy"
 # kubesyncd writes these itself, under its own names.
@@ -90,7 +92,13 @@ def advise(old: Old) -> Iterator[Advice]:
 
 def _setting(key: str, value: object) -> Iterator[Advice]:
     if key in _SECONDS:
-        yield _seconds(key, value)
+        advice = _seconds(key, value)
+        yield advice
+        name, _, seconds = advice.text.partition(" = ")
+        if name == "join_retry_s" and float(seconds or 0) > RETRY_S_MAX:
+            yield Advice(
+                Way.SET, f"join_retry_s_max = {seconds}", "it cannot be less than join_retry_s", "kube"
+            )
     elif key in _BY_ITSELF:
         yield Advice(Way.KNOW, "nothing: kubesyncd tries again with a growing pause", key)
     elif key == _PROXY:

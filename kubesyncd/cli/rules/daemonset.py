@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd.cli.rules.daemonset_lint import HOOKS, SOCKET_FOLDER
+from kubesyncd.cli.rules.kube_syntax import is_env_name, is_host_path, is_image, is_mount_path
 from kubesyncd.cli.rules.tree import Tree, at, items, text
+from kubesyncd.core.kube_names import kube_name
 from kubesyncd.core.labels import feature_label
 
 if TYPE_CHECKING:
@@ -39,20 +41,23 @@ def daemonset(
     select: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
 ) -> Tree:
-    """Build a DaemonSet for `feature` that runs like `local`.
+    """Build a DaemonSet for `feature` that runs like `local`, as far as Kubernetes allows (see `left_out`).
 
+    The feature has a name in Kubernetes, in which `_` is `-`.
     `image`: instead of the local one. `select`: required labels of the switches, besides the feature's own.
     `command`: for an image whose own start does not call the start hook.
     """
+    name = kube_name(feature)
     mounts, volumes = _mounts(local)
     container: Tree = {
-        "name": feature,
-        "image": image or local.image or f"REGISTRY/docker-{feature}:VERSION",
+        "name": name,
+        "image": image or _image_of(local) or f"REGISTRY/docker-{name}:VERSION",
         "imagePullPolicy": "IfNotPresent",
-        **({"command": [f"{HOOKS}/entrypoint", feature, *command]} if command else {}),
+        **({"command": [f"{HOOKS}/entrypoint", feature, *map(_literal, command)]} if command else {}),
         "env": [
-            {"name": key, "value": value}
+            {"name": key, "value": _literal(value)}
             for key, value in {**local.environment, "RUNTIME_OWNER": "kube"}.items()
+            if is_env_name(key)
         ],
         "lifecycle": {"preStop": {"exec": {"command": [f"{HOOKS}/pre-stop", feature]}}},
         "volumeMounts": mounts,
@@ -60,11 +65,11 @@ def daemonset(
     security = _security(local)
     if security:
         container["securityContext"] = security
-    labels = {"app": feature}
+    labels = {"app": name}
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": {"name": feature, "namespace": namespace, "labels": labels},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {
             "selector": {"matchLabels": labels},
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
@@ -75,6 +80,9 @@ def daemonset(
                     "hostNetwork": True,
                     "dnsPolicy": "Default",
                     "automountServiceAccountToken": False,
+                    # Under disk or memory pressure, the kubelet refuses and evicts all other pods. Every namespace may
+                    # use it, unless the cluster restricts the class by a ResourceQuota.
+                    "priorityClassName": "system-node-critical",
                     "tolerations": [{"operator": "Exists"}],
                     "terminationGracePeriodSeconds": 30,
                     "containers": [container],
@@ -89,17 +97,50 @@ def _mounts(local: Local) -> tuple[list[Tree], list[Tree]]:
     """Build volume mounts and volumes: those of the local container, and kubesyncd's socket folder."""
     mounts: list[Tree] = [{"name": "kubesyncd", "mountPath": SOCKET_FOLDER}]
     volumes: list[Tree] = [{"name": "kubesyncd", "hostPath": {"path": SOCKET_FOLDER, "type": "Directory"}}]
-    for number, bind in enumerate(bind for bind in local.binds if SOCKET_FOLDER not in bind.split(":")):
-        source, _, rest = bind.partition(":")
-        target, _, mode = rest.partition(":")
+    binds = {target: (source, mode) for source, target, mode in map(_bind, local.binds)}
+    binds = {target: bind for target, bind in binds.items() if _mountable(bind[0], target)}
+    for number, (target, (source, mode)) in enumerate(binds.items()):
         name = f"host-{number}"
         read_only = {"readOnly": True} if "ro" in mode.split(",") else {}
-        mounts.append({"name": name, "mountPath": target or source, **read_only})
+        mounts.append({"name": name, "mountPath": target, **read_only})
         volumes.append({"name": name, "hostPath": {"path": source}})
-    for number, target in enumerate(local.tmpfs):
+    memory = [path for path in local.tmpfs if path not in (*binds, SOCKET_FOLDER) and is_mount_path(path)]
+    for number, target in enumerate(memory):
         mounts.append({"name": f"memory-{number}", "mountPath": target})
         volumes.append({"name": f"memory-{number}", "emptyDir": {"medium": "Memory"}})
     return mounts, volumes
+
+
+def _image_of(local: Local) -> str:
+    """Return the local image's name; empty for one that was given by its ID, which no registry knows."""
+    return local.image if is_image(local.image) and not local.image.startswith("sha256:") else ""
+
+
+def _bind(bind: str) -> tuple[str, str, str]:
+    """Return source, target and mode of a bind mount."""
+    source, _, rest = bind.partition(":")
+    target, _, mode = rest.partition(":")
+    return source, target or source, mode
+
+
+def _mountable(source: str, target: str) -> bool:
+    return SOCKET_FOLDER not in (source, target) and is_host_path(source) and is_mount_path(target)
+
+
+def _literal(text: str) -> str:
+    """Escape what the kubelet would replace by a variable's value: $(NAME)."""
+    return text.replace("$(", "$$(")
+
+
+def left_out(local: Local) -> tuple[str, ...]:
+    """Return what of the local container a manifest cannot express: variables and mounts."""
+    variables = [key for key in local.environment if not is_env_name(key)]
+    mounts = [
+        bind
+        for bind in local.binds
+        if SOCKET_FOLDER not in _bind(bind)[:2] and not _mountable(*_bind(bind)[:2])
+    ]
+    return (*variables, *mounts)
 
 
 def _security(local: Local) -> Tree:

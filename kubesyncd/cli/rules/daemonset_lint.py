@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from kubesyncd.cli.rules.kube_syntax import invalid_fields
 from kubesyncd.cli.rules.tree import Tree, at, items, text
+from kubesyncd.core.kube_names import kube_name, why_not_kube
 from kubesyncd.core.labels import feature_label, feature_of
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.core.text import shown
@@ -39,12 +41,14 @@ class Weight(StrEnum):
 RULES: Mapping[str, str] = {
     "daemonset": "a feature is a DaemonSet: one container per switch, and none elsewhere",
     "label": "the node selector must have <feature>_enabled=true: kubesyncd sets it when kube may deploy",
-    "container": "the container must be named after the feature: kubesyncd finds it by that name",
+    "container": "the container must be named after the feature, with - for _: kubesyncd finds it by that name",
+    "syntax": "an API server or the kubelet refuses names and values that Kubernetes does not allow",
     "gate": "the image's own process must not start before kubesyncd admits it",
     "socket": f"{SOCKET_FOLDER} is mounted as a folder, and nothing else of the switch's daemons",
     "network": "features use the switch's own network",
     "pull": "only qualified images: a mutable or missing tag does not identify an image",
     "taints": "a switch that is briefly NotReady must keep its features",
+    "priority": "a switch that is short of disk or memory must keep its features",
     "grace": "a container must stop within the time that kubesyncd waits for it",
     "init": "init containers run before kubesyncd admits the feature",
     "token": "a feature needs no credential for the API server",
@@ -97,8 +101,10 @@ def _check_daemonset(where: str, document: Any) -> Iterator[Finding]:
     yield from _check_label(where, pod, containers)
     if features:
         yield from _check_name(where, features[0], containers)
+    for problem, fix in invalid_fields(document):
+        yield _breaks("syntax", where, problem, fix)
     yield from _check_pod(where, pod)
-    feature = features[0] if features else ""
+    feature = kube_name(features[0]) if features else ""
     for container in containers:
         if text(container.get("name")) == feature or len(containers) == 1:
             yield from _check_gate(where, container)
@@ -128,11 +134,13 @@ def _check_label(where: str, pod: Any, containers: list[Tree]) -> Iterator[Findi
 
 
 def _check_name(where: str, feature: str, containers: list[Tree]) -> Iterator[Finding]:
-    names = [text(c.get("name")) for c in containers]
-    if names.count(feature) != 1:
+    names, wanted = [text(c.get("name")) for c in containers], kube_name(feature)
+    if not wanted:
+        yield _breaks("container", where, why_not_kube(feature, {}), "deploy another feature")
+    elif names.count(wanted) != 1:
         yield _breaks(
-            "container", where, f"no container is named {feature}; found {shown(', '.join(names))}",
-            f"name the feature's container {feature}",
+            "container", where, f"no container is named {wanted}; found {shown(', '.join(names))}",
+            f"name the feature's container {wanted}",
         )  # fmt: skip
 
 
@@ -154,6 +162,13 @@ def _check_pod(where: str, pod: Any) -> Iterator[Finding]:
             where,
             "a taint on the switch evicts the feature",
             "add tolerations: [{operator: Exists}]",
+        )
+    if at(pod, "priorityClassName") not in ("system-node-critical", "system-cluster-critical"):
+        yield _advice(
+            "priority",
+            where,
+            "under disk or memory pressure the kubelet refuses and evicts the feature",
+            "set priorityClassName: system-node-critical, where the cluster allows it",
         )
     grace_s = at(pod, "terminationGracePeriodSeconds")
     if isinstance(grace_s, int) and grace_s > GRACE_S_MAX:

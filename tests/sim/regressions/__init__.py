@@ -1,10 +1,10 @@
 """Restore old bugs, one per piece; the test that a piece names must fail.
 
 A piece is a text: what went wrong and how it was found, `file:`, `fails:`, and after a line `----` the code as it is,
-a line `====`, and the code as it was. What must fail is a test, or `storm FIRST-LAST`: one of these seeds, or
-`explore`: one of the walks that `make test` takes; each of them where several lines say so. `storm FIRST-LAST S5`:
-it must be S5 that one of these seeds breaks. `seed:` is the first of them that does, played first: other code may
-have made it another one, and then they are all tried. `python -m tests.sim.regressions --renew` writes it again.
+a line `====`, and the code as it was. What must fail is a test, one of a file's tests, or `storm FIRST-LAST`: one of
+these seeds; each of them where several lines say so. `storm FIRST-LAST S5`: it must be S5 that one of them breaks.
+`seed:` is one of them that does, played first: other code may have made it another one, and then they are all
+tried. `python -m tests.sim.regressions --renew` writes it again.
 `rules/` holds no bugs: each breaks a rule on purpose, and the tests of this rule must fail.
 `python -m tests.sim.regressions NAME` runs one piece. A piece whose code has changed is renewed or retired
 by hand.
@@ -94,18 +94,19 @@ def found_again(piece: Piece) -> bool:
     return all(_fails(what, piece.seed) for what in piece.fails)
 
 
-def first_seed(piece: Piece) -> int | None:
-    """The first seed by which a storm finds the bug; None where no storm has to. In a process of its own."""
+def finding_seed(piece: Piece) -> int | None:
+    """Return a seed by which a storm finds the bug, its own one if that does; None where no storm is named.
+
+    To be asked once, in a process of its own.
+    """
     sys.meta_path.insert(0, Ghost(piece))
     for what in piece.fails:
         if what.startswith("storm "):
-            return _storm_that_fails(*what.split()[1:])
+            return _storm_that_fails(*what.split()[1:], first=piece.seed)
     return None
 
 
 def _fails(what: str, seed: int | None = None) -> bool:
-    if what == "explore":
-        return _walks_fail()
     if what.startswith("storm "):
         return _storm_that_fails(*what.split()[1:], first=seed) is not None
     import pytest
@@ -124,17 +125,3 @@ def _storm_that_fails(seeds: str, promise: str = "", first: int | None = None) -
             if broken.startswith(f"{promise}: " if promise else ""):
                 return seed
     return None
-
-
-def _walks_fail() -> bool:
-    from tests.sim.explore import MENUS, explore
-    from tests.sim.model import Broken, starts, working_starts
-
-    try:
-        for menu in MENUS:
-            for start in (*starts(), *working_starts()):
-                explore(menu, start, most=600)
-    except Broken as broken:
-        print(broken)
-        return True
-    return False

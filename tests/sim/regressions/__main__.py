@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.sim.regressions import PIECES, ROOT, Piece, first_seed, found_again, pieces, read
+from tests.sim.regressions import PIECES, ROOT, Piece, finding_seed, found_again, pieces, read
 
 SEED = re.compile(r"(?m)\nseed: .*$")
 
@@ -21,8 +21,8 @@ def main(argv: list[str]) -> int:
     match argv:
         case ["--renew", *names]:
             return _renew(names or [piece.name for piece in pieces()])
-        case ["--first", name]:
-            print(first_seed(_piece(name)))
+        case ["--seed", name]:
+            print(finding_seed(_piece(name)))
             return 0
         case [name]:
             piece = _piece(name)
@@ -41,7 +41,7 @@ def _renew(names: list[str]) -> int:
     for name in names:
         if not any(what.startswith("storm ") for what in _piece(name).fails):
             continue
-        command = [sys.executable, "-m", "tests.sim.regressions", "--first", name]
+        command = [sys.executable, "-m", "tests.sim.regressions", "--seed", name]
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         seed = said.split()[-1]
         if seed == "None":

@@ -29,6 +29,7 @@ from tests.system.switch_kube import RealMaster
 from tests.tools.bench.back import back_figures
 from tests.tools.bench.fleet import fleet_figures
 from tests.tools.bench.growth import growth_figures
+from tests.tools.bench.lateness import lateness_figures
 from tests.tools.bench.measure import Figure, compile_daemon, idle, interleaved, plain, pss_mib, quantile, run
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def main() -> int:
         "kube": kube_figures,
         "fleet": lambda _: fleet_figures(),
         "growth": lambda _: growth_figures(),
+        "lateness": lambda _: lateness_figures(),
     }
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument(

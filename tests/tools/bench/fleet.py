@@ -36,12 +36,12 @@ from kubesyncd.core.model import MasterConfig, Timing
 from kubesyncd.runtime.context import Runtime
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.lab.kube_client import NODES, KubeClient, node
-from tests.sim.plain import PlainDisk, PlainLog, PlainStore, PlainUnits
+from tests.sim.plain import PlainDisk, PlainLog, PlainNames, PlainStore, PlainUnits
 from tests.system.kube_cluster import API_SERVER, RealKube, missing_for_api
 from tests.tools.bench.measure import Figure, cpu_s, pss_mib, quantile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from tests.lab.engines import LabKubeProcess
 
@@ -86,7 +86,9 @@ class CountedConnection(KubeConnection):
 class CountedCluster(KubeCluster):
     """The adapter over such a connection."""
 
-    def __init__(self, book: Book, kubeconfig: Path, node_name: str, master: MasterConfig) -> None:
+    def __init__(
+        self, book: Book, kubeconfig: Path, node_name: Callable[[], str], master: MasterConfig
+    ) -> None:
         super().__init__(kubeconfig, node_name, master)
         self._connection = CountedConnection(book, kubeconfig, insecure=master.insecure)
         self._watch = NodeWatch(self._connection, node_name, watch_s=WATCH_S, silence_s=SILENCE_S)
@@ -101,7 +103,7 @@ class Joined:
     def os_version(self) -> str:
         return "SONiC.202405.7"
 
-    def credential_ends(self) -> float | None:
+    def credential_life(self) -> None:
         return None
 
 
@@ -116,9 +118,10 @@ class Simulated:
             ClusterPorts(
                 store=PlainStore(master, METADATA),  # type: ignore[arg-type]
                 units=PlainUnits(),  # type: ignore[arg-type]
-                connect=lambda config: CountedCluster(book, kubeconfig, name_of(number), config),
+                connect=lambda config: CountedCluster(book, kubeconfig, lambda: name_of(number), config),
                 labels_file=PlainDisk(),
                 switch=Joined(),
+                names=PlainNames(name_of(number)),
                 credential_fits=lambda: True,
                 is_joining=lambda: False,
             ),

@@ -6,21 +6,23 @@ import asyncio
 import json
 import random
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kubesyncd.adapters import docker_events, docker_inspect
+from kubesyncd.adapters.docker_cache import ContainerCache
 from kubesyncd.adapters.docker_containers import DockerContainers
 from kubesyncd.adapters.docker_events import parse_event
-from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, describe, whose
-from kubesyncd.core.model import Owner, Signal
+from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, Foreign, describe, listed, whose
+from kubesyncd.core.model import Container, Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
-from kubesyncd.settings import DockerSettings, SettingsError
+from kubesyncd.settings import DockerSettings
 from tests.contract.test_containers import SLOW, Api
 from tests.lab.docker_engine import LabDocker
 from tests.lab.docker_words import ApiError
 from tests.lab.heard import Heard
+from tests.lab.kube_names import NAMESPACE, kube_box
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,9 +45,13 @@ async def lab(tmp_path: Path) -> AsyncIterator[LabDocker]:
 
 @pytest.fixture
 async def containers(lab: LabDocker) -> AsyncIterator[DockerContainers]:
-    port = DockerContainers(DockerSettings(lab.url), random.Random(1))
+    port = DockerContainers(DockerSettings(lab.url), [NAMESPACE], random.Random(1))
     yield port
     await port.close()
+
+
+BOX, LABELS = kube_box("snmp", "snmp-x7")
+TENANT_BOX, TENANT_LABELS = kube_box("snmp", "web", "tenant")
 
 
 @pytest.mark.parametrize(
@@ -53,19 +59,123 @@ async def containers(lab: LabDocker) -> AsyncIterator[DockerContainers]:
     [
         ("snmp", {}, ("snmp", Owner.LOCAL)),
         ("/snmp", {"a": "b"}, ("snmp", Owner.LOCAL)),
-        ("/k8s_x", {KUBE_NAME: "snmp", KUBE_TYPE: "container"}, ("snmp", Owner.KUBE)),
-        ("/k8s_x", {KUBE_NAME: "snmp"}, ("snmp", Owner.KUBE)),
-        ("/snmp", {KUBE_NAME: "../snmp"}, None),
-        ("/snmp", {KUBE_TYPE: "podsandbox"}, None),
-        ("/snmp", {KUBE_NAME: "snmp", KUBE_TYPE: "podsandbox"}, None),
-        ("/Not.A.Feature", {}, None),
-        ("", {}, None),
+        # Run from an image that was committed from a kube container.
+        ("/snmp", LABELS, ("snmp", Owner.LOCAL)),
+        ("/lldp", TENANT_LABELS, ("lldp", Owner.LOCAL)),
+        (f"/{BOX}", LABELS, ("snmp", Owner.KUBE)),
+        # Where the name was taken, the kubelet adds a random suffix.
+        (f"/{BOX}_1f3e", LABELS, ("snmp", Owner.KUBE)),
+        (TENANT_BOX, TENANT_LABELS, "tenant/web is in a namespace whose pods run no feature"),
+        (BOX, {}, "its labels are not the kubelet's"),
+        (BOX, TENANT_LABELS, "its labels are not the kubelet's"),
+        (BOX, {**LABELS, KUBE_NAME: "lldp"}, "its labels are not the kubelet's"),
+        (BOX, {**LABELS, KUBE_TYPE: "podsandbox"}, "sandbox"),
+        (*kube_box("POD", "snmp-x7"), "sandbox"),
+        # A sidecar is a container of another name.
+        (
+            *kube_box("0exporter", "snmp-x7"),
+            "container 0exporter of pod sonic/snmp-x7 is not that of a feature",
+        ),
+        ("/Not.A.Feature", {}, "its name is not that of a feature"),
+        ("/snmp", {}, ("snmp", Owner.LOCAL)),
+        ("", {}, "its name is not that of a feature"),
     ],
 )
-def test_the_label_says_whose_a_container_is_and_else_its_name(
-    name: str, labels: dict[str, str], owner: tuple[str, Owner] | None
+def test_name_and_labels_together_decide_whose_a_container_is(
+    name: str, labels: dict[str, str], owner: tuple[str, Owner] | str
 ) -> None:
-    assert whose(name, labels) == owner
+    found = whose(name, labels, [NAMESPACE])
+    if isinstance(owner, str):
+        assert isinstance(found, Foreign)
+        assert owner in found.why
+    else:
+        assert found == owner
+
+
+def test_a_foreign_pod_is_told_its_namespace_and_the_setting() -> None:
+    found = whose(TENANT_BOX, TENANT_LABELS, [NAMESPACE, "edge"])
+    assert isinstance(found, Foreign)
+    assert found.why.endswith("deploy it in one of sonic, edge, or add tenant to [kube] namespaces")
+    assert whose(TENANT_BOX, TENANT_LABELS, [NAMESPACE, "tenant"]) == ("snmp", Owner.KUBE)
+
+
+def test_an_event_of_a_foreign_container_names_no_feature() -> None:
+    cache = ContainerCache([NAMESPACE])
+    assert cache.take(parse_event(event(**{**TENANT_LABELS, "name": TENANT_BOX}))) == ()
+    assert cache.take(parse_event(event(**{**LABELS, "name": BOX}))) == ("snmp",)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_end_of_a_container_with_a_restart_policy_is_read_from_docker(*, restarts: bool) -> None:
+    """Without a policy its event is the end, and Docker is not asked."""
+    cache = ContainerCache([NAMESPACE])
+    cache.connect()
+    snmp = Container(ID, Owner.LOCAL, running=True, started="2023-11-14T22:13:19", restarts=restarts)
+    cache.put("snmp", (snmp,), begun=cache.begin(), now=1.0)
+    cache.take(parse_event(event(exitCode="3")))
+    known = cache.get("snmp", 2.0)
+    assert known is None if restarts else known is not None and [c.exit_code for c in known] == [3]
+
+
+def test_the_end_of_an_undescribed_container_is_known_from_its_event() -> None:
+    cache = ContainerCache([NAMESPACE])
+    cache.take(parse_event(event(exitCode="3")))
+    ended = Container(ID, Owner.LOCAL, running=False, unread="input/output error")
+    (known,) = cache.put("snmp", (ended,), begun=cache.begin(), now=1.0)
+    assert (known.exit_code, known.gone) == (3, False)
+
+
+IO_ERROR = ApiError(500, "input/output error")
+
+
+async def test_a_container_that_docker_does_not_describe_runs_as_listed_and_can_be_ended(
+    containers: DockerContainers, lab: LabDocker
+) -> None:
+    """A real engine cannot be made to answer so for one container."""
+    api = Api(lab.socket)
+    snmp, kube = await api.run("snmp"), await api.run_kube("snmp")
+    for path in ("snmp", snmp, kube):
+        lab.fail["GET", f"/containers/{path}/json"] = IO_ERROR
+    heard = Heard(containers)
+    await heard.then_forget("snmp", times=4)
+    other, local = sorted(await containers.list("snmp"), key=lambda c: c.owner)
+    assert [(c.id, c.owner, c.running) for c in (local, other)] == [
+        (snmp, Owner.LOCAL, True),
+        (kube, Owner.KUBE, True),
+    ]
+    assert local.unread == other.unread == "input/output error"
+    assert (await containers.identify(kube)).owner is Owner.KUBE
+
+    await containers.stop(snmp, 5)
+    await containers.kill(kube, "KILL")
+    await heard.then_forget("snmp", times=2)
+    assert [c.running for c in await containers.list("snmp")] == [False, False]
+    del lab.fail["GET", "/containers/snmp/json"]
+    unread = {c.id: c.unread for c in await containers.list("snmp")}
+    assert unread == {snmp: "", kube: "input/output error"}, "it is not cached"
+    await heard.close()
+
+
+async def test_without_a_list_nothing_is_known(containers: DockerContainers, lab: LabDocker) -> None:
+    lab.fail["GET", "/containers/snmp/json"] = IO_ERROR
+    assert await containers.list("snmp") == ()
+    lab.fail["GET", "/containers/json"] = IO_ERROR
+    with pytest.raises(Unavailable):
+        await containers.list("snmp")
+
+
+async def test_a_container_that_goes_between_list_and_inspect_is_not_listed(
+    containers: DockerContainers, lab: LabDocker
+) -> None:
+    kube = await Api(lab.socket).run_kube("snmp")
+    lab.fail["GET", f"/containers/{kube}/json"] = ApiError(404, "no such container")
+    assert await containers.list("snmp") == ()
+
+
+@pytest.mark.parametrize("entry", [{}, {"Names": ["/a/b"]}, {"Names": None}])
+def test_an_unreadable_list_is_not_an_empty_one(entry: dict[str, object]) -> None:
+    with pytest.raises(Unavailable, match="an unreadable list"):
+        listed(entry)  # type: ignore[arg-type]
 
 
 def test_an_event_tells_when_in_nine_decimals() -> None:
@@ -97,10 +207,16 @@ def test_an_unreadable_event_causes_a_new_observation(line: bytes) -> None:
 
 
 def test_an_exit_code_beyond_all_limits_makes_the_container_unreadable() -> None:
-    state = '{"Running": false, "ExitCode": 1e9990, "StartedAt": ""}'
-    found = json.loads(f'{{"Id": "{ID}", "Name": "/snmp", "State": {state}, "Config": {{"Labels": {{}}}}}}')
-    with pytest.raises(Unavailable, match="an unreadable container"):
-        describe(found)
+    def found(exit_code: str) -> Any:
+        state = f'{{"Running": false, "ExitCode": {exit_code}, "StartedAt": ""}}'
+        config = '"Config": {"Labels": {}, "Image": "docker-snmp:latest"}, "HostConfig": {}'
+        return json.loads(
+            f'{{"Id": "{ID}", "Name": "/snmp", "Image": "sha256:1", "State": {state}, {config}}}'
+        )
+
+    assert describe(found("137")).exit_code == 137
+    with pytest.raises(Unavailable, match="an unreadable container: OverflowError"):
+        describe(found("1e9990"))
 
 
 def test_times_of_docker_sort_by_age_as_text() -> None:
@@ -108,12 +224,6 @@ def test_times_of_docker_sort_by_age_as_text() -> None:
     ours = [docker_inspect._instant(text) for text in told]
     assert sorted(ours) == ours
     assert docker_inspect._instant(docker_inspect.NEVER) == docker_inspect._instant("") == ""
-
-
-@pytest.mark.parametrize("url", ["tcp://10.0.0.1:2375", "docker.sock", ""])
-async def test_only_a_unix_socket_is_taken(url: str) -> None:
-    with pytest.raises(SettingsError, match="unix:///"):
-        DockerContainers(DockerSettings(url), random.Random(1))
 
 
 class TestFaults:
@@ -288,6 +398,6 @@ async def nonsense(
 
     path = f"{folder}/nonsense.sock"
     async with await asyncio.start_unix_server(serve, path):
-        port = DockerContainers(DockerSettings(f"unix://{path}"), random.Random(1))
+        port = DockerContainers(DockerSettings(f"unix://{path}"), [NAMESPACE], random.Random(1))
         yield port
         await port.close()

@@ -26,7 +26,6 @@ from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.adapters.package_server import HttpsFiles
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
-from kubesyncd.settings import SettingsError
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.lab.https_answer import Answer, AnswerServer
 
@@ -45,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[AnswerServer]:
 
 
 async def change_a_label(server: AnswerServer) -> None:
-    cluster = KubeCluster(server.kubeconfig, "switch1", MasterConfig(ip="127.0.0.1"))
+    cluster = KubeCluster(server.kubeconfig, lambda: "switch1", MasterConfig(ip="127.0.0.1"))
     try:
         await cluster.apply_labels({"a": "1"})
     finally:
@@ -89,7 +88,10 @@ UNAUTHORIZED = (
         (403, Forbidden, "no way"),
         (404, Missing, NOT_REGISTERED),
         (409, Unavailable, "409: no way"),
-        (410, Unavailable, "410: no way"),
+        (405, Refused, "no way"),
+        (408, Unavailable, "408: no way"),
+        (410, Refused, "no way"),
+        (413, Refused, "no way"),
         (422, Refused, "no way"),
         (429, Unavailable, "429: no way"),
         (500, Unavailable, "500: no way"),
@@ -247,7 +249,7 @@ async def test_a_server_without_tls_is_reported_with_openssls_reason(tmp_path: P
     authority = Authority(tmp_path / "pki")
     pair = authority.issue("client", "system:node:switch1", "system:nodes")
     write_kubeconfig(tmp_path / "plain.conf", f"https://{where}", authority.pem, pair, inline=False)
-    cluster = KubeCluster(tmp_path / "plain.conf", "switch1", MasterConfig(ip="127.0.0.1"))
+    cluster = KubeCluster(tmp_path / "plain.conf", lambda: "switch1", MasterConfig(ip="127.0.0.1"))
     async with plain:
         with pytest.raises(Unavailable) as caught:
             await cluster.apply_labels({"a": "1"})
@@ -388,6 +390,11 @@ def test_an_engine_that_answers_with_anything_else_is_unavailable(tmp_path: Path
     assert caught.value.detail.startswith(f"{url} does not answer (")
 
 
+def test_a_list_of_containers_that_is_none_has_no_pods(tmp_path: Path) -> None:
+    with engine(tmp_path / "docker.sock", Answer(200, b'{"message": "no"}')) as url:
+        assert docker_sync.pods(url, ["sonic"], 60) == {}
+
+
 def test_an_engine_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/none.sock"
     with pytest.raises(Unavailable) as caught:
@@ -406,8 +413,3 @@ def test_a_container_is_inspected_and_a_missing_one_is_not_there(tmp_path: Path)
 def test_a_plain_path_of_the_engine_is_allowed_as_for_the_daemon(tmp_path: Path) -> None:
     with engine(tmp_path / "docker.sock", Answer(200, b'{"Version": "24.0.7"}')):
         assert docker_sync.docker_version(str(tmp_path / "docker.sock"), 60) == "24.0.7"
-
-
-def test_an_engine_behind_another_kind_of_url_is_refused_as_by_the_daemon() -> None:
-    with pytest.raises(SettingsError, match=r"^\[docker\] url = 'tcp://127.0.0.1:2375'; allowed: unix://"):
-        docker_sync.docker_version("tcp://127.0.0.1:2375", 60)

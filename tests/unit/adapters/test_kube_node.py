@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import aclosing, asynccontextmanager
@@ -16,12 +18,15 @@ import pytest
 pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not installed")
 
 from kubesyncd.adapters import kube_watch
+from kubesyncd.adapters.kube_credential import CertifiedName
 from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Forbidden, Missing, PortError, Refused, Unavailable
+from tests.lab.certificates import write_kubeconfig
 from tests.lab.kube_api import Fault, LabKube
-from tests.lab.kube_client import NODES, KubeClient, KubeError, node
+from tests.lab.kube_client import NODES, KubeClient, KubeError, node, shown
 from tests.lab.kube_rules import RESOURCES
+from tests.lab.kube_store import Store
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -43,7 +48,7 @@ async def api(tmp_path: Path) -> AsyncIterator[LabKube]:
 
 @asynccontextmanager
 async def cluster(kubeconfig: Path, *, watch_s: int = 2) -> AsyncIterator[KubeCluster]:
-    adapter = KubeCluster(kubeconfig, NODE, SECURE, watch_s=watch_s, silence_s=2 * watch_s)
+    adapter = KubeCluster(kubeconfig, lambda: NODE, SECURE, watch_s=watch_s, silence_s=2 * watch_s)
     try:
         async with asyncio.timeout(PATIENCE_S):
             yield adapter
@@ -80,6 +85,33 @@ async def test_each_status_becomes_one_of_our_errors_and_changes_nothing(
     assert type(caught.value) is error
     assert caught.value.detail.isprintable()
     assert stored(api) == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ('admission webhook "labels.example" denied the request: no tier here', Refused),
+        ("node switch1 is not allowed to modify labels: example.kubernetes.io/a", Refused),
+        ('nodes "switch1" is forbidden: a policy of this cluster denies it', Refused),
+        ('nodes "switch1" is forbidden: User "x" cannot patch resource "nodes" in API group ""', Forbidden),
+        ('node "switch2" is not allowed to modify node "switch1"', Forbidden),
+    ],
+)
+async def test_a_denied_label_is_refused_and_a_denied_credential_is_forbidden(
+    api: LabKube, words: str, error: type[PortError]
+) -> None:
+    body = json.dumps({"kind": "Status", "message": words})
+    api.faults.append(Fault("status", "PATCH", times=2, status=403, body=body))
+    async with cluster(api.kubelet_conf) as adapter:
+        with pytest.raises(error, match=re.escape(words)) as caught:
+            await adapter.apply_labels({"a": "2"})
+        assert type(caught.value) is error
+        assert "join" not in caught.value.detail
+        if error is Refused:
+            api.faults.append(Fault("status", "GET", times=1, status=403, body=body))
+        if "policy" in words:
+            with pytest.raises(Forbidden):
+                await adapter.apply_labels({"a": "2"})
 
 
 async def test_a_server_that_asks_for_a_delay_is_quoted(api: LabKube) -> None:
@@ -122,14 +154,14 @@ async def test_a_server_without_the_kubernetes_api_is_unavailable(api: LabKube, 
     api.faults.append(Fault("status", "GET", status=200, body=body))
     async with cluster(api.kubelet_conf) as adapter:
         with pytest.raises(Unavailable):
-            await anext(adapter.watch())
+            await shown(adapter.watch())
 
 
 async def test_an_endless_answer_is_cut_off(api: LabKube) -> None:
     api.faults.append(Fault("status", "GET", status=200, body="x" * (9 * 2**20)))
     async with cluster(api.kubelet_conf) as adapter:
         with pytest.raises(Unavailable, match="longer than"):
-            await anext(adapter.watch())
+            await shown(adapter.watch())
 
 
 @pytest.mark.parametrize(
@@ -146,16 +178,16 @@ async def test_an_endless_answer_is_cut_off(api: LabKube) -> None:
 async def test_a_watch_that_tells_nonsense_is_unavailable(api: LabKube, body: str) -> None:
     api.faults.append(Fault("status", "watch=true", status=200, body=body))
     async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
+        assert await shown(labels) == {"a": "1"}
         with pytest.raises(Unavailable):
-            await anext(labels)
+            await shown(labels)
 
 
 @pytest.mark.parametrize(
     ("status", "fix"),
     [
         (401, "401: .*may have expired.*config kube join -f"),
-        (403, "403: .*allow it, or join again"),
+        (403, "403: .*allow it there"),
         (500, "500"),
         (503, "503"),
     ],
@@ -163,9 +195,9 @@ async def test_a_watch_that_tells_nonsense_is_unavailable(api: LabKube, body: st
 async def test_a_refused_watch_is_unavailable(api: LabKube, status: int, fix: str) -> None:
     api.faults.append(Fault("status", "watch=true", status=status))
     async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
+        assert await shown(labels) == {"a": "1"}
         with pytest.raises(Unavailable, match=fix):
-            await anext(labels)
+            await shown(labels)
 
 
 async def test_a_server_that_ends_every_watch_at_once_is_unavailable_and_not_asked_in_a_loop(
@@ -174,9 +206,9 @@ async def test_a_server_that_ends_every_watch_at_once_is_unavailable_and_not_ask
     monkeypatch.setattr(kube_watch, "WATCH_S_MIN", 20.0)
     api.faults.append(Fault("end", "watch=true", times=1000))
     async with cluster(api.kubelet_conf, watch_s=40) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
+        assert await shown(labels) == {"a": "1"}
         with pytest.raises(Unavailable, match="ended the watch at once"):
-            await anext(labels)
+            await shown(labels)
     assert sum("watch=true" in line for line in api.requests) <= 2
 
 
@@ -197,8 +229,8 @@ async def test_a_forgotten_version_is_listed_again_and_only_a_real_change_is_rep
         return sum(("watch=true" in line) == watching for line in api.requests if line.startswith("GET"))
 
     async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
-        change = asyncio.ensure_future(anext(labels))
+        assert await shown(labels) == {"a": "1"}
+        change = asyncio.ensure_future(shown(labels))
         await until_async(lambda: asked(watching=True))
         listed = asked(watching=False)
         api.faults.append(replace(fault))
@@ -215,16 +247,69 @@ async def test_a_version_forgotten_as_soon_as_it_is_listed_is_unavailable(
     monkeypatch.setattr(kube_watch, "WATCH_S_MIN", 20.0)
     api.faults.append(Fault("status", "watch=true", times=1000, status=410))
     async with cluster(api.kubelet_conf, watch_s=40) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
+        assert await shown(labels) == {"a": "1"}
         with pytest.raises(Unavailable, match="ended the watch at once"):
-            await anext(labels)
+            await shown(labels)
     assert sum("watch=true" in line for line in api.requests) == 1
+
+
+async def test_an_older_store_behind_the_same_address_is_read_once_the_watch_ends(api: LabKube) -> None:
+    """A standby has taken over; its versions are lower, and a watch from ours would wait for them."""
+    older = copy.deepcopy(api.store.objects)
+    for number in range(50):
+        api.store.update(RESOURCES["nodes"], "", NODE, {"metadata": {"labels": {"a": f"new-{number}"}}})
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
+        assert await shown(labels) == {"a": "new-49"}
+        api.store = Store(objects=older, version=5)
+        seen = await anext(labels)
+        assert seen is not None
+        assert (seen.labels, seen.older) == ({"a": "1"}, True)
+        api.store.update(RESOURCES["nodes"], "", NODE, {"metadata": {"labels": {"a": "2"}}})
+        api.store.publish()
+        seen = await anext(labels)
+        assert seen is not None
+        assert (seen.labels, seen.older) == ({"a": "2"}, False)
+
+
+async def test_a_node_that_was_registered_again_is_reported_though_its_labels_are_the_same(
+    api: LabKube,
+) -> None:
+    async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as nodes:
+        first = await anext(nodes)
+        async with KubeClient(api.admin_conf) as admin:
+            await admin.delete(f"{NODES}/{NODE}")
+            assert await anext(nodes) is None
+            await admin.post(NODES, node(NODE, a="1"))
+        second = await anext(nodes)
+        assert first is not None
+        assert second is not None
+        assert (first.labels, first.uid) != (second.labels, second.uid)
+        assert first.labels == second.labels
+
+
+async def test_the_watch_follows_the_node_of_the_credential(api: LabKube) -> None:
+    async with KubeClient(api.admin_conf) as admin:
+        await admin.post(NODES, node("switch2", b="2"))
+    certified = CertifiedName(api.kubelet_conf)
+    adapter = KubeCluster(api.kubelet_conf, certified, SECURE, watch_s=2, silence_s=4)
+    async with asyncio.timeout(PATIENCE_S), aclosing(adapter.watch()) as labels:
+        assert await shown(labels) == {"a": "1"}
+        pair = api.authority.issue("other", "system:node:switch2", "system:nodes")
+        write_kubeconfig(api.kubelet_conf, api.url, api.authority.pem, pair, inline=True)
+        assert await shown(labels) == {"b": "2"}
+        await adapter.apply_labels({"b": "3"})
+        assert await shown(labels) == {"b": "3"}
+    await adapter.close()
+    api.kubelet_conf.write_text("{")
+    assert certified() == ""
+    api.kubelet_conf.unlink()
+    assert certified() == ""
 
 
 async def test_a_compacted_history_does_not_end_the_watch(api: LabKube) -> None:
     async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"a": "1"}
-        change = asyncio.ensure_future(anext(labels))
+        assert await shown(labels) == {"a": "1"}
+        change = asyncio.ensure_future(shown(labels))
         await until_async(lambda: sum("watch=true" in line for line in api.requests) >= 2)
         async with KubeClient(api.admin_conf) as admin:
             await admin.post(NODES, node("switch2"))
@@ -304,11 +389,11 @@ async def test_nothing_is_left_open_after_close(api: LabKube) -> None:
     before = ours()
     for _ in range(3):
         async with cluster(api.kubelet_conf) as adapter, aclosing(adapter.watch()) as labels:
-            await anext(labels)
+            await shown(labels)
             for number in range(3):
                 api.authority.issue("kubelet", f"system:node:{NODE}", "system:nodes")
                 await adapter.apply_labels({"n": str(number)})
-                await anext(labels)
+                await shown(labels)
     await until_async(lambda: ours() <= before)
 
 
@@ -326,14 +411,14 @@ async def test_the_lab_s_server_keeps_port_and_objects_over_a_kill(tmp_path: Pat
     async with KubeClient(tmp_path / "admin.conf") as admin:
         await admin.post(NODES, node(NODE, kept="1"))
     async with cluster(tmp_path / "kubelet.conf") as adapter, aclosing(adapter.watch()) as labels:
-        assert await anext(labels) == {"kept": "1"}
+        assert await shown(labels) == {"kept": "1"}
         first.kill()
         await first.wait()
         with pytest.raises(Unavailable):
-            await anext(labels)
+            await shown(labels)
         second = await start()
         async with aclosing(adapter.watch()) as again:
-            assert await anext(again) == {"kept": "1"}
+            assert await shown(again) == {"kept": "1"}
         second.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(second.wait(), PATIENCE_S) == 0
 

@@ -201,12 +201,16 @@ class TestReading:
         assert master.ip == ""
         assert len(master.problems) == 1
 
-    async def test_only_valid_names_are_features(self, store: RedisStore, config_db: redis.Redis) -> None:
+    async def test_rows_with_invalid_names_are_listed_too(
+        self, store: RedisStore, config_db: redis.Redis
+    ) -> None:
         for name in ("snmp", "lldp@0", "../x", "a|b", "", "UPPER", "é", "x" * 70, "a b", "-f"):
             config_db.hset(f"FEATURE|{name}", "state", "enabled")
         config_db.hset(b"FEATURE|\xff", "state", "enabled")
         config_db.hset("FEATURES|no", "state", "enabled")
-        assert await store.features() == {"snmp", "lldp@0"}
+        names = await store.features()
+        assert {name for name in names if valid_feature_name(name)} == {"snmp", "lldp@0"}
+        assert {"UPPER", "a|b", ""} < names
 
     async def test_features_are_found_among_many_other_keys(
         self, store: RedisStore, config_db: redis.Redis
@@ -926,9 +930,12 @@ class TestWhereRedisIs:
             assert state.hget("FEATURE|snmp", "current_owner") == "kube"
         await store.close()
 
-    def test_an_invalid_url_is_reported_at_the_start(self) -> None:
-        with pytest.raises(settings.SettingsError, match=r"\[redis\] url"):
-            RedisStore(settings.RedisSettings(url="localhost"), "hld", random.Random(1), frozenset())
+    @pytest.mark.parametrize(
+        "url", ["unix:///r?db=4", "redis://[::1]:6379/4", "redis://u:p@h", "rediss://h?password=p&username=u"]
+    )
+    def test_a_url_that_the_settings_allow_can_be_read(self, url: str) -> None:
+        assert settings.check({"redis": {"url": url}}, "k").valid().redis.url == url
+        assert connect(url, 4)
 
 
 async def test_an_invalid_feature_name_never_reaches_redis(store: RedisStore) -> None:

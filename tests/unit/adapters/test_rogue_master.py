@@ -20,6 +20,7 @@ from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.ports import Unavailable
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
+from tests.lab.kube_client import shown
 from tests.tools import fuzz
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Rogue:
         url = f"https://{self._address}:{port}"
         write_kubeconfig(self.kubeconfig, url, self._authority.pem, self._pair, inline=False)
         self._adapter = KubeCluster(
-            self.kubeconfig, NODE, MasterConfig(ip="127.0.0.1"), watch_s=2, silence_s=4
+            self.kubeconfig, lambda: NODE, MasterConfig(ip="127.0.0.1"), watch_s=2, silence_s=4
         )
         return self._adapter
 
@@ -145,7 +146,7 @@ async def test_whatever_answers_there_is_unavailable_in_time(
             await adapter.apply_labels({"snmp_enabled": "true"})
         with pytest.raises(Unavailable):
             async with asyncio.timeout(BOUND_S):
-                await anext(adapter.watch())
+                await shown(adapter.watch())
         assert time.monotonic() - begun < 2 * BOUND_S
         assert fuzz.resident_bytes() - before < 8 * fuzz.LEFT_BYTES_MAX
         assert refused.value.detail.isprintable()

@@ -70,6 +70,49 @@ async def test_the_kubelet_runs_when_systemd_says_so_or_is_about_to_restart_it(
     assert fake.calls == ["is-active kubelet.service"]
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("LoadState=loaded ActiveState=active SubState=running NRestarts=0 Result=success", ""),
+        ("LoadState=loaded ActiveState=inactive SubState=dead NRestarts=0 Result=success", ""),
+        ("LoadState=loaded ActiveState=active SubState=running NRestarts=x", ""),
+        (
+            "ActiveState=active SubState=running NRestarts=7 ActiveEnterTimestampMonotonic=1",
+            "",
+        ),
+        (
+            "ActiveState=active SubState=running NRestarts=7 ActiveEnterTimestampMonotonic=99999999999999999",
+            "kubelet.service ends by itself, restarted 7 times; see: journalctl -u kubelet.service",
+        ),
+        (
+            "LoadState=loaded ActiveState=activating SubState=auto-restart NRestarts=14 Result=exit-code",
+            "kubelet.service ends by itself (exit-code), restarted 14 times; see: journalctl -u kubelet.service",
+        ),
+        (
+            "ActiveState=activating SubState=auto-restart NRestarts=0 Result=exit-code",
+            "kubelet.service ends by itself (exit-code); see: journalctl -u kubelet.service",
+        ),
+        (
+            "ActiveState=failed SubState=failed NRestarts=5 Result=start-limit-hit ActiveEnterTimestampMonotonic=1",
+            "kubelet.service has failed (start-limit-hit); see: journalctl -u kubelet.service",
+        ),
+        (
+            "LoadState=masked ActiveState=inactive SubState=dead",
+            "kubelet.service is masked, so it cannot start; run: systemctl unmask kubelet.service",
+        ),
+        (
+            "LoadState=not-found ActiveState=inactive SubState=dead",
+            "kubelet.service does not exist; install the kubelet, or set [systemd] kubelet_unit",
+        ),
+    ],
+)
+async def test_a_kubelet_that_does_not_run_well_is_told_with_the_fix(
+    tmp_path: Path, said: str, told: str
+) -> None:
+    fake = FakeSystemctl(tmp_path, f"show) printf '%s\\n' {said};;")
+    assert await fake.units().kubelet_trouble() == told
+
+
 async def test_a_systemd_that_cannot_be_asked_is_unavailable_with_its_last_output(tmp_path: Path) -> None:
     fake = FakeSystemctl(tmp_path, "is-active) echo first >&2; echo 'Failed to connect to bus' >&2; exit 1;;")
     with pytest.raises(Unavailable, match=r"is-active kubelet\.service: Failed to connect to bus"):
@@ -274,3 +317,39 @@ async def test_a_systemd_that_does_not_say_what_is_pending_is_unavailable(tmp_pa
     fake = FakeSystemctl(tmp_path, "show) echo 'Failed to connect to bus' >&2; exit 1;;")
     with pytest.raises(Unavailable, match=r"show kubesyncd-join\.service: Failed to connect to bus"):
         await fake.units().pending("kubesyncd-join.service")
+
+
+@pytest.mark.parametrize(
+    ("state", "there"),
+    [("loaded", True), ("error", True), ("bad-setting", True), ("not-found", False), ("masked", False)],
+)
+async def test_a_unit_that_cannot_run_does_not_exist(tmp_path: Path, state: str, there: bool) -> None:
+    fake = FakeSystemctl(tmp_path, f"show) echo 'LoadState={state}';;")
+    assert await fake.units().unit_exists("snmp") is there
+    assert fake.calls == ["show --property=LoadState snmp.service"]
+    assert not await fake.units().unit_exists("../etc/passwd")
+
+
+@pytest.mark.parametrize("said", ["show) echo 'Failed to connect to bus' >&2; exit 1;;", "show) exit 0;;"])
+async def test_a_systemd_that_does_not_answer_leaves_a_unit_unknown(tmp_path: Path, said: str) -> None:
+    with pytest.raises(Unavailable, match=r"show snmp\.service: "):
+        await FakeSystemctl(tmp_path, said).units().unit_exists("snmp")
+
+
+@pytest.mark.parametrize(("state", "head", "makes"), [
+    ("loaded", "[Unit]", True), ("loaded", "# Written by kubesync, and removed by: x", False), ("not-found", "", False),
+])  # fmt: skip
+async def test_only_a_unit_that_kubesync_has_not_written_makes_a_local_container(
+    tmp_path: Path, state: str, head: str, makes: bool
+) -> None:
+    (tmp_path / "unit").write_text(f"{head}\n")
+    said = f"show) echo LoadState={state}; echo FragmentPath={tmp_path / 'unit'};;"
+    units = FakeSystemctl(tmp_path, said).units()
+    assert await units.makes_local("snmp") is makes
+    assert not await units.makes_local("../etc/passwd")
+
+
+async def test_a_unit_whose_file_cannot_be_read_is_not_kubesync_s(tmp_path: Path) -> None:
+    assert await FakeSystemctl(tmp_path, "show) echo LoadState=loaded;;").units().makes_local("snmp")
+    with pytest.raises(Unavailable):
+        await FakeSystemctl(tmp_path, "show) exit 0;;").units().makes_local("snmp")

@@ -7,6 +7,7 @@ import json
 from kubesyncd.api.cluster_handlers import ClusterHandlers
 from kubesyncd.api.messages import Request, Role
 from kubesyncd.api.peer import Peer
+from kubesyncd.api.refused_containers import REMEMBERED_MAX, REMEMBERED_S, RefusedContainers
 
 
 class Status:
@@ -21,6 +22,29 @@ class Status:
 
 async def test_the_cluster_s_status_has_the_membership() -> None:
     cluster, join = Status(joined=True), Status(phase="done")
-    handlers = ClusterHandlers(cluster, join).handlers()  # type: ignore[arg-type]
+    refused = RefusedContainers(lambda: 7.0)
+    refused.add("snmp", "ab", "its pod is foreign")
+    handlers = ClusterHandlers(cluster, join, refused).handlers()  # type: ignore[arg-type]
     reply = await handlers["cluster"](Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None))
-    assert json.loads(reply.out) == {"joined": True, "membership": {"phase": "done"}}
+    assert json.loads(reply.out) == {
+        "joined": True,
+        "membership": {"phase": "done"},
+        "refused_containers": refused.recent(),
+    }
+
+
+def test_a_refused_container_is_remembered_once_and_for_an_hour() -> None:
+    now = [100.0]
+    refused = RefusedContainers(lambda: now[0])
+    refused.add("snmp", "ab", "foreign")
+    now[0] += REMEMBERED_S
+    refused.add("snmp", "cd", "foreign")
+    refused.add("lldp", "ef", "foreign")
+    first, second = refused.recent()
+    assert (first["feature"], first["container_id"], first["times"]) == ("snmp", "cd", 2)
+    assert second["times"] == 1
+    for number in range(REMEMBERED_MAX):
+        refused.add("snmp", "ab", f"reason {number}")
+    assert [r["why"] for r in refused.recent()] == [f"reason {n}" for n in range(REMEMBERED_MAX)]
+    now[0] += REMEMBERED_S + 1.0
+    assert refused.recent() == []

@@ -28,6 +28,7 @@ LOCAL = {
     "failure_minutes": 0,
     "failure_policy": None,
     "local_only": False,
+    "why_local": "",
     "always_local": False,
 }
 RUNS_LOCALLY = "the local container runs, as configured"

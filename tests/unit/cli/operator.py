@@ -64,7 +64,7 @@ url = "{url or self.redis.url}"
 database_config = "{self.folder}/database_config.json"
 [sockets]
 host = "{self.folder}/host.sock"
-container = "{self.folder}/container.sock"
+container = "{self.folder}/container/container.sock"
 [docker]
 url = "unix://{self.folder}/docker.sock"
 [kube]

@@ -9,6 +9,8 @@ from kubesyncd.cli.feature_settings import FeatureChange, parse_change
 from kubesyncd.cli.switch_redis import FeatureFields
 from kubesyncd.core import protocol
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
+from kubesyncd.core.state import State
+from tests.lab.stub_daemon import KUBE_ID, container, feature
 from tests.unit.cli.operator import CONFIG_DB, Operator
 
 MASTER = "KUBERNETES_MASTER|SERVER"
@@ -26,7 +28,7 @@ MASTER = "KUBERNETES_MASTER|SERVER"
         ("port 8443", "port", "8443"),
         ("insecure on", "insecure", "True"),
         ("insecure off", "insecure", "False"),
-        ("disable on", "disable", "True"),
+        ("disable on -y", "disable", "True"),
     ],
 )
 def test_the_masters_settings_are_written_as_the_design_document_spells_them(
@@ -42,7 +44,8 @@ def test_a_change_says_what_was_there_before(bare_terminal: Operator) -> None:
     bare_terminal.configure(MASTER, ip="10.1.1.1")
     assert bare_terminal.types("config kube server ip 10.1.1.2").stdout == "IP 10.1.1.2 (was 10.1.1.1)\n"
     assert bare_terminal.configured(MASTER) == {"ip": "10.1.1.2"}
-    assert bare_terminal.types("config kube server ip 10.1.1.2").stdout == "IP is 10.1.1.2 already\n"
+    for same in ("10.1.1.2", "[::FFFF:10.1.1.2]"):
+        assert bare_terminal.types(f"config kube server ip {same}").stdout == "IP is 10.1.1.2 already\n"
 
 
 @pytest.mark.parametrize("word", ["", "0", "65536", "-1", "6443x", "٤٤٣"])
@@ -78,7 +81,7 @@ def test_an_unverified_master_causes_a_warning(bare_terminal: Operator) -> None:
 
 
 def test_disable_is_also_where_the_design_document_has_it(bare_terminal: Operator) -> None:
-    assert bare_terminal.types("config kubernetes disable on").exit_code == 0
+    assert bare_terminal.types("config kubernetes disable on --yes").exit_code == 0
     assert bare_terminal.configured(MASTER) == {"disable": "True"}
 
 
@@ -148,6 +151,15 @@ def test_an_invalid_label_is_refused_without_asking_the_daemon(
     assert bare_terminal.daemon.requests == []
 
 
+@pytest.mark.parametrize("line", ["add hwsku MINE", "drop worker.sonic/platform", "add kubernetes.io/os x"])
+def test_a_label_that_describes_the_switch_is_not_changed_by_hand(bare_terminal: Operator, line: str) -> None:
+    result = bare_terminal.types(f"config kube label {line}")
+    assert result.exit_code == 64
+    assert "describes the" in result.stderr
+    assert "use another key" in result.stderr
+    assert bare_terminal.daemon.requests == []
+
+
 def test_a_label_the_daemon_declines_fails_with_its_text_and_code(bare_terminal: Operator) -> None:
     said = "label: this switch has joined no master; set one with `config kube server ip` and join it"
     bare_terminal.daemon.replies["label"] = protocol.err(said) + protocol.result(1)
@@ -170,11 +182,50 @@ def test_a_join_is_reported_step_by_step(bare_terminal: Operator) -> None:
     assert [r for r in bare_terminal.daemon.requests if r[0] == "join"] == [["join", "0"], ["join", "1"]]
 
 
+@pytest.mark.parametrize("line", ["config kube reset", "config kube server disable on"])
+def test_leaving_lists_what_becomes_of_each_feature_and_asks(terminal: Operator, line: str) -> None:
+    before = terminal.configured(MASTER)
+    refused = terminal.types(line, answers="n\n")
+    assert refused.exit_code == 1
+    assert refused.stdout.splitlines() == [
+        "This switch leaves its master: every pod on it ends, its Node and the queued labels are deleted.",
+        "  lldp: its kube container ends; its local container starts at once, before the node is drained",
+        "  telemetry: nothing runs now; its unit is restarted afterwards, which creates a local container where it can",
+        "  1 feature from local images: no change",
+        "Leave the master? [y/N]: ",
+    ]
+    assert "nothing was changed; answer y, or add -y, to proceed" in refused.stderr
+    unanswered = terminal.types(line)
+    assert (unanswered.exit_code, "add -y" in unanswered.stderr) == (64, True), "a script without an answer"
+    assert terminal.configured(MASTER) == before
+    assert "reset" not in [request[0] for request in terminal.daemon.requests]
+    terminal.daemon.replies["reset"] = protocol.result(0)
+    assert terminal.types(line, answers="y\n").exit_code == 0
+    assert terminal.types(f"{line} -y").exit_code == 0
+
+
+def test_leaving_says_that_a_feature_without_fallback_ends(bare_terminal: Operator) -> None:
+    kube = feature("snmp", State.KUBE_RUNNING, "", granted=KUBE_ID, containers=[container("kube", KUBE_ID)])
+    kube["config"]["fallback"] = False
+    bare_terminal.daemon.features["snmp"] = kube
+    assert (
+        "  snmp: its kube container ends; nothing runs afterwards, because fallback is off; to change that first: "
+        "kubesync config feature snmp owner local\n"
+    ) in bare_terminal.types("config kube reset", answers="n\n").stdout
+
+
+def test_leaving_asks_nothing_where_nothing_ends(terminal: Operator) -> None:
+    terminal.daemon.cluster |= {"joined": False}
+    assert terminal.types("config kube server disable on").exit_code == 0
+    terminal.daemon.replies["reset"] = protocol.result(0)
+    assert terminal.types("config kube reset").exit_code == 0
+
+
 def test_a_join_that_fails_says_why(bare_terminal: Operator) -> None:
     bare_terminal.daemon.replies["reset"] = protocol.err(
         "container: the kubelet does not stop; see its journal"
     ) + protocol.result(1)
-    result = bare_terminal.types("config kube reset")
+    result = bare_terminal.types("config kube reset -y")
     assert (result.exit_code, result.stderr) == (1, "kubesync: the kubelet does not stop; see its journal\n")
 
 
@@ -396,3 +447,16 @@ class watching:  # noqa: N801
             self._seen.append(message["data"])
         self._listener.close()
         self._client.close()
+
+
+def test_a_feature_that_kubernetes_cannot_name_stays_local(bare_terminal: Operator) -> None:
+    for name in ("dhcp_relay", "dhcp-relay", "odd_"):
+        bare_terminal.configure(f"FEATURE|{name}", state="enabled")
+    assert bare_terminal.types("config feature dhcp_relay owner kube -y").exit_code == 0
+    refused = bare_terminal.types("config feature dhcp-relay owner kube -y")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "would be dhcp-relay, which is that of dhcp_relay" in refused.stderr
+    assert "can only be local" in bare_terminal.types("config feature odd_ owner kube -y").stderr
+    assert bare_terminal.types("config feature dhcp_relay owner kube -y").exit_code == 0, "it keeps the name"
+    assert bare_terminal.types("config feature dhcp_relay owner local -y").exit_code == 0
+    assert bare_terminal.types("config feature dhcp-relay owner kube -y").exit_code == 0

@@ -39,7 +39,7 @@ def toml(old: Old) -> settings.Settings:
         if one.way is Way.SET:
             sections.setdefault(one.section, []).append(one.text)
     text = "\n".join(f"[{name}]\n" + "\n".join(lines) for name, lines in sections.items())
-    return settings.parse(tomllib.loads(text), "advised")
+    return settings.check(tomllib.loads(text), "advised").valid()
 
 
 def said(old: Old, way: Way) -> list[str]:
@@ -70,6 +70,12 @@ def test_a_time_below_the_smallest_that_kubesyncd_accepts_means_at_once() -> Non
     old = Old(settings={"tag_latest_image_on_wait_seconds": 1e-9, "retry_join_interval_seconds": 1e-9})
     found = toml(old)
     assert (found.images.adopt, found.timing.tag_after_s, found.kube.join_retry_s) == (True, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("old", "most"), [(600, 600.0), (3600, 3600.0), ("x", 600.0)])
+def test_the_limit_of_a_pause_is_never_below_the_pause(old: object, most: float) -> None:
+    found = toml(Old(settings={"retry_join_interval_seconds": old}))
+    assert found.kube.join_retry_s_max == most
 
 
 def test_an_unknown_setting_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.cli.rules.daemonset import Local, daemonset, local_of
+from kubesyncd.cli.rules.daemonset import Local, daemonset, left_out, local_of
 from kubesyncd.cli.rules.daemonset_lint import HOOKS, RULES, SOCKET_FOLDER, Weight, check
-from tests.lab.kube_client import KubeClient
+from kubesyncd.cli.rules.kube_syntax import invalid_fields
+from kubesyncd.core.kube_names import kube_name
+from kubesyncd.core.model import FEATURE_NAME
+from tests.lab.kube_client import KubeClient, KubeError
 from tests.paths import ROOT
 
 if TYPE_CHECKING:
@@ -49,7 +53,7 @@ def broken(tree: Any) -> set[str]:
 
 def test_a_manifest_made_here_keeps_every_rule() -> None:
     assert check([good()]) == ()
-    assert check([daemonset("snmp", Local(), image="registry/snmp@sha256:0")]) == ()
+    assert check([daemonset("snmp", Local(), image=f"registry/snmp@sha256:{64 * '0'}")]) == ()
     assert check([daemonset("snmp", LOCAL, command=["/usr/sbin/snmpd", "-f"])]) == ()
 
 
@@ -90,10 +94,102 @@ def change(**edits: Any) -> Any:
             where.pop(key, None)
         else:
             where[key] = value
+    volumes = [volume["name"] for volume in pod(tree)["volumes"]]
+    mounts = container(tree).get("volumeMounts", [])
+    container(tree)["volumeMounts"] = [mount for mount in mounts if mount["name"] in volumes]
     return tree
 
 
 MOUNT_ALL = [{"name": "kubesyncd", "hostPath": {"path": "/run"}}]
+
+
+def test_a_feature_with_an_underscore_has_a_hyphen_in_kubernetes() -> None:
+    made = daemonset("dhcp_relay", Local())
+    assert made["metadata"]["name"] == container(made)["name"] == "dhcp-relay"
+    assert made["spec"]["selector"]["matchLabels"] == made["spec"]["template"]["metadata"]["labels"]
+    assert pod(made)["nodeSelector"] == {"dhcp_relay_enabled": "true"}
+    assert container(made)["lifecycle"]["preStop"]["exec"]["command"] == [f"{HOOKS}/pre-stop", "dhcp_relay"]
+    assert container(made)["image"] == "REGISTRY/docker-dhcp-relay:VERSION"
+    assert check([made]) == ()
+    container(made)["name"] = "dhcp_relay"
+    assert {(f.rule, f.fix) for f in check([made])} == {
+        ("container", "name the feature's container dhcp-relay"),
+        ("syntax", "name it dhcp-relay"),
+    }
+
+
+def test_what_a_manifest_cannot_express_is_left_out() -> None:
+    local = Local(
+        binds=("data:/data", "/a/../b:/b", "/ok:/ok"),
+        tmpfs=("/ok", "/tmp"),
+        environment={"1ST": "x", "TEXT": "$(HOME) $HOME"},
+    )
+    made = daemonset("snmp", local)
+    assert [m["mountPath"] for m in container(made)["volumeMounts"]] == [SOCKET_FOLDER, "/ok", "/tmp"]
+    assert {"name": "TEXT", "value": "$$(HOME) $HOME"} in container(made)["env"]
+    assert left_out(local) == ("1ST", "data:/data", "/a/../b:/b")
+    assert check([made]) == ()
+
+
+ANY_TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=12)
+PATHS = st.sampled_from(["/", "/etc", "data", "/a/../b", "", "/run/x y", SOCKET_FOLDER]) | ANY_TEXT
+
+
+@settings(max_examples=50)
+@given(
+    st.from_regex(FEATURE_NAME, fullmatch=True).filter(kube_name),
+    st.builds(
+        Local,
+        image=st.sampled_from(["docker-snmp:1", "sha256:ab", ""]) | ANY_TEXT,
+        binds=st.lists(st.tuples(PATHS, PATHS).map(":".join), max_size=3).map(tuple),
+        tmpfs=st.sets(PATHS, max_size=2).map(lambda paths: tuple(sorted(paths))),
+        environment=st.dictionaries(
+            ANY_TEXT | st.sampled_from(["A", "1A", "..", "a=b"]), ANY_TEXT, max_size=3
+        ),
+    ),
+)
+def test_a_generated_manifest_obeys_kubernetes_own_rules(feature: str, local: Local) -> None:
+    assert list(invalid_fields(daemonset(feature, local))) == []
+
+
+SELECTED = {"matchLabels": {"app": "other"}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "problem"),
+    [
+        (change(name="Snmp"), "container 'Snmp' is invalid"),
+        (change(image="registry/Docker-snmp:1"), "invalid image 'registry/Docker-snmp:1'"),
+        (change(image="registry/snmp@sha256:0"), "invalid image"),
+        (change(env=[{"name": "A B", "value": "x"}]), "invalid environment variable 'A B'"),
+        (change(nodeSelector={"snmp_enabled": "true", "a/b/c": "x"}), "an invalid key 'a/b/c'"),
+        (change(nodeSelector={"snmp_enabled": "true", "rack": 7}), "an invalid value '7'"),
+        (change(volumes=[*pod(good())["volumes"], {"name": "a_b"}]), "volume 'a_b' is invalid"),
+        (change(volumes=2 * pod(good())["volumes"]), "volume 'kubesyncd' is there 2 times"),
+        (change(volumes=[*pod(good())["volumes"], {"name": "h", "hostPath": {"path": "x"}}]), "invalid hostPath 'x'"),
+        ({**good(), "metadata": {"name": "a_b"}}, "its name 'a_b' is invalid"),
+        ({**good(), "metadata": {"name": "snmp", "namespace": "So_nic"}}, "its namespace 'So_nic'"),
+        ({**good(), "metadata": {"name": "snmp", "annotations": {"x y": ""}}}, "annotation has an invalid key"),
+        ({**good(), "metadata": {"name": "snmp", "annotations": {"x": "y" * 300_000}}}, "have 300001 bytes"),
+        ({**good(), "spec": {**good()["spec"], "selector": SELECTED}}, "its selector asks for app"),
+    ],
+)  # fmt: skip
+def test_what_kubernetes_would_refuse_is_found(tree: Any, problem: str) -> None:
+    found = [finding for finding in check([tree]) if finding.rule == "syntax"]
+    assert any(problem in finding.problem for finding in found), found
+    assert all(finding.fix for finding in found)
+
+
+def test_a_mount_without_a_volume_is_found() -> None:
+    made = good()
+    container(made)["volumeMounts"] += [
+        {"name": "none", "mountPath": "/a:b"},
+        {"name": "none", "mountPath": "/a:b"},
+    ]
+    problems = [finding.problem for finding in check([made])]
+    assert "it mounts 'none', which is not among its volumes" in problems
+    assert "invalid mountPath '/a:b'" in problems
+    assert "mountPath '/a:b' is there 2 times" in problems
 
 
 @pytest.mark.parametrize(
@@ -127,6 +223,7 @@ def test_a_broken_mandate_is_named(tree: Any, rule: str) -> None:
     ("tree", "rule"),
     [
         (change(tolerations=None), "taints"),
+        (change(priorityClassName=None), "priority"),
         (change(terminationGracePeriodSeconds=300), "grace"),
         (change(initContainers=[{"name": "i"}]), "init"),
         (change(automountServiceAccountToken=None), "token"),
@@ -206,6 +303,14 @@ def test_the_command_names_broken_mandates_and_fails(terminal: Operator, tmp_pat
     assert as_json[0]["rule"] == "label"
 
 
+def test_the_command_says_what_it_left_out_and_why_a_feature_has_no_manifest(terminal: Operator) -> None:
+    assert terminal.types("manifest odd_").exit_code == 1
+    assert "it can only be local" in terminal.types("manifest odd_").stderr
+    assert "invalid namespace 'So_nic'" in terminal.types("manifest snmp --namespace So_nic").stderr
+    assert "invalid image 'A/B'" in terminal.types("manifest snmp --image A/B").stderr
+    assert "name: dhcp-relay" in terminal.types("manifest dhcp_relay --image r/d:1").stdout
+
+
 @pytest.mark.parametrize("words", ["", "snmp --check x", "--check /none", "Bad"])
 def test_an_invalid_command_is_a_usage_error(terminal: Operator, words: str) -> None:
     assert terminal.types(f"manifest {words}").exit_code == 64
@@ -221,13 +326,20 @@ def test_an_invalid_yaml_file_is_reported_with_the_position(terminal: Operator, 
 
 @pytest.mark.real("kube")
 async def test_a_real_master_takes_it(kube_api_real: RealKube) -> None:
-    made = daemonset("snmp", LOCAL, command=["/usr/sbin/snmpd"])
+    made = [daemonset(name, LOCAL, command=["/usr/sbin/snmpd"]) for name in ("snmp", "dhcp_relay", "a" * 55)]
+    refused = daemonset("snmp", LOCAL)
+    container(refused)["name"] = "dhcp_relay"
     async with KubeClient(kube_api_real.admin_conf) as admin:
-        await admin.post("/api/v1/namespaces", {"metadata": {"name": "sonic"}})
+        # Another test of this master may have made it.
+        with contextlib.suppress(KubeError):
+            await admin.post("/api/v1/namespaces", {"metadata": {"name": "sonic"}})
         path = "/apis/apps/v1/namespaces/sonic/daemonsets"
-        taken = await admin.post(path, made)
-        assert check([taken]) == ()
-        await admin.delete(f"{path}/snmp")
+        for daemon_set in made:
+            taken = await admin.post(path, daemon_set)
+            assert check([taken]) == ()
+            await admin.delete(f"{path}/{daemon_set['metadata']['name']}")
+        with pytest.raises(KubeError):
+            await admin.post(path, refused)
 
 
 def test_the_hooks_a_manifest_names_are_the_ones_we_ship() -> None:

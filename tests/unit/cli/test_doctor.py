@@ -16,9 +16,10 @@ from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, Diagnosis
 from kubesyncd.cli.doctor import examine
 from kubesyncd.cli.rules.daemonset import Local, daemonset
 from kubesyncd.cli.switch import Switch
-from kubesyncd.runtime.x509 import not_after
+from kubesyncd.runtime.x509 import life
 from kubesyncd.settings import load
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
+from tests.lab.kube_names import kube_box
 from tests.lab.stub_daemon import cluster
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tests.unit.cli.operator import Operator
 
 
-SKIPPED = ("master", "kubelet", "images", "certificate", "clock", "manifest", "reboot")
+SKIPPED = ("container", "master", "kubelet", "images", "certificate", "clock", "manifest", "reboot")
 
 
 @pytest.fixture
@@ -48,13 +49,22 @@ def healthy(terminal: Operator) -> Iterator[Operator]:
     terminal.daemon.cluster["connected"] = False
     terminal.daemon.cluster["master"] = ""
     with Docker(terminal.folder / "docker.sock"), socket.socket(socket.AF_UNIX) as container:
-        container.bind(str(terminal.folder / "container.sock"))
-        (terminal.folder / "container.sock").chmod(0o666)
+        (terminal.folder / "container").mkdir()
+        container.bind(str(terminal.folder / "container" / "container.sock"))
+        (terminal.folder / "container" / "container.sock").chmod(0o666)
         yield terminal
 
 
+def in_pod(pod: str, container: str) -> dict[str, Any]:
+    return {"Labels": kube_box(container, pod)[1]}
+
+
+# A feature with a sidecar, and what is no container of the kubelet's.
+PODS = [in_pod("snmp-x7", "exporter"), in_pod("snmp-x7", "snmp"), {"Labels": None}, {}]
+
+
 class Docker:
-    """Answers `GET /version` on a Unix socket."""
+    """Answers `GET /version` and the list of containers on a Unix socket."""
 
     def __init__(self, path: Path) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
@@ -69,15 +79,15 @@ class Docker:
         self._listener.close()
 
     def _serve(self) -> None:
-        body = b'{"Version": "20.10.24"}'
-        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
         while True:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
             with connection:
-                connection.recv(4096)
+                listed = b"/containers/json" in connection.recv(4096)
+                body = json.dumps(PODS if listed else {"Version": "20.10.24"}).encode()
+                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
                 connection.sendall(head + body)
 
 
@@ -102,6 +112,19 @@ def test_a_healthy_switch_has_no_findings(healthy: Operator) -> None:
     assert not any(line.startswith(("FAIL", "warn")) for line in result.stdout.splitlines())
 
 
+def test_errors_of_the_settings_file_are_findings_and_the_rest_is_checked(healthy: Operator) -> None:
+    healthy.write_settings(more='[timing]\nverb_s_max = 3\ncri_socket = "x"')
+    result = healthy.types("doctor --json")
+    assert result.exit_code == 1
+    findings = json.loads(result.stdout)
+    told = [finding for finding in findings if finding["subject"] == "settings"]
+    assert [finding["grade"] for finding in told] == ["FAIL"] * 3
+    assert "unknown key 'cri_socket' in [timing]" in told[0]["found"]
+    assert "verb_s_max = 3" in told[1]["found"]
+    assert all(finding["fix"].startswith("correct it") for finding in told)
+    assert any(finding["subject"] == "docker" and finding["grade"] == "ok" for finding in findings)
+
+
 def test_findings_are_there_as_json(healthy: Operator) -> None:
     findings: list[dict[str, Any]] = healthy.json("doctor --json")
     assert {"subject", "grade", "found", "fix"} == set(findings[0])
@@ -114,6 +137,7 @@ def test_with_everything_down_each_service_is_named_once_and_the_rest_is_checked
     assert result.exit_code == 1
     begins = [tuple(line.split()[:2]) for line in result.stdout.splitlines() if not line.startswith(" ")]
     assert begins == [
+        ("ok", "settings"),
         ("FAIL", "daemon"),
         ("FAIL", "socket"),
         ("FAIL", "socket"),
@@ -124,9 +148,26 @@ def test_with_everything_down_each_service_is_named_once_and_the_rest_is_checked
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
 
+def test_a_pod_whose_containers_have_other_names_than_features_is_reported(
+    healthy: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "PODS", [*PODS, in_pod("lldp-a1", "agent"), in_pod("lldp-a1", "helper")])
+    reported = found(healthy)["container"]
+    assert reported.found == "pod sonic/lldp-a1 runs no feature: its containers are called agent, helper"
+    assert reported.fix == "call one like its feature in the manifest"
+
+
 def test_every_failure_names_its_fix(healthy: Operator) -> None:
     healthy.daemon.cluster = cluster(
-        connected=False, insecure=True, kubelet_may_run=False, pending=["a=b"], refused={"x": "no"}, hold=True
+        connected=False,
+        insecure=True,
+        kubelet_may_run=False,
+        pending=["a=b"],
+        refused={"x": "no"},
+        hold=True,
+        refused_containers=[
+            {"feature": "snmp", "container_id": "c0be".ljust(64, "0"), "why": "its pod is foreign; add it"}
+        ],
     )
     healthy.daemon.features["snmp"]["row"]["failure"] = "no kube container has run for 10 min"
     healthy.configure("FEATURE|snmp", kube_failure_detection="soon")
@@ -141,10 +182,34 @@ def test_every_failure_names_its_fix(healthy: Operator) -> None:
         "redis",
         "row",
         "reboot",
+        "container",
     }
+    assert worst["container"].found == "c0be00000000 was refused feature snmp: its pod is foreign"
+    assert worst["container"].fix == "add it"
     assert all(
         finding.fix for finding in worst.values() if finding.grade in (CheckGrade.BAD, CheckGrade.WARN)
     )
+
+
+def test_rows_whose_names_no_feature_can_have_are_reported(healthy: Operator) -> None:
+    for name in ("P4RT", "1st"):
+        healthy.configure(f"FEATURE|{name}", set_owner="local")
+    row = found(healthy)["row"]
+    assert row.grade is CheckGrade.BAD
+    assert row.found.startswith("FEATURE|1st, FEATURE|P4RT: invalid name, not managed")
+    assert row.fix == "rename or delete the row"
+
+
+def test_a_feature_whose_name_in_kubernetes_is_another_s_is_reported(healthy: Operator) -> None:
+    why = "its container in Kubernetes would be dhcp-relay, which is that of dhcp_relay; it can only be local"
+    healthy.daemon.features["snmp"]["config"] |= {"local_only": True, "why_local": why}
+    feature = found(healthy)["feature"]
+    assert feature.grade is CheckGrade.BAD
+    assert feature.found.endswith(
+        "without effect: its container in Kubernetes would be dhcp-relay, which is that of dhcp_relay"
+    )
+    assert feature.fix == "run: kubesync config feature snmp owner local"
+    assert "wanted     local: its container in Kubernetes would be" in healthy.types("explain snmp").stdout
 
 
 def test_kubernetes_packages_that_are_in_use_count_as_installed(healthy: Operator) -> None:
@@ -163,20 +228,23 @@ def test_a_local_switch_gets_no_findings_about_kubernetes(healthy: Operator) -> 
 
 
 @pytest.mark.parametrize(
-    ("valid", "grade", "words"),
+    ("age", "valid", "grade", "words"),
     [
-        (300.1 * DAY, CheckGrade.GOOD, "is valid for 300 d"),
-        (30.1 * DAY, CheckGrade.GOOD, "is valid for 30 d"),
-        (29.9 * DAY, CheckGrade.WARN, "expires in 29 d"),
-        (-1.1 * DAY, CheckGrade.BAD, "expired 1 d"),
+        (2 * DAY, 300.1 * DAY, CheckGrade.GOOD, "is valid for 300 d"),
+        (328 * DAY, 37.1 * DAY, CheckGrade.GOOD, "is valid for 37 d"),
+        (335 * DAY, 29.9 * DAY, CheckGrade.WARN, "expires in 29 d"),
+        (0.1 * DAY, 29.9 * DAY, CheckGrade.GOOD, "is valid for 29 d"),
+        (27.1 * DAY, 2.9 * DAY, CheckGrade.WARN, "expires in 2 d"),
+        (2 * DAY, -1.1 * DAY, CheckGrade.BAD, "expired 1 d"),
+        (-1.1 * DAY, 2 * DAY, CheckGrade.BAD, "becomes valid in 1 d 2 h: this switch's clock may be wrong"),
     ],
 )
-def test_a_certificate_is_judged_by_its_remaining_validity(
-    terminal: Operator, valid: dt.timedelta, grade: CheckGrade, words: str
+def test_a_certificate_is_judged_by_the_share_of_its_life_that_is_left(
+    terminal: Operator, age: dt.timedelta, valid: dt.timedelta, grade: CheckGrade, words: str
 ) -> None:
     authority = Authority(terminal.folder / "pki")
     for inline in (True, False):
-        pair = authority.issue(f"node{inline}", "system:node:switch1", "system:nodes", valid=valid)
+        pair = authority.issue(f"node{inline}", "system:node:switch1", "system:nodes", valid=valid, age=age)
         write_kubeconfig(terminal.folder / "kubelet.conf", "https://x:1", authority.pem, pair, inline=inline)
         (finding,) = certificates(diagnosis(terminal))
         assert (finding.grade, words in finding.found) == (grade, True), finding
@@ -216,14 +284,15 @@ def test_the_end_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) ->
     # 2050 and later are spelled with four digits.
     for valid in (DAY, 40 * 365 * DAY, -DAY):
         pem = authority.issue("c", "c", valid=valid).certificate.read_bytes()
-        expected = x509.load_pem_x509_certificate(pem).not_valid_after_utc
-        assert not_after(pem) == expected.timestamp()
+        expected = x509.load_pem_x509_certificate(pem)
+        assert life(pem).begins == expected.not_valid_before_utc.timestamp()
+        assert life(pem).ends == expected.not_valid_after_utc.timestamp()
 
 
 @pytest.mark.parametrize("junk", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_an_invalid_certificate_has_no_end(junk: bytes) -> None:
     with pytest.raises(ValueError):
-        not_after(junk)
+        life(junk)
 
 
 def test_a_clock_that_differs_from_the_master_s_is_reported() -> None:
@@ -233,7 +302,7 @@ def test_a_clock_that_differs_from_the_master_s_is_reported() -> None:
 
 
 def test_a_feature_s_daemonset_that_breaks_a_mandate_is_reported_with_its_fix() -> None:
-    good = {**daemonset("snmp", Local(), image="registry/snmp@sha256:0"), "kind": "DaemonSet"}
+    good = {**daemonset("snmp", Local(), image=f"registry/snmp@sha256:{64 * '0'}"), "kind": "DaemonSet"}
     (finding,) = judged([good])
     assert finding.grade is CheckGrade.GOOD, finding
     bad = json.loads(json.dumps(good))

@@ -46,7 +46,7 @@ NEED_THE_DAEMON = [
     "config kube label add rack a7",
     "config kube label drop rack",
     "config kube join",
-    "config kube reset",
+    "config kube reset -y",
     "clear snmp",
     "image list",
     "image gc",
@@ -60,7 +60,7 @@ NEED_REDIS = [
     "show kubernetes nodes",
     "show kubernetes pods",
     "config kube server ip 10.1.1.1",
-    "config kube server disable on",
+    "config kube server disable on -y",
     "config feature snmp owner local -y",
     "config feature owner snmp local",
     "config feature install tap",
@@ -176,20 +176,24 @@ def test_a_picture_that_cannot_be_written_is_one_line(terminal: Operator) -> Non
         assert "give another file" in gives_one_line(terminal, line, code=1)
 
 
-def test_settings_that_cannot_be_used_are_one_line(terminal: Operator) -> None:
-    terminal.settings.write_text("[redis]\nurll = 1\n")
-    result = terminal.runs("show", "feature")
+def test_an_invalid_setting_is_told_and_its_default_used(terminal: Operator) -> None:
+    good = terminal.types("show feature --json")
+    assert (good.exit_code, good.stderr) == (0, "")
+    terminal.write_settings(more="[timing]\nverb_s = 1\naudit_s = 0\n")
+    result = terminal.types("show feature --json")
+    assert (result.exit_code, result.stdout) == (0, good.stdout)
+    first, second = result.stderr.splitlines()
+    assert first.startswith(
+        f"kubesync: warning: {terminal.settings}: unknown key 'verb_s' in [timing]; allowed:"
+    )
+    assert "[timing] audit_s = 0; allowed: a number of seconds" in second
+    assert second.endswith("; its default is used")
+
+
+def test_a_settings_file_that_is_named_must_exist(terminal: Operator) -> None:
+    result = terminal.runs("--config", "/nowhere.toml", "show", "feature")
     assert (result.returncode, result.stdout) == (78, "")
-    assert "unknown key 'urll' in [redis]; allowed:" in result.stderr
-    assert terminal.runs("--config", "/nowhere.toml", "show", "feature").returncode == 78
-
-
-def test_an_invalid_redis_url_is_one_line(terminal: Operator) -> None:
-    terminal.write_settings(url="redis://127.0.0.1:port/4")
-    result = terminal.types("config kube server ip 10.1.1.1")
-    assert result.exit_code == 78
-    assert result.stderr.startswith("kubesync: [redis] url = 'redis://127.0.0.1:port/4': ")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr == "kubesync: /nowhere.toml: no such file; give an existing one with --config\n"
 
 
 def test_what_needs_nothing_works_with_everything_down(tmp_path: Path, redis_server: RedisServer) -> None:

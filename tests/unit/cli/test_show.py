@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kubesyncd.cli.output import ago, brief
 from kubesyncd.cli.show_cluster import node_row, pod_row
 from kubesyncd.cli.show_kubernetes import label_rows, status_rows
 from kubesyncd.core.state import State
-from tests.lab.stub_daemon import KUBE_ID, cluster, feature
+from tests.lab.stub_daemon import KUBE_ID, cluster, container, feature
 from tests.unit.cli.operator import STATE_DB, Operator, is_golden
 
 if TYPE_CHECKING:
@@ -97,6 +98,17 @@ def test_a_poison_row_is_shown_as_such_and_hides_no_other(terminal: Operator) ->
     )
 
 
+def test_a_row_whose_name_no_feature_can_have_is_shown_with_the_rule(terminal: Operator) -> None:
+    for name in ("P4RT", "1st"):
+        terminal.configure(f"FEATURE|{name}", set_owner="local")
+    shown = terminal.types("show feature")
+    for name in ("P4RT", "1st"):
+        assert "unusable row" in next(line for line in shown.stdout.splitlines() if line.startswith(name))
+        assert f"problem: FEATURE|{name}: invalid name, not managed: a feature's name begins" in shown.stderr
+    rows = {row["feature"]: row for row in terminal.json("show feature --json")}
+    assert "invalid name" in rows["P4RT"]["problems"][0]
+
+
 def test_an_unusable_value_is_named_below_the_table(terminal: Operator) -> None:
     terminal.configure("FEATURE|snmp", fallback_to_local="maybe")
     assert (
@@ -156,6 +168,21 @@ def test_an_outage_is_shown_with_its_reason() -> None:
     why = "the master's certificate is not trusted: certificate has expired; check this switch's clock"
     rows = dict(status_rows(cluster(connected=False, last_update_ts=0, why_disconnected=why)))
     assert rows["connected"] == f"no: {why}"
+
+
+@pytest.mark.parametrize("stored", [5, 946_684_900, 4_102_444_800, 10**17])
+def test_a_time_of_a_wrong_clock_is_not_shown_as_a_duration(bare_terminal: Operator, stored: int) -> None:
+    rows = dict(status_rows(cluster(connected=False, last_update_ts=stored, why_disconnected="no answer")))
+    assert rows["connected"] == "no for an unknown time: no answer"
+    bare_terminal.state("KUBERNETES_MASTER|SERVER", connected="False", last_update_ts=str(stored))
+    assert "an unknown time" in bare_terminal.types("show kubernetes server").stdout
+    assert ago(5.0, 100.0) == "1 min 35 s", "neither time is from a clock that was set, and they agree"
+    assert (ago(stored), brief(stored), ago(0.0)) == ("an unknown time", "?", "")
+
+
+def test_a_kubelet_that_fails_or_is_masked_is_in_the_status() -> None:
+    trouble = "kubelet.service is masked, so it cannot start; run: systemctl unmask kubelet.service"
+    assert dict(status_rows(cluster(kubelet_trouble=trouble)))["kubelet's unit"] == trouble
 
 
 def test_the_last_join_is_shown_with_its_outcome() -> None:
@@ -227,6 +254,59 @@ def test_a_change_of_state_that_only_time_causes_is_shown(bare_terminal: Operato
         "in 1 min it counts as failed: no kube container for 5 min"
         in bare_terminal.types("explain snmp").stdout
     )
+
+
+def test_explain_says_crash_loop_instead_of_waiting_for_a_deployment(bare_terminal: Operator) -> None:
+    why = (
+        "CrashLoopBackOff: the kubelet waits before it starts the kube container again (3 ends within 15 min)"
+    )
+    for state in (State.KUBE_READY, State.LOCAL):
+        shown = feature("snmp", state, why, joined=True)
+        shown["meaning"] = why
+        shown["config"]["set_owner"] = "kube"
+        bare_terminal.daemon.features["snmp"] = shown
+        told = " ".join(bare_terminal.types("explain snmp").stdout.split())
+        assert "because CrashLoopBackOff: the kubelet waits" in told
+        assert "means" not in told
+        assert (
+            "waits for the kubelet to start its kube container again (CrashLoopBackOff), and that one to stay up"
+            in told
+        )
+
+
+def test_explain_names_the_delay_of_a_hand_over_only_while_a_local_container_runs(
+    bare_terminal: Operator,
+) -> None:
+    for state, said in (
+        (State.KUBE_READY, "waits for the kubelet to start its kube container again (CrashLoopBackOff)"),
+        (
+            State.LOCAL,
+            "waits for the delay after its kube container has failed to end; the next hand-over may begin in",
+        ),
+    ):
+        shown = feature("snmp", state, "CrashLoopBackOff", joined=True)
+        shown["config"]["set_owner"] = "kube"
+        shown["refused_for_s"] = 60.0
+        bare_terminal.daemon.features["snmp"] = shown
+        told = " ".join(bare_terminal.types("explain snmp").stdout.split())
+        assert said in told
+        assert ("next hand-over" in told) is (state is State.LOCAL)
+
+
+def test_explain_tells_a_container_that_never_ran_from_one_whose_exit_is_unknown(
+    bare_terminal: Operator,
+) -> None:
+    shown = feature("snmp", State.LOCAL, "x")
+    created = {**container("kube", KUBE_ID), "running": False}
+    for found, said in (
+        (created, "was created, and has never run"),
+        ({**created, "gone": True}, "ended (unknown)"),
+        ({**created, "started": "2026-01-01T00:00:00.000000000Z"}, "ended (unknown)"),
+    ):
+        shown["containers"] = [found]
+        bare_terminal.daemon.features["snmp"] = shown
+        told = " ".join(bare_terminal.types("explain snmp").stdout.split())
+        assert f"kube {KUBE_ID[:12]} {said}" in told
 
 
 def test_features_with_the_same_reason_share_a_line_that_names_none_of_them(terminal: Operator) -> None:

@@ -19,6 +19,7 @@ from tests.sim.plain import (
     PlainLink,
     PlainLog,
     PlainMaster,
+    PlainNames,
     PlainStore,
     PlainUnits,
 )
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
 from kubesyncd.cluster.listeners import Listeners
+from kubesyncd.core.certificate_life import CertificateLife
 from kubesyncd.core.label_queue import PENDING_MAX
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import KubeLabel, MasterConfig, Timing
+from kubesyncd.core.node_condition import NodeCondition
 from kubesyncd.ports import Forbidden, Refused, Unavailable
 from kubesyncd.runtime.context import Runtime
 
@@ -57,7 +60,8 @@ class Switch:
         self.log = PlainLog()
         self.kubeconfig, self.hold, self.joining = kubeconfig, False, False
         self.packages = world.get("packages", True)
-        self.expires_ts: float | None = world.get("credential_ends")
+        self.credential: CertificateLife | None = world.get("credential")
+        self.names = PlainNames()
         self.connects = 0
         self.woken: list[str | None] = []
         self.rng = random.Random(seed or 0)
@@ -73,6 +77,7 @@ class Switch:
                 self._connect,
                 self.disk,
                 self,
+                self.names,
                 credential_fits=lambda: self.kubeconfig,
                 is_joining=lambda: self.joining,
             ),
@@ -96,8 +101,8 @@ class Switch:
     def os_version(self) -> str:
         return ""
 
-    def credential_ends(self) -> float | None:
-        return self.expires_ts
+    def credential_life(self) -> CertificateLife | None:
+        return self.credential
 
     def _connect(self, _: MasterConfig) -> PlainLink:
         self.connects += 1
@@ -541,7 +546,8 @@ def test_a_refused_credential_keeps_every_label_and_stops_the_kubelet() -> None:
         assert not switch.units.running
         said = [more for _, event, more in switch.log.lines if event == "labels_failed"]
         assert len(said) == 1
-        assert "config kube join" in said[0]["why"]
+        assert "allow it on the master" in said[0]["why"]
+        assert "join -f" not in said[0]["why"], "it would cost the membership and change nothing"
         assert switch.master.calls <= 600 / 15 + 5, "asking often does not help"
         switch.master.fault = None
         await switch.settled()
@@ -581,6 +587,113 @@ def test_a_node_deleted_during_an_outage_is_created_again_by_the_kubelet() -> No
         switch.master.tell()
         await switch.settled()
         assert switch.master.node == {"rack": "7"}
+
+    play(story, **JOINED)
+
+
+def test_a_node_that_was_deleted_restarts_the_kubelet_and_gets_every_wish_again() -> None:
+    async def story(switch: Switch) -> None:
+        """Only a kubelet that starts registers its Node."""
+        await switch.settled()
+        await switch.ask("rack=7", "row=2")
+        await switch.ask("row-")
+        switch.master.delete()
+        await asyncio.sleep(59)
+        assert switch.units.calls == ["start"], "a kubelet that has just started registers it by itself"
+        await switch.until(lambda: switch.units.calls == ["start", "restart"], 10)
+        told = switch.controller.status()
+        assert "the node was deleted on the master" in told["node_gone"]
+        assert (told["drifted"], told["kubelet_may_run"]) == ({}, True)
+        await asyncio.sleep(3600)
+        assert 4 <= switch.units.calls.count("restart") <= 30, "with growing delays"
+        assert [event for _, event, _ in switch.log.lines].count("node_gone") == 1
+        await switch.ask("slot=3")
+        assert "deleted on the master" in switch.controller.status()["why_pending"]
+        switch.master.register(default="1")
+        await switch.settled()
+        assert switch.master.node == {"default": "1", "rack": "7", "slot": "3"}
+        assert switch.controller.status()["node_gone"] == ""
+        restarts = switch.units.calls.count("restart")
+        await asyncio.sleep(3600)
+        assert switch.units.calls.count("restart") == restarts
+
+    play(story, **JOINED)
+
+
+def test_a_deleted_node_waits_while_the_kubelet_must_not_run_or_systemd_refuses() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.hold = True
+        switch.controller.wake()
+        await switch.until(lambda: not switch.units.running)
+        switch.master.delete()
+        await asyncio.sleep(300)
+        assert "restart" not in switch.units.calls
+        switch.hold = False
+        switch.controller.wake()
+        await switch.until(lambda: switch.units.running)
+        switch.units.broken = True
+        await switch.until(lambda: "masked" in switch.controller.status()["node_gone"], 300)
+
+    play(story, **JOINED)
+
+
+def test_a_kubelet_that_must_not_run_and_cannot_be_stopped_is_not_restarted_for_a_deleted_node() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.delete()
+        await asyncio.sleep(50)
+        switch.units.broken = True
+        switch.hold = True
+        switch.controller.wake()
+        await asyncio.sleep(600)
+        assert switch.units.running
+        assert set(switch.units.calls) == {"start", "stop"}
+
+    play(story, **JOINED)
+
+
+def test_a_master_restored_from_a_backup_gets_the_wishes_and_a_changed_label_is_left_and_shown() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        await switch.ask("rack=7", "row=2")
+        await asyncio.sleep(5)
+        switch.master.edit(rack="8")
+        await asyncio.sleep(600)
+        assert switch.master.node == {"rack": "8", "row": "2"}
+        assert switch.controller.status()["drifted"] == {"rack": "8"}
+        await switch.restart()
+        await switch.until(lambda: switch.controller.status()["drifted"] == {"rack": "8"})
+        switch.master.restore(foreign="1")
+        await switch.until(lambda: switch.master.node == {"foreign": "1", "rack": "7", "row": "2"})
+        assert switch.controller.status()["drifted"] == {}
+
+    play(story, **JOINED)
+
+
+@pytest.mark.parametrize("away", ["the daemon", "the link"])
+def test_a_backup_restored_while_the_daemon_or_its_link_is_away_gets_the_wishes_too(away: str) -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        await switch.ask("rack=7")
+        await asyncio.sleep(5)
+        if away == "the daemon":
+            await switch.end()
+            switch.master.restore(foreign="1")
+            await switch.restart()
+        else:
+            switch.kubeconfig = False
+            switch.controller.wake()
+            await switch.until(lambda: not switch.controller.connected)
+            switch.master.restore(foreign="1")
+            switch.kubeconfig = True
+            switch.controller.wake()
+        await switch.until(lambda: switch.master.node == {"foreign": "1", "rack": "7"})
+        await asyncio.sleep(5)
+        switch.master.edit(rack="8")
+        await switch.restart()
+        await asyncio.sleep(600)
+        assert switch.controller.status()["drifted"] == {"rack": "8"}, "it was restored once"
 
     play(story, **JOINED)
 
@@ -871,12 +984,32 @@ def test_a_certificate_about_to_expire_is_an_alert_once_a_day_until_it_is_renewe
         assert switch.log.count("credential_expires") == 0
         await asyncio.sleep(2.5 * 86_400)
         assert switch.log.count("credential_expires") == 3
-        assert switch.controller.status()["credential_expires_ts"] == switch.expires_ts
-        switch.expires_ts += 365 * 86_400
+        assert switch.controller.status()["credential_expires_ts"] == last_year.ends
+        switch.credential = CertificateLife(now, now + 365 * 86_400)
         await asyncio.sleep(5 * 86_400)
         assert switch.log.count("credential_expires") == 3
 
-    play(story, credential_ends=1_700_000_000 + 32 * 86_400, **JOINED)
+    now = 1_700_000_000
+    # Nine tenths of its 320 days are over in 2 days and a minute.
+    last_year = CertificateLife(now - 286 * 86_400 + 60, now + 34 * 86_400 + 60)
+    play(story, credential=last_year, **JOINED)
+
+
+def test_a_kubelet_that_does_not_run_well_is_in_the_status_and_one_alert_until_it_does() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.units.trouble = "kubelet.service ends by itself; see: journalctl -u kubelet.service"
+        await asyncio.sleep(3600)
+        assert switch.controller.status()["kubelet_trouble"] == switch.units.trouble
+        assert switch.log.count("kubelet_failing") == 1
+        switch.units.trouble = ""
+        await asyncio.sleep(120)
+        assert switch.controller.status()["kubelet_trouble"] == ""
+        switch.units.running, switch.units.broken = False, True
+        await asyncio.sleep(120)
+        assert switch.controller.status()["kubelet_trouble"] == "systemd: Unit kubelet.service is masked."
+
+    play(story, **JOINED)
 
 
 def test_an_unusable_configuration_is_reported_once() -> None:
@@ -917,6 +1050,94 @@ def test_a_pending_wish_is_stronger_than_what_the_node_has() -> None:
         switch.master.silent = False
         await switch.settled()
         assert switch.master.node == {}
+
+    play(story, **JOINED)
+
+
+def test_a_label_that_another_client_keeps_removing_is_put_back_with_growing_delays() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        wants = True
+
+        async def reconciler() -> None:
+            """Wants the label on, as a feature's reconciler does; off once it is stopped."""
+            while True:
+                view = switch.controller.view("snmp")
+                if (view.value is KubeLabel.ON) is not wants:
+                    await switch.controller.request_feature("snmp", on=wants)
+                await asyncio.sleep(1.0)
+
+        async def other() -> None:
+            while True:
+                if switch.master.node == {"snmp_enabled": "true"}:
+                    switch.master.edit(snmp_enabled=None)
+                await asyncio.sleep(2.0)
+
+        tasks = [asyncio.create_task(coroutine) for coroutine in (reconciler(), other())]
+        await asyncio.sleep(5)
+        assert switch.controller.view("snmp").contested == "", "once or twice is no contest"
+        await asyncio.sleep(3600)
+        assert 10 <= len(switch.master.patches) <= 40, "not one a second"
+        view = switch.controller.view("snmp")
+        assert "another client changes the label snmp_enabled" in view.contested
+        assert switch.units.running
+        await switch.controller.apply([change("rack=7")])
+        assert (switch.master.node or {})["rack"] == "7", "another label does not wait"
+        tasks[1].cancel()
+        await switch.until(lambda: "snmp_enabled" in (switch.master.node or {}), 310)
+        switch.master.edit(snmp_enabled=None)
+        await asyncio.sleep(2)
+        wants = False
+        await asyncio.sleep(1000)
+        assert switch.controller.view("snmp").contested == "", "it is over"
+        tasks[0].cancel()
+
+    play(story, **JOINED)
+
+
+def test_a_third_client_that_puts_a_contested_label_back_does_not_end_the_contest() -> None:
+    async def story(switch: Switch) -> None:
+        async def reconciler() -> None:
+            while True:
+                if switch.controller.view("snmp").value is not KubeLabel.ON:
+                    await switch.controller.request_feature("snmp", on=True)
+                await asyncio.sleep(1.0)
+
+        await switch.settled()
+        wanting = asyncio.create_task(reconciler())
+        for _ in range(6):
+            await switch.until(lambda: "snmp_enabled" in (switch.master.node or {}))
+            await asyncio.sleep(2.0)
+            switch.master.edit(snmp_enabled=None)
+        await asyncio.sleep(2.0)
+        for value in ("true", None):
+            switch.master.edit(snmp_enabled=value)
+            await asyncio.sleep(3.0)
+        patches = len(switch.master.patches)
+        assert switch.controller.view("snmp").contested
+        await asyncio.sleep(15.0)
+        assert len(switch.master.patches) == patches, "it is put back as late as before"
+        wanting.cancel()
+
+    play(story, **JOINED)
+
+
+def test_a_contested_label_that_is_to_be_removed_is_removed_at_once() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        for _ in range(8):
+            await switch.controller.request_feature("snmp", on=True)
+            await switch.until(lambda: (switch.master.node or {}).get("snmp_enabled") == "true", 310)
+            await asyncio.sleep(1.2)
+            switch.master.edit(snmp_enabled=None)
+            await asyncio.sleep(1.2)
+        await switch.controller.request_feature("snmp", on=True)
+        await asyncio.sleep(1.0)
+        assert switch.pending == ["snmp_enabled=true"], "held back"
+        sent = len(switch.master.patches)
+        await switch.controller.request_feature("snmp", on=False)
+        await switch.until(lambda: not switch.pending, 1.0)
+        assert switch.master.patches[sent:] == [{"snmp_enabled": None}]
 
     play(story, **JOINED)
 
@@ -1056,7 +1277,8 @@ def test_a_disk_that_fills_up_after_a_label_was_accepted_does_not_stop_it() -> N
         switch.file.full = False
         await asyncio.sleep(61)
         assert switch.file.data is not None
-        assert json.loads(switch.file.data) == {"pending": [], "applied": {"rack": "7"}, "failed": []}
+        kept = {"pending": [], "applied": {"rack": "7"}, "failed": [], "wishes": {"rack": "7"}, "node": "uid"}
+        assert json.loads(switch.file.data) == {**kept, "store": switch.master.version}
 
     play(story, **JOINED)
 
@@ -1108,5 +1330,39 @@ def test_no_label_is_stored_for_a_name_that_is_invalid_as_a_label() -> None:
         await switch.restart()
         await switch.settled()
         assert switch.log.count("labels_not_loaded") == 0
+
+    play(story, **JOINED)
+
+
+def test_a_kubelet_that_needs_seconds_to_start_does_not_make_its_features_local() -> None:
+    async def story(switch: Switch) -> None:
+        grace_s = Timing().node_not_ready_s
+        await switch.settled()
+        switch.master.condition = NodeCondition(not_ready="KubeletNotReady: it has just started")
+        switch.master.tell()
+        await switch.until(lambda: "KubeletNotReady" in switch.controller.status()["node_state"])
+        await asyncio.sleep(grace_s / 2)
+        assert switch.controller.no_deploy == ""
+        woken = len(switch.woken)
+        await switch.until(lambda: bool(switch.controller.no_deploy), within_s=grace_s / 2 + 1)
+        assert "KubeletNotReady" in switch.controller.no_deploy
+        assert len(switch.woken) > woken
+        switch.master.condition = NodeCondition()
+        switch.master.tell()
+        await switch.until(lambda: not switch.controller.no_deploy, within_s=1.0)
+
+    play(story, **JOINED)
+
+
+def test_a_node_that_is_not_ready_while_the_link_is_lost_costs_nothing() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        switch.master.condition = NodeCondition(not_ready="KubeletNotReady")
+        switch.master.tell()
+        await switch.until(lambda: "KubeletNotReady" in switch.controller.status()["node_state"])
+        switch.outage()
+        switch.master.tell()
+        await asyncio.sleep(600)
+        assert switch.controller.no_deploy == "", "it is not known what the Node's state is now"
 
     play(story, **JOINED)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubesyncd.cluster import queue_file
-from kubesyncd.core.label_queue import Queue
+from kubesyncd.core.label_queue import PENDING_MAX, Queue
 from kubesyncd.core.labels import Change
 
 KEYS = st.sampled_from(["a", "b", "snmp_enabled"])
@@ -19,10 +20,11 @@ CHANGES = st.builds(Change, KEYS, st.one_of(st.none(), st.sampled_from(["1", "2"
 @given(st.lists(CHANGES, max_size=20), st.dictionaries(KEYS, st.one_of(st.none(), st.just("1"))))
 def test_the_file_gives_back_what_was_written(changes: list[Change], applied: dict[str, str | None]) -> None:
     queue = Queue(applied=applied).append(changes)
-    queue = queue.fail(queue.fold())
+    queue = replace(queue.fail(queue.fold()).wish(changes), uid="uid", version=7)
     back, problems = queue_file.decode(queue_file.encode(queue))
     assert problems == ()
     assert (back.changes, back.applied, back.failed) == (queue.changes, queue.applied, queue.failed)
+    assert (back.wishes, back.uid, back.version) == (queue.wishes, "uid", 7)
 
 
 def test_a_missing_file_is_an_empty_queue_without_a_problem() -> None:
@@ -50,6 +52,15 @@ def test_the_usable_part_of_a_damaged_file_is_kept() -> None:
     assert queue.applied == {"a": "1", "c": None}
     assert queue.failed == {"a"}
     assert len(problems) == 3
+
+
+def test_invalid_wishes_are_ignored_and_named_and_too_many_are_none() -> None:
+    queue, problems = queue_file.decode(
+        json.dumps({"wishes": {"a": "1", "b": "/"}, "node": 5, "store": True}).encode()
+    )
+    assert (queue.wishes, queue.uid, queue.version, len(problems)) == ({"a": "1"}, "", 0, 1)
+    flood = {f"k{n}": "1" for n in range(PENDING_MAX + 1)}
+    assert queue_file.decode(json.dumps({"wishes": flood}).encode())[0].wishes == {}
 
 
 def test_a_file_is_read_up_to_two_mib() -> None:
@@ -80,7 +91,8 @@ def test_a_file_of_rubbish_is_five_sentences_at_most() -> None:
 
 def test_the_file_can_be_read_by_people() -> None:
     queue = Queue(applied={"b": None}).append([Change("a", "1")])
-    text = '{\n "pending": [\n  "a=1"\n ],\n "applied": {\n  "b": null\n },\n "failed": []\n}\n'
+    text = '{\n "pending": [\n  "a=1"\n ],\n "applied": {\n  "b": null\n },\n "failed": [],\n'
+    text += ' "wishes": {},\n "node": "",\n "store": 0\n}\n'
     assert queue_file.encode(queue).decode() == text
 
 

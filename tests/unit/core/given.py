@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kubesyncd.core.absorb import absorb
+from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health
 from kubesyncd.core.model import (
     Container,
@@ -19,7 +21,7 @@ from kubesyncd.core.model import (
 )
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide
-from kubesyncd.core.record import Cause, Exit, Record, StopStyle, absorb, project
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
 from kubesyncd.core.state import State, Transition
 
 if TYPE_CHECKING:
@@ -51,10 +53,15 @@ def local(*, running: bool = True, code: int | None = 0, **more: Any) -> Contain
 
 
 def kube(
-    container_id: str = KUBE, *, running: bool = True, code: int | None = 0, started: str = "2026-01-02"
+    container_id: str = KUBE,
+    *,
+    running: bool = True,
+    code: int | None = 0,
+    started: str = "2026-01-02",
+    **more: Any,
 ) -> Container:
     """One of the feature's kube containers."""
-    return Container(container_id, Owner.KUBE, running, None if running else code, started)
+    return Container(container_id, Owner.KUBE, running, None if running else code, started, **more)
 
 
 def up(**more: Any) -> Record:
@@ -105,11 +112,18 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
             failed_image=f"sha256:{local_id}",
             failed_newest="2026-01-30T00:00:00Z",
             withdrawn=True,
+            ends=(14.0, 15.0),
+            pods=("sonic/snmp-1", "sonic/snmp-2"),
+            looping="3 ends within 15 min, the last one with exit code 3",
         ),
         adopted=f"sha256:{kube_id}",
         adopt_at=99.0,
         restored=f"sha256:{local_id}",
         boot_fallback=True,
+        no_way_back=True,
+        unstartable=(local_id, "2026-01-29T00:00:00Z", "no such program"),
+        unpause=True,
+        gates=(GateWatch(kube_id, 13.0, asked=True),),
         owner=Owner.KUBE,
         owner_ts=1790000000,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from kubesyncd.core.absorb import absorb
 from kubesyncd.core.model import FeatureConfig, Mode, Owner, SystemState, Timing
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
-from kubesyncd.core.record import Record, absorb, project
+from kubesyncd.core.record import Record, project
 from kubesyncd.core.state import State
 
 KUBE = FeatureConfig(set_owner=Owner.KUBE, fallback=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import AdoptImage, RestoreImage, StartLocal
 from kubesyncd.core.health import (
     FROM_CONTAINER,
     FROM_HOST,
     REASON_MAX,
-    STARTS_MAX,
     WELL,
     Complaint,
     ContainerStart,
@@ -26,6 +26,7 @@ from kubesyncd.core.health import (
     see_starts,
 )
 from kubesyncd.core.model import (
+    STARTS_MAX,
     Container,
     FailurePolicy,
     FeatureConfig,
@@ -37,7 +38,7 @@ from kubesyncd.core.model import (
     Timing,
 )
 from kubesyncd.core.planner import decide
-from kubesyncd.core.record import Cause, Record, absorb, cleared, hear, project
+from kubesyncd.core.record import Cause, Record, cleared, hear, project
 from kubesyncd.core.record import rolled_back as after_boot
 from tests.unit.core.given import (
     FALLBACK,
@@ -78,7 +79,7 @@ def looped(times: int, *, every_s: float = 60.0) -> tuple[float, Health]:
 
 def test_a_third_start_in_time_is_a_crash_loop() -> None:
     now, health = looped(3)
-    assert crash_loop(health, TIMING, now) == "crash-looping: 3 starts within 10 min, and none stayed up"
+    assert crash_loop(health, TIMING, now) == "3 starts within 10 min, and none stayed up"
     assert crash_loop(looped(2)[1], TIMING, now) == ""
 
 

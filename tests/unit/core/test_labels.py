@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +11,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kubesyncd.core import label_queue, labels
 from kubesyncd.core.label_queue import Fold, Queue, QueueFull
-from kubesyncd.core.labels import Change, InvalidLabel, feature_label, feature_of
-from kubesyncd.core.model import KubeLabel
+from kubesyncd.core.labels import (
+    Change,
+    InvalidLabel,
+    describes_switch,
+    feature_label,
+    feature_of,
+    not_by_hand,
+)
+from kubesyncd.core.model import KubeLabel, NodeSeen
 
 
 def queue_of(*texts: str) -> Queue:
@@ -287,6 +296,128 @@ class WhateverHappens(RuleBasedStateMachine):
 
 TestWhateverHappens = WhateverHappens.TestCase
 TestWhateverHappens.settings = settings(max_examples=60)
+
+
+def test_a_label_held_back_stays_pending_and_the_others_go() -> None:
+    queue = queue_of("a=1", "b=1", "a=2")
+    fold = queue.fold(frozenset({"a"}))
+    assert (fold.changes, fold.count) == ({"b": "1"}, 1)
+    assert shown(queue.acknowledge(fold)) == ["a=1", "a=2"]
+
+
+# ---- wishes --------------------------------------------------------------------------------------
+
+
+def wished(*texts: str, uid: str = "one") -> Queue:
+    """A queue whose wishes are delivered, on the Node `uid`."""
+    changes = [Change.parse(text) for text in texts]
+    queue = Queue(uid=uid).append(changes).wish(changes)
+    return queue.acknowledge(queue.fold())
+
+
+def test_a_wish_outlives_its_delivery_and_ends_with_a_drop_a_refusal_or_a_reset() -> None:
+    queue = wished("rack=7", "row=2", "snmp_enabled=true", "gone-")
+    assert queue.wishes == {"rack": "7", "row": "2"}
+    assert queue.wish([Change("rack", None)]).wishes == {"row": "2"}
+    refused = queue.append([Change("row", "3")]).wish([Change("row", "3")])
+    assert refused.reject(refused.fold()).wishes == {"rack": "7"}
+    assert queue.purge().wishes == {}
+
+
+def test_more_wishes_than_the_limit_are_refused() -> None:
+    most = [Change(f"k{n}", "1") for n in range(label_queue.PENDING_MAX)]
+    full = Queue().wish(most)
+    assert len(full.wishes) == label_queue.PENDING_MAX
+    with pytest.raises(QueueFull):
+        full.wish([Change("one-more", "1")])
+
+
+@pytest.mark.parametrize(
+    ("seen", "again"),
+    [
+        (NodeSeen({"rack": "7", "row": "2"}, "one"), []),
+        (NodeSeen({"row": "2"}, "one"), []),
+        (NodeSeen({"rack": "8"}, "one", older=True), ["rack=7", "row=2"]),
+        (NodeSeen({"rack": "7", "row": "2"}, "one", older=True), []),
+        (NodeSeen({}, "two"), ["rack=7", "row=2"]),
+        (NodeSeen({"row": "2"}, "two"), ["rack=7"]),
+        (NodeSeen({}, "one", version=89), ["rack=7", "row=2"]),
+        (NodeSeen({}, "one", version=1), ["rack=7", "row=2"]),
+        (NodeSeen({}, "one", version=0), []),
+        (NodeSeen({}, "one", version=90), []),
+    ],
+)
+def test_only_a_new_or_a_restored_node_gets_the_wishes_that_it_lacks_again(
+    seen: NodeSeen, again: list[str]
+) -> None:
+    met = replace(wished("rack=7", "row=2"), version=90).meet(seen)
+    assert (shown(met), met.uid, met.version) == (again, seen.uid, seen.version or 90)
+    assert shown(met.meet(replace(seen, older=False))) == again, "once"
+
+
+def test_a_label_that_an_operator_removed_is_removed_from_a_restored_node_again() -> None:
+    removed = wished("rack=7").append([Change("row", None), Change("snmp_enabled", None)])
+    removed = removed.acknowledge(removed.fold())
+    removed = removed.observe({"rack": "7"}, ["hwsku"])
+    labels = {"rack": "7", "row": "2", "snmp_enabled": "true", "theirs": "x", "hwsku": "x"}
+    assert shown(removed.meet(NodeSeen(labels, "one", older=True))) == ["row-"]
+    assert shown(removed.meet(NodeSeen(labels, "one"))) == []
+
+
+def test_the_first_node_gets_nothing_again_and_what_waits_is_not_queued_twice() -> None:
+    first = wished("rack=7", uid="").meet(NodeSeen({}, "one"))
+    assert (shown(first), first.uid) == ([], "one")
+    later = first.append([Change("rack", "8")]).wish([Change("rack", "8")])
+    assert shown(later.meet(NodeSeen({}, "two"))) == ["rack=8"]
+    assert shown(wished("a=1").append([FLOOD[0]]).meet(NodeSeen({}, "two"))) == ["a=0"]
+
+
+def test_a_new_node_gets_as_many_wishes_again_as_the_queue_has_room_for() -> None:
+    others = [Change(f"k{n}", "1") for n in range(label_queue.PENDING_MAX - 1)]
+    met = wished("rack=7", "row=2").append(others).meet(NodeSeen({}, "two"))
+    assert shown(met)[-1] == "rack=7"
+    assert len(met.pending) == label_queue.PENDING_MAX
+
+
+def test_the_version_of_the_store_is_kept_only_where_an_operator_set_or_removed_a_label() -> None:
+    seen = NodeSeen({}, "one", version=90)
+    assert Queue(uid="one").meet(seen) == Queue(uid="one")
+    assert wished("rack=7").meet(seen).version == 90
+    assert wished("rack-").meet(seen).version == 90
+    assert shown(wished("rack-").meet(seen).meet(NodeSeen({"rack": "7"}, "one", version=80))) == ["rack-"]
+    assert wished("rack=7").meet(seen).purge().version == 0
+
+
+def test_a_wish_that_another_client_changed_has_drifted_until_it_is_asked_for_again() -> None:
+    queue = wished("rack=7", "row=2").observe({"rack": "8"})
+    assert queue.drifted == {"rack": "8", "row": None}
+    assert queue.append([Change("rack", "7")]).drifted == {"row": None}
+    assert queue.observe({"rack": "8", "row": "2"}).drifted == {"rack": "8"}
+    assert replace(queue, applied={}).drifted == {}, "the Node's value is not known"
+
+
+def test_a_file_without_wishes_implies_those_that_were_applied_or_wait() -> None:
+    queue = queue_of("row=2", "slot-").recall(
+        {"rack": "7", "slot": "1", "gone": None, "snmp_enabled": "true", "hwsku": "x"}, ()
+    )
+    assert queue.infer_wishes().wishes == {"rack": "7", "row": "2"}
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("hwsku", "hwsku of DEVICE_METADATA"),
+        ("sonic_version", "the installed SONiC version"),
+        ("worker.sonic/platform", "platform of"),
+        ("deployment_type", "type of"),
+        ("kubernetes.io/hostname", "set by its kubelet"),
+        ("node.kubernetes.io/instance-type", "set by its kubelet"),
+    ],
+)
+def test_a_label_that_describes_the_switch_is_not_an_operators(key: str, reason: str) -> None:
+    assert reason in not_by_hand(key)
+    assert describes_switch(key)
+    assert (not_by_hand("rack"), describes_switch("rack")) == ("", False)
 
 
 # ---- what a file stored beside the changes -------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +28,9 @@ from kubesyncd.core.parse import (
     parse_int,
     parse_master_config,
     parse_row,
+    unusable_names,
 )
+from kubesyncd.core.setting_range import range_of
 from kubesyncd.core.text import shown
 
 if TYPE_CHECKING:
@@ -244,11 +246,18 @@ def test_invalid_ids_are_refused(docker_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "ip", ["10.0.0.1", "fc00::1", "::1", "[fc00::1]", "master.example.org", "master.example.org.", "m", "1.a"]
+    ("ip", "means"),
+    [
+        *((ip, ip) for ip in ("10.0.0.1", "fc00::1", "::1", "master.example.org", "m", "1.a")),
+        ("[fc00::1]", "fc00::1"),
+        ("FC00:0:0::1", "fc00::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("Master.Example.org.", "master.example.org"),
+    ],
 )
-def test_a_master_may_be_at(ip: str) -> None:
+def test_a_master_may_be_at(ip: str, means: str) -> None:
     master = parse_master_config({"IP": f" {ip} "})
-    assert (master.ip, master.problems, master.wanted) == (ip, (), True)
+    assert (master.ip, master.problems, master.wanted) == (means, (), True)
 
 
 @pytest.mark.parametrize(
@@ -291,8 +300,11 @@ def test_the_values_in_the_databases_are_these() -> None:
 
 
 TIMES = {
+    "gate_after_s": 60,
     "local_wait_s": 60, "stop_grace_s": 10, "kube_stop_grace_s": 60, "label_wait_s": 5, "kubelet_stop_s": 10,
     "fallback_after_s": 300, "kube_stable_s": 60, "handover_delay_s": 30, "handover_delay_s_max": 3600,
+    "node_not_ready_s": 60,
+    "crash_window_s": 900,
     "crash_loop_s": 600, "crash_loop_starts": 5, "tag_after_s": 600, "check_every_s": 60, "check_s_max": 10,
     "check_failures": 3, "hook_s_max": 10, "reboot_s_max": 30, "reask_s": 5, "verb_s_max": 85, "audit_s": 60,
     "backoff_s": 0.8, "backoff_s_max": 30,
@@ -301,6 +313,23 @@ TIMES = {
 
 def test_the_times_are_the_promised_ones() -> None:
     assert asdict(model.Timing()) == TIMES
+
+
+RANGES = {
+    "gate_after_s": "of seconds from 1 to 86400",
+    "crash_window_s": "of seconds from 1 to 86400",
+    "crash_loop_starts": "of starts from 0 to 64",
+    "check_every_s": "of seconds from 0.1 to 10000000",
+    "check_failures": "of failures from 1 to 1000000",
+    "audit_s": "of seconds from 0.1 to 10000000",
+}
+
+
+def test_each_time_and_count_has_its_promised_range() -> None:
+    ranges = {key.name: str(range_of(key)) for key in fields(model.Timing)}
+    others = {told for name, told in ranges.items() if name not in RANGES}
+    assert {name: ranges[name] for name in RANGES} == RANGES
+    assert others == {"of seconds from 0.001 to 10000000", "of seconds from 0.001 to 86400"}
 
 
 def test_missing_fields_have_the_harmless_default() -> None:
@@ -318,6 +347,10 @@ def test_missing_fields_have_the_harmless_default() -> None:
     )
     container = model.Container("1", Owner.KUBE, running=False)
     assert (container.exit_code, container.started, container.gone) == (None, "", False)
+    assert (container.paused, container.restarting, container.restarts) == (False, False, False)
+    assert (container.unread, container.oom_killed, container.unhealthy) == ("", False, "")
+    seen = model.NodeSeen({})
+    assert (seen.uid, seen.older, seen.condition, seen.version) == ("", False, None, 0)
 
 
 KNOWN = FeatureConfig(Owner.KUBE, fallback=True, failure_minutes=9, failure_policy=FailurePolicy.ROLLBACK)
@@ -379,3 +412,17 @@ def test_parsing_is_total(fields: dict[str, str]) -> None:
     for problem in (*problems, *master.problems):
         assert problem.isprintable()
         assert len(problem) < 200
+
+
+def test_rows_with_names_that_are_invalid_are_told_with_the_rule() -> None:
+    assert unusable_names(["snmp", "dhcp_relay"]) == ""
+    told = unusable_names(["snmp", "P4RT", "1st"])
+    assert told.startswith("FEATURE|1st, FEATURE|P4RT: invalid name, not managed: ")
+    assert " and 2 more: " in unusable_names([f"P{n}" for n in range(10)])
+
+
+def test_eight_invalid_names_are_told_in_64_characters_each() -> None:
+    names = [f"P{n}" for n in range(8)]
+    assert unusable_names(names).startswith(f"FEATURE|{', FEATURE|'.join(names)}: invalid name")
+    assert unusable_names([*names, "P9"]).startswith(f"FEATURE|{', FEATURE|'.join(names)} and 1 more: ")
+    assert unusable_names(["P" * 65]).startswith(f"FEATURE|{'P' * 64}: ")

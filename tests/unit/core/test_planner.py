@@ -11,6 +11,7 @@ import pytest
 
 from kubesyncd.adapters.db_schema import SONIC
 from kubesyncd.core import verbs
+from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import (
     Admit,
     EndContainer,
@@ -36,17 +37,7 @@ from kubesyncd.core.model import (
 )
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
-from kubesyncd.core.record import (
-    Cause,
-    Exit,
-    Record,
-    StopStyle,
-    absorb,
-    project,
-    state_of,
-    with_grant,
-    with_mode,
-)
+from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project, state_of, with_grant, with_mode
 from kubesyncd.core.state import State, classify
 from tests.paths import GOLDEN
 from tests.unit.core.given import (
@@ -173,7 +164,10 @@ def test_every_combination_decides_as_the_golden_file_says() -> None:
     text = "\n".join([HEAD, *(shown(c) for c in combinations())]) + "\n"
     if os.environ.get("KUBESYNCD_GOLDEN") == "write":
         GOLDEN.write_text(text)
-    assert text == GOLDEN.read_text()
+    lines, golden = text.splitlines(), GOLDEN.read_text().splitlines()
+    assert len(lines) == len(golden)
+    # pytest takes minutes to show two long texts that differ in each line.
+    assert [(now, then) for now, then in zip(lines, golden, strict=True) if now != then][:10] == []
     assert len(combinations()) == 288
 
 
@@ -778,7 +772,7 @@ def test_a_failed_feature_follows_its_policy() -> None:
     rolled = replace(failing, rolled_back=True, failure="x", mode=Mode.NONE)
     started = plan(config(FailurePolicy.ROLLBACK), rolled, observed(local(running=False)))
     assert started.action == StartLocal(LOCAL)
-    assert started.why.startswith("rolled back")
+    assert started.why == "rolled back (x): the local container is started"
     early = plan(config(None), replace(failing, bad_since=NOW - 59), seen)
     assert early.wake_at == NOW + 1
 

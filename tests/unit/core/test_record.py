@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.core.health import WELL, Complaint, complain
+from kubesyncd.core.absorb import absorb
+from kubesyncd.core.health import WELL, Complaint, Health, complain
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.record import (
@@ -16,7 +17,6 @@ from kubesyncd.core.record import (
     Exit,
     Record,
     StopStyle,
-    absorb,
     failure_deadline,
     local_wanted,
     project,
@@ -148,6 +148,7 @@ def test_an_end_we_asked_for_is_ours(cause: Cause) -> None:
     assert not record.local_exited
     other = seen(up(local_id=LOCAL, asked=(KUBE, cause)), local(running=False, code=137))
     assert other.local_exited
+    assert other.asked == (KUBE, cause), "its own end is still to come"
 
 
 @pytest.mark.parametrize("cause", [Cause.STOP, Cause.KILL])
@@ -216,16 +217,27 @@ def test_a_kube_container_that_ends_before_its_admission_has_not_stayed_up() -> 
     for other in (
         replace(handing_over, mode=Mode.READY),
         replace(handing_over, system_state=SystemState.DOWN),
+        replace(handing_over, local_id="", exit=Exit(KUBE, Owner.KUBE, 1, Cause.ITSELF)),
     ):
         assert seen(other, local(running=False)).crashes == 0
     assert seen(handing_over, local(running=False), config=LOCAL_CONFIG).crashes == 0
+
+
+def test_a_failed_hand_over_is_told_by_the_newest_kube_container() -> None:
+    earlier = Health(ends=(NOW - 2, NOW - 1), pods=("", ""))
+    handing_over = up(mode=Mode.PENDING, local_id=LOCAL, asked=(LOCAL, Cause.STOP), health=earlier)
+    newest = kube(KUBE2, running=False, code=2, started="2026-01-03", pod="sonic/snmp-2")
+    health = seen(handing_over, local(running=False), newest, kube(running=False, code=1)).health
+    assert health.looping == "3 ends within 15 min, the last one with exit code 2"
+    assert health.pods == ("", "", "sonic/snmp-2")
 
 
 def test_a_kube_container_is_proven_once_it_has_stayed_up() -> None:
     record = granted(
         proven=False, granted_at=NOW - TIMING.kube_stable_s + 1, crashes=3, refuse_until=9.0, local_due=True
     )
-    assert not seen(record, kube()).proven
+    young = seen(record, kube())
+    assert (young.proven, young.crashes) == (False, 3)
     proven = seen(record, kube(), now=NOW + 1)
     assert proven.proven
     assert (proven.crashes, proven.refuse_until, proven.local_due) == (0, 0.0, False)
@@ -312,8 +324,9 @@ def test_a_feature_fails_after_its_minutes_and_recovers_once_stable() -> None:
     assert young.failure == failed.failure
 
 
-def test_without_detection_nothing_ever_fails() -> None:
+def test_without_detection_and_while_down_nothing_fails() -> None:
     assert seen(up(bad_since=1.0)).failure == ""
+    assert seen(down(bad_since=1.0), config=failing()).failure == ""
     assert failure_deadline(up(bad_since=1.0), FALLBACK) is None
     assert failure_deadline(up(), failing()) is None
 

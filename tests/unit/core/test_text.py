@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubesyncd.core.text import escaped, one_line, quoted, shortened, shown
+from kubesyncd.core.text import escaped, number_in, one_line, printable, quoted, shortened, shown
 
 
 def test_a_hostile_value_is_shown_short_and_clean() -> None:
@@ -35,9 +35,21 @@ def test_a_longer_text_ends_with_an_ellipsis(text: str, said: str) -> None:
     assert shortened(text, 10) == said
     assert quoted(text, 10) == f"'{said}'"
     assert one_line(text, 10) == said
+    assert printable(text, 10) == said
+
+
+def test_a_quoted_text_has_80_characters_at_most() -> None:
+    assert (quoted("x" * 80), quoted("x" * 81)) == (f"'{'x' * 80}'", f"'{'x' * 77}...'")
 
 
 def test_unprintable_characters_are_escaped_or_left_out() -> None:
     assert escaped("a\x1b\nb\u00e4" + "x" * 10, 5) == "a\\x1b\\nb\\xe4"
     assert quoted("a\nb", 10) == "'a\\nb'"
     assert one_line("a\n\x1bb", 10) == "a b"
+    assert printable("a\n  b\x07", 10) == "a b?"
+    assert printable("\u00e4", 10) == "\u00e4", "a letter of another script stays"
+
+
+def test_only_decimal_digits_and_no_more_than_a_counter_has_are_a_number() -> None:
+    assert number_in("18446744073709551615") == 2**64 - 1
+    assert [number_in(text) for text in ("", "-1", "1.5", "\u0664", "9" * 21, "9" * 5000)] == [0] * 6

@@ -89,6 +89,13 @@ def test_start_with_fallback_begins_locally_where_there_is_a_local_container() -
     assert gone.unit_restarted
 
 
+@pytest.mark.parametrize(("before", "after"), [(True, True), (False, None), (None, None)])
+def test_start_remembers_a_feature_row_and_forgets_its_deletion(
+    before: bool | None, after: bool | None
+) -> None:
+    assert noted(Start(), down(registered=before), told(STOPPED)).registered is after
+
+
 def test_start_finds_what_runs_and_restarts_nothing() -> None:
     assert noted(Start(), down(mode=Mode.READY), told(local())) == up()
     running = granted(system_state=SystemState.DOWN, mode=Mode.NONE)
@@ -311,5 +318,6 @@ def test_wait_has_something_to_follow_wherever_it_may_still_come_to_an_end_or_to
         assert wait_follows(FALLBACK, record, told())
     assert wait_follows(LOCAL_CONFIG, up(), told(local()))
     assert wait_follows(FALLBACK, granted(), told(kube()))
+    assert wait_follows(LOCAL_CONFIG, up(), told(STOPPED, starting=frozenset({LOCAL})))
     assert not wait_follows(LOCAL_CONFIG, up(), told())
     assert not wait_follows(LOCAL_CONFIG, Record(), told())

@@ -1,12 +1,16 @@
-"""Check what the process of the daemon does with settings that it cannot use."""
+"""Check what the process of the daemon does with settings that it cannot use, and beside another daemon."""
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from kubesyncd.daemon.sockets import only_daemon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,19 +19,85 @@ LIMIT_S = 60.0
 EXIT_SETTINGS = 78
 
 
-@pytest.mark.parametrize("section", ["redis", "docker", "packages"])
-def test_an_address_that_cannot_be_used_ends_the_start_with_one_line(tmp_path: Path, section: str) -> None:
-    file = tmp_path / "kubesyncd.toml"
-    file.write_text(
-        f'[paths]\nstate_dir = "{tmp_path}"\nrun_dir = "{tmp_path}"\n[{section}]\nurl = "gopher:x"\n'
-    )
-    ended = subprocess.run(
-        [sys.executable, "-m", "kubesyncd", "--config", str(file)],
+def kubesyncd(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kubesyncd", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
         check=False,
+        env={**os.environ, **environ},
     )
+
+
+def written(folder: Path, more: str = "") -> Path:
+    file = folder / "kubesyncd.toml"
+    (folder / "boot_id").write_text("this\n")
+    file.write_text(
+        f'[sockets]\nhost = "{folder}/host.sock"\ncontainer = "{folder}/in/container.sock"\n{more}'
+        f'[paths]\nstate_dir = "{folder}/state"\nrun_dir = "{folder}/run"\nboot_id = "{folder}/boot_id"\n'
+    )
+    return file
+
+
+WRONG = '[redis]\nurl = "gopher:x"\n[docker]\nurl = "tcp://h:1"\n[packages]\nurl = "http://h"\npubkey = "x"\n'
+WRONG_KEYS = ["[redis] url", "[docker] url", "[packages] url", "[packages] pubkey", "[paths] boot_id"]
+
+
+def test_a_start_with_invalid_settings_prints_every_error_and_ends_with_78(tmp_path: Path) -> None:
+    file = written(tmp_path, WRONG)
+    (tmp_path / "boot_id").unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(LIMIT_S)
+        ended = kubesyncd("--config", file, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        status = systemd.recv(4096).decode()
+        assert systemd.recv(4096) == b"BARRIER=1", "it waits until systemd has read the status"
     assert ended.returncode == EXIT_SETTINGS, ended
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"kubesyncd: {file}: [{section}] url"), line
+    lines = ended.stderr.splitlines()
+    assert [line.removeprefix(f"kubesyncd: {file}: ").partition(" = ")[0] for line in lines] == WRONG_KEYS
+    assert lines[-1].endswith("allowed: a file with the ID of this boot (No such file or directory)")
+    assert status.startswith(f"STATUS=not started: {file}: [redis] url = 'gopher:x'; allowed: unix:///PATH")
+    assert status.endswith(" (4 more: kubesyncd --check)")
+    assert not (tmp_path / "run").exists(), "nothing is touched"
+
+
+def test_a_check_prints_every_error_and_starts_nothing(tmp_path: Path) -> None:
+    file = written(tmp_path, WRONG)
+    (tmp_path / "boot_id").write_bytes(b"\n")
+    for ended in (kubesyncd("--check", file), kubesyncd("--check", "--config", file)):
+        assert (ended.returncode, ended.stdout) == (EXIT_SETTINGS, "")
+        lines = ended.stderr.splitlines()
+        assert [line.removeprefix(f"kubesyncd: {file}: ").partition(" = ")[0] for line in lines] == WRONG_KEYS
+        assert lines[-1].endswith("(the file is empty)")
+
+
+def test_a_check_of_a_valid_file_says_so(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    ended = kubesyncd("--check", file)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"kubesyncd: {file}: valid\n", "")
+    missing = kubesyncd("--check", tmp_path / "absent.toml")
+    assert (missing.returncode, missing.stderr.count("\n")) == (EXIT_SETTINGS, 1)
+
+
+def test_a_second_daemon_ends_with_one_line_before_it_touches_anything(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    with only_daemon(tmp_path / "run"):
+        ended = kubesyncd("--config", file)
+    said = f"kubesyncd: {tmp_path}/run: another kubesyncd uses this folder; stop it first\n"
+    assert (ended.returncode, ended.stderr) == (EXIT_SETTINGS, said)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "host.sock"))
+        other.listen()
+        ended = kubesyncd("--config", file)
+    said = f"kubesyncd: {tmp_path}/host.sock: another kubesyncd answers there; stop it first\n"
+    assert (ended.returncode, ended.stderr) == (EXIT_SETTINGS, said)
+    assert not any((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("folder", ["run", "file/run"])
+def test_the_lock_is_free_again_and_no_reason_to_stay_away(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        with only_daemon(tmp_path / folder):
+            pass

@@ -12,11 +12,11 @@ from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.surroundings import Surroundings
 from kubesyncd.features.wakes import Wakes
-from kubesyncd.ports import Missing
+from kubesyncd.ports import Missing, Unavailable
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.log import logger
 from kubesyncd.settings import LogSettings
-from tests.sim.plain import PlainFile
+from tests.sim.plain import PlainDisk, PlainFile
 from tests.unit.core.given import LOCAL, local
 
 if TYPE_CHECKING:
@@ -36,19 +36,32 @@ class World:
     joined = False
     kubelet_running = None
     hold = False
+    no_deploy = ""
+    leaving = False
+
+    def note_kube_start(self, at: str) -> None:
+        pass
+
     file: PlainFile = field(default_factory=PlainFile)
+    file_slow_s: float = 0.0
     signals: list[str] = field(default_factory=list)
     stops: int = 0
     stop_raises: Exception | None = None
     docker_fails: PortError | None = None
+    store_fails: PortError | None = None
+    # Whether the feature has a unit; None: systemd does not answer.
+    unit: bool | None = True
+    unit_looks: int = 0
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
+        if self.store_fails is not None:
+            raise self.store_fails
         return Stored(self.config, self.row)
 
     async def write_row(self, feature: str, row: Row) -> None:
         self.row = row
 
-    async def list(self, feature: str) -> tuple[Container, ...]:
+    async def list(self, feature: str, granted: str = "") -> tuple[Container, ...]:
         if self.docker_fails is not None:
             raise self.docker_fails
         return self.containers
@@ -77,6 +90,15 @@ class World:
     async def restart(self, feature: str) -> None:
         """A unit whose script creates no container."""
 
+    async def makes_local(self, feature: str) -> bool:
+        return await self.unit_exists(feature)
+
+    async def unit_exists(self, feature: str) -> bool:
+        self.unit_looks += 1
+        if self.unit is None:
+            raise Unavailable("systemd", "Failed to connect to bus")
+        return self.unit
+
     def view(self, feature: str) -> LabelView:
         return LabelView()
 
@@ -88,7 +110,7 @@ class World:
 
 
 def around(world: World, log: Any = None) -> Surroundings:
-    ledger = Ledger(world.file, "boot")
+    ledger = Ledger(PlainDisk(world.file, world.file_slow_s), "boot")
     ledger.load()
     return Surroundings(
         wakes=Wakes(),

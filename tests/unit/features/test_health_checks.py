@@ -38,6 +38,8 @@ async def test_a_check_that_cannot_run_is_reported_again_once_it_has_run() -> No
     for refuses in (True, True, False, True):
         hooks.refuses = refuses
         await checks._round()
-    assert [(line["event"], line["feature"], line["check"]) for line in lines.entries] == [
-        ("check", "snmp", "snmp")
-    ] * 2
+    assert [(line["event"], line.get("feature"), line.get("check")) for line in lines.entries] == [
+        ("check", "snmp", "snmp"),
+        ("recovered", None, None),
+        ("check", "snmp", "snmp"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.core import verbs
+from kubesyncd.core.absorb import absorb
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.planner import decide
-from kubesyncd.core.record import Cause, Exit, Record, absorb
+from kubesyncd.core.record import Cause, Exit, Record
 from kubesyncd.core.state import HISTORY_MAX
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.ports import Unavailable
-from tests.sim.plain import PlainFile
+from tests.sim import loop
+from tests.sim.plain import PlainDisk, PlainFile
 from tests.unit.core.given import FALLBACK, HISTORY, LOCAL, NOW, ROLLBACK, TIMING, full, local, observed, up
 
 BOOT = "a-boot"
@@ -26,15 +29,19 @@ FULL = replace(full(), exit=Exit(LOCAL, Owner.LOCAL, None, Cause.ITSELF))
 
 
 def loaded(data: bytes | None, boot_id: str = BOOT) -> tuple[Ledger, str]:
-    ledger = Ledger(PlainFile(data), boot_id)
+    ledger = Ledger(PlainDisk(PlainFile(data)), boot_id)
     return ledger, ledger.load()
+
+
+def save(ledger: Ledger, *what: Any) -> None:
+    asyncio.run(ledger.save(*what))
 
 
 def written(record: Record = FULL, config: FeatureConfig = ROLLBACK, name: str = "snmp") -> bytes:
     file = PlainFile()
-    ledger = Ledger(file, BOOT)
+    ledger = Ledger(PlainDisk(file), BOOT)
     ledger.config_loaded = True
-    ledger.save(name, record, config, HISTORY)
+    save(ledger, name, record, config, HISTORY)
     assert file.data is not None
     return file.data
 
@@ -61,28 +68,28 @@ def test_a_ledger_of_another_boot_is_ignored_silently() -> None:
 
 def test_nothing_is_written_where_nothing_changed() -> None:
     file = PlainFile()
-    ledger = Ledger(file, BOOT)
-    ledger.save("snmp", FULL, ROLLBACK)
-    ledger.save("snmp", FULL, ROLLBACK)
+    ledger = Ledger(PlainDisk(file), BOOT)
+    save(ledger, "snmp", FULL, ROLLBACK)
+    save(ledger, "snmp", FULL, ROLLBACK)
     assert file.saves == 1
     assert not ledger.first
-    again = Ledger(PlainFile(file.data), BOOT)
+    again = Ledger(PlainDisk(PlainFile(file.data)), BOOT)
     again.load()
-    again.save("snmp", FULL, ROLLBACK)
-    ledger.save("snmp", Record(), ROLLBACK)
-    ledger.save("lldp", Record(), ROLLBACK)
+    save(again, "snmp", FULL, ROLLBACK)
+    save(ledger, "snmp", Record(), ROLLBACK)
+    save(ledger, "lldp", Record(), ROLLBACK)
     assert file.saves == 3
 
 
 def test_a_history_is_written_with_its_record_and_never_for_its_own_sake() -> None:
     file = PlainFile()
-    ledger = Ledger(file, BOOT)
-    ledger.save("snmp", FULL, ROLLBACK)
-    ledger.save("snmp", FULL, ROLLBACK, HISTORY)
+    ledger = Ledger(PlainDisk(file), BOOT)
+    save(ledger, "snmp", FULL, ROLLBACK)
+    save(ledger, "snmp", FULL, ROLLBACK, HISTORY)
     assert file.saves == 1
-    ledger.save("snmp", Record(), ROLLBACK, HISTORY)
+    save(ledger, "snmp", Record(), ROLLBACK, HISTORY)
     assert loaded(file.data)[0].histories == {"snmp": HISTORY}
-    ledger.forget("snmp")
+    asyncio.run(ledger.forget("snmp"))
     assert loaded(file.data)[0].histories == {}
 
 
@@ -105,17 +112,107 @@ def test_a_history_is_read_as_far_as_one_is_kept() -> None:
 
 def test_a_full_disk_is_reported_and_the_same_entry_is_tried_again() -> None:
     file = PlainFile()
-    ledger = Ledger(file, BOOT)
-    ledger.save("snmp", Record(), ROLLBACK)
+    ledger = Ledger(PlainDisk(file), BOOT)
+    save(ledger, "snmp", Record(), ROLLBACK)
     file.full = True
     for name in ("snmp", "lldp"):
         with pytest.raises(Unavailable):
-            ledger.save(name, FULL, ROLLBACK)
+            save(ledger, name, FULL, ROLLBACK)
         assert ledger.records[name] == FULL
     file.full = False
-    ledger.save("lldp", FULL, ROLLBACK)
-    ledger.save("snmp", FULL, ROLLBACK)
+    save(ledger, "lldp", FULL, ROLLBACK)
+    save(ledger, "snmp", FULL, ROLLBACK)
     assert loaded(file.data)[0].records == {"lldp": FULL, "snmp": FULL}
+
+
+def test_changes_during_a_write_share_the_next_one_and_each_waits_for_its_own() -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file, slow_s=1.0), BOOT)
+        begun = asyncio.get_running_loop().time()
+        stored: dict[str, float] = {}
+
+        async def store(name: str) -> None:
+            await ledger.save(name, FULL, ROLLBACK)
+            stored[name] = asyncio.get_running_loop().time() - begun
+            assert name in loaded(file.data)[0].records, "it is in the file when the call returns"
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(store("snmp"))
+            await asyncio.sleep(0.5)
+            for number in range(10):
+                tasks.create_task(store(f"f{number}"))
+        assert stored.pop("snmp") == pytest.approx(1.0, abs=0.1)
+        assert all(taken == pytest.approx(2.0, abs=0.1) for taken in stored.values())
+        assert file.saves == 2
+
+    loop.run(story())
+
+
+def test_changes_that_share_a_failed_write_all_fail_and_are_written_by_the_next() -> None:
+    file = PlainFile(full=True)
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file, slow_s=1.0), BOOT)
+        saves = [ledger.save(name, FULL, ROLLBACK) for name in ("snmp", "lldp", "bgp")]
+        failed = await asyncio.gather(*saves, return_exceptions=True)
+        assert [type(error) for error in failed] == [Unavailable] * 3
+        assert asyncio.get_running_loop().time() == pytest.approx(2.0, abs=0.1), (
+            "the first, and one for the others"
+        )
+        file.full = False
+        await ledger.save("lldp", FULL, ROLLBACK)
+        assert set(loaded(file.data)[0].records) == {"snmp", "lldp", "bgp"}
+        await ledger.save("snmp", FULL, ROLLBACK)
+        assert file.saves == 1
+
+    loop.run(story())
+
+
+def test_a_cancelled_write_is_repeated_by_the_next() -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file, slow_s=1.0), BOOT)
+        first = asyncio.create_task(ledger.save("snmp", FULL, ROLLBACK))
+        second = asyncio.create_task(ledger.save("lldp", FULL, ROLLBACK))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        await second
+        assert set(loaded(file.data)[0].records) == {"snmp", "lldp"}
+
+    loop.run(story())
+
+
+def test_a_feature_that_a_full_disk_keeps_in_the_file_is_kept_in_memory() -> None:
+    file = PlainFile()
+    ledger = Ledger(PlainDisk(file), BOOT)
+    save(ledger, "snmp", FULL, ROLLBACK)
+    file.full = True
+    with pytest.raises(Unavailable):
+        asyncio.run(ledger.forget("snmp"))
+    assert ledger.records == loaded(file.data)[0].records == {"snmp": FULL}
+    file.full = False
+    save(ledger, "lldp", FULL, ROLLBACK)
+    assert set(loaded(file.data)[0].records) == {"snmp", "lldp"}
+    asyncio.run(ledger.forget("snmp"))
+    asyncio.run(ledger.forget("snmp"))
+    assert ledger.records.keys() == loaded(file.data)[0].records.keys() == {"lldp"}
+
+
+def test_a_feature_saved_while_it_is_forgotten_is_forgotten_and_two_requests_succeed() -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file, slow_s=1.0), BOOT)
+        await ledger.save("snmp", FULL, ROLLBACK)
+        forgotten = [asyncio.create_task(ledger.forget("snmp")) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        await asyncio.gather(ledger.save("snmp", Record(), ROLLBACK), *forgotten)
+        assert ledger.records == loaded(file.data)[0].records == {}
+
+    loop.run(story())
 
 
 def test_an_older_daemons_fields_keep_their_defaults_and_a_newer_ones_are_left_out() -> None:
@@ -202,8 +299,8 @@ def test_a_value_of_the_wrong_type_spoils_the_ledger_not_the_daemon(part: str, k
     assert (ledger.records, ledger.configs) == ({}, {})
     # What was thought to be known is known no more: the next save is written.
     file = PlainFile()
-    fresh = Ledger(file, BOOT)
-    fresh.save("snmp", FULL, ROLLBACK)
+    fresh = Ledger(PlainDisk(file), BOOT)
+    save(fresh, "snmp", FULL, ROLLBACK)
     assert file.saves == 1
 
 
@@ -246,3 +343,20 @@ def test_a_damaged_file_never_stops_the_daemon(data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(whole)))
     loaded(bytes(whole[:cut]))
     loaded(bytes(whole))
+
+
+def test_a_feature_dropped_on_a_full_disk_leaves_the_file_with_the_next_observation() -> None:
+    async def story() -> None:
+        file = PlainFile()
+        ledger = Ledger(PlainDisk(file), "boot")
+        for name in ("snmp", "tap"):
+            await ledger.save(name, up(), FeatureConfig())
+        ledger.drop("tap")
+        assert b"tap" in (file.data or b"")
+        await ledger.save("snmp", up(), FeatureConfig())
+        assert b"tap" not in (file.data or b"")
+        saves = file.saves
+        await ledger.save("snmp", up(), FeatureConfig())
+        assert file.saves == saves, "once"
+
+    asyncio.run(story())

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import FeatureConfig
+from kubesyncd.core.model import FeatureConfig, Owner, Row
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features import executor
@@ -15,7 +15,7 @@ from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.waiters import GONE
 from kubesyncd.ports import Unavailable
 from tests.sim import loop
-from tests.sim.plain import PlainLog
+from tests.sim.plain import PlainDisk, PlainLog
 from tests.unit.core.given import local, up
 from tests.unit.features.given import NEW, World, around, reconciler_in
 
@@ -110,7 +110,7 @@ def test_a_bug_in_docker_stop_is_paced_and_does_not_prevent_a_kill() -> None:
     loop.run(story())
 
 
-def test_each_outage_of_docker_is_logged_once() -> None:
+def test_each_outage_of_docker_is_logged_once_when_it_begins_and_when_it_ends() -> None:
     async def story() -> None:
         world, log = World((local(),)), PlainLog()
         reconciler = Reconciler("snmp", around(world, log))
@@ -122,16 +122,51 @@ def test_each_outage_of_docker_is_logged_once() -> None:
             assert log.count("trouble") == outage
             world.docker_fails = None
             await reconciler.seen()
+            assert log.count("recovered") == outage
         running.cancel()
         await asyncio.wait([running])
 
     loop.run(story())
 
 
+def test_a_rewritten_row_changes_nothing_and_a_removed_one_counts_after_a_second() -> None:
+    async def story() -> None:
+        world = World((local(),), config=FeatureConfig(set_owner=Owner.KUBE))
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        await reconciler.seen()
+        wanted, world.config = world.config, None
+        reconciler.dirty.set()
+        await asyncio.sleep(0.2)
+        assert (await reconciler.seen()).config == wanted
+        world.config = wanted
+        await asyncio.sleep(60.0)
+        assert (await reconciler.seen()).config == wanted
+        world.config = None
+        reconciler.dirty.set()
+        await asyncio.sleep(0.9)
+        assert (await reconciler.seen()).config == wanted
+        await asyncio.sleep(0.2)
+        assert reconciler.view is not None
+        assert reconciler.view.config == FeatureConfig()
+        running.cancel()
+        await asyncio.wait([running])
+
+    loop.run(story())
+
+
+async def test_a_feature_that_never_had_a_row_in_config_db_gets_its_state_at_once_after_a_restart() -> None:
+    world = World((replace(local(running=False), id=NEW),), config=None)
+    assert (await carried_out(reconciler_in(world), Start())).code == 0
+    told, world.row = world.row, Row()
+    assert (await carried_out(reconciler_in(world), Start())).code == 0
+    assert (world.row.system_state, world.row.docker_id) == (told.system_state, told.docker_id)
+
+
 def test_a_wait_does_not_give_up_while_docker_does_not_answer() -> None:
     async def story() -> None:
         world = World()
-        Ledger(world.file, "boot").save("snmp", up(), FeatureConfig())
+        await Ledger(PlainDisk(world.file), "boot").save("snmp", up(), FeatureConfig())
         reconciler = reconciler_in(world)
         running = asyncio.create_task(reconciler.run())
         waiting = asyncio.create_task(reconciler.waiters.ended(lambda _: None))

@@ -13,7 +13,6 @@ from kubesyncd.core.saved_features import GOOD_FOR_S, Saved, lost
 from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.ports import PortError, Refused, Unavailable
 from kubesyncd.runtime.feature_table_file import decode, encode
-from kubesyncd.services.installed import InstallPhase, Manifest, rows_to_keep
 from tests.sim.plain import PlainDisk, PlainFile, PlainLog, PlainStore
 
 if TYPE_CHECKING:
@@ -84,22 +83,15 @@ def test_a_restored_field_is_never_restored_again(saved: Any, now: Any) -> None:
     assert set(after) == {*saved, *now}
 
 
-def test_only_what_is_wholly_installed_gets_its_row_back() -> None:
-    manifests = {
-        "tap": Manifest("tap", row=KUBE),
-        "going": Manifest("going", InstallPhase.REMOVING, row=KUBE),
-        "coming": Manifest("coming", InstallPhase.INSTALLING, row=KUBE),
-    }
-    assert rows_to_keep(manifests) == {"tap": KUBE}
-
-
 # ---- the copy -------------------------------------------------------------------------------------
 
 
 def test_a_copy_is_good_for_one_load_within_an_hour() -> None:
     saved = Saved({"snmp": KUBE}, NOW)
     assert decode(encode(saved)) == saved
-    assert saved.awaits_load(NOW + 1)
+    assert GOOD_FOR_S == 60 * 60
+    assert saved.awaits_load(NOW)
+    assert saved.awaits_load(NOW + GOOD_FOR_S)
     assert not saved.awaits_load(NOW + GOOD_FOR_S + 1)
     assert not saved.awaits_load(NOW - 1)
     assert not Saved({}, NOW, armed=False).awaits_load(NOW + 1)
@@ -129,7 +121,7 @@ class Switch:
 
     def __init__(self) -> None:
         self.file = PlainFile()
-        self.manifests: dict[str, Manifest] = {}
+        self.installed: dict[str, dict[str, str]] = {}
         self.units = {"snmp", "tap", "lldp"}
         self.fails: dict[str, PortError] = {}
         self.store = PlainStore(rows={"snmp": dict(IMAGE)}, fails=self.fails)
@@ -137,13 +129,16 @@ class Switch:
         self.restorer = TableRestorer(
             self.store,
             file=PlainDisk(self.file),
-            installed_rows=lambda: rows_to_keep(self.manifests),
+            installed_rows=self.installed_rows,
             has_unit=self.has_unit,
             ours=OURS,
             normal=normal,
             wall=lambda: NOW + 60,
             log=self.log,  # type: ignore[arg-type]
         )
+
+    async def installed_rows(self) -> dict[str, dict[str, str]]:
+        return self.installed
 
     async def has_unit(self, feature: str) -> bool:
         if "systemd" in self.fails:
@@ -171,7 +166,7 @@ async def test_a_saved_table_restores_the_next_load_and_no_other(switch: Switch)
 
 
 async def test_an_installed_service_gets_its_row_back_from_any_load_but_keeps_its_own(switch: Switch) -> None:
-    switch.manifests = {"tap": Manifest("tap", row=KUBE)}
+    switch.installed = {"tap": KUBE}
     await switch.restorer.restore()
     assert switch.store.rows["tap"] == KUBE
     switch.store.rows["tap"] = {"set_owner": "local"}
@@ -179,19 +174,32 @@ async def test_an_installed_service_gets_its_row_back_from_any_load_but_keeps_it
     assert switch.store.rows["tap"] == {"set_owner": "local"}
 
 
-@pytest.mark.parametrize("what", ["read", "write snmp", "systemd", "save"])
+@pytest.mark.parametrize("what", ["read", "write snmp", "systemd"])
 async def test_until_fields_are_restored_a_load_counts_as_going_on(switch: Switch, what: str) -> None:
     switch.file.data = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
-    switch.file.full = what == "save"
     switch.fails[what] = Unavailable("Redis", "it does not answer")
     await switch.restorer.restore()
     assert not switch.store.loaded
-    switch.file.full = False
     switch.fails.clear()
     await switch.restorer.restore()
     assert switch.store.loaded
     assert switch.store.rows["snmp"]["set_owner"] == "kube"
     assert switch.store.rows["lldp"] == KUBE
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_full_disk_does_not_keep_a_load_going_and_the_copy_is_used_once(
+    switch: Switch, *, read_only: bool
+) -> None:
+    switch.file.data = copy = encode(Saved({"snmp": KUBE, "lldp": KUBE}, NOW))
+    switch.file.full, switch.file.read_only = True, read_only
+    await switch.restorer.restore()
+    assert switch.store.loaded
+    assert switch.store.rows["lldp"] == KUBE
+    assert switch.file.data == (copy if read_only else None), "removing the copy needs no space"
+    switch.store.rows["snmp"]["set_owner"] = "local"
+    await switch.restorer.restore()
+    assert switch.store.rows["snmp"]["set_owner"] == "local"
 
 
 async def test_a_row_that_cannot_be_written_holds_up_no_other(switch: Switch) -> None:

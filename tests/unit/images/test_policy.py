@@ -50,6 +50,12 @@ def adopted(tags: dict[str, str], image_id: str) -> dict[str, str]:
     return tags
 
 
+def test_an_image_is_found_by_its_id() -> None:
+    images = stock({LOCAL: V1, PREVIOUS: V2})
+    assert images.image(V2) == Image(V2, (PREVIOUS,), created=0, size=0)
+    assert images.image(V3) is None
+
+
 def test_adopting_keeps_the_one_before_and_then_gives_the_local_name() -> None:
     tags = {LOCAL: V1, f"{KUBE}:v2": V2}
     assert adopt(RECORD, stock(tags), V2) == Tag(V1, PREVIOUS)

@@ -14,6 +14,7 @@ import pytest
 from kubesyncd.core import protocol
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.join.controller import JoinController
+from kubesyncd.join.departure import RETURN_S_MAX
 from kubesyncd.join.job_watch import SILENT_S_MAX, UNITS
 from kubesyncd.join.plan import Found, Job, Membership, Standing, address
 from kubesyncd.join.progress import JobPhase, Progress
@@ -45,6 +46,7 @@ class Switch:
         self.systemd = PlainJobs(self.work)
         self.loaded = True
         self.able = True
+        self.name_problem = ""
         self.uptime_s = uptime_s
         # What is on the disk.
         self.credential = credential
@@ -52,6 +54,7 @@ class Switch:
         self.told: Progress | None = None
         self.requested = False
         self.purge_due = False
+        self.returning: tuple[str, ...] = ()
         # What happened.
         self.begun: list[tuple[float, Job, bool]] = []
         self.purges = 0
@@ -72,6 +75,7 @@ class Switch:
             loaded=lambda: self.loaded,
             runtime=Runtime(self.now, self.now, random.Random(seed), self.log),  # type: ignore[arg-type]
             able=lambda: self.able,
+            name_problem=lambda: self.name_problem,
         )
 
     @property
@@ -86,7 +90,7 @@ class Switch:
         return self.uptime_s + asyncio.get_running_loop().time()
 
     def live(self) -> None:
-        self._life = asyncio.get_running_loop().create_task(self.reconciler.run(self))
+        self._life = asyncio.get_running_loop().create_task(self.reconciler.run(self, lambda: self.returning))
 
     async def die(self) -> None:
         assert self._life is not None
@@ -191,6 +195,22 @@ def test_nothing_configured_and_nothing_happens_ever() -> None:
             switch.reconciler.wake()
         assert not switch.begun
         assert not switch.log.lines
+
+    play(story)
+
+
+def test_a_name_that_no_node_can_have_is_told_once_and_joins_when_it_is_corrected() -> None:
+    async def story(switch: Switch) -> None:
+        switch.name_problem = "'leaf_01' cannot be the name of a node"
+        await switch.configure(MASTER)
+        for _ in range(60):
+            await asyncio.sleep(60)
+            switch.reconciler.wake()
+        assert switch.warned == [switch.name_problem]
+        assert not switch.begun
+        switch.name_problem = ""
+        switch.reconciler.wake()
+        await switch.until(lambda: jobs(switch) == [Job.JOIN])
 
     play(story)
 
@@ -304,6 +324,69 @@ def test_an_operator_s_reset_stands_until_he_joins() -> None:
         outcome = await switch.reconciler.ask(Job.JOIN, force=False, say=lambda _: None)
         assert outcome.code == protocol.EXIT_DONE
         assert switch.credential
+
+    play(story, MASTER)
+
+
+def test_a_reset_waits_until_features_have_returned_and_then_begins_at_once() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        assert not switch.reconciler.leaving
+        switch.returning = ("snmp",)
+        asked = asyncio.create_task(switch.reconciler.ask(Job.RESET, force=False, say=lambda _: None))
+        await asyncio.sleep(10)
+        assert (switch.reconciler.leaving, switch.reconciler.joining, jobs(switch)) == (
+            True,
+            True,
+            [Job.JOIN],
+        )
+        switch.returning = ()
+        await switch.until(lambda: jobs(switch) == [Job.JOIN, Job.RESET], 2)
+        assert switch.reconciler.leaving
+        assert (await asked).code == protocol.EXIT_DONE
+        await switch.until(lambda: not switch.reconciler.leaving, 2)
+
+    play(story, MASTER)
+
+
+def test_a_reset_does_not_wait_for_ever_for_a_feature_that_cannot_return() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        switch.returning = ("snmp",)
+        begun = switch.now()
+        await switch.configure(replace(MASTER, disable=True))
+        await switch.until(lambda: jobs(switch) == [Job.JOIN, Job.RESET], 60)
+        assert RETURN_S_MAX - 1 < switch.now() - begun < RETURN_S_MAX + 2
+        await switch.until(lambda: not switch.reconciler.joining, 60)
+        assert not switch.reconciler.leaving
+
+    play(story, MASTER)
+
+
+def test_a_reset_that_is_not_wanted_any_more_before_it_begins_does_not_happen() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        switch.returning = ("snmp",)
+        await switch.configure(replace(MASTER, disable=True))
+        await asyncio.sleep(5)
+        assert switch.reconciler.leaving
+        await switch.configure(MASTER)
+        await asyncio.sleep(3600)
+        assert (switch.reconciler.leaving, jobs(switch)) == (False, [Job.JOIN])
+
+    play(story, MASTER)
+
+
+def test_a_daemon_that_starts_while_a_reset_runs_knows_that_the_switch_leaves() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.until(lambda: switch.credential and not switch.reconciler.joining)
+        await switch.configure(replace(MASTER, disable=True))
+        await switch.until(switch.working, 5)
+        await switch.die()
+        switch.reconciler = switch._new(1)
+        switch.live()
+        await switch.until(lambda: switch.reconciler.leaving, 2)
+        await switch.until(lambda: not switch.reconciler.joining and not switch.reconciler.leaving, 60)
 
     play(story, MASTER)
 

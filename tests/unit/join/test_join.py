@@ -116,6 +116,30 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def test_an_impossible_name_never_joins_and_says_why_until_it_is_corrected(switches: Make) -> None:
+    switch = power_on(switches(node_name="leaf_01"))
+    switch.join()
+    switch.wait_for(lambda: switch.log("join_refused"), "it says why it does not join")
+    assert "config hostname NAME" in switch.log("join_refused")[0]["why"]
+    told = switch.status
+    assert (told["joined"], told["node_exists"]) == (False, None)
+    assert "'leaf_01' cannot be the name of a node" in told["kubelet_why"]
+    for force in ("0", "1"):
+        code, said = switch.ask("join", force)
+        assert code == 1
+        assert said == []
+        asked = switch.kubesync("config", "kube", "join", *(["-f"] if force == "1" else []))
+        assert asked.returncode != 0
+        assert "'leaf_01' cannot be the name of a node" in asked.stderr
+    assert switch.job("join").returncode == 1, "nor does the job itself, started by hand"
+    assert (switch.kubeadm_calls, len(switch.log("join_refused"))) == ([], 1)
+    text = switch.config_file.read_text()
+    switch.config_file.write_text(text.replace("leaf_01", switch.kube.node))
+    switch.restart_daemon()
+    until_joined(switch)
+    assert switch.status["node"] == switch.kube.node
+
+
 # ---- the job itself ------------------------------------------------------------------------------
 
 

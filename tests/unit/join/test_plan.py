@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kubesyncd.adapters.kubeadm import reason
 from kubesyncd.core.model import MasterConfig
+from kubesyncd.core.parse import parse_master_config
 from kubesyncd.join import credential, plan, progress
 from kubesyncd.join.plan import (
     STEP_S_MAX,
@@ -76,6 +77,20 @@ def test_a_join_is_due_without_a_credential_or_for_another_address_and_not_after
 
 @pytest.mark.parametrize("found", EVERYTHING)
 @pytest.mark.parametrize("force", [False, True])
+def test_a_name_that_no_node_can_have_stops_every_join_and_no_leave(found: Found, force: bool) -> None:
+    job, why = due(HERE, found, "bad name")
+    assert job is None
+    assert (why == "bad name") is (due(HERE, found)[0] is Job.JOIN)
+    assert due(DISABLED, found, "bad name") == due(DISABLED, found)
+    if found.belongs_to(HERE) and not force:
+        assert plan_join(HERE, found, force=force, name_problem="bad name").tasks == ()
+    else:
+        with pytest.raises(Refused, match="bad name"):
+            plan_join(HERE, found, force=force, name_problem="bad name")
+
+
+@pytest.mark.parametrize("found", EVERYTHING)
+@pytest.mark.parametrize("force", [False, True])
 def test_the_network_is_asked_before_anything_is_torn_down(found: Found, force: bool) -> None:
     steps = [task.step for task in plan_join(HERE, found, force=force).tasks]
     if not steps:
@@ -111,6 +126,22 @@ def test_a_join_for_what_is_not_configured_any_more_is_outdated_and_a_reset_neve
     assert plan.outdated(DISABLED, Job.JOIN, "10.0.0.1:6443")
     assert plan.outdated(NONE, Job.JOIN, "10.0.0.1:6443")
     assert not plan.outdated(NONE, Job.RESET, "10.0.0.1:6443")
+
+
+@pytest.mark.parametrize(
+    ("noted_as", "configured"),
+    itertools.permutations(["fd00::1", "FD00:0:0::1", "[fd00::1]"], 2),
+)
+def test_another_spelling_of_an_address_is_not_another_master(noted_as: str, configured: str) -> None:
+    config = parse_master_config({"IP": configured})
+    found = Found(credential=True, membership=noted(Standing.JOINED, noted_as))
+    assert due(config, found) == (None, "joined")
+    assert not plan.outdated(config, Job.JOIN, f"[{noted_as.strip('[]')}]:6443")
+    assert not plan_join(config, found, force=False).tasks
+    left = Found(membership=noted(Standing.LEFT, noted_as))
+    assert due(config, left) == (None, "an operator has reset it; run: config kube join")
+    elsewhere = Found(credential=True, membership=noted(Standing.JOINED, "FD00::2"))
+    assert due(config, elsewhere) == (Job.JOIN, "the master's address has changed from [fd00::2]:6443")
 
 
 @pytest.mark.parametrize(
@@ -198,6 +229,14 @@ def test_of_an_admin_conf_the_credential_is_kept_and_the_address_is_ours(user: d
         {"name": "master", "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority-data": CA}}
     ]
     assert made["users"] == [{"name": "switch", "user": user}]
+
+
+def test_a_document_of_ours_is_told_from_an_operator_s() -> None:
+    ours = credential.for_master(admin_conf(PAIR), "10.0.0.1:6443", None)
+    assert credential.is_ours(ours)
+    assert credential.is_ours(ours.replace(b"10.0.0.1", b"10.0.0.2")), "an edit does not change whose it is"
+    for theirs in (admin_conf(PAIR), b"", b"[]", b"{}", b"\xff", b"[" * 100_000):
+        assert not credential.is_ours(theirs)
 
 
 @pytest.mark.parametrize(

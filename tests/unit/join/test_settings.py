@@ -22,4 +22,4 @@ def test_an_invalid_redis_url_ends_the_job_with_one_line(
     )
     assert main([job, "--config", str(file)]) == EXIT_SETTINGS
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("kubesyncd.join: [redis] url = 'redis://host:port/4': ")
+    assert line.startswith(f"kubesyncd.join: {file}: [redis] url = 'redis://host:port/4'; allowed: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import tomllib
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd import settings
+from kubesyncd.adapters import docker_containers, redis_client
+from kubesyncd.api import connections
+from kubesyncd.api.messages import Role
 from tests.paths import ROOT
 from tests.system.installed_fixtures import build_packages
 
@@ -83,14 +87,30 @@ def test_what_runs_for_long_is_sandboxed(unit: str) -> None:
 
 def test_the_settings_file_shows_the_defaults() -> None:
     text = (ROOT / "etc/kubesyncd/kubesyncd.toml").read_text()
-    assert settings.parse(tomllib.loads(text), "as shipped") == settings.Settings()
+    assert settings.check(tomllib.loads(text), "as shipped").valid() == settings.Settings()
     lines = [line.removeprefix("# ") if " = " in line.split("#")[-1] else line for line in text.splitlines()]
     spelled_out = tomllib.loads("\n".join(line for line in lines if not line.startswith("#")))
-    assert settings.parse(spelled_out, "uncommented") == settings.Settings()
+    assert settings.check(spelled_out, "uncommented").valid() == settings.Settings()
     shown = {f"{section}.{key}" for section, table in spelled_out.items() for key in table}
     known = {
         f"{section}.{key}"
         for section in settings.Settings.__slots__
         for key in getattr(settings.Settings(), section).__slots__
     }
-    assert shown == known - {"kube.node_name"}
+    assert shown == known
+
+
+def test_the_unit_allows_as_many_descriptors_as_the_daemon_may_open() -> None:
+    unit = (ROOT / "packaging/systemd/kubesyncd.service").read_text()
+    (allowed,) = re.findall(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)
+    (tasks,) = re.findall(r"^TasksMax=(\d+)$", unit, re.MULTILINE)
+    most = (
+        len(Role) * connections.CONNECTIONS_MAX
+        + docker_containers.CONNECTIONS_MAX
+        # Two databases, and the events of both.
+        + 2 * redis_client.CONNECTIONS_MAX + 1
+        # The API server, a package server, and each program that is run: its pipes.
+        + 64
+        + 3 * int(tasks)
+    )  # fmt: skip
+    assert most < int(allowed), f"{most} descriptors"

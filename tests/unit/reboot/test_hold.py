@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from kubesyncd.core.absorb import absorb
 from kubesyncd.core.model import Mode
-from kubesyncd.core.record import Record, absorb, local_wanted
+from kubesyncd.core.record import Record, local_wanted
 from kubesyncd.core.verbs import Start, accept
 from kubesyncd.reboot.hold import PreparedReboot, begin_boot, decode, encode
 from kubesyncd.runtime.state_files import StateFile

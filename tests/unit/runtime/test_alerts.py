@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from kubesyncd.runtime.alerts import AlertLog, Alerts
+from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.alerts import SETTLED_S, AlertLog, Alerts
 
 FULL = "state file: /var/lib/x cannot be written: No space left on device; free disk space"
 
@@ -46,7 +47,7 @@ def lines() -> structlog.testing.LogCapture:
 
 @pytest.fixture
 def alerts(lines: structlog.testing.LogCapture) -> AlertLog:
-    return AlertLog(Alerts(), "snmp", structlog.wrap_logger(None, processors=[lines]))
+    return AlertLog(Alerts(), "snmp", structlog.wrap_logger(None, processors=[lines]), lambda: 0.0)
 
 
 def test_a_warning_is_logged_again_once_its_problem_has_cleared(
@@ -54,10 +55,11 @@ def test_a_warning_is_logged_again_once_its_problem_has_cleared(
 ) -> None:
     for text in ("no answer", "no answer", "refused", "refused", "", "", "refused"):
         alerts.warn("store", text, retry_in_s=1)
-    assert [line["why"] for line in lines.entries] == ["no answer", "refused", "refused"]
-    assert {(line["event"], line["log_level"], line["retry_in_s"]) for line in lines.entries} == {
-        ("store", "warning", 1)
-    }
+    assert [line.get("why") for line in lines.entries] == ["no answer", "refused", None, "refused"]
+    assert {(line["event"], line["log_level"], line.get("retry_in_s")) for line in lines.entries} == {
+        ("store", "warning", 1), ("recovered", "info", None)
+    }  # fmt: skip
+    assert [line["was"] for line in lines.entries if line["event"] == "recovered"] == ["refused"]
 
 
 def test_each_thing_that_a_topic_is_about_has_its_own_warning(
@@ -65,7 +67,7 @@ def test_each_thing_that_a_topic_is_about_has_its_own_warning(
 ) -> None:
     for about, text in (("a", "bad"), ("b", "bad"), ("a", "bad"), ("b", ""), ("a", "bad"), ("b", "bad")):
         alerts.warn("hook_left_out", text, about=about, hook=about)
-    assert [line["hook"] for line in lines.entries] == ["a", "b", "b"]
+    assert [line["hook"] for line in lines.entries if "hook" in line] == ["a", "b", "b"]
 
 
 def test_an_alert_is_logged_once_whatever_its_text_until_it_ends(
@@ -77,13 +79,109 @@ def test_an_alert_is_logged_once_whatever_its_text_until_it_ends(
     alerts.end("ledger")
     assert alerts.lasting("ledger") == ()
     alerts.begin("ledger", "no room")
-    assert [(line["log_level"], line["alert"]) for line in lines.entries] == [("error", True)] * 2
+    assert [(line["log_level"], line.get("alert")) for line in lines.entries] == [
+        ("error", True), ("info", None), ("error", True)
+    ]  # fmt: skip
     alerts.end_all()
     assert alerts.lasting("ledger") == ()
 
 
 def test_an_alert_that_others_have_raised_is_a_warning(lines: structlog.testing.LogCapture) -> None:
     shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
-    AlertLog(shared, "snmp", log).begin("ledger", FULL)
-    AlertLog(shared, "labels", log).begin("labels_not_saved", FULL)
+    AlertLog(shared, "snmp", log, lambda: 0.0).begin("ledger", FULL)
+    AlertLog(shared, "labels", log, lambda: 0.0).begin("labels_not_saved", FULL)
     assert [line["log_level"] for line in lines.entries] == ["error", "warning"]
+
+
+# ---- outages of services --------------------------------------------------------------------------
+
+
+def told(lines: structlog.testing.LogCapture) -> list[tuple[str, str]]:
+    """The event and the service of each line, and none twice."""
+    found = [(line["event"], line["service"]) for line in lines.entries]
+    lines.entries.clear()
+    return found
+
+
+def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends_for_all_components(
+    lines: structlog.testing.LogCapture,
+) -> None:
+    shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
+    now = [0.0]
+    features = [AlertLog(shared, name, log, lambda: now[0]) for name in ("snmp", "lldp", "bgp")]
+    for _ in range(3):
+        for _ in range(2):
+            for feature in features:
+                feature.fails("trouble", Unavailable("Docker", "no answer"), retry_in_s=1)
+        assert told(lines) == [("trouble", "Docker")]
+        features[0].fails("store", Unavailable("Redis", "no answer"))
+        assert told(lines) == [("store", "Redis")], "each service has its own"
+        features[1].answers("trouble")
+        features[0].answers("store")
+        assert told(lines) == [], "a cache may have answered"
+        now[0] += SETTLED_S
+        features[0].answers("store")
+        assert told(lines) == [("recovered", "Redis")]
+        for _ in range(2):
+            for feature in features:
+                feature.answers("trouble")
+        assert told(lines) == [("recovered", "Docker")]
+
+
+def test_a_lost_stream_is_an_outage_for_all_and_its_return_ends_it(
+    lines: structlog.testing.LogCapture,
+) -> None:
+    shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
+    feature, stream = (AlertLog(shared, whom, log, lambda: now[0]) for whom in ("snmp", "containers"))
+    stream.stream("Docker", "")
+    now = [100.0]
+    for _ in range(3):
+        stream.stream("Docker", "the event stream ended")
+        stream.stream("Docker", "no answer")
+        now[0] += SETTLED_S
+        feature.fails("trouble", Unavailable("Docker", "no answer"))
+        assert told(lines) == [("outage", "Docker")]
+        stream.stream("Docker", "")
+        feature.fails("trouble", Unavailable("Docker", "the answer to a call from before the return"))
+        feature.answers("trouble")
+        assert told(lines) == [("recovered", "Docker")]
+    now[0] += SETTLED_S
+    feature.fails("trouble", Unavailable("Docker", "one container cannot be described"))
+    assert told(lines) == [("trouble", "Docker")]
+    stream.stream("Docker", "the event stream ended")
+    stream.stream("Docker", "")
+    assert told(lines) == [("recovered", "Docker")], "the same outage, which a feature has noticed first"
+    now[0] += SETTLED_S
+    feature.fails("trouble", Unavailable("Docker", "one container cannot be described"))
+    now[0] += SETTLED_S
+    assert told(lines) == [("trouble", "Docker")]
+    stream.stream("Docker", "the event stream ended")
+    stream.stream("Docker", "")
+    assert told(lines) == [("outage", "Docker"), ("recovered", "Docker")]
+    now[0] += SETTLED_S
+    feature.fails("trouble", Unavailable("Docker", "one container cannot be described"))
+    assert told(lines) == [("trouble", "Docker")], "what it still fails is told again"
+
+
+def test_a_component_that_is_gone_is_no_reason_for_an_outage_to_last(
+    lines: structlog.testing.LogCapture,
+) -> None:
+    shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
+    now = [0.0]
+    gone, left = (AlertLog(shared, whom, log, lambda: now[0]) for whom in ("snmp", "lldp"))
+    for feature in (gone, left):
+        feature.fails("trouble", Unavailable("Docker", "no answer"))
+    gone.end_all()
+    now[0] += SETTLED_S
+    left.answers("trouble")
+    assert told(lines) == [("trouble", "Docker"), ("recovered", "Docker")]
+
+
+def test_a_refused_call_is_one_component_s_own_problem(lines: structlog.testing.LogCapture) -> None:
+    shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
+    features = [AlertLog(shared, whom, log, lambda: 0.0) for whom in ("snmp", "lldp")]
+    for feature in features:
+        feature.fails("trouble", Refused("Docker", "no such program"))
+        feature.fails("trouble", Refused("Docker", "no such program"))
+        feature.answers("trouble")
+    assert [line["event"] for line in lines.entries] == ["trouble", "recovered"] * 2

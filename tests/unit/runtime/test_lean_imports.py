@@ -16,6 +16,9 @@ import kubesyncd.daemon.app
 from aiohttp.connector import _SSL_CONTEXT_VERIFIED
 print("rich" in sys.modules, "kubernetes_asyncio" in sys.modules, _SSL_CONTEXT_VERIFIED.cert_store_stats()["x509"])
 print("SSL_CERT_FILE" in os.environ)
+print(sorted(name for name in lean_imports.REDIS_UNUSED if name in sys.modules))
+import redis.cluster, redis.asyncio.sentinel
+print(redis.cluster.RedisCluster.__module__, len(vars(redis.asyncio.sentinel.Sentinel)) > 10)
 """
 
 
@@ -58,6 +61,10 @@ def test_the_daemon_loads_no_colours_no_kubernetes_and_no_public_authorities():
 
 def test_other_programs_and_contexts_find_the_public_authorities_as_before():
     assert _told()[1] == "False"
+
+
+def test_the_daemon_loads_no_client_of_redis_clusters_and_another_program_can():
+    assert _told()[2:] == ["[]", "redis.cluster True"]
 
 
 def test_a_tls_connection_has_a_small_buffer_and_carries_everything(tmp_path: Path):

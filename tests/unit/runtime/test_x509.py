@@ -14,13 +14,14 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kubesyncd.runtime.x509 import not_after
+from kubesyncd.core.certificate_life import CertificateLife
+from kubesyncd.runtime.x509 import common_name, life
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def certificate(end: dt.datetime, name: str = "switch1") -> bytes:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def certificate(end: dt.datetime, name: str = "switch1", subject: x509.Name | None = None) -> bytes:
+    subject = subject or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     begin = dt.datetime(1951, 1, 1, tzinfo=dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -44,7 +45,9 @@ def certificate(end: dt.datetime, name: str = "switch1") -> bytes:
 @example(2_524_608_000, "the first one in four")
 def test_the_end_of_validity_is_what_the_certificate_was_made_with(end: int, name: str) -> None:
     epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    assert not_after(certificate(epoch + dt.timedelta(seconds=end), name)) == end
+    made = certificate(epoch + dt.timedelta(seconds=end), name)
+    assert life(made) == CertificateLife(-599_616_000, end)
+    assert common_name(made) == name
 
 
 def test_the_first_certificate_counts_whatever_surrounds_it() -> None:
@@ -54,8 +57,8 @@ def test_the_first_certificate_counts_whatever_surrounds_it() -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     expected = dt.datetime(2031, 5, 1, tzinfo=dt.UTC).timestamp()
-    assert not_after(b"subject=CN = switch1\n" + first + second + key) == expected
-    assert not_after(key + first) == expected
+    assert life(b"subject=CN = switch1\n" + first + second + key).ends == expected
+    assert life(key + first).ends == expected
 
 
 WHOLE = x509.load_pem_x509_certificate(certificate(dt.datetime(2031, 5, 1, tzinfo=dt.UTC))).public_bytes(
@@ -75,7 +78,7 @@ def test_a_damaged_certificate_is_an_error_or_a_time(damage: list[tuple[int, int
     body = base64.encodebytes(bytes(der)[:length])
     with suppress(ValueError):
         assert isinstance(
-            not_after(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"), float
+            life(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n").ends, float
         )
 
 
@@ -84,4 +87,22 @@ def test_a_damaged_certificate_is_an_error_or_a_time(damage: list[tuple[int, int
 )
 def test_an_invalid_certificate_is_an_error(text: bytes) -> None:
     with pytest.raises(ValueError, match="certificate"):
-        not_after(text)
+        life(text)
+
+
+def test_a_subject_without_a_common_name_is_empty_and_the_last_of_several_counts() -> None:
+    end = dt.datetime(2031, 5, 1, tzinfo=dt.UTC)
+    organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes")
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in ("first", "system:node:leaf1")]
+    for parts, expected in (([organization], ""), ([organization, *names], "system:node:leaf1")):
+        made = certificate(end, subject=x509.Name(parts))
+        assert common_name(made) == expected
+    with pytest.raises(ValueError, match="cut short"):
+        common_name(cut(made))
+
+
+def cut(pem: bytes) -> bytes:
+    """The first third of a certificate, in PEM."""
+    der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    text = base64.encodebytes(der[: len(der) // 3])
+    return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"

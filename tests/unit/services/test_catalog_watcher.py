@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from contextlib import suppress
 from itertools import pairwise
@@ -15,7 +16,7 @@ from kubesyncd.adapters.package_server import HttpsFiles
 from kubesyncd.adapters.signatures import is_true
 from kubesyncd.ports import FetchedFile, Missing, Refused, Unavailable
 from kubesyncd.runtime.context import Runtime
-from kubesyncd.runtime.state_files import StateFile
+from kubesyncd.runtime.state_files import DiskFile, StateFile
 from kubesyncd.services import definition
 from kubesyncd.services.catalog import Unusable
 from kubesyncd.services.catalog_source import CatalogSource
@@ -25,9 +26,10 @@ from kubesyncd.services.package_sync import PackageSync
 from tests.lab.certificates import Authority
 from tests.lab.package_server import METADATA, PackageServer
 from tests.sim.loop import run as run_virtually
-from tests.sim.plain import PlainJobs, PlainLog
+from tests.sim.plain import PlainDisk, PlainJobs, PlainLog
 from tests.sim.services import PlainServices, with_power_cut
 from tests.unit.services.test_catalog import Signer
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,7 +47,7 @@ def server(tmp_path: Path) -> Iterator[PackageServer]:
 
 def source_of(server: PackageServer, folder: Path, *, pubkey: str = "", **limits: float) -> CatalogSource:
     files = HttpsFiles(server.ca_file, **limits)
-    return CatalogSource(server.url, pubkey, files, is_true, StateFile(folder / "packages.json"))
+    return CatalogSource(server.url, pubkey, files, is_true, DiskFile(StateFile(folder / "packages.json")))
 
 
 # ---- https ----------------------------------------------------------------------------------------
@@ -123,7 +125,7 @@ async def test_metadata_older_than_one_followed_before_is_refused(
 ) -> None:
     source = source_of(server, tmp_path)
     server.publish(serial=7)
-    source.accept(await source.fetch())
+    await source.accept(await source.fetch())
     server.publish(serial=6)
     for again in (source, source_of(server, tmp_path)):
         with pytest.raises(Unusable, match="older than the last accepted one"):
@@ -132,10 +134,26 @@ async def test_metadata_older_than_one_followed_before_is_refused(
     assert (await source.fetch()).serial == 8
 
 
-@pytest.mark.parametrize("url", ["http://h/x", "", "https://"])
-def test_a_url_that_is_not_https_is_refused_before_anything_is_asked(url: str, tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="https"):
-        CatalogSource(url, "", HttpsFiles(), is_true, StateFile(tmp_path / "x"))
+async def test_a_disk_that_does_not_answer_holds_up_the_check_alone(
+    server: PackageServer, tmp_path: Path
+) -> None:
+    """A named pipe is read only once something writes into it; a reader on the loop would wait for ever."""
+    pipe = tmp_path / "packages.json"
+    os.mkfifo(pipe)
+    checking = asyncio.create_task(source_of(server, tmp_path).fetch())
+    writers: list[int] = []
+
+    def is_read() -> bool:
+        with suppress(OSError):
+            writers.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    await until_async(is_read)
+    assert not checking.done()
+    os.write(writers[0], b'{"serial": 7}')
+    os.close(writers[0])
+    with pytest.raises(Unusable, match="older than the last accepted one, 7"):
+        await checking
 
 
 # ---- the daemon's part ----------------------------------------------------------------------------
@@ -144,19 +162,20 @@ def test_a_url_that_is_not_https_is_refused_before_anything_is_asked(url: str, t
 class Node:
     """A node whose server, labels and systemd are told what to say."""
 
-    def __init__(self, folder: Path, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1) -> None:
         self.asked_at: list[float] = []
         self.metadata: bytes | Exception = b'{"format": 1, "packages": []}'
         self.labels: Mapping[str, str] | None = {"type": "ToR"}
         self.installed: dict[str, str] = {}
         self.systemd = PlainJobs(call_s=0.0, never_starts=True)
         self.now = 1000.0
+        self.disk = PlainDisk()
         self.log = PlainLog()
-        source = CatalogSource("https://h/p.json", "", self, is_true, StateFile(folder / "packages.json"))
+        source = CatalogSource("https://h/p.json", "", self, is_true, self.disk)
         self.watcher = CatalogWatcher(
             source,
             labels=lambda: self.labels,
-            installed=lambda: self.installed,
+            installed=self.hashes,
             jobs=self.systemd,
             unit="kubesyncd-packages.service",
             interval_s=INTERVAL_S,
@@ -167,6 +186,9 @@ class Node:
                 self.log,  # type: ignore[arg-type]
             ),
         )
+
+    async def hashes(self) -> dict[str, str]:
+        return self.installed
 
     async def get(self, url: str, bytes_max: int, etag: str = "") -> FetchedFile:
         del url, bytes_max, etag
@@ -198,8 +220,8 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path)
+def node() -> Node:
+    return Node()
 
 
 def test_the_unit_is_started_when_the_node_lacks_something_and_only_then(node: Node) -> None:
@@ -256,11 +278,11 @@ def test_an_unreachable_server_is_reported_once_and_asked_with_backoff(node: Nod
     assert len(node.systemd.begun) == 1
 
 
-def test_a_fleet_never_asks_all_at_once(tmp_path: Path) -> None:
+def test_a_fleet_never_asks_all_at_once() -> None:
     """Twenty nodes that start in one moment: their first looks, their intervals and their retries are all spread."""
     asked: list[list[float]] = []
     for seed in range(20):
-        node = Node(tmp_path, seed)
+        node = Node(seed)
         asked.append(node.lives(3600.0))
     firsts = sorted(times[0] for times in asked)
     assert firsts[0] < 10.0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kubesyncd.services import catalog, definition
 from kubesyncd.services.definition import InvalidService, ServiceFile, ServiceSpec, parse, service
-from kubesyncd.settings import parse as settings_of
+from kubesyncd.settings import check as check_settings
 from tests.paths import GOLDEN, ROOT
 
 if TYPE_CHECKING:
@@ -316,4 +316,4 @@ def test_the_examples_of_the_docs_are_good() -> None:
     found = catalog.parse(offered.replace("…", "a" * 64).encode())
     assert (found.packages[0].version, found.problems) == ("1.3", ())
     (table,) = [tomllib.loads(body) for kind, body in blocks if kind == "toml"]
-    catalog.check_key(settings_of(table, "docs/features.md").packages.pubkey)
+    assert check_settings(table, "docs/features.md").valid().packages.pubkey

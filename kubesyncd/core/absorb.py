@@ -1,0 +1,290 @@
+"""Fold each observation of one feature into its record.
+
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). Nothing here decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.failed_action import ActionKind
+from kubesyncd.core.gate import watch_gate
+from kubesyncd.core.health import (
+    another_image,
+    crash_loop,
+    forget_ended,
+    how_ended,
+    same_image,
+    see_end,
+    see_starts,
+)
+from kubesyncd.core.model import FailurePolicy, KubeLabel, Mode, Owner, SystemState
+from kubesyncd.core.record import (
+    Cause,
+    Exit,
+    cleared,
+    complaint_against,
+    failure_deadline,
+    lasted,
+    project,
+    ruling_owner,
+    settled,
+)
+from kubesyncd.core.registration import registered_after
+from kubesyncd.core.stray import blocked, strays, watch_label_off
+
+if TYPE_CHECKING:
+    from kubesyncd.core.health import Health
+    from kubesyncd.core.model import FeatureConfig, Timing
+    from kubesyncd.core.observation import Observation
+    from kubesyncd.core.record import Record
+
+
+def absorb(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
+    """Return the record after this observation: exits, clocks and failures are updated. Idempotent."""
+    record = _see_start(_see_way_back(_see_local(record, observed), observed), observed)
+    record = _see_label_off(record, config, observed, timing, now)
+    registered = registered_after(record.registered, observed)
+    health = see_starts(record.health, observed.containers, timing, now)
+    record = replace(record, health=health, registered=registered)
+    record = _see_grant(record, config, observed, timing, now)
+    record = replace(record, health=_see_health(record, config, observed))
+    record = _keep_clocks(record, config, observed, now)
+    judged = _judge(record, config, observed, timing, now)
+    if judged.rolled_back is not record.rolled_back:
+        # The ruling owner has changed, so other clocks run.
+        judged = _see_label_off(judged, config, observed, timing, now)
+        judged = _keep_clocks(judged, config, observed, now)
+    record = judged
+    owner = project(record, observed).current_owner
+    if owner is not record.owner:
+        record = replace(record, owner=owner, owner_ts=observed.wall_s)
+    return record
+
+
+def _see_local(record: Record, observed: Observation) -> Record:
+    running = observed.local_running
+    if record.local_id and record.local_id != running:
+        ended = _exit_of(record, record.local_id, Owner.LOCAL, observed)
+        # The requested end is done. The same container may be started again, and then crash.
+        asked = record.asked if record.asked is not None and record.asked[0] != record.local_id else None
+        record = replace(record, local_id="", asked=asked, exit=ended)
+    if running:
+        # It runs: its last exit no longer counts.
+        last = None if record.exit is not None and record.exit.owner is Owner.LOCAL else record.exit
+        record = replace(record, local_id=running, local_due=False, unit_restarted=False, exit=last)
+    kept = observed.local_may_start or record.grant in observed.kube_running
+    if record.ending and not running and not kept:
+        record = replace(record, ending=False)
+    return record
+
+
+def _see_label_off(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
+    """Watch whether kube containers come although Kubernetes must not run the feature; also see the gate."""
+    up_local = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.LOCAL
+    off = None
+    if up_local or record.system_state is SystemState.DOWN:
+        ended = {watch.container_id for watch in record.gates}.difference(observed.kube_running)
+        asked = record.asked is not None and record.asked[0] in ended
+        off = watch_label_off(record.off, observed, ended=asked, timing=timing, now=now)
+    record = _see_gate(record, observed, now)
+    if off is not None:
+        waits = up_local and now >= off.after and blocked(observed, record.grant)
+        if waits or strays(off, record.gates, observed, record.grant):
+            off = replace(off, returned=True)
+    return record if off == record.off else replace(record, off=off)
+
+
+def _see_gate(record: Record, observed: Observation, now: float) -> Record:
+    gates = watch_gate(record.gates, observed, record.grant, now)
+    unpause = record.unpause and any(c.paused for c in observed.containers)
+    if (gates, unpause) == (record.gates, record.unpause):
+        return record
+    return replace(record, gates=gates, unpause=unpause)
+
+
+def _see_way_back(record: Record, observed: Observation) -> Record:
+    """Note that Kubernetes must keep the feature, also over a crash of its container, until a local one can exist."""
+    runs = record.grant in observed.kube_running
+    lost = record.system_state is SystemState.UP and not observed.way_back and (runs or record.no_way_back)
+    return record if lost is record.no_way_back else replace(record, no_way_back=lost)
+
+
+def _see_start(record: Record, observed: Observation) -> Record:
+    """Note a local container that cannot be started, until it has run: the row tells it over a restart."""
+    local, mark = observed.local, record.unstartable
+    failed = observed.failure_of(ActionKind.START_LOCAL)
+    if local is not None and failed is not None and failed.target == local.id:
+        mark = (local.id, local.started, failed.text)
+    if local is None or local.running or (mark is not None and mark[:2] != (local.id, local.started)):
+        mark = None
+    return record if mark == record.unstartable else replace(record, unstartable=mark)
+
+
+def _see_grant(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
+    if not record.grant:
+        return _see_hand_over(record, config, observed, timing, now)
+    if record.grant in observed.kube_running:
+        return _see_run(record, timing, now)
+    ended = _exit_of(record, record.grant, Owner.KUBE, observed)
+    if lasted(record, timing, now):
+        # Its end is the first of a row.
+        record = settled(record)
+    unwell = complaint_against(record, config)
+    if _kube_wanted(record, config, observed) and (unwell or ended.cause is Cause.ITSELF):
+        container = next((c for c in observed.containers if c.id == ended.container_id), None)
+        how = f"because it was unhealthy: {unwell}" if unwell else how_ended(ended.code, container)
+        health = see_end(record.health, how, timing, now, "" if container is None else container.pod)
+        record = replace(record, health=health)
+        record = _count_end(record, observed, timing, now, early=not record.proven, sick=bool(unwell))
+    return replace(record, grant="", granted_at=0.0, proven=False, exit=ended)
+
+
+def _see_run(record: Record, timing: Timing, now: float) -> Record:
+    """Note how long the admitted container has run well."""
+    if record.unit_restarted:
+        record = replace(record, unit_restarted=False)
+    if record.health.complaint_about(record.grant) is not None:
+        return record
+    if not record.proven and now >= record.granted_at + timing.kube_stable_s:
+        record = replace(record, proven=True, refuse_until=0.0, local_due=False, boot_fallback=False)
+    if record.proven and (not record.health.ends or lasted(record, timing, now)):
+        return settled(record)
+    return record
+
+
+def _kube_wanted(record: Record, config: FeatureConfig, observed: Observation) -> bool:
+    """Return whether no verb, owner, rollback or reset has asked the kube container to end."""
+    up = record.system_state is SystemState.UP and not observed.leaving
+    return up and ruling_owner(config, record) is Owner.KUBE
+
+
+def _count_end(
+    record: Record, observed: Observation, timing: Timing, now: float, *, early: bool, sick: bool = False
+) -> Record:
+    """Refuse the next hand-over after an end of a kube container that is `early`, `sick` or part of a crash loop."""
+    health = record.health
+    if sick:
+        record = replace(record, health=replace(health, sick=health.sick + 1))
+    elif early or health.looping:
+        record = replace(record, crashes=record.crashes + 1)
+    else:
+        return record
+    return _refused(record, observed, timing, now)
+
+
+def _see_hand_over(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
+    """Count a crash for a kube container that ends after the local one was stopped for it and before its admission."""
+    # While a local container runs, no exit of it is recorded.
+    made_room = record.mode is Mode.PENDING and record.exit is not None and record.exit.owner is Owner.LOCAL
+    if observed.kube_running or not made_room or record.local_due:
+        return record
+    if not _kube_wanted(record, config, observed):
+        return record
+    kube = [c for c in observed.containers if c.owner is Owner.KUBE]
+    newest = max(kube, key=lambda c: (c.started, c.id), default=None)
+    how = how_ended(None if newest is None else newest.exit_code, newest)
+    health = see_end(record.health, how, timing, now, "" if newest is None else newest.pod)
+    return _count_end(replace(record, health=health), observed, timing, now, early=True)
+
+
+def _refused(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
+    """Let the local container return immediately; the delay before the next hand-over doubles each time."""
+    times = record.crashes + record.health.sick - 1
+    delay = min(timing.handover_delay_s * 2.0 ** min(times, 60), timing.handover_delay_s_max)
+    return replace(record, refuse_until=now + delay, local_due=not observed.local_running)
+
+
+def _see_health(record: Record, config: FeatureConfig, observed: Observation) -> Health:
+    health = forget_ended(record.health, observed.containers)
+    counts = record.system_state is SystemState.UP and config.owner is Owner.KUBE and not record.proven
+    return health if counts or not health.starts else replace(health, starts=())
+
+
+def _exit_of(record: Record, container_id: str, owner: Owner, observed: Observation) -> Exit:
+    code = next((c.exit_code for c in observed.containers if c.id == container_id), None)
+    asked = record.asked
+    cause = asked[1] if asked is not None and asked[0] == container_id else Cause.ITSELF
+    return Exit(container_id, owner, code, cause)
+
+
+def _keep_clocks(record: Record, config: FeatureConfig, observed: Observation, now: float) -> Record:
+    up = record.system_state is SystemState.UP
+    granted = record.grant in observed.kube_running
+    kube = ruling_owner(config, record) is Owner.KUBE
+    idle_since: float | None = record.idle_since
+    if not up or observed.local_running or record.proven:
+        idle_since = None
+    elif not granted and idle_since is None:
+        idle_since = now
+    bad_since: float | None = None
+    if up and kube and not record.proven:
+        bad_since = now if record.bad_since is None else record.bad_since
+    coming = set(observed.kube_running) - strays(record.off, record.gates, observed, record.grant)
+    must_end = coming if record.system_state is SystemState.DOWN else up and not kube and granted
+    ending_since: float | None = None
+    if must_end:
+        ending_since = now if record.ending_since is None else record.ending_since
+    clocks = (idle_since, bad_since, ending_since)
+    if clocks == (record.idle_since, record.bad_since, record.ending_since):
+        return record
+    return replace(record, idle_since=idle_since, bad_since=bad_since, ending_since=ending_since)
+
+
+def _judge(
+    record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
+) -> Record:
+    """Detect failure and recovery (the design document's section Failure detection)."""
+    if config.owner is not Owner.KUBE:
+        # Right after a boot the configuration may not be known yet.
+        over = record.failure or record.rolled_back or record.health.looping
+        return cleared(record) if over and record.system_state is not SystemState.ABSENT else record
+    if record.rolled_back:
+        return _see_rollback(record, observed)
+    if not record.failure:
+        record = replace(record, failure=_failure(record, config, timing, now))
+    elif record.proven and record.health.complaint_about(record.grant) is None and not record.health.looping:
+        record = replace(record, failure="")
+    if record.failure and config.policy is FailurePolicy.ROLLBACK:
+        health = record.health
+        failed = replace(health, failed_image=health.image_id, failed_newest=health.newest, withdrawn=False)
+        record = _see_rollback(replace(record, rolled_back=True, health=failed), observed)
+    return record
+
+
+def _failure(record: Record, config: FeatureConfig, timing: Timing, now: float) -> str:
+    """Return why the feature counts as failed now; empty where it does not."""
+    if record.system_state is not SystemState.UP:
+        return ""
+    complaint = record.health.complaint_about(record.grant)
+    if complaint is not None:
+        return f"the kube container is unhealthy: {complaint.reason} (says {complaint.source})"
+    deadline = failure_deadline(record, config)
+    if deadline is not None and now >= deadline:
+        return f"no kube container has run for {config.failure_minutes} min"
+    looping = crash_loop(record.health, timing, now)
+    return f"crash-looping: {looping}" if looping else ""
+
+
+def _see_rollback(record: Record, observed: Observation) -> Record:
+    """Withdraw a rolled-back feature's label once; afterwards the API server owns it and may try another image.
+
+    The node's own credential cannot read the manifest, so the image is judged by what the kubelet starts.
+    """
+    health, label = record.health, observed.label
+    if another_image(health, observed.containers):
+        return cleared(record)
+    if health.withdrawn and label.value is KubeLabel.ON and same_image(health, observed.containers):
+        return replace(record, health=replace(health, withdrawn=False))
+    if not health.withdrawn and label.value is KubeLabel.OFF and not label.pending:
+        return replace(record, health=replace(health, withdrawn=True))
+    return record

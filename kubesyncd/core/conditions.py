@@ -1,0 +1,162 @@
+"""Describe what is unusual about a feature's containers and its label, for every view, while it lasts.
+
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.gate import ignoring
+from kubesyncd.core.health import lacked_memory
+from kubesyncd.core.labels import feature_label
+from kubesyncd.core.model import SHORT_ID, Owner
+from kubesyncd.core.record import Cause
+
+if TYPE_CHECKING:
+    from kubesyncd.core.model import Container, Timing
+    from kubesyncd.core.observation import Observation
+    from kubesyncd.core.record import Record
+
+
+class ConditionKind(StrEnum):
+    """The kinds of conditions; the value is the log event of those that are an alert."""
+
+    UNREAD = "container_not_read"
+    GATE_IGNORED = "gate_ignored"
+    NO_WAY_BACK = "no_way_back"
+    PAUSED = "container_paused"
+    RESTARTING = "container_restarting"
+    OOM_KILLED = "out_of_memory"
+    UNHEALTHY = "healthcheck_fails"
+    CONTESTED = "label_contested"
+    STRAY = "pod_does_not_follow_label"
+
+
+# Each is one alert until it ends; the others are only shown.
+ALERTING = frozenset(
+    {
+        ConditionKind.UNREAD,
+        ConditionKind.GATE_IGNORED,
+        ConditionKind.OOM_KILLED,
+        ConditionKind.UNHEALTHY,
+        ConditionKind.CONTESTED,
+        ConditionKind.NO_WAY_BACK,
+        ConditionKind.STRAY,
+    }
+)
+
+
+_NO_WAY_BACK = (
+    "no way back: no local container exists, and no unit has a script to make one; so the kube container is kept, also "
+    "with owner local, until one exists. Create a container named NAME, or: config feature owner NAME kube"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition that lasts: what, about which container or label, what follows, what to type."""
+
+    kind: ConditionKind
+    text: str
+
+
+def conditions(
+    feature: str, record: Record, observed: Observation, timing: Timing, now: float
+) -> tuple[Condition, ...]:
+    """Return the feature's conditions, in the order of the containers."""
+    no_way_back = Condition(ConditionKind.NO_WAY_BACK, _NO_WAY_BACK.replace("NAME", feature))
+    return (
+        *((no_way_back,) if record.no_way_back else ()),
+        *(condition for c in observed.containers for condition in _of_container(feature, c)),
+        *(Condition(ConditionKind.OOM_KILLED, _oom(c)) for c in _oom_killed(record, observed)),
+        *(
+            Condition(ConditionKind.GATE_IGNORED, _ignored(feature, container_id, record, timing))
+            for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now))
+        ),
+        *([Condition(ConditionKind.CONTESTED, observed.label.contested)] if observed.label.contested else ()),
+        *_stray(feature, record, observed),
+    )
+
+
+def _of_container(feature: str, container: Container) -> tuple[Condition, ...]:
+    short, what = container.id[:SHORT_ID], _named(container)
+    found = []
+    if container.unread:
+        counts = "it counts as running" if container.running else "Docker lists it as ended"
+        text = f"Docker does not describe {what} ({container.unread}); {counts} and can still be stopped or killed"
+        found.append(Condition(ConditionKind.UNREAD, text))
+    if container.paused:
+        text = f"{what} is paused: its processes stand still; run: container start {feature}"
+        found.append(Condition(ConditionKind.PAUSED, text))
+    if container.unhealthy:
+        text = f"the HEALTHCHECK of {what} fails ({container.unhealthy}); see: docker inspect {short}"
+        found.append(Condition(ConditionKind.UNHEALTHY, text))
+    if container.restarting:
+        text = f"{what} has ended, and Docker starts it again by its restart policy; see: docker logs {short}"
+        found.append(Condition(ConditionKind.RESTARTING, text))
+    return tuple(found)
+
+
+def _named(container: Container) -> str:
+    return f"the {container.owner.value} container {container.id[:SHORT_ID]}"
+
+
+def _oom_killed(record: Record, observed: Observation) -> tuple[Container, ...]:
+    """Return the newest container that lacked memory; none once the kube container after it is stable."""
+    by_age = sorted(observed.containers, key=lambda c: (c.started, c.id))
+    found = [
+        c
+        for c in by_age
+        if c.oom_killed and (c.running or _ended_for_memory(record, c, newest=c is by_age[-1]))
+    ]
+    return tuple(found[-1:])
+
+
+def _ended_for_memory(record: Record, container: Container, *, newest: bool) -> bool:
+    """Return whether the kernel ended it, as far as that still matters.
+
+    The record knows the last end of an owner only. Docker's events also tell of local containers removed long ago.
+    """
+    last = record.exit
+    if last is not None and last.container_id == container.id:
+        by_itself = last.cause is Cause.ITSELF
+    else:
+        unknown = last is None and not container.gone
+        by_itself = newest and (unknown or container.owner is Owner.KUBE)
+    return lacked_memory(container) and by_itself and not record.proven
+
+
+def _oom(container: Container) -> str:
+    lost = "the kernel ended a process of" if container.running else "the kernel ended"
+    return f"{lost} {_named(container)} for lack of memory; raise its memory limit, or see: dmesg"
+
+
+def _ignored(feature: str, container_id: str, record: Record, timing: Timing) -> str:
+    follows = (
+        "it is taken for the owner, because nothing else ran"
+        if container_id == record.grant
+        else "it is not the owner while another container runs"
+    )
+    return (
+        f"the kube container {container_id[:SHORT_ID]} has run for {timing.gate_after_s:g} s without asking to be "
+        f"admitted; {follows}. Its image has no gate: start it with `start-hook` or `entrypoint`, "
+        f"which run: container state {feature} up kube"
+    )
+
+
+def _stray(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
+    """Name the pod that comes although the label is off, as long as Docker has a container of it."""
+    kube = [c for c in observed.containers if c.owner is Owner.KUBE and not c.gone and c.id != record.grant]
+    if record.off is None or not record.off.returned or not kube:
+        return ()
+    newest = max(kube, key=lambda c: (c.running, c.started, c.id))
+    what = f"pod {newest.pod}" if newest.pod else f"the pod of container {newest.id[:SHORT_ID]}"
+    text = (
+        f"{what} comes although the node label {feature_label(feature)} is off: it is bare or static, or its DaemonSet "
+        "is orphaned or selects another label. Its container waits at the gate and is left alone; "
+        "delete the pod, or its file in the kubelet's staticPodPath"
+    )
+    return (Condition(ConditionKind.STRAY, text),)

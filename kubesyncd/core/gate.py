@@ -1,0 +1,55 @@
+"""Watch whether the running kube containers ask to be admitted (`state up kube`), and find those that do not.
+
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kubesyncd.core.observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class GateWatch:
+    """A running kube container, since when it has been observed running, and whether it has asked to be admitted."""
+
+    container_id: str
+    since: float
+    asked: bool = False
+
+
+def watch_gate(
+    watched: tuple[GateWatch, ...], observed: Observation, grant: str, now: float
+) -> tuple[GateWatch, ...]:
+    """Return the watches after this observation, one for each running kube container."""
+    known = {watch.container_id: watch for watch in watched}
+
+    def seen(container_id: str) -> GateWatch:
+        # What was admitted before it was watched has asked.
+        watch = known.get(container_id) or GateWatch(container_id, now, asked=container_id == grant)
+        since = now if observed.paused(container_id) else watch.since
+        return GateWatch(container_id, since, watch.asked or container_id in observed.waiting)
+
+    return tuple(seen(container_id) for container_id in sorted(observed.kube_running))
+
+
+def ignoring(watched: tuple[GateWatch, ...], gate_after_s: float, now: float) -> frozenset[str]:
+    """Return the containers that have run for `gate_after_s` without asking."""
+    return frozenset(w.container_id for w in watched if not w.asked and now >= w.since + gate_after_s)
+
+
+def newest_ignoring(
+    watched: tuple[GateWatch, ...], observed: Observation, gate_after_s: float, now: float
+) -> str:
+    """Return the newest container that ignores the gate and is not about to end, or an empty string."""
+    staying = ignoring(watched, gate_after_s, now) - observed.stopping - observed.killed
+    return next((c for c in observed.kube_running if c in staying), "")
+
+
+def gate_deadline(watched: tuple[GateWatch, ...], gate_after_s: float, now: float) -> float | None:
+    """Return when the next container counts as one that ignores the gate, if it does not ask until then."""
+    due = (w.since + gate_after_s for w in watched if not w.asked)
+    return min((at for at in due if at > now), default=None)

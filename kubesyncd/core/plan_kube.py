@@ -1,0 +1,197 @@
+"""Plan a feature that Kubernetes may run: hand-over, admission, adoption of its image, and the fallback.
+
+Knows no clock, no client, no coroutine: a part of `planner.decide`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.actions import Admit, AdoptImage, Plan, SetMode
+from kubesyncd.core.gate import newest_ignoring
+from kubesyncd.core.health import crash_loop
+from kubesyncd.core.inputs import label_step
+from kubesyncd.core.model import Mode
+from kubesyncd.core.plan_local import start_local
+from kubesyncd.core.reasons import (
+    could_not_start,
+    kept,
+    returns,
+    until_deployed,
+    waits_for_kube,
+    why_refused,
+)
+from kubesyncd.core.record import complaint_against, local_wanted, returns_to_local
+from kubesyncd.core.state import State
+
+if TYPE_CHECKING:
+    from kubesyncd.core.inputs import Inputs
+
+
+def up_kube(inputs: Inputs) -> Plan:
+    """Plan a feature that is up and owned by Kubernetes."""
+    plan = label_step(inputs)
+    if plan is not None:
+        return plan
+    if inputs.granted:
+        if inputs.record.mode is not Mode.READY:
+            return inputs.act(SetMode(Mode.READY), "a kube container owns the feature")
+        return _kube_running(inputs)
+    if inputs.observed.local_running:
+        return _local(inputs)
+    return _nothing_runs(inputs)
+
+
+def _kube_running(inputs: Inputs) -> Plan:
+    """Keep the running kube container (KUBE_RUNNING), or stop an unhealthy one where a local one can take over."""
+    record, unwell = inputs.record, complaint_against(inputs.record, inputs.config)
+    if not unwell:
+        if inputs.observed.leaving:
+            return _leave(inputs)
+        why = kept(inputs.config, record) or record.failure
+        return inputs.rest(why) if why else _adopt(inputs)
+    if inputs.observed.local is None:
+        return inputs.rest(f"{record.failure}; no local container exists to take over")
+    if inputs.granted in inputs.observed.stopping:
+        return inputs.rest(f"{record.failure}; the local container takes over once it has ended")
+    action = inputs.stopping(inputs.granted)
+    return inputs.act(action, f"{record.failure}: the kube container is stopped, the local one takes over")
+
+
+def _leave(inputs: Inputs) -> Plan:
+    """End the kube container before the reset does, where a local one takes over at once (spec section 6)."""
+    why, observed = "this switch leaves its master", inputs.observed
+    if not returns_to_local(inputs.config, inputs.record, observed):
+        return inputs.rest(f"{why}: the kube container ends with it")
+    if inputs.granted in observed.stopping:
+        return inputs.rest(f"{why}: the local container takes over once the kube one has ended")
+    action = inputs.stopping(inputs.granted)
+    return inputs.act(action, f"{why}: the kube container is stopped, the local one takes over")
+
+
+def _adopt(inputs: Inputs) -> Plan:
+    """Adopt the kube image as the local one after it has run healthily for `tag_after_s`; its age does not count."""
+    record, why = inputs.record, "the kube container runs, as configured"
+    image_id = next(c.image_id for c in inputs.observed.containers if c.id == inputs.granted)
+    if not record.proven or image_id in ("", record.adopted) or inputs.observed.working:
+        return inputs.rest(why)
+    due = max(record.granted_at + inputs.timing.tag_after_s, record.adopt_at)
+    if inputs.now < due:
+        return inputs.rest(why, due)
+    return inputs.act(AdoptImage(image_id), "healthy for long enough: its image becomes the local one")
+
+
+def _local(inputs: Inputs) -> Plan:
+    """Keep a local container running, or hand over to kube (LOCAL and LOCAL_TO_KUBE)."""
+    waiter, record = inputs.observed.waiter, inputs.record
+    if record.mode is Mode.READY:
+        return inputs.act(
+            SetMode(Mode.NONE), "a local container was started: Kubernetes takes over from there"
+        )
+    if record.mode is Mode.NONE:
+        if not waiter:
+            return inputs.rest(until_deployed(inputs.observed, _looping(inputs)))
+        if inputs.now < record.refuse_until:
+            return inputs.rest(why_refused(record), record.refuse_until)
+        return inputs.act(
+            SetMode(Mode.PENDING), "kube has deployed: its container waits for the local one to end"
+        )
+    if inputs.observed.local_running in inputs.observed.stopping:
+        return inputs.rest("the kube container waits; the local one is being stopped")
+    if waiter:
+        action = inputs.stopping(inputs.observed.local_running)
+        return inputs.act(action, "the kube container waits: the local one is stopped")
+    if inputs.observed.may_still_ask:
+        return inputs.rest("the kube container may still ask again", inputs.now + inputs.timing.reask_s)
+    return inputs.act(SetMode(Mode.NONE), "the kube container no longer waits: the local one stays")
+
+
+def _nothing_runs(inputs: Inputs) -> Plan:
+    waiter, record = inputs.observed.waiter, inputs.record
+    if waiter and record.mode is not Mode.NONE:
+        plan = inputs.attempt(Admit(waiter), "no other container runs: the kube container may proceed")
+        if plan is not None:
+            return plan
+    silent = newest_ignoring(record.gates, inputs.observed, inputs.timing.gate_after_s, inputs.now)
+    if silent and record.mode is not Mode.NONE and not inputs.observed.leaving:
+        plan = inputs.attempt(
+            Admit(silent), "a kube container runs without having asked, and nothing else does: it owns"
+        )
+        if plan is not None:
+            return plan
+    if record.mode is Mode.PENDING:
+        return _pending(inputs)
+    if record.mode is Mode.READY:
+        return _kube_ready(inputs)
+    if inputs.state is State.LOCAL_EXITED:
+        if waiter:
+            return inputs.act(
+                SetMode(Mode.PENDING), "the local container ended and a kube one waits: it takes over"
+            )
+        return inputs.rest("the local container ended by itself; systemd restarts the unit")
+    if not local_wanted(inputs.config, record):
+        return inputs.act(SetMode(Mode.READY), "only Kubernetes may run it")
+    if inputs.observed.local is None and record.unit_restarted:
+        return inputs.act(SetMode(Mode.READY), "no local container exists: waiting for kube deployment")
+    failed = inputs.observed.no_comeback
+    local = inputs.observed.local
+    unsure = local is not None and bool(local.unread) and inputs.observed.start_unanswered is not None
+    if failed is not None and not unsure and (waiter or inputs.now < failed.again_at):
+        return inputs.act(
+            SetMode(Mode.READY), f"{could_not_start(failed.text)}; Kubernetes may run it meanwhile"
+        )
+    return start_local(inputs, "it runs locally until kube deploys")
+
+
+def _pending(inputs: Inputs) -> Plan:
+    """Wait for the kube container that the local one has made room for (KUBE_PENDING), or give it up."""
+    failed = inputs.observed.no_admission
+    if failed is not None:
+        return inputs.act(SetMode(Mode.READY), f"the kube container cannot be admitted: {failed.text}")
+    if inputs.observed.may_still_ask:
+        return inputs.rest("the kube container may still ask again", inputs.now + inputs.timing.reask_s)
+    return inputs.act(
+        SetMode(Mode.READY), "the kube container no longer waits: the next deployment may proceed at once"
+    )
+
+
+def _looping(inputs: Inputs) -> str:
+    return crash_loop(inputs.record.health, inputs.timing, inputs.now)
+
+
+def _waits(inputs: Inputs) -> str:
+    """Say what a feature that waits for kube waits for, and what keeps it waiting."""
+    observed, waits = inputs.observed, waits_for_kube(inputs.observed, _looping(inputs))
+    if observed.no_admission is not None:
+        waits = f"the kube container waits and cannot be admitted: {observed.no_admission.text}"
+    if observed.no_comeback is not None:
+        waits = f"{waits}; {could_not_start(observed.no_comeback.text)}"
+    return waits
+
+
+def _kube_ready(inputs: Inputs) -> Plan:
+    """Wait for kube, and fall back to local in time (KUBE_READY, L3)."""
+    record, waits = inputs.record, _waits(inputs)
+    if not local_wanted(inputs.config, record):
+        return inputs.rest(waits)
+    if inputs.observed.local is None and record.unit_restarted:
+        return inputs.rest(f"{waits}; no local container exists to fall back to")
+    # Where Kubernetes cannot deploy, waiting for it only leaves the feature without a container.
+    due = inputs.now if record.local_due or record.failure or inputs.observed.no_deploy else None
+    if due is None:
+        idle_since = inputs.now if record.idle_since is None else record.idle_since
+        due = idle_since + inputs.timing.fallback_after_s
+    if inputs.now < due:
+        return inputs.rest(
+            f"{waits}; the local container returns after {inputs.timing.fallback_after_s:g} s", due
+        )
+    return _fall_back(inputs, waits)
+
+
+def _fall_back(inputs: Inputs, waits: str) -> Plan:
+    record, failed = inputs.record, inputs.observed.no_comeback
+    if failed is not None:
+        # Without a change of state: while it fails, Kubernetes may go on to run the feature.
+        plan = inputs.attempt(inputs.observed.comeback, f"{waits}; it is tried again")
+        return plan if plan is not None else inputs.rest(waits, failed.again_at)
+    return inputs.act(SetMode(Mode.NONE), returns(record, inputs.observed))

@@ -1,0 +1,65 @@
+"""Plan a feature that runs locally: by its configuration, rolled back, or until Kubernetes deploys.
+
+Knows no clock, no client, no coroutine: a part of `planner.decide`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.actions import Plan, RestartUnit, RestoreImage, SetMode, StartLocal
+from kubesyncd.core.inputs import label_step
+from kubesyncd.core.model import Mode
+from kubesyncd.core.plan_end import end_kube
+from kubesyncd.core.reasons import next_chance
+from kubesyncd.core.state import State
+
+if TYPE_CHECKING:
+    from kubesyncd.core.inputs import Inputs
+
+
+def up_local(inputs: Inputs) -> Plan:
+    """Plan a feature that is up and should run locally."""
+    plan = label_step(inputs)
+    if plan is not None:
+        return plan
+    rolled_back = inputs.record.rolled_back
+    because = f"rolled back ({inputs.record.failure})" if rolled_back else "set_owner=local"
+    if inputs.granted:
+        return end_kube(inputs, (inputs.granted,), because)
+    if inputs.record.mode is not Mode.NONE:
+        return inputs.act(SetMode(Mode.NONE), f"{because}: Kubernetes state cleared")
+    failed_image = inputs.record.health.failed_image if rolled_back else ""
+    if failed_image and inputs.record.restored != failed_image and not inputs.observed.working:
+        plan = inputs.attempt(
+            RestoreImage(failed_image), f"{because}: the local image from before the failure is restored"
+        )
+        if plan is not None:
+            return plan
+    if inputs.observed.local_running:
+        if inputs.observed.local_running in inputs.observed.stopping:
+            return inputs.rest("the local container is being stopped; it is started again once it has ended")
+        return inputs.rest(
+            f"{because}: {next_chance(inputs.feature)}"
+            if rolled_back
+            else "the local container runs, as configured"
+        )
+    if inputs.state is State.LOCAL_EXITED:
+        return inputs.rest("the local container ended by itself; systemd restarts the unit")
+    return start_local(inputs, because)
+
+
+def start_local(inputs: Inputs, because: str) -> Plan:
+    """Start the local container, or have the unit create it."""
+    local = inputs.observed.local
+    if inputs.observed.working:
+        return inputs.rest(f"{because}: the local container is started once its image is ready")
+    if local is not None:
+        return inputs.act(StartLocal(local.id), f"{because}: the local container is started")
+    if not inputs.record.unit_restarted:
+        return inputs.act(
+            RestartUnit(), f"{because}, no local container exists: the unit's script creates one"
+        )
+    return inputs.rest(
+        f"no local container exists and the unit's script has not created one; see: journalctl -u {inputs.feature}"
+    )

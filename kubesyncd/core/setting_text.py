@@ -1,0 +1,184 @@
+"""Declare the form of a text of the settings file in the field that holds it: an address, a path, a name, a key.
+
+The loader of the settings file reads the form, and so does the program that writes the pages about the settings. The
+libraries that use these texts must accept each one that has its form.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core.host import is_host
+from kubesyncd.core.model import valid_feature_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from dataclasses import Field
+
+FORM = "form"
+# The metadata of a list that needs an element.
+NOT_EMPTY = {"not_empty": True}
+# The kernel's limit of a socket's path.
+SOCKET_PATH_BYTES_MAX = 107
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.service")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_CA_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+# 42 bytes in base64, of which the first two are "Ed".
+_PUBLIC_KEY = re.compile(r"RW[Q-T][A-Za-z0-9+/]{53}")
+_PLACE = r"(?:[A-Za-z0-9._-]+|(?P<ipv6>\[[^\[\]]+\]))(?::(?P<port>[0-9]{1,5}))?"
+_HTTPS = re.compile(rf"https://{_PLACE}(?:[/?][^#\s]*)?")
+# The options of redis-py's addresses that the daemon does not set itself.
+_OPTION = r"(?:(?:username|password)=[^&#\s]*|db=[0-9]{1,9})"
+_OPTIONS = rf"(?:\?{_OPTION}(?:&{_OPTION})*)?"
+_REDIS = re.compile(rf"rediss?://(?:[^@/?#\s]*@)?{_PLACE}(?:/[0-9]{{0,9}})?{_OPTIONS}")
+_REDIS_SOCKET = re.compile(rf"unix://(?:[^@/?#\s]*@)?(?P<path>/[^?#]*){_OPTIONS}")
+_PORT_MAX = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class TextForm:
+    """`fits`: whether a text has the form; `says`: which texts have it. An empty text fits only where `optional`."""
+
+    fits: Callable[[str], bool]
+    says: str
+    optional: bool
+
+    def __contains__(self, text: str) -> bool:
+        if not text:
+            return self.optional
+        return text.isprintable() and self.fits(text)
+
+    def __str__(self) -> str:
+        return f"{self.says}, or empty" if self.optional else self.says
+
+
+def form_of(key: Field[Any]) -> TextForm | None:
+    """Return the form of a text's field; None: any text is allowed."""
+    found: TextForm | None = key.metadata.get(FORM)
+    return found
+
+
+def path(default: str, *, optional: bool = False) -> str:
+    """Return a dataclass field with this default that holds an absolute path."""
+    return field(default=default, metadata=_form(_is_path, "an absolute path", optional=optional))
+
+
+def socket_path(default: str) -> str:
+    """Return a dataclass field with this default that holds the path of a Unix socket."""
+    says = f"an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes"
+    return field(default=default, metadata=_form(_is_socket_path, says))
+
+
+def service(default: str) -> str:
+    """Return a dataclass field with this default that holds a service's name."""
+    return field(default=default, metadata=_form(_is_unit, "the name of a unit, NAME.service"))
+
+
+def redis_url(default: str) -> str:
+    """Return a dataclass field with this default that holds the address of a Redis server."""
+    says = "unix:///PATH, redis://HOST:PORT or rediss://HOST:PORT"
+    return field(default=default, metadata=_form(_is_redis_url, says, optional=True))
+
+
+def docker_url(default: str) -> str:
+    """Return a dataclass field with this default that holds the address of a Docker engine."""
+    return field(default=default, metadata=_form(_is_docker_url, "unix:///PATH"))
+
+
+def cri_url(default: str) -> str:
+    """Return a dataclass field with this default that holds the address of a container runtime."""
+    return field(default=default, metadata=_form(_is_docker_url, "unix:///PATH", optional=True))
+
+
+def https_url(default: str) -> str:
+    """Return a dataclass field with this default that holds the https address of a file."""
+    says = "https://HOST/FILE; only https is allowed"
+    return field(default=default, metadata=_form(_is_https_url, says, optional=True))
+
+
+def admin_url(default: str) -> str:
+    """Return a dataclass field with this default that holds a pattern of an https address."""
+    says = "https://HOST/FILE, in which {ip} and {port} are the master's"
+    return field(default=default, metadata=_form(_is_admin_url, says))
+
+
+def ca_hash(default: str) -> str:
+    """Return a dataclass field with this default that holds the hash of a certificate authority."""
+    return field(
+        default=default, metadata=_form(_is_ca_hash, "sha256: and 64 hexadecimal digits", optional=True)
+    )
+
+
+def public_key(default: str) -> str:
+    """Return a dataclass field with this default that holds a public key of minisign."""
+    says = "the second line of minisign.pub"
+    return field(default=default, metadata=_form(_is_public_key, says, optional=True))
+
+
+def feature_names(*default: str) -> tuple[str, ...]:
+    """Return a dataclass field with this default that holds a list of features."""
+    return field(default=default, metadata=_form(valid_feature_name, "a list of names of features"))
+
+
+def namespace_names(*default: str) -> tuple[str, ...]:
+    """Return a dataclass field with this default that holds a list of Kubernetes' namespaces, at least one."""
+    says = "a non-empty list of namespaces: lower-case letters, digits and -, at most 63 characters each"
+    return field(default=default, metadata={**_form(_is_namespace, says), **NOT_EMPTY})
+
+
+def _form(fits: Callable[[str], bool], says: str, *, optional: bool = False) -> Mapping[str, TextForm]:
+    return {FORM: TextForm(fits, says, optional)}
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith("/")
+
+
+def _is_socket_path(text: str) -> bool:
+    return _is_path(text) and not text.endswith("/") and len(text.encode()) <= SOCKET_PATH_BYTES_MAX
+
+
+def _is_unit(text: str) -> bool:
+    return _UNIT.fullmatch(text) is not None
+
+
+def _is_namespace(text: str) -> bool:
+    return _NAMESPACE.fullmatch(text) is not None
+
+
+def _is_ca_hash(text: str) -> bool:
+    return _CA_HASH.fullmatch(text) is not None
+
+
+def _is_docker_url(text: str) -> bool:
+    # A plain path is a socket as well.
+    return _is_socket_path(text.removeprefix("unix://"))
+
+
+def _is_public_key(text: str) -> bool:
+    return _PUBLIC_KEY.fullmatch(text) is not None
+
+
+def _is_redis_url(text: str) -> bool:
+    found = _REDIS_SOCKET.fullmatch(text)
+    return _is_socket_path(found["path"]) if found is not None else _has_place(_REDIS.fullmatch(text))
+
+
+def _is_https_url(text: str) -> bool:
+    return _has_place(_HTTPS.fullmatch(text))
+
+
+def _is_admin_url(text: str) -> bool:
+    text = text.replace("{ip}", "192.0.2.1").replace("{port}", "6443")
+    return "{" not in text and "}" not in text and _is_https_url(text)
+
+
+def _has_place(found: re.Match[str] | None) -> bool:
+    """Return whether an address was found: brackets, if any, hold an IPv6 address, and a port, if any, is valid."""
+    return (
+        found is not None
+        and (found["ipv6"] is None or is_host(found["ipv6"]))
+        and (found["port"] is None or 0 < int(found["port"]) <= _PORT_MAX)
+    )
