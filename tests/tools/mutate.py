@@ -17,9 +17,12 @@ import importlib.util
 import math
 import os
 import resource
+import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -280,8 +283,8 @@ def tests_of(module: str) -> Iterator[list[str]]:
         yield [f"{ROOT}/tests/unit/core/test_planner.py", "-k", SLOW]
 
 
-def hunt(mutant: Mutant) -> int:
-    """In a forked child: 0 where every test passes, which is bad."""
+def hunt(mutant: Mutant, folder: Path) -> int:
+    """In a forked child, with a folder for the tests' files: 0 where every test passes, which is bad."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
@@ -293,6 +296,7 @@ def hunt(mutant: Mutant) -> int:
         "--noconftest",
         "-p",
         "no:cacheprovider",
+        f"--basetemp={folder}",
         f"--rootdir={ROOT}",
         f"-c{ROOT}/pyproject.toml",
     ]
@@ -309,15 +313,17 @@ def survivors(hunted: Sequence[Mutant], processes: int) -> Iterator[tuple[Mutant
     """Each mutant, and whether it was killed, as soon as that is known."""
     running: dict[int, Mutant] = {}
     waiting = list(reversed(hunted))
-    while waiting or running:
-        while waiting and len(running) < processes:
-            mutant = waiting.pop()
-            child = os.fork()
-            if child == 0:
-                os._exit(_guarded(mutant))
-            running[child] = mutant
-        child, status = os.wait()
-        yield running.pop(child), status != 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                mutant = waiting.pop()
+                child = os.fork()
+                if child == 0:
+                    os._exit(_guarded(mutant, Path(folder, str(os.getpid()))))
+                running[child] = mutant
+            child, status = os.wait()
+            shutil.rmtree(Path(folder, str(child)), ignore_errors=True)
+            yield running.pop(child), status != 0
 
 
 class BaselineFails(Exception):
@@ -336,9 +342,9 @@ def check_baseline(module: str, source: str) -> None:
         )
 
 
-def _guarded(mutant: Mutant) -> int:
+def _guarded(mutant: Mutant, folder: Path) -> int:
     try:
-        return hunt(mutant)
+        return hunt(mutant, folder)
     except BaseException:
         return 1
 

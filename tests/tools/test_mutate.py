@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 UNIT = ROOT / "tests" / "unit"
 SOURCE = "def right() -> bool:\n    return True\n"
-RIGHT = "from kubesyncd.core import judged\n\ndef test_right():\n    assert judged.right()\n"
+RIGHT = """
+from kubesyncd.core import judged
+
+def test_right(tmp_path):
+    (tmp_path / "file").touch()
+    assert judged.right()
+"""
 # Other mutants for each commit that `.ci/run` sees.
 SEED = int(hashlib.sha256(os.environ.get("KUBESYNCD_SAMPLE_OF", "").encode()).hexdigest()[:8], 16)
 # In a process of its own: it forks, and waits for whatever child ends.
@@ -54,6 +60,15 @@ def test_mutants_are_killed_where_what_is_right_survives(tmp_path: Path) -> None
     code, said = hunted(tmp_path, RIGHT)
     assert "2 mutants, 0 survive" in said
     assert code == 0
+
+
+def test_files_of_the_judging_tests_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    code, said = hunted(tmp_path, RIGHT)
+    assert code == 0, said
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(
