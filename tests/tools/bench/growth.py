@@ -50,8 +50,8 @@ def growth_figures() -> Iterator[Figure]:
 
 
 @contextmanager
-def local_switch(folder: Path, count: int) -> Iterator[Switch]:
-    """A switch on whose stand-in engine so many local features run."""
+def stand_in_switch(folder: Path, count: int) -> Iterator[tuple[Switch, list[str]]]:
+    """A switch with so many local features on a stand-in engine, and their names; none runs yet."""
     docker = LabDockerProcess(folder)
     docker.start()
     try:
@@ -60,12 +60,30 @@ def local_switch(folder: Path, count: int) -> Iterator[Switch]:
             for name in names:
                 switch.config(name, set_owner="local")
                 plain(switch, name)
-            with ThreadPoolExecutor(AT_ONCE) as clients:
-                codes = list(clients.map(lambda name: switch.ask("start", name)[0], names))
-            assert not any(codes), codes
-            yield switch
+            yield switch, names
     finally:
         docker.stop()
+
+
+@contextmanager
+def local_switch(folder: Path, count: int) -> Iterator[Switch]:
+    """A switch on whose stand-in engine so many local features run."""
+    with stand_in_switch(folder, count) as (switch, names):
+        ask_all(switch, "start", names)
+        yield switch
+
+
+def ask_all(switch: Switch, verb: str, names: list[str]) -> None:
+    """Ask the same of each feature, some at once."""
+    with ThreadPoolExecutor(AT_ONCE) as clients:
+        codes = list(clients.map(lambda name: switch.ask(verb, name)[0], names))
+    assert not any(codes), codes
+
+
+def local_count(switch: Switch) -> int:
+    """How many features are in the state LOCAL."""
+    _, lines = switch.ask("show")
+    return sum('"state": "LOCAL"' in line for line in lines)
 
 
 # ---- features -------------------------------------------------------------------------------------
@@ -78,7 +96,7 @@ def feature_figures(folder: Path, count: int) -> Iterator[Figure]:
         switch.stop_daemon()
         begun = time.monotonic()
         switch.start_daemon()
-        switch.wait_for(lambda: _settled(switch) == count, f"{what} LOCAL", PATIENCE_S)
+        switch.wait_for(lambda: local_count(switch) == count, f"{what} LOCAL", PATIENCE_S)
         yield Figure(f"{what}, daemon start → converged", time.monotonic() - begun, "s")
         yield from idle(switch, what)
         asked = _taken(lambda: switch.ask("id", "f0"), VERBS)
@@ -90,11 +108,6 @@ def feature_figures(folder: Path, count: int) -> Iterator[Figure]:
             theirs += _taken(lambda: (switch.docker.do("start", container), _stop(switch, container)), 1)
         name = f"{what}, stop and start again"
         yield Figure(name, quantile(ours, 0.5), "ms", "asking the engine itself", quantile(theirs, 0.5))
-
-
-def _settled(switch: Switch) -> int:
-    _, lines = switch.ask("show")
-    return sum('"state": "LOCAL"' in line for line in lines)
 
 
 def _stop(switch: Switch, container: str) -> None:

@@ -13,59 +13,50 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from tests.lab.engines import LabDockerProcess
-from tests.lab.switch import Switch
-from tests.tools.bench.measure import Figure, plain
+from tests.tools.bench.growth import ask_all, local_count, stand_in_switch
+from tests.tools.bench.measure import Figure
 from tests.wait import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.lab.engines import Docker
+    from tests.lab.switch import Switch
 
 # The largest lateness of the daemon, what it computed at a time, and the largest lateness of the idle loop, in ms.
 _Largest: TypeAlias = tuple[float, float, float]
 
 FEATURES = 512
 ROUNDS = 3
-AT_ONCE = 16
 PATIENCE_S = 180.0
 LAG_MS_MAX = 50.0
 
 
 def lateness_figures() -> Iterator[Figure]:
     """The largest lateness while all features start by their verbs, and while a started daemon meets them."""
-    with tempfile.TemporaryDirectory(prefix="kl-") as folder:
-        docker = LabDockerProcess(Path(folder, "docker"))
-        docker.start()
-        try:
-            with Switch(docker, timing={"audit_s": 60.0}) as switch:
-                yield from _figures(switch, docker, Path(folder))
-        finally:
-            docker.stop()
+    with (
+        tempfile.TemporaryDirectory(prefix="kl-") as folder,
+        stand_in_switch(Path(folder, "docker"), FEATURES) as (switch, names),
+    ):
+        yield from _figures(switch, names, Path(folder))
 
 
-def _figures(switch: Switch, docker: Docker, folder: Path) -> Iterator[Figure]:
-    names = [f"f{number}" for number in range(FEATURES)]
-    for name in names:
-        switch.config(name, set_owner="local")
-        plain(switch, name)
+def _figures(switch: Switch, names: list[str], folder: Path) -> Iterator[Figure]:
     verbs: list[_Largest] = []
     meeting: list[_Largest] = []
     for _ in range(ROUNDS):
-        with _late(switch, docker, folder) as late:
-            _all(switch, "start", names)
+        with _late(switch, folder) as late:
+            ask_all(switch, "start", names)
             verbs.append(late())
-        switch.wait_for(lambda: _local(switch) == FEATURES, "all are LOCAL", PATIENCE_S)
-        with _late(switch, docker, folder) as late:
-            switch.wait_for(lambda: _local(switch) == FEATURES, "all are LOCAL", PATIENCE_S)
+        switch.wait_for(lambda: local_count(switch) == FEATURES, "all are LOCAL", PATIENCE_S)
+        with _late(switch, folder) as late:
+            switch.wait_for(lambda: local_count(switch) == FEATURES, "all are LOCAL", PATIENCE_S)
             meeting.append(late())
-        _all(switch, "stop", names)
+        ask_all(switch, "stop", names)
     for what, taken in (("started by verbs", verbs), ("met by a new daemon", meeting)):
         ours, busy, idle = (statistics.median(values) for values in zip(*taken, strict=True))
         name = f"{FEATURES} features {what}"
@@ -74,17 +65,17 @@ def _figures(switch: Switch, docker: Docker, folder: Path) -> Iterator[Figure]:
 
 
 @contextmanager
-def _late(switch: Switch, docker: Docker, folder: Path) -> Iterator[Callable[[], _Largest]]:
+def _late(switch: Switch, folder: Path) -> Iterator[Callable[[], _Largest]]:
     """Run a new daemon and an idle loop that note their lateness.
 
     Call the result at the end of the measured time: both end.
     """
-    assert isinstance(docker, LabDockerProcess)
+    assert isinstance(switch.engine, LabDockerProcess)
     files = (folder / "daemon.json", folder / "idle.json")
     switch.stop_daemon()
     idle = subprocess.Popen([sys.executable, "-m", "tests.tools.bench.lag", str(files[1])])
     switch.launch_daemon(
-        ["-m", "tests.tools.bench.lag", str(files[0]), "tests.lab.daemon", str(docker.folder)]
+        ["-m", "tests.tools.bench.lag", str(files[0]), "tests.lab.daemon", str(switch.engine.folder)]
     )
     until(switch.answers, "the daemon answers", PATIENCE_S, pause_s=0.005)
     begun = time.monotonic()
@@ -106,14 +97,3 @@ def _late(switch: Switch, docker: Docker, folder: Path) -> Iterator[Callable[[],
     finally:
         idle.kill()
         idle.wait()
-
-
-def _all(switch: Switch, verb: str, names: list[str]) -> None:
-    with ThreadPoolExecutor(AT_ONCE) as clients:
-        codes = list(clients.map(lambda name: switch.ask(verb, name)[0], names))
-    assert not any(codes), codes
-
-
-def _local(switch: Switch) -> int:
-    _, lines = switch.ask("show")
-    return sum('"state": "LOCAL"' in line for line in lines)
