@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.adapters.docker_inspect import Foreign, feature_as_spelled, whose
+from kubesyncd.adapters.docker_inspect import Foreign, whose
 from kubesyncd.core.model import Container, Owner
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ OOM_MAX = 256
 class ContainerCache:
     """Containers by feature, and the exits of those that Docker has destroyed."""
 
-    def __init__(
-        self, namespaces: Collection[str], feature_of: Callable[[str], str] = feature_as_spelled
-    ) -> None:
+    def __init__(self, namespaces: Collection[str], feature_of: Callable[[str], str]) -> None:
         self._namespaces = namespaces
         self._feature_of = feature_of
         self._exits = _Exits()

@@ -48,7 +48,6 @@ from kubesyncd.core.kube_names import kube_name
 from kubesyncd.core.model import CONTAINER_ID, SHORT_ID, Container, Identity, Owner, Signal
 from kubesyncd.ports import ForeignContainer, Missing, PortError, Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
-from kubesyncd.runtime.kube_names import KubeNames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
 
     from aiodocker.containers import DockerContainer
 
+    from kubesyncd.runtime.kube_names import KubeNames
     from kubesyncd.settings import DockerSettings
 
 START_S = 60.0
@@ -86,12 +86,12 @@ class DockerContainers:
         namespaces: Collection[str],
         rng: Random,
         *,
-        names: KubeNames | None = None,
+        names: KubeNames,
         quiet_s: float = QUIET_S,
     ) -> None:
         path = socket_path(settings.url)
         self._namespaces = namespaces
-        self._names = names = names or KubeNames()
+        self._names = names
         self._names_seen = names.changes
         self._rng = rng
         # aiodocker has no deadlines of its own; `ask` sets one for every call.

@@ -75,16 +75,11 @@ class Foreign:
     why: str
 
 
-def feature_as_spelled(container: str) -> str:
-    """Return a kube container's name as its feature; empty where no feature may be called so."""
-    return container if valid_feature_name(container) else ""
-
-
 def whose(
     name: str,
     labels: Mapping[str, str],
     namespaces: Collection[str],
-    feature_of: Callable[[str], str] = feature_as_spelled,
+    feature_of: Callable[[str], str],
 ) -> tuple[str, Owner] | Foreign:
     """Return the feature and owner of the container that Docker calls `name`; Foreign where it belongs to neither.
 

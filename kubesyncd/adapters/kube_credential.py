@@ -80,19 +80,20 @@ class CertifiedName:
     def __call__(self) -> str:
         """Return the name; empty where the certificate cannot be read, or is not a Node's. Never raises."""
         if self._stamp != stamp(self._files):
-            self._files, self._name = self._read()
-            self._stamp = stamp(self._files)
+            self._read()
         return self._name
 
-    def _read(self) -> tuple[tuple[Path, ...], str]:
-        named: tuple[Path, ...] = ()
+    def _read(self) -> None:
+        # Each file's stamp is taken before the file is read: what changes meanwhile is read again.
+        self._files, self._name = (self._path,), ""
+        self._stamp = stamp(self._files)
         try:
             config = read(self._path)
             named = files(self._path, config)
-            name = certified_name(common_name(_pem(self._path, config.certificate)))
+            self._files, self._stamp = (self._path, *named), (*self._stamp, *stamp(named))
+            self._name = certified_name(common_name(_pem(self._path, config.certificate)))
         except (Unavailable, LookupError, ValueError, OSError):
-            name = ""
-        return (self._path, *named), name
+            return
 
 
 def stamp(paths: tuple[Path, ...]) -> tuple[object, ...]:

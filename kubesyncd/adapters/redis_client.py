@@ -190,10 +190,6 @@ def _word(error: Exception) -> str:
     return by_class or next((word for word in _CODE.findall(_said(error)) if word in _REFUSALS), "")
 
 
-def _wrong_type(error: ResponseError) -> bool:
-    return "WRONGTYPE" in str(error)
-
-
 async def ask(client: Client, *commands: tuple[str, ...]) -> list[Any]:
     """Run `commands` in one transaction and one round trip; a failed one's answer is its exception."""
     try:
@@ -243,7 +239,7 @@ def feature_key(feature: str) -> str:
 
 def hash_of(answer: Any, problems: list[str]) -> Hash:
     """Decode a HGETALL's answer; a key of another type is absent and a problem. Raises every other exception."""
-    if isinstance(answer, ResponseError) and _wrong_type(answer):
+    if isinstance(answer, ResponseError) and _word(answer) == "WRONGTYPE":
         problems.append(f"{NO_HASH}; taken as absent")
         return {}
     if isinstance(answer, Exception):

@@ -85,23 +85,21 @@ class SystemdUnits:
 
     async def unit_exists(self, feature: str) -> bool:
         """See ports.Units. SONiC's `featured` masks the unit of a disabled feature, also of a removed one."""
-        if not valid_feature_name(feature):
-            return False
-        state = (await self._properties(f"{feature}.service", "LoadState")).get("LoadState", "")
-        if not state:
-            raise Unavailable(SERVICE, f"show {feature}.service: no answer")
-        return state not in _NO_UNIT
+        return bool(await self._loaded(feature))
 
     async def makes_local(self, feature: str) -> bool:
         """See ports.Units. Raises Unavailable."""
+        said = await self._loaded(feature, "FragmentPath")
+        return bool(said) and not await asyncio.to_thread(_written_by_us, Path(said.get("FragmentPath", "")))
+
+    async def _loaded(self, feature: str, *names: str) -> dict[str, str]:
+        """Return the unit's LoadState and the properties `names`; empty where no unit can run. Raises Unavailable."""
         if not valid_feature_name(feature):
-            return False
-        said = await self._properties(f"{feature}.service", "LoadState", "FragmentPath")
+            return {}
+        said = await self._properties(f"{feature}.service", "LoadState", *names)
         if not said.get("LoadState"):
             raise Unavailable(SERVICE, f"show {feature}.service: no answer")
-        if said["LoadState"] in _NO_UNIT:
-            return False
-        return not await asyncio.to_thread(_written_by_us, Path(said.get("FragmentPath", "")))
+        return {} if said["LoadState"] in _NO_UNIT else said
 
     async def begin(self, unit: str) -> None:
         """Start one of kubesyncd's oneshot units; return once the job is queued. Raises Refused, Unavailable."""

@@ -35,9 +35,9 @@ LOOP_LAG_S_MAX = 1.0
 RECONCILER_BUSY_S_MAX = 120.0
 # The audit runs in small steps: hundreds of features at once would delay a verb.
 AUDIT_STEP = 8
+AUDIT_PAUSE_S = 0.05
 # For this long a returned event stream must last.
 RETURN_S = 1.0
-AUDIT_PAUSE_S = 0.05
 
 
 class Daemon:

@@ -81,6 +81,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
     )
     ledger = DiskFile(StateFile(run_dir / "features.json", 0o644))
+    installed = InstalledServices(state_dir / FOLDER)
     parts = assemble(
         Ports(
             store=store,
@@ -99,11 +100,11 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         rules,
         runtime=runtime,
         images=_image_store(settings, runtime, images),
-        join=_join_controller(settings, runtime, store, units, (join_files, names)),
-        restorer=_table_restorer(settings, runtime, store, units, saved),
+        join=_join_controller(settings, runtime, store, units, join_files, names),
+        restorer=_table_restorer(settings, runtime, store, units, installed, saved),
     )
     if source is not None:
-        parts = replace(parts, packages=_catalog_watcher(settings, source, units, parts))
+        parts = replace(parts, packages=_catalog_watcher(settings, source, units, installed, parts))
     return Wired(parts, store, containers, (ledger, hold, labels, images, saved))
 
 
@@ -124,9 +125,9 @@ def _join_controller(
     runtime: Runtime,
     store: RedisStore,
     units: SystemdUnits,
-    membership: tuple[JoinFiles, NodeNames],
+    files: JoinFiles,
+    names: NodeNames,
 ) -> JoinController:
-    files, names = membership
     return JoinController(
         store=store,
         jobs=units,
@@ -159,13 +160,18 @@ class _CertifiedName:
 
 
 def _table_restorer(
-    settings: Settings, runtime: Runtime, store: RedisStore, units: SystemdUnits, file: DiskFile
+    settings: Settings,
+    runtime: Runtime,
+    store: RedisStore,
+    units: SystemdUnits,
+    installed: InstalledServices,
+    file: DiskFile,
 ) -> TableRestorer:
     """Make the restorer of the FEATURE table."""
     return TableRestorer(
         store,
         file=file,
-        installed_rows=InstalledServices(Path(settings.paths.state_dir) / FOLDER).rows,
+        installed_rows=installed.rows,
         has_unit=units.has_unit,
         ours=schema(settings.schema.names).own_config_names,
         normal=normal,
@@ -219,7 +225,7 @@ def _catalog_source(settings: Settings) -> CatalogSource:
 
 
 def _catalog_watcher(
-    settings: Settings, source: CatalogSource, units: SystemdUnits, parts: Parts
+    settings: Settings, source: CatalogSource, units: SystemdUnits, installed: InstalledServices, parts: Parts
 ) -> CatalogWatcher:
     """Make the watcher of `source`; imported only where packages are configured."""
     from kubesyncd.services.catalog_watcher import CatalogWatcher
@@ -232,7 +238,7 @@ def _catalog_watcher(
     return CatalogWatcher(
         source,
         labels=labels,
-        installed=InstalledServices(Path(settings.paths.state_dir) / FOLDER).hashes,
+        installed=installed.hashes,
         jobs=units,
         unit=wanted.unit,
         interval_s=wanted.interval_s,

@@ -49,13 +49,7 @@ BUG = "a bug; only this work on this feature is slowed down"
 STILL_RUNS = "docker stop has returned, and the container still runs or runs again"
 # Actions of one call to Docker, or a chain of them, each of which may take a minute. They report their own end.
 IMAGE_WORK = (ActionKind.ADOPT_IMAGE, ActionKind.RESTORE_IMAGE)
-BESIDE_THE_LOOP = (
-    ActionKind.START_LOCAL,
-    ActionKind.UNPAUSE,
-    ActionKind.STOP,
-    ActionKind.KILL,
-    *IMAGE_WORK,
-)
+BESIDE_THE_LOOP = (*BUGS, *IMAGE_WORK)
 
 
 class Executor:

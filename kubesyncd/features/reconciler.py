@@ -86,10 +86,9 @@ class Reconciler:
         self._notes: list[Callable[[Record], Record]] = []
         self._backoff = around.runtime.backoff(around.timing)
         self._retry_at: float | None = None
+        store = _StoreReader(name, around, self._memory, self._alerts)
         self._sources = _Sources(
-            _StoreReader(name, around, self._memory, self._alerts),
-            ContainerReader(name, around),
-            WayBack(name, around),
+            store, ContainerReader(name, around), WayBack(name, around), Existence(name, around)
         )
 
     # ---- for the server -------------------------------------------------------------------------
@@ -318,7 +317,7 @@ class Reconciler:
             ),
             registered=None if stored is None or stored.loading else stored.config is not None,
             settling=self._sources.store.gone_until is not None,
-            absent=await self._sources.store.existence.absent(stored, containers),
+            absent=await self._sources.existence.absent(stored, containers),
             no_deploy=around.labels.no_deploy,
             leaving=around.labels.leaving,
             wall_s=int(around.runtime.wall()),
@@ -336,6 +335,7 @@ class _Sources:
     store: _StoreReader
     containers: ContainerReader
     way_back: WayBack
+    existence: Existence
 
     @property
     def again_at(self) -> tuple[float | None, ...]:
@@ -347,7 +347,7 @@ class _Sources:
 class _StoreReader:
     """Reads the feature's rows. `failure`: the last read, where Redis did not answer it; no event repeats it.
 
-    `existence` tells when nothing is left of the feature. `gone_until`: when a missing FEATURE row counts as removed.
+    `gone_until`: when a missing FEATURE row counts as removed.
     """
 
     def __init__(self, name: str, around: Surroundings, memory: Memory, alerts: AlertLog) -> None:
@@ -357,7 +357,6 @@ class _StoreReader:
         self._alerts = alerts
         self._backoff = around.runtime.backoff(around.timing)
         self.failure: FailedAction | None = None
-        self.existence = Existence(name, around)
         self.gone_until: float | None = None
 
     async def read(self) -> Stored | None:

@@ -21,6 +21,7 @@ from kubesyncd.adapters.docker_containers import NEWEST_MAX, DockerContainers
 from kubesyncd.adapters.docker_inspect import KUBE_TYPE
 from kubesyncd.core.model import Identity, Owner, Signal
 from kubesyncd.ports import ForeignContainer, Missing, Refused, Unavailable
+from kubesyncd.runtime.kube_names import KubeNames
 from kubesyncd.settings import DockerSettings
 from tests.lab.docker_engine import LabDocker
 from tests.lab.heard import Heard
@@ -198,7 +199,9 @@ async def api(engine: Engine) -> AsyncIterator[Api]:
 @pytest.fixture
 async def containers(engine: Engine, api: Api) -> AsyncIterator[DockerContainers]:
     """The port, with no event stream yet."""
-    port = DockerContainers(DockerSettings(engine.url), [NAMESPACE], random.Random(1), quiet_s=0.5)
+    port = DockerContainers(
+        DockerSettings(engine.url), [NAMESPACE], random.Random(1), names=KubeNames(), quiet_s=0.5
+    )
     yield port
     await port.close()
 
@@ -668,7 +671,10 @@ class TestWhenDockerGoesAway:
 
     async def test_no_engine_is_unavailable_never_missing(self, tmp_path: Path) -> None:
         port = DockerContainers(
-            DockerSettings(f"unix://{tmp_path}/nobody.sock"), [NAMESPACE], random.Random(1)
+            DockerSettings(f"unix://{tmp_path}/nobody.sock"),
+            [NAMESPACE],
+            random.Random(1),
+            names=KubeNames(),
         )
         calls: list[Awaitable[object]] = [
             port.list("snmp"),

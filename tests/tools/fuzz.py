@@ -52,6 +52,7 @@ from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.reboot import hold
 from kubesyncd.runtime import feature_table_file, x509, yaml_reader
 from kubesyncd.runtime.codec import Undecodable
+from kubesyncd.runtime.kube_names import KubeNames
 from kubesyncd.services import catalog, definition, installed, package_archive
 from tests.paths import CLIENTS
 from tests.sim.plain import PlainDisk, PlainFile
@@ -488,7 +489,7 @@ def _read_inspect(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     described = docker_inspect.describe(found)
-    docker_inspect.whose(described.name, described.labels, ("sonic",))
+    docker_inspect.whose(described.name, described.labels, ("sonic",), KubeNames().feature_of)
 
 
 def _watch_events() -> tuple[bytes, ...]:

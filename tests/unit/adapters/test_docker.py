@@ -17,6 +17,7 @@ from kubesyncd.adapters.docker_events import parse_event
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, Foreign, describe, listed, whose
 from kubesyncd.core.model import Container, Owner, Signal
 from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.runtime.kube_names import KubeNames
 from kubesyncd.settings import DockerSettings
 from tests.contract.test_containers import SLOW, Api
 from tests.lab.docker_engine import LabDocker
@@ -45,7 +46,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[LabDocker]:
 
 @pytest.fixture
 async def containers(lab: LabDocker) -> AsyncIterator[DockerContainers]:
-    port = DockerContainers(DockerSettings(lab.url), [NAMESPACE], random.Random(1))
+    port = DockerContainers(DockerSettings(lab.url), [NAMESPACE], random.Random(1), names=KubeNames())
     yield port
     await port.close()
 
@@ -84,7 +85,7 @@ TENANT_BOX, TENANT_LABELS = kube_box("snmp", "web", "tenant")
 def test_name_and_labels_together_decide_whose_a_container_is(
     name: str, labels: dict[str, str], owner: tuple[str, Owner] | str
 ) -> None:
-    found = whose(name, labels, [NAMESPACE])
+    found = whose(name, labels, [NAMESPACE], KubeNames().feature_of)
     if isinstance(owner, str):
         assert isinstance(found, Foreign)
         assert owner in found.why
@@ -93,14 +94,17 @@ def test_name_and_labels_together_decide_whose_a_container_is(
 
 
 def test_a_foreign_pod_is_told_its_namespace_and_the_setting() -> None:
-    found = whose(TENANT_BOX, TENANT_LABELS, [NAMESPACE, "edge"])
+    found = whose(TENANT_BOX, TENANT_LABELS, [NAMESPACE, "edge"], KubeNames().feature_of)
     assert isinstance(found, Foreign)
     assert found.why.endswith("deploy it in one of sonic, edge, or add tenant to [kube] namespaces")
-    assert whose(TENANT_BOX, TENANT_LABELS, [NAMESPACE, "tenant"]) == ("snmp", Owner.KUBE)
+    assert whose(TENANT_BOX, TENANT_LABELS, [NAMESPACE, "tenant"], KubeNames().feature_of) == (
+        "snmp",
+        Owner.KUBE,
+    )
 
 
 def test_an_event_of_a_foreign_container_names_no_feature() -> None:
-    cache = ContainerCache([NAMESPACE])
+    cache = ContainerCache([NAMESPACE], KubeNames().feature_of)
     assert cache.take(parse_event(event(**{**TENANT_LABELS, "name": TENANT_BOX}))) == ()
     assert cache.take(parse_event(event(**{**LABELS, "name": BOX}))) == ("snmp",)
 
@@ -108,7 +112,7 @@ def test_an_event_of_a_foreign_container_names_no_feature() -> None:
 @pytest.mark.parametrize("restarts", [False, True])
 def test_the_end_of_a_container_with_a_restart_policy_is_read_from_docker(*, restarts: bool) -> None:
     """Without a policy its event is the end, and Docker is not asked."""
-    cache = ContainerCache([NAMESPACE])
+    cache = ContainerCache([NAMESPACE], KubeNames().feature_of)
     cache.connect()
     snmp = Container(ID, Owner.LOCAL, running=True, started="2023-11-14T22:13:19", restarts=restarts)
     cache.put("snmp", (snmp,), begun=cache.begin(), now=1.0)
@@ -118,7 +122,7 @@ def test_the_end_of_a_container_with_a_restart_policy_is_read_from_docker(*, res
 
 
 def test_the_end_of_an_undescribed_container_is_known_from_its_event() -> None:
-    cache = ContainerCache([NAMESPACE])
+    cache = ContainerCache([NAMESPACE], KubeNames().feature_of)
     cache.take(parse_event(event(exitCode="3")))
     ended = Container(ID, Owner.LOCAL, running=False, unread="input/output error")
     (known,) = cache.put("snmp", (ended,), begun=cache.begin(), now=1.0)
@@ -398,6 +402,8 @@ async def nonsense(
 
     path = f"{folder}/nonsense.sock"
     async with await asyncio.start_unix_server(serve, path):
-        port = DockerContainers(DockerSettings(f"unix://{path}"), [NAMESPACE], random.Random(1))
+        port = DockerContainers(
+            DockerSettings(f"unix://{path}"), [NAMESPACE], random.Random(1), names=KubeNames()
+        )
         yield port
         await port.close()
