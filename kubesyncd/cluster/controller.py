@@ -212,7 +212,7 @@ class ClusterController:
 
     def wake(self) -> None:
         """Observe again: the configuration, STATE_DB, a hold or a join may have changed."""
-        self._kubelet.stale = True
+        self._kubelet.audit()
         self._mirror.wake(restate=True)
         self._due.set()
 
@@ -281,7 +281,7 @@ class ClusterController:
         joined = master.wanted and self._ports.credential_fits() and not self.leaving
         self._note_state(joined=joined, hold=self._ports.switch.hold_exists())
         if self._audit.begins():
-            self._kubelet.stale = True
+            self._kubelet.audit()
             self._file.retry()
             self._status.check(master, joined=self.joined)
         return True

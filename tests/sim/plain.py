@@ -226,15 +226,17 @@ class PlainStore:
 
 @dataclass
 class PlainUnits:
-    """A kubelet's unit; `looks` counts how often it was asked."""
+    """A kubelet's unit; `looks` and `examined` count how often it was asked whether it runs, and how well."""
 
     running: bool = False
     broken: bool = False
     trouble: str = ""
     calls: list[str] = field(default_factory=list)
     looks: int = 0
+    examined: int = 0
 
     async def kubelet_trouble(self) -> str:
+        self.examined += 1
         return self.trouble
 
     async def kubelet_running(self) -> bool:

@@ -763,6 +763,19 @@ def test_a_label_that_reached_the_master_makes_sure_of_the_kubelet() -> None:
     play(story, **JOINED)
 
 
+def test_a_label_costs_one_call_of_systemd() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        looks, examined = switch.units.looks, switch.units.examined
+        assert await switch.controller.apply([change("rack=7")]) == "applied"
+        await switch.until(lambda: switch.units.looks > looks, 2)
+        assert (switch.units.looks, switch.units.examined) == (looks + 1, examined)
+        await asyncio.sleep(120)
+        assert switch.units.examined > examined, "an audit asks how well it runs"
+
+    play(story, **JOINED)
+
+
 def test_a_kubelet_that_cannot_be_toggled_is_tried_again_with_growing_delays_and_reported_once() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
