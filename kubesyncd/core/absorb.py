@@ -36,7 +36,7 @@ from kubesyncd.core.stray import blocked, strays, watch_label_off
 
 if TYPE_CHECKING:
     from kubesyncd.core.health import Health
-    from kubesyncd.core.model import FeatureConfig, Timing
+    from kubesyncd.core.model import Container, FeatureConfig, Timing
     from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
 
@@ -139,10 +139,7 @@ def _see_grant(
         record = settled(record)
     unwell = complaint_against(record, config)
     if _kube_wanted(record, config, observed) and (unwell or ended.cause is Cause.ITSELF):
-        container = next((c for c in observed.containers if c.id == ended.container_id), None)
-        how = f"because it was unhealthy: {unwell}" if unwell else how_ended(ended.code, container)
-        health = see_end(record.health, how, timing, now, "" if container is None else container.pod)
-        record = replace(record, health=health)
+        record = _end_noted(record, observed.container(record.grant), timing, now, unwell)
         record = _count_end(record, observed, timing, now, early=not record.proven, sick=bool(unwell))
     return replace(record, grant="", granted_at=0.0, proven=False, exit=ended)
 
@@ -192,9 +189,16 @@ def _see_hand_over(
         return record
     kube = [c for c in observed.containers if c.owner is Owner.KUBE]
     newest = max(kube, key=lambda c: (c.started, c.id), default=None)
-    how = how_ended(None if newest is None else newest.exit_code, newest)
-    health = see_end(record.health, how, timing, now, "" if newest is None else newest.pod)
-    return _count_end(replace(record, health=health), observed, timing, now, early=True)
+    return _count_end(_end_noted(record, newest, timing, now), observed, timing, now, early=True)
+
+
+def _end_noted(
+    record: Record, container: Container | None, timing: Timing, now: float, unwell: str = ""
+) -> Record:
+    """Note the end of a kube container, which is None where Docker does not have it any more."""
+    how = f"because it was unhealthy: {unwell}" if unwell else how_ended(container)
+    pod = "" if container is None else container.pod
+    return replace(record, health=see_end(record.health, how, timing, now, pod))
 
 
 def _refused(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
@@ -211,10 +215,10 @@ def _see_health(record: Record, config: FeatureConfig, observed: Observation) ->
 
 
 def _exit_of(record: Record, container_id: str, owner: Owner, observed: Observation) -> Exit:
-    code = next((c.exit_code for c in observed.containers if c.id == container_id), None)
+    container = observed.container(container_id)
     asked = record.asked
     cause = asked[1] if asked is not None and asked[0] == container_id else Cause.ITSELF
-    return Exit(container_id, owner, code, cause)
+    return Exit(container_id, owner, None if container is None else container.exit_code, cause)
 
 
 def _keep_clocks(record: Record, config: FeatureConfig, observed: Observation, now: float) -> Record:

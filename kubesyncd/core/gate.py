@@ -41,14 +41,6 @@ def ignoring(watched: tuple[GateWatch, ...], gate_after_s: float, now: float) ->
     return frozenset(w.container_id for w in watched if not w.asked and now >= w.since + gate_after_s)
 
 
-def newest_ignoring(
-    watched: tuple[GateWatch, ...], observed: Observation, gate_after_s: float, now: float
-) -> str:
-    """Return the newest container that ignores the gate and is not about to end, or an empty string."""
-    staying = ignoring(watched, gate_after_s, now) - observed.stopping - observed.killed
-    return next((c for c in observed.kube_running if c in staying), "")
-
-
 def gate_deadline(watched: tuple[GateWatch, ...], gate_after_s: float, now: float) -> float | None:
     """Return when the next container counts as one that ignores the gate, if it does not ask until then."""
     due = (w.since + gate_after_s for w in watched if not w.asked)

@@ -1,7 +1,7 @@
 """Judge the health of a feature's kube containers by their starts, exits and complaints.
 
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). This module detects failures;
-`record` and `planner` decide what follows. Seed: section Failure mode detection & rollback.
+`absorb` and `planner` decide what follows. Seed: section Failure mode detection & rollback.
 """
 
 from __future__ import annotations
@@ -117,8 +117,9 @@ def see_end(health: Health, how: str, timing: Timing, now: float, pod: str = "")
     return replace(health, ends=ends, pods=pods, looping=looping)
 
 
-def how_ended(code: int | None, container: Container | None) -> str:
-    """Word the exit of a container that ended with `code`."""
+def how_ended(container: Container | None) -> str:
+    """Word the exit of a container."""
+    code = None if container is None else container.exit_code
     said = "with an unknown exit code" if code is None else f"with exit code {code}"
     return f"{said} (out of memory)" if container is not None and lacked_memory(container) else said
 

@@ -57,9 +57,16 @@ class Inputs:
             return Plan(self.state, action, None, why)
         return self.rest(f"{why}; it failed and is tried again: {failed.text}", failed.again_at)
 
+    def stop(self, container_id: str, why: str, meanwhile: str) -> Plan:
+        """Return a plan that stops it, or one that waits where that is under way."""
+        if container_id in self.observed.stopping:
+            return self.rest(meanwhile)
+        return self.act(self.stopping(container_id), why)
+
     def stopping(self, container_id: str, given_s: float | None = None) -> EndContainer:
         """Return the action that stops it: within the given grace, else its own stop timeout, else the setting's."""
-        own_s = self.observed.stop_timeout_s(container_id)
+        container = self.observed.container(container_id)
+        own_s = None if container is None else container.stop_timeout_s
         grace_s = next((s for s in (given_s, own_s) if s is not None), self.timing.stop_grace_s)
         return EndContainer(container_id, Cause.STOP, grace_s)
 

@@ -82,9 +82,9 @@ class Observation:
         """Whether a kube container that runs may be about to repeat its request."""
         return self.reasking and bool(self.kube_running) and not self.leaving
 
-    def stop_timeout_s(self, container_id: str) -> int | None:
-        """Return the grace that this container was created with, if it has one."""
-        return next((c.stop_timeout_s for c in self.containers if c.id == container_id), None)
+    def container(self, container_id: str) -> Container | None:
+        """Return this container; None where the feature has no such one."""
+        return next((c for c in self.containers if c.id == container_id), None)
 
     @property
     def local(self) -> Container | None:
@@ -130,12 +130,16 @@ class Observation:
 
     @property
     def waiter(self) -> str:
-        """The kube container that waits in `up kube` and is not about to end, or an empty string.
+        """The kube container that waits in `up kube` and is not about to end, or an empty string."""
+        return self.newest_staying(self.waiting)
 
-        The newest one: an older one is about to end, and so is one that was asked to end (a stop, then a start), and
-        so is every one while this switch leaves its master.
+    def newest_staying(self, among: frozenset[str]) -> str:
+        """Return the newest of these kube containers that runs and is not about to end, or an empty string.
+
+        An older one is about to end, and so is one that was asked to end (a stop, then a start), and so is every one
+        while this switch leaves its master.
         """
         if self.leaving:
             return ""
-        staying = self.waiting - self.stopping - self.killed
+        staying = among - self.stopping - self.killed
         return next((c for c in self.kube_running if c in staying), "")

@@ -91,8 +91,8 @@ def end_kube(inputs: Inputs, targets: tuple[str, ...], because: str) -> Plan:
 
 def one_at_a_time(inputs: Inputs) -> Plan:
     """Stop a local container that appears while a kube container is admitted (S1)."""
-    container_id = inputs.observed.local_running
-    if container_id in inputs.observed.stopping:
-        return inputs.rest("the kube container owns the feature; waiting for the local one to end")
-    action = inputs.stopping(container_id)
-    return inputs.act(action, "the kube container owns the feature: the local one that appeared is stopped")
+    return inputs.stop(
+        inputs.observed.local_running,
+        "the kube container owns the feature: the local one that appeared is stopped",
+        "the kube container owns the feature; waiting for the local one to end",
+    )

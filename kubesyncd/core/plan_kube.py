@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.actions import Admit, AdoptImage, Plan, SetMode
-from kubesyncd.core.gate import newest_ignoring
+from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import crash_loop
 from kubesyncd.core.inputs import label_step
 from kubesyncd.core.model import Mode
@@ -52,10 +52,11 @@ def _kube_running(inputs: Inputs) -> Plan:
         return inputs.rest(why) if why else _adopt(inputs)
     if inputs.observed.local is None:
         return inputs.rest(f"{record.failure}; no local container exists to take over")
-    if inputs.granted in inputs.observed.stopping:
-        return inputs.rest(f"{record.failure}; the local container takes over once it has ended")
-    action = inputs.stopping(inputs.granted)
-    return inputs.act(action, f"{record.failure}: the kube container is stopped, the local one takes over")
+    return inputs.stop(
+        inputs.granted,
+        f"{record.failure}: the kube container is stopped, the local one takes over",
+        f"{record.failure}; the local container takes over once it has ended",
+    )
 
 
 def _leave(inputs: Inputs) -> Plan:
@@ -63,10 +64,11 @@ def _leave(inputs: Inputs) -> Plan:
     why, observed = "this switch leaves its master", inputs.observed
     if not returns_to_local(inputs.config, inputs.record, observed):
         return inputs.rest(f"{why}: the kube container ends with it")
-    if inputs.granted in observed.stopping:
-        return inputs.rest(f"{why}: the local container takes over once the kube one has ended")
-    action = inputs.stopping(inputs.granted)
-    return inputs.act(action, f"{why}: the kube container is stopped, the local one takes over")
+    return inputs.stop(
+        inputs.granted,
+        f"{why}: the kube container is stopped, the local one takes over",
+        f"{why}: the local container takes over once the kube one has ended",
+    )
 
 
 def _adopt(inputs: Inputs) -> Plan:
@@ -112,8 +114,8 @@ def _nothing_runs(inputs: Inputs) -> Plan:
         plan = inputs.attempt(Admit(waiter), "no other container runs: the kube container may proceed")
         if plan is not None:
             return plan
-    silent = newest_ignoring(record.gates, inputs.observed, inputs.timing.gate_after_s, inputs.now)
-    if silent and record.mode is not Mode.NONE and not inputs.observed.leaving:
+    silent = inputs.observed.newest_staying(ignoring(record.gates, inputs.timing.gate_after_s, inputs.now))
+    if silent and record.mode is not Mode.NONE:
         plan = inputs.attempt(
             Admit(silent), "a kube container runs without having asked, and nothing else does: it owns"
         )

@@ -1,7 +1,7 @@
 """Record one feature, and project the record to its row.
 
-Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). `absorb` folds each observation
-into the record, `project` derives the STATE_DB row from both. Nothing here decides.
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds). The module `absorb` folds each
+observation into the record, `project` derives the STATE_DB row from both. Nothing here decides.
 
 The ledger keeps the record until the next boot, so a restart of the daemon is one more observation.
 """
