@@ -5,17 +5,14 @@ Knows no clock, no client, no coroutine. Keys of labels and annotations have the
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.labels import feature_label, is_key
+from kubesyncd.core.model import DNS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# A label of RFC 1123: the name of a container, of a namespace, of a volume; we name DaemonSets like this too.
-DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class KubeClaim(IntEnum):

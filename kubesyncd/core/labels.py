@@ -39,12 +39,13 @@ _KUBELET_KEYS = frozenset(
         "failure-domain.beta.kubernetes.io/zone",
     }
 )
-# The facts about the switch that it tells by labels itself.
+# The labels by which the switch describes itself, and the field of DEVICE_METADATA that each follows; without one, it
+# follows the installed SONiC version.
 _DESCRIPTION = {
-    "sonic_version": "the installed SONiC version",
-    "worker.sonic/platform": "platform of DEVICE_METADATA",
-    "hwsku": "hwsku of DEVICE_METADATA",
-    "deployment_type": "type of DEVICE_METADATA",
+    "sonic_version": "",
+    "worker.sonic/platform": "platform",
+    "hwsku": "hwsku",
+    "deployment_type": "type",
 }
 _KUBELET_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
 _KUBERNETES_DOMAINS = ("kubernetes.io", "k8s.io")
@@ -73,7 +74,9 @@ def describes_switch(key: str) -> bool:
 def not_by_hand(key: str) -> str:
     """Return why an operator cannot set or drop this label, with what to do; empty where it is theirs."""
     if key in _DESCRIPTION:
-        return f"label {quoted(key)} describes the switch and follows {_DESCRIPTION[key]}; use another key"
+        field = _DESCRIPTION[key]
+        source = f"{field} of DEVICE_METADATA" if field else "the installed SONiC version"
+        return f"label {quoted(key)} describes the switch and follows {source}; use another key"
     if key in _KUBELET_KEYS:
         return f"label {quoted(key)} describes the node and is set by its kubelet; use another key"
     return ""
@@ -135,12 +138,7 @@ def originals(metadata: Mapping[str, str], os_version: str) -> dict[str, str]:
 
 def _facts(metadata: Mapping[str, str], os_version: str) -> dict[str, str]:
     got = {key.lower(): value for key, value in metadata.items()}
-    return {
-        "sonic_version": os_version,
-        "worker.sonic/platform": got.get("platform", ""),
-        "hwsku": got.get("hwsku", ""),
-        "deployment_type": got.get("type", ""),
-    }
+    return {key: got.get(field, "") if field else os_version for key, field in _DESCRIPTION.items()}
 
 
 def _as_value(text: str) -> str:
@@ -148,14 +146,24 @@ def _as_value(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:PART_LENGTH_MAX].strip("_.-")
 
 
+def is_subdomain(text: str) -> bool:
+    """Return whether `text` is a DNS name as Kubernetes has it: a label key's prefix, an object's name."""
+    return len(text) <= PREFIX_LENGTH_MAX and _PREFIX.fullmatch(text) is not None
+
+
+def is_part(text: str) -> bool:
+    """Return whether `text` may be the last part of a label's key, or its value where that is not empty."""
+    return len(text) <= PART_LENGTH_MAX and _PART.fullmatch(text) is not None
+
+
 def _check_key(key: str) -> None:
     prefix, slash, name = key.rpartition("/")
-    if slash and (len(prefix) > PREFIX_LENGTH_MAX or not _PREFIX.fullmatch(prefix)):
+    if slash and not is_subdomain(prefix):
         raise InvalidLabel(
             f"label key {quoted(key)}: before the / must be a DNS name "
             f"(lower case, at most {PREFIX_LENGTH_MAX} characters); correct it or leave it out"
         )
-    if len(name) > PART_LENGTH_MAX or not _PART.fullmatch(name):
+    if not is_part(name):
         raise InvalidLabel(
             f"label key {quoted(key)}: use 1 to {PART_LENGTH_MAX} letters, digits, '-', '_' or '.', "
             "with a letter or digit at both ends"
@@ -168,7 +176,7 @@ def _check_key(key: str) -> None:
 
 
 def _check_value(key: str, value: str) -> None:
-    if value and (len(value) > PART_LENGTH_MAX or not _PART.fullmatch(value)):
+    if value and not is_part(value):
         raise InvalidLabel(
             f"label {quoted(key)}: value {quoted(value)}: use at most {PART_LENGTH_MAX} letters, digits, "
             "'-', '_' or '.', with a letter or digit at both ends"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Valid feature names; checked before a name reaches Docker, systemd or a path (proof.md, section 4).
 FEATURE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[0-9]{1,3})?")
+# A label of RFC 1123: the name of a container, of a namespace, of a volume; we name DaemonSets like this too.
+DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 NAME_RULE = "a feature's name begins with a letter and has lower-case letters, digits, - and _, at most 63"
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 # The starts of kube containers that are remembered per feature.

@@ -5,15 +5,13 @@ Knows no file, no host, no client.
 
 from __future__ import annotations
 
-import re
-
+from kubesyncd.core.labels import is_subdomain
 from kubesyncd.core.text import quoted
 
 # The kubelet also sets it as the value of the label kubernetes.io/hostname, which holds no more.
 LENGTH_MAX = 63
 
 _CERTIFIED = "system:node:"
-_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 # The names of a host that has not been given one yet.
 _NOT_NAMED = frozenset({"", "(none)", "localhost", "localhost.localdomain"})
 
@@ -29,7 +27,7 @@ def name_problem(name: str) -> str:
     fix = "correct it: config hostname NAME, or set [kube] node_name"
     if name in _NOT_NAMED:
         return f"this switch has no host name of its own yet ({quoted(name)}); {fix}"
-    if len(name) > LENGTH_MAX or not _DNS_NAME.fullmatch(name):
+    if len(name) > LENGTH_MAX or not is_subdomain(name):
         return (
             f"{quoted(name)} cannot be the name of a node: Kubernetes takes at most {LENGTH_MAX} lower-case "
             f"letters, digits, '-' and '.', with a letter or digit at both ends; {fix}"

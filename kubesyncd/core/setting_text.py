@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kubesyncd.core.host import is_host
-from kubesyncd.core.model import valid_feature_name
+from kubesyncd.core.model import DNS_LABEL, valid_feature_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from dataclasses import Field
+
+_Default = TypeVar("_Default")
 
 FORM = "form"
 # The metadata of a list that needs an element.
@@ -23,7 +25,6 @@ NOT_EMPTY = {"not_empty": True}
 # The kernel's limit of a socket's path.
 SOCKET_PATH_BYTES_MAX = 107
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.service")
-_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CA_HASH = re.compile(r"sha256:[0-9a-f]{64}")
 # 42 bytes in base64, of which the first two are "Ed".
 _PUBLIC_KEY = re.compile(r"RW[Q-T][A-Za-z0-9+/]{53}")
@@ -41,14 +42,14 @@ _PORT_MAX = 65_535
 class TextForm:
     """`fits`: whether a text has the form; `says`: which texts have it. An empty text fits only where `optional`."""
 
-    fits: Callable[[str], bool]
+    fits: Callable[[str], object]
     says: str
     optional: bool
 
     def __contains__(self, text: str) -> bool:
         if not text:
             return self.optional
-        return text.isprintable() and self.fits(text)
+        return text.isprintable() and bool(self.fits(text))
 
     def __str__(self) -> str:
         return f"{self.says}, or empty" if self.optional else self.says
@@ -62,74 +63,74 @@ def form_of(key: Field[Any]) -> TextForm | None:
 
 def path(default: str, *, optional: bool = False) -> str:
     """Return a dataclass field with this default that holds an absolute path."""
-    return field(default=default, metadata=_form(_is_path, "an absolute path", optional=optional))
+    return _text(default, _is_path, "an absolute path", optional=optional)
 
 
 def socket_path(default: str) -> str:
     """Return a dataclass field with this default that holds the path of a Unix socket."""
     says = f"an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes"
-    return field(default=default, metadata=_form(_is_socket_path, says))
+    return _text(default, _is_socket_path, says)
 
 
 def service(default: str) -> str:
     """Return a dataclass field with this default that holds a service's name."""
-    return field(default=default, metadata=_form(_is_unit, "the name of a unit, NAME.service"))
+    return _text(default, _UNIT.fullmatch, "the name of a unit, NAME.service")
 
 
 def redis_url(default: str) -> str:
     """Return a dataclass field with this default that holds the address of a Redis server."""
     says = "unix:///PATH, redis://HOST:PORT or rediss://HOST:PORT"
-    return field(default=default, metadata=_form(_is_redis_url, says, optional=True))
+    return _text(default, _is_redis_url, says, optional=True)
 
 
 def docker_url(default: str) -> str:
     """Return a dataclass field with this default that holds the address of a Docker engine."""
-    return field(default=default, metadata=_form(_is_docker_url, "unix:///PATH"))
+    return _text(default, _is_docker_url, "unix:///PATH")
 
 
 def cri_url(default: str) -> str:
     """Return a dataclass field with this default that holds the address of a container runtime."""
-    return field(default=default, metadata=_form(_is_docker_url, "unix:///PATH", optional=True))
+    return _text(default, _is_docker_url, "unix:///PATH", optional=True)
 
 
 def https_url(default: str) -> str:
     """Return a dataclass field with this default that holds the https address of a file."""
     says = "https://HOST/FILE; only https is allowed"
-    return field(default=default, metadata=_form(_is_https_url, says, optional=True))
+    return _text(default, _is_https_url, says, optional=True)
 
 
 def admin_url(default: str) -> str:
     """Return a dataclass field with this default that holds a pattern of an https address."""
     says = "https://HOST/FILE, in which {ip} and {port} are the master's"
-    return field(default=default, metadata=_form(_is_admin_url, says))
+    return _text(default, _is_admin_url, says)
 
 
 def ca_hash(default: str) -> str:
     """Return a dataclass field with this default that holds the hash of a certificate authority."""
-    return field(
-        default=default, metadata=_form(_is_ca_hash, "sha256: and 64 hexadecimal digits", optional=True)
-    )
+    return _text(default, _CA_HASH.fullmatch, "sha256: and 64 hexadecimal digits", optional=True)
 
 
 def public_key(default: str) -> str:
     """Return a dataclass field with this default that holds a public key of minisign."""
     says = "the second line of minisign.pub"
-    return field(default=default, metadata=_form(_is_public_key, says, optional=True))
+    return _text(default, _PUBLIC_KEY.fullmatch, says, optional=True)
 
 
 def feature_names(*default: str) -> tuple[str, ...]:
     """Return a dataclass field with this default that holds a list of features."""
-    return field(default=default, metadata=_form(valid_feature_name, "a list of names of features"))
+    return _text(default, valid_feature_name, "a list of names of features")
 
 
 def namespace_names(*default: str) -> tuple[str, ...]:
     """Return a dataclass field with this default that holds a list of Kubernetes' namespaces, at least one."""
     says = "a non-empty list of namespaces: lower-case letters, digits and -, at most 63 characters each"
-    return field(default=default, metadata={**_form(_is_namespace, says), **NOT_EMPTY})
+    return _text(default, DNS_LABEL.fullmatch, says, **NOT_EMPTY)
 
 
-def _form(fits: Callable[[str], bool], says: str, *, optional: bool = False) -> Mapping[str, TextForm]:
-    return {FORM: TextForm(fits, says, optional)}
+def _text(
+    default: _Default, fits: Callable[[str], object], says: str, *, optional: bool = False, **more: bool
+) -> _Default:
+    return field(default=default, metadata={FORM: TextForm(fits, says, optional), **more})
 
 
 def _is_path(text: str) -> bool:
@@ -140,25 +141,9 @@ def _is_socket_path(text: str) -> bool:
     return _is_path(text) and not text.endswith("/") and len(text.encode()) <= SOCKET_PATH_BYTES_MAX
 
 
-def _is_unit(text: str) -> bool:
-    return _UNIT.fullmatch(text) is not None
-
-
-def _is_namespace(text: str) -> bool:
-    return _NAMESPACE.fullmatch(text) is not None
-
-
-def _is_ca_hash(text: str) -> bool:
-    return _CA_HASH.fullmatch(text) is not None
-
-
 def _is_docker_url(text: str) -> bool:
     # A plain path is a socket as well.
     return _is_socket_path(text.removeprefix("unix://"))
-
-
-def _is_public_key(text: str) -> bool:
-    return _PUBLIC_KEY.fullmatch(text) is not None
 
 
 def _is_redis_url(text: str) -> bool:

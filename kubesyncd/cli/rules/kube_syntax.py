@@ -10,20 +10,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd.cli.rules.tree import Tree, at, items, text
-from kubesyncd.core.kube_names import DNS_LABEL
-from kubesyncd.core.labels import feature_of
+from kubesyncd.core.labels import feature_of, is_part, is_subdomain
+from kubesyncd.core.model import DNS_LABEL
 from kubesyncd.core.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-SUBDOMAIN_MAX = 253
-PART_MAX = 63
 ANNOTATIONS_BYTES_MAX = 256 * 1024
 NAME_MAX = 255
 
-_PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 # Newer API servers allow nearly all characters; 1.22 allows these.
 _ENV_NAME = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")
 _DOMAIN = (
@@ -37,11 +33,6 @@ _IMAGE = re.compile(
 _DNS_RULE = "use lower-case letters, digits and -, with a letter or digit at both ends"
 
 
-def is_subdomain(name: str) -> bool:
-    """Return whether `name` may be the name of a DaemonSet."""
-    return len(name) <= SUBDOMAIN_MAX and _SUBDOMAIN.fullmatch(name) is not None
-
-
 def is_dns_label(name: str) -> bool:
     """Return whether `name` may be the name of a container, a volume or a namespace."""
     return DNS_LABEL.fullmatch(name) is not None
@@ -50,16 +41,12 @@ def is_dns_label(name: str) -> bool:
 def is_qualified(key: str) -> bool:
     """Return whether `key` may be the key of a label or an annotation."""
     prefix, slash, name = key.rpartition("/")
-    return (not slash or is_subdomain(prefix)) and len(name) <= PART_MAX and _PART.fullmatch(name) is not None
+    return (not slash or is_subdomain(prefix)) and is_part(name)
 
 
 def is_label_value(value: Any) -> bool:
     """Return whether `value` may be a label's value."""
-    return (
-        isinstance(value, str)
-        and len(value) <= PART_MAX
-        and (not value or _PART.fullmatch(value) is not None)
-    )
+    return isinstance(value, str) and (not value or is_part(value))
 
 
 def is_env_name(name: str) -> bool:
