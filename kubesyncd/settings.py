@@ -329,12 +329,15 @@ def check(tables: Mapping[str, Any], where: str) -> CheckedSettings:
             wrong |= {(name, key) for key in errors}
             problems += errors.values()
 
+    def made(section: str) -> Any:
+        return kinds[section](**chosen.get(section, {}))
+
     def broken() -> list[SettingRule]:
-        return [rule for rule in RULES if not rule.holds(kinds[rule.section](**chosen.get(rule.section, {})))]
+        return [rule for rule in RULES if not rule.holds(made(rule.section))]
 
     # A key with an error of its own has its default by now, which no rule is about.
     problems += [
-        _combination(rule, kinds[rule.section](**chosen.get(rule.section, {})))
+        _combination(rule, made(rule.section))
         for rule in broken()
         if not wrong & {(rule.section, key) for key in rule.keys}
     ]
@@ -342,8 +345,8 @@ def check(tables: Mapping[str, Any], where: str) -> CheckedSettings:
     while rules := broken():
         for key in rules[0].keys:
             chosen[rules[0].section].pop(key, None)
-    made = Settings(**{name: kinds[name](**values) for name, values in chosen.items()})
-    return CheckedSettings(made, tuple(f"{where}: {problem}" for problem in problems))
+    settings = Settings(**{name: made(name) for name in chosen})
+    return CheckedSettings(settings, tuple(f"{where}: {problem}" for problem in problems))
 
 
 def _section(kind: type[Any], name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

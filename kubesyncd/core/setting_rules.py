@@ -31,6 +31,15 @@ def _at_most(section: str, least: str, most: str) -> SettingRule:
     )
 
 
+def _above_sum(section: str, most: str, *parts: str, because: str) -> SettingRule:
+    return SettingRule(
+        section,
+        (most, *parts),
+        f"{most} above the sum of the others, because {because}",
+        lambda chosen: bool(getattr(chosen, most) > sum(getattr(chosen, part) for part in parts)),
+    )
+
+
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
@@ -71,20 +80,20 @@ RULES: tuple[SettingRule, ...] = (
     _at_most("kube", "join_retry_s", "join_retry_s_max"),
     _at_most("timing", "handover_delay_s", "handover_delay_s_max"),
     _at_most("timing", "backoff_s", "backoff_s_max"),
-    SettingRule(
+    _above_sum(
         "timing",
-        ("verb_s_max", "label_wait_s", "kubelet_stop_s", "stop_grace_s"),
-        "verb_s_max above the sum of the others, because a stop without the API server waits for all of them",
-        lambda timing: bool(
-            timing.verb_s_max > timing.label_wait_s + timing.kubelet_stop_s + timing.stop_grace_s
-        ),
+        "verb_s_max",
+        "label_wait_s",
+        "kubelet_stop_s",
+        "stop_grace_s",
+        because="a stop without the API server waits for all of them",
     ),
-    SettingRule(
+    _above_sum(
         "timing",
-        ("verb_s_max", "label_wait_s", "kube_stop_grace_s", "stop_grace_s"),
-        "verb_s_max above the sum of the others, because a stop of a kube container waits for all of them",
-        lambda timing: bool(
-            timing.verb_s_max > timing.label_wait_s + timing.kube_stop_grace_s + timing.stop_grace_s
-        ),
+        "verb_s_max",
+        "label_wait_s",
+        "kube_stop_grace_s",
+        "stop_grace_s",
+        because="a stop of a kube container waits for all of them",
     ),
 )
