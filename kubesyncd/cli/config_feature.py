@@ -140,7 +140,7 @@ def _check_owner(switch: Switch, name: str, stored: FeatureFields, change: Featu
         not stored.means.local_only,
         f"{name} has one container per ASIC, which kube cannot run; leave its owner as it is",
     )
-    claims = kube_claims(switch.redis)
+    claims = kube_claims(switch.redis, name)
     if name not in claims:
         # The first feature keeps the name: a later one does not take it away.
         claims = {**dict.fromkeys(claims, KubeClaim.GRANTED), name: KubeClaim.WANTED}

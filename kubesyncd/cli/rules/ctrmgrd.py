@@ -92,13 +92,7 @@ def advise(old: Old) -> Iterator[Advice]:
 
 def _setting(key: str, value: object) -> Iterator[Advice]:
     if key in _SECONDS:
-        advice = _seconds(key, value)
-        yield advice
-        name, _, seconds = advice.text.partition(" = ")
-        if name == "join_retry_s" and float(seconds or 0) > RETRY_S_MAX:
-            yield Advice(
-                Way.SET, f"join_retry_s_max = {seconds}", "it cannot be less than join_retry_s", "kube"
-            )
+        yield from _seconds(key, value)
     elif key in _BY_ITSELF:
         yield Advice(Way.KNOW, "nothing: kubesyncd tries again with a growing pause", key)
     elif key == _PROXY:
@@ -109,17 +103,22 @@ def _setting(key: str, value: object) -> Iterator[Advice]:
         yield Advice(Way.KNOW, f"nothing: ctrmgrd never had a setting {ascii(key)[:60]}", SETTINGS_FILE)
 
 
-def _seconds(key: str, value: object) -> Advice:
+def _seconds(key: str, value: object) -> Iterator[Advice]:
     section, name = _SECONDS[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not float(str(value)) <= SECONDS_MAX:
-        return Advice(Way.KNOW, f"{name} keeps its default", f"invalid time {key} = {ascii(value)[:40]}")
+        yield Advice(Way.KNOW, f"{name} keeps its default", f"invalid time {key} = {ascii(value)[:40]}")
+        return
     seconds = float(str(value))
     if seconds >= SECONDS_MIN:
-        return Advice(Way.SET, f"{name} = {seconds:g}", key, section)
-    if seconds <= 0 and key.startswith("tag_"):
-        return Advice(Way.SET, "adopt = false", f"{key} = {seconds:g}: no image was tagged", "images")
-    return Advice(Way.SET, f"{name} = 1", f"{key} = {seconds:g}: at once", section)
+        yield Advice(Way.SET, f"{name} = {seconds:g}", key, section)
+        if name == "join_retry_s" and seconds > RETRY_S_MAX:
+            most = f"join_retry_s_max = {seconds:g}"
+            yield Advice(Way.SET, most, "it cannot be less than join_retry_s", "kube")
+    elif seconds <= 0 and key.startswith("tag_"):
+        yield Advice(Way.SET, "adopt = false", f"{key} = {seconds:g}: no image was tagged", "images")
+    else:
+        yield Advice(Way.SET, f"{name} = 1", f"{key} = {seconds:g}: at once", section)
 
 
 def _master(master: Mapping[str, str]) -> Iterator[Advice]:
