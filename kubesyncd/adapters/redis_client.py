@@ -117,13 +117,14 @@ async def edge(what: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(CALL_S):
             yield
+    except (RedisError, OSError) as error:
+        raise _translated(what, error) from error
+    finally:
         # redis-py sends through `wait_for`, and before Python 3.12 that loses a cancellation which comes together
-        # with its result: the daemon would never end.
+        # with its result: the daemon would never end. It is lost also where the block fails afterwards.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
-    except (RedisError, OSError) as error:
-        raise _translated(what, error) from error
 
 
 class _Refusal(NamedTuple):

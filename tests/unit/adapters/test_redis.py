@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from redis.exceptions import RedisError
 
 from kubesyncd import settings
 from kubesyncd.adapters.redis_client import SOCKET_S, connect, edge
@@ -973,13 +974,18 @@ class TestWhatIsKnownStands:
         assert not (await store.read("snmp")).loading
 
 
-async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost() -> None:
+@pytest.mark.parametrize(
+    "then", [None, Unavailable("Redis", "CONFIG_DB is being loaded"), RedisError("lost")]
+)
+async def test_a_cancellation_that_comes_together_with_an_answer_is_not_lost(then: Exception | None) -> None:
     """Python 3.11's wait_for, which redis-py sends through, would swallow it: the daemon would never end."""
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def ask() -> None:
         async with edge("a key"):
             await asyncio.wait_for(answer, 60)
+            if then is not None:
+                raise then
 
     task = asyncio.create_task(ask())
     await asyncio.sleep(0)
