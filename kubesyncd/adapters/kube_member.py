@@ -107,7 +107,7 @@ class Member:
         return str(answer.get("gitVersion", "")) if isinstance(answer, dict) else ""
 
     async def drain(self) -> str:
-        """Withdraw the feature labels, forbid new pods, end the others; return when none of these pods is left.
+        """Withdraw the feature labels, forbid new pods, end the others; return when these pods have ended.
 
         Pods of DaemonSets that no feature label selected stay: they would be created again. Raises PortError.
         """
@@ -154,13 +154,13 @@ class Member:
             return
 
     async def _pods_to_end(self, labels: frozenset[str]) -> list[dict[str, Any]]:
-        """Return the pods that must be gone before the node is."""
+        """Return the pods that must end before the node is gone."""
         listed = await self._call("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{quote(self._name)}")
         return [
             pod
             for pod in listed.get("items") or ()
             if _MIRROR not in (pod["metadata"].get("annotations") or {})
-            and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+            and not _ended(pod)
             and (not _by_daemonset(pod) or labels & (pod["spec"].get("nodeSelector") or {}).keys())
         ]
 
@@ -187,6 +187,23 @@ class Member:
 
 def _by_daemonset(pod: dict[str, Any]) -> bool:
     return any(owner.get("kind") == "DaemonSet" for owner in pod["metadata"].get("ownerReferences") or ())
+
+
+def _ended(pod: dict[str, Any]) -> bool:
+    """Whether no container of the pod runs any more, nor will start again.
+
+    A kubelet may take another minute to delete such a pod: 1.20 leaves that to its next collection of sandboxes.
+    """
+    status = pod.get("status") or {}
+    containers = status.get("containerStatuses") or ()
+    return status.get("phase") in ("Succeeded", "Failed") or (
+        "deletionTimestamp" in pod["metadata"] and bool(containers) and all(map(_over, containers))
+    )
+
+
+def _over(container: dict[str, Any]) -> bool:
+    state, before = container.get("state") or {}, container.get("lastState") or {}
+    return "running" not in state and ("terminated" in state or "terminated" in before)
 
 
 def _error(status: int, answer: bytes) -> PortError:

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
     from tests.lab.engines import Docker, Kube
 
-PATIENCE_S = 60.0
+# kubelet 1.20 may delete an ended pod only with its next collection of sandboxes, once a minute, and the next pod
+# comes after that.
+PATIENCE_S = 150.0
 CLIENTS = ROOT / "clients"
 LAB = ROOT / "tests" / "lab"
 IMAGE = "busybox:lab"

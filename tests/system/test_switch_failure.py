@@ -161,7 +161,7 @@ def test_an_image_that_never_says_it_is_up_is_failed_by_the_clock(switches: Make
     switch.until_state("snmp", "KUBE_READY")
     switch.run_kube("snmp", 1, command=["/bin/sleep", "100000"])
     assert "in 1 min" not in failed(switch)
-    switch.wait_for(lambda: switch.state("snmp") == "LOCAL", "the local container takes over", 120.0)
+    switch.wait_for(lambda: switch.state("snmp") == "LOCAL", "the local container takes over")
     assert failed(switch) == "no kube container has run for 1 min"
 
 

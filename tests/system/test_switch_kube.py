@@ -505,9 +505,9 @@ def test_a_deleted_node_is_registered_again_with_every_label_that_is_wished(
     assert switch.ask("label", "rack=7")[0] == 0
     switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is on the Node")
     switch.call_kube("delete", f"{NODES}/{master(switch).node}")
-    switch.wait_for(lambda: switch.log("node_gone"), "one alert", 150)
+    switch.wait_for(lambda: switch.log("node_gone"), "one alert")
     assert "was deleted on the master" in switch.log("node_gone")[0]["why"]
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the Node is back, with the label", 150)
+    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the Node is back, with the label")
     switch.wait_for(lambda: switch.label_of("snmp") == "true", "and with the feature's")
     restarts = [call for call in switch.systemctl_calls if call == "restart --no-block kubelet.service"]
     assert restarts, "the kubelet was restarted"
@@ -575,7 +575,7 @@ def test_a_silent_master_is_noticed_and_everything_local_goes_on(
         switch.done("stop", "snmp")
         assert switch.running("snmp") == []
         assert not switch.kubelet_runs
-        switch.wait_for(lambda: switch.connected == "False", "the silence noticed", 90)
+        switch.wait_for(lambda: switch.connected == "False", "the silence noticed")
         code, said = switch.ask("label", "rack=7")
         assert (code, said[0][:6]) == (0, "queued")
         switch.wait_for(lambda: switch.pending == "snmp_enabled-,rack=7", "both wait")
@@ -634,7 +634,7 @@ def test_a_label_removed_by_another_client_is_set_again(lab_kube_switch: Switch)
     switch.call_kube("patch", f"{NODES}/{master(switch).node}", taken)
     switch.wait_for(lambda: switch.label_of("snmp") == "true", "the label is back")
     switch.wait_for(lambda: switch.log("labels_drifted"), "and the drift was told")
-    switch.wait_for(lambda: switch.state("snmp") == "KUBE_RUNNING", "snmp in KUBE_RUNNING", 120.0)
+    switch.wait_for(lambda: switch.state("snmp") == "KUBE_RUNNING", "snmp in KUBE_RUNNING")
 
 
 def test_l2_l4_after_an_outage_the_queue_is_empty_the_kubelet_runs_and_nothing_more_happens(
@@ -777,4 +777,4 @@ def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_retu
         says(switch, "the Node is not ready (NodeStatusUnknown")
     finally:
         os.kill(pid, signal.SIGCONT)
-    switch.wait_for(lambda: "yes, ready" in switch.prints("show", "kubernetes", "status"), "ready again", 120)
+    switch.wait_for(lambda: "yes, ready" in switch.prints("show", "kubernetes", "status"), "ready again")

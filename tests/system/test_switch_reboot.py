@@ -79,7 +79,7 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
         switch.config(feature, set_owner="kube")
         switch.deploy(feature)
     for feature in KUBE_RUN:
-        switch.wait_for(lambda f=feature: switch.shown(f)["proven"], f"{feature} runs by kube", 120.0)
+        switch.wait_for(lambda f=feature: switch.shown(f)["proven"], f"{feature} runs by kube")
     code, lines = prepare(switch, "warm")
     assert code == 0, lines
     assert lines[-1].startswith("prepared for a warm reboot: no warnings, ")
@@ -114,7 +114,7 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
 
     switch.kube.start()
     for feature in KUBE_RUN:
-        switch.wait_for(lambda f=feature: switch.state(f) == "KUBE_RUNNING", "kube takes over", 120.0)
+        switch.wait_for(lambda f=feature: switch.state(f) == "KUBE_RUNNING", "kube takes over")
         switch.wait_for(lambda f=feature: switch.shown(f)["proven"], "and stays")
         switch.until_ups(feature, "local", "kube")
         assert not switch.shown(feature)["boot_fallback"], "from here on the operator's setting rules"
@@ -151,7 +151,7 @@ def test_a_feature_that_only_kubernetes_brings_is_back_before_its_master_is(
     switch.config("snmp", set_owner="kube")
     switch.done("start", "snmp")
     switch.deploy("snmp", image=f"{KUBE}:v2", command=by_runtime_owner(switch))
-    switch.wait_for(lambda: switch.shown("snmp")["proven"], "snmp runs by kube", 120.0)
+    switch.wait_for(lambda: switch.shown("snmp")["proven"], "snmp runs by kube")
     code, lines = prepare(switch, "warm")
     assert code == 0, lines
     assert "no warnings" in lines[-1]
@@ -164,7 +164,7 @@ def test_a_feature_that_only_kubernetes_brings_is_back_before_its_master_is(
     switch.done("start", "snmp")
     switch.until_ups("snmp", "local")
     switch.kube.start()
-    switch.wait_for(lambda: switch.state("snmp") == "KUBE_RUNNING", "kube takes over", 120.0)
+    switch.wait_for(lambda: switch.state("snmp") == "KUBE_RUNNING", "kube takes over")
     switch.until_ups("snmp", "local", "kube")
 
 
