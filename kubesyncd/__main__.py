@@ -15,6 +15,7 @@ from kubesyncd.api.peer import identify_peer
 from kubesyncd.core import protocol
 from kubesyncd.daemon.start_check import check_start
 from kubesyncd.runtime import lean_imports
+from kubesyncd.runtime.log_stream import take_over_stderr
 from kubesyncd.runtime.sdnotify import listen_fds, notify_and_wait
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kubesyncd.api.peer import Peer
+    from kubesyncd.runtime.log_stream import LogStream
 
 EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
 
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None, *, identify: Callable[[socket.socket], P
     )
     parser.add_argument("--version", action="version", version=f"kubesyncd {__version__}")
     given = parser.parse_args(argv)
+    stderr = take_over_stderr()
     chosen: Path | None = given.config
     if given.check is not None:
         return _check(
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None, *, identify: Callable[[socket.socket], P
     except settings.SettingsError as error:
         return _refuse(error.problems)
     lean_imports.load()
-    return _run(current, file, inherited=inherited, identify=identify)
+    return _run(current, file, stderr, inherited=inherited, identify=identify)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def _refuse(problems: Sequence[str]) -> int:
 def _run(
     current: settings.Settings,
     file: _File,
+    stderr: LogStream,
     *,
     inherited: dict[str, socket.socket],
     identify: Callable[[socket.socket], Peer],
@@ -102,11 +106,12 @@ def _run(
     # Not before `lean_imports.load`: these import the libraries that it reduces.
     from kubesyncd.daemon import app
     from kubesyncd.daemon.sockets import StartError
-    from kubesyncd.runtime.log import logger
+    from kubesyncd.runtime.log import log_libraries, logger
 
     refused = ""
     while True:
-        log = logger(current.log)
+        log = logger(current.log, stderr)
+        log_libraries(log)
         try:
             ending = asyncio.run(
                 app.run(current, log, inherited=inherited, identify=identify, refused=refused)

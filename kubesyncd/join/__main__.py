@@ -28,7 +28,8 @@ from kubesyncd.join.steps import SwitchSteps
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 from kubesyncd.runtime.clock import boottime
-from kubesyncd.runtime.log import logger
+from kubesyncd.runtime.log import log_libraries, logger
+from kubesyncd.runtime.log_stream import take_over_stderr
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -51,11 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, help=f"the settings file (default {settings.DEFAULT_FILE})")
     given = parser.parse_args(argv)
+    stderr = take_over_stderr()
     try:
         current = settings.load(given.config or settings.DEFAULT_FILE, required=given.config is not None)
     except settings.SettingsError as error:
         return _unusable(error)
-    log = logger(current.log).bind(job=given.job.value)
+    log = logger(current.log, stderr).bind(job=given.job.value)
+    log_libraries(log)
     try:
         return asyncio.run(_run(given.job, current, log, force=given.force))
     except asyncio.CancelledError:
