@@ -98,8 +98,6 @@ def main(argv):
         return failure.code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        return FAILED
 
 
 def container(args):
@@ -160,7 +158,7 @@ def wait(verb, args):
 def identify(verb, args):
     """Print the ID of the container that runs a feature."""
     name = one_name(verb, options(verb, args, ())[1])
-    return ask([verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name])
+    return ask([verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name], take=printed)
 
 
 def inspect(verb, args):
@@ -204,7 +202,7 @@ def state(verb, args):
         raise usage(verb, f"invalid state {shown(' '.join(args[1:]))}")
     request, socks = ["state", name, direction, owner], [HOST_SOCK, CONTAINER_SOCK]
     if not direction:
-        return ask(request, socks)
+        return ask(request, socks, take=printed)
     # Without an owner the daemon asks Docker which container this is; until then it may be Kubernetes'.
     if direction == "up" and owner != "local":
         return wait_for(request, socks)
@@ -303,7 +301,7 @@ def asks_help(args):
 
 def show_usage(names):
     """Print the usage of these commands; return exit code 0."""
-    say(sys.stdout, "usage: {}".format("\n       ".join(FORMS[name] for name in names)).encode())
+    printed("usage: {}".format("\n       ".join(FORMS[name] for name in names)).encode())
     return 0
 
 
@@ -319,10 +317,24 @@ def shown(text):
 
 
 def say(stream, line):
-    """Write one line at once. A closed stream is None: the line is dropped."""
-    if stream is not None:
-        stream.buffer.write(line + b"\n")
-        stream.buffer.flush()
+    """Write one line at once; return whether that was possible. A closed stream is None.
+
+    What a verb did does not become a failure because its words were not read, or their disk is full.
+    """
+    try:
+        if stream is not None:
+            stream.buffer.write(line + b"\n")
+            stream.buffer.flush()
+            return True
+    except OSError:
+        pass
+    return False
+
+
+def printed(line):
+    """Print a line that was asked for. Raises ClientError."""
+    if not say(sys.stdout, line):
+        raise ClientError(FAILED, "standard output cannot be written; see where it goes")
 
 
 # Requests.

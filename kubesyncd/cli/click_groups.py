@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -48,9 +48,26 @@ class Failure(click.ClickException):
         self.__dict__["exit_code"] = code
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the one line."""
+        """Print the one line. Where it cannot be written, the exit code stays what it is."""
         line = " ".join(str(self.message).split())
-        print(f"kubesync: {line}", file=file or sys.stderr)
+        try:
+            print(f"kubesync: {line}", file=file or sys.stderr)
+        except OSError:
+            _give_up("stderr")
+
+
+def end_without_output(error: OSError) -> NoReturn:
+    """End the process, with one line, because `error` came of a write on standard output. Raises any other error."""
+    if error.filename is not None:
+        raise error
+    _give_up("stdout")
+    Failure(f"standard output cannot be written: {error.strerror}; see where it goes").show()
+    sys.exit(protocol.EXIT_FAILED)
+
+
+def _give_up(stream: str) -> None:
+    """Leave a standard stream unwritten: the end of the interpreter would try again, and fail with its own code."""
+    setattr(sys, stream, None)
 
 
 def failure_of(error: PortError | SettingsError | Declined) -> Failure:

@@ -10,7 +10,8 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from subprocess import PIPE
+from typing import IO, TYPE_CHECKING, Any
 
 from click.testing import CliRunner
 
@@ -97,12 +98,14 @@ names = "{schema}"
         """What `kubesync <line>` does, in this process."""
         return CliRunner(env=self.environ).invoke(root, line.split(), input=answers, prog_name="kubesync")
 
-    def runs(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def runs(
+        self, *words: str, stdout: IO[str] | int = PIPE, stderr: IO[str] | int = PIPE, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
         """What `kubesync <words>` does, as a process."""
         around = {**os.environ, **self.environ, **environ}
         command = [sys.executable, "-m", "kubesyncd.cli", *words]
         return subprocess.run(
-            command, env=around, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            command, env=around, stdout=stdout, stderr=stderr, text=True, timeout=LIMIT_S, check=False
         )
 
     def json(self, line: str) -> Any:

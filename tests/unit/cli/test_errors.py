@@ -327,3 +327,22 @@ def deaf(path: Path) -> Iterator[Path]:
         listener.bind(str(path))
         listener.listen()
         yield path
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize(("line", "code"), [("show feature nosuch", 1), ("show feature snmp bgp", 64)])
+def test_an_error_that_cannot_be_written_keeps_its_code(
+    terminal: Operator, line: str, code: int, stream: str
+) -> None:
+    with open("/dev/full", "w") as full:
+        assert terminal.runs(*line.split(), **{stream: full}).returncode == code
+
+
+@pytest.mark.parametrize("line", ["--help", "show feature", "show feature --json"])
+def test_output_that_cannot_be_written_is_one_line(terminal: Operator, line: str) -> None:
+    with open("/dev/full", "w") as full:
+        result = terminal.runs(*line.split(), stdout=full)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "kubesync: standard output cannot be written: No space left on device; see where it goes\n"
+    )

@@ -261,6 +261,51 @@ def test_a_reader_that_goes_away_ends_the_client(one_switch: Switch) -> None:
     assert len(one_switch.host.requests) == 1
 
 
+CLOSED = "closed"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("where", ["/dev/full", CLOSED])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["container", "stop", "snmp"], 3),
+        (["container", "wait", "snmp"], 3),
+        (["container_state", "snmp", "down", "local"], 3),
+        (["container_sh", "snmp", "down", "local"], 3),
+        (["container", "nosuch"], 64),
+    ],
+)
+def test_words_that_cannot_be_written_change_no_code(
+    one_switch: Switch, command: list[str], code: int, where: str, stream: str
+) -> None:
+    said = protocol.out("one") + protocol.err("two") + protocol.out("three") + protocol.err("four")
+    for socket_ in (one_switch.host, one_switch.container):
+        socket_.start(said + protocol.result(3))
+    if where == CLOSED:
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open(where, os.O_WRONLY)
+    python = [] if command[0] == "container_sh" else [one_switch.python, "-IS"]
+    process = subprocess.Popen(
+        [*python, str(CLIENTS / command[0]), *command[1:]],
+        env=one_switch.env,
+        stdin=subprocess.DEVNULL,
+        **{**dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL), stream: writer},
+    )
+    os.close(writer)
+    assert process.wait(LIMIT_S) == code
+
+
+@pytest.mark.parametrize("args", [["id", "snmp"], ["state", "snmp"], ["--help"]])
+def test_what_was_asked_for_and_cannot_be_printed_is_a_failure(one_switch: Switch, args: list[str]) -> None:
+    one_switch.host.start(protocol.out(ID) + DONE)
+    with open("/dev/full", "w") as full:
+        code, _, err = end(one_switch.begin("container", *args, stdout=full))
+    assert (code, err) == (1, "container: standard output cannot be written; see where it goes\n")
+
+
 def test_the_usual_path_loads_nothing_but_the_socket_module(switch: Switch) -> None:
     switch.host.start(protocol.out(ID) + DONE)
     program = (
