@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.asked_start import AskedStart  # noqa: TC001 - the ledger reads the types at run time
 from kubesyncd.core.failed_action import ActionKind
-from kubesyncd.core.gate import GateWatch  # noqa: TC001 - the ledger reads the types at run time
+from kubesyncd.core.gate import GateWatch  # noqa: TC001 - the same
 from kubesyncd.core.health import (
     WELL,
     Complaint,
@@ -86,7 +87,8 @@ class Record:
     `no_way_back`: Kubernetes runs it, and no local container exists or can be made.
     `unstartable`: the local container that could not be started, since when it has not run, and why.
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
-    admitted. `off`: since when Kubernetes must not run it, and the label is off.
+    admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
+    container whose outcome is not known; it is stored before Docker is asked.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -119,6 +121,7 @@ class Record:
     unpause: bool = False
     gates: tuple[GateWatch, ...] = ()
     off: LabelOff | None = None
+    start: AskedStart | None = None
     owner: Owner = Owner.NONE
     owner_ts: int = 0
 
