@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import still_asked
+from kubesyncd.core.doubt import verified
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.gate import watch_gate
 from kubesyncd.core.health import (
@@ -46,6 +47,7 @@ def absorb(
     record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
 ) -> Record:
     """Return the record after this observation: exits, clocks and failures are updated. Idempotent."""
+    record = verified(record, observed, timing, now)
     asked = still_asked(record.start, observed, now)
     record = record if asked == record.start else replace(record, start=asked)
     record = _see_start(_see_way_back(_see_local(record, observed), observed), observed)

@@ -53,6 +53,8 @@ class Box:
     body: asyncio.Task[None] | None = None
     term: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    # Docker starts a container once at a time: a second start waits for the first.
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def shown(self) -> Container:
         running = self.runs or self.restarting
@@ -318,12 +320,13 @@ class DockerPort:
                 raise Refused("Docker", "driver failed programming external connectivity")
             if not box.runs and box.owner is Owner.LOCAL and box.feature in self._engine.broken:
                 raise Refused("Docker", "no such program")
-            if not box.runs:
-                self._world.effect(self._life, f"docker start of {box.feature}")
-                self._world.promises.may_start(box)
-                if self._world.chance.strikes(Fault.START_LATE, box.feature):
-                    await self._late()
-            self._engine.start(box)
+            async with box.starting:
+                if not box.runs:
+                    self._world.effect(self._life, f"docker start of {box.feature}")
+                    self._world.promises.may_start(box)
+                    if self._world.chance.strikes(Fault.START_LATE, box.feature):
+                        await self._late()
+                self._engine.start(box)
 
         await self._act(container_id, effect, self._world.chance.between(0.02, 0.4))
 

@@ -53,6 +53,7 @@ LATER: dict[str, Any] = {
     "unpause": False,
     "gates": (),
     "start": None,
+    "doubt": None,
 }
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)
