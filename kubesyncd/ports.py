@@ -42,6 +42,10 @@ class Unavailable(PortError):
     """No answer, or an answer that asks for a later retry. Retry with backoff; never the same as `Missing`."""
 
 
+class NotSent(Unavailable):
+    """No connection was made, so the call has had no effect and will have none."""
+
+
 class Busy(Unavailable):
     """The service answers, and asks for a retry in a moment: it is starting, or busy."""
 

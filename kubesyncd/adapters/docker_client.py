@@ -9,7 +9,7 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from kubesyncd.core.model import CONTAINER_ID, valid_feature_name
-from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.ports import NotSent, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -26,13 +26,18 @@ CONFLICT = 409
 
 
 async def ask(call: Awaitable[T], deadline_s: float) -> T:
-    """Await a library call. No answer becomes Unavailable; Docker's own errors stay for the caller."""
+    """Await a library call. Docker's own errors stay for the caller.
+
+    No answer becomes Unavailable, no connection NotSent.
+    """
     try:
         async with asyncio.timeout(deadline_s):
             return await call
     except DockerError as error:
         if error.status == NO_CONNECTION:
-            raise Unavailable("Docker", error.message) from error
+            # aiodocker names each broken connection like this; its cause tells whether there was one.
+            unsent = isinstance(error.__context__, aiohttp.ClientConnectorError)
+            raise (NotSent if unsent else Unavailable)("Docker", error.message) from error
         raise
     except TimeoutError as error:
         raise Unavailable("Docker", f"no answer within {deadline_s:g} s") from error

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.asked_start import still_asked
+from kubesyncd.core.doubt import verified
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.gate import watch_gate
 from kubesyncd.core.health import (
@@ -45,6 +47,9 @@ def absorb(
     record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
 ) -> Record:
     """Return the record after this observation: exits, clocks and failures are updated. Idempotent."""
+    record = verified(record, observed, timing, now)
+    asked = still_asked(record.start, observed, now)
+    record = record if asked == record.start else replace(record, start=asked)
     record = _see_start(_see_way_back(_see_local(record, observed), observed), observed)
     record = _see_label_off(record, config, observed, timing, now)
     registered = registered_after(record.registered, observed)
@@ -76,7 +81,8 @@ def _see_local(record: Record, observed: Observation) -> Record:
         # It runs: its last exit no longer counts.
         last = None if record.exit is not None and record.exit.owner is Owner.LOCAL else record.exit
         record = replace(record, local_id=running, local_due=False, unit_restarted=False, exit=last)
-    kept = observed.local_may_start or record.grant in observed.kube_running
+    may_start = observed.local_may_start or record.start is not None
+    kept = may_start or record.grant in observed.kube_running
     if record.ending and not running and not kept:
         record = replace(record, ending=False)
     return record

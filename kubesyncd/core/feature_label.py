@@ -25,7 +25,9 @@ def label_wanted(state: State, owner: Owner, record: Record, observed: Observati
     if state in (State.UNKNOWN, State.DRIFT):
         return KubeLabel.UNKNOWN
     if state is State.INIT:
-        hurried = not record.style.kubelet_check and (record.ending or observed.hold)
+        # A start whose daemon was killed may still be carried out: the label does not wait for that.
+        ends = observed.local_running or observed.local_may_start or record.grant in observed.kube_running
+        hurried = not record.style.kubelet_check and ((record.ending and bool(ends)) or observed.hold)
         return KubeLabel.UNKNOWN if hurried else KubeLabel.OFF
     if owner is not Owner.KUBE:
         return KubeLabel.UNKNOWN if record.rolled_back and record.health.withdrawn else KubeLabel.OFF

@@ -34,6 +34,10 @@ def down(inputs: Inputs) -> Plan:
         return end_kube(inputs, kube, "the unit is down")
     if inputs.observed.local_starting:
         return inputs.rest("the unit is down; a docker start is under way: what it starts is ended at once")
+    if record.start is not None and record.ending:
+        return inputs.rest(
+            "the unit is down; Docker was asked for a start: what it still starts is ended at once"
+        )
     if coming_back:
         return inputs.rest("the unit is down; a pod that does not follow the node label waits at the gate")
     if inputs.observed.local_running:

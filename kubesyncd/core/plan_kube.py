@@ -27,6 +27,11 @@ from kubesyncd.core.state import State
 if TYPE_CHECKING:
     from kubesyncd.core.inputs import Inputs
 
+MAY_START = (
+    "a kube container waits; Docker was asked to start the local container and may still do so: "
+    "the kube one is admitted once that is known"
+)
+
 
 def up_kube(inputs: Inputs) -> Plan:
     """Plan a feature that is up and owned by Kubernetes."""
@@ -110,17 +115,9 @@ def _local(inputs: Inputs) -> Plan:
 
 def _nothing_runs(inputs: Inputs) -> Plan:
     waiter, record = inputs.observed.waiter, inputs.record
-    if waiter and record.mode is not Mode.NONE:
-        plan = inputs.attempt(Admit(waiter), "no other container runs: the kube container may proceed")
-        if plan is not None:
-            return plan
-    silent = inputs.observed.newest_staying(ignoring(record.gates, inputs.timing.gate_after_s, inputs.now))
-    if silent and record.mode is not Mode.NONE:
-        plan = inputs.attempt(
-            Admit(silent), "a kube container runs without having asked, and nothing else does: it owns"
-        )
-        if plan is not None:
-            return plan
+    plan = _admission(inputs)
+    if plan is not None:
+        return plan
     if record.mode is Mode.PENDING:
         return _pending(inputs)
     if record.mode is Mode.READY:
@@ -143,6 +140,24 @@ def _nothing_runs(inputs: Inputs) -> Plan:
             SetMode(Mode.READY), f"{could_not_start(failed.text)}; Kubernetes may run it meanwhile"
         )
     return start_local(inputs, "it runs locally until kube deploys")
+
+
+def _admission(inputs: Inputs) -> Plan | None:
+    """Plan to admit a kube container, or to wait for what must be known before; None where none is to be admitted."""
+    waiter, record = inputs.observed.waiter, inputs.record
+    silent = inputs.observed.newest_staying(ignoring(record.gates, inputs.timing.gate_after_s, inputs.now))
+    if record.mode is Mode.NONE or not (waiter or silent):
+        return None
+    if record.start is not None:
+        return inputs.rest(MAY_START)
+    plan = None
+    if waiter:
+        plan = inputs.attempt(Admit(waiter), "no other container runs: the kube container may proceed")
+    if plan is None and silent:
+        plan = inputs.attempt(
+            Admit(silent), "a kube container runs without having asked, and nothing else does: it owns"
+        )
+    return plan
 
 
 def _pending(inputs: Inputs) -> Plan:

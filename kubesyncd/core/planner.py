@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Forget, Plan, RequestLabel, Unpause, WriteRow
+from kubesyncd.core.doubt import undecided
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.inputs import Inputs
 from kubesyncd.core.model import KubeLabel, Owner, SystemState
@@ -80,6 +81,10 @@ def _wished(inputs: Inputs) -> Plan:
         return inputs.rest("docker start is under way; waiting for Docker to finish it")
     if observed.row is None and not inputs.config.always_local:
         return _unread(inputs)
+    if undecided(record) is not None:
+        return inputs.rest(
+            "the ledger was lost: running kube containers count as admitted unless they ask again, which is awaited"
+        )
     if inputs.granted and observed.local_running:
         return one_at_a_time(inputs)
     owning = inputs.granted or observed.local_running

@@ -100,7 +100,7 @@ def _edges() -> tuple[Edge, ...]:
         *(Edge(a, s.STARTING, "start: local, or kube with fallback", ours=True) for a in starts),
         *(Edge(a, s.KUBE_READY, "start: kube, no fallback", ours=True) for a in starts),
         *(Edge(a, s.LOCAL, "start: it runs already", ours=True) for a in (s.UNKNOWN, s.INIT)),
-        Edge(s.INIT, s.KUBE_RUNNING, "start: it runs already", ours=True),
+        *(Edge(a, s.KUBE_RUNNING, "start: it runs already", ours=True) for a in (s.UNKNOWN, s.INIT)),
         *(Edge(a, s.INIT, "stop, kill", ours=True) for a in State if a is not s.INIT),
         Edge(s.STARTING, s.LOCAL, "local container runs"),
         Edge(s.LOCAL, s.LOCAL_EXITED, "local container ends by itself"),

@@ -60,6 +60,7 @@ class Files:
     """The files that the daemon writes."""
 
     ledger: DurableFile
+    boot_mark: DurableFile
     labels: DurableFile
     hold: DurableFile
 
@@ -116,7 +117,7 @@ def assemble(
     restorer: TableRestorer,
 ) -> Parts:
     """Make all parts, in the order in which they need each other."""
-    wakes, ledger = Wakes(), Ledger(files.ledger, boot.id)
+    wakes, ledger = Wakes(), Ledger(files.ledger, boot.id, files.boot_mark)
     reports = NodeReports(runtime)
     cluster = ClusterController(
         _cluster_ports(ports, files, join),

@@ -79,6 +79,7 @@ class Daemon:
         parts = self._parts
         self._load()
         parts.reconcilers.start(tasks)
+        tasks.create_task(self._keep_ledger(), name="ledger")
         tasks.create_task(self._follow_store(), name="store")
         tasks.create_task(self._meet_again(), name="meet")
         tasks.create_task(self._follow_containers(), name="docker")
@@ -100,19 +101,34 @@ class Daemon:
         self._cluster.load()
         self._parts.images.load()
         problem = self._load_ledger()
-        if problem:
+        if self._ledger.lost and problem:
+            self._log.error("ledger_lost", alert=True, why=problem)
+        elif problem:
             self._log.warning("ledger", why=problem)
         for name in self._ledger.records:
             self._reconciler_of(name)
 
     def _load_ledger(self) -> str:
-        try:
-            problem = self._ledger.load()
-        except Unavailable as error:
-            problem = str(error)
+        problem = self._ledger.load()
         store = self._ports.store
         store.config_load = replace(store.config_load, seen=self._ledger.config_loaded)
         return problem
+
+    async def _keep_ledger(self) -> None:
+        """Write a lost ledger again at once, and note outside it that this boot has one."""
+        ledger, backoff = self._ledger, self._parts.runtime.backoff(self._timing)
+        if ledger.lost:
+            with suppress(Unavailable):
+                await ledger.write()
+        while True:
+            try:
+                await ledger.boot.write()
+            except Unavailable as error:
+                self._alerts.begin("boot_not_marked", f"{error}; a loss of the ledger would go unnoticed")
+                await asyncio.sleep(backoff.next_s())
+            else:
+                self._alerts.end("boot_not_marked")
+                return
 
     def _wake_cluster(self) -> None:
         self._cluster.wake()

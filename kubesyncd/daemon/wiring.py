@@ -19,6 +19,7 @@ from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.adapters.sonic_files import image_name, os_version
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.daemon.parts import Files, Ports, Rules, assemble
+from kubesyncd.features.boot_mark import BOOT_MARK_FILE
 from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.images.store import ImageStore
 from kubesyncd.join.controller import JoinController
@@ -76,9 +77,9 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     )
     hooks, join_files = runtime.alert_log("hooks"), JoinFiles(settings)
     names = node_names(settings, join_files, _CertifiedName(join_files.kubeconfig))
-    hold, labels, images, saved = (
+    hold, labels, images, saved, mark = (
         DiskFile(StateFile(state_dir / name))
-        for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
+        for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE, BOOT_MARK_FILE)
     )
     ledger = DiskFile(StateFile(run_dir / "features.json", 0o644))
     installed = InstalledServices(state_dir / FOLDER)
@@ -95,7 +96,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
                 lambda hook, why: hooks.warn("hook_left_out", why, about=hook, hook=hook),
             ),
         ),
-        Files(ledger, labels, hold),
+        Files(ledger, mark, labels, hold),
         boot,
         rules,
         runtime=runtime,
@@ -105,7 +106,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     )
     if source is not None:
         parts = replace(parts, packages=_catalog_watcher(settings, source, units, installed, parts))
-    return Wired(parts, store, containers, (ledger, hold, labels, images, saved))
+    return Wired(parts, store, containers, (ledger, hold, labels, images, saved, mark))
 
 
 def _image_store(settings: Settings, runtime: Runtime, file: DiskFile) -> ImageStore:

@@ -18,12 +18,13 @@ from kubesyncd.core.actions import (
     Unpause,
     WriteRow,
 )
+from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.failed_action import ActionKind, kind_of
-from kubesyncd.core.model import SHORT_ID, Mode
+from kubesyncd.core.model import SHORT_ID, Mode, SystemState
 from kubesyncd.core.record import Cause, state_of, with_grant, with_mode
 from kubesyncd.core.state import check
 from kubesyncd.features.failed_actions import FailedActions
-from kubesyncd.ports import Missing, PortError, Refused, Unavailable
+from kubesyncd.ports import Missing, NotSent, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.core.actions import Action
+    from kubesyncd.core.asked_start import AskedStart
     from kubesyncd.core.record import Record
     from kubesyncd.features.memory import Memory
     from kubesyncd.features.surroundings import Surroundings, View
@@ -152,8 +154,8 @@ class Executor:
                 )
             case RequestLabel(on):
                 await around.labels.request_feature(self._name, on=on)
-            case StartLocal(container_id):
-                self._begin(action, self._start(container_id))
+            case StartLocal():
+                await self._ask_start(action, view)
             case Unpause(container_id):
                 self._begin(action, around.containers.unpause(container_id))
             case EndContainer():
@@ -195,9 +197,29 @@ class Executor:
             del self._under_way[key]
             self._wake()
 
-    async def _start(self, container_id: str) -> None:
-        await self._around.containers.start(container_id)
-        await self._memory.change(local_id=container_id)
+    async def _ask_start(self, action: StartLocal, view: View) -> None:
+        """Store that Docker is asked for this start, and then ask: a daemon killed meanwhile knows of it afterwards.
+
+        Where it cannot be stored, the container is started all the same: local needs no file.
+        """
+        container, before = view.observed.container(action.container_id), self._memory.record.start
+        await self._memory.change(start=asked_start(action.container_id, container, self._clock()))
+        if self._memory.record.system_state is SystemState.UP:
+            self._begin(action, self._start(action.container_id, before))
+        else:
+            # The unit went down while the file was written.
+            await self._memory.change(start=before)
+
+    async def _start(self, container_id: str, before: AskedStart | None) -> None:
+        try:
+            await self._around.containers.start(container_id)
+        except PortError as error:
+            if isinstance(error, NotSent):
+                await self._memory.change(start=before)
+            elif not isinstance(error, Unavailable):
+                await self._memory.change(start=None)
+            raise
+        await self._memory.change(local_id=container_id, start=None)
 
     def _end(self, action: EndContainer) -> None:
         container_id = action.container_id

@@ -1,7 +1,10 @@
 """Store every feature's record, last known configuration and history as JSON: it outlives the daemon, not the boot.
 
 Knows no feature's rules and no clock. Reading is total: an invalid ledger gives an empty one and a sentence, never
-an error at start. A ledger of another boot is ignored.
+an error at start.
+
+A ledger of another boot is ignored: it is this boot's first start. The boot's mark (see boot_mark) tells that apart
+from a ledger that is lost. Features without an entry in a lost ledger are unknown, until the next boot.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping  # noqa: TC003 - the codec reads the annotation
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import FeatureConfig, valid_feature_name
 from kubesyncd.core.record import Record  # noqa: TC001 - the same
 from kubesyncd.core.state import HISTORY_MAX, Transition
+from kubesyncd.features.boot_mark import BootMark
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
     from kubesyncd.ports import DurableFile
 
 VERSION = 1
+MISSING = "the ledger is missing"
+OTHER_BOOT = "the ledger is of another boot"
+LOST = "what runs and STATE_DB's rows decide instead, and the ledger is written again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,15 @@ class _LedgerFile:
     boot_id: object
     config_loaded: object
     features: Mapping[str, object]
+    lost: object = None
+
+
+class LedgerStart(Enum):
+    """What a start of the daemon has found: no ledger of this boot, a ledger, or that one was lost within the boot."""
+
+    FIRST = "first"
+    KNOWN = "known"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +62,13 @@ class _LedgerEntry:
 class Ledger:
     """All features' records of this boot, in memory and in one file.
 
-    `first`: no ledger was found, so this is the daemon's first start of the boot. `config_loaded`: CONFIG_DB
-    has been observed as loaded, so its absence means "being loaded" (S10).
+    `found`: what this start of the daemon has found. `config_loaded`: CONFIG_DB has been observed as loaded, so its
+    absence means "being loaded" (S10).
     """
 
-    def __init__(self, file: DurableFile, boot_id: str) -> None:
+    def __init__(self, file: DurableFile, boot_id: str, mark: DurableFile | None = None) -> None:
         self._file = file
-        self._boot_id = boot_id
+        self.boot = BootMark(boot_id, mark)
         # Each feature's part of the file, encoded.
         self._entries: dict[str, str] = {}
         # Features whose part is in no file yet, in the file being written, and left out of the next one.
@@ -66,33 +83,60 @@ class Ledger:
         self.configs: dict[str, FeatureConfig] = {}
         self.histories: dict[str, tuple[Transition, ...]] = {}
         self.config_loaded = False
-        self.first = True
+        self.found = LedgerStart.FIRST
+
+    @property
+    def failure(self) -> str:
+        """Why the last write of the file failed; empty where it did not."""
+        return "" if self._failed is None else self._failed.detail
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the daemon's first start of the boot, and nothing has been stored yet."""
+        return self.found is LedgerStart.FIRST
+
+    @property
+    def lost(self) -> bool:
+        """Whether the ledger was lost within this boot."""
+        return self.found is LedgerStart.LOST
 
     def load(self) -> str:
-        """Read the file. Returns a sentence about an invalid ledger, or an empty string."""
-        data = self._file.load()
-        if data is None:
-            return ""
+        """Read the file. Returns a sentence about an invalid or lost ledger, or an empty string."""
+        marked, named = self.boot.load(), False
         try:
-            return self._read(data)
+            data = self._file.load()
+            tree = {} if data is None else codec.parse(data)
+            # A file that cannot be used may still name its boot.
+            named = tree.get("boot_id") == self.boot.boot_id
+            problem = MISSING if data is None else self._read(tree)
+        except Unavailable as error:
+            problem = str(error)
         except Undecodable as error:
             self.records.clear()
             self.configs.clear()
             self.histories.clear()
             self._entries.clear()
-            return f"the ledger cannot be read ({error}); it is not used"
+            problem = f"the ledger cannot be read ({error})"
+        if not problem:
+            self.boot.note()
+            return ""
+        # Where the mark cannot be read, this boot may not be new.
+        if named or marked is not False:
+            self.found = LedgerStart.LOST
+            return f"{problem}, although this boot is not new; {LOST}"
+        return f"{problem}; it is not used" if problem not in (MISSING, OTHER_BOOT) else ""
 
-    def _read(self, data: bytes) -> str:
-        tree = codec.parse(data)
+    def _read(self, tree: Mapping[str, object]) -> str:
+        """Read a ledger of this boot; return why it is none, or an empty string. Raises Undecodable."""
         try:
             codec.check_version(tree, VERSION)
         except Undecodable as error:
-            return f"the ledger has {error}; it is not used"
+            return f"the ledger has {error}"
         # Fields were added over time: what an older daemon wrote without them keeps their defaults.
         reader = codec.Reader(defaults=True)
         file = reader.read(_LedgerFile, tree)
-        if file.boot_id != self._boot_id:
-            return ""
+        if file.boot_id != self.boot.boot_id:
+            return OTHER_BOOT
         for name, value in file.features.items():
             if valid_feature_name(name):
                 entry = reader.read(_LedgerEntry, value, name)
@@ -101,7 +145,7 @@ class Ledger:
                 self.histories[name] = history
                 self._entries[name] = _entry(name, entry.record, entry.config, history)
         self.config_loaded = file.config_loaded is True
-        self.first = False
+        self.found = LedgerStart.LOST if file.lost is True else LedgerStart.KNOWN
         return ""
 
     async def save(
@@ -165,7 +209,8 @@ class Ledger:
         else:
             self._saving = set()
             self._failed, self._tried = None, upto
-            self.first = False
+            self.found = LedgerStart.KNOWN if self.first else self.found
+            self.boot.note()
         finally:
             # What a failed or cancelled write may not have stored is written by the next one.
             self._unsaved |= self._saving
@@ -174,7 +219,10 @@ class Ledger:
     def _encoded(self) -> bytes:
         """Return the file's content: the parts are encoded already."""
         kept = ",".join(self._entries[name] for name in sorted(self._entries) if name not in self._leaving)
-        head = codec.text({"version": VERSION, "boot_id": self._boot_id, "config_loaded": self.config_loaded})
+        lost = {"lost": True} if self.lost else {}
+        head = codec.text(
+            {"version": VERSION, "boot_id": self.boot.boot_id, "config_loaded": self.config_loaded, **lost}
+        )
         return f'{head[:-1]},"features":{{{kept}}}}}\n'.encode()
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.doubt import Doubt
 from kubesyncd.core.kube_names import KubeClaim
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
@@ -32,6 +33,9 @@ class Memory:
         ledger = around.ledger
         self.history = deque(ledger.histories.get(name, ()), maxlen=HISTORY_MAX)
         self.record = ledger.records.get(name) or around.first_record(name)
+        if self.record.doubt is None and not ledger.first:
+            # What the file says is compared once with STATE_DB's row and with what runs.
+            self.record = replace(self.record, doubt=Doubt(lost=ledger.lost and name not in ledger.records))
         self.config = ledger.configs.get(name, self._default_config())
         self._config_known = name in ledger.configs
         self._claim_name(self.config)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import Container, Identity, Owner, Signal
-from kubesyncd.ports import ForeignContainer, Missing, Refused, Unavailable
+from kubesyncd.ports import ForeignContainer, Missing, NotSent, Refused, Unavailable
 from tests.sim.chance import Fault
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Box:
     body: asyncio.Task[None] | None = None
     term: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    # Docker starts a container once at a time: a second start waits for the first.
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def shown(self) -> Container:
         running = self.runs or self.restarting
@@ -318,12 +320,23 @@ class DockerPort:
                 raise Refused("Docker", "driver failed programming external connectivity")
             if not box.runs and box.owner is Owner.LOCAL and box.feature in self._engine.broken:
                 raise Refused("Docker", "no such program")
-            if not box.runs:
-                self._world.effect(self._life, f"docker start of {box.feature}")
-                self._world.promises.may_start(box)
-            self._engine.start(box)
+            async with box.starting:
+                if not box.runs:
+                    self._world.effect(self._life, f"docker start of {box.feature}")
+                    self._world.promises.may_start(box)
+                    if self._world.chance.strikes(Fault.START_LATE, box.feature):
+                        await self._late()
+                self._engine.start(box)
 
         await self._act(container_id, effect, self._world.chance.between(0.02, 0.4))
+
+    async def _late(self) -> None:
+        """Take long for a start; sometimes its daemon is killed meanwhile, and the next one comes before its end."""
+        world, rng = self._world, self._world.chance.streams[Fault.START_LATE]
+        if rng.random() < 0.5 and world.life is self._life and not world.ledger_file.stale:
+            world.kill_daemon()
+            asyncio.get_running_loop().call_later(rng.choice((0.1, 2.0)), world.start_daemon)
+        await asyncio.sleep(rng.choice((0.5, 5.0, 45.0)))
 
     async def stop(self, container_id: str, grace_s: int) -> None:
         async def effect() -> None:
@@ -378,7 +391,7 @@ class DockerPort:
         if not self._engine.up:
             await asyncio.sleep(self._world.chance.one_of((0.0, 3.0, DEADLINE_S)))
             if not self._engine.up:
-                raise Unavailable("Docker", "connection refused")
+                raise NotSent("Docker", "connection refused")
         if takes_s < self._engine.slow_s > DEADLINE_S:
             await asyncio.sleep(DEADLINE_S)
             raise Unavailable("Docker", "no answer in time")

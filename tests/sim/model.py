@@ -34,6 +34,7 @@ from kubesyncd.core.actions import (
     Unpause,
     WriteRow,
 )
+from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.failed_action import ActionKind, FailedAction
 from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health, complain
@@ -256,7 +257,6 @@ def facts_of(w: World) -> Observation:
                 None if w.local_runs else 7,
                 "2026-01-01",
                 paused=w.local_paused,
-                unread="no answer" if w.starting == "lost" and not w.local_runs else "",
             )
         )
     containers += [
@@ -501,7 +501,7 @@ def _local_started(w: World) -> World:
     if w.record.system_state is not SystemState.UP:
         raise Broken("S7: the local container is started while the unit is not up")
     if w.slow:
-        return replace(w, starting="known")
+        return replace(w, starting="known", record=_start_asked(w))
     if not w.local_starts:
         return replace(w, no_local=LATER)
     return replace(w, local_runs=True, local_by_hand=False, record=replace(w.record, local_id=LOCAL))
@@ -511,7 +511,14 @@ def _start_lands(w: World) -> World:
     """Docker has started the container at last, whatever the daemon wants by now."""
     if any(k.past_up or k.id == w.record.grant for k in w.kube):
         raise Broken("S1: a docker start ends while a kube container owns the feature")
-    return replace(w, starting="", local_runs=True, local_by_hand=w.local_by_hand and w.local_runs)
+    record = replace(w.record, start=None, local_id=LOCAL) if w.starting == "known" else w.record
+    by_hand = w.local_by_hand and w.local_runs
+    return replace(w, starting="", local_runs=True, local_by_hand=by_hand, record=record)
+
+
+def _start_asked(w: World) -> Record:
+    """What is stored before Docker is asked to start the local container."""
+    return replace(w.record, start=asked_start(LOCAL, facts_of(w).container(LOCAL), NOW))
 
 
 def _ended(w: World, container_id: str) -> World:
@@ -548,7 +555,11 @@ def crash_moves(w: World) -> Iterator[tuple[str, World]]:
     yield "the daemon is killed and starts again", daemon_restarts(w)
     seen, plan = look(w)
     if plan.action is not None:
-        done = replace(act(seen, plan), record=seen.record)
+        asked = seen
+        if isinstance(plan.action, StartLocal):
+            asked = replace(seen, record=_start_asked(seen))
+            yield "the reconciler: it is killed before it asks Docker for a start", daemon_restarts(asked)
+        done = replace(act(seen, plan), record=asked.record)
         yield f"the reconciler: {plan.why}; it is killed before it remembers so", daemon_restarts(done)
 
 
@@ -697,9 +708,13 @@ def time_passes(w: World) -> World:
         health=replace(r.health, starts=tuple(replace(s, at=OLD) for s in r.health.starts)),
         gates=tuple(replace(g, since=OLD) for g in r.gates),
     )
+    if r.start is not None and w.starting != "known":
+        old = replace(old, start=replace(r.start, at=OLD))
     # A retry that fails once more changes nothing, so only that of a mended container is modelled.
     no_local = OLD if w.no_local is not None and w.local_starts else w.no_local
-    return replace(w, record=old, reasking=False, waited=True, no_local=no_local)
+    # A start that has not been carried out by then is not carried out at all: its end comes before.
+    starting = "" if w.starting == "lost" else w.starting
+    return replace(w, record=old, reasking=False, waited=True, no_local=no_local, starting=starting)
 
 
 def window_passes(w: World) -> World:
@@ -958,6 +973,18 @@ def slow_starts() -> Iterator[World]:
     for world in starts():
         if world.local_exists:
             yield replace(world, slow=True)
+
+
+def landing_starts() -> Iterator[World]:
+    """The same: kube is the owner by now, and the local container is about to be started."""
+    for world in slow_starts():
+        config = replace(world.config, set_owner=Owner.KUBE)
+        record = Record(system_state=SystemState.UP)
+        asks = replace(world, record=record)
+        kube = Kube(KUBE[0], asked=True)
+        labels = Labels(applied=True)
+        begun = act(*look(asks))
+        yield folded(replace(begun, config=config, kube=(kube,), labels=labels, server_label=True))
 
 
 def silent_starts() -> Iterator[World]:

@@ -104,6 +104,23 @@ class _LedgerOfLife:
 
 
 @dataclass(slots=True)
+class _MarkOfLife:
+    """The mark of the boot as one life has it."""
+
+    world: World
+    life: Life
+
+    def load(self) -> bytes | None:
+        return self.world.mark_file.load()
+
+    async def save(self, data: bytes) -> None:
+        self.life.check()
+        await asyncio.sleep(0.001)
+        self.life.check()
+        self.world.mark_file.save(data)
+
+
+@dataclass(slots=True)
 class _OnDisk:
     """The label queue's file as one life has it: a sync takes its time, and sometimes seconds."""
 
@@ -175,7 +192,12 @@ class Life:
                 switch=_SwitchFiles(world),
                 hooks=NoHooks(),  # type: ignore[arg-type]
             ),
-            Files(_LedgerOfLife(world, self), _OnDisk(world, self), PlainDisk()),
+            Files(
+                _LedgerOfLife(world, self),
+                _MarkOfLife(world, self),
+                _OnDisk(world, self),
+                PlainDisk(),
+            ),
             Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
             Rules(world.timing, ALWAYS_LOCAL),
             runtime=Runtime(world.boottime, world.wall, rng, log),
@@ -247,6 +269,7 @@ class World:
         self.disk_full = False
         self._hold = False
         self.ledger_file = Memory(self)
+        self.mark_file = Memory(self)
         self.labels_file = Memory(self)
         self.hold_file = Memory(self)
         self.promised_file = Memory(self)

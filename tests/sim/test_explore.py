@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from kubesyncd.core import absorb
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner
 from tests.sim import model
 from tests.sim.explore import EVERYTHING, MENUS, UNWELL, Walk, explore
@@ -14,6 +15,7 @@ from tests.sim.model import (
     World,
     crashing_starts,
     failing_starts,
+    landing_starts,
     silent_starts,
     slow_starts,
     starts,
@@ -59,6 +61,28 @@ def test_everything_near_a_feature_that_kube_runs_keeps_every_promise(
 @pytest.mark.parametrize("start", list(slow_starts()), ids=_named)
 def test_a_docker_start_that_takes_long_keeps_every_promise(start: World) -> None:
     assert explore(frozenset({"fallback", "redis"}), start, most=NEAR).states > NEAR, LOST
+
+
+@pytest.mark.parametrize("start", list(slow_starts()), ids=_named)
+def test_a_daemon_that_is_killed_during_a_docker_start_keeps_every_promise(start: World) -> None:
+    assert explore(frozenset({"restart"}), start, most=NEAR).states > NEAR, LOST
+
+
+def test_a_start_that_lands_after_its_daemon_was_killed_is_found_without_the_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(absorb, "still_asked", lambda *_: None)
+    model.look.cache_clear()
+    try:
+        with pytest.raises(Broken, match="S1: a docker start ends while a kube container owns the feature"):
+            explore(frozenset({"restart"}), next(landing_starts()), most=NEAR)
+    finally:
+        model.look.cache_clear()
+
+
+@pytest.mark.parametrize("start", list(landing_starts()), ids=_named)
+def test_a_kube_container_is_not_admitted_while_docker_may_still_start_the_local_one(start: World) -> None:
+    assert explore(frozenset({"restart"}), start, most=NEAR).states > NEAR, LOST
 
 
 @pytest.mark.parametrize("start", WAITING[::2], ids=_named)

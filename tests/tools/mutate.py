@@ -47,6 +47,7 @@ PLANS = (
 TESTS = {
     "absorb": ("core/test_record", "core/test_registration", *PLANS),
     "actions": PLANS,
+    "asked_start": ("core/test_asked_start",),
     "certificate_life": ("core/test_certificate_life",),
     "conditions": ("core/test_conditions", "core/test_way_back", "core/test_gate", "core/test_stray"),
     "config_load": ("core/test_config_load",),

@@ -21,7 +21,7 @@ ATTRIBUTES_MAX = 15
 # one observation and of one container, and the objects of the wire protocol.
 VALUES = {
     "Timing": 25,
-    "Record": 32,
+    "Record": 34,
     "Observation": 20,
     "ContainerDescription": 16,
     "Container": 16,

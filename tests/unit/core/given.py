@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd.core.absorb import absorb
+from kubesyncd.core.asked_start import AskedStart
+from kubesyncd.core.doubt import Doubt
 from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health
 from kubesyncd.core.model import (
@@ -124,6 +126,8 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         unstartable=(local_id, "2026-01-29T00:00:00Z", "no such program"),
         unpause=True,
         gates=(GateWatch(kube_id, 13.0, asked=True),),
+        start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
+        doubt=Doubt(lost=True, since=97.0, containers=(kube_id,)),
         owner=Owner.KUBE,
         owner_ts=1790000000,
     )

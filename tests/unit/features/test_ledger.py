@@ -253,7 +253,7 @@ def test_a_name_that_could_not_be_a_feature_is_left_out() -> None:
     ],
 )
 def test_an_unreadable_file_is_an_empty_ledger_and_a_sentence(data: bytes) -> None:
-    ledger, problem = loaded(data)
+    ledger, problem = loaded(data, "another-boot")
     assert "is not used" in problem
     assert len(problem) < 200
     assert (ledger.first, ledger.records, ledger.config_loaded) == (True, {}, False)
@@ -263,8 +263,11 @@ def test_another_version_is_not_read() -> None:
     tree = json.loads(written())
     tree["version"] = 2
     ledger, problem = loaded(json.dumps(tree).encode())
-    assert problem == "the ledger has version 2, not 1; it is not used"
-    assert ledger.records == {}
+    assert problem.startswith("the ledger has version 2, not 1, although this boot is not new; what runs")
+    assert (ledger.records, ledger.lost, ledger.first) == ({}, True, False)
+    other = Ledger(PlainDisk(PlainFile(json.dumps(tree).encode())), "another-boot")
+    assert other.load() == "the ledger has version 2, not 1; it is not used"
+    assert (other.lost, other.first) == (False, True)
 
 
 WRONG = {
@@ -295,7 +298,8 @@ def test_a_value_of_the_wrong_type_spoils_the_ledger_not_the_daemon(part: str, k
     tree["features"]["snmp"][part][key] = WRONG[part][key]
     ledger, problem = loaded(json.dumps(tree).encode())
     assert problem.startswith("the ledger cannot be read (")
-    assert len(problem) < 150
+    assert ledger.lost, "it names this boot"
+    assert len(problem) < 260
     assert (ledger.records, ledger.configs) == ({}, {})
     # What was thought to be known is known no more: the next save is written.
     file = PlainFile()

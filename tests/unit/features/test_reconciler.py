@@ -13,7 +13,7 @@ from kubesyncd.features import executor
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.waiters import GONE
-from kubesyncd.ports import Unavailable
+from kubesyncd.ports import NotSent, Refused, Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
 from tests.unit.core.given import local, up
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pytest
 
     from kubesyncd.core.verbs import Outcome, Verb
+    from kubesyncd.ports import PortError
 
 
 async def carried_out(reconciler: Reconciler, verb: Verb) -> Outcome:
@@ -70,6 +71,56 @@ async def test_a_start_of_a_replaced_container_observes_again_and_succeeds() -> 
     outcome = await carried_out(reconciler, Start())
     assert outcome.code == 0, outcome
     assert world.row.docker_id == NEW
+
+
+def test_a_docker_start_is_stored_before_docker_is_asked_and_until_its_outcome_is_known() -> None:
+    """No answer and a lost connection leave it open; a refusal, a success and a call that was not sent do not."""
+    outcomes: list[tuple[PortError | None, bool]] = [
+        (None, False),
+        (Refused("Docker", "no such program"), False),
+        (NotSent("Docker", "connection refused"), False),
+        (Unavailable("Docker", "no answer within 60 s"), True),
+    ]
+
+    async def story(answer: PortError | None, *, kept: bool) -> None:
+        world = World((replace(local(running=False), id=NEW),))
+        stored: list[bool] = []
+
+        async def start(container_id: str) -> None:
+            assert container_id == NEW
+            stored.append(marked(world))
+            if answer is not None:
+                raise answer
+            world.containers = (replace(local(), id=NEW),)
+
+        world.start = start  # type: ignore[method-assign]
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        starting = asyncio.create_task(reconciler.carry_out(Start()))
+        async with asyncio.timeout(60):
+            while not stored or marked(world) is not kept:
+                await asyncio.sleep(0.001)
+        starting.cancel()
+        running.cancel()
+        await asyncio.wait([running, starting])
+        assert stored[0], "it is in the file when Docker is asked"
+
+    for answer, kept in outcomes:
+        loop.run(story(answer, kept=kept))
+
+
+def marked(world: World) -> bool:
+    """Whether the file says that Docker was asked for a start."""
+    ledger = Ledger(PlainDisk(world.file), "boot")
+    ledger.load()
+    return ledger.records["snmp"].start is not None
+
+
+async def test_a_start_needs_no_file() -> None:
+    world = World((replace(local(running=False), id=NEW),))
+    world.file.full = True
+    assert (await carried_out(reconciler_in(world), Start())).code == 0
+    assert world.containers[0].running
 
 
 async def test_a_verb_under_way_is_answered_when_the_feature_is_uninstalled() -> None:
