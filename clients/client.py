@@ -170,7 +170,9 @@ def wait(verb, args):
 def identify(verb, args):
     """Print the ID of the container that runs a feature."""
     name = one_name(verb, options(verb, args, ())[1])
-    return ask([verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name], take=printed)
+    return ask(
+        [verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name], take=printed
+    )
 
 
 def inspect(verb, args):
@@ -365,7 +367,9 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
     begin, met, busy = clock(), False, ""
     while True:
         sock, there = connect(socks)
-        code, heard, reply = converse(sock, request, begin + bound_s, take) if sock else (None, False, Reply())
+        code, heard, reply = (
+            converse(sock, request, begin + bound_s, take) if sock else (None, False, Reply())
+        )
         if code is not None:
             return code
         met, busy, now = met or heard, reply.busy or busy, clock()
@@ -575,7 +579,7 @@ def daemon_runs():
         try:
             posix.kill(pid, LOOK)
         except OSError:
-            pass  # not allowed to this user; the daemon looks by itself, a little later
+            return True  # not allowed to this user; the daemon looks by itself, a little later
     return bool(pid)
 
 
@@ -604,7 +608,6 @@ def say_docker(arguments):
     """Say that docker does what was asked of the daemon."""
     line = f"container: {arguments[-1]}: kubesyncd is not running; docker {arguments[0]} is used"
     say(sys.stderr, line.encode())
-
 
 
 def only_if_local(name):

@@ -875,7 +875,9 @@ class Closing(Full):
 
 @pytest.mark.parametrize("kind", [Full, Closing])
 @pytest.mark.slow("waits for longer than a first contact may take")
-def test_a_daemon_that_listens_and_takes_no_request_is_not_bypassed(one_switch: Switch, kind: type[Full]) -> None:
+def test_a_daemon_that_listens_and_takes_no_request_is_not_bypassed(
+    one_switch: Switch, kind: type[Full]
+) -> None:
     busy = kind(one_switch.host.path)
     begun = [asking(one_switch, 4.0, verb, "snmp") for verb in ("start", "stop", "kill")]
     waiter = one_switch.begin("container", "wait", "snmp")
@@ -916,7 +918,13 @@ def test_a_busy_daemon_says_when_to_ask_again(one_switch: Switch) -> None:
     busy, usual = one_switch.said_to("sleep") or ["", ""]
     assert busy == "7.25"
     assert float(usual) < 1.7
-    assert [CLIENT.seconds(text) for text in (b"7.25", b"-1", b"1e9", b"x", b"nan")] == [7.25, 0.1, 60, 0.1, 0.1]
+    assert [CLIENT.seconds(text) for text in (b"7.25", b"-1", b"1e9", b"x", b"nan")] == [
+        7.25,
+        0.1,
+        60,
+        0.1,
+        0.1,
+    ]
 
 
 def test_output_counts_once_its_result_has_arrived(one_switch: Switch) -> None:
