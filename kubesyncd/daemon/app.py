@@ -27,6 +27,7 @@ from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.daemon.wiring import build
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
 from kubesyncd.runtime.clock import boot_id
+from kubesyncd.runtime.lock_holder import LOOK
 from kubesyncd.runtime.sdnotify import notify, watchdog_s
 from kubesyncd.runtime.state_files import StateFile
 
@@ -56,8 +57,6 @@ class _Ended(Exception):
 
 
 _SIGNALS = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.RELOAD}
-# From a client that finds no socket. A process that does not expect it ignores it.
-_LOOK = signal.SIGURG
 _END_S_MAX = 10.0
 
 
@@ -103,7 +102,7 @@ class _Places:
     def __init__(self, locks: tuple[RunLock, ...]) -> None:
         self._locks = locks
         self._endpoints: list[Endpoint] = []
-        asyncio.get_running_loop().add_signal_handler(_LOOK, self.look)
+        asyncio.get_running_loop().add_signal_handler(LOOK, self.look)
 
     def listen(self, endpoints: Callable[[Server], list[Endpoint]], server: Server) -> None:
         """Begin to serve the sockets."""
@@ -126,7 +125,7 @@ class _Places:
 
     def close(self) -> list[Endpoint]:
         """Stop listening; return the sockets that were closed."""
-        asyncio.get_running_loop().remove_signal_handler(_LOOK)
+        asyncio.get_running_loop().remove_signal_handler(LOOK)
         endpoints, self._endpoints = self._endpoints, []
         for endpoint in endpoints:
             endpoint.close()
