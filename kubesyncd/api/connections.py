@@ -45,7 +45,7 @@ class Connections:
     """The tasks that serve open connections, by socket. `most`: of one socket."""
 
     def __init__(self, most: int = CONNECTIONS_MAX) -> None:
-        self._most = most
+        self.most = most
         self._open = {role: _Held() for role in Role}
 
     def counts(self) -> dict[str, int]:
@@ -55,7 +55,7 @@ class Connections:
     def add(self, role: Role, task: asyncio.Task[Any]) -> None:
         """Record that `task` serves a connection. Raises AtLimit where the socket has too many."""
         tasks = self._open[role].tasks
-        if len(tasks) >= self._most:
+        if len(tasks) >= self.most:
             raise AtLimit(f"{len(tasks)} connections are open")
         tasks[task] = ""
 
@@ -73,7 +73,7 @@ class Connections:
         waits = self._open[role].waits
         if waits[feature] >= WAITING_FOR_ONE_MAX:
             raise AtLimit(f"{waits[feature]} clients wait for {feature}", waits=True)
-        if (count := waits.total()) >= int(self._most * WAITING_SHARE):
+        if (count := waits.total()) >= int(self.most * WAITING_SHARE):
             raise AtLimit(f"{count} clients wait for features", waits=True)
         waits[feature] += 1
         try:
