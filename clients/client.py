@@ -12,8 +12,12 @@ from _socket import AF_UNIX, SOCK_STREAM, socket, timeout
 HOST_SOCK = posix.environ.get(b"KUBESYNCD_HOST_SOCK", b"/run/kubesyncd/host.sock")
 CONTAINER_SOCK = posix.environ.get(b"KUBESYNCD_CONTAINER_SOCK", b"/run/kubesyncd/container/container.sock")
 LEDGER = posix.environ.get(b"KUBESYNCD_LEDGER", b"/run/kubesyncd/features.json")
-# Created in the ledger's folder by a package that is being removed: no daemon will answer again.
-GONE = LEDGER.rpartition(b"/")[0] + b"/removed"
+# A running daemon holds a lock on both folders; the first one a cleaner may remove.
+RUN_DIR = LEDGER.rpartition(b"/")[0]
+STATE_DIR = posix.environ.get(b"KUBESYNCD_STATE", b"/var/lib/kubesyncd")
+LOCKS = b"/proc/locks"
+# Created there by a package that is being removed: no daemon will answer again.
+GONE = RUN_DIR + b"/removed"
 # Set by a waiter for itself when it asks again: the number of tries, and whether the daemon has ever answered. Without
 # an answer the waiter uses docker.
 ASKED = b"KUBESYNCD_ASKED"
@@ -31,6 +35,11 @@ FOREVER_S = float("inf")
 REASON_MAX = 200  # characters; a longer reason is cut
 RECV_S_MAX = 1000000  # poll() counts milliseconds in 32 bits
 REPLY_LINE_MAX = 1 << 16
+REPLY_MAX = 1 << 20
+AGAIN_S = 0.1
+AGAIN_S_MAX = 60
+LOOK_S = 0.5
+LOOK = 23  # SIGURG, which a process ignores that does not expect it
 
 FAILED, USAGE, UNAVAILABLE, TIMED_OUT, NOT_ALLOWED, INTERRUPTED = 1, 64, 69, 75, 77, 130
 
@@ -55,16 +64,18 @@ EXEC_OPTIONS = (("-e", "--env", "--env-file", "-u", "--user", "-w", "--workdir",
 # Waiting costs a shell 0.2 MiB and Python 4. The shell reads the reply, and at an end of stream without
 # a result becomes this script again: the same process, so systemd does not notice a daemon's restart.
 WAITER = r"""
+again=
 while IFS= read -r line; do
   export KUBESYNCD_MET=1
   case $line in
+    "A "*) again=${line#A } ;;
     "R "*) exit "${line#R }" ;;
     "O "*) printf "%s\n" "${line#O }" ;;
     "E "*) printf "%s\n" "${line#E }" >&2 ;;
     "S "*) [ -z "$NOTIFY_SOCKET" ] || systemd-notify --status="${line#S }" </dev/null ;;
   esac
 done
-sleep "$1" || sleep 1
+sleep "${again:-$1}" || sleep 1
 shift
 exec "$@"
 """
@@ -80,7 +91,7 @@ class ClientError(Exception):
 
 
 class AbsentError(ClientError):
-    """The daemon is absent, or has been for FIRST_CONTACT_S."""
+    """No daemon runs, for FIRST_CONTACT_S at least."""
 
     def __init__(self, name):
         super().__init__(UNAVAILABLE, f"{name}: kubesyncd is not running; run systemctl start kubesyncd")
@@ -151,6 +162,7 @@ def wait(verb, args):
         follow = granted(name) if gone() else ""
         if not follow:
             only_if_local(name)
+            say_docker(["wait", name])
         become(SHELLS, ["sh", "-c", DOCKER_WAIT, "container", follow or name])
         raise ClientError(UNAVAILABLE, f"{name}: no shell to wait in; install /bin/sh") from None
 
@@ -158,7 +170,9 @@ def wait(verb, args):
 def identify(verb, args):
     """Print the ID of the container that runs a feature."""
     name = one_name(verb, options(verb, args, ())[1])
-    return ask([verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name], take=printed)
+    return ask(
+        [verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name], take=printed
+    )
 
 
 def inspect(verb, args):
@@ -212,7 +226,7 @@ def state(verb, args):
         # A local container starts without permission, and Docker sees its end too.
         if failure.code not in (UNAVAILABLE, TIMED_OUT):
             raise
-        say(sys.stderr, f"container: {name}: kubesyncd is not running; continued without it".encode())
+        say(sys.stderr, f"container: {str(failure).partition(';')[0]}; continued without it".encode())
         return 0
 
 
@@ -316,6 +330,11 @@ def shown(text):
     return ascii(text if len(text) <= 40 else text[:37] + "...")
 
 
+def printable(path):
+    """Return a path for a message."""
+    return path.decode(errors="replace") if isinstance(path, bytes) else path
+
+
 def say(stream, line):
     """Write one line at once; return whether that was possible. A closed stream is None.
 
@@ -343,26 +362,47 @@ def printed(line):
 def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None):
     """Ask until there is a result, and return it. Output is printed, or given to `take` line by line.
 
-    With `docker`, this process becomes that docker command when the daemon is absent; without, AbsentError is raised.
+    With `docker`, this process becomes that docker command where no daemon runs; without, AbsentError is raised.
     """
-    begin, met = clock(), False
+    begin, met, busy = clock(), False, ""
     while True:
         sock, there = connect(socks)
-        code, heard = converse(sock, request, begin + bound_s, take) if sock else (None, there)
+        code, heard, reply = (
+            converse(sock, request, begin + bound_s, take) if sock else (None, False, Reply())
+        )
         if code is not None:
             return code
-        met = met or heard
-        if clock() >= begin + (bound_s if met else FIRST_CONTACT_S):
+        met, busy, now = met or heard, reply.busy or busy, clock()
+        runs = there or (now >= begin + FIRST_CONTACT_S and daemon_runs())
+        if now >= begin + (bound_s if runs or met else FIRST_CONTACT_S):
             break
-        pause()
+        pause(min(reply.again_s if there or not runs else LOOK_S, begin + bound_s - now))
     subject = "kubernetes" if request[0] in ("join", "reset") else request[1]
-    if met:
-        what = f"no answer from kubesyncd within {bound_s} s; see systemctl status kubesyncd"
-        raise ClientError(TIMED_OUT if there else UNAVAILABLE, f"{subject}: {what}")
+    if runs and not there:
+        raise unreachable(subject, socks)
+    if there or met:
+        raise unanswered(subject, bound_s, there, busy, changes=take is None)
     if docker is None:
         raise AbsentError(subject)
     only_if_local(subject)
+    if take is None:
+        say_docker(docker)
     return become_docker(docker)
+
+
+def unanswered(subject, bound_s, there, busy, changes):
+    """Return the error for a daemon that has not answered in time. What it does with the request is not known."""
+    what = f"no answer from kubesyncd within {bound_s} s{f' ({busy})' if busy else ''}"
+    if changes:
+        what += ", so it may not be done"
+    fix = "see systemctl status kubesyncd, then ask again"
+    return ClientError(TIMED_OUT if there else UNAVAILABLE, f"{subject}: {what}; {fix}")
+
+
+def unreachable(subject, socks):
+    """Return the error for a daemon that runs, and whose sockets are gone."""
+    what = f"kubesyncd runs, but its socket {printable(socks[0])} is gone or closed"
+    return ClientError(UNAVAILABLE, f"{subject}: {what}; run systemctl restart kubesyncd")
 
 
 def wait_for(request, socks):
@@ -382,7 +422,9 @@ def wait_for(request, socks):
         raise AbsentError(request[1])
     while not (there or met):
         if clock() >= until:
-            raise AbsentError(request[1])
+            if not daemon_runs():
+                raise AbsentError(request[1])
+            break
         pause()
         sock, there = connect(socks)
     if sock and send(sock, request):
@@ -409,8 +451,7 @@ def connect(socks):
             return connect_once(socks)
         except PermissionError as denied:
             if clock() >= until:
-                path = shown(denied.filename.decode(errors="replace"))
-                line = f"{path}: permission denied; use sudo, or join its group"
+                line = f"{printable(denied.filename)}: permission denied; use sudo, or join its group"
                 raise ClientError(NOT_ALLOWED, line) from None
         pause()
 
@@ -444,15 +485,47 @@ def send(sock, request):
         return False
 
 
+class Reply:
+    """What a daemon has said, line by line. Its output counts once the result has arrived: others ask again."""
+
+    def __init__(self):
+        self.lines, self.size, self.status = [], 0, b""
+        self.busy, self.again_s = "", AGAIN_S
+
+    def add(self, line):
+        """Take a line; return the exit code where it is the result."""
+        kind, text = line[:2], line[2:]
+        # As in the daemon's own reader: Python converts no number of thousands of digits.
+        if kind == b"R " and text.isdigit() and len(text) <= 3 and int(text) <= 255:
+            return int(text)
+        if kind == b"S ":
+            self.status = text
+            show_status(text)
+        elif kind == b"A ":
+            self.busy, self.again_s = self.status.decode(errors="replace"), seconds(text)
+        elif kind in (b"O ", b"E "):
+            self.size += len(line)
+            self.lines.append(line)
+        return None
+
+    def tell(self, take):
+        """Print the output, or give it to `take`."""
+        for line in self.lines:
+            if line[:2] == b"E ":
+                say(sys.stderr, line[2:])
+            else:
+                take(line[2:]) if take else say(sys.stdout, line[2:])
+
+
 def converse(sock, request, until, take):
-    """Return the result of one request, and whether the daemon has read the request.
+    """Return the result of one request, whether the daemon has read the request, and its whole Reply.
 
     A result of None: the stream has ended without one, so ask again. The kernel resets a request that the daemon has
-    not read; where the stream just ends, or time is up, it was read.
+    not read; where the stream just ends, or time is up, it was read. A daemon at its limits may answer unasked.
     """
-    rest, heard = b"", False
-    alive = send(sock, request)
-    while alive:
+    rest, heard, reply = b"", False, Reply()
+    send(sock, request)
+    while reply.size <= REPLY_MAX and len(rest) <= REPLY_LINE_MAX:
         try:
             chunk = receive(sock, until)
         except ConnectionError:
@@ -460,13 +533,21 @@ def converse(sock, request, until, take):
         heard = True
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            kind, text = line[:2], line[2:]
-            # As in the daemon's own reader: Python converts no number of thousands of digits.
-            if kind == b"R " and text.isdigit() and len(text) <= 3 and int(text) <= 255:
-                return int(text), heard
-            tell(kind, text, take)
-        alive = chunk and len(rest) <= REPLY_LINE_MAX
-    return None, heard
+            code = reply.add(line)
+            if code is not None:
+                reply.tell(take)
+                return code, True, reply
+        if not chunk:
+            break
+    return None, heard, reply
+
+
+def seconds(text):
+    """Return the seconds that a busy daemon asks a client to wait."""
+    try:
+        return min(max(AGAIN_S, float(text[:10])), AGAIN_S_MAX)
+    except ValueError:
+        return AGAIN_S
 
 
 def receive(sock, until):
@@ -478,13 +559,9 @@ def receive(sock, until):
         return b""
 
 
-def tell(kind, text, take):
-    """Print a line of the reply, give it to `take`, or pass it to systemd as the status."""
-    if kind == b"O ":
-        take(text) if take else say(sys.stdout, text)
-    elif kind == b"E ":
-        say(sys.stderr, text)
-    elif kind == b"S " and b"NOTIFY_SOCKET" in posix.environ:
+def show_status(text):
+    """Pass a status line to systemd."""
+    if b"NOTIFY_SOCKET" in posix.environ:
         command = [b"systemd-notify", b"--status=" + text]
         try:
             posix.waitpid(posix.posix_spawnp(command[0], command, posix.environ), 0)
@@ -493,6 +570,44 @@ def tell(kind, text, take):
 
 
 # Absent daemon.
+
+
+def daemon_runs():
+    """Return whether a daemon runs, although its sockets take no connection. It is asked to look at them."""
+    pid = lock_holder()
+    if pid:
+        try:
+            posix.kill(pid, LOOK)
+        except OSError:
+            return True  # not allowed to this user; the daemon looks by itself, a little later
+    return bool(pid)
+
+
+def lock_holder():
+    """Return the process that holds the daemon's lock on a folder of its; 0 without one."""
+    try:
+        with open(LOCKS, "rb") as file:
+            # 1: FLOCK ADVISORY WRITE 812 00:1a:5678 0 EOF
+            locks = [words for words in map(bytes.split, file) if words[1:2] == [b"FLOCK"] and len(words) > 5]
+    except OSError:
+        return 0
+    for folder in (RUN_DIR, STATE_DIR):
+        try:
+            at = posix.stat(folder)
+            place = b"%02x:%02x:%d" % (posix.major(at.st_dev), posix.minor(at.st_dev), at.st_ino)
+            for words in locks:
+                # Any user could lock the folder; only the daemon's counts, or one's own.
+                if words[5] == place and posix.stat(b"/proc/" + words[4]).st_uid in (0, posix.geteuid()):
+                    return int(words[4])
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def say_docker(arguments):
+    """Say that docker does what was asked of the daemon."""
+    line = f"container: {arguments[-1]}: kubesyncd is not running; docker {arguments[0]} is used"
+    say(sys.stderr, line.encode())
 
 
 def only_if_local(name):
@@ -562,8 +677,8 @@ def jitter():
     return 0.5 + posix.urandom(1)[0] / 512
 
 
-def pause():
-    """Sleep for a moment before asking again."""
+def pause(seconds=AGAIN_S):
+    """Sleep for half of these seconds to all of them before asking again."""
     import time
 
-    time.sleep(0.1 * jitter())
+    time.sleep(max(seconds, 0) * jitter())

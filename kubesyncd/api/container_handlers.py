@@ -62,7 +62,8 @@ class ContainerHandlers:
         reconciler = self._reconcilers.get(peer.feature)
         reconciler.dirty.set()
         if what == "up" and peer.owner is Owner.KUBE:
-            await reconciler.waiters.admitted(request.peer.container_id)
+            with request.waiting(peer.feature):
+                await reconciler.waiters.admitted(request.peer.container_id)
         return Reply()
 
     async def _health(self, request: Request, name: str, *, well: bool, reason: str) -> Reply:

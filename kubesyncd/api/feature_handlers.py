@@ -92,7 +92,8 @@ class FeatureHandlers:
 
     async def _wait(self, request: Request) -> Reply:
         reconciler = await self._reconciler(request)
-        return Reply(await reconciler.waiters.ended(request.say))
+        with request.waiting(reconciler.name):
+            return Reply(await reconciler.waiters.ended(request.say))
 
     async def _id(self, request: Request) -> Reply:
         """Reply with the ID of the container that runs the feature."""

@@ -10,6 +10,7 @@ from kubesyncd.core import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from kubesyncd.api.peer import Peer
 
@@ -23,12 +24,16 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A decoded request and its peer; `say` sends a status line at once."""
+    """A decoded request and its peer; `say` sends a status line at once.
+
+    `waiting`: what a handler enters before it waits for a feature without a limit of time; raises AtLimit.
+    """
 
     arguments: list[str]
     peer: Peer
     role: Role
     say: Callable[[str], None]
+    waiting: Callable[[str], AbstractContextManager[None]]
 
     def argument(self, index: int, default: str = "") -> str:
         """Return the argument at `index`; `default` where the request is shorter."""
@@ -57,6 +62,17 @@ class Denied(Exception):
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.err)
         self.reply = reply
+
+
+class AtLimit(Exception):
+    """A limit keeps the daemon from the request; the message names it. The client asks again.
+
+    `waits`: only requests that wait for a feature are affected.
+    """
+
+    def __init__(self, why: str, *, waits: bool = False) -> None:
+        super().__init__(why)
+        self.waits = waits
 
 
 def failure(code: int, name: str, text: str) -> Reply:

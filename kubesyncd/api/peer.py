@@ -19,6 +19,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubesyncd.api.messages import AtLimit
+
 # A cgroup's last step for a container: docker's and the kubelet's plain ID, or a systemd scope such as
 # docker-<id>.scope, cri-containerd-<id>.scope, or kubepods-pod<uid>.slice:cri-containerd:<id>.
 _CONTAINER_STEP = re.compile(r"(?:[^/]*[-:])?([0-9a-f]{64})(?:\.scope)?")
@@ -27,6 +29,7 @@ _CREDENTIALS = struct.Struct("3i")
 _SO_PEERPIDFD = 77
 _FD = struct.Struct("i")
 _PROC_FILE_BYTES_MAX = 64 * 1024
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class PeerGone(Exception):
@@ -47,7 +50,7 @@ class Peer:
 
 
 def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
-    """Identify the peer of `sock`, one end of a connected Unix socket. Raises PeerGone.
+    """Identify the peer of `sock`, one end of a connected Unix socket. Raises PeerGone, AtLimit.
 
     The process is checked before and after its cgroup is read: if it ended in between, its number may belong to
     another process. Where the kernel supports it, a process that ended before the first check is detected too.
@@ -76,6 +79,7 @@ def _has_ended(sock: socket.socket) -> bool:
     try:
         (pidfd,) = _FD.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _FD.size))
     except OSError as error:
+        _check_exhausted(error)
         return error.errno in (errno.ESRCH, errno.ENODATA)
     try:
         poll = select.poll()
@@ -146,6 +150,13 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(_PROC_FILE_BYTES_MAX).decode(errors="replace")
     except OSError as error:
+        _check_exhausted(error)
         raise PeerGone(
             f"{path} cannot be read: {error.strerror}; the process has ended or is hidden"
         ) from error
+
+
+def _check_exhausted(error: OSError) -> None:
+    """Raise AtLimit where the daemon itself lacks descriptors or memory: that says nothing about the peer."""
+    if error.errno in _EXHAUSTED:
+        raise AtLimit(f"its clients cannot be identified: {error.strerror}") from error

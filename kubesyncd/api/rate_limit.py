@@ -9,9 +9,8 @@ CONTAINER_REQUESTS_PER_S = 5.0
 
 @dataclass(slots=True)
 class Caller:
-    """The recent requests of one container, or user: a bucket of tokens, and its open connections."""
+    """The recent requests of one container, or user: a bucket of tokens."""
 
-    open: int = 0
     tokens: float = CONTAINER_REQUESTS_PER_S
     at: float | None = None
 

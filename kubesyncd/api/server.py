@@ -10,10 +10,12 @@ import asyncio
 import select
 from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from kubesyncd.api.connections import CALLER_CONNECTIONS_MAX, PROCESS_CONNECTIONS_MAX
 from kubesyncd.api.handlers import refused
-from kubesyncd.api.messages import Denied, Reply, Request, Role, failure
+from kubesyncd.api.messages import AtLimit, Denied, Reply, Request, Role, failure
 from kubesyncd.api.peer import PeerGone
 from kubesyncd.api.rate_limit import Caller
 from kubesyncd.core import protocol
@@ -29,15 +31,24 @@ if TYPE_CHECKING:
     from kubesyncd.api.connections import Connections
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.peer import Peer
+    from kubesyncd.runtime.alerts import AlertLog
 
-# Limits for one container, or user of the host: open connections, and requests per time. Further requests wait.
-CONTAINER_CONNECTIONS_MAX = 16
-CONTAINERS_MAX = 1024
+# Containers, and users of the host, whose requests per time are limited.
+CALLERS_MAX = 1024
 REQUEST_S_MAX = 5.0
 REPLY_S_MAX = 10.0
+# A client sends its request as soon as it is connected.
+UNREAD_S_MAX = 0.05
 # A client that does not read its status lines gets no more of them.
 UNREAD_BYTES_MAX = 65536
 HALF_CLOSED_LOOK_S = 2.0
+# A refused client asks again after these seconds, more or less; one that would wait without a limit has time.
+AGAIN_S = 0.5
+WAIT_AGAIN_S = 10.0
+SPREAD = 0.618
+# Without a refusal for this long, the daemon is not busy any more.
+BUSY_QUIET_S = 30.0
+DROPPED_LINE_S = 10.0
 SENT_MORE = "more was sent than one request; open a connection for each request"
 
 
@@ -51,28 +62,32 @@ class Server:
         connections: Connections,
         identify: Callable[[socket.socket], Peer],
         log: FilteringBoundLogger,
+        alerts: AlertLog,
         clock: Callable[[], float],
     ) -> None:
         self._verbs = verbs
         self._identify = identify
         self._log = log
+        self._alerts = alerts
         self._clock = clock
         self._connections = connections
+        self._refusals, self._busy_at = 0, -BUSY_QUIET_S
+        self._dropped, self._dropped_at = 0, -DROPPED_LINE_S
         self._callers: OrderedDict[str, Caller] = OrderedDict()
 
     async def serve(self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: one request, one reply. Never raises."""
         task = asyncio.current_task()
-        if task is None or not self._connections.add(role, task):
-            writer.close()
-            return
+        assert task is not None, "a coroutine runs in a task"
         try:
-            reply = await self._respond(role, reader, writer)
-            if reply is not None:
-                writer.write(reply.encode())
+            answer = await self._answer(role, task, reader, writer)
+            if answer:
+                writer.write(answer)
                 async with asyncio.timeout(REPLY_S_MAX):
                     await writer.drain()
-        except (ConnectionError, TimeoutError, PeerGone):
+        except PeerGone as error:
+            self._note_dropped(str(error))
+        except (ConnectionError, TimeoutError):
             pass
         except asyncio.CancelledError:
             # Only `close` cancels this coroutine, and asyncio would log a cancelled handler as a failure.
@@ -87,26 +102,63 @@ class Server:
         """End every connection; clients ask the next daemon again."""
         await self._connections.close(REPLY_S_MAX)
 
+    def look(self) -> None:
+        """Note the end of a time in which requests were refused. Call this now and then."""
+        if self._clock() >= self._busy_at + BUSY_QUIET_S:
+            self._alerts.end("busy")
+
+    async def _answer(
+        self, role: Role, task: asyncio.Task[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes:
+        """Return what the client is answered; empty where it has gone."""
+        try:
+            self._connections.add(role, task)
+            reply = await self._respond(role, task, reader, writer)
+        except AtLimit as limit:
+            answer = self._busy(role, limit)
+            if not limit.waits:
+                # Not read yet, and a client that cannot send its request may not read the answer.
+                with suppress(TimeoutError, BadRequest):
+                    async with asyncio.timeout(UNREAD_S_MAX):
+                        await _read_request(reader)
+            return answer
+        return b"" if reply is None else reply.encode()
+
+    def _busy(self, role: Role, limit: AtLimit) -> bytes:
+        """Return the answer to a request that a limit keeps out, and raise one alert for all of them."""
+        self._busy_at = self._clock()
+        self._refusals += 1
+        holders = self._connections.holders(role)
+        text = f"{role.value} socket: {limit}; more are told to ask again; who holds connections: {holders}"
+        self._alerts.begin("busy", text)
+        # Clients that were refused together should not all ask again together.
+        again_s = (WAIT_AGAIN_S if limit.waits else AGAIN_S) * (1.0 + self._refusals * SPREAD % 1.0)
+        return protocol.busy(f"kubesyncd is busy: {limit}", again_s)
+
+    def _note_dropped(self, why: str) -> None:
+        """Log that the request of a client was dropped that had gone when it was to be identified."""
+        self._dropped += 1
+        if self._clock() >= self._dropped_at + DROPPED_LINE_S:
+            self._log.info("request_dropped", why=why, requests=self._dropped)
+            self._dropped, self._dropped_at = 0, self._clock()
+
     async def _respond(
-        self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, role: Role, task: asyncio.Task[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Reply | None:
-        """Return the reply to the connection's request; None where the client has gone."""
+        """Return the reply to the connection's request; None where the client has gone. Raises AtLimit."""
         peer = self._identify(writer.get_extra_info("socket"))
-        who = peer.container_id
-        if who is None and role is Role.CONTAINER and peer.uid:
+        most, who = CALLER_CONNECTIONS_MAX, ""
+        if peer.container_id is not None:
+            who = f"container {peer.container_id}"
+        elif role is Role.CONTAINER and peer.uid:
             # Any user of the host may connect there; none of them may block containers.
             who = f"uid {peer.uid}"
-        if who is None:
-            return await self._converse(role, peer, reader, writer)
-        caller = self._caller(who)
-        if caller.open >= CONTAINER_CONNECTIONS_MAX:
-            return None
-        caller.open += 1
-        try:
-            await asyncio.sleep(caller.delay_s(self._clock()))
-            return await self._converse(role, peer, reader, writer)
-        finally:
-            caller.open -= 1
+        else:
+            most = PROCESS_CONNECTIONS_MAX
+        self._connections.of_caller(role, task, who or f"pid {peer.pid} of uid {peer.uid}", most)
+        if who:
+            await asyncio.sleep(self._caller(who).delay_s(self._clock()))
+        return await self._converse(role, peer, reader, writer)
 
     async def _converse(
         self, role: Role, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -132,7 +184,8 @@ class Server:
             if writer.transport.get_write_buffer_size() < UNREAD_BYTES_MAX:
                 writer.write(protocol.status(text))
 
-        request = Request(arguments, peer, role, say)
+        waiting = partial(self._connections.waiting, role)
+        request = Request(arguments, peer, role, say, waiting)
         return await _unless_gone(self._run(verb, request), reader, writer.get_extra_info("socket"))
 
     async def _run(self, verb: Callable[[Request], Awaitable[Reply]], request: Request) -> Reply:
@@ -151,11 +204,8 @@ class Server:
     def _caller(self, who: str) -> Caller:
         caller = self._callers.setdefault(who, Caller())
         self._callers.move_to_end(who)
-        while len(self._callers) > CONTAINERS_MAX:
-            idle = next((c for c, known in self._callers.items() if not known.open), None)
-            if idle is None:
-                break
-            del self._callers[idle]
+        if len(self._callers) > CALLERS_MAX:
+            self._callers.popitem(last=False)
         return caller
 
 

@@ -45,7 +45,8 @@ class Switch:
         self.settings = settings
         self.problems = problems
         path = (environ or os.environ).get("KUBESYNCD_HOST_SOCK") or settings.sockets.host
-        self.daemon = DaemonClient(Path(path))
+        folders = Path(settings.paths.run_dir), Path(settings.paths.state_dir)
+        self.daemon = DaemonClient(Path(path), folders)
         self.redis = SwitchRedis(settings)
 
     def has_unit(self, feature: str) -> bool:

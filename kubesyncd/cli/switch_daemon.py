@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core import protocol
 from kubesyncd.ports import Forbidden, Unavailable
+from kubesyncd.runtime.lock_holder import ask_to_look, lock_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,10 +37,13 @@ class Declined(Exception):
 
 
 class DaemonClient:
-    """The requests of one command. `path`: the daemon's host socket."""
+    """The requests of one command. `path`: the daemon's host socket; `folders`: those that it holds a lock on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folders: tuple[Path, ...] = ()) -> None:
         self.path = path
+        self._folders = folders
+        # Why the daemon has refused a request for now.
+        self._busy = ""
 
     def ask(
         self, *arguments: str, within_s: float = ANSWER_S, say: Callable[[str], None] = lambda _: None
@@ -63,10 +67,12 @@ class DaemonClient:
     ) -> tuple[list[tuple[str, str]], int | None]:
         told = 0
         data = b""
-        with _daemon_edge(self.path), socket.socket(socket.AF_UNIX) as link:
+        with self._edge(), socket.socket(socket.AF_UNIX) as link:
             link.settimeout(_left(deadline))
             link.connect(str(self.path))
-            link.sendall(request)
+            # A daemon at its limits answers and closes without having read.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                link.sendall(request)
             while True:
                 link.settimeout(_left(deadline))
                 chunk = b""
@@ -81,6 +87,8 @@ class DaemonClient:
                         say(text)
                 told = len(lines)
                 if code is not None or not chunk or len(data) > REPLY_BYTES_MAX:
+                    if any(kind == "A" for kind, _ in lines):
+                        self._busy = "".join(text for kind, text in lines if kind == "S")
                     return lines, code
 
     def features(self, *, within_s: float = ANSWER_S) -> list[FeatureDescription]:
@@ -109,28 +117,32 @@ class DaemonClient:
         found: ClusterDescription = json.loads(self.ask("cluster")[0])
         return found
 
+    @contextmanager
+    def _edge(self) -> Iterator[None]:
+        path = self.path
+        try:
+            yield
+        except PermissionError as error:
+            raise Forbidden("kubesyncd", f"{path}: permission denied; use sudo, or join its group") from error
+        except TimeoutError as error:
+            why = f" ({self._busy})" if self._busy else ""
+            detail = f"the daemon does not answer in time{why}; look at: systemctl status kubesyncd"
+            raise Unavailable("kubesyncd", detail) from error
+        except OSError as error:
+            detail = f"the daemon is not running ({path}); start it: systemctl start kubesyncd"
+            if pid := lock_holder(self._folders):
+                ask_to_look(pid)
+                detail = f"the daemon runs, but {path} is gone or closed; ask again, or: systemctl restart kubesyncd"
+            raise Unavailable("kubesyncd", detail) from error
+        except protocol.BadRequest as error:
+            raise Unavailable("kubesyncd", f"{path} uses another protocol ({error})") from error
+
 
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
     return left
-
-
-@contextmanager
-def _daemon_edge(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        raise Forbidden("kubesyncd", f"{path}: permission denied; use sudo, or join its group") from error
-    except TimeoutError as error:
-        detail = "the daemon does not answer in time; look at: systemctl status kubesyncd"
-        raise Unavailable("kubesyncd", detail) from error
-    except OSError as error:
-        detail = f"the daemon is not running ({path}); start it: systemctl start kubesyncd"
-        raise Unavailable("kubesyncd", detail) from error
-    except protocol.BadRequest as error:
-        raise Unavailable("kubesyncd", f"{path} uses another protocol ({error})") from error
 
 
 def _plain(text: str) -> str:

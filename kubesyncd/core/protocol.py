@@ -3,7 +3,8 @@
 A request is UTF-8 arguments joined by NUL, the first one the protocol version, ended by a newline,
 at most `REQUEST_BYTES_MAX` bytes in all. The reply is lines: `O text` (standard output), `E text`
 (standard error), `S text` (status), and last `R code`. An end of stream before `R` means *ask again*,
-never *failed*. Plain enough for a POSIX shell's `read`.
+never *failed*; `A seconds` before it says after how long, and that the last status names a limit of the
+daemon's. Plain enough for a POSIX shell's `read`.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ def status(text: str) -> bytes:
     return _lines("S", " ".join(text.split()))
 
 
+def busy(text: str, again_s: float) -> bytes:
+    """Encode the answer of a daemon at its limits, to which no result follows: why, and when to ask again."""
+    return status(text) + _lines("A", f"{again_s:.3g}")
+
+
 def result(code: int) -> bytes:
     """Encode the last line: the client's exit code, 0 to 255."""
     assert 0 <= code <= 255, code
@@ -90,7 +96,7 @@ def decode_reply(data: bytes) -> tuple[list[tuple[str, str]], int | None]:
         kind, _, text = raw.decode(errors="replace").partition(" ")
         if kind == "R" and text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= 255:
             return replies, int(text)
-        if kind not in ("O", "E", "S"):
+        if kind not in ("O", "E", "S", "A"):
             raise BadRequest(f"unknown reply line {raw[:40]!a}")
         replies.append((kind, text))
     return replies, None

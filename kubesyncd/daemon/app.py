@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import random
+import resource
 import signal
 from contextlib import ExitStack, contextmanager
 from enum import Enum
@@ -17,26 +18,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd.api import peer
+from kubesyncd.api.connections import Connections, connections_max
 from kubesyncd.api.messages import Role
-from kubesyncd.core.protocol import REQUEST_BYTES_MAX
+from kubesyncd.daemon.endpoint import Endpoint
 from kubesyncd.daemon.parts import Boot
-from kubesyncd.daemon.sockets import BACKLOG, bind, only_daemon
+from kubesyncd.daemon.sockets import bind, only_daemon
 from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.daemon.wiring import build
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
 from kubesyncd.runtime.clock import boot_id
+from kubesyncd.runtime.lock_holder import LOOK
 from kubesyncd.runtime.sdnotify import notify, watchdog_s
 from kubesyncd.runtime.state_files import StateFile
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.api.peer import Peer
     from kubesyncd.api.server import Server
+    from kubesyncd.daemon.sockets import RunLock
     from kubesyncd.daemon.wiring import Wired
+    from kubesyncd.runtime.context import Runtime
     from kubesyncd.settings import Settings
 
 
@@ -52,6 +57,7 @@ class _Ended(Exception):
 
 
 _SIGNALS = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.RELOAD}
+_END_S_MAX = 10.0
 
 
 async def run(
@@ -69,14 +75,61 @@ async def run(
     """
     ending = _ending_signal()
     # Before any part is made: a second daemon must not touch a container or a file.
-    with only_daemon(Path(settings.paths.run_dir)), _sockets(settings, inherited) as sockets:
+    folders = Path(settings.paths.run_dir), Path(settings.paths.state_dir)
+    with only_daemon(*folders) as locks, _sockets(settings, inherited) as sockets:
         wired = build(settings, _begin_boot(settings, log), random.SystemRandom(), log)
+        places = _Places(locks)
+        tell = partial(_tell, refused)
         try:
-            daemon = Daemon(wired.parts, identify=identify, tell=partial(_tell, refused))
-            await _live(daemon, ending, log, partial(_listen, sockets), partial(_tell, refused))
+            daemon = Daemon(
+                wired.parts,
+                identify=identify,
+                tell=tell,
+                connections=Connections(connections_max(resource.getrlimit(resource.RLIMIT_NOFILE)[0])),
+                look=places.look,
+            )
+            endpoints = partial(_endpoints, settings, inherited, sockets, wired.parts.runtime)
+            await _live(daemon, ending, log, places, endpoints, tell)
         finally:
+            places.close()
             await _close(wired)
     return ending.result()
+
+
+class _Places:
+    """The daemon's places in the file system: the locks on its folders, and its sockets."""
+
+    def __init__(self, locks: tuple[RunLock, ...]) -> None:
+        self._locks = locks
+        self._endpoints: list[Endpoint] = []
+        asyncio.get_running_loop().add_signal_handler(LOOK, self.look)
+
+    def listen(self, endpoints: Callable[[Server], list[Endpoint]], server: Server) -> None:
+        """Begin to serve the sockets."""
+        self._endpoints = endpoints(server)
+        self.look()
+
+    def look(self) -> None:
+        """Put right what a cleaner of /run, or another program, has changed."""
+        for lock in self._locks:
+            lock.renew()
+        for endpoint in self._endpoints:
+            endpoint.look()
+
+    async def end(self, server: Server) -> None:
+        """Stop listening and end every connection; clients ask the next daemon again."""
+        endpoints = self.close()
+        await server.close()
+        for endpoint in endpoints:
+            await endpoint.ended(_END_S_MAX)
+
+    def close(self) -> list[Endpoint]:
+        """Stop listening; return the sockets that were closed."""
+        asyncio.get_running_loop().remove_signal_handler(LOOK)
+        endpoints, self._endpoints = self._endpoints, []
+        for endpoint in endpoints:
+            endpoint.close()
+        return endpoints
 
 
 def _tell(refused: str, *assignments: str) -> None:
@@ -111,14 +164,15 @@ async def _live(
     daemon: Daemon,
     ending: asyncio.Future[Ending],
     log: FilteringBoundLogger,
-    listen: Callable[[Server, Role], Awaitable[asyncio.Server]],
+    places: _Places,
+    endpoints: Callable[[Server], list[Endpoint]],
     tell: Callable[..., None],
 ) -> None:
     """Run all parts until a signal arrives."""
     try:
         async with asyncio.TaskGroup() as tasks:
             server = daemon.start(tasks, watchdog_s(os.environ))
-            listeners = [await listen(server, role) for role in Role]
+            places.listen(endpoints, server)
             # A full collection of all libraries' objects would stop the loop for 20 ms, in the midst of a hand-over.
             gc.collect()
             gc.freeze()
@@ -127,9 +181,7 @@ async def _live(
             why = await ending
             tell("STOPPING=1" if why is Ending.STOP else "RELOADING=1")
             log.info("ending", why=why.value)
-            for listener in listeners:
-                listener.close()
-            await server.close()
+            await places.end(server)
             raise _Ended  # noqa: TRY301 - this is how a task group is ended from inside
     except* _Ended:
         pass
@@ -155,18 +207,37 @@ def _socket(settings: Settings, inherited: Mapping[str, socket.socket], role: Ro
     from_systemd = inherited.get(role.value)
     if from_systemd is not None:
         return from_systemd.dup()
-    path = Path(getattr(settings.sockets, role.value))
+    return bind(*_place(settings, role))
+
+
+def _place(settings: Settings, role: Role) -> tuple[Path, int, str]:
+    """Return path, mode and group of a socket."""
     # Containers run as any user; users of the host socket have access to Docker anyway.
     mode, group = (0o666, "") if role is Role.CONTAINER else (0o660, settings.sockets.group)
-    return bind(path, mode, group)
+    return Path(getattr(settings.sockets, role.value)), mode, group
 
 
-async def _listen(sockets: Mapping[Role, socket.socket], server: Server, role: Role) -> asyncio.Server:
-    """Serve one of the sockets."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await server.serve(role, reader, writer)
-
-    return await asyncio.start_unix_server(
-        serve, sock=sockets[role], limit=REQUEST_BYTES_MAX, backlog=BACKLOG
-    )
+def _endpoints(
+    settings: Settings,
+    inherited: Mapping[str, socket.socket],
+    sockets: Mapping[Role, socket.socket],
+    runtime: Runtime,
+    server: Server,
+) -> list[Endpoint]:
+    """Serve the sockets."""
+    made = []
+    for role, sock in sockets.items():
+        path, mode, group = _place(settings, role)
+        ours = role.value not in inherited
+        made.append(
+            Endpoint(
+                sock,
+                path if ours else Path(sock.getsockname() or path),
+                mode,
+                group,
+                ours=ours,
+                serve=partial(server.serve, role),
+                alerts=runtime.alert_log(f"{role.value} socket"),
+            )
+        )
+    return made

@@ -1,4 +1,4 @@
-"""Bind the Unix sockets that clients connect to."""
+"""Bind the Unix sockets that clients connect to, and lock the folders that show that a daemon runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import fcntl
 import grp
 import os
 import socket
+import struct
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,45 +16,136 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BACKLOG = 1024
+FOLDER_MODE = 0o755
+STATE_MODE = 0o700
+_CREDENTIALS = struct.Struct("3i")
+# An access list (linux/posix_acl_xattr.h): its version; of each entry the kind, the rights, and whose they are.
+_ACL = "system.posix_acl_access"
+_ACL_VERSION = struct.pack("<I", 2)
+_ACL_ENTRY = struct.Struct("<HHI")
+_OWNER, _OWNERS_GROUP, _A_GROUP, _MASK, _OTHERS = 0x01, 0x04, 0x08, 0x10, 0x20
+_UNDEFINED = 0xFFFFFFFF
 
 
 class StartError(Exception):
     """The daemon cannot start; the message says why and what to do."""
 
 
-@contextmanager
-def only_daemon(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of the daemon that uses this folder. Raises StartError where another process holds it.
+class InUseError(Exception):
+    """Another process listens at the path; the message names it."""
 
-    Two daemons would both stop and start the same containers. The lock is on the folder itself: a new file needs space.
-    Where the folder cannot be made or locked, the daemon goes on without.
+
+class RunLock:
+    """The lock of the daemon that uses a folder, on the folder itself: a new file needs space."""
+
+    def __init__(self, folder: Path, mode: int) -> None:
+        self._folder = folder
+        self._mode = mode
+        self._fd = -1
+
+    def take(self) -> None:
+        """Lock the folder. Raises BlockingIOError where another process holds the lock, OSError for other reasons."""
+        make_folder(self._folder, self._mode)
+        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        self.release()
+        self._fd = fd
+
+    def renew(self) -> None:
+        """Lock the folder that is there now, where it is not the locked one any more."""
+        with suppress(OSError):
+            if not self._holds():
+                self.take()
+
+    def _holds(self) -> bool:
+        """Return whether the folder that is there now is the locked one. Raises OSError."""
+        try:
+            return self._fd >= 0 and os.path.samestat(os.fstat(self._fd), self._folder.stat())
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """End the lock."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+@contextmanager
+def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[RunLock, ...]]:
+    """Hold the lock of the daemon that uses these folders. Raises StartError where another process holds it.
+
+    Two daemons would both stop and start the same containers. Clients look for the lock before they go round the
+    daemon; the second folder's serves them where a cleaner of /run has removed the first. Where a folder cannot be made
+    or locked, the daemon goes on without.
     """
+    run = RunLock(run_dir, FOLDER_MODE)
+    locks = (run,) if state_dir is None else (run, RunLock(state_dir, STATE_MODE))
     try:
-        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield
-        return
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run.take()
     except BlockingIOError as error:
-        os.close(folder)
         raise StartError(f"{run_dir}: another kubesyncd uses this folder; stop it first") from error
     except OSError:
         pass
+    for lock in locks[1:]:
+        with suppress(OSError):
+            lock.take()
     try:
-        yield
+        yield locks
     finally:
-        os.close(folder)
+        for lock in locks:
+            lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPlace:
+    """What stands at a socket's path: which file in which folder, and who may use them."""
+
+    file: tuple[int, int]
+    mode: int
+    gid: int
+    folder: tuple[int, int]
+    folder_mode: int
+
+
+def place(path: Path) -> SocketPlace | None:
+    """Return what stands at `path`; None without a file. Raises OSError where that cannot be read."""
+    try:
+        file, folder = path.lstat(), path.parent.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return SocketPlace(
+        file=(file.st_dev, file.st_ino),
+        mode=file.st_mode & 0o7777,
+        gid=file.st_gid,
+        folder=(folder.st_dev, folder.st_ino),
+        folder_mode=folder.st_mode & 0o7777,
+    )
 
 
 def bind(path: Path, mode: int, group: str) -> socket.socket:
-    """Create a listening Unix socket of our own at `path`. Raises StartError where another daemon answers there."""
+    """Create a listening Unix socket of our own at `path`. Raises StartError where that is impossible."""
+    try:
+        return bound(path, mode, group)
+    except InUseError as error:
+        raise StartError(f"{path}: another kubesyncd answers there ({error}); stop it first") from error
+    except OSError as error:
+        raise StartError(
+            f"{path}: cannot listen there: {error.strerror}; check [sockets] in the settings"
+        ) from error
+
+
+def bound(path: Path, mode: int, group: str | int) -> socket.socket:
+    """Create a listening Unix socket at `path`. Raises InUseError where another process listens there, OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if _answers(path):
-            raise StartError(f"{path}: another kubesyncd answers there; stop it first")  # noqa: TRY301
+        make_folder(path.parent, FOLDER_MODE)
+        if (pid := listener_of(path)) is not None:
+            raise InUseError(f"process {pid}" if pid else "a process whose queue is full")  # noqa: TRY301
         with suppress(FileNotFoundError):
             path.unlink()
         # Clients must not connect before the mode is set.
@@ -61,28 +154,65 @@ def bind(path: Path, mode: int, group: str) -> socket.socket:
             sock.bind(str(path))
         finally:
             os.umask(before)
-        if group:
-            with suppress(KeyError, PermissionError):
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
-        path.chmod(mode)
+        set_rights(path, mode, group)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
-        return sock
-    except OSError as error:
-        sock.close()
-        raise StartError(
-            f"{path}: cannot listen there: {error.strerror}; check [sockets] in the settings"
-        ) from error
-    except StartError:
+    except BaseException:
         sock.close()
         raise
+    return sock
 
 
-def _answers(path: Path) -> bool:
-    """Return whether another process listens at `path`."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
+def set_rights(path: Path, mode: int, group: str | int) -> None:
+    """Set who may use the socket; a group that does not exist is left out. Raises OSError."""
+    path.chmod(mode)
+    if group == "":
+        return
+    with suppress(KeyError):
+        gid = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
+        try:
+            os.chown(path, -1, gid)
+        except PermissionError:
+            _share(path, mode, gid)
+
+
+def _share(path: Path, mode: int, gid: int) -> None:
+    """Give a group the rights in `mode` by an access list: the daemon's unit may not give a file to a group."""
+    entries = (
+        (_OWNER, mode >> 6, _UNDEFINED),
+        (_OWNERS_GROUP, mode >> 3, _UNDEFINED),
+        (_A_GROUP, mode >> 3, gid),
+        (_MASK, mode >> 3, _UNDEFINED),
+        (_OTHERS, mode, _UNDEFINED),
+    )
+    packed = b"".join(_ACL_ENTRY.pack(kind, rights & 7, whose) for kind, rights, whose in entries)
+    # Without access lists only the owner and root may use it.
+    with suppress(OSError):
+        os.setxattr(path, _ACL, _ACL_VERSION + packed)
+
+
+def make_folder(folder: Path, mode: int) -> None:
+    """Create the folder and its parents, whatever the umask is. Raises OSError."""
+    for each in (*reversed(folder.parents), folder):
+        if not each.is_dir():
+            with suppress(FileExistsError):
+                each.mkdir()
+                each.chmod(mode if each == folder else FOLDER_MODE)
+
+
+def listener_of(path: Path) -> int | None:
+    """Return the process that listens at `path`; None without one. Raises OSError.
+
+    It is the process that has called listen() last, by the kernel's word. 0: its queue of connections is full, so it
+    cannot be asked.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-    return True
+        except BlockingIOError:
+            return 0
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[0])

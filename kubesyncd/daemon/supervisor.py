@@ -43,7 +43,8 @@ RETURN_S = 1.0
 class Daemon:
     """One run of the daemon, between the ports and the sockets.
 
-    `identify` returns the peer of a socket; `tell` notifies systemd.
+    `identify` returns the peer of a socket; `tell` notifies systemd; `look` compares the sockets with their paths, now
+    and then.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Daemon:
         *,
         identify: Callable[[socket.socket], Peer],
         tell: Callable[[str], object] = lambda _: None,
+        connections: Connections | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._parts = parts
         self._ports = parts.ports
@@ -59,14 +62,16 @@ class Daemon:
         self._tell = tell
         self._log = parts.runtime.log
         self._timing = parts.rules.timing
-        connections = Connections()
+        connections = connections or Connections()
         self._server = Server(
             handlers(parts, connections),
             connections=connections,
             identify=identify,
             log=parts.runtime.log,
+            alerts=parts.runtime.alert_log("requests"),
             clock=parts.runtime.clock,
         )
+        self._look = look
         self._alerts = parts.runtime.alert_log("features")
         # Set while a configured feature may have no reconciler yet.
         self._unmet = asyncio.Event()
@@ -214,6 +219,7 @@ class Daemon:
         """Observe every feature once in `audit_s`, in case an event was missed."""
         while True:
             await asyncio.sleep(self._timing.audit_s)
+            self._look_around()
             await self._meet()
             # The cluster has an audit of its own.
             self._parts.join.wake()
@@ -237,6 +243,12 @@ class Daemon:
                 self._log.error("unwell", alert=True, hanging=hanging, lag_s=round(lag_s, 1))
                 continue
             self._tell("WATCHDOG=1")
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Look after the sockets and the limits of requests. Costs a few system calls, and no timer of its own."""
+        self._look()
+        self._server.look()
 
 
 class _StreamLog:

@@ -281,6 +281,7 @@ class Switch:
             "KUBESYNCD_HOST_SOCK": str(self.host_sock),
             "KUBESYNCD_CONTAINER_SOCK": str(self.container_sock),
             "KUBESYNCD_LEDGER": str(self.ledger),
+            "KUBESYNCD_STATE": str(self.folder / "state"),
         }
 
     def ask(self, *arguments: str) -> tuple[int, list[str]]:

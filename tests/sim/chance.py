@@ -92,6 +92,7 @@ class Fault(StrEnum):
     SLOW_CRASH = "a kube container lives a little longer than kube_stable_s and ends, again and again"
     LEDGER_SLOW = "the ledger's disk takes seconds for a write"
     START_LATE = "Docker carries out a start long after it was asked, also for a daemon that is gone"
+    CONNECTION_LIMIT = "the daemon is at its limit of connections"
 
 
 # Each of these draws from a random stream of its own, so that a storm in which it is not armed plays as it did before
@@ -117,6 +118,7 @@ OWN_STREAM = (
     Fault.SLOW_CRASH,
     Fault.LEDGER_SLOW,
     Fault.START_LATE,
+    Fault.CONNECTION_LIMIT,
 )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from kubesyncd.api.connections import CONNECTIONS_MAX, Connections
 from kubesyncd.core.model import FeatureConfig, MasterConfig, Timing
 from kubesyncd.daemon.parts import Boot, Files, Ports, Rules, assemble
 from kubesyncd.daemon.supervisor import Daemon
@@ -149,6 +150,7 @@ class Life:
         self.dead = False
         self.server: Server | None = None
         self._connections: list[asyncio.Task[None]] = []
+        self._limits = Connections()
         self._stopping = asyncio.Event()
         self.task = world.spawn(self._run())
 
@@ -160,10 +162,15 @@ class Life:
     def serve(self, role: Role, reader: asyncio.StreamReader, writer: Writer) -> None:
         """A client has connected."""
         assert self.server is not None
-        task = asyncio.create_task(self.server.serve(role, reader, writer))  # type: ignore[arg-type]
+        task = asyncio.create_task(self._serve(self.server, role, reader, writer))
         self._connections = [t for t in self._connections if not t.done()]
         self._connections.append(task)
         task.add_done_callback(lambda _: writer.close())
+
+    async def _serve(self, server: Server, role: Role, reader: asyncio.StreamReader, writer: Writer) -> None:
+        # Whether there is room for it is decided before it waits for anything.
+        self._limits.most = 0 if self._world.chance.strikes(Fault.CONNECTION_LIMIT) else CONNECTIONS_MAX
+        await server.serve(role, reader, writer)  # type: ignore[arg-type]
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -205,7 +212,7 @@ class Life:
             join=NoJoin(),  # type: ignore[arg-type]
             restorer=NoRestorer(),  # type: ignore[arg-type]
         )
-        daemon = Daemon(parts, identify=_identify)
+        daemon = Daemon(parts, identify=_identify, connections=self._limits)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.server = daemon.start(tasks)

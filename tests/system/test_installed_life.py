@@ -345,3 +345,41 @@ def test_a_stop_that_races_a_restart_of_the_daemon_stops_and_a_start_starts(fres
             )
             assert running(fresh, "snmp") is runs, f"and stays so, {what} in turn {turn}"
     assert fresh.show("snmp", "Result") == "success"
+
+
+def test_sockets_removed_under_the_daemon_return_and_serve_all_who_had_access(fresh: InstalledSwitch) -> None:
+    sockets = ("/run/kubesyncd/host.sock", "/run/kubesyncd/container/container.sock")
+
+    def alerts() -> int:
+        return fresh.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"event": "socket"')
+
+    fresh.run("rm", *sockets)
+    fresh.run("systemctl", "stop", "snmp")
+    assert not running(fresh, "snmp")
+    assert row(fresh, "snmp").get("system_state") == "down", "and not by plain docker"
+    assert alerts() == 2
+    for restarts in range(2):
+        if restarts:
+            # systemd's own sockets lead nowhere, and stay open.
+            fresh.run("systemctl", "restart", "kubesyncd")
+        assert "system_state=down" in fresh.run("container", "state", "snmp")
+        as_docker = ("setpriv", "--reuid=65534", "--regid=65534", "--groups=docker")
+        assert "system_state=down" in fresh.run(*as_docker, "container", "state", "snmp")
+        refused = fresh.process(
+            "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "container", "id", "snmp"
+        )
+        assert refused.returncode == 77
+    assert alerts() == 4
+    fresh.run("systemctl", "start", "snmp")
+    assert running(fresh, "snmp")
+
+    fresh.run("rm", "-r", "/run/kubesyncd")
+    stop = fresh.process("container", "stop", "snmp", limit_s=200)
+    if stop.returncode:
+        # Where the sandbox lets the daemon make no folder in /run, it needs a restart.
+        assert (stop.returncode, running(fresh, "snmp")) == (69, True), stop
+        assert "kubesyncd runs, but its socket /run/kubesyncd/host.sock is gone or closed" in stop.stderr
+        fresh.run("systemctl", "restart", "kubesyncd")
+        fresh.run("systemctl", "stop", "snmp")
+    assert not running(fresh, "snmp")
+    assert row(fresh, "snmp").get("system_state") == "down"

@@ -282,7 +282,7 @@ class _Reply:
 
 def _client_hears(data: bytes) -> None:
     """It may pass over what the daemon would never say, but a code is the same to both."""
-    code, heard = CLIENT.converse(_Reply(data), ["id", "snmp"], float("inf"), len)
+    code, heard, _ = CLIENT.converse(_Reply(data), ["id", "snmp"], float("inf"), len)
     assert heard
     assert code is None or 0 <= code <= 255, code
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 from kubesyncd.api.cluster_handlers import ClusterHandlers
 from kubesyncd.api.messages import Request, Role
@@ -25,7 +26,9 @@ async def test_the_cluster_s_status_has_the_membership() -> None:
     refused = RefusedContainers(lambda: 7.0)
     refused.add("snmp", "ab", "its pod is foreign")
     handlers = ClusterHandlers(cluster, join, refused).handlers()  # type: ignore[arg-type]
-    reply = await handlers["cluster"](Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None))
+    reply = await handlers["cluster"](
+        Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
+    )
     assert json.loads(reply.out) == {
         "joined": True,
         "membership": {"phase": "done"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from kubesyncd.api.feature_handlers import FeatureHandlers
@@ -19,7 +21,7 @@ async def reply(*arguments: str) -> Reply:
     handlers = FeatureHandlers(
         Reconcilers(surroundings), surroundings.containers, runtime.clock, runtime.log
     ).handlers()
-    request = Request(list(arguments), Peer(1, 0, 0, None), Role.HOST, lambda _: None)
+    request = Request(list(arguments), Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
     return await handlers[arguments[0]](request)
 
 

@@ -19,6 +19,7 @@ from kubesyncd.adapters import kube_lists
 from kubesyncd.cli import switch, switch_daemon, switch_redis
 from kubesyncd.cli.click_groups import failure_of
 from kubesyncd.core import protocol
+from kubesyncd.daemon.sockets import only_daemon
 from kubesyncd.ports import Forbidden, Unavailable
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.unit.cli.operator import Operator
@@ -99,6 +100,21 @@ def test_a_daemon_that_is_down_is_one_line(terminal: Operator, line: str) -> Non
 def test_a_daemon_that_hangs_is_one_line(terminal: Operator, line: str) -> None:
     terminal.daemon.replies |= {"show": None, "cluster": None}
     assert "does not answer in time" in gives_one_line(terminal, line)
+
+
+def test_a_daemon_at_its_limits_is_one_line_with_the_limit(terminal: Operator) -> None:
+    busy = protocol.busy("kubesyncd is busy: 1024 connections are open", 0.5)
+    terminal.daemon.replies |= {"show": busy, "cluster": busy}
+    line = gives_one_line(terminal, "show feature")
+    assert "the daemon does not answer in time (kubesyncd is busy: 1024 connections are open)" in line
+
+
+def test_a_daemon_that_runs_without_its_socket_is_one_line(terminal: Operator) -> None:
+    terminal.daemon.stop()
+    with only_daemon(terminal.folder / "run", terminal.folder / "state"):
+        line = gives_one_line(terminal, "show feature")
+    assert f"the daemon runs, but {terminal.folder}/host.sock is gone or closed" in line
+    assert "start it" not in line
 
 
 class Once(dict[str, bytes | None]):
@@ -278,7 +294,7 @@ def test_a_reply_of_the_daemon_keeps_its_code(terminal: Operator) -> None:
 def test_a_forbidden_socket_is_reported_as_such(terminal: Operator) -> None:
     with (
         pytest.raises(Forbidden, match="use sudo, or join its group"),
-        switch_daemon._daemon_edge(Path("/x")),
+        switch_daemon.DaemonClient(Path("/x"))._edge(),
     ):
         raise PermissionError
 

@@ -132,6 +132,7 @@ class Switch:
             "KUBESYNCD_HOST_SOCK": str(self.host.path),
             "KUBESYNCD_CONTAINER_SOCK": str(self.container.path),
             "KUBESYNCD_LEDGER": str(self.ledger),
+            "KUBESYNCD_STATE": str(root / "state"),
         }
 
     def stand_in(self, name: str, script: str) -> None:
@@ -511,6 +512,7 @@ PLAIN_DOCKER = [
     (["inspect", "-f", "x", "snmp"], ["inspect", "-f", "x", "snmp"], 0),
     (["exec", "-it", "snmp", "id"], ["exec", "-it", "snmp", "id"], 0),
 ]
+DOCKER_IS_USED = "container: {}: kubesyncd is not running; docker {} is used\n"
 LEDGERS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "of others": {"lldp": {"record": {"grant": ID}, "config": {"set_owner": "kube"}}},
@@ -535,7 +537,10 @@ def test_without_a_daemon_plain_docker_is_used_where_possible(tmp_path: Path) ->
         place = Switch(root, PYTHONS[number % len(PYTHONS)])
         begun.append((place, place.begin("container", *args), docker, code))
     for place, process, docker, code in begun:
-        assert (end(process)[::2], place.said_to("docker")) == ((code, ""), docker)
+        line = ""
+        if docker[0] in ("start", "stop", "kill", "wait"):
+            line = DOCKER_IS_USED.format(docker[-1], docker[0])
+        assert (end(process)[::2], place.said_to("docker")) == ((code, line), docker)
 
 
 def test_the_ledger_says_which_features_may_start_without_the_daemon(tmp_path: Path) -> None:
@@ -556,18 +561,20 @@ def test_the_ledger_says_which_features_may_start_without_the_daemon(tmp_path: P
             line = "container: snmp: kubesyncd is not running; run systemctl start kubesyncd\n"
             assert (name, code, err, place.said_to("docker")) == (name, 69, line, None)
         else:
-            assert (name, code, err, place.said_to("docker")) == (name, 0, "", ["start", "snmp"])
+            line = DOCKER_IS_USED.format("snmp", "start")
+            assert (name, code, err, place.said_to("docker")) == (name, 0, line, ["start", "snmp"])
 
 
 def test_docker_that_fails_to_wait_is_a_failure(one_switch: Switch) -> None:
     one_switch.stand_in("docker", "echo no such container >&2; exit 1")
-    assert one_switch.run("container", "wait", "snmp") == (1, "", "no such container\n")
+    line = DOCKER_IS_USED.format("snmp", "wait")
+    assert one_switch.run("container", "wait", "snmp") == (1, "", f"{line}no such container\n")
 
 
 def test_a_socket_without_a_listener_counts_as_no_daemon(one_switch: Switch) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(one_switch.host.path))
-    assert one_switch.run("container", "start", "snmp") == (0, "", "")
+    assert one_switch.run("container", "start", "snmp") == (0, "", DOCKER_IS_USED.format("snmp", "start"))
     assert one_switch.said_to("docker") == ["start", "snmp"]
 
 
@@ -714,7 +721,8 @@ def test_a_waiter_whose_package_is_removed_goes_on_with_docker(one_switch: Switc
         until(lambda: one_switch.host.requests)
         (one_switch.root / "removed").touch()
         one_switch.host.stop()
-        assert end(process) == (3, "", "")
+        line = "" if name == "lldp" else DOCKER_IS_USED.format("snmp", "wait")
+        assert end(process) == (3, "", line)
         assert one_switch.said_to("docker") == ["wait", follows]
         (one_switch.root / "removed").unlink()
         one_switch.host.requests.clear()
@@ -737,6 +745,208 @@ def test_without_a_shell_python_waits_and_asks_again(switch: Switch) -> None:
     command = [switch.python, "-IS", "-c", program, str(CLIENTS)]
     assert subprocess.run(command, env=switch.env, timeout=LIMIT_S, check=False).returncode == 7
     assert len(switch.host.requests) == 2
+
+
+# A daemon that runs, and cannot be reached or takes no request.
+
+RUNNING = """
+import fcntl, os, signal, socket, sys, time
+folder, sock, *more = sys.argv[1:]
+os.makedirs(folder, exist_ok=True)
+fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+def look(*_):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(sock)
+    listener.listen(8)
+    link, _ = listener.accept()
+    link.recv(4096)
+    link.sendall(b"R 9\\n")
+    link.close()
+if more:
+    signal.signal(signal.SIGURG, look)
+open(folder + "/locked", "w").close()
+while True:
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def locked(place: Switch, folder: Path, *more: str) -> Iterator[None]:
+    """A daemon whose socket is gone; with `more` it makes another one when it is asked to look."""
+    command = [sys.executable, "-IS", "-c", RUNNING, str(folder), str(place.host.path), *more]
+    holder = subprocess.Popen(command)
+    try:
+        until((folder / "locked").exists)
+        yield
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def asking(place: Switch, bound_s: float, *words: str) -> subprocess.Popen[str]:
+    """`container WORDS` with another limit than VERB_S_MAX."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import client; bound_s = float(sys.argv.pop(1));"
+        "client.ask.__defaults__ = (client.ask.__defaults__[0], bound_s, *client.ask.__defaults__[2:]);"
+        "sys.exit(client.main(['container', *sys.argv[1:]]))"
+    )
+    command = [place.python, "-IS", "-c", program, str(CLIENTS), str(bound_s), *words]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=place.env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("folder", ["", "state"])
+def test_a_daemon_that_runs_without_a_socket_is_not_bypassed(one_switch: Switch, folder: str) -> None:
+    with locked(one_switch, one_switch.root / folder):
+        begun = [asking(one_switch, 3.0, verb, "snmp") for verb in ("start", "stop", "kill", "id")]
+        waiter = one_switch.begin("container", "wait", "snmp")
+        for process in begun:
+            line = f"container: snmp: kubesyncd runs, but its socket {one_switch.host.path} is gone or closed"
+            assert end(process) == (69, "", f"{line}; run systemctl restart kubesyncd\n")
+        until(lambda: re.search(rb"KUBESYNCD_ASKED=[1-9]", environ(waiter)))
+        assert one_switch.said_to("docker") is None
+        one_switch.host.start(protocol.result(4))
+        assert end(waiter) == (4, "", "")
+
+
+@pytest.mark.parametrize("verb", ["start", "wait"])
+def test_a_daemon_whose_socket_is_gone_is_asked_to_look_and_met(one_switch: Switch, verb: str) -> None:
+    with locked(one_switch, one_switch.root, "looks"):
+        assert one_switch.run("container", verb, "snmp") == (9, "", "")
+    assert one_switch.said_to("docker") is None
+
+
+def test_a_lock_of_another_user_is_not_the_daemon_s(one_switch: Switch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    program = "import fcntl, sys, time; fcntl.flock(int(sys.argv[1]), 2); print(flush=True); time.sleep(600)"
+    folder = os.open(one_switch.root, os.O_RDONLY | os.O_DIRECTORY)
+    holder = subprocess.Popen(
+        ["/usr/bin/python3", "-IS", "-c", program, str(folder)],
+        pass_fds=[folder], cwd="/", stdout=subprocess.PIPE, user=65534, group=65534, extra_groups=[],
+    )  # fmt: skip
+    os.close(folder)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        assert one_switch.run("container", "start", "snmp")[0] == 0
+        assert one_switch.said_to("docker") == ["start", "snmp"]
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+class Full:
+    """A daemon that accepts no connection, and whose queue of them is full."""
+
+    def __init__(self, path: Path) -> None:
+        self._links = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        self._links[0].bind(str(path))
+        self._links[0].listen(0)
+        for link in self._links[1:]:
+            link.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                link.connect(str(path))
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close()
+
+
+class Closing(Full):
+    """A daemon that closes each connection and reads nothing, as one that has too many."""
+
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._links = [self._listener]
+        self._listener.bind(str(path))
+        self._listener.listen(64)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._listener.accept()[0].close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        super().close()
+
+
+@pytest.mark.parametrize("kind", [Full, Closing])
+@pytest.mark.slow("waits for longer than a first contact may take")
+def test_a_daemon_that_listens_and_takes_no_request_is_not_bypassed(
+    one_switch: Switch, kind: type[Full]
+) -> None:
+    busy = kind(one_switch.host.path)
+    begun = [asking(one_switch, 4.0, verb, "snmp") for verb in ("start", "stop", "kill")]
+    waiter = one_switch.begin("container", "wait", "snmp")
+    for process in begun:
+        line = "container: snmp: no answer from kubesyncd within 4.0 s, so it may not be done"
+        assert end(process) == (75, "", f"{line}; see systemctl status kubesyncd, then ask again\n")
+    assert waiter.poll() is None
+    busy.close()
+    one_switch.host.path.unlink()
+    one_switch.host.start(protocol.result(4))
+    assert end(waiter) == (4, "", "")
+    assert one_switch.said_to("docker") is None
+
+
+BUSY = protocol.busy("kubesyncd is busy: 64 clients wait for snmp", 0.1)
+
+
+@pytest.mark.parametrize("verb", ["start", "wait"])
+def test_a_busy_daemon_is_asked_again(switch: Switch, verb: str) -> None:
+    switch.host.start(BUSY, BUSY, protocol.result(6))
+    assert switch.run("container", verb, "snmp") == (6, "", "")
+    assert len(switch.host.requests) == 3
+    assert switch.said_to("docker") is None
+
+
+def test_a_daemon_that_stays_busy_is_named_with_its_reason(one_switch: Switch) -> None:
+    one_switch.host.start(*[BUSY] * 1000)
+    code, _, err = end(asking(one_switch, 1.0, "stop", "snmp"))
+    assert code == 75
+    assert "no answer from kubesyncd within 1.0 s (kubesyncd is busy: 64 clients wait for snmp), so" in err
+
+
+def test_a_busy_daemon_says_when_to_ask_again(one_switch: Switch) -> None:
+    one_switch.stand_in("sleep", 'printf "%s\\n" "$@" >>"$0.args"')
+    one_switch.env["again"] = "99"
+    one_switch.host.start(protocol.busy("kubesyncd is busy", 7.25), END, protocol.result(6))
+    assert one_switch.run("container", "wait", "snmp") == (6, "", "")
+    busy, usual = one_switch.said_to("sleep") or ["", ""]
+    assert busy == "7.25"
+    assert float(usual) < 1.7
+    assert [CLIENT.seconds(text) for text in (b"7.25", b"-1", b"1e9", b"x", b"nan")] == [
+        7.25,
+        0.1,
+        60,
+        0.1,
+        0.1,
+    ]
+
+
+def test_output_counts_once_its_result_has_arrived(one_switch: Switch) -> None:
+    one_switch.host.start(protocol.out(ID), protocol.err("half"), protocol.out(ID) + DONE)
+    assert one_switch.run("container", "id", "snmp") == (0, f"{ID}\n", "")
+    one_switch.host.replies = [protocol.out(ID), protocol.out(ID) + DONE]
+    assert one_switch.run("container", "inspect", "snmp")[0] == 0
+    assert one_switch.said_to("docker") == ["inspect", ID]
+
+
+def test_a_container_goes_on_beside_a_daemon_that_does_not_answer(one_switch: Switch) -> None:
+    one_switch.host.start()
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import client; client.STATE_S_MAX = 0.5;"
+        "sys.exit(client.main(['container_state', 'snmp', 'down']))"
+    )
+    command = [one_switch.python, "-IS", "-c", program, str(CLIENTS)]
+    done = subprocess.run(
+        command, env=one_switch.env, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    line = "container: snmp: no answer from kubesyncd within 0.5 s, so it may not be done; continued without it\n"
+    assert (done.returncode, done.stderr) == (0, line)
 
 
 def test_a_daemon_that_never_answers_is_timed_out(one_switch: Switch) -> None:

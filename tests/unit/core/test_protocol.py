@@ -91,6 +91,12 @@ def test_a_reply_is_lines_and_ends_with_its_code() -> None:
     assert protocol.decode_reply(reply) == ([("O", "one"), ("O", "two"), ("E", "bad"), ("S", "a b c")], 75)
 
 
+def test_a_busy_daemon_says_why_and_when_to_ask_again() -> None:
+    answer = protocol.busy("kubesyncd is busy:\n 64 wait", 7.125)
+    assert answer == b"S kubesyncd is busy: 64 wait\nA 7.12\n"
+    assert protocol.decode_reply(answer) == ([("S", "kubesyncd is busy: 64 wait"), ("A", "7.12")], None)
+
+
 def test_only_the_last_line_is_a_code() -> None:
     assert protocol.decode_reply(b"O 5\nR 0\n") == ([("O", "5")], 0)
 

@@ -90,7 +90,7 @@ def test_a_second_daemon_ends_with_one_line_before_it_touches_anything(tmp_path:
         other.bind(str(tmp_path / "host.sock"))
         other.listen()
         ended = kubesyncd("--config", file)
-    said = f"kubesyncd: {tmp_path}/host.sock: another kubesyncd answers there; stop it first\n"
+    said = f"kubesyncd: {tmp_path}/host.sock: another kubesyncd answers there (process {os.getpid()}); stop it first\n"
     assert (ended.returncode, ended.stderr) == (EXIT_SETTINGS, said)
     assert not any((tmp_path / "run").iterdir())
 

@@ -1,0 +1,189 @@
+"""Accept the connections of one socket, and keep its path leading to it.
+
+A cleaner of /run may remove the file or its folder, and another program may replace it or change its mode: the daemon
+then still listens, and no client can connect. Knows sockets and files, and no request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from kubesyncd.core.protocol import REQUEST_BYTES_MAX
+from kubesyncd.daemon.sockets import BACKLOG, InUseError, bound, listener_of, place, set_rights
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from kubesyncd.runtime.alerts import AlertLog
+
+ACCEPTED_AT_ONCE = 64
+# After a refusal by the system: clients wait in the queue.
+ACCEPT_PAUSE_S = 1.0
+RESTART = "run: systemctl restart kubesyncd"
+
+
+class Endpoint:
+    """One listening socket at `path`. `mode`, `group`: who may use it, where they are not known from its file.
+
+    `serve` serves a connection, and never raises. `ours`: we have bound the socket ourselves at this path just now.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        path: Path,
+        mode: int,
+        group: str,
+        *,
+        ours: bool,
+        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        alerts: AlertLog,
+    ) -> None:
+        self._sock = sock
+        self._path = path
+        self._mode, self._group = mode, group
+        self._serve = serve
+        self._alerts = alerts
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._resuming: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        # Also for a socket of systemd's: the kernel then names this process as the one that listens.
+        sock.listen(BACKLOG)
+        self._place = place(path) if ours or self._listener() in (os.getpid(), 0) else None
+        self._resume()
+
+    def look(self) -> None:
+        """Compare the path with the socket: bind it again where it is gone, restore its mode and group."""
+        try:
+            problem = self._repaired()
+        except InUseError as error:
+            problem = f"{self._path}: {error} listens there in place of kubesyncd; end it, then {RESTART}"
+        except OSError as error:
+            problem = f"{self._path}: it is not kubesyncd's socket any more, and no other can be made: {error.strerror}"
+            problem = f"{problem}; {RESTART}"
+        if problem:
+            self._alerts.begin("socket", problem)
+        else:
+            self._alerts.end("socket")
+
+    def close(self) -> None:
+        """Accept nothing more. Connections that are served go on."""
+        self._pause()
+        self._sock.close()
+
+    async def ended(self, within_s: float) -> None:
+        """End what serves connections. Call this when those that are served are closed."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within_s)
+
+    # ---- the path ---------------------------------------------------------------------------
+
+    def _repaired(self) -> str:
+        """Return what is wrong for longer; what can be put right at once is logged. Raises InUseError, OSError."""
+        found, known = place(self._path), self._place
+        if known is None or found is None or found.file != known.file:
+            self._bind_again()
+            return ""
+        # What an operator gives away of the folder is no damage.
+        lost = known.folder_mode & ~found.folder_mode
+        if (found.mode, found.gid) == (known.mode, known.gid) and not lost:
+            return ""
+        wrong = (
+            f"{self._path} had mode {found.mode:o} and group {found.gid}, its folder {found.folder_mode:o}"
+        )
+        with suppress(PermissionError):
+            set_rights(self._path, known.mode, known.gid)
+            self._path.parent.chmod(found.folder_mode | lost)
+        now = place(self._path)
+        if now is None or now.mode != known.mode or known.folder_mode & ~now.folder_mode:
+            return f"{wrong}, and kubesyncd may not restore them; {RESTART}"
+        # Its group stays another one where an access list had to do.
+        self._place = now
+        self._note(f"{wrong}; kubesyncd has restored them")
+        return ""
+
+    def _bind_again(self) -> None:
+        """Listen at the path again, with a new socket. Raises InUseError, OSError."""
+        known = self._place
+        if self._listener() == os.getpid():
+            self._place = place(self._path)
+            return
+        group = self._group if known is None else known.gid
+        sock = bound(self._path, self._mode if known is None else known.mode, group)
+        # Clients in the old one's queue have connected before its file was gone.
+        while self._accept_some():
+            pass
+        self._pause()
+        self._sock.close()
+        self._sock = sock
+        self._place = place(self._path)
+        self._resume()
+        text = f"{self._path} did not lead to kubesyncd any more; it has bound the socket again"
+        if known is not None and self._place is not None and known.folder != self._place.folder:
+            text = f"{text}. Its folder was replaced too: running containers reach it once they are started again"
+        self._note(text)
+
+    def _listener(self) -> int | None:
+        """Return the process that a client reaches that connects to the path, as `listener_of`."""
+        try:
+            return listener_of(self._path)
+        except OSError:
+            return None
+
+    def _note(self, text: str) -> None:
+        """Log what was wrong and is put right: one alert, which is over."""
+        self._alerts.begin("socket", text)
+        self._alerts.end("socket")
+
+    # ---- connections ------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        self._resuming = None
+        self._loop.add_reader(self._sock, self._accept_some)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._sock)
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
+
+    def _accept_some(self) -> bool:
+        """Accept waiting connections; return whether there may be more."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                link, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                self._alerts.end("accept")
+                return False
+            except OSError as error:
+                self._refused(error)
+                return False
+            task = self._loop.create_task(self._connected(link))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return True
+
+    def _refused(self, error: OSError) -> None:
+        """Note that the system gives no connection, for want of descriptors or memory; try again in a moment."""
+        name = errno.errorcode.get(error.errno or 0, "")
+        text = f"{self._path}: no connection can be accepted: {error.strerror} ({name}); clients wait"
+        self._alerts.begin("accept", f"{text}; see: ls /proc/{os.getpid()}/fd | wc -l")
+        self._pause()
+        self._resuming = self._loop.call_later(ACCEPT_PAUSE_S, self._resume)
+
+    async def _connected(self, link: socket.socket) -> None:
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=link, limit=REQUEST_BYTES_MAX)
+        except OSError:
+            link.close()
+            return
+        await self._serve(reader, writer)

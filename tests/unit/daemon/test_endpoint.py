@@ -1,0 +1,322 @@
+"""Check that a socket's path keeps leading to the daemon, whatever is done to the file and its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import grp
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from kubesyncd.daemon import endpoint as endpoint_module
+from kubesyncd.daemon.endpoint import Endpoint
+from kubesyncd.daemon.sockets import bind, only_daemon
+from kubesyncd.runtime.alerts import AlertLog, Alerts
+from tests.wait import until, until_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIMIT_S = 30.0
+MODE = 0o660
+
+
+class Served:
+    """An Endpoint whose connections are answered with a number: how many have been."""
+
+    def __init__(self, path: Path, *, inherited: socket.socket | None = None) -> None:
+        self.path = path
+        self.count = 0
+        sock = inherited or bind(path, MODE, "")
+        alerts = AlertLog(Alerts(), "host socket", structlog.get_logger(), lambda: 0.0)
+        self.endpoint = Endpoint(
+            sock, path, MODE, "", ours=inherited is None, serve=self._serve, alerts=alerts
+        )
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            if await reader.readline() == b"ask\n":
+                self.count += 1
+                writer.write(b"%d\n" % self.count)
+        writer.close()
+
+    async def answers(self) -> bool:
+        """Whether a client that connects to the path is answered."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(self.path)
+        except OSError:
+            return False
+        writer.write(b"ask\n")
+        async with asyncio.timeout(LIMIT_S):
+            answered = await reader.readline() == b"%d\n" % self.count
+        writer.close()
+        return answered
+
+    def looks(self) -> list[dict[str, Any]]:
+        """The alerts of one look, and their ends."""
+        with capture_logs() as lines:
+            self.endpoint.look()
+        return [dict(line) for line in lines]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "in" / "host.sock"
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def folder_removed(path: Path) -> None:
+    shutil.rmtree(path.parents[1])
+
+
+def folder_replaced(path: Path) -> None:
+    path.parent.rename(path.parents[1] / "old")
+    path.parent.mkdir()
+
+
+def stale(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+
+
+def a_file(path: Path) -> None:
+    path.unlink()
+    path.write_text("")
+
+
+@pytest.mark.parametrize("harm", [removed, folder_removed, folder_replaced, stale, a_file])
+async def test_a_path_that_leads_elsewhere_is_bound_again_with_one_alert(path: Path, harm: Any) -> None:
+    served = Served(path)
+    assert served.looks() == []
+    reader, writer = await asyncio.open_unix_connection(path)
+    queued = socket.socket(socket.AF_UNIX)
+    await asyncio.sleep(0.01)
+    queued.connect(str(path))
+    harm(path)
+    first, second, *more = served.looks()
+    assert (first["event"], first["alert"], second["event"], more) == ("socket", True, "recovered", [])
+    assert str(path) in first["why"]
+    assert ("running containers reach it once" in first["why"]) == (harm in (folder_removed, folder_replaced))
+    assert path.stat().st_mode & 0o777 == MODE
+    assert path.parent.stat().st_mode & 0o777 == 0o755
+    assert await served.answers()
+    writer.write(b"ask\n")
+    assert await reader.readline() == b"2\n", "a connection from before is served"
+    queued.sendall(b"ask\n")
+    queued.settimeout(LIMIT_S)
+    assert await asyncio.to_thread(queued.recv, 10) == b"3\n", "and so is one that was in the queue"
+    assert served.looks() == []
+    writer.close()
+    queued.close()
+    served.endpoint.close()
+
+
+async def test_folders_are_open_to_all_whatever_the_umask_is(path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        served = Served(path)
+    finally:
+        os.umask(before)
+    assert {each.stat().st_mode & 0o777 for each in (path.parent, path.parents[1])} == {0o755}
+    served.endpoint.close()
+
+
+async def test_rights_that_were_changed_are_restored_with_one_alert(path: Path) -> None:
+    served = Served(path)
+    path.parent.chmod(0o775)
+    assert served.looks() == [], "what an operator gives is no damage"
+    for mode in (0o600, 0o666):
+        path.chmod(mode)
+        path.parent.chmod(0o700)
+        first, _ = served.looks()
+        assert f"had mode {mode:o}" in first["why"]
+        assert path.stat().st_mode & 0o777 == MODE
+        assert path.parent.stat().st_mode & 0o055 == 0o055
+    if os.geteuid() == 0:
+        os.chown(path, -1, 12345)
+        served.looks()
+        assert path.stat().st_gid == os.getegid()
+    assert await served.answers()
+    served.endpoint.close()
+
+
+CONNECTS = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+
+
+def test_a_group_that_may_not_be_given_the_file_is_let_in_by_an_access_list(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    group = grp.getgrall()[-1]
+    with bind(path, MODE, group.gr_name) as sock:
+        sock.listen()
+        if "system.posix_acl_access" not in os.listxattr(path):
+            pytest.skip("this file system has no access lists")
+        assert path.stat().st_mode & 0o777 == MODE
+        codes = [
+            subprocess.run(
+                ["/usr/bin/python3", "-IS", "-c", CONNECTS, path.name],
+                cwd=path.parent, user=65534, group=65534, extra_groups=groups, stderr=subprocess.DEVNULL, check=False,
+            ).returncode
+            for groups in ([group.gr_gid], [])
+        ]  # fmt: skip
+    assert codes == [0, 1]
+
+
+LISTENS = (
+    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen();"
+    "print(flush=True); input()"
+)
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[Any]:
+    """Another process that listens at the path, once it is called."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def begin() -> subprocess.Popen[bytes]:
+        path.unlink()
+        command = [sys.executable, "-IS", "-c", LISTENS, str(path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        begun.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    yield begin
+    for each in begun:
+        each.kill()
+        each.communicate()
+
+
+async def test_another_process_at_the_path_is_named_and_left_alone(path: Path, other: Any) -> None:
+    served = Served(path)
+    process = other()
+    at = path.stat().st_ino
+    (line,) = served.looks()
+    assert (line["event"], line["alert"]) == ("socket", True)
+    assert f"process {process.pid} listens there in place of kubesyncd" in line["why"]
+    assert served.looks() == []
+    assert path.stat().st_ino == at
+    process.kill()
+    process.communicate()
+    assert [line["event"] for line in served.looks()] == ["recovered"]
+    assert await served.answers()
+    served.endpoint.close()
+
+
+async def test_a_path_that_cannot_be_bound_is_one_alert_until_it_can(path: Path) -> None:
+    served = Served(path)
+    path.unlink()
+    path.mkdir()
+    (line,) = served.looks()
+    assert (line["event"], line["alert"]) == ("socket", True)
+    assert "systemctl restart kubesyncd" in line["why"]
+    assert served.looks() == []
+    path.rmdir()
+    assert [line["event"] for line in served.looks()] == ["recovered"]
+    assert await served.answers()
+    served.endpoint.close()
+
+
+async def test_a_socket_of_systemd_s_whose_file_is_gone_is_bound_at_the_start(path: Path) -> None:
+    of_systemd = bind(path, MODE, "")
+    served = Served(path, inherited=of_systemd.dup())
+    assert served.looks() == []
+    assert await served.answers()
+    served.endpoint.close()
+    path.unlink()
+    for _ in range(2):
+        served = Served(path, inherited=of_systemd.dup())
+        assert [line["event"] for line in served.looks()] == ["socket", "recovered"]
+        assert await served.answers()
+        served.endpoint.close()
+    of_systemd.close()
+
+
+async def test_without_descriptors_clients_wait_and_one_alert_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_module, "ACCEPT_PAUSE_S", 0.05)
+    served = Served(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(LIMIT_S)
+    used = int(max(os.listdir("/proc/self/fd"), key=int))
+    with capture_logs() as lines:
+        filler = [os.open("/dev/null", os.O_RDONLY)]
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, hard))
+            while True:
+                try:
+                    filler.append(os.open("/dev/null", os.O_RDONLY))
+                except OSError:
+                    break
+            client.connect(str(path))
+            client.sendall(b"ask\n")
+            await until_async(lambda: lines)
+            await asyncio.sleep(0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for each in filler:
+                os.close(each)
+        assert await asyncio.to_thread(client.recv, 10) == b"1\n"
+        await until_async(lambda: len(lines) > 1)
+    assert [line["event"] for line in lines] == ["accept", "recovered"]
+    assert "no connection can be accepted: Too many open files (EMFILE)" in lines[0]["why"]
+    client.close()
+    served.endpoint.close()
+
+
+async def test_what_serves_a_connection_is_ended_at_last(path: Path) -> None:
+    served = Served(path)
+    reader, writer = await asyncio.open_unix_connection(path)
+    await asyncio.sleep(0.05)
+    served.endpoint.close()
+    await served.endpoint.ended(LIMIT_S)
+    async with asyncio.timeout(LIMIT_S):
+        assert await reader.read() == b""
+    writer.close()
+
+
+def locked(folder: Path) -> bool:
+    """Whether a process holds a lock on the folder."""
+    at = folder.stat()
+    place = f"{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}:{at.st_ino}"
+    return any(
+        line.split()[1] == "FLOCK" and place in line for line in Path("/proc/locks").read_text().splitlines()
+    )
+
+
+def test_the_lock_follows_a_folder_that_was_replaced(tmp_path: Path) -> None:
+    run, state = tmp_path / "run", tmp_path / "state"
+    with only_daemon(run, state) as locks:
+        assert locked(run)
+        assert locked(state)
+        run.rename(tmp_path / "old")
+        for lock in locks:
+            lock.renew()
+        assert locked(run)
+        assert not locked(tmp_path / "old")
+    until(lambda: not locked(run))
+    assert not locked(state)
