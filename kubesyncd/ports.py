@@ -42,8 +42,12 @@ class Unavailable(PortError):
     """No answer, or an answer that asks for a later retry. Retry with backoff; never the same as `Missing`."""
 
 
-class Busy(Unavailable):
-    """The service answers, and asks for a retry in a moment: it is starting, or busy."""
+class Passing(Unavailable):
+    """It passes by itself: the service is away for a moment, starting or busy. Ask again within the caller's limit."""
+
+
+class Lasting(Unavailable):
+    """The service answers, and refuses every such call until an operator mends it; the detail names the fix."""
 
 
 class Refused(PortError):
