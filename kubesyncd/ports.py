@@ -46,8 +46,12 @@ class NotSent(Unavailable):
     """No connection was made, so the call has had no effect and will have none."""
 
 
-class Busy(Unavailable):
-    """The service answers, and asks for a retry in a moment: it is starting, or busy."""
+class Passing(Unavailable):
+    """It passes by itself: the service is away for a moment, starting or busy. Ask again within the caller's limit."""
+
+
+class Lasting(Unavailable):
+    """The service answers, and refuses every such call until an operator mends it; the detail names the fix."""
 
 
 class Refused(PortError):

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import Connection, parse_url
@@ -20,11 +18,13 @@ from redis.exceptions import RedisError, ResponseError
 
 from kubesyncd.adapters.db_schema import VALUE_BYTES_MAX, normal
 from kubesyncd.adapters.redis_place import Place, locate
+from kubesyncd.adapters.redis_refusals import NO_HASH, OOM, WRONGTYPE, translated, word_of
 from kubesyncd.core.model import valid_feature_name
-from kubesyncd.ports import Busy, PortError, Refused, Unavailable
+from kubesyncd.ports import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from kubesyncd import settings
 
@@ -46,8 +46,6 @@ SOCKET_S = 2.0
 # Deadline of one whole call, including a second try after a connection that had died undetected.
 CALL_S = 5.0
 FIELD_NAME_BYTES_MAX = 64
-_CODE = re.compile(r"\b[A-Z]{3,}\b")
-NO_HASH = "the key is not a hash; delete it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +84,8 @@ class RedisClient:
         self._where = where
         self._connect = connect
         self._databases: Databases | None = None
+        # Called when a call has failed: see RedisEvents.
+        self.failed: Callable[[], object] = lambda: None
 
     def locate(self) -> Place:
         """Return the current place of the databases. Raises Unavailable."""
@@ -98,6 +98,10 @@ class RedisClient:
             config, state = (self._connect(place.url, db) for db in (place.config_db, place.state_db))
             self._databases = Databases(place, config, state)
         return self._databases
+
+    def edge(self, what: str) -> AbstractAsyncContextManager[None]:
+        """Return the edge of one call. Raises Unavailable while the place of the databases is unknown."""
+        return edge(what, self.open().place.why, self.failed)
 
     async def close(self) -> None:
         """Close every connection; the next call opens new ones."""
@@ -112,13 +116,21 @@ class RedisClient:
 
 
 @contextlib.asynccontextmanager
-async def edge(what: str) -> AsyncIterator[None]:
-    """Set a deadline for the block, and translate redis-py's errors to port errors."""
+async def edge(
+    what: str, place: str = "", failed: Callable[[], object] = lambda: None
+) -> AsyncIterator[None]:
+    """Set a deadline for the block, and translate redis-py's errors to port errors.
+
+    `place`: see `translated`. `failed` is called where Redis, and not just one key, is the reason.
+    """
     try:
         async with asyncio.timeout(CALL_S):
             yield
     except (RedisError, OSError) as error:
-        raise _translated(what, error) from error
+        failure = translated(what, error, place)
+        if isinstance(failure, Unavailable):
+            failed()
+        raise failure from error
     finally:
         # redis-py sends through `wait_for`, and before Python 3.12 that loses a cancellation which comes together
         # with its result: the daemon would never end. It is lost also where the block fails afterwards.
@@ -127,84 +139,19 @@ async def edge(what: str) -> AsyncIterator[None]:
             raise asyncio.CancelledError
 
 
-class _Refusal(NamedTuple):
-    """What to make of one kind of Redis' refusals: the port's error, and the fix."""
-
-    kind: type[PortError]
-    fix: str
-
-
-# By the first word of Redis' answer. `Busy` is asked again within
-# the verb's limit; every other one fails with its fix.
-_REFUSALS: Mapping[str, _Refusal] = MappingProxyType(
-    {
-        "BUSY": _Refusal(Busy, "a script keeps it busy; to end it: redis-cli SCRIPT KILL"),
-        "LOADING": _Refusal(Busy, "it is loading its data; it answers when it is done"),
-        "MASTERDOWN": _Refusal(
-            Busy, "its replica has lost its primary; to end that: redis-cli REPLICAOF NO ONE"
-        ),
-        "NOREPLICAS": _Refusal(
-            Unavailable, "too few replicas; see: redis-cli CONFIG GET min-replicas-to-write"
-        ),
-        "NOAUTH": _Refusal(Unavailable, "put its password into [redis] url"),
-        "NOPERM": _Refusal(Refused, "give its user the permission: redis-cli ACL SETUSER"),
-        "MISCONF": _Refusal(
-            Unavailable, "its last snapshot failed; free its disk, or see: redis-cli INFO persistence"
-        ),
-        "READONLY": _Refusal(
-            Unavailable, "it is a read only replica; to make it writable: redis-cli REPLICAOF NO ONE"
-        ),
-        "OOM": _Refusal(Unavailable, "it is at its maxmemory; raise that: redis-cli CONFIG SET maxmemory"),
-        "WRONGTYPE": _Refusal(Refused, NO_HASH),
-    }
-)
-# redis-py's classes cut that word off; older versions do not have all of them.
-_CLASSES: Mapping[str, str] = MappingProxyType(
-    {
-        "BusyLoadingError": "LOADING",
-        "MasterDownError": "MASTERDOWN",
-        "NoPermissionError": "NOPERM",
-        "OutOfMemoryError": "OOM",
-        "ReadOnlyError": "READONLY",
-        "AuthenticationError": "NOAUTH",
-    }
-)
-
-
-def _translated(what: str, error: RedisError | OSError) -> PortError:
-    """Return the port's error with Redis' own words and the fix. Without an answer: Unavailable, to be asked again."""
-    said, refusal = _said(error), _REFUSALS.get(_word(error))
-    if refusal is None:
-        return Unavailable("Redis", f"{what}: {said or 'no answer in time'}")
-    why = refusal.fix if refusal.fix is NO_HASH else f"{said.rstrip('.')}: {refusal.fix}"
-    return refusal.kind("Redis", f"{what}: {why}")
-
-
-def _said(error: Exception) -> str:
-    """Return Redis' words: of a transaction, redis-py tells the whole command before them."""
-    return str(error).rpartition(" caused error: ")[2].strip("(',)\"")
-
-
-def _word(error: Exception) -> str:
-    """Return the word by which Redis names its refusal; empty for an error that is not one."""
-    by_class = _CLASSES.get(type(error).__name__, "")
-    return by_class or next((word for word in _CODE.findall(_said(error)) if word in _REFUSALS), "")
-
-
 async def ask(client: Client, *commands: tuple[str, ...]) -> list[Any]:
     """Run `commands` in one transaction and one round trip; a failed one's answer is its exception."""
     try:
-        return await _pipelined(client, commands, transaction=len(commands) > 1)
+        return await pipelined(client, commands, transaction=len(commands) > 1)
     except RedisError as error:
-        if _word(error) != "OOM":
+        if word_of(error) != OOM:
             raise
     # At its maxmemory Redis queues no command of a transaction, not even a read.
-    return await _pipelined(client, commands, transaction=False)
+    return await pipelined(client, commands, transaction=False)
 
 
-async def _pipelined(
-    client: Client, commands: tuple[tuple[str, ...], ...], *, transaction: bool
-) -> list[Any]:
+async def pipelined(client: Client, commands: tuple[tuple[str, ...], ...], *, transaction: bool) -> list[Any]:
+    """Run `commands` in one round trip; a failed one's answer is its exception."""
     pipe = client.pipeline(transaction=transaction)
     for command in commands:
         pipe.execute_command(*command)
@@ -240,7 +187,7 @@ def feature_key(feature: str) -> str:
 
 def hash_of(answer: Any, problems: list[str]) -> Hash:
     """Decode a HGETALL's answer; a key of another type is absent and a problem. Raises every other exception."""
-    if isinstance(answer, ResponseError) and _word(answer) == "WRONGTYPE":
+    if isinstance(answer, ResponseError) and word_of(answer) == WRONGTYPE:
         problems.append(f"{NO_HASH}; taken as absent")
         return {}
     if isinstance(answer, Exception):

@@ -2,7 +2,9 @@
 
 redis-py reconnects a PubSub silently and loses messages meanwhile, so the subscription is one bare connection that
 never reconnects: the connection that replaces it reports GAP. Redis publishes a keyspace event only where flags ask for
-it, and another program may replace the flags, so silence is checked: a probe asks the server and reads the flags again.
+it, another program may replace the flags, and a flushed database publishes nothing. So there is a look at Redis every
+`LOOK_S`, whatever is published meanwhile, and as soon as a call has failed. While Redis refuses calls, the looks go on
+until it answers: one place, and not every feature, asks for the end of an outage.
 """
 
 from __future__ import annotations
@@ -13,75 +15,127 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from kubesyncd.adapters.db_schema import shared_row
-from kubesyncd.adapters.redis_client import FEATURE, INITIALIZED, MASTER, edge, text_of
+from kubesyncd.adapters.redis_client import FEATURE, INITIALIZED, MASTER, feature_key, pipelined, text_of
+from kubesyncd.adapters.redis_refusals import is_answer, translated
 from kubesyncd.core.model import Signal, valid_feature_name
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, MutableMapping
 
-    from kubesyncd.adapters.redis_client import Link, RedisClient
+    from kubesyncd.adapters.redis_client import Hash, Link, RedisClient
 
 NOTIFY = "notify-keyspace-events"
 # (K)eyspace events of (g)eneric commands, (h)ashes, ($) strings and keys that e(x)pired.
 FLAGS = "Kghx$"
 FLAGS_IN_A = "g$lshzxetd"
 
-PROBE_S = 60.0
+LOOK_S = 12.0
+# After so many looks without a message the subscription itself is asked.
+QUIET_LOOKS = 5
 BACKOFF_S = 0.8
 BACKOFF_S_MAX = 2.0
+# What the daemon reads and writes, with nothing changed: Redis checks each command of a transaction when it is queued.
+# No feature has an empty name.
+_TRIAL = (
+    ("HGETALL", FEATURE),
+    ("GET", INITIALIZED),
+    ("MULTI",),
+    ("HSET", FEATURE, "trial", ""),
+    ("HDEL", FEATURE, "trial"),
+    ("DISCARD",),
+)
 
 
 class RedisEvents:
-    """`names` returns the known features; `probe_s`: seconds of silence before a probe."""
+    """The events of both databases.
+
+    `names` returns the known features; `rows`: the fields of ours that each feature's row in STATE_DB has had when it
+    was last read or written; `look_s`: seconds between two looks.
+    """
 
     def __init__(
-        self, client: RedisClient, rng: random.Random, names: Callable[[], Iterable[str]], probe_s: float
+        self,
+        client: RedisClient,
+        rng: random.Random,
+        *,
+        names: Callable[[], Iterable[str]],
+        rows: MutableMapping[str, Hash],
+        look_s: float,
     ) -> None:
         self._client = client
-        self._rng = rng
         self._names = names
-        self._probe_s = probe_s
+        self._rows = rows
+        self._look_s = look_s
+        self._backoff = Backoff(rng, BACKOFF_S, BACKOFF_S_MAX)
+        # Whether the last look was good, and when looks and messages were, and the next look is due.
+        self._well = False
+        self._looked_at = self._look_at = self._heard_at = 0.0
+        # Whether a call has failed since the last look.
+        self._suspect = False
+        self._limit: asyncio.Timeout | None = None
+        client.failed = self._note_failure
 
     async def events(self, lost: Callable[[str], object]) -> AsyncIterator[str | Signal]:
         """Yield the names of features whose row changed in either database, and MASTER.
 
-        GAP on every loss and return of the subscription. Never ends and never raises; while Redis is down it tries
-        again every 2 s at most.
+        GAP where events may be missing: on every loss and return of the subscription, after an outage, where flags were
+        missing and where STATE_DB was flushed. Never ends and never raises; while Redis is down it tries again every
+        2 s at most.
         """
-        backoff = Backoff(self._rng, BACKOFF_S, BACKOFF_S_MAX)
         while True:
-            subscribed = False
             connection: Link | None = None
             try:
                 connection = await self._subscribe()
-                subscribed = True
-                await self._add_flags()
-                backoff.reset()
-                lost("")
-                yield Signal.GAP
+                self._look_at, self._heard_at = 0.0, _now()
                 while True:
-                    message = await _hear(connection, self._probe_s)
-                    if message is None:
-                        if await self._add_flags():
-                            yield Signal.GAP
-                        message = await _ping(connection)
-                    for event in self._heard(message):
+                    for event in await self._next(connection, lost):
                         yield event
             except (Unavailable, Refused) as error:
                 lost(error.detail)
                 # Reconcilers observe again at once: their own reads detect the state of Redis.
-                if subscribed:
+                if self._well:
                     yield Signal.GAP
             finally:
+                self._well = False
                 if connection is not None:
                     await connection.disconnect(nowait=True)
-            await asyncio.sleep(backoff.next_s())
+            await asyncio.sleep(self._backoff.next_s())
 
-    def _heard(self, message: Any) -> tuple[str | Signal, ...]:
+    async def _next(self, connection: Link, lost: Callable[[str], object]) -> tuple[str | Signal, ...]:
+        """Return the subjects of the next message or look. Raises Unavailable where the subscription is lost."""
+        if _now() < self._look_at:
+            message = await self._hear(connection)
+            return () if message is None else self._subjects(message)
+        gap = (Signal.GAP,) if await self._look(lost) else ()
+        if _now() - self._heard_at < self._look_s * QUIET_LOOKS:
+            return gap
+        return (*self._subjects(await self._ping(connection)), *gap)
+
+    async def _hear(self, connection: Link) -> Any:
+        """Return the next message, or None where a look is due before it."""
+        try:
+            async with asyncio.timeout_at(self._look_at) as self._limit:
+                # A cancelled read loses nothing: what has arrived stays with the connection.
+                return await connection.read_response(timeout=self._look_s * 2, disconnect_on_error=False)
+        except TimeoutError:
+            return None
+        except (RedisError, OSError) as error:
+            raise translated("keyspace events", error) from error
+        finally:
+            self._limit = None
+
+    async def _ping(self, connection: Link) -> Any:
+        """Return the next message of a silent connection; at the latest, the answer to a ping."""
+        async with self._client.edge("keyspace events"):
+            await connection.send_command("PING")
+            return await connection.read_response()
+
+    def _subjects(self, message: Any) -> tuple[str | Signal, ...]:
         """Return the subject of a message; for a row that containers of several ASICs share, all of them."""
+        self._heard_at = _now()
         event = _event(message)
         if event is None:
             return ()
@@ -89,19 +143,67 @@ class RedisEvents:
             return (event,)
         return (event, *(name for name in self._names() if shared_row(name) == event))
 
+    def _note_failure(self) -> None:
+        """Have a look soon: a call has failed."""
+        self._suspect = True
+        soon = max(_now(), self._looked_at + BACKOFF_S_MAX)
+        if not self._well or soon >= self._look_at:
+            return
+        self._look_at = soon
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(soon)
+
+    async def _look(self, lost: Callable[[str], object]) -> bool:
+        """Look at Redis; return whether events may be missing. Raises Unavailable where it does not answer."""
+        thorough, self._suspect = self._suspect or not self._well, False
+        try:
+            missed = await self._check(thorough=thorough)
+        except Unavailable as error:
+            if not is_answer(error.__cause__):
+                raise
+            # The subscription is not affected; its flags may be. Meanwhile every feature is observed at each `LOOK_S`.
+            self._well, now = False, _now()
+            self._look_at = now + self._backoff.next_s()
+            lost(error.detail)
+            missed = now >= self._looked_at + self._look_s
+            self._looked_at = now if missed else self._looked_at
+            return missed
+        self._looked_at = _now()
+        self._look_at = self._looked_at + self._look_s
+        returned, self._well = not self._well, True
+        if returned:
+            self._backoff.reset()
+            lost("")
+        return missed or returned
+
+    async def _check(self, *, thorough: bool) -> bool:
+        """Restore the flags; return whether some were missing, or a row of ours is. Raises Unavailable."""
+        keys = [feature_key(feature) for feature, fields in self._rows.items() if fields]
+        commands = (("CONFIG GET", NOTIFY), ("EXISTS", *(keys or [FEATURE])))
+        async with self._client.edge("keyspace events"):
+            state = self._client.open().state
+            answers = await pipelined(state, (*commands, *(_TRIAL if thorough else ())), transaction=False)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            flags, there = answers[0][NOTIFY], answers[1]
+            missing = missing_flags(flags)
+            if missing:
+                await state.config_set(NOTIFY, flags + missing)
+        flushed = bool(keys) and there < len(keys)
+        if flushed:
+            # Not known any more: the next observation of each feature reads its row again.
+            self._rows.clear()
+        return bool(missing) or flushed
+
     async def _subscribe(self) -> Link:
         """Open a connection subscribed to both databases; every pattern is acknowledged. Raises Unavailable."""
         place = self._client.locate()
         await self._client.close_if_moved(place)
-        patterns = (
-            f"__keyspace@{place.config_db}__:{FEATURE}*",
-            f"__keyspace@{place.state_db}__:{FEATURE}*",
-            f"__keyspace@{place.config_db}__:{MASTER}",
-            f"__keyspace@{place.config_db}__:{INITIALIZED}",
-        )
         connection: Link = self._client.open().config.connection_pool.make_connection()
         try:
-            async with edge("keyspace events"):
+            async with self._client.edge("keyspace events"):
+                patterns = channels(place.config_db, place.state_db)
                 await connection.connect()
                 await connection.send_command("PSUBSCRIBE", *patterns)
                 waiting = len(patterns)
@@ -113,15 +215,15 @@ class RedisEvents:
             raise
         return connection
 
-    async def _add_flags(self) -> bool:
-        """Add the needed flags to the server's keyspace flags; return whether any was missing."""
-        async with edge(NOTIFY):
-            config = self._client.open().config
-            flags: str = (await config.config_get(NOTIFY))[NOTIFY]
-            missing = missing_flags(flags)
-            if missing:
-                await config.config_set(NOTIFY, flags + missing)
-        return bool(missing)
+
+def channels(config_db: int, state_db: int) -> tuple[str, ...]:
+    """Return the patterns of the channels that the daemon subscribes to."""
+    return (
+        f"__keyspace@{config_db}__:{FEATURE}*",
+        f"__keyspace@{state_db}__:{FEATURE}*",
+        f"__keyspace@{config_db}__:{MASTER}",
+        f"__keyspace@{config_db}__:{INITIALIZED}",
+    )
 
 
 def missing_flags(flags: str) -> str:
@@ -130,19 +232,8 @@ def missing_flags(flags: str) -> str:
     return "".join(flag for flag in FLAGS if flag not in there)
 
 
-async def _hear(connection: Link, timeout_s: float) -> Any:
-    """Return the next message, or None after `timeout_s` of silence."""
-    try:
-        return await connection.read_response(timeout=timeout_s)
-    except (RedisError, OSError) as error:
-        raise Unavailable("Redis", f"keyspace events: {error}") from error
-
-
-async def _ping(connection: Link) -> Any:
-    """Return the next message of a silent connection; at the latest, the answer to a ping."""
-    async with edge("keyspace events"):
-        await connection.send_command("PING")
-        return await connection.read_response()
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _event(message: Any) -> str | Signal | None:

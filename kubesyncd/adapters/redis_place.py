@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kubesyncd.ports import Unavailable
+from kubesyncd.core.setting_text import SOCKET_PATH_BYTES_MAX
+from kubesyncd.core.text import printable
+from kubesyncd.ports import Passing, Unavailable
 
 if TYPE_CHECKING:
     from kubesyncd import settings
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 DEFAULT_URL = "unix:///var/run/redis/redis.sock"
 # In the folder of database_config.json, on switches with several databases of a kind.
 GLOBAL_CONFIG = "database_global.json"
+PORT_MAX = 65_535
+TEXT_MAX = 120
+# What a file of a wrong shape raises where it is read.
+_WRONG_SHAPE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,47 +30,108 @@ class Place:
     """The place of the two databases: one server, because one connection subscribes to both.
 
     `asics`: the switch has several ASICs, and SONiC runs one container for each of them (`swss0`, `swss1`) for one
-    FEATURE row. SONiC sets has_per_asic_scope on such a row, on switches with one ASIC as well.
+    FEATURE row. SONiC sets has_per_asic_scope on such a row, on switches with one ASIC as well. `why`: which address is
+    used and why, where that is not the settings' own.
     """
 
     url: str
     config_db: int
     state_db: int
     asics: bool = False
+    why: str = field(default="", compare=False)
 
 
 def locate(where: settings.RedisSettings) -> Place:
     """Find the current place of the databases: SONiC's file appears with its database container, maybe after kubesyncd.
 
-    Raises Unavailable where the file has no usable content (it may be half written).
+    Raises Unavailable where the file has no usable content, Passing where it may be half written.
     """
-    asics = _several_asics(Path(where.database_config).with_name(GLOBAL_CONFIG))
+    file = Path(where.database_config)
+    asics = _several_asics(file.with_name(GLOBAL_CONFIG))
     fallback = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
     if where.url:
         return fallback
     try:
-        tables = json.loads(Path(where.database_config).read_bytes())
-        config, state = (tables["DATABASES"][name] for name in ("CONFIG_DB", "STATE_DB"))
-        sockets = {
-            tables["INSTANCES"][database["instance"]]["unix_socket_path"] for database in (config, state)
-        }
-        place = Place(f"unix://{sockets.pop()}", int(config["id"]), int(state["id"]), asics)
+        text = file.read_bytes()
     except FileNotFoundError:
         return fallback
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        detail = f"{where.database_config} names no CONFIG_DB and STATE_DB ({error!r}); set [redis] url"
+    except OSError as error:
+        raise Unavailable("Redis", f"{file}: {error.strerror}; set [redis] url") from error
+    try:
+        tables = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        detail = (
+            f"{file} is not complete JSON ({printable(error, TEXT_MAX)}); write it again, or set [redis] url"
+        )
+        raise Passing("Redis", detail) from error
+    return replace(_in_file(file, tables), asics=asics)
+
+
+def _in_file(file: Path, tables: Any) -> Place:
+    """Return the place that SONiC's file names. Raises Unavailable."""
+    try:
+        config, state = (tables["DATABASES"][name] for name in ("CONFIG_DB", "STATE_DB"))
+        numbers = int(config["id"]), int(state["id"])
+        servers = {str(database["instance"]): None for database in (config, state)}
+        found = {name: _server(name, tables["INSTANCES"][name]) for name in servers}
+    except _WRONG_SHAPE as error:
+        detail = (
+            f"{file} names no CONFIG_DB and STATE_DB ({printable(repr(error), TEXT_MAX)}); set [redis] url"
+        )
         raise Unavailable("Redis", detail) from error
-    if sockets:
-        detail = f"{where.database_config} has CONFIG_DB and STATE_DB on two servers; both must be on one"
-        raise Unavailable("Redis", detail)
-    return place
+    if len({url for url, _ in found.values()}) > 1:
+        raise Unavailable("Redis", f"{file} has CONFIG_DB and STATE_DB on two servers; both must be on one")
+    url, why = next(iter(found.values()))
+    return Place(url, *numbers, why=f"{file}: {why}")
+
+
+def _server(name: str, instance: Any) -> tuple[str, str]:
+    """Return the address of an instance, and why it is this one. Raises LookupError, TypeError, AttributeError.
+
+    As SONiC's own tools: the Unix socket; TCP where the file names none, or where none is at its path.
+    """
+    path, tcp = _path(instance.get("unix_socket_path")), _tcp(instance)
+    if path and (_exists(path) or not tcp):
+        return f"unix://{path}", f"instance {name} is at {path}"
+    if not tcp:
+        raise LookupError(f"instance {name}: neither unix_socket_path nor hostname and port")
+    reason = f"{path} does not exist" if path else "it has no unix_socket_path"
+    return f"redis://{tcp}", f"instance {name} is asked at {tcp}, because {reason}"
+
+
+def _path(value: Any) -> str:
+    """Return a usable path of a Unix socket, else an empty text."""
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        return ""
+    return value if len(value.encode()) <= SOCKET_PATH_BYTES_MAX and not set(value) & set("?#@%") else ""
+
+
+def _exists(path: str) -> bool:
+    """Return whether something is at this path; one that this user may not look at counts as existing."""
+    try:
+        Path(path).stat()
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+    return True
+
+
+def _tcp(instance: Any) -> str:
+    """Return `HOST:PORT`; empty without both."""
+    host, port = instance.get("hostname"), str(instance.get("port"))
+    if not isinstance(host, str) or not host or not host.isprintable() or set(host) & set("/?#@ "):
+        return ""
+    if not (port.isascii() and port.isdecimal() and len(port) <= len(str(PORT_MAX))):
+        return ""
+    if not 0 < int(port) <= PORT_MAX:
+        return ""
+    return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
 
 
 def _several_asics(file: Path) -> bool:
     """Return whether SONiC has databases for each of several ASICs; false where its file lists none."""
     try:
         return any(entry.get("namespace") for entry in json.loads(file.read_bytes())["INCLUDES"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, *_WRONG_SHAPE):
         return False
 
 

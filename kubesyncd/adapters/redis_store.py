@@ -25,7 +25,6 @@ from kubesyncd.adapters.redis_client import (
     RedisClient,
     ask,
     connect,
-    edge,
     feature_key,
     field_of,
     hash_of,
@@ -34,12 +33,12 @@ from kubesyncd.adapters.redis_client import (
     texts_of,
     update,
 )
-from kubesyncd.adapters.redis_events import PROBE_S, RedisEvents
+from kubesyncd.adapters.redis_events import LOOK_S, RedisEvents
 from kubesyncd.adapters.redis_place import on_switch
 from kubesyncd.core.config_load import ConfigLoad
 from kubesyncd.core.model import FeatureConfig, MasterConfig, Row, Signal, Stored, valid_feature_name
 from kubesyncd.core.parse import parse_master_config
-from kubesyncd.ports import Unavailable
+from kubesyncd.ports import Passing
 
 if TYPE_CHECKING:
     import random
@@ -62,7 +61,7 @@ class RedisStore:
 
     While CONFIG_DB is being loaded, `features`, `master` and `device_metadata` raise Unavailable, because their lists
     would be incomplete; `read` reports `loading`. `always_local` features have such a config even without a FEATURE
-    row. `probe_s`: seconds of silence before a probe. `kube`: whether the Kubernetes packages are installed; without
+    row. `look_s`: see RedisEvents. `kube`: whether the Kubernetes packages are installed; without
     them, every feature is local. `restores`: rows that a load has lost are restored before it counts as over.
     `connect` opens a client of one database. The ledger restores `load`.
     """
@@ -76,14 +75,13 @@ class RedisStore:
         *,
         kube: bool = True,
         restores: bool = False,
-        probe_s: float = PROBE_S,
+        look_s: float = LOOK_S,
         connect: Connect = connect,
     ) -> None:
         self._client = RedisClient(where, connect)
         self._schema = schema(schema_names)
         self._always_local = always_local
         self._kube = kube
-        self._events = RedisEvents(self._client, rng, lambda: self._written, probe_s)
         self._turns = asyncio.Semaphore(TURNS)
         self._answered_at = 0.0
         self.config_load = ConfigLoad(restores=restores)
@@ -92,6 +90,9 @@ class RedisStore:
         self._written: dict[str, Row] = {}
         # The fields as last read or written: a write after a read is one round trip.
         self._stored: dict[str, Hash] = {}
+        self._events = RedisEvents(
+            self._client, rng, names=lambda: self._written, rows=self._stored, look_s=look_s
+        )
 
     def restored(self) -> None:
         """Record that a load is over: the rows that it has lost are restored."""
@@ -100,8 +101,8 @@ class RedisStore:
     def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         """Yield the names of features whose row changed in either database, and MASTER.
 
-        GAP on every loss and return of the subscription; `lost`: see ports.FeatureStore. Never ends and never raises;
-        while Redis is down it tries again every 2 s at most.
+        GAP where events may be missing; `lost`: see ports.FeatureStore. Never ends and never raises; while Redis is
+        down it tries again every 2 s at most.
         """
         return self._events.events(lost)
 
@@ -111,7 +112,7 @@ class RedisStore:
 
     async def feature_rows(self) -> dict[str, dict[str, str]]:
         """Return all FEATURE rows of CONFIG_DB as stored, by valid names; also before a load's rows are restored."""
-        async with edge("CONFIG_DB"):
+        async with self._client.edge("CONFIG_DB"):
             config = self._client.open().config
             keys = [text_of(key) async for key in config.scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)]
             names = [name for key in keys if valid_feature_name(name := key.removeprefix(FEATURE))]
@@ -120,19 +121,19 @@ class RedisStore:
             )
             if initialized != b"1" and self.config_load.seen:
                 self._loading(initialized)
-                raise Unavailable("Redis", "CONFIG_DB is being loaded")
+                raise Passing("Redis", "CONFIG_DB is being loaded")
             hashes = zip(names, (hash_of(row, []) for row in rows), strict=True)
             return {name: {text_of(f): text_of(v) for f, v in row.items()} for name, row in hashes if row}
 
     async def add_fields(self, feature: str, fields: Mapping[str, str]) -> None:
         """Set these fields of the feature's row in CONFIG_DB."""
         key = feature_key(feature)
-        async with edge(f"CONFIG_DB {key}"):
+        async with self._client.edge(f"CONFIG_DB {key}"):
             await self._client.open().config.hset(key, mapping=dict(fields))
 
     async def features(self) -> frozenset[str]:
         """See ports.FeatureStore."""
-        async with edge("CONFIG_DB"):
+        async with self._client.edge("CONFIG_DB"):
             databases = self._client.open()
             keys = databases.config.scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)
             names = {text_of(key).removeprefix(FEATURE) async for key in keys}
@@ -142,7 +143,7 @@ class RedisStore:
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
         """Read one feature's config and row in one transaction; invalid fields stay as `known`."""
         key = feature_key(feature)
-        async with self._turn(key), edge(key):
+        async with self._turn(key), self._client.edge(key):
             databases = self._client.open()
             shared = shared_row(feature) if databases.place.asics else ""
             config, initialized, keys, of_shared, row = await _look(databases, key, shared)
@@ -189,7 +190,7 @@ class RedisStore:
         event, and the row is written again.
         """
         key = feature_key(feature)
-        async with self._turn(f"STATE_DB {key}"), edge(f"STATE_DB {key}"):
+        async with self._turn(f"STATE_DB {key}"), self._client.edge(f"STATE_DB {key}"):
             state, wanted = self._client.open().state, self._spelled(feature, row)
             # Use the fields last read; read those that are not known for sure.
             stored = self._stored.pop(feature, None)
@@ -228,7 +229,7 @@ class RedisStore:
         return {text_of(name): text_of(value) for name, value in first if len(value) <= VALUE_BYTES_MAX}
 
     async def _config_hash(self, key: str, problems: list[str]) -> Hash:
-        async with edge(f"CONFIG_DB {key}"):
+        async with self._client.edge(f"CONFIG_DB {key}"):
             stored, initialized = await ask(
                 self._client.open().config, ("HGETALL", key), ("GET", INITIALIZED)
             )
@@ -242,7 +243,7 @@ class RedisStore:
         """
         fields = self._schema.encode_master(connected=connected, ts=ts)
         wanted = {name.encode(): value.encode() for name, value in fields.items()}
-        async with edge(f"STATE_DB {MASTER}"):
+        async with self._client.edge(f"STATE_DB {MASTER}"):
             state = self._client.open().state
             stored = await hgetall(state, MASTER)
             if stored.get(b"connected") != wanted[b"connected"] or not wanted.keys() <= stored.keys():
@@ -251,7 +252,7 @@ class RedisStore:
     async def write_pending(self, labels: tuple[str, ...]) -> None:
         """Mirror the label queue to STATE_DB `KUBE_SERVER|PENDING_LABELS`; an empty one removes it."""
         name, wanted = PENDING_FIELD.encode(), ",".join(labels).encode()
-        async with edge(f"STATE_DB {PENDING}"):
+        async with self._client.edge(f"STATE_DB {PENDING}"):
             state = self._client.open().state
             stored = await hgetall(state, PENDING)
             ours = {name: stored[name]} if name in stored else {}
@@ -264,11 +265,11 @@ class RedisStore:
 
     def _refuse_loading(self, initialized: object) -> None:
         if self._loading(initialized):
-            raise Unavailable("Redis", "CONFIG_DB is being loaded; asked again when it is complete")
+            raise Passing("Redis", "CONFIG_DB is being loaded; asked again when it is complete")
 
     @contextlib.asynccontextmanager
     async def _turn(self, what: str) -> AsyncIterator[None]:
-        """Wait for a turn, for as long as Redis answers earlier callers. Raises Unavailable when it answers none."""
+        """Wait for a turn, for as long as Redis answers earlier callers. Raises Passing when it answers none."""
         now = asyncio.get_running_loop().time
         while True:
             begun = now()
@@ -278,7 +279,7 @@ class RedisStore:
                 break
             except TimeoutError:
                 if self._answered_at < begun:
-                    raise Unavailable("Redis", f"{what}: no answer in time") from None
+                    raise Passing("Redis", f"{what}: no answer in time") from None
         try:
             yield
             self._answered_at = now()

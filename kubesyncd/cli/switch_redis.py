@@ -6,17 +6,17 @@ Knows Redis and the keys of our rows; must not know click or print. Every call h
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from kubesyncd.core.model import Row, valid_feature_name
 from kubesyncd.core.parse import parse_master_config
-from kubesyncd.ports import Forbidden, Refused, Unavailable
+from kubesyncd.ports import Passing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from kubesyncd.adapters.db_schema import Schema
     from kubesyncd.adapters.redis_place import Place
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from kubesyncd.settings import Settings
 
     Client: TypeAlias = Any
+    Answer = TypeVar("Answer")
 
 REDIS_S = 1.0
+# A command waits so long in all for a Redis that answers that it is busy or loading.
+PATIENCE_S = 1.0
+PAUSE_S = 0.1
 SCAN_COUNT = 1000
 
 
@@ -45,6 +49,8 @@ class SwitchRedis:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # How long this command still waits for a busy Redis.
+        self._patience_s = PATIENCE_S
 
     @cached_property
     def schema(self) -> Schema:
@@ -93,9 +99,11 @@ class SwitchRedis:
     def _names_in_table(self) -> list[str]:
         from kubesyncd.adapters.redis_client import FEATURE
 
-        with _redis_edge("CONFIG_DB"):
-            keys = self._databases[0].scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)
-            return sorted({key.removeprefix(FEATURE) for key in keys})
+        keys = self._ask(
+            "CONFIG_DB",
+            lambda databases: list(databases[0].scan_iter(match=f"{FEATURE}*", count=SCAN_COUNT)),
+        )
+        return sorted({key.removeprefix(FEATURE) for key in keys})
 
     def feature_rows(self, feature: str) -> FeatureFields:
         """Return one feature's rows. Raises Unavailable, Refused."""
@@ -153,20 +161,22 @@ class SwitchRedis:
         from kubesyncd.adapters.redis_client import FEATURE
 
         key = f"{FEATURE}{feature}"
-        with _redis_edge(f"CONFIG_DB {key}"):
-            pipe = self._databases[0].pipeline(transaction=True)
+
+        def replace(databases: tuple[Client, Client]) -> None:
+            pipe = databases[0].pipeline(transaction=True)
             pipe.delete(key)
             if fields:
                 pipe.hset(key, mapping=dict(fields))
             pipe.execute()
+
+        self._ask(f"CONFIG_DB {key}", replace)
 
     def remove_state(self, feature: str) -> None:
         """Remove the feature's STATE_DB row, including fields of other programs. Raises Unavailable."""
         from kubesyncd.adapters.redis_client import FEATURE
 
         key = f"{FEATURE}{feature}"
-        with _redis_edge(f"STATE_DB {key}"):
-            self._databases[1].delete(key)
+        self._ask(f"STATE_DB {key}", lambda databases: databases[1].delete(key))
 
     def write_master(self, fields: Mapping[str, str]) -> None:
         """Set these fields of the master's CONFIG_DB row, all in one write. Raises Unavailable, Refused."""
@@ -178,20 +188,18 @@ class SwitchRedis:
         """Return the flags of the keyspace events that Redis publishes, and those it lacks. Raises Unavailable."""
         from kubesyncd.adapters.redis_events import NOTIFY, missing_flags
 
-        with _redis_edge(NOTIFY):
-            flags: str = self._databases[0].config_get(NOTIFY)[NOTIFY]
+        flags: str = self._ask(NOTIFY, lambda databases: databases[0].config_get(NOTIFY)[NOTIFY])
         return flags, missing_flags(flags)
 
     def config_loaded(self) -> bool:
         """Return whether CONFIG_DB is marked as fully loaded. Raises Unavailable."""
         from kubesyncd.adapters.redis_client import INITIALIZED
 
-        with _redis_edge(INITIALIZED):
-            return bool(self._databases[0].get(INITIALIZED) == "1")
+        return bool(self._ask(INITIALIZED, lambda databases: databases[0].get(INITIALIZED) == "1"))
 
     def _hash(self, database: int, key: str) -> dict[str, str]:
-        with _redis_edge(f"{'STATE_DB' if database else 'CONFIG_DB'} {key}"):
-            found: dict[str, str] = self._databases[database].hgetall(key)
+        what = f"{'STATE_DB' if database else 'CONFIG_DB'} {key}"
+        found: dict[str, str] = self._ask(what, lambda databases: databases[database].hgetall(key))
         return found
 
     def _write(self, key: str, fields: Mapping[str, str]) -> None:
@@ -199,34 +207,28 @@ class SwitchRedis:
         from kubesyncd.adapters.db_schema import normal
 
         there = {normal(name): name for name in self._hash(0, key)}
-        with _redis_edge(f"CONFIG_DB {key}"):
-            self._databases[0].hset(
-                key, mapping={there.get(normal(name), name): value for name, value in fields.items()}
-            )
+        spelled = {there.get(normal(name), name): value for name, value in fields.items()}
+        self._ask(f"CONFIG_DB {key}", lambda databases: databases[0].hset(key, mapping=spelled))
 
+    def _ask(self, what: str, call: Callable[[tuple[Client, Client]], Answer]) -> Answer:
+        """Return what Redis answers to `call`; ask again while it says that it is busy or loading.
 
-@contextmanager
-def _redis_edge(what: str) -> Iterator[None]:
-    from redis.exceptions import RedisError, ResponseError
+        Raises what `redis_refusals` makes of its failure.
+        """
+        from redis.exceptions import RedisError
 
-    try:
-        yield
-    except ResponseError as error:
-        if "WRONGTYPE" in str(error):
-            raise Refused("Redis", f"{what}: invalid key type, only a hash is allowed; delete it") from error
-        raise Unavailable("Redis", f"{what}: {error}") from error
-    except (RedisError, OSError) as error:
-        if _denied(error):
-            detail = "its socket may not be used by this user; use sudo, or join its group"
-            raise Forbidden("Redis", detail) from error
-        raise Unavailable("Redis", "does not answer; start it: systemctl start database") from error
+        from kubesyncd.adapters.redis_refusals import NO_ANSWER, translated, word_of
 
-
-def _denied(error: BaseException | None) -> bool:
-    """Return whether a PermissionError is the cause; redis-py wraps it."""
-    while error is not None and not isinstance(error, PermissionError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+        while True:
+            try:
+                return call(self._databases)
+            except (RedisError, OSError) as error:
+                failure = translated(what, error, self._place.why)
+                waits = isinstance(failure, Passing) and word_of(error) not in NO_ANSWER
+                if not waits or self._patience_s <= 0:
+                    raise failure from error
+            self._patience_s -= PAUSE_S
+            time.sleep(PAUSE_S)
 
 
 def _normal(fields: Mapping[str, str]) -> dict[str, str]:

@@ -75,10 +75,10 @@ class StatusMirror:
                 # Redis starts later than the daemon at boot. Without a master, its outage is not the cluster's concern.
                 never_read = self._config.master is None and self._clock() >= silent_until
                 if self._shown.engaged or never_read:
-                    self._alerts.warn(UNREADABLE, str(error))
+                    self._alerts.fails(UNREADABLE, error)
                 wait_s = self._backoff.next_s()
             else:
-                self._alerts.warn(UNREADABLE, "")
+                self._alerts.answers(UNREADABLE, surely=True)
                 self._backoff.reset()
                 wait_s = self._audit_s
             if not await woken(self._due, wait_s):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubesyncd.ports import PortError, Unavailable
+from kubesyncd.ports import Passing, PortError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ async def exists(name: str, around: Surroundings) -> bool:
     async def has_row() -> bool:
         stored = await around.store.read(name)
         if stored.loading and stored.config is None:
-            raise Unavailable("Redis", "CONFIG_DB is being loaded")
+            raise Passing("Redis", "CONFIG_DB is being loaded")
         return stored.config is not None
 
     async def has_container() -> bool:
@@ -42,7 +42,8 @@ async def exists(name: str, around: Surroundings) -> bool:
             silent = silent or error
     if silent is not None:
         text = f"{silent.detail}; so it is unknown whether the feature exists, and nothing was done"
-        raise Unavailable(silent.service, text)
+        kind = Passing if isinstance(silent, Passing) else Unavailable
+        raise kind(silent.service, text)
     return False
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.failed_action import TEXT_MAX, ActionKind, FailedAction
 from kubesyncd.core.model import SHORT_ID, Owner
 from kubesyncd.core.text import printable
-from kubesyncd.ports import Busy, Missing, PortError, Refused
+from kubesyncd.ports import Missing, Passing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container
@@ -32,6 +32,7 @@ class FailedActions:
         self._alerts = alerts
         self._failures: dict[tuple[ActionKind, str], FailedAction] = {}
         self._backoffs: dict[tuple[ActionKind, str], Backoff] = {}
+        self._woken = around.wakes.all_woken
 
     def fail(self, kind: ActionKind, target: str, error: PortError) -> None:
         """Note a failure. It is an alert at once where it was refused, else from the second one in a row on."""
@@ -49,11 +50,15 @@ class FailedActions:
             at=now,
             again_at=now + wait_s,
             refused=refused,
-            passing=isinstance(error, Busy),
+            passing=isinstance(error, Passing),
         )
         if before is not None:
             failed = replace(failed, count=before.count + 1)
         self._failures[key] = failed
+        if kind in _PACED and isinstance(error, Unavailable):
+            # It fails all features alike.
+            self._alerts.fails(kind.value, error)
+            return
         self._alerts.warn("trouble", text, about=_about(key), action=kind.value, retry_in_s=round(wait_s, 1))
         if isinstance(error, Refused) or failed.count > 1:
             self._alerts.begin(kind.value, text)
@@ -62,17 +67,22 @@ class FailedActions:
         """Note that the action has succeeded."""
         self._forget((kind, target))
 
-    def hurry(self) -> None:
-        """Allow each failed action to be tried again at once: a client asks for the feature."""
+    def hurry(self, *kinds: ActionKind) -> None:
+        """Allow failed actions of these `kinds` (none: of all) to be tried again at once."""
         now = self._clock()
         for key, failed in self._failures.items():
-            self._failures[key] = replace(failed, again_at=min(failed.again_at, now))
+            if not kinds or key[0] in kinds:
+                self._failures[key] = replace(failed, again_at=min(failed.again_at, now))
 
     def lasting(self, containers: tuple[Container, ...]) -> tuple[FailedAction, ...]:
         """Return the failures that still count beside these containers; forget all others."""
         present = {c.id: c.running for c in containers if not c.gone}
         made = any(c.owner is Owner.LOCAL and not c.gone for c in containers)
         now = self._clock()
+        if self._woken != self._around.wakes.all_woken:
+            # Redis may have answered again since.
+            self._woken = self._around.wakes.all_woken
+            self.hurry(*_PACED)
         for key, failed in tuple(self._failures.items()):
             if _is_over(failed, present, now, made=made):
                 self._forget(key)
@@ -85,6 +95,7 @@ class FailedActions:
         self._alerts.warn("trouble", "", about=_about(key))
         if all(kind is not key[0] for kind, _ in self._failures):
             self._alerts.end(key[0].value)
+            self._alerts.answers(key[0].value, surely=True)
 
 
 def _is_over(failed: FailedAction, present: dict[str, bool], now: float, *, made: bool) -> bool:

@@ -36,7 +36,7 @@ from kubesyncd.features.surroundings import View
 from kubesyncd.features.verb_call import VerbCall
 from kubesyncd.features.waiters import GONE, Waiters
 from kubesyncd.features.way_back import WayBack
-from kubesyncd.ports import Busy, PortError, Refused
+from kubesyncd.ports import Passing, PortError, Refused
 from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ class _StoreReader:
                 printable(error, TEXT_MAX),
                 again_at=again_at,
                 refused=isinstance(error, Refused),
-                passing=isinstance(error, Busy),
+                passing=isinstance(error, Passing),
             )
             return None
         self.failure = None

@@ -10,6 +10,8 @@ class Wakes:
 
     def __init__(self) -> None:
         self._events: dict[str, asyncio.Event] = {}
+        # How often all features have been woken.
+        self.all_woken = 0
 
     def of(self, feature: str) -> asyncio.Event:
         """Return the feature's event."""
@@ -17,6 +19,7 @@ class Wakes:
 
     def wake(self, feature: str | None) -> None:
         """Trigger an observation of this feature, or of all features (None)."""
+        self.all_woken += feature is None
         for event in self._events.values() if feature is None else filter(None, [self._events.get(feature)]):
             event.set()
 

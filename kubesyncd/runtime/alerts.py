@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubesyncd.ports import Unavailable
+from kubesyncd.ports import Lasting, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,8 @@ class Alerts:
         self._met: dict[str, set[tuple[str, str]]] = {}
         # The components that an outage of a service affects now.
         self._outages: dict[str, set[tuple[str, str]]] = {}
+        # The services whose outage an operator has to end, and that was told.
+        self._lasting: set[str] = set()
         # When each service's outage has begun, and when its last one ended.
         self._began_at: dict[str, float] = {}
         self._over_at: dict[str, float] = {}
@@ -69,6 +71,12 @@ class Alerts:
             self._began_at[service] = now
         return first
 
+    def lasts(self, service: str) -> bool:
+        """Note that an operator has to end the outage; return whether that is new."""
+        new = service in self._outages and service not in self._lasting
+        self._lasting.add(service)
+        return new
+
     def stream_is_lost(self, service: str, whom: str, now: float) -> bool:
         """Note that an outage has begun; return whether it is another one than that of failed calls a moment ago."""
         self._over_at.pop(service, None)
@@ -87,11 +95,14 @@ class Alerts:
         if (topic, whom) not in affected:
             return False
         affected.discard((topic, whom))
+        if not affected:
+            self._lasting.discard(service)
         return not affected
 
     def outage_is_over(self, service: str, now: float) -> None:
         """Note that `service` answers again; a component that it still fails later begins a new outage."""
         self._outages.pop(service, None)
+        self._lasting.discard(service)
         self._over_at[service] = now
 
 
@@ -107,8 +118,9 @@ class AlertLog:
         self._clock = clock
         # The text of each current problem, by topic and by what it is about.
         self._current: dict[tuple[str, str], str] = {}
-        # The service whose failures each topic is about now.
+        # The service whose failures each topic is about now, and the text of the last one.
         self._failing: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
 
     def warn(self, topic: str, text: str, *, about: str = "", **more: object) -> None:
         """Log a warning unless the current one of this topic has the same text; an empty text clears it.
@@ -135,23 +147,32 @@ class AlertLog:
         self._note(topic, "", "")
 
     def fails(self, topic: str, error: PortError, **more: object) -> None:
-        """Log a failed call: as `warn`, but once for all components where a service that all use does not answer."""
+        """Log a failed call: as `warn`, but once for all components where a service that all use does not answer.
+
+        One that lasts until an operator ends it is an alert.
+        """
         service, text = error.service, str(error)
         if service not in SHARED or not isinstance(error, Unavailable):
             self.warn(topic, text, about="", **more)
             return
-        if self._alerts.outage_begins(service, topic, self._whom, self._clock()):
+        begins = self._alerts.outage_begins(service, topic, self._whom, self._clock())
+        if isinstance(error, Lasting) and self._alerts.lasts(service):
+            self._log.error(topic, alert=True, service=service, why=text, **more)
+        elif begins:
             self._log.warning(topic, service=service, why=text, **more)
-        self._failing[topic] = service
+        self._failing[topic], self._failed[topic] = service, text
 
-    def answers(self, topic: str) -> None:
-        """Note that this topic's calls succeed again; log the end of its problem, or of the service's outage."""
+    def answers(self, topic: str, *, surely: bool = False) -> None:
+        """Note that this topic's calls succeed again; log the end of its problem, or of the service's outage.
+
+        Not `surely`: a cache of the service's answers may have been enough, which says nothing about the service.
+        """
         self.warn(topic, "")
         service = self._failing.get(topic, "")
-        # A look that the cache of a service's answers was enough for says nothing about the service.
-        if not service or self._alerts.outage_is_new(service, self._clock()):
+        if not service or (not surely and self._alerts.outage_is_new(service, self._clock())):
             return
         del self._failing[topic]
+        self._failed.pop(topic, None)
         if self._alerts.outage_ends(service, topic, self._whom):
             self._log.info(RECOVERED, topic=topic, service=service)
 
@@ -178,10 +199,12 @@ class AlertLog:
         for topic, service in self._failing.items():
             self._alerts.outage_ends(service, topic, self._whom)
         self._failing.clear()
+        self._failed.clear()
 
     def lasting(self, *topics: str) -> tuple[str, ...]:
         """Return the texts of those `topics` that have not cleared."""
-        return tuple(text for topic in topics if (text := self._current.get((topic, ""), "")))
+        found = (self._current.get((topic, ""), self._failed.get(topic, "")) for topic in topics)
+        return tuple(filter(None, found))
 
     def _note(self, topic: str, about: str, text: str) -> None:
         if text:

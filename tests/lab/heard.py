@@ -17,16 +17,16 @@ LIMIT_S = 60.0
 class Speaker(Protocol):
     """A port with events: a ports.FeatureStore or a ports.Containers."""
 
-    def events(self) -> AsyncIterator[str | Signal]: ...
+    def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]: ...
 
 
 class Heard:
-    """The events of a port so far, in `said`, collected by a task of its own."""
+    """The events of a port so far, in `said`, collected by a task of its own. `lost`: see ports.FeatureStore.events."""
 
-    def __init__(self, port: Speaker) -> None:
+    def __init__(self, port: Speaker, lost: Callable[[str], object] = str) -> None:
         self.said: list[str | Signal] = []
         self._news = asyncio.Condition()
-        self._task = asyncio.create_task(self._listen(port))
+        self._task = asyncio.create_task(self._listen(port, lost))
 
     async def until(self, enough: Callable[[list[str | Signal]], bool]) -> None:
         """Return once what was said is enough."""
@@ -51,8 +51,8 @@ class Heard:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
-    async def _listen(self, port: Speaker) -> None:
-        async with contextlib.aclosing(port.events()) as events:
+    async def _listen(self, port: Speaker, lost: Callable[[str], object]) -> None:
+        async with contextlib.aclosing(port.events(lost)) as events:
             async for word in events:
                 async with self._news:
                     self.said.append(word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import threading
@@ -28,7 +29,7 @@ from kubesyncd.core.model import (
     SystemState,
     valid_feature_name,
 )
-from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.ports import Lasting, Refused, Unavailable
 from tests.lab.fake_redis import FakeRedis
 from tests.lab.heard import Heard
 from tests.lab.redis_server import RedisServer
@@ -44,17 +45,25 @@ ID = "0123456789abcdef" * 4
 LOCAL = Row(SystemState.UP, Owner.LOCAL, Mode.NONE, ID, 1_700_000_000)
 KUBE = Row(SystemState.UP, Owner.KUBE, Mode.READY, ID, 1_700_000_000)
 NOTIFY = "notify-keyspace-events"
+# What makes Redis refuse a command, and what ends that.
+REFUSALS = (
+    (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    (("ACL", "SETUSER", "default", "-hset"), ("ACL", "SETUSER", "default", "+hset")),
+    (("ACL", "SETUSER", "default", "-hgetall"), ("ACL", "SETUSER", "default", "+hgetall")),
+    (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+)
 # Never what is tested: only how long a broken run may hang.
 PATIENCE_S = 30.0
 
 
-def make_store(server: RedisServer | FakeRedis, names: str = "hld", *, probe_s: float = 20.0) -> RedisStore:
+def make_store(server: RedisServer | FakeRedis, names: str = "hld", *, look_s: float = 20.0) -> RedisStore:
     return RedisStore(
         settings.RedisSettings(url=server.url),
         names,
         random.Random(1),
         frozenset({"database"}),
-        probe_s=probe_s,
+        look_s=look_s,
         connect=server.connect if isinstance(server, FakeRedis) else connect,
     )
 
@@ -92,8 +101,9 @@ def own_server(shared_redis: RedisServer) -> Iterator[RedisServer]:
 
 
 @contextlib.asynccontextmanager
-async def hearing(store: RedisStore) -> AsyncIterator[Heard]:
-    heard = Heard(store)
+async def hearing(store: RedisStore, told: list[str] | None = None) -> AsyncIterator[Heard]:
+    """`told` receives why the events are lost, and an empty text when they are back."""
+    heard = Heard(store, [].append if told is None else told.append)
     try:
         yield heard
     finally:
@@ -126,10 +136,15 @@ async def half_open(server: RedisServer) -> AsyncIterator[tuple[str, Callable[[]
     door.close()
 
 
+def commands(client: redis.Redis, name: str) -> int:
+    """How many commands of this name the server has executed."""
+    calls: int = client.info("commandstats").get(f"cmdstat_{name}", {}).get("calls", 0)
+    return calls
+
+
 def commands_run(client: redis.Redis) -> int:
     """How many writing commands the server has executed."""
-    stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("hset", "hdel", "del", "set"))
+    return sum(commands(client, name) for name in ("hset", "hdel", "del", "set"))
 
 
 class TestReading:
@@ -580,7 +595,7 @@ class TestEvents:
     async def test_flags_replaced_by_another_program_are_noticed(
         self, redis_server: RedisServer, config_db: redis.Redis
     ) -> None:
-        store = make_store(redis_server, probe_s=0.2)
+        store = make_store(redis_server, look_s=0.2)
         async with hearing(store) as heard:
             await heard.then_forget(Signal.GAP)
             config_db.config_set(NOTIFY, "Elg")
@@ -591,18 +606,66 @@ class TestEvents:
             await heard.then_forget("snmp")
         await store.close()
 
+    async def test_flags_replaced_while_rows_are_written_are_restored(
+        self, redis_server: RedisServer, config_db: redis.Redis, state_db: redis.Redis
+    ) -> None:
+        """Hashes are published, so the subscription is never silent; new strings (CONFIG_DB_INITIALIZED) are not."""
+        store = make_store(redis_server, look_s=1.0)
+        async with hearing(store) as heard:
+            await heard.then_forget(Signal.GAP)
+            config_db.config_set(NOTIFY, "KEhl")
+
+            async def write() -> None:
+                for number in itertools.count():
+                    state_db.hset("FEATURE|snmp", "a", str(number))
+                    await asyncio.sleep(0.05)
+
+            writing = asyncio.create_task(write())
+            assert Signal.GAP in await heard.then_forget(Signal.GAP)
+            writing.cancel()
+            assert set(config_db.config_get(NOTIFY)[NOTIFY]) >= {*FLAGS, "E", "l"}
+        await store.close()
+
+    async def test_flags_are_looked_at_on_each_subscription(
+        self, store: RedisStore, config_db: redis.Redis
+    ) -> None:
+        async with hearing(store) as heard:
+            await heard.then_forget(Signal.GAP)
+            config_db.config_set(NOTIFY, "")
+            config_db.client_kill_filter(_type="pubsub")
+            await heard.then_forget(Signal.GAP, 2)
+            assert set(config_db.config_get(NOTIFY)[NOTIFY]) >= set(FLAGS)
+
+    async def test_a_flushed_state_db_is_noticed_and_one_that_others_emptied_is_not_told_again(
+        self, redis_server: RedisServer, state_db: redis.Redis
+    ) -> None:
+        store = make_store(redis_server, look_s=0.2)
+        async with hearing(store) as heard:
+            for name in ("snmp", "lldp"):
+                await store.write_row(name, LOCAL)
+            await heard.then_forget(Signal.GAP)
+            for _ in range(2):
+                state_db.flushdb()
+                await heard.page(lambda events: Signal.GAP in events)
+                assert (await store.read("snmp")).row == Row()
+                await store.write_row("snmp", LOCAL)
+            await heard.then_forget("snmp")
+            looks = commands(state_db, "exists")
+            await until_async(lambda: commands(state_db, "exists") >= looks + 3)
+            assert Signal.GAP not in heard.said
+            assert (await store.read("snmp")).row == LOCAL
+        await store.close()
+
     @pytest.mark.parametrize("flags", ["", "KEA"])
     async def test_a_quiet_subscription_is_asked_and_stays(
         self, redis_server: RedisServer, config_db: redis.Redis, flags: str
     ) -> None:
         config_db.config_set(NOTIFY, flags)
-        store = make_store(redis_server, probe_s=0.1)
+        store = make_store(redis_server, look_s=0.1)
         async with hearing(store) as heard:
             await heard.then_forget(Signal.GAP)
-            pings = config_db.info("commandstats").get("cmdstat_ping", {}).get("calls", 0)
-            await until_async(
-                lambda: config_db.info("commandstats").get("cmdstat_ping", {}).get("calls", 0) >= pings + 3
-            )
+            pings = commands(config_db, "ping")
+            await until_async(lambda: commands(config_db, "ping") >= pings + 3)
             assert heard.said == []
         await store.close()
 
@@ -650,7 +713,7 @@ class TestRedisInTrouble:
     async def test_a_silent_server_is_unavailable_in_time_and_the_dead_subscription_is_noticed(
         self, own_server: RedisServer
     ) -> None:
-        store = make_store(own_server, probe_s=0.3)
+        store = make_store(own_server, look_s=0.3)
         async with hearing(store) as heard:
             await heard.then_forget(Signal.GAP)
             await store.read("snmp")
@@ -703,7 +766,7 @@ class TestRedisInTrouble:
     ) -> None:
         async with half_open(redis_server) as (url, go_silent):
             store = RedisStore(
-                settings.RedisSettings(url=url), "hld", random.Random(1), frozenset(), probe_s=0.3
+                settings.RedisSettings(url=url), "hld", random.Random(1), frozenset(), look_s=0.3
             )
             async with hearing(store) as heard:
                 await heard.then_forget(Signal.GAP)
@@ -735,14 +798,43 @@ class TestRedisInTrouble:
         server.close()
 
     async def test_a_server_that_forbids_notifications_is_polled(self, own_server: RedisServer) -> None:
-        store = make_store(own_server)
+        store = make_store(own_server, look_s=0.3)
         with own_server.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-config", "-hset")
-        with pytest.raises(Refused, match="permission"):
+        with pytest.raises(Unavailable, match="docs/security"):
             await store.write_row("snmp", LOCAL)
         async with hearing(store) as heard:
             await heard.page(lambda events: events == [Signal.GAP] * 3)
         assert (await store.read("snmp")).row == Row()
+        await store.close()
+
+    async def test_the_end_of_each_refusal_is_a_gap_and_nothing_is_changed_by_looking(
+        self, own_server: RedisServer
+    ) -> None:
+        store = make_store(own_server, look_s=30.0)
+        told: list[str] = []
+        with (
+            own_server.client() as client,
+            own_server.client(4) as config_db,
+            own_server.client(6) as state_db,
+        ):
+            config_db.set("CONFIG_DB_INITIALIZED", "1")
+            await store.write_row("snmp", LOCAL)
+            async with hearing(store, told) as heard:
+                await heard.then_forget(Signal.GAP)
+                for begin, end in REFUSALS:
+                    client.execute_command(*begin)
+                    with pytest.raises(Lasting):
+                        await store.write_row("snmp", KUBE)
+                        await store.read("snmp")
+                    await until_async(lambda: told[-1] != "", told=lambda: str(begin))
+                    heard.said.clear()
+                    client.execute_command(*end)
+                    await heard.then_forget(Signal.GAP)
+                    assert told[-1] == ""
+                    await store.write_row("snmp", LOCAL)
+            assert state_db.keys() == ["FEATURE|snmp"]
+            assert config_db.keys() == ["CONFIG_DB_INITIALIZED"]
         await store.close()
 
     async def test_under_random_kills_a_reader_that_trusts_the_events_ends_up_right(

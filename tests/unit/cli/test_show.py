@@ -93,9 +93,7 @@ def test_a_poison_row_is_shown_as_such_and_hides_no_other(terminal: Operator) ->
     assert "LOCAL_TO_KUBE" in shown
     alone = terminal.types("show feature lldp")
     assert alone.exit_code == 1
-    assert alone.stderr == (
-        "kubesync: Redis: STATE_DB FEATURE|lldp: invalid key type, only a hash is allowed; delete it\n"
-    )
+    assert alone.stderr == ("kubesync: Redis: STATE_DB FEATURE|lldp: the key is not a hash; delete it\n")
 
 
 def test_a_row_whose_name_no_feature_can_have_is_shown_with_the_rule(terminal: Operator) -> None:

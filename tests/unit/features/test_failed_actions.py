@@ -15,7 +15,7 @@ from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features.failed_actions import FAILURES_MAX, FORGET_S, FailedActions
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Reconciler
-from kubesyncd.ports import Busy, Missing, Refused, Unavailable
+from kubesyncd.ports import Missing, Passing, Refused, Unavailable
 from kubesyncd.runtime.alerts import AlertLog, Alerts
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
@@ -287,7 +287,7 @@ def test_a_row_that_cannot_be_written_follows() -> None:
 def test_a_store_that_is_busy_for_a_moment_is_waited_for() -> None:
     async def story() -> None:
         world = Outside((STOPPED,))
-        world.store_fails = Busy("Redis", "it is loading its data")
+        world.store_fails = Passing("Redis", "it is loading its data")
         async with running(world) as reconciler:
             starting = asyncio.create_task(reconciler.carry_out(Start()))
             await asyncio.sleep(20.0)
@@ -305,7 +305,7 @@ def test_a_start_that_was_never_begun_says_so() -> None:
     async def story() -> None:
         world = Outside((STOPPED,), start_s=50.0)
         async with running(world) as reconciler:
-            world.store_fails = Busy("Redis", "it is loading its data")
+            world.store_fails = Passing("Redis", "it is loading its data")
             answer = await reconciler.carry_out(Start())
             assert answer.code == protocol.EXIT_UNAVAILABLE
             assert "it is loading its data" in answer.text
