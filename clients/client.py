@@ -158,7 +158,9 @@ def wait(verb, args):
 def identify(verb, args):
     """Print the ID of the container that runs a feature."""
     name = one_name(verb, options(verb, args, ())[1])
-    return ask([verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name], take=printed)
+    return ask(
+        [verb, name], docker=["inspect", "--type", "container", "--format", "{{.Id}}", name], take=printed
+    )
 
 
 def inspect(verb, args):

@@ -27,7 +27,7 @@ from kubesyncd.adapters.docker_client import (
     check_container_id,
     check_feature,
 )
-from kubesyncd.adapters.docker_events import QUIET_S, EventStream
+from kubesyncd.adapters.docker_events import QUIET_S, EventStream, wall_time
 from kubesyncd.adapters.docker_inspect import (
     KUBE_NAME,
     KUBE_NAMESPACE,
@@ -119,7 +119,7 @@ class DockerContainers:
                     async for event in stream:
                         if event is None:
                             backoff.reset()
-                            self._cache.connect()
+                            self._cache.connect(wall_time())
                             lost("")
                             yield Signal.GAP
                             continue
@@ -128,7 +128,7 @@ class DockerContainers:
             except Unavailable as error:
                 lost(error.detail)
             finally:
-                was_connected = self._cache.disconnect()
+                was_connected = self._cache.disconnect(self._stream.heard_at)
             if was_connected:
                 yield Signal.GAP
             await asyncio.sleep(backoff.next_s())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
 QUIET_S = 60.0
 PING_S = 5.0
 EVENT_BYTES_MAX = 1 << 20
-ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom", "health_status")
+# `update` changes a restart policy.
+ACTIONS = (
+    "create",
+    "start",
+    "die",
+    "destroy",
+    "rename",
+    "pause",
+    "unpause",
+    "update",
+    "oom",
+    "health_status",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +51,15 @@ class Event:
 
 
 class EventStream:
-    """The event stream of one engine. `quiet_s`: how long it may be silent before the engine is pinged."""
+    """The event stream of one engine. `quiet_s`: how long it may be silent before the engine is pinged.
+
+    `heard_at`: all events until then have arrived (ISO 8601, of the clock that Docker reads, too).
+    """
 
     def __init__(self, docker: aiodocker.Docker, quiet_s: float) -> None:
         self._docker = docker
         self._quiet_s = quiet_s
+        self.heard_at = ""
 
     async def connect(self) -> AsyncGenerator[Event | None, None]:
         """Yield None once the connection is open, and then its events. Ends only by raising Unavailable."""
@@ -54,6 +71,7 @@ class EventStream:
         try:
             if response.status != 200:
                 raise Unavailable("Docker", f"the event stream answers {response.status}")
+            self.heard_at = wall_time()
             yield None
             rest = b""
             while True:
@@ -61,7 +79,9 @@ class EventStream:
                 if len(rest) > EVENT_BYTES_MAX:
                     raise Unavailable("Docker", f"an event is longer than {EVENT_BYTES_MAX} bytes")
                 for line in filter(bytes.strip, lines):
-                    yield parse_event(line)
+                    event = parse_event(line)
+                    self.heard_at = max(self.heard_at, event.at)
+                    yield event
         finally:
             response.close()
 
@@ -81,10 +101,12 @@ class EventStream:
             return chunk
 
     async def _ping(self) -> None:
+        asked_at = wall_time()
         response = await ask(self._docker.session.get(f"{BASE}/_ping"), PING_S)
         response.release()
         if response.status != 200:
             raise Unavailable("Docker", f"a ping is answered with {response.status}")
+        self.heard_at = max(self.heard_at, asked_at)
 
 
 def parse_event(line: bytes) -> Event:
@@ -104,6 +126,11 @@ def parse_event(line: bytes) -> Event:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise Unavailable("Docker", f"an unreadable event: {line[:80]!a}") from error
+
+
+def wall_time() -> str:
+    """Return the time now as Docker writes it."""
+    return _iso(time.time_ns())
 
 
 def _iso(nanos: int) -> str:

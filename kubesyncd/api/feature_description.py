@@ -125,6 +125,7 @@ def describe_container(container: Container) -> ContainerDescription:
         "paused": container.paused,
         "restarting": container.restarting,
         "restarts": container.restarts,
+        "restart_policy": container.restart_policy,
         "unread": container.unread,
         "oom_killed": container.oom_killed,
         "unhealthy": container.unhealthy,

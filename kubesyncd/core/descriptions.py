@@ -58,6 +58,7 @@ class ContainerDescription(TypedDict):
     paused: NotRequired[bool]
     restarting: NotRequired[bool]
     restarts: NotRequired[bool]
+    restart_policy: NotRequired[str]
     unread: NotRequired[str]
     oom_killed: NotRequired[bool]
     unhealthy: NotRequired[str]

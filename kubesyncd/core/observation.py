@@ -118,6 +118,13 @@ class Observation:
         """The running local container's ID, or an empty string."""
         return next((c.id for c in self.containers if c.owner is Owner.LOCAL and c.running), "")
 
+    @property
+    def by_policy(self) -> Container | None:
+        """The running local container that Docker has started by its restart policy, if there is one."""
+        return next(
+            (c for c in self.containers if c.owner is Owner.LOCAL and c.running and c.by_policy), None
+        )
+
     def paused(self, container_id: str) -> bool:
         """Return whether this container is paused."""
         return any(c.id == container_id and c.paused for c in self.containers)

@@ -11,7 +11,7 @@ from kubesyncd.core.health import REPLACED
 from kubesyncd.core.model import Owner
 
 if TYPE_CHECKING:
-    from kubesyncd.core.model import FeatureConfig
+    from kubesyncd.core.model import Container, FeatureConfig
     from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
 
@@ -61,6 +61,21 @@ def returns(record: Record, observed: Observation) -> str:
 def could_not_start(why: str) -> str:
     """Word that the local container did not come when that was last tried."""
     return f"the local container could not be started: {why}"
+
+
+def started_by_policy(local: Container) -> str:
+    """Word that Docker has started a local container without being asked."""
+    return f"Docker has started the local container by its restart policy {local.restart_policy}"
+
+
+def runs_on(local: Container | None) -> str:
+    """Word why a local container runs although its unit is down, and is left alone."""
+    if local is None or not local.restarts:
+        return "the local container was started manually and keeps running"
+    return (
+        f"the local container runs: it was started manually, or by Docker, for it has the restart policy "
+        f"{local.restart_policy}"
+    )
 
 
 def kept(config: FeatureConfig, record: Record) -> str:

@@ -203,6 +203,7 @@ def container(owner: str, container_id: str, *, code: int | None = None) -> dict
         "paused": False,
         "restarting": False,
         "restarts": False,
+        "restart_policy": "",
         "unread": "",
         "oom_killed": False,
         "unhealthy": "",

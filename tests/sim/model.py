@@ -210,6 +210,7 @@ class World:
     local_exists: bool = True
     local_runs: bool = False
     local_by_hand: bool = False
+    local_by_policy: bool = False
     local_paused: bool = False
     silent: bool = False
     local_starts: bool = True
@@ -256,6 +257,8 @@ def facts_of(w: World) -> Observation:
                 None if w.local_runs else 7,
                 "2026-01-01",
                 paused=w.local_paused,
+                restart_policy="always" if w.local_by_policy else "",
+                by_policy=w.local_by_policy,
                 unread="no answer" if w.starting == "lost" and not w.local_runs else "",
             )
         )
@@ -517,7 +520,7 @@ def _start_lands(w: World) -> World:
 def _ended(w: World, container_id: str) -> World:
     w = replace(w, stopping=w.stopping - {container_id}, killed=w.killed - {container_id})
     if container_id == LOCAL:
-        return replace(w, local_runs=False, local_by_hand=False, local_paused=False)
+        return replace(w, local_runs=False, local_by_hand=False, local_by_policy=False, local_paused=False)
     return replace(w, kube=tuple(k for k in w.kube if k.id != container_id))
 
 
@@ -738,6 +741,8 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
         yield "the local container crashes", _ended(w, LOCAL)
     elif w.local_exists and "hand" in menu:
         yield "someone starts the local container by hand", replace(w, local_runs=True, local_by_hand=True)
+        by_policy = replace(w, local_runs=True, local_by_hand=True, local_by_policy=True)
+        yield "Docker restarts and starts the local container by its policy", by_policy
     if w.local_runs and not w.local_paused and "pause" in menu:
         yield "someone pauses the local container", replace(w, local_paused=True)
     for k in w.kube:
@@ -884,6 +889,8 @@ def _check_down(w: World) -> None:
     """S7: a feature that is down stays down."""
     if w.slow and w.local_runs and not w.local_by_hand:
         raise Broken("S7: the unit is down, and what a docker start under way has started runs on")
+    if w.local_by_policy:
+        raise Broken("S7: the unit is down, and what Docker has started by itself runs on")
     if w.kube:
         raise Broken("S7: the unit is down and a kube container runs on")
 

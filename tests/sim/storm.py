@@ -416,6 +416,7 @@ class Storm:
         self.chance.strike(Fault.DOCKER_RESTART)
         self.world.engine.cut()
         self.world.engine.restart()
+        self.world.engine.start_by_policy()
 
     async def _resubscribe(self) -> None:
         self.chance.strike(Fault.RESUBSCRIBED)
@@ -605,6 +606,10 @@ class Storm:
             return
         self._check_label(feature)
         if not unit.wanted:
+            if world.life is not None and any(world.life.docker.by_policy(b) for b in local):
+                raise Broken(
+                    f"S7: at rest the unit of {feature} is stopped, and Docker's start of {local} holds"
+                )
             blocked = [b for b in boxes if b.runs and b.owner is Owner.KUBE]
             if feature in (world.api.strayed if self._master_stays_away else world.api.strays):
                 # Its pod comes back without end, and waits at the gate. A kubelet without a master keeps it.

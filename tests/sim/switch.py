@@ -165,10 +165,11 @@ class Life:
         rng, log = Random(f"{world.seed}/{self.number}"), world.logger(self)
         hold, promised = _OfLife(world.hold_file, self), _OfLife(world.promised_file, self)
         boot_id = f"boot-{world.boots}"
+        self.docker = DockerPort(world, self)
         parts = assemble(
             Ports(
                 store=RedisPort(world, self, ALWAYS_LOCAL),
-                containers=DockerPort(world, self),
+                containers=self.docker,
                 units=UnitsPort(world, self),
                 connect=lambda _: ClusterPort(world, self),
                 names=world.names,
