@@ -108,8 +108,9 @@ class DockerContainers:
     async def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         """Yield the names of features with a container that was created, started, renamed, died or was destroyed.
 
-        GAP when the stream is lost and again when it is back. Docker's journal is replayed on connection, so
-        exits of containers that were destroyed meanwhile are known where Docker still has them.
+        IMAGES for an event of an image. GAP when the stream is lost and again when it is back. Docker's journal is
+        replayed on connection, so exits of containers that were destroyed meanwhile are known where Docker still has
+        them.
         """
         assert not self._cache.connected, "events() has one reader"
         backoff = Backoff(self._rng, BACKOFF_S, BACKOFF_S_MAX)
@@ -122,6 +123,9 @@ class DockerContainers:
                             self._cache.connect(wall_time())
                             lost("")
                             yield Signal.GAP
+                            continue
+                        if event.of_image:
+                            yield Signal.IMAGES
                             continue
                         for feature in self._cache.take(event):
                             yield feature

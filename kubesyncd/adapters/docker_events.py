@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # How long the event stream may be silent before the engine is pinged.
 QUIET_S = 60.0
 PING_S = 5.0
+IMAGE_ACTIONS = ("delete", "untag", "tag", "import", "load", "pull")
+IMAGE = "image"
 EVENT_BYTES_MAX = 1 << 20
 # `update` changes a restart policy.
 ACTIONS = (
@@ -41,13 +43,17 @@ ACTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One container event. `names`: the container's name, after a rename the old one too. `at`: ISO 8601."""
+    """One event. `names`: the container's name, after a rename the old one too. `at`: ISO 8601.
+
+    `of_image`: it is an image's, and its other fields are of no use.
+    """
 
     action: str
     container_id: str
     names: tuple[str, ...]
     labels: Mapping[str, str]
     at: str
+    of_image: bool = False
 
 
 class EventStream:
@@ -66,7 +72,8 @@ class EventStream:
         # A restarted engine may be another version.
         self._docker.api_version = "auto"
         # Docker answers before it subscribes; with `since`, every event in between is in the replay.
-        query = {"since": "0", "filters": json.dumps({"type": ["container"], "event": ACTIONS})}
+        filters = {"type": ["container", IMAGE], "event": [*ACTIONS, *IMAGE_ACTIONS]}
+        query = {"since": "0", "filters": json.dumps(filters)}
         response = await ask(self._docker.session.get(f"{BASE}/events", params=query), READ_S)
         try:
             if response.status != 200:
@@ -123,6 +130,7 @@ def parse_event(line: bytes) -> Event:
             names=tuple(names),
             labels={str(k): str(v) for k, v in attributes.items()},
             at=_iso(int(event["timeNano"])),
+            of_image=event.get("Type") == IMAGE,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise Unavailable("Docker", f"an unreadable event: {line[:80]!a}") from error

@@ -13,7 +13,7 @@ from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import lacked_memory
 from kubesyncd.core.labels import feature_label
 from kubesyncd.core.model import SHORT_ID, Owner, SystemState
-from kubesyncd.core.record import Cause
+from kubesyncd.core.record import Cause, lacking
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -52,12 +52,6 @@ ALERTING = frozenset(
 )
 
 
-_NO_WAY_BACK = (
-    "no way back: no local container exists, and no unit has a script to make one; so the kube container is kept, also "
-    "with owner local, until one exists. Create a container named NAME, or: config feature owner NAME kube"
-)
-
-
 # When Docker starts a container by its restart policy, as Docker 20.10 and 24 do.
 _STARTS = {
     "always": "when it ends, and whenever Docker itself starts",
@@ -78,9 +72,8 @@ def conditions(
     feature: str, record: Record, observed: Observation, timing: Timing, now: float
 ) -> tuple[Condition, ...]:
     """Return the feature's conditions, in the order of the containers."""
-    no_way_back = Condition(ConditionKind.NO_WAY_BACK, _NO_WAY_BACK.replace("NAME", feature))
     return (
-        *((no_way_back,) if record.no_way_back else ()),
+        *_no_way_back(feature, record, observed),
         *_by_policy(feature, record, observed),
         *(condition for c in observed.containers for condition in _of_container(feature, c)),
         *(Condition(ConditionKind.OOM_KILLED, _oom(c)) for c in _oom_killed(record, observed)),
@@ -110,6 +103,21 @@ def _of_container(feature: str, container: Container) -> tuple[Condition, ...]:
         text = f"{what} has ended, and Docker starts it again by its restart policy; see: docker logs {short}"
         found.append(Condition(ConditionKind.RESTARTING, text))
     return tuple(found)
+
+
+def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
+    """Say what no fallback, switch of owners or rollback can do."""
+    if not (record.no_way_back or observed.no_way_back):
+        return ()
+    follows = "nothing can run it here but Kubernetes"
+    if record.no_way_back:
+        follows = "the kube container is kept, also with owner local, a rollback or a failure"
+    if observed.no_way_back:
+        fix = f"restore its image (docker load, docker pull), or create a container named {feature}"
+    else:
+        fix = f"run: docker rm {feature}, and its unit makes another one, or: kubesync clear {feature}"
+    text = f"no way back: {lacking(record, observed)}, so {follows}; {fix}"
+    return (Condition(ConditionKind.NO_WAY_BACK, text),)
 
 
 def _by_policy(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:

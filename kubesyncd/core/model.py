@@ -41,6 +41,8 @@ class Signal(Enum):
     """Events may have been lost: assume that everything changed."""
     MASTER = "master"
     """The Kubernetes master's configuration changed."""
+    IMAGES = "images"
+    """An image was added to Docker, removed or renamed."""
 
 
 class Owner(StrEnum):

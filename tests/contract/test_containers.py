@@ -624,6 +624,15 @@ class TestIdentity:
             await containers.identify("ab" * 16)
 
 
+async def test_an_image_that_comes_or_goes_is_reported_and_names_no_feature(
+    heard: Heard, api: Api, feature: str
+) -> None:
+    await api.ask("POST", "/images/busybox:lab/tag", params={"repo": feature, "tag": "v1"})
+    assert feature not in await heard.then_forget(Signal.IMAGES)
+    await api.ask("DELETE", f"/images/{feature}:v1")
+    assert feature not in await heard.then_forget(Signal.IMAGES)
+
+
 class TestWhenDockerGoesAway:
     async def test_with_live_restore_containers_keep_running_and_two_gaps_are_reported(
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str

@@ -120,6 +120,8 @@ class Engine:
         self.slow_s = 0.0
         self.broken: set[str] = set()
         self.unread: set[str] = set()
+        # Features whose local image does not exist.
+        self.pruned: set[str] = set()
         # Containers of pods that have nothing to do with the features.
         self.foreign: dict[str, Box] = {}
 
@@ -232,6 +234,26 @@ class Engine:
                 self.start(box, by_hand=True)
                 box.by_policy = True
 
+    def prune(self, feature: str) -> None:
+        """docker system prune -af, while no local container of the feature runs."""
+        box = self.local(feature)
+        if box is not None and (box.runs or box.restarting):
+            return
+        if box is not None:
+            self.destroy(box)
+        self.pruned.add(feature)
+        self.images_changed()
+
+    def load(self, feature: str) -> None:
+        """docker load of the feature's image."""
+        self.pruned.discard(feature)
+        self.images_changed()
+
+    def images_changed(self) -> None:
+        """Tell every subscriber."""
+        for stream in self.streams if self.up else ():
+            stream.put(Signal.IMAGES)
+
     def cut(self) -> None:
         """Every event stream breaks."""
         for stream in list(self.streams):
@@ -277,6 +299,9 @@ class DockerPort:
                 lost("")
                 yield Signal.GAP
                 while (event := await stream.next()) is not CUT:
+                    if event is Signal.IMAGES:
+                        yield Signal.IMAGES
+                        continue
                     self._doubt(str(event))
                     yield str(event)
             finally:

@@ -58,6 +58,7 @@ from kubesyncd.core.record import (
     Record,
     cleared,
     complaint_against,
+    falls_back,
     local_wanted,
     project,
     ruling_owner,
@@ -287,9 +288,15 @@ def facts_of(w: World) -> Observation:
         no_deploy="not joined" if not w.joined else "the Node is not ready" if w.barred else "",
         leaving=w.leaving,
         failures=_failures(w),
-        way_back=w.local_exists or w.script,
+        no_way_back=_no_way_back(w),
     )
     return _told(w, w.record, observed)
+
+
+def _no_way_back(w: World) -> str:
+    up = w.record.system_state is SystemState.UP
+    lost = up and falls_back(w.config, w.record) and not w.local_exists and not w.script
+    return "no local container exists, and its image does not exist" if lost else ""
 
 
 def _failures(w: World) -> tuple[FailedAction, ...]:
@@ -448,6 +455,8 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
                 return replace(asked, killed=w.killed | {container_id})
             return replace(asked, stopping=w.stopping | {container_id})
         case RestartUnit():
+            if not w.script:
+                raise Broken("the unit is restarted, and its script can make no container")
             return replace(w, record=replace(w.record, unit_restarted=True), unit_restarts=True)
         case AdoptImage(image_id):
             if image_id == w.record.health.failed_image:
@@ -488,6 +497,8 @@ def _may_end(w: World, container_id: str) -> None:
     granted = container_id == w.record.grant and w.record.system_state is SystemState.UP
     if granted and not w.local_exists and not w.script:
         raise Broken("the only container is ended, and no other one can exist")
+    if granted and w.local_exists and not w.local_runs and w.no_local is not None:
+        raise Broken("the only container is ended for one that does not start")
     if (
         container_id != LOCAL
         or w.record.system_state is not SystemState.UP

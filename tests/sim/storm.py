@@ -191,6 +191,7 @@ class Storm:
             Fault.DEREGISTERED: self._deregister,
             Fault.FOREIGN_POD: self._foreign,
             Fault.UNREAD: self._unread,
+            Fault.PRUNED: self._prune,
             Fault.NODE_TAINTED: self._taint,
             **MasterFaults(self.world, self._kube_features).streams(),
             Fault.STRAY_POD: self._stray,
@@ -204,6 +205,13 @@ class Storm:
             await asyncio.sleep(rng.uniform(0.0, STORM_S / 4))
             self.chance.strike(fault)
             await strike(rng)
+
+    async def _prune(self, rng: Random) -> None:
+        """The image of a feature that needs no local container now is gone for a while."""
+        feature = rng.choice(self.world.features)
+        self.world.engine.prune(feature)
+        await asyncio.sleep(rng.uniform(5.0, 200.0))
+        self.world.engine.load(feature)
 
     async def _taint(self, rng: Random) -> None:
         """The Node takes no pods for a while: with fallback the local container comes at once."""
@@ -561,6 +569,8 @@ class Storm:
         world.api.judge(None)
         world.redis.poisoned.clear()
         world.engine.unread.clear()
+        for feature in sorted(world.engine.pruned):
+            world.engine.load(feature)
         if Fault.WITHDRAWN in self.chance.armed:
             # Not a fault: kube does not return, and a feature with fallback must fall back.
             world.api.withdrawn.add(self.chance.one_of(self._kube_features))

@@ -180,7 +180,7 @@ class Life:
             Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
             Rules(world.timing, ALWAYS_LOCAL),
             runtime=Runtime(world.boottime, world.wall, rng, log),
-            images=NoImages(),  # type: ignore[arg-type]
+            images=NoImages(world.engine.pruned),  # type: ignore[arg-type]
             join=NoJoin(),  # type: ignore[arg-type]
             restorer=NoRestorer(),  # type: ignore[arg-type]
         )

@@ -47,7 +47,13 @@ if TYPE_CHECKING:
 STORED = ROOT / "tests" / "golden" / "stored"
 KUBE, LOCAL = "c3a1" * 16, "17de" * 16
 # The fields of a record that 0.1.0 did not store, and their values then.
-LATER: dict[str, Any] = {"no_way_back": False, "unstartable": None, "unpause": False, "gates": ()}
+LATER: dict[str, Any] = {
+    "no_way_back": False,
+    "local_image": "",
+    "unstartable": None,
+    "unpause": False,
+    "gates": (),
+}
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)
 ALWAYS_LOCAL = FeatureConfig(local_only=True, always_local=True)

@@ -21,11 +21,11 @@ ATTRIBUTES_MAX = 15
 # one observation and of one container, and the objects of the wire protocol.
 VALUES = {
     "Timing": 25,
-    "Record": 32,
+    "Record": 33,
     "Observation": 20,
-    "ContainerDescription": 17,
+    "ContainerDescription": 18,
     "Container": 17,
-    "FeatureDescription": 27,
+    "FeatureDescription": 29,
     "ClusterDescription": 30,
     "KubeSettings": 16,
 }
