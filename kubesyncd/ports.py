@@ -111,6 +111,7 @@ class Containers(Protocol):
     def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         """Yield names of features with a container that started, paused, ended or went; GAP on (re)connection.
 
+        IMAGES where an image was added, removed or renamed.
         `lost`: as for FeatureStore.events.
         """
 
@@ -211,6 +212,9 @@ class Images(Protocol):
 
     async def stock(self) -> Stock:
         """Return all images, and the IDs of those that containers were made from."""
+
+    async def exists(self, reference: str) -> bool:
+        """Return whether an image has this name or ID. Raises Refused for an invalid one."""
 
     async def made_from(self, feature: str) -> str:
         """Return the image name that the feature's local container was made from; empty without a container."""

@@ -5,6 +5,7 @@ Every event and every own call invalidates the entries that it may change.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ CACHE_S_MAX = 300.0
 FEATURES_MAX = 1024
 EXITS_MAX = 4
 OOM_MAX = 256
+OUTAGES_MAX = 8
+# The end of an outage that lasts: later than every time.
+LASTS = "9999"
 
 
 class ContainerCache:
@@ -34,6 +38,9 @@ class ContainerCache:
         # Docker says so before the end of the container, which may be destroyed before it can be inspected.
         self._oom_killed: dict[str, None] = {}
         self._connected = False
+        # From the last event before each loss of the stream until its return: who started something meanwhile is not
+        # known by an event. While the engine is away, only the engine itself can.
+        self._outages: deque[tuple[str, str]] = deque(maxlen=OUTAGES_MAX)
         # Counts every invalidation, so that a read which began before one is never cached after it.
         self._doubts = 0
 
@@ -42,14 +49,21 @@ class ContainerCache:
         """Return whether the event stream is connected."""
         return self._connected
 
-    def connect(self) -> None:
+    def connect(self, at: str) -> None:
         """Record that the event stream is connected; a read already running began without events."""
         self.doubt(())
         self._connected = True
+        if self._outages and self._outages[-1][1] == LASTS:
+            self._outages[-1] = (self._outages[-1][0], at)
 
-    def disconnect(self) -> bool:
-        """Record that the event stream is lost, and return whether it was connected."""
+    def disconnect(self, heard_at: str) -> bool:
+        """Record that the event stream is lost, and return whether it was connected.
+
+        `heard_at`: all events until then have arrived (ISO 8601).
+        """
         lost, self._connected = self._connected, False
+        if lost:
+            self._outages.append((heard_at, LASTS))
         self.doubt(self._cache.keys())
         return lost
 
@@ -67,7 +81,7 @@ class ContainerCache:
         self, feature: str, present: tuple[Container, ...], *, begun: int, now: float
     ) -> tuple[Container, ...]:
         """Return the containers that a read has found, oldest first, and the exits of destroyed ones (`gone`)."""
-        present = tuple(self._exits.completed(feature, container) for container in present)
+        present = tuple(self._judged(self._exits.completed(feature, c)) for c in present)
         self._exits.see(feature, present)
         gone = self._exits.gone(feature, present)
         known = tuple(sorted((*present, *gone), key=lambda c: (c.started, c.id)))
@@ -80,6 +94,13 @@ class ContainerCache:
                 self._cache.clear()
             self._cache[feature] = (now, known)
         return known
+
+    def _judged(self, container: Container) -> Container:
+        """Return the container; a local one with a restart policy that started in an outage was started by Docker."""
+        local = container.owner is Owner.LOCAL and container.running and container.restarts
+        if local and any(lost < container.started < back for lost, back in self._outages):
+            return replace(container, by_policy=True)
+        return container
 
     def take(self, event: Event) -> tuple[str, ...]:
         """Apply the event, drop the entries that it makes stale, and return the features to observe."""

@@ -27,7 +27,7 @@ from kubesyncd.adapters.docker_client import (
     check_container_id,
     check_feature,
 )
-from kubesyncd.adapters.docker_events import QUIET_S, EventStream
+from kubesyncd.adapters.docker_events import QUIET_S, EventStream, wall_time
 from kubesyncd.adapters.docker_inspect import (
     KUBE_NAME,
     KUBE_NAMESPACE,
@@ -108,8 +108,9 @@ class DockerContainers:
     async def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
         """Yield the names of features with a container that was created, started, renamed, died or was destroyed.
 
-        GAP when the stream is lost and again when it is back. Docker's journal is replayed on connection, so
-        exits of containers that were destroyed meanwhile are known where Docker still has them.
+        IMAGES for an event of an image. GAP when the stream is lost and again when it is back. Docker's journal is
+        replayed on connection, so exits of containers that were destroyed meanwhile are known where Docker still has
+        them.
         """
         assert not self._cache.connected, "events() has one reader"
         backoff = Backoff(self._rng, BACKOFF_S, BACKOFF_S_MAX)
@@ -119,16 +120,19 @@ class DockerContainers:
                     async for event in stream:
                         if event is None:
                             backoff.reset()
-                            self._cache.connect()
+                            self._cache.connect(wall_time())
                             lost("")
                             yield Signal.GAP
+                            continue
+                        if event.of_image:
+                            yield Signal.IMAGES
                             continue
                         for feature in self._cache.take(event):
                             yield feature
             except Unavailable as error:
                 lost(error.detail)
             finally:
-                was_connected = self._cache.disconnect()
+                was_connected = self._cache.disconnect(self._stream.heard_at)
             if was_connected:
                 yield Signal.GAP
             await asyncio.sleep(backoff.next_s())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,38 +23,62 @@ if TYPE_CHECKING:
 # How long the event stream may be silent before the engine is pinged.
 QUIET_S = 60.0
 PING_S = 5.0
+IMAGE_ACTIONS = ("delete", "untag", "tag", "import", "load", "pull")
+IMAGE = "image"
 EVENT_BYTES_MAX = 1 << 20
-ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom", "health_status")
+# `update` changes a restart policy.
+ACTIONS = (
+    "create",
+    "start",
+    "die",
+    "destroy",
+    "rename",
+    "pause",
+    "unpause",
+    "update",
+    "oom",
+    "health_status",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One container event. `names`: the container's name, after a rename the old one too. `at`: ISO 8601."""
+    """One event. `names`: the container's name, after a rename the old one too. `at`: ISO 8601.
+
+    `of_image`: it is an image's, and its other fields are of no use.
+    """
 
     action: str
     container_id: str
     names: tuple[str, ...]
     labels: Mapping[str, str]
     at: str
+    of_image: bool = False
 
 
 class EventStream:
-    """The event stream of one engine. `quiet_s`: how long it may be silent before the engine is pinged."""
+    """The event stream of one engine. `quiet_s`: how long it may be silent before the engine is pinged.
+
+    `heard_at`: all events until then have arrived (ISO 8601, of the clock that Docker reads, too).
+    """
 
     def __init__(self, docker: aiodocker.Docker, quiet_s: float) -> None:
         self._docker = docker
         self._quiet_s = quiet_s
+        self.heard_at = ""
 
     async def connect(self) -> AsyncGenerator[Event | None, None]:
         """Yield None once the connection is open, and then its events. Ends only by raising Unavailable."""
         # A restarted engine may be another version.
         self._docker.api_version = "auto"
         # Docker answers before it subscribes; with `since`, every event in between is in the replay.
-        query = {"since": "0", "filters": json.dumps({"type": ["container"], "event": ACTIONS})}
+        filters = {"type": ["container", IMAGE], "event": [*ACTIONS, *IMAGE_ACTIONS]}
+        query = {"since": "0", "filters": json.dumps(filters)}
         response = await ask(self._docker.session.get(f"{BASE}/events", params=query), READ_S)
         try:
             if response.status != 200:
                 raise Unavailable("Docker", f"the event stream answers {response.status}")
+            self.heard_at = wall_time()
             yield None
             rest = b""
             while True:
@@ -61,7 +86,9 @@ class EventStream:
                 if len(rest) > EVENT_BYTES_MAX:
                     raise Unavailable("Docker", f"an event is longer than {EVENT_BYTES_MAX} bytes")
                 for line in filter(bytes.strip, lines):
-                    yield parse_event(line)
+                    event = parse_event(line)
+                    self.heard_at = max(self.heard_at, event.at)
+                    yield event
         finally:
             response.close()
 
@@ -81,10 +108,12 @@ class EventStream:
             return chunk
 
     async def _ping(self) -> None:
+        asked_at = wall_time()
         response = await ask(self._docker.session.get(f"{BASE}/_ping"), PING_S)
         response.release()
         if response.status != 200:
             raise Unavailable("Docker", f"a ping is answered with {response.status}")
+        self.heard_at = max(self.heard_at, asked_at)
 
 
 def parse_event(line: bytes) -> Event:
@@ -101,9 +130,15 @@ def parse_event(line: bytes) -> Event:
             names=tuple(names),
             labels={str(k): str(v) for k, v in attributes.items()},
             at=_iso(int(event["timeNano"])),
+            of_image=event.get("Type") == IMAGE,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise Unavailable("Docker", f"an unreadable event: {line[:80]!a}") from error
+
+
+def wall_time() -> str:
+    """Return the time now as Docker writes it."""
+    return _iso(time.time_ns())
 
 
 def _iso(nanos: int) -> str:

@@ -83,6 +83,17 @@ class DockerImages:
             used = frozenset(str(container["ImageID"]) for container in containers)
             return Stock(tuple(_image(entry) for entry in listed[:IMAGES_MAX]), used)
 
+    async def exists(self, reference: str) -> bool:
+        """See ports.Images."""
+        if not NAME.fullmatch(reference) and not IMAGE_ID.fullmatch(reference):
+            raise Refused("Docker", f"{reference[:80]!a}: invalid image name")
+        try:
+            async with self._docker() as docker:
+                await ask(docker.images.inspect(reference), READ_S)
+        except Missing:
+            return False
+        return True
+
     async def made_from(self, feature: str) -> str:
         """See ports.Images."""
         async with self._docker() as docker:

@@ -34,6 +34,9 @@ _KUBE_LABELS = {
 # Docker's states of a container that runs; the others are created, exited, removing and dead.
 LIVE = ("running", "restarting", "paused")
 HEALTH_LENGTH_MAX = 160
+POLICY_LENGTH_MAX = 40
+# Docker's words for no restart policy.
+NO_POLICY = ("", "no")
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -51,7 +54,7 @@ class Described:
     image_id: str
     paused: bool
     restarting: bool
-    restarts: bool
+    restart_policy: str
     oom_killed: bool
     unhealthy: str
     stop_timeout_s: int | None
@@ -119,7 +122,7 @@ def describe(found: DockerContainer) -> Described:
     try:
         state, config = found["State"], found["Config"]
         restarting = bool(state.get("Restarting"))
-        policy = (found["HostConfig"].get("RestartPolicy") or {}).get("Name")
+        policy = str((found["HostConfig"].get("RestartPolicy") or {}).get("Name") or "")
         return Described(
             id=str(found["Id"]),
             name=str(found["Name"]),
@@ -131,7 +134,7 @@ def describe(found: DockerContainer) -> Described:
             image_id=str(found["Image"]),
             paused=bool(state.get("Paused")),
             restarting=restarting,
-            restarts=policy not in (None, "", "no"),
+            restart_policy="" if policy in NO_POLICY else one_line(policy, POLICY_LENGTH_MAX),
             oom_killed=bool(state.get("OOMKilled")),
             unhealthy=_unhealthy(state.get("Health") or {}),
             stop_timeout_s=_stop_timeout(config.get("StopTimeout")),
@@ -153,7 +156,7 @@ def container_of(found: Described, owner: Owner) -> Container:
         image_id=found.image_id,
         paused=found.paused,
         restarting=found.restarting,
-        restarts=found.restarts,
+        restart_policy=found.restart_policy,
         oom_killed=found.oom_killed,
         unhealthy=found.unhealthy if found.running else "",
         stop_timeout_s=found.stop_timeout_s,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import Owner
 from kubesyncd.core.reasons import BACK_OFF
-from kubesyncd.core.record import project
+from kubesyncd.core.record import lacking, project
 from kubesyncd.core.state import meaning
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
         "row": describe_row(project(record, view.observed)),
         "joined": view.observed.joined,
         "no_deploy": view.observed.no_deploy,
+        "no_way_back": lacking(record, view.observed),
+        "local_image": record.local_image,
         "waiting": sorted(view.observed.waiting),
         "stopping": sorted(view.observed.stopping),
         "granted": record.grant,
@@ -124,12 +126,14 @@ def describe_container(container: Container) -> ContainerDescription:
         "image_id": container.image_id,
         "paused": container.paused,
         "restarting": container.restarting,
-        "restarts": container.restarts,
+        "restart_policy": container.restart_policy,
+        "by_policy": container.by_policy,
         "unread": container.unread,
         "oom_killed": container.oom_killed,
         "unhealthy": container.unhealthy,
         "stop_timeout_s": container.stop_timeout_s,
         "pod": container.pod,
+        "restarts": container.restarts,
     }
 
 

@@ -11,7 +11,7 @@ from kubesyncd.api.handlers import NO_SUCH_FEATURE, existing_reconciler, feature
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol, verbs
 from kubesyncd.core.model import Owner, valid_feature_name
-from kubesyncd.core.record import cleared, project
+from kubesyncd.core.record import project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,10 +130,12 @@ class FeatureHandlers:
         """Clear a failure, as the operator asks: Kubernetes gets another chance, at once."""
         reconciler = known_reconciler(self._reconcilers, feature_name(request))
         before = (reconciler.view or await reconciler.seen()).record
-        after = await reconciler.note(cleared)
-        if not (before.failure or before.rolled_back or before.refuse_until > self._clock()):
+        after = await reconciler.cleared()
+        waited = "a hand-over had to wait" if before.refuse_until > self._clock() else ""
+        unstartable = "its local container did not start" if before.unstartable is not None else ""
+        if not (before.failure or before.rolled_back or waited or unstartable):
             return Reply(out=f"nothing to clear: {after.plan.why}")
-        return Reply(out=f"cleared ({before.failure or 'a hand-over had to wait'}): {after.plan.why}")
+        return Reply(out=f"cleared ({before.failure or waited or unstartable}): {after.plan.why}")
 
     async def _show(self, request: Request) -> Reply:
         """Reply with one JSON object per feature and line: all features, or the given one."""

@@ -101,13 +101,16 @@ def set_feature(name: str, change: FeatureChange, *, sure: bool, force: bool = F
     stored = switch.redis.feature_rows(name)
     row = {} if stored.config else _first_row(switch, name)
     _check_owner(switch, name, stored, change)
-    if change.owner is Owner.LOCAL and not force:
-        _check_way_back(switch, name, stored)
+    lacking = _lacking(switch, name, stored) if change.owner is Owner.LOCAL or change.fallback else ""
+    unless(
+        not lacking or change.owner is not Owner.LOCAL or force,
+        f"{name} has {lacking}: nothing would run; repair that first, or set it all the same with --force",
+    )
     fields = {**row, **switch.redis.schema.encode_config(change.fields())}
     if not row and _is_configured(stored, fields):
         click.echo(f"{name}: nothing to change, already configured this way")
         return
-    sentence, asks = consequence(name, stored, change, joined=_joined(switch))
+    sentence, asks = consequence(name, stored, change, joined=_joined(switch), lacking=lacking)
     ask_first(sentence, "Go on?", sure=sure or not asks)
     switch.redis.write_feature(name, fields)
     click.echo(f"{name}: {', '.join(f'{key}={value}' for key, value in fields.items())}")
@@ -148,20 +151,22 @@ def _check_owner(switch: Switch, name: str, stored: FeatureFields, change: Featu
     unless(not why, f"{why}; leave its owner as it is")
 
 
-def _check_way_back(switch: Switch, name: str, stored: FeatureFields) -> None:
-    """Raise Failure if no local container of the feature exists or can be made; without an answer, go on."""
+def _lacking(switch: Switch, name: str, stored: FeatureFields) -> str:
+    """Return what the feature has in place of a local container that can run; empty where one can, or is not known."""
     if stored.means.owner is not Owner.KUBE:
-        return
+        return ""
     with suppress(PortError, Declined):
         shown = next((f for f in switch.daemon.features() if f["feature"] == name), None)
-        local = (
-            [c for c in shown["containers"] if c["owner"] == "local" and not c["gone"]] if shown else [None]
-        )
-        unless(
-            bool(local) or switch.makes_local(name),
-            f"{name} has no local container, and no unit with a script to make one: nothing would run; "
-            f"create a container named {name} first, or set it all the same with --force",
-        )
+        if shown is None:
+            return ""
+        if any(c["owner"] == "local" and not c["gone"] for c in shown["containers"]):
+            broken = shown.get("no_way_back", "")
+            return f"no way back ({broken})" if broken else ""
+        if not switch.makes_local(name):
+            return "no local container, and no unit with a script to make one"
+        image = switch.image_missing(name, shown.get("local_image", ""))
+        return f"no local container, and its image {image} does not exist" if image else ""
+    return ""
 
 
 def _is_configured(stored: FeatureFields, fields: Mapping[str, str]) -> bool:
@@ -182,19 +187,26 @@ _BY_LOCAL = (State.LOCAL, State.LOCAL_TO_KUBE)
 
 
 def consequence(
-    name: str, stored: FeatureFields, change: FeatureChange, *, joined: bool | None
+    name: str, stored: FeatureFields, change: FeatureChange, *, joined: bool | None, lacking: str = ""
 ) -> tuple[str, bool]:
-    """Describe the effect of the change on running containers, and tell whether it needs confirmation."""
+    """Describe the effect of the change on running containers, and tell whether it needs confirmation.
+
+    `lacking`: what the feature has in place of a local container that can run, or empty.
+    """
     before = stored.means
     state = classify(stored.row, before.owner, local_exited=False)
     owner = before.owner if change.owner is None else change.owner
     fallback = before.fallback if change.fallback is None else change.fallback
     if owner is before.owner:
+        if lacking:
+            return f"{name} has {lacking}: only kube can run it, also with fallback on", False
         if owner is Owner.KUBE and state is State.KUBE_READY and fallback and not before.fallback:
             return f"{name} waits for kube; its local container will run until kube deploys", True
         return f"{name}: nothing restarts", False
     if state in (State.INIT, State.UNKNOWN):
         return f"{name} is down: nothing restarts, its next start follows the new owner", False
+    if owner is Owner.LOCAL and lacking:
+        return f"{name} has {lacking}: its kube container is kept until a local one can run", True
     if owner is Owner.LOCAL:
         return _to_local(name, state)
     return _to_kube(name, state, joined=joined)

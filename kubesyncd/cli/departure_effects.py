@@ -47,6 +47,8 @@ def _becomes(found: FeatureDescription) -> str:
     if not (config["fallback"] or found["boot_fallback"] or found["row"]["failure"]):
         fix = f"kubesync config feature {name} owner local"
         return f"{now}; nothing runs afterwards, because fallback is off; to change that first: {fix}"
+    if lacking := found.get("no_way_back"):
+        return f"{now}; nothing runs afterwards, because {lacking}; see: kubesync explain {name}"
     if any(c["owner"] == Owner.LOCAL.value and not c["gone"] for c in found["containers"]):
         return f"{now}; its local container starts at once, before the node is drained"
     return f"{now}; its unit is restarted afterwards, which creates a local container where it can"

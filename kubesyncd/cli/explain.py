@@ -215,7 +215,10 @@ def _how(container: ContainerDescription) -> str:
     if container.get("restarting"):
         return "is restarted by its restart policy"
     how = "runs, as Docker lists it" if container.get("unread") else "runs"
-    return f"{how}, Docker restarts it by its restart policy" if container.get("restarts") else how
+    if not container.get("restarts"):
+        return how
+    policy = container.get("restart_policy", "")
+    return f"{how}, Docker restarts it by its restart policy {policy}".rstrip()
 
 
 def history(changes: Sequence[TransitionDescription], now: float) -> RenderableType:

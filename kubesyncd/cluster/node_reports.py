@@ -73,10 +73,13 @@ class NodeReports:
         self._backoff = Backoff(runtime.rng, 1.0, BACKOFF_S_MAX)
         self._changed = asyncio.Event()
 
-    def feature(self, name: str, state: str, failure: str) -> None:
-        """Report that a feature is in `state`; `failure`: why it counts as failed, or empty."""
+    def feature(self, name: str, state: str, failure: str, no_way_back: str = "") -> None:
+        """Report that a feature is in `state`; `failure`: why it counts as failed, or empty.
+
+        `no_way_back`: why no local container can take over from Kubernetes, or empty.
+        """
         key = feature_annotation(name)
-        value = _value(state, failure)
+        value = _value(state, failure, no_way_back)
         was, self._failures[name] = self._failures.get(name, ""), failure
         if failure and not was:
             self.notice("FeatureFailed", f"{name}: {failure}")
@@ -169,8 +172,10 @@ def feature_annotation(name: str) -> str | None:
     return None
 
 
-def _value(state: str, failure: str) -> str:
-    text = (f"{state} failed: {failure}" if failure else state).encode(errors="replace")
+def _value(state: str, failure: str, no_way_back: str) -> str:
+    # The cut, where one is needed, leaves the state and the failure whole for as long as possible.
+    said = f"{state} failed: {failure}" if failure else state
+    text = (f"{said}; {no_way_back}" if no_way_back else said).encode(errors="replace")
     if len(text) <= VALUE_BYTES_MAX:
         return text.decode()
     return f"{text[: VALUE_BYTES_MAX - len('…'.encode())].decode(errors='ignore')}…"

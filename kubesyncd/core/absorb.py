@@ -28,6 +28,7 @@ from kubesyncd.core.record import (
     cleared,
     complaint_against,
     failure_deadline,
+    falls_back,
     lasted,
     project,
     ruling_owner,
@@ -50,7 +51,7 @@ def absorb(
     record = verified(record, observed, timing, now)
     asked = still_asked(record.start, observed, now)
     record = record if asked == record.start else replace(record, start=asked)
-    record = _see_start(_see_way_back(_see_local(record, observed), observed), observed)
+    record = _see_way_back(_see_start(_see_local(record, observed), observed), config, observed)
     record = _see_label_off(record, config, observed, timing, now)
     registered = registered_after(record.registered, observed)
     health = see_starts(record.health, observed.containers, timing, now)
@@ -81,6 +82,8 @@ def _see_local(record: Record, observed: Observation) -> Record:
         # It runs: its last exit no longer counts.
         last = None if record.exit is not None and record.exit.owner is Owner.LOCAL else record.exit
         record = replace(record, local_id=running, local_due=False, unit_restarted=False, exit=last)
+    if observed.local is not None and not observed.local.unread:
+        record = replace(record, local_image=observed.local.image)
     may_start = observed.local_may_start or record.start is not None
     kept = may_start or record.grant in observed.kube_running
     if record.ending and not running and not kept:
@@ -114,18 +117,30 @@ def _see_gate(record: Record, observed: Observation, now: float) -> Record:
     return replace(record, gates=gates, unpause=unpause)
 
 
-def _see_way_back(record: Record, observed: Observation) -> Record:
-    """Note that Kubernetes must keep the feature, also over a crash of its container, until a local one can exist."""
+def _see_way_back(record: Record, config: FeatureConfig, observed: Observation) -> Record:
+    """Note that Kubernetes must keep the feature, until a local container can take over.
+
+    Over a crash of its container, too, but where the local one exists: that one may start after all.
+    """
     runs = record.grant in observed.kube_running
-    lost = record.system_state is SystemState.UP and not observed.way_back and (runs or record.no_way_back)
-    return record if lost is record.no_way_back else replace(record, no_way_back=lost)
+    missing = bool(observed.no_way_back) and (runs or record.no_way_back)
+    broken = runs and record.unstartable is not None and falls_back(config, record)
+    lost = record.system_state is SystemState.UP and (missing or broken)
+    # A script that lacks its image makes no container: nothing was tried.
+    tried = record.unit_restarted and not observed.no_way_back
+    if (lost, tried) == (record.no_way_back, record.unit_restarted):
+        return record
+    return replace(record, no_way_back=lost, unit_restarted=tried)
 
 
 def _see_start(record: Record, observed: Observation) -> Record:
-    """Note a local container that cannot be started, until it has run: the row tells it over a restart."""
+    """Note a local container that cannot be started, until it has run: the row tells it over a restart.
+
+    A start that Docker has not answered may still succeed.
+    """
     local, mark = observed.local, record.unstartable
     failed = observed.failure_of(ActionKind.START_LOCAL)
-    if local is not None and failed is not None and failed.target == local.id:
+    if local is not None and failed is not None and failed.refused and failed.target == local.id:
         mark = (local.id, local.started, failed.text)
     if local is None or local.running or (mark is not None and mark[:2] != (local.id, local.started)):
         mark = None

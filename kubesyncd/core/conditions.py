@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import lacked_memory
 from kubesyncd.core.labels import feature_label
-from kubesyncd.core.model import SHORT_ID, Owner
-from kubesyncd.core.record import Cause
+from kubesyncd.core.model import SHORT_ID, Owner, SystemState
+from kubesyncd.core.record import Cause, lacking
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class ConditionKind(StrEnum):
     """The kinds of conditions; the value is the log event of those that are an alert."""
 
+    BY_POLICY = "container_started_by_docker"
+    RESTART_POLICY = "restart_policy"
     UNREAD = "container_not_read"
     GATE_IGNORED = "gate_ignored"
     NO_WAY_BACK = "no_way_back"
@@ -38,6 +40,7 @@ class ConditionKind(StrEnum):
 # Each is one alert until it ends; the others are only shown.
 ALERTING = frozenset(
     {
+        ConditionKind.BY_POLICY,
         ConditionKind.UNREAD,
         ConditionKind.GATE_IGNORED,
         ConditionKind.OOM_KILLED,
@@ -49,10 +52,12 @@ ALERTING = frozenset(
 )
 
 
-_NO_WAY_BACK = (
-    "no way back: no local container exists, and no unit has a script to make one; so the kube container is kept, also "
-    "with owner local, until one exists. Create a container named NAME, or: config feature owner NAME kube"
-)
+# When Docker starts a container by its restart policy, as Docker 20.10 and 24 do.
+_STARTS = {
+    "always": "when it ends, and whenever Docker itself starts",
+    "unless-stopped": "when it ends, and when Docker itself starts and has ended it before",
+    "on-failure": "when it ends with an error, and whenever Docker itself starts after such an end, also after a stop",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,9 @@ def conditions(
     feature: str, record: Record, observed: Observation, timing: Timing, now: float
 ) -> tuple[Condition, ...]:
     """Return the feature's conditions, in the order of the containers."""
-    no_way_back = Condition(ConditionKind.NO_WAY_BACK, _NO_WAY_BACK.replace("NAME", feature))
     return (
-        *((no_way_back,) if record.no_way_back else ()),
+        *_no_way_back(feature, record, observed),
+        *_by_policy(feature, record, observed),
         *(condition for c in observed.containers for condition in _of_container(feature, c)),
         *(Condition(ConditionKind.OOM_KILLED, _oom(c)) for c in _oom_killed(record, observed)),
         *(
@@ -98,6 +103,46 @@ def _of_container(feature: str, container: Container) -> tuple[Condition, ...]:
         text = f"{what} has ended, and Docker starts it again by its restart policy; see: docker logs {short}"
         found.append(Condition(ConditionKind.RESTARTING, text))
     return tuple(found)
+
+
+def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
+    """Say what no fallback, switch of owners or rollback can do."""
+    if not (record.no_way_back or observed.no_way_back):
+        return ()
+    follows = "nothing can run it here but Kubernetes"
+    if record.no_way_back:
+        follows = "the kube container is kept, also with owner local, a rollback or a failure"
+    if observed.no_way_back:
+        fix = f"restore its image (docker load, docker pull), or create a container named {feature}"
+    else:
+        fix = f"run: docker rm {feature}, and its unit makes another one, or: kubesync clear {feature}"
+    text = f"no way back: {lacking(record, observed)}, so {follows}; {fix}"
+    return (Condition(ConditionKind.NO_WAY_BACK, text),)
+
+
+def _by_policy(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
+    """Name the restart policy of the local container: systemd and kubesyncd start it, and Docker would, too."""
+    local = observed.local
+    if local is None or not local.restarts:
+        return ()
+    what, policy, fix = _named(local), local.restart_policy, f"run: docker update --restart=no {feature}"
+    starts = _STARTS.get(policy, "when it ends")
+    text = f"{what} has the restart policy {policy}: Docker starts it by itself {starts}; {fix}"
+    found = [Condition(ConditionKind.RESTART_POLICY, text)]
+    although = _although(record, observed)
+    if local.running and although:
+        text = f"Docker has started {what} by its restart policy {policy}, although {although}: it is stopped; {fix}"
+        found.append(Condition(ConditionKind.BY_POLICY, text))
+    return tuple(found)
+
+
+def _although(record: Record, observed: Observation) -> str:
+    """Return what forbids the local container that Docker has started; empty where nothing does."""
+    if observed.by_policy is None:
+        return ""
+    if record.grant in observed.kube_running:
+        return "Kubernetes runs the feature"
+    return "its unit is down" if record.system_state is SystemState.DOWN else ""
 
 
 def _named(container: Container) -> str:

@@ -58,6 +58,8 @@ class ContainerDescription(TypedDict):
     paused: NotRequired[bool]
     restarting: NotRequired[bool]
     restarts: NotRequired[bool]
+    restart_policy: NotRequired[str]
+    by_policy: NotRequired[bool]
     unread: NotRequired[str]
     oom_killed: NotRequired[bool]
     unhealthy: NotRequired[str]
@@ -101,6 +103,8 @@ class FeatureDescription(TypedDict):
     row: RowDescription
     joined: bool
     no_deploy: NotRequired[str]
+    no_way_back: NotRequired[str]
+    local_image: NotRequired[str]
     waiting: list[str]
     stopping: list[str]
     granted: str

@@ -41,6 +41,8 @@ class Signal(Enum):
     """Events may have been lost: assume that everything changed."""
     MASTER = "master"
     """The Kubernetes master's configuration changed."""
+    IMAGES = "images"
+    """An image was added to Docker, removed or renamed."""
 
 
 class Owner(StrEnum):
@@ -240,8 +242,9 @@ class Container:
     `exit_code` is None while it runs and when Docker no longer has it. `started` orders containers
     of one feature by age: Docker's own start time, ISO 8601. `gone`: destroyed since; only its exit
     is known, and it cannot be started. `image`: the name it was created from, `image_id`: the image's ID then.
-    `paused`, `restarting`: such a container counts as running; Docker starts a restarting one in a moment. `restarts`:
-    it has a restart policy. `unread`: why Docker did not describe it; then it runs as far as Docker's list shows.
+    `paused`, `restarting`: such a container counts as running; Docker starts a restarting one in a moment.
+    `restart_policy`: Docker's word for it; empty: none. `by_policy`: Docker has started it by that policy, when
+    Docker itself started. `unread`: why Docker did not describe it; then it runs as far as Docker's list shows.
     `oom_killed`: the kernel ended a process of it for lack of memory. `unhealthy`: the output of a failing HEALTHCHECK,
     else empty. `stop_timeout_s`: the grace it was created with; None: Docker's default.
     `pod`: namespace and name of a kube container's pod.
@@ -257,12 +260,18 @@ class Container:
     image_id: str = ""
     paused: bool = False
     restarting: bool = False
-    restarts: bool = False
+    restart_policy: str = ""
+    by_policy: bool = False
     unread: str = ""
     oom_killed: bool = False
     unhealthy: str = ""
     stop_timeout_s: int | None = None
     pod: str = ""
+
+    @property
+    def restarts(self) -> bool:
+        """Whether Docker starts it again by itself."""
+        return bool(self.restart_policy)
 
 
 @dataclass(frozen=True, slots=True)

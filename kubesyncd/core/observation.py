@@ -26,8 +26,8 @@ class Observation:
     `hold`: a reboot is being prepared. `no_deploy`: why Kubernetes cannot deploy on this switch, with what to type;
     empty where it can, or where that is not known. `leaving`: a reset is about to begin or runs, and ends every kube
     container. `failures`: actions that failed when they were last tried. `working`: an image
-    of the feature is being tagged or its local container recreated. `way_back`: a local container exists or can be
-    made, or none is needed.
+    of the feature is being tagged or its local container recreated. `no_way_back`: why no local container exists or
+    can be made; empty where one does or can, or none is needed.
     `registered`: CONFIG_DB has a FEATURE row; None: not known. `absent`: the feature has no FEATURE row, no container
     and no unit, for certain. `settling`: the FEATURE row has just gone, and may be written again in a moment.
     """
@@ -51,7 +51,7 @@ class Observation:
     wall_s: int = 0
     failures: tuple[FailedAction, ...] = ()
     working: bool = False
-    way_back: bool = True
+    no_way_back: str = ""
 
     def failed(self, action: Action) -> FailedAction | None:
         """Return the failure of this action, if it failed when it was last tried."""
@@ -117,6 +117,13 @@ class Observation:
     def local_running(self) -> str:
         """The running local container's ID, or an empty string."""
         return next((c.id for c in self.containers if c.owner is Owner.LOCAL and c.running), "")
+
+    @property
+    def by_policy(self) -> Container | None:
+        """The running local container that Docker has started by its restart policy, if there is one."""
+        return next(
+            (c for c in self.containers if c.owner is Owner.LOCAL and c.running and c.by_policy), None
+        )
 
     def paused(self, container_id: str) -> bool:
         """Return whether this container is paused."""

@@ -11,6 +11,7 @@ from kubesyncd.core.actions import EndContainer, Plan
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.inputs import label_step
 from kubesyncd.core.model import SHORT_ID
+from kubesyncd.core.reasons import runs_on, started_by_policy
 from kubesyncd.core.record import Cause
 from kubesyncd.core.stray import strays
 
@@ -30,6 +31,12 @@ def down(inputs: Inputs) -> Plan:
         plan = _end(inputs, [inputs.observed.local_running], "the unit is down")
         if plan.action is not None or not kube:
             return plan
+    intruder = None if record.ending else inputs.observed.by_policy
+    if intruder is not None:
+        because = f"the unit is down, and {started_by_policy(intruder)}"
+        plan = inputs.stop(intruder.id, f"{because}: it is stopped", f"{because}: it is being stopped")
+        if plan.action is not None or not kube:
+            return plan
     if kube:
         return end_kube(inputs, kube, "the unit is down")
     if inputs.observed.local_starting:
@@ -41,7 +48,7 @@ def down(inputs: Inputs) -> Plan:
     if coming_back:
         return inputs.rest("the unit is down; a pod that does not follow the node label waits at the gate")
     if inputs.observed.local_running:
-        return inputs.rest("the unit is down; the local container was started manually and keeps running")
+        return inputs.rest(f"the unit is down; {runs_on(inputs.observed.local)}")
     return inputs.rest("the unit is down; nothing runs")
 
 
@@ -95,8 +102,10 @@ def end_kube(inputs: Inputs, targets: tuple[str, ...], because: str) -> Plan:
 
 def one_at_a_time(inputs: Inputs) -> Plan:
     """Stop a local container that appears while a kube container is admitted (S1)."""
+    intruder = inputs.observed.by_policy
+    came = "the local one that appeared" if intruder is None else f"{started_by_policy(intruder)}, which"
     return inputs.stop(
         inputs.observed.local_running,
-        "the kube container owns the feature: the local one that appeared is stopped",
+        f"the kube container owns the feature: {came} is stopped",
         "the kube container owns the feature; waiting for the local one to end",
     )

@@ -21,7 +21,7 @@ from kubesyncd.core.reasons import (
     waits_for_kube,
     why_refused,
 )
-from kubesyncd.core.record import complaint_against, local_wanted, returns_to_local
+from kubesyncd.core.record import complaint_against, lacking, local_wanted, returns_to_local
 from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
@@ -53,8 +53,12 @@ def _kube_running(inputs: Inputs) -> Plan:
     if not unwell:
         if inputs.observed.leaving:
             return _leave(inputs)
-        why = kept(inputs.config, record) or record.failure
+        why = kept(inputs.config, record, lacking(record, inputs.observed)) or record.failure
         return inputs.rest(why) if why else _adopt(inputs)
+    if record.no_way_back:
+        return inputs.rest(
+            f"{record.failure}; {lacking(record, inputs.observed)}: the kube container is kept"
+        )
     if inputs.observed.local is None:
         return inputs.rest(f"{record.failure}; no local container exists to take over")
     return inputs.stop(
@@ -130,8 +134,9 @@ def _nothing_runs(inputs: Inputs) -> Plan:
         return inputs.rest("the local container ended by itself; systemd restarts the unit")
     if not local_wanted(inputs.config, record):
         return inputs.act(SetMode(Mode.READY), "only Kubernetes may run it")
-    if inputs.observed.local is None and record.unit_restarted:
-        return inputs.act(SetMode(Mode.READY), "no local container exists: waiting for kube deployment")
+    lost = _no_local(inputs)
+    if lost:
+        return inputs.act(SetMode(Mode.READY), f"{lost}: waiting for kube deployment")
     failed = inputs.observed.no_comeback
     local = inputs.observed.local
     unsure = local is not None and bool(local.unread) and inputs.observed.start_unanswered is not None
@@ -158,6 +163,14 @@ def _admission(inputs: Inputs) -> Plan | None:
             Admit(silent), "a kube container runs without having asked, and nothing else does: it owns"
         )
     return plan
+
+
+def _no_local(inputs: Inputs) -> str:
+    """Return why no local container can be started or made; empty where one can."""
+    if inputs.observed.no_way_back:
+        return inputs.observed.no_way_back
+    lost = inputs.observed.local is None and inputs.record.unit_restarted
+    return "no local container exists" if lost else ""
 
 
 def _pending(inputs: Inputs) -> Plan:
@@ -191,8 +204,9 @@ def _kube_ready(inputs: Inputs) -> Plan:
     record, waits = inputs.record, _waits(inputs)
     if not local_wanted(inputs.config, record):
         return inputs.rest(waits)
-    if inputs.observed.local is None and record.unit_restarted:
-        return inputs.rest(f"{waits}; no local container exists to fall back to")
+    lost = _no_local(inputs)
+    if lost:
+        return inputs.rest(f"{waits}; {lost}, so nothing can fall back")
     # Where Kubernetes cannot deploy, waiting for it only leaves the feature without a container.
     due = inputs.now if record.local_due or record.failure or inputs.observed.no_deploy else None
     if due is None:

@@ -11,7 +11,7 @@ from kubesyncd.core.health import REPLACED
 from kubesyncd.core.model import Owner
 
 if TYPE_CHECKING:
-    from kubesyncd.core.model import FeatureConfig
+    from kubesyncd.core.model import Container, FeatureConfig
     from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
 
@@ -63,12 +63,30 @@ def could_not_start(why: str) -> str:
     return f"the local container could not be started: {why}"
 
 
-def kept(config: FeatureConfig, record: Record) -> str:
-    """Word why Kubernetes keeps a feature that should run locally; empty where it should not."""
+def started_by_policy(local: Container) -> str:
+    """Word that Docker has started a local container without being asked."""
+    return f"Docker has started the local container by its restart policy {local.restart_policy}"
+
+
+def runs_on(local: Container | None) -> str:
+    """Word why a local container runs although its unit is down, and is left alone."""
+    if local is None or not local.restarts:
+        return "the local container was started manually and keeps running"
+    return (
+        f"the local container runs: it was started manually, or by Docker, for it has the restart policy "
+        f"{local.restart_policy}"
+    )
+
+
+def kept(config: FeatureConfig, record: Record, lacking: str) -> str:
+    """Word why Kubernetes keeps a feature that should run locally; empty where it should not.
+
+    `lacking`: see `record.lacking`.
+    """
     if config.owner is not Owner.LOCAL and not record.rolled_back:
         return ""
     because = f"rolled back ({record.failure})" if record.rolled_back else "set_owner=local"
-    return f"{because}, but no local container exists and nothing can make one: the kube container is kept"
+    return f"{because}, but {lacking}: the kube container is kept"
 
 
 def next_chance(feature: str) -> str:

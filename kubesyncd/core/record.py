@@ -85,7 +85,8 @@ class Record:
     cannot be, replaced as the local one. `boot_fallback`: a prepared reboot promised an immediate local container,
     until a kube container has proven stable again. `registered`: whether CONFIG_DB had a FEATURE row when it was last
     read; False only after it had one, None: it never had.
-    `no_way_back`: Kubernetes runs it, and no local container exists or can be made.
+    `no_way_back`: Kubernetes runs it, and no local container exists or can be made, or it does not start.
+    `local_image`: the image that its local container was last made from.
     `unstartable`: the local container that could not be started, since when it has not run, and why.
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
@@ -119,6 +120,7 @@ class Record:
     boot_fallback: bool = False
     registered: bool | None = None
     no_way_back: bool = False
+    local_image: str = ""
     unstartable: tuple[str, str, str] | None = None
     unpause: bool = False
     gates: tuple[GateWatch, ...] = ()
@@ -150,6 +152,21 @@ def local_wanted(config: FeatureConfig, record: Record) -> bool:
     if ruling_owner(config, record) is Owner.LOCAL or config.fallback or record.boot_fallback:
         return True
     return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
+
+
+def falls_back(config: FeatureConfig, record: Record) -> bool:
+    """Return whether a local container runs the feature, or may have to take over from Kubernetes."""
+    wanted = local_wanted(config, replace(record, no_way_back=False))
+    return wanted or config.policy is not FailurePolicy.ALERT
+
+
+def lacking(record: Record, observed: Observation) -> str:
+    """Return why no local container can take over; empty where one can, or none is needed."""
+    if observed.no_way_back:
+        return observed.no_way_back
+    if record.unstartable is None:
+        return ""
+    return f"its local container does not start: {record.unstartable[2]}"
 
 
 def returns_to_local(config: FeatureConfig, record: Record, observed: Observation) -> bool:
@@ -258,6 +275,7 @@ def cleared(record: Record) -> Record:
         crashes=0,
         refuse_until=0.0,
         restored="",
+        unstartable=None,
         health=health,
     )
 

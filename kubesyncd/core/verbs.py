@@ -231,7 +231,7 @@ def _start_outcome(config: FeatureConfig, record: Record, observed: Observation)
     if state is State.STARTING and observed.local is None:
         return Outcome(
             protocol.EXIT_FAILED,
-            "it should run locally but its container does not exist; "
+            f"it should run locally, but {observed.no_way_back or 'its container does not exist'}; "
             "the unit's script creates it: systemctl restart the unit",
         )
     return None

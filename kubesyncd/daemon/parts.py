@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
 from kubesyncd.cluster.listeners import Listeners
 from kubesyncd.cluster.node_reports import NodeReports
+from kubesyncd.core.conditions import ConditionKind
 from kubesyncd.core.record import Record, rolled_back
 from kubesyncd.features.health_checks import Checks
 from kubesyncd.features.ledger import Ledger
@@ -194,4 +195,5 @@ def _report(reports: NodeReports, feature: str, view: View | None) -> None:
     if view is None:
         reports.forget(feature)
     else:
-        reports.feature(feature, view.plan.state.value, view.record.failure)
+        no_way_back = next((c.text for c in view.conditions if c.kind is ConditionKind.NO_WAY_BACK), "")
+        reports.feature(feature, view.plan.state.value, view.record.failure, no_way_back.partition("; ")[0])

@@ -154,7 +154,11 @@ class Daemon:
 
     async def _follow_containers(self) -> None:
         async for event in self._ports.containers.events(_StreamLog(self._parts.runtime, "Docker").tell):
-            self._parts.wakes.wake(event if isinstance(event, str) else None)
+            if event is Signal.IMAGES:
+                for reconciler in self._reconcilers:
+                    reconciler.images_changed()
+            else:
+                self._parts.wakes.wake(event if isinstance(event, str) else None)
 
     async def _meet(self) -> None:
         """Make a reconciler for each feature configured in Redis."""

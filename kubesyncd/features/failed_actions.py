@@ -74,6 +74,11 @@ class FailedActions:
             if not kinds or key[0] in kinds:
                 self._failures[key] = replace(failed, again_at=min(failed.again_at, now))
 
+    def forget_all(self) -> None:
+        """Forget every failure: an operator has repaired what they are about."""
+        for key in tuple(self._failures):
+            self._forget(key)
+
     def lasting(self, containers: tuple[Container, ...]) -> tuple[FailedAction, ...]:
         """Return the failures that still count beside these containers; forget all others."""
         present = {c.id: c.running for c in containers if not c.gone}

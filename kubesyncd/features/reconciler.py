@@ -21,10 +21,10 @@ from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Forget
 from kubesyncd.core.conditions import ALERTING, conditions
 from kubesyncd.core.failed_action import TEXT_MAX, ActionKind, FailedAction
-from kubesyncd.core.model import Owner, SystemState
+from kubesyncd.core.model import Owner
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
-from kubesyncd.core.record import Record, state_of
+from kubesyncd.core.record import Record, cleared, state_of
 from kubesyncd.core.state import check
 from kubesyncd.core.text import printable
 from kubesyncd.core.verbs import Outcome, Start, accept
@@ -151,15 +151,15 @@ class Reconciler:
         timing, wake_at = self._around.timing, view.plan.wake_at
         return foresee(view.config, view.record, view.observed, timing, wake_at, self.name)
 
-    async def check_forgettable(self) -> None:
-        """Check that nothing is left of the feature but its record. Raises Refused, Unavailable."""
-        stored = await self._around.store.read(self.name)
-        view = await self.seen()
-        if stored.loading or stored.config is not None:
-            raise Refused("kubesyncd", "it has a FEATURE row; run: config feature uninstall")
-        running = view.observed.local_running or view.record.grant in view.observed.kube_running
-        if running or view.record.system_state is SystemState.UP:
-            raise Refused("kubesyncd", f"it is still up ({view.plan.why}); stop its service first")
+    def images_changed(self) -> None:
+        """Observe again where an image decides whether a local container can be made."""
+        if self._sources.way_back.doubt():
+            self.dirty.set()
+
+    async def cleared(self) -> View:
+        """Clear a failure, and try each failed action again where it is wanted. Raises Refused, Unavailable."""
+        self._executor.failed.forget_all()
+        return await self.note(cleared)
 
     def forget(self) -> None:
         """Answer all waiting clients: the feature is uninstalled."""
@@ -312,7 +312,7 @@ class Reconciler:
             hold=around.labels.hold,
             failures=self._failures(containers),
             working=self._executor.working,
-            way_back=await self._sources.way_back.exists(
+            no_way_back=await self._sources.way_back.lacking(
                 self._memory.config, self._memory.record, containers
             ),
             registered=None if stored is None or stored.loading else stored.config is not None,
@@ -341,7 +341,8 @@ class _Sources:
     def again_at(self) -> tuple[float | None, ...]:
         """When to repeat failed reads."""
         unread = self.store.failure
-        return (None if unread is None else unread.again_at, self.store.gone_until, self.containers.again_at)
+        again_at = None if unread is None else unread.again_at
+        return (again_at, self.store.gone_until, self.containers.again_at, self.way_back.again_at)
 
 
 class _StoreReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.model import SystemState
 from kubesyncd.core.record import returns_to_local
 from kubesyncd.features.existence import exists
 from kubesyncd.features.reconciler import Reconciler
@@ -94,11 +95,21 @@ class Reconcilers:
         reconciler = self._reconcilers.get(name)
         if reconciler is None:
             return
-        await reconciler.check_forgettable()
+        await self._check_forgettable(reconciler)
         await self._around.images.forget(name)
         # A full disk raises Unavailable here, before the feature is gone from memory.
         await self._around.ledger.forget(name)
         self._drop(reconciler)
+
+    async def _check_forgettable(self, reconciler: Reconciler) -> None:
+        """Check that nothing is left of the feature but its record. Raises Refused, Unavailable."""
+        stored = await self._around.store.read(reconciler.name)
+        view = await reconciler.seen()
+        if stored.loading or stored.config is not None:
+            raise Refused("kubesyncd", "it has a FEATURE row; run: config feature uninstall")
+        running = view.observed.local_running or view.record.grant in view.observed.kube_running
+        if running or view.record.system_state is SystemState.UP:
+            raise Refused("kubesyncd", f"it is still up ({view.plan.why}); stop its service first")
 
     def _drop(self, reconciler: Reconciler) -> None:
         name = reconciler.name

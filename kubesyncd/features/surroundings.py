@@ -62,6 +62,12 @@ class LocalImages(Protocol):
     async def restore(self, feature: str, failed_image: str) -> None:
         """Make the image from before the failed one the local image again."""
 
+    async def missing_local(self, feature: str, made_from: str) -> str:
+        """Return the name of the local image where it does not exist; empty where it does, or no name is known.
+
+        `made_from`: the image of the local container, when there was one.
+        """
+
     async def note_rollback(self, feature: str, failed: str, failed_newest: str, failure_text: str) -> None:
         """Store durably that the feature is rolled back; all empty: that it is not."""
 

@@ -1,44 +1,68 @@
-"""Find out whether a feature that Kubernetes runs has a way back: a local container, or a unit that makes one."""
+"""Find out whether a feature that Kubernetes may run has a way back: a local container, or a unit that makes one."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import FailurePolicy, Owner, SystemState
-from kubesyncd.core.record import local_wanted
-from kubesyncd.ports import Unavailable
+from kubesyncd.core.model import Owner, SystemState
+from kubesyncd.core.record import falls_back
+from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, FeatureConfig
     from kubesyncd.core.record import Record
     from kubesyncd.features.surroundings import Surroundings
 
+NO_SCRIPT = "no local container exists, and no unit has a script to make one"
+
 
 class WayBack:
-    """Asks systemd where it matters, at most once in `audit_s`; until it answers, the feature has no way back."""
+    """Asks systemd and Docker where it matters, at most once in `audit_s`; an unknown way back counts as none.
+
+    `again_at`: when to ask again after no answer; no event repeats it.
+    """
 
     def __init__(self, name: str, around: Surroundings) -> None:
         self._name = name
         self._around = around
-        self._made = False
+        self._backoff = around.runtime.backoff(around.timing)
+        self._lacking: str | None = None
         self._until = 0.0
+        self._asks = False
+        # Counts every change of the images, so that an answer from before one is asked again.
+        self._changes = 0
+        self.again_at: float | None = None
 
-    async def exists(self, config: FeatureConfig, record: Record, containers: tuple[Container, ...]) -> bool:
-        """Return whether a local container exists or can be made; True where none may be needed."""
-        if any(c.owner is Owner.LOCAL and not c.gone for c in containers):
-            self._until = 0.0
-            return True
-        ruled = replace(record, no_way_back=False)
-        needed = local_wanted(config, ruled) or config.policy is FailurePolicy.ROLLBACK
-        by_kube = bool(record.grant) or record.no_way_back
-        if record.system_state is not SystemState.UP or not needed or not by_kube:
-            return True
+    def doubt(self) -> bool:
+        """Note that the images have changed; return whether the answer may be another one now."""
+        self._until = 0.0
+        self._changes += 1
+        return self._asks
+
+    async def lacking(self, config: FeatureConfig, record: Record, containers: tuple[Container, ...]) -> str:
+        """Return why no local container exists or can be made; empty where one does or can, or none may be needed."""
+        exists = any(c.owner is Owner.LOCAL and not c.gone for c in containers)
+        self._asks = not exists and record.system_state is SystemState.UP and falls_back(config, record)
+        if not self._asks:
+            self._until, self.again_at = 0.0, None
+            return ""
         now = self._around.runtime.clock()
-        if now >= self._until:
-            try:
-                self._made = await self._around.units.makes_local(self._name)
-                self._until = now + self._around.timing.audit_s
-            except Unavailable:
-                return self._made
-        return self._made
+        if now < self._until:
+            return self._lacking or ""
+        changes = self._changes
+        try:
+            self._lacking = await self._asked(record)
+        except PortError as error:
+            self.again_at = now + self._backoff.next_s()
+            unknown = f"it is not known whether a local container can be made ({error})"
+            return unknown if self._lacking is None else self._lacking
+        self._until = now + self._around.timing.audit_s if changes == self._changes else 0.0
+        self.again_at = None
+        self._backoff.reset()
+        return self._lacking
+
+    async def _asked(self, record: Record) -> str:
+        if not await self._around.units.makes_local(self._name):
+            return NO_SCRIPT
+        image = await self._around.images.missing_local(self._name, record.local_image)
+        return f"no local container exists, and its image {image} does not exist" if image else ""

@@ -88,15 +88,19 @@ def adopt(record: ImageRecord, stock: Stock, image_id: str) -> Tag | None:
 
 def restore(record: ImageRecord, stock: Stock, failed_image: str) -> Tag | None:
     """Return the next step until the local name points to a good image again; None: done, or no image to return to."""
-    previous = stock.named(previous_name(record.local))
-    if stock.named(record.local) != failed_image or previous in ("", failed_image):
+    previous, now = stock.named(previous_name(record.local)), stock.named(record.local)
+    if now not in ("", failed_image) or previous in ("", failed_image):
         return None
     return Tag(previous, record.local)
 
 
 def removable(record: ImageRecord, stock: Stock) -> tuple[Image, ...]:
     """Return images that ran here, that nothing uses or falls back to, and that only this feature names."""
-    kept = {stock.named(record.local), stock.named(previous_name(record.local)), *stock.used}
+    local = stock.named(record.local)
+    if not local:
+        # An operator has removed the name: the image that a local container needs may be any of these.
+        return ()
+    kept = {local, stock.named(previous_name(record.local)), *stock.used}
     family = base(record.local)
     return tuple(
         image

@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.image_model import IMAGE_ID
+from kubesyncd.core.image_model import IMAGE_ID, NAME
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.images import policy
 from kubesyncd.images.policy import ImageRecord
@@ -166,6 +166,17 @@ class ImageStore:
         self._log.info("local_container_made", feature=feature, after=deployed, lacking=list(lacking))
         without = f", without what only Kubernetes has at {', '.join(lacking)}" if lacking else ""
         return f"its local container is created from the one that Kubernetes runs{without}", not lacking
+
+    async def missing_local(self, feature: str, made_from: str) -> str:
+        """Return the name of the feature's local image where no such image exists; empty where it does.
+
+        `made_from`: the image that its local container was made from when there was one. Where no name is known,
+        nothing is known to be missing. Raises Unavailable, Refused.
+        """
+        listed = self._listed(feature)
+        names = (made_from, self.remembered(feature).local, listed and f"{listed}:latest")
+        name = next((n for n in names if NAME.fullmatch(n) or IMAGE_ID.fullmatch(n)), "")
+        return name if name and not await self._images.exists(name) else ""
 
     async def forget(self, feature: str) -> None:
         """Handle an uninstalled feature: remove the local container created for it, and clear its record.

@@ -38,6 +38,7 @@ POLITE = ("sh", "-c", 'trap "exit 5" TERM; : >$MARK; while :; do sleep 0.05; don
 STUBBORN = ("sh", "-c", 'trap "" TERM; : >$MARK; while :; do sleep 0.05; done')
 # Long enough that the stop is still under way when its caller leaves, on a busy machine too.
 SLOW = ("sh", "-c", 'trap ": >$MARK.term; sleep 5; exit 6" TERM; : >$MARK; while :; do sleep 0.05; done')
+SLEEPY = ("sh", "-c", 'trap "exit 0" TERM; : >$MARK; while :; do sleep 0.05; done')
 BRIEF = ("sh", "-c", "exit 3")
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NUMBERS = itertools.count()
@@ -623,6 +624,15 @@ class TestIdentity:
             await containers.identify("ab" * 16)
 
 
+async def test_an_image_that_comes_or_goes_is_reported_and_names_no_feature(
+    heard: Heard, api: Api, feature: str
+) -> None:
+    await api.ask("POST", "/images/busybox:lab/tag", params={"repo": feature, "tag": "v1"})
+    assert feature not in await heard.then_forget(Signal.IMAGES)
+    await api.ask("DELETE", f"/images/{feature}:v1")
+    assert feature not in await heard.then_forget(Signal.IMAGES)
+
+
 class TestWhenDockerGoesAway:
     async def test_with_live_restore_containers_keep_running_and_two_gaps_are_reported(
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
@@ -650,6 +660,50 @@ class TestWhenDockerGoesAway:
 
         await heard.until(lambda said: said.count(Signal.GAP) >= 2)
         assert [(c.id, c.running) for c in await containers.list(feature)] == [(snmp, False)]
+
+    @pytest.mark.slow("restarts the engine twice")
+    @pytest.mark.parametrize("live_restore", [True, False])
+    async def test_an_engine_that_starts_starts_what_a_restart_policy_names(
+        self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, live_restore: bool
+    ) -> None:
+        """Also what was stopped, except with unless-stopped; such starts are known as Docker's own."""
+        made = {}
+        for policy in ("no", "always", "unless-stopped", "on-failure"):
+            for life in ("never-ran", "stopped", "failed"):
+                name = f"{policy}-{life}-{next(NUMBERS)}"
+                made[name] = f"{policy} {life}"
+                container = await api.create(name, SLEEPY, restart=policy)
+                if life != "never-ran":
+                    await api.do("POST", container, "/start")
+                    await api.do("POST", container, "/kill")
+                if life == "stopped":
+                    await api.do("POST", container, "/start")
+                    await api.marked(container)
+                    await api.do("POST", container, "/stop", t="5")
+        by_hand = f"by-hand-{next(NUMBERS)}"
+        await api.run(by_hand, SLEEPY, restart="always")
+        (found,) = await containers.list(by_hand)
+        assert (found.restart_policy, found.by_policy) == ("always", False)
+
+        await engine.restart(live_restore=live_restore)
+
+        await heard.until(lambda said: said.count(Signal.GAP) >= 2)
+        runs, by_policy = set(), set()
+        for name, what in made.items():
+            (found,) = await containers.list(name)
+            runs |= {what} if found.running else set()
+            by_policy |= {what} if found.by_policy else set()
+        assert runs == {"always stopped", "always failed", "on-failure failed"}
+        assert by_policy == runs
+        (found,) = await containers.list(by_hand)
+        assert (found.running, found.by_policy) == (True, not live_restore)
+        await api.ask("POST", f"/containers/{by_hand}/update", json={"RestartPolicy": {"Name": "no"}})
+
+        async def without_policy() -> bool:
+            (found,) = await containers.list(by_hand)
+            return (found.restart_policy, found.by_policy) == ("", False)
+
+        await until_async(without_policy)
 
     @pytest.mark.slow("waits for a deadline of the product")
     async def test_an_engine_that_hangs_is_a_gap_and_its_cache_is_not_believed(

@@ -43,6 +43,17 @@ async def test_the_stock_tells_names_ids_and_what_is_in_use(bench: ImageBench) -
     assert stock.named("docker-snmp:lat") == ""
 
 
+async def test_an_image_exists_by_name_and_by_id(bench: ImageBench) -> None:
+    one = bench.image(LOCAL)
+    for reference, exists in ((LOCAL, True), (one, True), (PREVIOUS, False), (f"sha256:{'0' * 64}", False)):
+        assert await bench.port.exists(reference) is exists
+    assert await bench.port.exists("docker-snmp") is True, "Docker adds the tag"
+    bench.docker.remove_image(LOCAL)
+    assert await bench.port.exists(LOCAL) is False
+    with pytest.raises(Refused):
+        await bench.port.exists("../containers/json")
+
+
 async def test_a_tag_moves_and_the_image_that_had_it_stays(bench: ImageBench) -> None:
     one, two = bench.image(LOCAL), bench.image(KUBE)
     await bench.port.tag(one, PREVIOUS)

@@ -50,6 +50,8 @@ BACKLOG_MAX = 1024
 # Beside `fail`, for an engine in another process: a status, a message, and the calls that fail with them.
 FAILS = "fails.json"
 HOLDS = "holds.json"
+# A line for each restart that SIGHUP (or, with live-restore, SIGUSR1) has caused.
+RESTARTS = "restarts"
 RAW = "application/vnd.docker.raw-stream"
 STDOUT, STDERR = 1, 2
 
@@ -132,9 +134,14 @@ class LabDocker:
     async def restart(self, *, live_restore: bool) -> None:
         """As `systemctl restart docker` does: without live-restore the containers are stopped with it."""
         await self.shut()
+        manually = {box.id for box in self.boxes.values() if not box.running and box.told}
         if not live_restore:
             await asyncio.gather(*(self._end(box, grace_s=2.0) for box in self._running()))
         self._journal.clear()
+        for box in self.boxes.values():
+            if not box.running and _starts_with_engine(box, manually=box.id in manually):
+                with contextlib.suppress(ApiError):
+                    await self._run(box)
         await self.open()
 
     def freeze(self) -> None:
@@ -171,6 +178,7 @@ class LabDocker:
             ("POST", box + "/unpause", self._unpause),
             ("POST", box + "/wait", self._wait),
             ("POST", box + "/rename", self._rename),
+            ("POST", box + "/update", self._update),
             ("DELETE", box, self._remove),
             ("POST", box + "/exec", self._exec_create),
             ("POST", "/exec/{id}/start", self._exec_start),
@@ -399,6 +407,12 @@ class LabDocker:
         self._emit("rename", box, oldName=f"/{old}")
         return web.Response(status=204)
 
+    async def _update(self, request: web.Request) -> web.Response:
+        box, wanted = self._box(request), await request.json()
+        box.host = {**box.host, **wanted}
+        self._emit("update", box)
+        return _json({"Warnings": []})
+
     async def _remove(self, request: web.Request) -> web.Response:
         box = self._box(request)
         if box.running and not _flag(request, "force"):
@@ -528,6 +542,7 @@ class LabDocker:
             if tag in other.tags:
                 other.tags.remove(tag)
         image.tags.append(tag)
+        self._tell("image", "tag", image.id, {"name": tag})
 
     async def _image_remove(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -536,6 +551,7 @@ class LabDocker:
         user = next((b for b in self.boxes.values() if b.image_id == image.id), None)
         if tag in image.tags and len(image.tags) > 1:
             image.tags.remove(tag)
+            self._tell("image", "untag", image.id, {"name": image.id})
             return _json([{"Untagged": tag}])
         if user is not None and not _flag(request, "force"):
             short = image.id.removeprefix("sha256:")[:12]
@@ -545,6 +561,8 @@ class LabDocker:
                 f"container {user.id[:12]} is using its referenced image {short}",
             )
         self.images.remove(image)
+        for action in (*("untag" for _ in image.tags), "delete"):
+            self._tell("image", action, image.id, {"name": image.id})
         return _json([*({"Untagged": t} for t in image.tags), {"Deleted": image.id}])
 
     # Containers as processes.
@@ -769,17 +787,18 @@ class LabDocker:
                 )
 
     def _emit(self, action: str, box: Box, **extra: str) -> None:
+        attributes = {**box.labels, **extra, "image": box.image, "name": box.name}
+        self._tell("container", action, box.id, attributes, **{"from": box.image})
+
+    def _tell(self, kind: str, action: str, actor: str, attributes: Mapping[str, str], **more: str) -> None:
         now = time.time_ns()
         event = {
             "status": action,
-            "id": box.id,
-            "from": box.image,
-            "Type": "container",
+            "id": actor,
+            **more,
+            "Type": kind,
             "Action": action,
-            "Actor": {
-                "ID": box.id,
-                "Attributes": {**box.labels, **extra, "image": box.image, "name": box.name},
-            },
+            "Actor": {"ID": actor, "Attributes": dict(attributes)},
             "scope": "local",
             "time": now // 10**9,
             "timeNano": now,
@@ -789,6 +808,16 @@ class LabDocker:
             # Like Docker: a slow reader loses events without a notice.
             with contextlib.suppress(asyncio.QueueFull):
                 queue.put_nowait(event)
+
+
+def _starts_with_engine(box: Box, *, manually: bool) -> bool:
+    """Whether dockerd starts it when it starts itself; `manually`: a client had ended it before.
+
+    A policy `on-failure` does not ask who had ended it.
+    """
+    policy = (box.host.get("RestartPolicy") or {}).get("Name") or "no"
+    by_policy = {"always": True, "unless-stopped": not manually, "on-failure": box.exit_code != 0}
+    return bool(box.started) and by_policy.get(policy, False)
 
 
 def container_of(folder: Path, pid: int) -> str | None:
@@ -858,7 +887,19 @@ async def _main(socket: Path) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with LabDocker(socket.parent, socket):
+    async with LabDocker(socket.parent, socket) as docker:
+        restarting: set[asyncio.Task[None]] = set()
+
+        async def restart(*, live_restore: bool) -> None:
+            await docker.restart(live_restore=live_restore)
+            with (socket.parent / RESTARTS).open("a") as done:
+                done.write("restarted\n")
+
+        for number, live_restore in ((signal.SIGHUP, False), (signal.SIGUSR1, True)):
+            asyncio.get_running_loop().add_signal_handler(
+                number,
+                lambda kept=live_restore: restarting.add(asyncio.ensure_future(restart(live_restore=kept))),
+            )
         print(socket, flush=True)
         await ended.wait()
 

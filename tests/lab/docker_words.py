@@ -100,7 +100,7 @@ def event_matches(event: Mapping[str, Any], wanted: Mapping[str, list[str]]) -> 
         "event": lambda v: event["Action"].split(":")[0] == v,
         "container": lambda v: attributes["name"] == v or event["Actor"]["ID"].startswith(v),
         "label": lambda v: _labelled(attributes, v),
-        "image": lambda v: attributes["image"] == v,
+        "image": lambda v: attributes.get("image", attributes["name"]) == v,
     }
     return all((all if key == "label" else any)(map(tests[key], values)) for key, values in wanted.items())
 

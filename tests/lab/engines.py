@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.paths import ROOT
-from tests.wait import until
+from tests.wait import until, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,7 @@ class Docker(Protocol):
     def url(self) -> str: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
+    async def restart(self, *, live_restore: bool) -> None: ...
 
 
 class Kube(Protocol):
@@ -86,6 +87,14 @@ class LabDockerProcess:
         new = self.folder / "holds.new"
         new.write_text(json.dumps(calls))
         new.rename(file)
+
+    async def restart(self, *, live_restore: bool) -> None:
+        """As `systemctl restart docker` does; with live-restore the containers live on."""
+        assert self._process is not None
+        done = self.folder / "restarts"
+        before = done.read_text() if done.exists() else ""
+        self._process.send_signal(signal.SIGUSR1 if live_restore else signal.SIGHUP)
+        await until_async(lambda: done.exists() and done.read_text() != before, "the engine has restarted")
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as link:

@@ -80,6 +80,8 @@ class Fault(StrEnum):
     SILENT_POD = "a kube container's image has no gate"
     FOREIGN_POD = "a foreign pod's container asks for a feature"
     RESTART_POLICY = "a local container has a restart policy"
+    POLICY_START = "Docker starts an ended local container with itself, by its restart policy"
+    PRUNED = "a local container that does not run and its image are pruned"
     UNREAD = "Docker does not describe a container"
     NODE_TAINTED = "the Node has a taint that evicts, or is not ready"
     NODE_DELETED = "the Node is deleted on the master"
@@ -106,6 +108,8 @@ OWN_STREAM = (
     Fault.SILENT_POD,
     Fault.FOREIGN_POD,
     Fault.RESTART_POLICY,
+    Fault.POLICY_START,
+    Fault.PRUNED,
     Fault.UNREAD,
     Fault.NODE_TAINTED,
     Fault.NODE_DELETED,

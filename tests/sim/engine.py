@@ -33,7 +33,8 @@ RESTART_S_MAX = 20.0
 class Box:
     """One container. `past_up`: let through `state up` (a local one is so from its start).
 
-    `restarts`: it has a restart policy, which holds until it is `told` to end. `silent`: its image has no gate.
+    `restarts`: it has a restart policy, which holds until it is `told` to end; `by_policy`: by one, Docker has started
+    it with itself. `silent`: its image has no gate.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Box:
     restarts: bool = False
     restarting: bool = False
     told: bool = False
+    by_policy: bool = False
     silent: bool = False
     body: asyncio.Task[None] | None = None
     term: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,7 +68,7 @@ class Box:
             code,
             self.started,
             restarting=self.restarting,
-            restarts=self.restarts,
+            restart_policy="always" if self.restarts or self.by_policy else "",
         )
 
 
@@ -120,6 +122,8 @@ class Engine:
         self.slow_s = 0.0
         self.broken: set[str] = set()
         self.unread: set[str] = set()
+        # Features whose local image does not exist.
+        self.pruned: set[str] = set()
         # Containers of pods that have nothing to do with the features.
         self.foreign: dict[str, Box] = {}
 
@@ -150,7 +154,7 @@ class Engine:
             return
         now = asyncio.get_running_loop().time()
         box.runs, box.code, box.by_hand, box.past_up = True, None, by_hand, False
-        box.told = False
+        box.told = box.by_policy = False
         box.started, box.starts = f"{now:015.6f}", box.starts + 1
         box.term, box.over = asyncio.Event(), asyncio.Event()
         self._tell("docker", f"{box.owner} {box.id[:9]} of {box.feature} starts{' by hand' * by_hand}")
@@ -224,6 +228,34 @@ class Engine:
             box.told, box.restarting = True, False
             self.die(box, 137)
 
+    def start_by_policy(self) -> None:
+        """dockerd starts containers with itself, whatever had ended them."""
+        for box in list(self.boxes.values()):
+            ended = box.owner is Owner.LOCAL and bool(box.started) and not box.runs
+            if ended and self._world.chance.drawn(Fault.POLICY_START, 0.5, box.feature):
+                self.start(box, by_hand=True)
+                box.by_policy = True
+
+    def prune(self, feature: str) -> None:
+        """docker system prune -af, while no local container of the feature runs."""
+        box = self.local(feature)
+        if box is not None and (box.runs or box.restarting):
+            return
+        if box is not None:
+            self.destroy(box)
+        self.pruned.add(feature)
+        self.images_changed()
+
+    def load(self, feature: str) -> None:
+        """docker load of the feature's image."""
+        self.pruned.discard(feature)
+        self.images_changed()
+
+    def images_changed(self) -> None:
+        """Tell every subscriber."""
+        for stream in self.streams if self.up else ():
+            stream.put(Signal.IMAGES)
+
     def cut(self) -> None:
         """Every event stream breaks."""
         for stream in list(self.streams):
@@ -251,6 +283,7 @@ class DockerPort:
         self._engine = world.engine
         self._life = life
         self._connected = False
+        self._connected_at: float | None = None
         self._cache: dict[str, tuple[float, tuple[Container, ...]]] = {}
         self._doubts = 0
 
@@ -263,9 +296,14 @@ class DockerPort:
             self._engine.streams.append(stream)
             try:
                 self._connected = True
+                if self._connected_at is None:
+                    self._connected_at = asyncio.get_running_loop().time()
                 lost("")
                 yield Signal.GAP
                 while (event := await stream.next()) is not CUT:
+                    if event is Signal.IMAGES:
+                        yield Signal.IMAGES
+                        continue
                     self._doubt(str(event))
                     yield str(event)
             finally:
@@ -296,9 +334,9 @@ class DockerPort:
 
     def _described(self, box: Box) -> Container:
         """As the adapter has it: what Docker does not describe is what its list says."""
-        if box.id not in self._engine.unread:
-            return box.shown()
         shown = box.shown()
+        if box.id not in self._engine.unread:
+            return replace(shown, by_policy=self.by_policy(box))
         # Its end is known from the event.
         code = next((c.exit_code for c in self._engine.ended.get(box.feature, []) if c.id == box.id), None)
         return Container(
@@ -309,6 +347,11 @@ class DockerPort:
             restarting=shown.restarting,
             unread="500: I/O error",
         )
+
+    def by_policy(self, box: Box) -> bool:
+        """Whether it was started while this life had lost Docker's events; it cannot know of earlier ones."""
+        lost = self._connected_at is not None and self._connected_at < float(box.started or 0.0)
+        return box.by_policy and lost
 
     async def unpause(self, container_id: str) -> None:
         raise AssertionError("no container is paused here")

@@ -59,6 +59,7 @@ from kubesyncd.core.record import (
     Record,
     cleared,
     complaint_against,
+    falls_back,
     local_wanted,
     project,
     ruling_owner,
@@ -211,6 +212,7 @@ class World:
     local_exists: bool = True
     local_runs: bool = False
     local_by_hand: bool = False
+    local_by_policy: bool = False
     local_paused: bool = False
     silent: bool = False
     local_starts: bool = True
@@ -257,6 +259,8 @@ def facts_of(w: World) -> Observation:
                 None if w.local_runs else 7,
                 "2026-01-01",
                 paused=w.local_paused,
+                restart_policy="always" if w.local_by_policy else "",
+                by_policy=w.local_by_policy,
             )
         )
     containers += [
@@ -284,9 +288,15 @@ def facts_of(w: World) -> Observation:
         no_deploy="not joined" if not w.joined else "the Node is not ready" if w.barred else "",
         leaving=w.leaving,
         failures=_failures(w),
-        way_back=w.local_exists or w.script,
+        no_way_back=_no_way_back(w),
     )
     return _told(w, w.record, observed)
+
+
+def _no_way_back(w: World) -> str:
+    up = w.record.system_state is SystemState.UP
+    lost = up and falls_back(w.config, w.record) and not w.local_exists and not w.script
+    return "no local container exists, and its image does not exist" if lost else ""
 
 
 def _failures(w: World) -> tuple[FailedAction, ...]:
@@ -445,6 +455,8 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
                 return replace(asked, killed=w.killed | {container_id})
             return replace(asked, stopping=w.stopping | {container_id})
         case RestartUnit():
+            if not w.script:
+                raise Broken("the unit is restarted, and its script can make no container")
             return replace(w, record=replace(w.record, unit_restarted=True), unit_restarts=True)
         case AdoptImage(image_id):
             if image_id == w.record.health.failed_image:
@@ -485,6 +497,8 @@ def _may_end(w: World, container_id: str) -> None:
     granted = container_id == w.record.grant and w.record.system_state is SystemState.UP
     if granted and not w.local_exists and not w.script:
         raise Broken("the only container is ended, and no other one can exist")
+    if granted and w.local_exists and not w.local_runs and w.no_local is not None:
+        raise Broken("the only container is ended for one that does not start")
     if (
         container_id != LOCAL
         or w.record.system_state is not SystemState.UP
@@ -524,7 +538,7 @@ def _start_asked(w: World) -> Record:
 def _ended(w: World, container_id: str) -> World:
     w = replace(w, stopping=w.stopping - {container_id}, killed=w.killed - {container_id})
     if container_id == LOCAL:
-        return replace(w, local_runs=False, local_by_hand=False, local_paused=False)
+        return replace(w, local_runs=False, local_by_hand=False, local_by_policy=False, local_paused=False)
     return replace(w, kube=tuple(k for k in w.kube if k.id != container_id))
 
 
@@ -753,6 +767,8 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
         yield "the local container crashes", _ended(w, LOCAL)
     elif w.local_exists and "hand" in menu:
         yield "someone starts the local container by hand", replace(w, local_runs=True, local_by_hand=True)
+        by_policy = replace(w, local_runs=True, local_by_hand=True, local_by_policy=True)
+        yield "Docker restarts and starts the local container by its policy", by_policy
     if w.local_runs and not w.local_paused and "pause" in menu:
         yield "someone pauses the local container", replace(w, local_paused=True)
     for k in w.kube:
@@ -899,6 +915,8 @@ def _check_down(w: World) -> None:
     """S7: a feature that is down stays down."""
     if w.slow and w.local_runs and not w.local_by_hand:
         raise Broken("S7: the unit is down, and what a docker start under way has started runs on")
+    if w.local_by_policy:
+        raise Broken("S7: the unit is down, and what Docker has started by itself runs on")
     if w.kube:
         raise Broken("S7: the unit is down and a kube container runs on")
 

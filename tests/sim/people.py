@@ -300,6 +300,11 @@ class People:
         while unit.wanted:
             if self._world.engine.local(unit.feature) is None:
                 await asyncio.sleep(0.3)
+                if unit.feature in self._world.engine.pruned:
+                    # Its script fails, so its ExecStart does not run.
+                    await asyncio.sleep(RESTART_SEC)
+                    unit.restarts += 1
+                    continue
                 if self._world.engine.local(unit.feature) is None and unit.feature in self._world.creates:
                     self._world.engine.create(unit.feature, Owner.LOCAL)
             code = await self._verb(unit, "start")

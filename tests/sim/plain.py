@@ -16,7 +16,7 @@ from kubesyncd.images.policy import ImageRecord
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 
     from kubesyncd.core.node_condition import NodeCondition
 
@@ -376,7 +376,10 @@ class PlainDisk:
 
 
 class NoImages:
-    """An image store that keeps nothing: the simulated engine has no images."""
+    """An image store that keeps nothing, because the engine has no images. `missing`: features without a local one."""
+
+    def __init__(self, missing: Collection[str] = ()) -> None:
+        self.missing = missing
 
     def load(self) -> None:
         pass
@@ -398,6 +401,9 @@ class NoImages:
 
     async def forget(self, feature: str) -> None:
         pass
+
+    async def missing_local(self, feature: str, made_from: str) -> str:
+        return f"docker-{feature}:latest" if feature in self.missing else ""
 
 
 class NoJoin:

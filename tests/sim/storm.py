@@ -191,6 +191,7 @@ class Storm:
             Fault.DEREGISTERED: self._deregister,
             Fault.FOREIGN_POD: self._foreign,
             Fault.UNREAD: self._unread,
+            Fault.PRUNED: self._prune,
             Fault.NODE_TAINTED: self._taint,
             **MasterFaults(self.world, self._kube_features).streams(),
             Fault.STRAY_POD: self._stray,
@@ -204,6 +205,13 @@ class Storm:
             await asyncio.sleep(rng.uniform(0.0, STORM_S / 4))
             self.chance.strike(fault)
             await strike(rng)
+
+    async def _prune(self, rng: Random) -> None:
+        """The image of a feature that needs no local container now is gone for a while."""
+        feature = rng.choice(self.world.features)
+        self.world.engine.prune(feature)
+        await asyncio.sleep(rng.uniform(5.0, 200.0))
+        self.world.engine.load(feature)
 
     async def _taint(self, rng: Random) -> None:
         """The Node takes no pods for a while: with fallback the local container comes at once."""
@@ -416,6 +424,7 @@ class Storm:
         self.chance.strike(Fault.DOCKER_RESTART)
         self.world.engine.cut()
         self.world.engine.restart()
+        self.world.engine.start_by_policy()
 
     async def _resubscribe(self) -> None:
         self.chance.strike(Fault.RESUBSCRIBED)
@@ -560,6 +569,8 @@ class Storm:
         world.api.judge(None)
         world.redis.poisoned.clear()
         world.engine.unread.clear()
+        for feature in sorted(world.engine.pruned):
+            world.engine.load(feature)
         if Fault.WITHDRAWN in self.chance.armed:
             # Not a fault: kube does not return, and a feature with fallback must fall back.
             world.api.withdrawn.add(self.chance.one_of(self._kube_features))
@@ -605,6 +616,10 @@ class Storm:
             return
         self._check_label(feature)
         if not unit.wanted:
+            if world.life is not None and any(world.life.docker.by_policy(b) for b in local):
+                raise Broken(
+                    f"S7: at rest the unit of {feature} is stopped, and Docker's start of {local} holds"
+                )
             blocked = [b for b in boxes if b.runs and b.owner is Owner.KUBE]
             if feature in (world.api.strayed if self._master_stays_away else world.api.strays):
                 # Its pod comes back without end, and waits at the gate. A kubelet without a master keeps it.

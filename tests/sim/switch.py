@@ -189,10 +189,11 @@ class Life:
         rng, log = Random(f"{world.seed}/{self.number}"), world.logger(self)
         hold, promised = _OfLife(world.hold_file, self), _OfLife(world.promised_file, self)
         boot_id = f"boot-{world.boots}"
+        self.docker = DockerPort(world, self)
         parts = assemble(
             Ports(
                 store=RedisPort(world, self, ALWAYS_LOCAL),
-                containers=DockerPort(world, self),
+                containers=self.docker,
                 units=UnitsPort(world, self),
                 connect=lambda _: ClusterPort(world, self),
                 names=world.names,
@@ -208,7 +209,7 @@ class Life:
             Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
             Rules(world.timing, ALWAYS_LOCAL),
             runtime=Runtime(world.boottime, world.wall, rng, log),
-            images=NoImages(),  # type: ignore[arg-type]
+            images=NoImages(world.engine.pruned),  # type: ignore[arg-type]
             join=NoJoin(),  # type: ignore[arg-type]
             restorer=NoRestorer(),  # type: ignore[arg-type]
         )

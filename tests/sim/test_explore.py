@@ -132,7 +132,7 @@ def test_every_actor_has_a_move() -> None:
         "set_owner=local", "fallback=True", "container start", "container stop", "container kill",
         "container kill --no-kubelet-check",
         "disables the master", "resets", "a reboot is prepared", "the manifest is withdrawn", "changes our label",
-        "the daemon is killed", "before it remembers", "the local container crashes", "by hand",
+        "the daemon is killed", "before it remembers", "the local container crashes", "by hand", "by its policy",
         "the kubelet deploys", "calls `up kube`", "returns to container", "unhealthy", "crashes",
         "the master goes down", "the master goes up", "answer is lost", "the attempt has failed", "Redis goes down",
         "the kubelet is stopped", "the kubelet is started", "the watch sees", "time passes",

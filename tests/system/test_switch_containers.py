@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from tests.lab.kube_names import kube_box
 from tests.lab.switch import CLIENTS
 
 if TYPE_CHECKING:
-    from tests.lab.engines import LabDockerProcess
+    from tests.lab.engines import Docker, LabDockerProcess
     from tests.lab.switch import Switch
     from tests.system.docker_engine import RealDocker
     from tests.system.switch_fixtures import MakeSwitch
@@ -139,6 +140,58 @@ def test_a_restarting_container_runs_until_it_is_stopped(switch: Switch) -> None
     time.sleep(QUIET_S)
     found = switch.docker.inspect(local)["State"]
     assert (found["Running"], found["StartedAt"]) == (False, began)
+
+
+@pytest.mark.slow("restarts the engine")
+def test_what_docker_starts_by_itself_is_ended_at_once_and_the_policy_is_named(
+    engine: Docker, switch: Switch
+) -> None:
+    """Beside an admitted kube container, and while the unit is down; what an operator starts is left alone."""
+    fix = "docker update --restart=no snmp"
+    switch.config("snmp", set_owner="local")
+    switch.config("lldp", set_owner="kube", fallback_to_local="true")
+    switch.config("tap", set_owner="local")
+    down = switch.create_local("snmp", command=POLITE, restart="always")
+    beside = switch.create_local("lldp", command=POLITE, restart="on-failure")
+    by_hand = switch.create_local("tap", command=POLITE, restart="always")
+    for feature, container in (("snmp", down), ("lldp", beside), ("tap", by_hand)):
+        switch.done("start", feature)
+        switch.wait_for(lambda container=container: runs(switch, container), "it runs")  # type: ignore[misc]
+    switch.wait_for(
+        lambda: fix in unfolded(switch.prints("doctor")), "doctor warns while nothing is wrong yet"
+    )
+    switch.done("stop", "snmp")
+    switch.done("stop", "tap")
+    switch.docker.do("start", by_hand)
+    # It is ended by a signal, so Docker's policy holds it for failed.
+    switch.docker.do("kill", beside)
+    kube = switch.run_kube("lldp")
+    switch.until_row("lldp", current_owner="kube", docker_id=kube)
+    before = {c: switch.docker.inspect(c)["State"]["StartedAt"] for c in (down, beside)}
+
+    asyncio.run(engine.restart(live_restore=True))
+
+    def ended(container: str) -> bool:
+        state = switch.docker.inspect(container)["State"]
+        return state["StartedAt"] != before[container] and not state["Running"]
+
+    switch.wait_for(lambda: ended(down) and ended(beside), "what Docker has started is ended")
+    assert runs(switch, by_hand)
+    switch.wait_for(lambda: switch.state("lldp") == "KUBE_RUNNING", "kube's is untouched")
+    assert switch.running("lldp") == [kube]
+    for feature, policy, because in (
+        ("snmp", "always", "its unit is down"),
+        ("lldp", "on-failure", "Kubernetes runs the feature"),
+    ):
+        (alert,) = switch.log("container_started_by_docker", alert=True, feature=feature)
+        assert f"by its restart policy {policy}, although {because}" in alert["why"]
+        explained = unfolded(switch.prints("explain", feature))
+        assert f"has the restart policy {policy}" in explained
+        assert "manually" not in explained
+    assert switch.log("container_started_by_docker", alert=True, feature="tap") == []
+
+    switch.docker.ask("POST", "/containers/snmp/update", {"RestartPolicy": {"Name": "no"}})
+    switch.wait_for(lambda: fix not in unfolded(switch.prints("doctor")), "nothing is left to warn of")
 
 
 DEAF = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"]

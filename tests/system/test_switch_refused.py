@@ -84,7 +84,7 @@ def test_the_only_container_is_not_ended_for_owner_local(switch: Switch) -> None
     switch.restart_daemon()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [kube]
-    assert "no local container exists and nothing can make one" in switch.shown("snmp")["why"]
+    assert "no unit has a script to make one: the kube container is kept" in switch.shown("snmp")["why"]
     assert len(switch.log("no_way_back", alert=True)) <= 2, "once in each life of the daemon"
 
     local = switch.create_local("snmp")

@@ -49,6 +49,7 @@ KUBE, LOCAL = "c3a1" * 16, "17de" * 16
 # The fields of a record that 0.1.0 did not store, and their values then.
 LATER: dict[str, Any] = {
     "no_way_back": False,
+    "local_image": "",
     "unstartable": None,
     "unpause": False,
     "gates": (),

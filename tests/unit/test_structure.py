@@ -21,11 +21,11 @@ ATTRIBUTES_MAX = 15
 # one observation and of one container, and the objects of the wire protocol.
 VALUES = {
     "Timing": 25,
-    "Record": 34,
+    "Record": 35,
     "Observation": 20,
-    "ContainerDescription": 16,
-    "Container": 16,
-    "FeatureDescription": 27,
+    "ContainerDescription": 18,
+    "Container": 17,
+    "FeatureDescription": 29,
     "ClusterDescription": 30,
     "KubeSettings": 16,
 }

@@ -204,6 +204,15 @@ def test_leaving_lists_what_becomes_of_each_feature_and_asks(terminal: Operator,
     assert terminal.types(f"{line} -y").exit_code == 0
 
 
+def test_leaving_promises_no_local_container_that_cannot_run(bare_terminal: Operator) -> None:
+    lacking = "no local container exists, and its image docker-snmp:latest does not exist"
+    kube = feature("snmp", State.KUBE_RUNNING, "", granted=KUBE_ID, no_way_back=lacking)
+    bare_terminal.daemon.features["snmp"] = kube
+    assert (
+        f"  snmp: its kube container ends; nothing runs afterwards, because {lacking}; see: kubesync explain snmp\n"
+    ) in bare_terminal.types("config kube reset", answers="n\n").stdout
+
+
 def test_leaving_says_that_a_feature_without_fallback_ends(bare_terminal: Operator) -> None:
     kube = feature("snmp", State.KUBE_RUNNING, "", granted=KUBE_ID, containers=[container("kube", KUBE_ID)])
     kube["config"]["fallback"] = False
@@ -412,6 +421,17 @@ def test_a_fallback_that_starts_something_is_asked_about() -> None:
         "snmp", stored("none", "kube_ready", config=KUBE), FeatureChange(fallback=True), joined=True
     )
     assert (said, asked) == ("snmp waits for kube; its local container will run until kube deploys", True)
+
+
+def test_no_question_promises_a_local_container_that_cannot_run() -> None:
+    lacking = "no local container, and its image docker-snmp:latest does not exist"
+    for config, change in ((KUBE, FeatureChange(owner=Owner.LOCAL)), (KUBE, FeatureChange(fallback=True))):
+        for mode in ("kube_ready", "kube_pending"):
+            now = stored("none", mode, config=config)
+            said, _ = consequence("snmp", now, change, joined=True, lacking=lacking)
+            assert said.startswith(f"snmp has {lacking}: ")
+            assert "started now" not in said
+            assert "until kube deploys" not in said
 
 
 def test_the_question_says_that_a_switch_has_no_master() -> None:

@@ -105,6 +105,22 @@ def test_a_failure_is_an_event_and_in_the_annotation_and_so_is_its_end() -> None
     play(story)
 
 
+def test_a_feature_without_a_way_back_says_so_in_the_annotation() -> None:
+    async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
+        view.feature("snmp", "KUBE_RUNNING", "", "no way back: no local container exists")
+        view.feature("lldp", "KUBE_READY", "not running for 5 min", "no way back: no image")
+        await asyncio.sleep(3)
+        assert node.master.annotations == {
+            "feature.kubesyncd/snmp": "KUBE_RUNNING; no way back: no local container exists",
+            "feature.kubesyncd/lldp": "KUBE_READY failed: not running for 5 min; no way back: no image",
+        }
+        view.feature("snmp", "KUBE_RUNNING", "")
+        await asyncio.sleep(15)
+        assert node.master.annotations["feature.kubesyncd/snmp"] == "KUBE_RUNNING"
+
+    play(story)
+
+
 def test_a_flood_of_notices_is_bounded_and_the_newest_survive() -> None:
     async def story(view: NodeReports, node: Node, _: PlainLog) -> None:
         node.connected = False

@@ -45,6 +45,8 @@ HISTORY = (
     Transition(1790000001.5, State.LOCAL, State.LOCAL_TO_KUBE, "kube has deployed"),
 )
 
+NO_IMAGE = "no local container exists, and its image docker-snmp:latest does not exist"
+
 ON = LabelView(KubeLabel.ON)
 OFF = LabelView(KubeLabel.OFF)
 
@@ -123,6 +125,7 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         restored=f"sha256:{local_id}",
         boot_fallback=True,
         no_way_back=True,
+        local_image="docker-snmp:latest",
         unstartable=(local_id, "2026-01-29T00:00:00Z", "no such program"),
         unpause=True,
         gates=(GateWatch(kube_id, 13.0, asked=True),),

@@ -39,8 +39,9 @@ def told(*containers: object) -> list[tuple[ConditionKind, str]]:
 
 def test_what_a_log_filter_matches_keeps_its_name() -> None:
     """The pages on failures and on fleets promise them."""
-    shown = {"container_paused", "container_restarting"}
+    shown = {"container_paused", "container_restarting", "restart_policy"}
     alerts = {
+        "container_started_by_docker",
         "container_not_read",
         "gate_ignored",
         "healthcheck_fails",

@@ -12,6 +12,7 @@ from kubesyncd.core.model import Mode
 from tests.unit.core.given import (
     FALLBACK,
     KUBE,
+    NO_IMAGE,
     NOW,
     ON,
     ROLLBACK,
@@ -93,9 +94,7 @@ def test_a_rolled_back_feature_says_what_ends_that() -> None:
 
 
 def test_a_rolled_back_feature_without_a_way_back_says_why_it_is_kept() -> None:
-    lost = observed(kube(), label=ON, way_back=False)
+    lost = observed(kube(), label=ON, no_way_back=NO_IMAGE)
     made = plan(ROLLBACK, granted(rolled_back=True, failure="port 161"), lost)
     assert made.action is None
-    assert made.why == (
-        "rolled back (port 161), but no local container exists and nothing can make one: the kube container is kept"
-    )
+    assert made.why == f"rolled back (port 161), but {NO_IMAGE}: the kube container is kept"

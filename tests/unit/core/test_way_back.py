@@ -6,15 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from kubesyncd.core.actions import EndContainer, RequestLabel
+from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, RestartUnit, SetMode
 from kubesyncd.core.conditions import ConditionKind, conditions
-from kubesyncd.core.model import FeatureConfig, LabelView, Mode, Owner
-from kubesyncd.core.record import ruling_owner
+from kubesyncd.core.failed_action import ActionKind, FailedAction
+from kubesyncd.core.health import Complaint, Health
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, LabelView, Mode, Owner, SystemState
+from kubesyncd.core.record import Record, cleared, falls_back, lacking, ruling_owner, with_mode
 from kubesyncd.core.state import State
+from kubesyncd.core.verbs import Start, accept, outcome
 from tests.unit.core.given import (
+    FALLBACK,
     KUBE,
+    KUBE2,
     KUBE_CONFIG,
+    LOCAL,
     LOCAL_CONFIG,
+    NO_IMAGE,
     NOW,
     ON,
     ROLLBACK,
@@ -29,7 +36,8 @@ from tests.unit.core.given import (
     up,
 )
 
-LOST = observed(kube(), label=ON, way_back=False)
+SWITCH = FailurePolicy.SWITCH_TO_LOCAL
+LOST = observed(kube(), label=ON, no_way_back=NO_IMAGE)
 
 
 @pytest.mark.parametrize("config", [LOCAL_CONFIG, ROLLBACK])
@@ -41,7 +49,10 @@ def test_the_only_container_is_kept(config: FeatureConfig) -> None:
     assert record.no_way_back
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert found.kind is ConditionKind.NO_WAY_BACK
-    assert found.text.endswith("Create a container named snmp, or: config feature owner snmp kube")
+    assert found.text == (
+        f"no way back: {NO_IMAGE}, so the kube container is kept, also with owner local, a rollback or a failure; "
+        "restore its image (docker load, docker pull), or create a container named snmp"
+    )
 
 
 def test_the_reason_is_told() -> None:
@@ -56,9 +67,9 @@ def test_it_is_kept_over_a_crash_of_its_container_and_until_a_local_one_can_exis
     assert ruling_owner(LOCAL_CONFIG, crashed) is Owner.KUBE
     unknown = replace(LOST, containers=(), label=LabelView())
     assert plan(LOCAL_CONFIG, record, unknown).action == RequestLabel(on=True), "Kubernetes must run it again"
-    found = replace(LOST, way_back=True)
+    found = replace(LOST, no_way_back="")
     assert plan(LOCAL_CONFIG, record, found).action == RequestLabel(on=False)
-    made = observed(kube(), local(running=False), way_back=True)
+    made = observed(kube(), local(running=False))
     assert isinstance(plan(LOCAL_CONFIG, record, made, NOW + 61.0).action, EndContainer | None)
     assert not look(LOCAL_CONFIG, record, made)[0].no_way_back
 
@@ -67,3 +78,140 @@ def test_only_a_container_that_owns_the_feature_is_kept() -> None:
     assert not look(LOCAL_CONFIG, up(mode=Mode.READY), LOST)[0].no_way_back
     assert not look(LOCAL_CONFIG, down(), LOST)[0].no_way_back
     assert not look(LOCAL_CONFIG, down(grant=KUBE), LOST)[0].no_way_back, "a stop ends it all the same"
+
+
+# ---- pruned while Kubernetes runs it ------------------------------------------------------------------
+
+GONE = replace(LOST, containers=())
+
+
+def test_the_pod_s_end_restarts_no_unit_and_changes_no_wish_without_an_image() -> None:
+    """Its script would fail, systemd would end the feature, and the pod that comes back would be stopped."""
+    record, seen = look(FALLBACK, granted(), LOST)
+    assert [c.kind for c in conditions("snmp", record, seen, TIMING, NOW)] == [ConditionKind.NO_WAY_BACK]
+    at = NOW
+    for wait_s in (0.0, TIMING.fallback_after_s + 1.0, 3600.0):
+        at += wait_s
+        made = plan(FALLBACK, record, GONE, at)
+        assert (made.action, made.state) == (None, State.KUBE_READY)
+        assert made.wake_at is None, "no fallback is promised"
+        assert made.why.endswith(f"{NO_IMAGE}, so nothing can fall back")
+        record, seen = look(FALLBACK, record, GONE, at)
+        assert record.system_state is SystemState.UP
+    back = observed(kube(KUBE2), label=ON, no_way_back=NO_IMAGE, waiting=frozenset({KUBE2}))
+    assert plan(FALLBACK, record, back, at).action == Admit(KUBE2)
+
+
+def test_the_fallback_comes_as_soon_as_the_image_is_back() -> None:
+    record, _ = look(FALLBACK, granted(), LOST)
+    record, _ = look(FALLBACK, record, GONE)
+    found = replace(GONE, no_way_back="")
+    late = NOW + TIMING.fallback_after_s
+    early, due = plan(FALLBACK, record, found), plan(FALLBACK, record, found, late)
+    assert (early.action, early.wake_at) == (None, late)
+    assert due.action == SetMode(Mode.NONE)
+    record, _ = look(FALLBACK, record, found, late)
+    assert conditions("snmp", record, found, TIMING, late) == ()
+    assert plan(FALLBACK, with_mode(record, Mode.NONE), found, late).action == RestartUnit()
+
+
+@pytest.mark.parametrize(
+    ("config", "record"),
+    [
+        (FALLBACK, up(mode=Mode.NONE)),
+        (LOCAL_CONFIG, up(mode=Mode.NONE)),
+        (FALLBACK, up(mode=Mode.READY, local_due=True, failure="bad", idle_since=1.0)),
+        (ROLLBACK, up(mode=Mode.NONE, failure="bad", rolled_back=True, restored="x")),
+    ],
+)
+def test_no_unit_is_restarted_whose_script_lacks_its_image(config: FeatureConfig, record: Record) -> None:
+    assert not isinstance(plan(config, record, replace(GONE, joined=False)).action, RestartUnit)
+    waits = replace(GONE, joined=False, no_way_back="")
+    made = plan(config, record, waits)
+    assert made.action in (RestartUnit(), SetMode(Mode.NONE)), "with the image it is"
+
+
+def test_a_unit_that_lacked_its_image_was_not_restarted_in_vain() -> None:
+    """A start notes that the script is making the container; without an image it makes none."""
+    record = accept(Start(), FALLBACK, down(), look(FALLBACK, down(), observed())[1])
+    assert isinstance(record, Record)
+    assert record.unit_restarted
+    record, _ = look(FALLBACK, record, GONE)
+    assert not record.unit_restarted
+    record, _ = look(FALLBACK, replace(record, unit_restarted=True), replace(GONE, no_way_back=""))
+    assert record.unit_restarted
+
+
+def test_where_nothing_runs_only_kubernetes_can_run_it() -> None:
+    record, seen = look(FALLBACK, up(mode=Mode.READY), GONE)
+    assert not record.no_way_back
+    (found,) = conditions("snmp", record, seen, TIMING, NOW)
+    assert f"{NO_IMAGE}, so nothing can run it here but Kubernetes" in found.text
+    stuck = outcome(Start(), LOCAL_CONFIG, up(), look(LOCAL_CONFIG, up(), GONE)[1])
+    assert stuck is not None
+    assert stuck.text.startswith(f"it should run locally, but {NO_IMAGE}; ")
+
+
+def test_an_unhealthy_kube_container_is_kept_without_a_way_back() -> None:
+    said = Complaint(KUBE, "container", "no answer")
+    record = granted(health=Health(complaints=(said,)), failure="it is unhealthy")
+    made = plan(FALLBACK, record, LOST)
+    assert (made.action, made.why) == (None, f"it is unhealthy; {NO_IMAGE}: the kube container is kept")
+    assert isinstance(
+        plan(FALLBACK, record, observed(kube(), local(running=False), label=ON)).action, EndContainer
+    )
+
+
+# ---- a local container that does not start ------------------------------------------------------------
+
+BROKEN = FailedAction(
+    ActionKind.START_LOCAL, LOCAL, "Docker: no such program", at=1.0, again_at=2.0, refused=True
+)
+DEAD = observed(kube(), local(running=False), label=ON, failures=(BROKEN,))
+
+
+@pytest.mark.parametrize("config", [LOCAL_CONFIG, ROLLBACK, FALLBACK])
+def test_a_local_container_that_does_not_start_is_no_way_back(config: FeatureConfig) -> None:
+    rolled_back = config is ROLLBACK
+    record = granted(rolled_back=rolled_back, failure="bad" if rolled_back else "", adopted="x")
+    made = plan(config, record, DEAD)
+    assert (made.action, made.state) == (None, State.KUBE_RUNNING)
+    record, seen = look(config, record, DEAD)
+    (found,) = conditions("snmp", record, seen, TIMING, NOW)
+    assert found.text == (
+        "no way back: its local container does not start: Docker: no such program, so the kube container is kept, "
+        "also with owner local, a rollback or a failure; run: docker rm snmp, and its unit makes another one, or: "
+        "kubesync clear snmp"
+    )
+    record, seen = look(config, record, replace(DEAD, failures=()))
+    assert record.no_way_back, "over a restart of the daemon"
+    assert lacking(record, seen) == "its local container does not start: Docker: no such program"
+    mended, seen = look(config, cleared(record), replace(DEAD, failures=()))
+    assert not mended.no_way_back
+    assert lacking(mended, seen) == ""
+
+
+def test_a_local_container_that_may_yet_start_is_a_way_back() -> None:
+    unanswered = replace(DEAD, failures=(replace(BROKEN, refused=False),))
+    assert not look(LOCAL_CONFIG, granted(), unanswered)[0].no_way_back
+    assert not look(KUBE_CONFIG, granted(), DEAD)[0].no_way_back, "nothing promises one"
+    assert not look(LOCAL_CONFIG, up(), replace(DEAD, containers=(local(running=False),)))[0].no_way_back
+    over, _ = look(LOCAL_CONFIG, granted(no_way_back=True), replace(DEAD, containers=(local(running=False),)))
+    assert not over.no_way_back, "kube's has ended: the local one is tried again"
+
+
+def test_the_image_of_the_local_container_is_remembered() -> None:
+    made = observed(local(running=False, image="docker-snmp:latest"))
+    record, _ = look(FALLBACK, up(), made)
+    record, _ = look(FALLBACK, record, observed(kube()))
+    assert record.local_image == "docker-snmp:latest"
+    record, _ = look(FALLBACK, record, observed(local(image="sha256:00", unread="no answer")))
+    assert record.local_image == "docker-snmp:latest"
+
+
+def test_what_promises_a_local_container_needs_a_way_back() -> None:
+    assert not falls_back(KUBE_CONFIG, up())
+    for config in (LOCAL_CONFIG, FALLBACK, ROLLBACK, replace(KUBE_CONFIG, failure_policy=SWITCH)):
+        assert falls_back(config, up())
+    assert falls_back(LOCAL_CONFIG, up(no_way_back=True))
+    assert falls_back(KUBE_CONFIG, up(boot_fallback=True))

@@ -52,6 +52,8 @@ class World:
     # Whether the feature has a unit; None: systemd does not answer.
     unit: bool | None = True
     unit_looks: int = 0
+    # The name of the local image that does not exist.
+    no_image: str = ""
 
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
         if self.store_fails is not None:
@@ -92,6 +94,9 @@ class World:
 
     async def makes_local(self, feature: str) -> bool:
         return await self.unit_exists(feature)
+
+    async def missing_local(self, feature: str, made_from: str) -> str:
+        return self.no_image
 
     async def unit_exists(self, feature: str) -> bool:
         self.unit_looks += 1

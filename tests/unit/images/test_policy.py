@@ -88,6 +88,10 @@ def test_a_rollback_goes_back_to_the_previous_one_where_the_failed_one_was_adopt
     assert restore(RECORD, stock(tags), V3) is None, "what failed was never the local one"
     assert restore(RECORD, stock({LOCAL: V2}), V2) is None, "there is none to go back to"
     assert restore(RECORD, stock({LOCAL: V2, PREVIOUS: V2}), V2) is None
+    assert restore(RECORD, stock({PREVIOUS: V1}), V2) == Tag(V1, LOCAL), (
+        "an operator has removed the local name"
+    )
+    assert restore(RECORD, stock({}), V2) is None, "what is gone is no target"
 
 
 def test_only_unused_images_that_ran_here_are_removed() -> None:
@@ -98,6 +102,8 @@ def test_only_unused_images_that_ran_here_are_removed() -> None:
     assert tidy(RECORD, stock(tags)) is None, "it never ran here by our doing"
     assert tidy(shelf, stock({**tags, "debug-tools:keep": V1})) is None, "an operator gave it another name"
     assert tidy(shelf, stock({**tags, "docker-snmp-sv2:keep": V1})) is None, "a longer name is another name"
+    lost = {name: image for name, image in tags.items() if name != LOCAL}
+    assert tidy(shelf, stock(lost)) is None, "any of them may be the one that a way back needs"
     nameless = Stock((Image(V1, (), (KUBE,)), *stock({LOCAL: V3, PREVIOUS: V2}).images))
     assert tidy(shelf, nameless) == Remove(V1)
 

@@ -107,6 +107,21 @@ async def test_a_rollback_goes_back_to_the_image_before_and_so_does_the_local_co
     assert await bench.tags() == (v1, v1)
 
 
+async def test_a_missing_local_image_is_named_and_one_of_an_unknown_name_is_not(bench: ImageBench) -> None:
+    store = bench.store()
+    assert await store.missing_local("snmp", "") == "", "its name is not known"
+    assert await store.missing_local("snmp", LOCAL) == LOCAL
+    v1 = bench.boot()
+    assert await store.missing_local("snmp", LOCAL) == ""
+    assert await store.missing_local("snmp", v1) == "", "a container may be made from an ID"
+    assert await store.missing_local("snmp", v1.removeprefix("sha256:")[:12]) == ""
+    await store.adopt("snmp", bench.image(f"{REPOSITORY}:v2"))
+    bench.docker.remove("snmp")
+    bench.docker.remove_image(LOCAL)
+    assert await store.missing_local("snmp", "") == LOCAL, "as it was adopted"
+    assert await store.missing_local("snmp", "not a name") == LOCAL
+
+
 async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: ImageBench) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{REPOSITORY}:v2")
