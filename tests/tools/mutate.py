@@ -51,6 +51,7 @@ TESTS = {
     "certificate_life": ("core/test_certificate_life",),
     "conditions": ("core/test_conditions", "core/test_way_back", "core/test_gate", "core/test_stray"),
     "config_load": ("core/test_config_load",),
+    "doubt": ("core/test_doubt",),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),
     "feature_label": PLANS,
     "gate": ("core/test_gate", *PLANS),
