@@ -53,6 +53,15 @@ def undecided(record: Record) -> Doubt | None:
     return record.doubt if record.doubt is not None and record.doubt.since is not None else None
 
 
+def may_be_admitted(record: Record, observed: Observation) -> bool:
+    """Return whether a running kube container counts as admitted although no record of it is left."""
+    doubt = record.doubt
+    if doubt is None or not doubt.lost:
+        return False
+    unknown = observed.kube_running if doubt.since is None else doubt.containers
+    return any(c in observed.kube_running and c not in observed.waiting for c in unknown)
+
+
 def doubt_deadline(record: Record, timing: Timing) -> float | None:
     """Return when the containers that have not asked again count as admitted."""
     doubt = record.doubt
@@ -64,17 +73,24 @@ def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now
     if not doubt.lost and not _is_newer(row, owner, record, observed, now):
         return replace(record, doubt=None)
     if not _spoken(record, doubt):
-        record = replace(record, system_state=row.system_state, mode=row.transition_mode)
+        state = row.system_state
+        if state is SystemState.ABSENT and observed.local_running:
+            state = SystemState.UP
+        record = replace(record, system_state=state, mode=row.transition_mode)
     record = replace(record, doubt=None, grant="", granted_at=0.0, proven=False)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
         return _granted(record, owner.id, now)
-    if record.system_state is SystemState.DOWN or observed.local_running:
+    if observed.local_running:
         return record
     local = observed.local
-    if local is not None and row.transition_mode is Mode.NONE:
-        # The row shows this mode before Docker is asked for a start.
-        record = replace(record, start=asked_start(local.id, local, now))
-    if not observed.kube_running:
+    if local is not None:
+        # A start may be under way. A stop ends what it starts.
+        down = record.system_state is SystemState.DOWN
+        asked = asked_start(local.id, local, now)
+        record = replace(record, start=asked, ending=record.ending or down)
+    # Before an admission, the row shows another mode.
+    before = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE
+    if not observed.kube_running or (before and row.transition_mode is Mode.NONE):
         return record
     return replace(record, doubt=Doubt(lost=True, since=now, containers=observed.kube_running))
 
@@ -104,13 +120,24 @@ def _resolved(record: Record, doubt: Doubt, observed: Observation, timing: Timin
     """Take the newest container for the owner that has not asked again in time; one that asks was not admitted."""
     running = observed.kube_running
     left = tuple(c for c in running if c in doubt.containers and c not in observed.waiting)
-    if not left or record.system_state is SystemState.DOWN:
+    if not left:
         return replace(record, doubt=None)
     due = doubt.since is not None and now >= doubt.since + timing.reask_s
-    if due or observed.local_running:
+    # A stop waits for the end of what may have been admitted.
+    if due or observed.local_running or record.system_state is SystemState.DOWN:
         return _granted(replace(record, doubt=None), left[0], now)
     return record if left == doubt.containers else replace(record, doubt=replace(doubt, containers=left))
 
 
 def _granted(record: Record, container_id: str, now: float) -> Record:
-    return replace(record, mode=Mode.READY, grant=container_id, granted_at=now, proven=False, exit=None)
+    """Return the record with this owner. What runs was started for a unit that is up."""
+    down = record.system_state is SystemState.DOWN
+    return replace(
+        record,
+        system_state=SystemState.DOWN if down else SystemState.UP,
+        mode=Mode.READY,
+        grant=container_id,
+        granted_at=now,
+        proven=False,
+        exit=None,
+    )

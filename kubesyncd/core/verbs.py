@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from kubesyncd.core import protocol
+from kubesyncd.core.doubt import may_be_admitted
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.model import Mode, Owner, SystemState
@@ -201,7 +202,7 @@ def outcome(
 def _down_outcome(config: FeatureConfig, record: Record, observed: Observation) -> Outcome | None:
     told = row_told(record, observed) or observed.hold
     running = (record.ending and observed.local_running) or record.grant in observed.kube_running
-    running = running or observed.local_starting
+    running = running or observed.local_starting or may_be_admitted(record, observed)
     if not running and told and label_missing(config, record, observed) is None:
         return DONE
     return None
@@ -270,7 +271,7 @@ def wait_code(
 
 def _runs(record: Record, observed: Observation) -> bool:
     local = bool(observed.local_running) or observed.local_starting
-    return local or record.grant in observed.kube_running
+    return local or record.grant in observed.kube_running or may_be_admitted(record, observed)
 
 
 def _code(record: Record) -> int:

@@ -150,8 +150,11 @@ class Waiters:
 
 
 def _may_proceed(view: View, container_id: str) -> bool:
-    """Return whether the container is admitted, still runs, and STATE_DB (where it can be written) shows it."""
+    """Return whether the container is admitted, runs alone, and STATE_DB (where it can be written) shows it."""
     if view.record.grant != container_id or container_id not in view.observed.kube_running:
+        return False
+    if view.observed.local_running or view.record.start is not None:
+        # It is being stopped, or Docker may still start it.
         return False
     return row_told(view.record, view.observed)
 

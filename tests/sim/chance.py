@@ -93,6 +93,7 @@ class Fault(StrEnum):
     STRAY_POD = "a pod follows no label"
     SLOW_CRASH = "a kube container lives a little longer than kube_stable_s and ends, again and again"
     LEDGER_SLOW = "the ledger's disk takes seconds for a write"
+    LEDGER_LOST = "the ledger is lost while the daemon is away"
     START_LATE = "Docker carries out a start long after it was asked, also for a daemon that is gone"
     CONNECTION_LIMIT = "the daemon is at its limit of connections"
 
@@ -123,6 +124,7 @@ OWN_STREAM = (
     Fault.LEDGER_SLOW,
     Fault.START_LATE,
     Fault.CONNECTION_LIMIT,
+    Fault.LEDGER_LOST,
 )
 
 

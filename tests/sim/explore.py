@@ -48,6 +48,7 @@ MENUS = (
     frozenset({"join", "hold"}),
     frozenset({"node"}),
     frozenset({"broken", "writes", "manifest"}),
+    frozenset({"ledger"}),
 )
 UNWELL = frozenset({"unwell"})
 EVERYTHING = frozenset().union(*MENUS)
@@ -113,6 +114,10 @@ class Catalogue:
     def crashes(self, number: int) -> list[tuple[str, int]]:
         """Where the daemon may be killed on this feature's account; the others only lose their memory."""
         return [(story, self.number(w)) for story, w in model.crash_moves(self.worlds[number])]
+
+    def losses(self, number: int) -> list[tuple[str, int]]:
+        """Where the daemon's file of this feature may be lost while it is away."""
+        return [(story, self.number(w)) for story, w in model.ledger_moves(self.worlds[number])]
 
     def check_rest(self, number: int) -> None:
         """Once per world."""
@@ -234,12 +239,16 @@ class Walk:
             change = model.hold_lifted if shared.hold else model.hold_made
             yield f"a reboot is {'taken back' if shared.hold else 'prepared'}", self._every(change, at)
         if "restart" in self._menu:
-            yield from self._crashes(at)
+            yield from self._restarts(at, self._all.crashes)
+        if "ledger" in self._menu:
+            yield from self._restarts(at, self._all.losses)
 
-    def _crashes(self, at: Switch) -> Iterator[tuple[str, Switch]]:
+    def _restarts(
+        self, at: Switch, moves: Callable[[int], list[tuple[str, int]]]
+    ) -> Iterator[tuple[str, Switch]]:
         others = self._every(model.daemon_restarts, at)
         for index, number in enumerate(at):
-            for story, after in self._all.crashes(number):
+            for story, after in moves(number):
                 yield story, (*others[:index], after, *others[index + 1 :])
 
     # ---- coming to rest -------------------------------------------------------------------------

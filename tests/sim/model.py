@@ -35,6 +35,7 @@ from kubesyncd.core.actions import (
     WriteRow,
 )
 from kubesyncd.core.asked_start import asked_start
+from kubesyncd.core.doubt import Doubt, verified
 from kubesyncd.core.failed_action import ActionKind, FailedAction
 from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health, complain
@@ -343,6 +344,7 @@ def folded(w: World) -> World:
         unstartable=None,
         gates=_folded_gates(r, names) if w.silent else (),
         asked=asked,
+        doubt=_folded_doubt(r, names),
         exit=replace(r.exit, container_id="") if r.local_exited and r.exit is not None else None,
         health=_folded_health(w, names),
     )
@@ -356,6 +358,14 @@ def folded(w: World) -> World:
         reasking=w.reasking and bool(w.kube),
         waited=w.waited and bool(w.kube or w.labels.pending),
     )
+
+
+def _folded_doubt(record: Record, names: dict[str, str]) -> Doubt | None:
+    doubt = record.doubt
+    if doubt is None:
+        return None
+    containers = tuple(names[c] for c in doubt.containers if c in names)
+    return replace(doubt, since=_clock(doubt.since), containers=containers)
 
 
 def _folded_grant(w: World) -> float:
@@ -523,7 +533,7 @@ def _local_started(w: World) -> World:
 
 def _start_lands(w: World) -> World:
     """Docker has started the container at last, whatever the daemon wants by now."""
-    if any(k.past_up or k.id == w.record.grant for k in w.kube):
+    if any(k.past_up or (k.id == w.record.grant and w.record.start is None) for k in w.kube):
         raise Broken("S1: a docker start ends while a kube container owns the feature")
     record = replace(w.record, start=None, local_id=LOCAL) if w.starting == "known" else w.record
     by_hand = w.local_by_hand and w.local_runs
@@ -556,7 +566,8 @@ def reconciler_moves(w: World) -> Iterator[tuple[str, World]]:
     if w.starting:
         yield "Docker has started the local container", _start_lands(w)
     for k in w.kube:
-        if k.asked and not k.past_up and w.record.grant == k.id:
+        alone = not w.local_runs and w.record.start is None
+        if k.asked and not k.past_up and w.record.grant == k.id and alone:
             yield f"`up kube` returns to container {k.id[:4]}", _with_kube(w, k.id, past_up=True)
     if w.unit_restarts:
         yield "systemd restarts the unit, whose script creates the local container", restart_unit(w)
@@ -575,6 +586,36 @@ def crash_moves(w: World) -> Iterator[tuple[str, World]]:
             yield "the reconciler: it is killed before it asks Docker for a start", daemon_restarts(asked)
         done = replace(act(seen, plan), record=asked.record)
         yield f"the reconciler: {plan.why}; it is killed before it remembers so", daemon_restarts(done)
+
+
+def ledger_moves(w: World) -> Iterator[tuple[str, World]]:
+    """The ledger is gone, or an older copy, when the daemon comes back; so may be STATE_DB's row.
+
+    `row`: the current one, one from before the last action, or none. Not twice within minutes.
+    """
+    again = w.record.doubt is not None or (w.record.grant and w.record.start is not None)
+    if again or w.record.ending:
+        # The client of a stop under way asks again.
+        return
+    row = project(w.record, facts_of(w))
+    yield "the ledger is lost while the daemon is away", ledger_lost(w, row)
+    yield "the ledger and STATE_DB's row are lost while the daemon is away", ledger_lost(w, Row())
+    if not w.starting:
+        older = Record(system_state=SystemState.UP, doubt=Doubt())
+        yield "the ledger is an older copy when the daemon comes back", ledger_lost(w, row, older)
+    seen, plan = look(w)
+    if plan.action is not None:
+        behind, asked = project(seen.record, facts_of(w)), seen
+        if isinstance(plan.action, StartLocal):
+            asked = replace(seen, record=_start_asked(seen))
+        done = act(asked, plan)
+        yield f"the reconciler: {plan.why}; it is killed, and its ledger is lost", ledger_lost(done, behind)
+
+
+def ledger_lost(w: World, row: Row, record: Record | None = None) -> World:
+    """A new life of the daemon, which has found `record` in the ledger, else none, and has compared it with `row`."""
+    again = daemon_restarts(replace(w, record=record or Record(doubt=Doubt(lost=True))))
+    return replace(again, record=verified(again.record, replace(facts_of(again), row=row), again.timing, NOW))
 
 
 def verb(w: World, wish: verbs.Verb) -> World:
@@ -722,6 +763,8 @@ def time_passes(w: World) -> World:
         health=replace(r.health, starts=tuple(replace(s, at=OLD) for s in r.health.starts)),
         gates=tuple(replace(g, since=OLD) for g in r.gates),
     )
+    if r.doubt is not None and r.doubt.since is not None:
+        old = replace(old, doubt=replace(r.doubt, since=OLD))
     if r.start is not None and w.starting != "known":
         old = replace(old, start=replace(r.start, at=OLD))
     # A retry that fails once more changes nothing, so only that of a mended container is modelled.
@@ -943,7 +986,7 @@ def _check_rests(w: World, state: State) -> None:
         raise Broken("L3: kube with fallback, nothing runs, and the local container does not come")
     if state is State.KUBE_READY and w.joined and not w.server_label:
         raise Broken("L1: it waits for kube, and no label lets kube deploy")
-    if state is State.KUBE_RUNNING and not any(k.past_up for k in w.kube):
+    if state is State.KUBE_RUNNING and not any(k.past_up for k in w.kube) and not w.silent:
         raise Broken("L1: a kube container owns the feature, and is not admitted")
     if w.record.rolled_back and any(k.image == w.record.health.failed_image for k in w.kube) and w.joined:
         raise Broken("L1: rolled back, and what failed runs on")

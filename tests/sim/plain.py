@@ -335,14 +335,20 @@ def _runs(task: asyncio.Task[None] | None) -> bool:
 
 @dataclass
 class PlainFile:
-    """A small stored file in memory; `saves` counts. A `full` disk takes nothing; a `read_only` one removes nothing."""
+    """A small stored file in memory; `saves` counts. A `full` disk takes nothing; a `read_only` one removes nothing.
+
+    `broken`: it cannot be read.
+    """
 
     data: bytes | None = None
     full: bool = False
     read_only: bool = False
+    broken: bool = False
     saves: int = 0
 
     def load(self) -> bytes | None:
+        if self.broken:
+            raise Unavailable("state file", "Input/output error")
         return self.data
 
     def save(self, data: bytes) -> None:

@@ -195,6 +195,7 @@ class Storm:
             Fault.NODE_TAINTED: self._taint,
             **MasterFaults(self.world, self._kube_features).streams(),
             Fault.STRAY_POD: self._stray,
+            Fault.LEDGER_LOST: self._lose_ledger,
         }
 
     async def _again_and_again(
@@ -235,6 +236,27 @@ class Storm:
             self.world.kubelet.ring()
         else:
             self.world.people.stop_unit(feature)
+
+    async def _lose_ledger(self, rng: Random) -> None:
+        """The ledger is removed, or cut, while the daemon is away, and STATE_DB has what it said."""
+        world = self.world
+        if world.life is None or world.ledger_file.stale or not self._rows_agree():
+            return
+        world.kill_daemon()
+        world.ledger_file.data = rng.choice((None, (world.ledger_file.data or b"")[:40]))
+        self.chance.tell("ledger", "is lost")
+        await asyncio.sleep(rng.choice((0.0, 0.1)))
+        world.start_daemon()
+
+    def _rows_agree(self) -> bool:
+        """Whether every feature's row tells its unit's last request, as the ledger does."""
+        redis = self.world.redis
+        data = self.world.ledger_file.data or b""
+        if not redis.up or not redis.writable or not data.endswith(b"\n"):
+            return False
+        records = json.loads(data)["features"]
+        states = {name: entry["record"]["system_state"] for name, entry in records.items()}
+        return all(redis.rows.get(name, Row()).system_state == state for name, state in states.items())
 
     async def _misspell(self, rng: Random) -> None:
         """A name without FEATURE row, container and unit: every verb fails."""
@@ -613,6 +635,9 @@ class Storm:
             raise Broken(f"S1: at rest {feature} has {len(local)} local and {len(kube)} kube containers")
         if not unit.last_verb or unit.unheard:
             # Nobody listened: the client went to Docker by itself or gave up, and the daemon cannot know.
+            return
+        if feature in world.plain and row == Row() and self.chance.struck[Fault.LEDGER_LOST]:
+            # Without a FEATURE row, a feature that a lost ledger had is known again with its next verb.
             return
         self._check_label(feature)
         if not unit.wanted:

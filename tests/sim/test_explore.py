@@ -136,7 +136,7 @@ def test_every_actor_has_a_move() -> None:
         "the kubelet deploys", "calls `up kube`", "returns to container", "unhealthy", "crashes",
         "the master goes down", "the master goes up", "answer is lost", "the attempt has failed", "Redis goes down",
         "the kubelet is stopped", "the kubelet is started", "the watch sees", "time passes",
-        "pauses the local container",
+        "pauses the local container", "the ledger is lost", "an older copy", "its ledger is lost",
         "local container breaks", "is mended", "answered with a failure", "write access goes down",
     }  # fmt: skip
     for menu, start in itertools.product((*MENUS, UNWELL), (UNWELL_WORLDS[0], WORKING[0])):

@@ -364,3 +364,71 @@ def test_a_feature_dropped_on_a_full_disk_leaves_the_file_with_the_next_observat
         assert file.saves == saves, "once"
 
     asyncio.run(story())
+
+
+def mark(boot_id: str = BOOT) -> PlainFile:
+    return PlainFile(json.dumps({"version": 1, "boot_id": boot_id}).encode())
+
+
+def with_mark(data: bytes | None, of: PlainFile | None = None) -> tuple[Ledger, str]:
+    ledger = Ledger(PlainDisk(PlainFile(data)), BOOT, PlainDisk(of if of is not None else mark()))
+    return ledger, ledger.load()
+
+
+@pytest.mark.parametrize("data", [None, b"", written()[:60], b'{"version": 1, "boot_id": "another"}'])
+def test_a_ledger_that_is_missing_although_the_boot_is_not_new_is_lost(data: bytes | None) -> None:
+    ledger, problem = with_mark(data)
+    assert "although this boot is not new; what runs and STATE_DB's rows decide instead" in problem
+    assert (ledger.lost, ledger.first, ledger.records) == (True, False, {})
+
+
+@pytest.mark.parametrize("of", [PlainFile(), mark("another"), PlainFile(b"[]"), PlainFile(b"{}")])
+def test_without_the_mark_of_this_boot_a_missing_ledger_is_its_first_start(of: PlainFile) -> None:
+    ledger, problem = with_mark(None, of)
+    assert (problem, ledger.lost, ledger.first) == ("", False, True)
+
+
+def test_a_mark_that_cannot_be_read_makes_a_missing_ledger_a_lost_one() -> None:
+    assert with_mark(None, PlainFile(broken=True))[0].lost
+    assert not with_mark(written(), PlainFile(broken=True))[0].lost
+
+
+def test_a_ledger_that_cannot_be_read_is_lost_and_says_why() -> None:
+    ledger = Ledger(PlainDisk(PlainFile(broken=True)), BOOT, PlainDisk(mark()))
+    assert "Input/output error, although this boot is not new" in ledger.load()
+    assert ledger.lost
+
+
+def test_a_loss_is_remembered_until_the_next_boot() -> None:
+    """The file is written again at once, and the features that it does not have yet stay unknown."""
+    file = PlainFile()
+    ledger = Ledger(PlainDisk(file), BOOT, PlainDisk(mark()))
+    ledger.load()
+    asyncio.run(ledger.write())
+    again, problem = with_mark(file.data)
+    assert (problem, again.lost) == ("", True)
+    save(again, "snmp", FULL, ROLLBACK)
+    after = Ledger(PlainDisk(PlainFile(file.data)), "the-next-boot", PlainDisk(mark()))
+    assert (after.load(), after.lost, after.first) == ("", False, True)
+
+
+def test_the_mark_is_written_once_the_boot_has_a_ledger() -> None:
+    file, before = PlainFile(), written()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(), BOOT, PlainDisk(file))
+        ledger.load()
+        marking = asyncio.create_task(ledger.boot.write())
+        await asyncio.sleep(0.01)
+        assert file.data is None
+        await ledger.save("snmp", FULL, ROLLBACK)
+        await marking
+        assert json.loads(file.data or b"") == {"version": 1, "boot_id": BOOT}
+        saves = file.saves
+        await ledger.boot.write()
+        assert file.saves == saves
+        known = Ledger(PlainDisk(PlainFile(before)), BOOT, PlainDisk(PlainFile()))
+        known.load()
+        await known.boot.write()
+
+    asyncio.run(story())
