@@ -10,6 +10,8 @@ from kubesyncd.core import protocol
 from kubesyncd.core.labels import Change, InvalidLabel, not_by_hand
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.api.refused_containers import RefusedContainers
@@ -21,8 +23,15 @@ if TYPE_CHECKING:
 class ClusterHandlers:
     """The host socket's verbs about the master and this node's labels."""
 
-    def __init__(self, cluster: ClusterController, join: JoinController, refused: RefusedContainers) -> None:
+    def __init__(
+        self,
+        cluster: ClusterController,
+        join: JoinController,
+        refused: RefusedContainers,
+        check_ledger: Callable[[], Awaitable[str]],
+    ) -> None:
         self._cluster = cluster
+        self._check_ledger = check_ledger
         self._join = join
         self._refused = refused
 
@@ -45,9 +54,15 @@ class ClusterHandlers:
         return Reply(out=await self._cluster.apply(changes))
 
     async def _cluster_status(self, _: Request) -> Reply:
-        """Reply with the state of the master and the membership, as JSON."""
+        """Reply with the state of the master and the membership, as JSON.
+
+        The ledger is written for it: whether it can be is not known before.
+        """
+        status, failure = self._cluster.status(), await self._check_ledger()
+        files = [*([failure] if failure else []), *status.get("unwritten_files", [])]
         described: ClusterDescription = {
-            **self._cluster.status(),
+            **status,
+            "unwritten_files": files,
             "membership": self._join.status(),
             "refused_containers": self._refused.recent(),
         }

@@ -129,6 +129,12 @@ def containers(diagnosis: Diagnosis) -> Iterator[CheckResult]:
             yield CheckResult("container", CheckGrade.WARN, text, "call one like its feature in the manifest")
 
 
+def files(diagnosis: Diagnosis) -> Iterator[CheckResult]:
+    """Report the daemon's files that cannot be written."""
+    for failure in diagnosis.cluster.get("unwritten_files", []):
+        yield CheckResult("files", CheckGrade.BAD, *split_fix(failure))
+
+
 def reboot(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     """Check whether a reboot is being prepared."""
     if diagnosis.cluster["hold"]:

@@ -102,6 +102,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("socket", checks_switch.sockets),
     ("redis", checks_switch.redis),
     ("docker", checks_switch.docker),
+    ("files", checks_switch.files),
     ("container", checks_switch.containers),
     ("master", checks_kubernetes.master),
     ("kubelet", checks_kubernetes.kubelet),

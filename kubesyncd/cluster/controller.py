@@ -218,7 +218,7 @@ class ClusterController:
 
     def status(self) -> ClusterDescription:
         """Return the status for operators, without the membership."""
-        return self._status.describe(joined=self.joined, hold=self.hold)
+        return self._status.describe(joined=self.joined, hold=self.hold, unwritten=self._file.failures)
 
     async def run(self) -> None:
         """Run until cancelled. An unexpected exception ends all loops and is raised."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SERVICE = "Kubernetes"
 FILE_BYTES_MAX = 1 << 21
+MEANS = "labels are applied all the same, and a restart of the daemon applies the latest ones once more"
 
 
 class QueueFile:
@@ -102,6 +103,11 @@ class QueueFile:
             await self._file.save(encode(self.queue.purge()))
             self._replace(self.queue.purge())
 
+    @property
+    def failures(self) -> list[str]:
+        """Why the file was not written the last time; empty where it was."""
+        return list(self._alerts.lasting("labels_not_saved"))
+
     def retry(self) -> None:
         """Write again what could not be written."""
         if self._alerts.lasting("labels_not_saved"):
@@ -119,7 +125,8 @@ class QueueFile:
         try:
             await self._file.save(encode(self.queue))
         except Unavailable as error:
-            self._alerts.begin("labels_not_saved", str(error))
+            what, _, fix = error.detail.partition("; ")
+            self._alerts.begin("labels_not_saved", f"{what}: {MEANS}; {fix}" if fix else f"{what}: {MEANS}")
         else:
             self._alerts.end("labels_not_saved")
 

@@ -85,8 +85,8 @@ class ClusterStatus:
         why = self._kubelet.registration.told or (self._labels.failure.detail if self._labels.failure else "")
         return why or "the API server has not answered yet"
 
-    def describe(self, *, joined: bool, hold: bool) -> ClusterDescription:
-        """Return the status for operators, without the membership."""
+    def describe(self, *, joined: bool, hold: bool, unwritten: list[str]) -> ClusterDescription:
+        """Return the status for operators, without the membership; `unwritten`: files that cannot be written."""
         master, queue, link = self._config.master, self._labels.queue, self._link
         may_run, kubelet_why = self.rule(joined=joined, hold=hold)
         expires_ts = self._credential.expires_ts
@@ -111,6 +111,7 @@ class ClusterStatus:
             "kubelet_may_run": may_run,
             "kubelet_why": kubelet_why,
             "kubelet_trouble": self._kubelet.trouble,
+            "unwritten_files": unwritten,
             "pending": [str(change) for change in queue.changes],
             "failed": sorted(queue.failed),
             "applied": {key: value for key, value in queue.applied.items() if value is not None},

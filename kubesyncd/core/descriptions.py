@@ -159,7 +159,8 @@ class RefusedContainerDescription(TypedDict):
 class ClusterDescription(TypedDict):
     """The answer to `cluster`: the master, this node's labels, and the kubelet.
 
-    Names with `_ts` are seconds since the epoch. `kubelet` is None while it has not been observed.
+    Names with `_ts` are seconds since the epoch. `kubelet` is None while it has not been observed. `unwritten_files`:
+    why a file of the daemon cannot be written, and what that means.
     """
 
     node: NotRequired[str]
@@ -189,6 +190,7 @@ class ClusterDescription(TypedDict):
     refused: dict[str, str]
     why_pending: str
     retry_in_s: float
+    unwritten_files: NotRequired[list[str]]
     membership: NotRequired[JobDescription]
     refused_containers: NotRequired[list[RefusedContainerDescription]]
 

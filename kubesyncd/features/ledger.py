@@ -27,8 +27,13 @@ if TYPE_CHECKING:
     from kubesyncd.ports import DurableFile
 
 VERSION = 1
+CHECK_S = 3.0
 MISSING = "the ledger is missing"
 OTHER_BOOT = "the ledger is of another boot"
+MEANS = (
+    "until it can be, no feature is handed over to Kubernetes, what runs runs on, and a restart of the daemon loses "
+    "the latest changes"
+)
 LOST = "what runs and STATE_DB's rows decide instead, and the ledger is written again"
 
 
@@ -84,11 +89,6 @@ class Ledger:
         self.histories: dict[str, tuple[Transition, ...]] = {}
         self.config_loaded = False
         self.found = LedgerStart.FIRST
-
-    @property
-    def failure(self) -> str:
-        """Why the last write of the file failed; empty where it did not."""
-        return "" if self._failed is None else self._failed.detail
 
     @property
     def first(self) -> bool:
@@ -200,12 +200,25 @@ class Ledger:
             if self._failed is not None:
                 raise Unavailable(self._failed.service, self._failed.detail)
 
+    async def check(self) -> str:
+        """Write the file as it is; return why that fails, or an empty string."""
+        try:
+            async with asyncio.timeout(CHECK_S):
+                await self.write()
+        except TimeoutError:
+            return f"the ledger's file is not written within {CHECK_S:g} s: {MEANS}; see: dmesg"
+        except Unavailable as error:
+            return error.detail
+        return ""
+
     async def _write(self) -> None:
         upto, self._saving, self._unsaved = self._asked, self._unsaved, set()
         try:
             await self._file.save(self._encoded())
         except Unavailable as error:
-            self._failed, self._tried = error, upto
+            what, _, fix = error.detail.partition("; ")
+            told = f"{what}: {MEANS}; {fix}" if fix else f"{what}: {MEANS}"
+            self._failed, self._tried = Unavailable(error.service, told), upto
         else:
             self._saving = set()
             self._failed, self._tried = None, upto

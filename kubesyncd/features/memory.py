@@ -77,7 +77,7 @@ class Memory:
         except Unavailable as error:
             if surely:
                 raise
-            self._alerts.begin("ledger", f"{error}; a restart of the daemon would lose this record")
+            self._alerts.begin("ledger", str(error))
         if not record.grant:
             self._alerts.end("image_not_adopted")
         if not record.rolled_back:

@@ -1,6 +1,7 @@
 """Deduplicate alerts: one line when a problem begins and one when it ends.
 
-A full disk affects every feature, the label queue and the images; one alert covers them all. An outage of Docker, Redis
+A full disk affects every feature, the label queue and the images, and a file that cannot be written for another reason
+affects every feature; one alert covers them all. An outage of Docker, Redis
 or systemd affects every feature as well; one line covers it, whichever component notices it first.
 """
 
@@ -27,6 +28,8 @@ SHARED = frozenset({"Docker", "Redis", "systemd"})
 SETTLED_S = 5.0
 # The kernel's message, repeated by Docker.
 _NO_SPACE = "no space left on device"
+# As state_files says it.
+CANNOT_WRITE = " cannot be written: "
 
 
 class Alerts:
@@ -45,7 +48,7 @@ class Alerts:
     def begins(self, topic: str, whom: str, text: str) -> bool:
         """Note that `topic` (a log event) is a problem of component `whom`; return whether to raise an alert."""
         self.ends(topic, whom)
-        problem = FULL_DISK if _NO_SPACE in text.lower() else f"{topic} of {whom}"
+        problem = _problem(topic, whom, text)
         met = self._met.setdefault(problem, set())
         met.add((topic, whom))
         return len(met) == 1
@@ -104,6 +107,14 @@ class Alerts:
         self._outages.pop(service, None)
         self._lasting.discard(service)
         self._over_at[service] = now
+
+
+def _problem(topic: str, whom: str, text: str) -> str:
+    """Name the problem: a full disk is one for all components, and so is each file that cannot be written."""
+    if _NO_SPACE in text.lower():
+        return FULL_DISK
+    file, cannot, _ = text.partition(CANNOT_WRITE)
+    return f"{file}{cannot}" if cannot else f"{topic} of {whom}"
 
 
 class AlertLog:

@@ -85,11 +85,13 @@ class StateFile:
 
     def save(self, data: bytes) -> None:
         """Replace the content, durably. Raises Unavailable; the old content is kept then."""
+        folder = self._path.parent
         try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             atomic_write(self._path, data, self._mode)
         except OSError as error:
-            detail = f"{self._path} cannot be written: {error.strerror}; free disk space or check its folder"
+            fix = f"free disk space or inodes in {folder}, or make it writable"
+            detail = f"{self._path} cannot be written: {error.strerror}; {fix}"
             raise Unavailable(SERVICE, detail) from error
 
 

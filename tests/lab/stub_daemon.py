@@ -127,6 +127,7 @@ def cluster(**said: Any) -> dict[str, Any]:
         "retry_in_s": 0.0,
         "membership": {},
         "refused_containers": [],
+        "unwritten_files": [],
         **said,
     }
 

@@ -178,6 +178,7 @@ class Promises:
             and unit.last_verb == verb
             and not unit.unheard
             and not self._world.disk_full
+            and not self._world.ledger_file.unwritable
         ):
             self._up[unit.feature] = verb == "start"
             self._down[unit.feature] = verb != "start"

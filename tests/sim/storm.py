@@ -196,6 +196,7 @@ class Storm:
             **MasterFaults(self.world, self._kube_features).streams(),
             Fault.STRAY_POD: self._stray,
             Fault.LEDGER_LOST: self._lose_ledger,
+            Fault.FILE_UNWRITABLE: self._unwritable,
         }
 
     async def _again_and_again(
@@ -236,6 +237,13 @@ class Storm:
             self.world.kubelet.ring()
         else:
             self.world.people.stop_unit(feature)
+
+    async def _unwritable(self, rng: Random) -> None:
+        """A file is read-only, over quota or without rights for a while."""
+        file = rng.choice(self.world.files)
+        file.unwritable = True
+        await asyncio.sleep(rng.choice((1.0, 30.0, 120.0)))
+        file.unwritable = False
 
     async def _lose_ledger(self, rng: Random) -> None:
         """The ledger is removed, or cut, while the daemon is away, and STATE_DB has what it said."""
@@ -588,6 +596,8 @@ class Storm:
         if self._master_stays_away:
             world.api.cut()
         world.api.trouble, world.disk_full, world.hold = None, False, False
+        for file in world.files:
+            file.unwritable = False
         world.api.judge(None)
         world.redis.poisoned.clear()
         world.engine.unread.clear()

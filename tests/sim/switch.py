@@ -52,12 +52,14 @@ class Memory:
         self._world = world
         self.data: bytes | None = None
         self.stale = False
+        # This file alone takes no writes.
+        self.unwritable = False
 
     def load(self) -> bytes | None:
         return self.data
 
     def save(self, data: bytes) -> None:
-        self.stale = self._world.disk_full
+        self.stale = self._world.disk_full or self.unwritable
         if self.stale:
             raise Unavailable("state file", "No space left on device")
         self.data = data
@@ -294,6 +296,11 @@ class World:
             if config is not None:
                 self.redis.begin(name, config)
         self.redis.master = MasterConfig(ip="10.0.0.1")
+
+    @property
+    def files(self) -> tuple[Memory, ...]:
+        """Each file that the daemon writes."""
+        return (self.ledger_file, self.labels_file, self.hold_file, self.promised_file, self.mark_file)
 
     @property
     def hold(self) -> bool:

@@ -25,15 +25,33 @@ async def test_the_cluster_s_status_has_the_membership() -> None:
     cluster, join = Status(joined=True), Status(phase="done")
     refused = RefusedContainers(lambda: 7.0)
     refused.add("snmp", "ab", "its pod is foreign")
-    handlers = ClusterHandlers(cluster, join, refused).handlers()  # type: ignore[arg-type]
-    reply = await handlers["cluster"](
-        Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
-    )
+
+    async def healthy() -> str:
+        return ""
+
+    handlers = ClusterHandlers(cluster, join, refused, healthy).handlers()  # type: ignore[arg-type]
+    request = Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
+    reply = await handlers["cluster"](request)
     assert json.loads(reply.out) == {
         "joined": True,
         "membership": {"phase": "done"},
         "refused_containers": refused.recent(),
+        "unwritten_files": [],
     }
+
+
+async def test_the_cluster_s_status_has_the_files_that_cannot_be_written() -> None:
+    cluster, join = Status(unwritten_files=["labels.json cannot be written"]), Status()
+
+    async def full() -> str:
+        return "features.json cannot be written"
+
+    refused = RefusedContainers(lambda: 7.0)
+    handlers = ClusterHandlers(cluster, join, refused, full).handlers()  # type: ignore[arg-type]
+    request = Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None)
+    reply = await handlers["cluster"](request)
+    told = json.loads(reply.out)["unwritten_files"]
+    assert told == ["features.json cannot be written", "labels.json cannot be written"]
 
 
 def test_a_refused_container_is_remembered_once_and_for_an_hour() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.unit.cli.operator import Operator
 
 
-SKIPPED = ("container", "master", "kubelet", "images", "certificate", "clock", "manifest", "reboot")
+SKIPPED = ("files", "container", "master", "kubelet", "images", "certificate", "clock", "manifest", "reboot")
 
 
 @pytest.fixture
@@ -155,6 +155,13 @@ def test_a_pod_whose_containers_have_other_names_than_features_is_reported(
     reported = found(healthy)["container"]
     assert reported.found == "pod sonic/lldp-a1 runs no feature: its containers are called agent, helper"
     assert reported.fix == "call one like its feature in the manifest"
+
+
+def test_a_file_that_cannot_be_written_is_a_failure_with_its_meaning(healthy: Operator) -> None:
+    text = "/run/features.json cannot be written: Read-only file system: no feature is handed over"
+    healthy.daemon.cluster["unwritten_files"] = [f"{text}; make it writable"]
+    reported = found(healthy)["files"]
+    assert (reported.grade, reported.found, reported.fix) == (CheckGrade.BAD, text, "make it writable")
 
 
 def test_every_failure_names_its_fix(healthy: Operator) -> None:

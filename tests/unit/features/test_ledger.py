@@ -432,3 +432,30 @@ def test_the_mark_is_written_once_the_boot_has_a_ledger() -> None:
         await known.boot.write()
 
     asyncio.run(story())
+
+
+def test_a_failed_write_says_what_it_means_now_and_a_check_finds_it() -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file), BOOT)
+        await ledger.save("snmp", FULL, ROLLBACK)
+        assert await ledger.check() == ""
+        file.full = True
+        told = await ledger.check()
+        assert told.startswith("no space left: until it can be, no feature is handed over to Kubernetes")
+        with pytest.raises(Unavailable, match="what runs runs on"):
+            await ledger.save("snmp", Record(), ROLLBACK)
+        file.full = False
+        assert await ledger.check() == ""
+        assert loaded(file.data)[0].records == {"snmp": Record()}
+
+    asyncio.run(story())
+
+
+def test_a_check_of_a_disk_that_does_not_answer_ends() -> None:
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(PlainFile(), slow_s=60.0), BOOT)
+        assert "is not written within 3 s" in await ledger.check()
+
+    loop.run(story())

@@ -19,6 +19,18 @@ def test_a_full_disk_is_one_alert_for_all_components_and_error_texts() -> None:
     assert not troubles.begins("labels_not_saved", "labels", FULL)
 
 
+@pytest.mark.parametrize(
+    "why", ["Read-only file system", "Disk quota exceeded", "Permission denied", "Input/output error"]
+)
+def test_a_file_that_cannot_be_written_is_one_alert_for_all_features(why: str) -> None:
+    text = f"state file: /run/x cannot be written: {why}; free space"
+    troubles = Alerts()
+    assert troubles.begins("ledger", "snmp", text)
+    assert not troubles.begins("ledger", "lldp", text)
+    assert not troubles.begins("not_recorded", "snmp", text)
+    assert troubles.begins("labels_not_saved", "labels", text.replace("/run/x", "/var/y")), "another file"
+
+
 def test_after_every_component_has_space_again_the_next_full_disk_is_an_alert_again() -> None:
     troubles = Alerts()
     troubles.begins("ledger", "snmp", FULL)
