@@ -91,6 +91,8 @@ class Fault(StrEnum):
     STRAY_POD = "a pod follows no label"
     SLOW_CRASH = "a kube container lives a little longer than kube_stable_s and ends, again and again"
     LEDGER_SLOW = "the ledger's disk takes seconds for a write"
+    REDIS_BUSY = "Redis answers that it is busy"
+    REDIS_LOCKED = "Redis asks for another password"
 
 
 # Each of these draws from a random stream of its own, so that a storm in which it is not armed plays as it did before
@@ -115,6 +117,8 @@ OWN_STREAM = (
     Fault.STRAY_POD,
     Fault.SLOW_CRASH,
     Fault.LEDGER_SLOW,
+    Fault.REDIS_BUSY,
+    Fault.REDIS_LOCKED,
 )
 
 
