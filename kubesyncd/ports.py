@@ -74,9 +74,11 @@ class FeatureStore(Protocol):
     """Redis: CONFIG_DB and STATE_DB. Writes touch our own fields only, and only those that differ."""
 
     def events(self, lost: Callable[[str], object] = str) -> AsyncIterator[str | Signal]:
-        """Yield names of features whose row changed in either database; MASTER; GAP on every (re)subscription.
+        """Yield names of features whose row changed in either database; MASTER; GAP where events may be missing.
 
-        `lost` is called with the reason when the events are lost, and with an empty text when they are back.
+        That is on every (re)subscription, once Redis answers again after calls have failed, and after a flush.
+        `lost` is called with the reason when events are lost or calls are refused, and with an empty text when both
+        are right again.
         """
 
     async def features(self) -> frozenset[str]:

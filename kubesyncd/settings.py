@@ -29,6 +29,7 @@ from kubesyncd.core.setting_text import (
     namespace_names,
     public_key,
     redis_url,
+    redis_user,
     service,
     socket_path,
 )
@@ -63,6 +64,12 @@ class RedisSettings:
     url: str = redis_url("")
     """Address of the Redis server, for example `unix:///run/redis.sock`, used with `config_db` and `state_db`. Empty:
     the daemon reads `database_config`, and without that file it uses `unix:///var/run/redis/redis.sock`."""
+    user: str = redis_user("")
+    """User at Redis, for the password in `password_file`. Empty: Redis' default user. `docs/security.md` lists the
+    rights that it needs."""
+    password_file: str = path_key("", optional=True)
+    """File with the password of the user at Redis, which only root should be able to read. A changed password is read
+    at the next connection. Empty: no password, or the one in `url`."""
     config_db: int = count(4)
     """Number of CONFIG_DB. It has no effect where `database_config` is used."""
     state_db: int = count(6)

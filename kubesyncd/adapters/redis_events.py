@@ -70,11 +70,11 @@ class RedisEvents:
         self._rows = rows
         self._look_s = look_s
         self._backoff = Backoff(rng, BACKOFF_S, BACKOFF_S_MAX)
-        # Whether the last look was good, and when looks and messages were, and the next look is due.
+        # Whether the last look was good; when it was, when the next one is due, and when GAP and messages were.
         self._well = False
-        self._looked_at = self._look_at = self._heard_at = 0.0
-        # Whether a call has failed since the last look.
-        self._suspect = False
+        self._looked_at = self._look_at = self._gap_at = self._heard_at = 0.0
+        # Whether a call has failed since the last look, and since the last GAP.
+        self._suspect = self._doubt = False
         self._limit: asyncio.Timeout | None = None
         client.failed = self._note_failure
 
@@ -145,8 +145,8 @@ class RedisEvents:
 
     def _note_failure(self) -> None:
         """Have a look soon: a call has failed."""
-        self._suspect = True
-        soon = max(_now(), self._looked_at + BACKOFF_S_MAX)
+        self._suspect = self._doubt = True
+        soon = max(_now(), self._looked_at + min(BACKOFF_S_MAX, self._look_s / 6))
         if not self._well or soon >= self._look_at:
             return
         self._look_at = soon
@@ -161,20 +161,29 @@ class RedisEvents:
         except Unavailable as error:
             if not is_answer(error.__cause__):
                 raise
-            # The subscription is not affected; its flags may be. Meanwhile every feature is observed at each `LOOK_S`.
-            self._well, now = False, _now()
-            self._look_at = now + self._backoff.next_s()
+            # The subscription is not affected, but its flags are not known.
+            self._well, self._doubt = False, True
+            self._look_at = _now() + self._backoff.next_s()
             lost(error.detail)
-            missed = now >= self._looked_at + self._look_s
-            self._looked_at = now if missed else self._looked_at
-            return missed
+            return self._gap(missed=False)
         self._looked_at = _now()
         self._look_at = self._looked_at + self._look_s
         returned, self._well = not self._well, True
         if returned:
             self._backoff.reset()
             lost("")
-        return missed or returned
+        return self._gap(missed=missed or returned)
+
+    def _gap(self, *, missed: bool) -> bool:
+        """Return whether to report GAP: events are `missed`, or may be because calls have failed since the last one.
+
+        A call that fails for a reason of its own reports one in `look_s` at most.
+        """
+        now = _now()
+        if not missed and not (self._doubt and now >= self._gap_at + self._look_s):
+            return False
+        self._gap_at, self._doubt = now, False
+        return True
 
     async def _check(self, *, thorough: bool) -> bool:
         """Restore the flags; return whether some were missing, or a row of ours is. Raises Unavailable."""

@@ -7,10 +7,11 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from kubesyncd.core.setting_text import SOCKET_PATH_BYTES_MAX
 from kubesyncd.core.text import printable
-from kubesyncd.ports import Passing, Unavailable
+from kubesyncd.ports import Forbidden, Lasting, Passing
 
 if TYPE_CHECKING:
     from kubesyncd import settings
@@ -34,7 +35,7 @@ class Place:
     used and why, where that is not the settings' own.
     """
 
-    url: str
+    url: str = field(repr=False)
     config_db: int
     state_db: int
     asics: bool = False
@@ -44,31 +45,52 @@ class Place:
 def locate(where: settings.RedisSettings) -> Place:
     """Find the current place of the databases: SONiC's file appears with its database container, maybe after kubesyncd.
 
-    Raises Unavailable where the file has no usable content, Passing where it may be half written.
+    Raises Lasting where a file has no usable content, Passing where it may be half written, Forbidden.
     """
     file = Path(where.database_config)
+    tables = None if where.url else _tables(file)
     asics = _several_asics(file.with_name(GLOBAL_CONFIG))
-    fallback = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
-    if where.url:
-        return fallback
+    if tables is None:
+        place = Place(where.url or DEFAULT_URL, where.config_db, where.state_db, asics)
+    else:
+        place = replace(_in_file(file, tables), asics=asics)
+    if not where.password_file:
+        return place
+    return replace(place, url=_with_password(place.url, where.user, Path(where.password_file)))
+
+
+def _tables(file: Path) -> Any:
+    """Return the content of SONiC's file; None: it does not exist. Raises Unavailable."""
     try:
         text = file.read_bytes()
     except FileNotFoundError:
-        return fallback
+        return None
     except OSError as error:
-        raise Unavailable("Redis", f"{file}: {error.strerror}; set [redis] url") from error
+        raise Lasting("Redis", f"{file}: {error.strerror}; set [redis] url") from error
     try:
-        tables = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         detail = (
             f"{file} is not complete JSON ({printable(error, TEXT_MAX)}); write it again, or set [redis] url"
         )
         raise Passing("Redis", detail) from error
-    return replace(_in_file(file, tables), asics=asics)
+
+
+def _with_password(url: str, user: str, file: Path) -> str:
+    """Return the address with the password in the file. Raises Lasting, Forbidden."""
+    try:
+        password = file.read_text().strip()
+    except PermissionError as error:
+        raise Forbidden("Redis", f"{file} may not be read by this user; use sudo") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise Lasting("Redis", f"{file}: {why}; write the password of Redis into it") from error
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{rest.rpartition('@')[2]}"
 
 
 def _in_file(file: Path, tables: Any) -> Place:
-    """Return the place that SONiC's file names. Raises Unavailable."""
+    """Return the place that SONiC's file names. Raises Lasting."""
     try:
         config, state = (tables["DATABASES"][name] for name in ("CONFIG_DB", "STATE_DB"))
         numbers = int(config["id"]), int(state["id"])
@@ -78,9 +100,9 @@ def _in_file(file: Path, tables: Any) -> Place:
         detail = (
             f"{file} names no CONFIG_DB and STATE_DB ({printable(repr(error), TEXT_MAX)}); set [redis] url"
         )
-        raise Unavailable("Redis", detail) from error
+        raise Lasting("Redis", detail) from error
     if len({url for url, _ in found.values()}) > 1:
-        raise Unavailable("Redis", f"{file} has CONFIG_DB and STATE_DB on two servers; both must be on one")
+        raise Lasting("Redis", f"{file} has CONFIG_DB and STATE_DB on two servers; both must be on one")
     url, why = next(iter(found.values()))
     return Place(url, *numbers, why=f"{file}: {why}")
 

@@ -41,12 +41,12 @@ REFUSALS: Mapping[str, _Refusal] = MappingProxyType(
             Passing, "its replica has lost its primary; to end that: redis-cli REPLICAOF NO ONE"
         ),
         "CLUSTERDOWN": _Refusal(Passing, "its cluster is not complete; see: redis-cli CLUSTER INFO"),
-        "NOAUTH": _Refusal(Lasting, "put its user and password into [redis] url"),
+        "NOAUTH": _Refusal(Lasting, "put its password into [redis] password_file"),
         "WRONGPASS": _Refusal(
-            Lasting, "correct the user and password in [redis] url; see: redis-cli ACL LIST"
+            Lasting, "correct [redis] user and password_file; see: redis-cli ACL LIST"
         ),
         "NOPERM": _Refusal(Lasting, RIGHTS),
-        "DENIED": _Refusal(Lasting, "set a password in Redis and in [redis] url, or use its Unix socket"),
+        "DENIED": _Refusal(Lasting, "set a password in Redis and in [redis] password_file, or use its Unix socket"),
         "MISCONF": _Refusal(
             Lasting, "its last snapshot failed; free its disk, or see: redis-cli INFO persistence"
         ),
@@ -61,7 +61,7 @@ REFUSALS: Mapping[str, _Refusal] = MappingProxyType(
         "max clients": _Refusal(
             Passing, "it has too many clients; see: redis-cli CLIENT LIST, or raise: redis-cli CONFIG SET maxclients"
         ),
-        "no password": _Refusal(Lasting, "its user has no password; remove the one in [redis] url"),
+        "no password": _Refusal(Lasting, "its user has no password; remove [redis] password_file"),
         "unknown command": _Refusal(
             Lasting, "redis.conf renames or disables a command that docs/security.md lists; allow it"
         ),

@@ -35,6 +35,7 @@ _OPTION = r"(?:(?:username|password)=[^&#\s]*|db=[0-9]{1,9})"
 _OPTIONS = rf"(?:\?{_OPTION}(?:&{_OPTION})*)?"
 _REDIS = re.compile(rf"rediss?://(?:[^@/?#\s]*@)?{_PLACE}(?:/[0-9]{{0,9}})?{_OPTIONS}")
 _REDIS_SOCKET = re.compile(rf"unix://(?:[^@/?#\s]*@)?(?P<path>/[^?#]*){_OPTIONS}")
+_REDIS_USER = re.compile(r"\S{1,64}")
 _PORT_MAX = 65_535
 
 
@@ -81,6 +82,11 @@ def redis_url(default: str) -> str:
     """Return a dataclass field with this default that holds the address of a Redis server."""
     says = "unix:///PATH, redis://HOST:PORT or rediss://HOST:PORT"
     return _text(default, _is_redis_url, says, optional=True)
+
+
+def redis_user(default: str) -> str:
+    """Return a dataclass field with this default that holds the name of a user at Redis."""
+    return _text(default, _REDIS_USER.fullmatch, "a name without spaces", optional=True)
 
 
 def docker_url(default: str) -> str:

@@ -90,7 +90,7 @@ def redis_down(observed: Observation) -> Outcome:
     unread = observed.failure_of(ActionKind.READ_ROW)
     if unread is None:
         return REDIS_DOWN
-    text = f"{unread.text}, so its owner is unknown; start it again once Redis answers"
+    text = f"{unread.text}; until then its owner is unknown, start it again afterwards"
     return Outcome(protocol.EXIT_UNAVAILABLE, text)
 
 

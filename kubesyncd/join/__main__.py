@@ -25,7 +25,7 @@ from kubesyncd.join.plan import Job, address, plan_join, plan_reset
 from kubesyncd.join.progress import JobPhase, Progress
 from kubesyncd.join.runner import JobRunner
 from kubesyncd.join.steps import SwitchSteps
-from kubesyncd.ports import PortError, Unavailable
+from kubesyncd.ports import Lasting, PortError, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.log import log_libraries, logger
@@ -111,25 +111,32 @@ def _plan(job: Job, master: MasterConfig, files: JoinFiles, name_problem: str, *
 
 
 async def _configuration(job: Job, current: Settings, log: FilteringBoundLogger) -> MasterConfig:
-    """Read the master's row in CONFIG_DB. Without Redis a reset continues without it. Raises Unavailable."""
+    """Read the master's row in CONFIG_DB. Without Redis a reset continues without it. Raises Unavailable.
+
+    What an operator has to mend is not waited for.
+    """
     rng = random.SystemRandom()
     store = RedisStore(current.redis, current.schema.names, rng, frozenset())
-    backoff = Backoff(rng, 0.8, 4.0)
+    backoff, why = Backoff(rng, 0.8, 4.0), ""
     try:
         async with asyncio.timeout(CONFIGURATION_S_MAX):
             while True:
                 try:
                     return await store.master()
+                except Lasting as error:
+                    why = error.detail
+                    break
                 except Unavailable as error:
-                    why = str(error)
+                    why = error.detail
                 await asyncio.sleep(backoff.next_s())
     except TimeoutError:
-        if job is Job.RESET:
-            log.warning("no_configuration", why=why)
-            return MasterConfig()
-        raise Unavailable("Redis", why) from None
+        pass
     finally:
         await store.close()
+    if job is Job.RESET:
+        log.warning("no_configuration", why=why)
+        return MasterConfig()
+    raise Unavailable("Redis", why)
 
 
 if __name__ == "__main__":

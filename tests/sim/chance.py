@@ -97,6 +97,8 @@ class Fault(StrEnum):
     FILE_UNWRITABLE = "one of the daemon's files takes no writes"
     START_LATE = "Docker carries out a start long after it was asked, also for a daemon that is gone"
     CONNECTION_LIMIT = "the daemon is at its limit of connections"
+    REDIS_BUSY = "Redis answers that it is busy"
+    REDIS_LOCKED = "Redis asks for another password"
 
 
 # Each of these draws from a random stream of its own, so that a storm in which it is not armed plays as it did before
@@ -127,6 +129,8 @@ OWN_STREAM = (
     Fault.CONNECTION_LIMIT,
     Fault.LEDGER_LOST,
     Fault.FILE_UNWRITABLE,
+    Fault.REDIS_BUSY,
+    Fault.REDIS_LOCKED,
 )
 
 

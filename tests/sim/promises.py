@@ -264,7 +264,8 @@ class Promises:
         world, life = self._world, self._world.life
         while True:
             await asyncio.sleep(KUBELET_LOOK_S)
-            if world.life is None or world.life is not life or not world.redis.up:
+            unheard = not world.redis.up or world.redis.refused
+            if world.life is None or world.life is not life or unheard:
                 life = world.life
                 self.hindered()
             if world.kubelet.active and (bars := self._barred()):

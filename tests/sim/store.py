@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.config_load import ConfigLoad
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, MasterConfig, Row, Signal, Stored
-from kubesyncd.ports import Unavailable
+from kubesyncd.ports import Lasting, Passing
 from tests.sim.chance import Fault
 from tests.sim.engine import CUT, Stream
 from tests.sim.promises import DISABLED
@@ -39,6 +39,8 @@ class Redis:
         self.initialized = True
         self.up = True
         self.writable = True
+        # The kinds of refusals that every command is answered with.
+        self.refused: set[Fault] = set()
         self.streams: list[Stream] = []
 
     def begin(self, feature: str, config: FeatureConfig) -> None:
@@ -145,7 +147,7 @@ class RedisPort:
             self._redis.rows[feature] = row
             self._redis.publish(feature)
         if self._world.chance.strikes(Fault.REDIS_ERROR, "after the write"):
-            raise Unavailable("Redis", "connection reset")
+            raise Passing("Redis", "connection reset")
 
     async def master(self) -> MasterConfig:
         await self._reach(whole=True)
@@ -175,12 +177,18 @@ class RedisPort:
         if not self._redis.up:
             await asyncio.sleep(self._world.chance.one_of((0.0, 0.0, DEADLINE_S)))
             if not self._redis.up:
-                raise Unavailable("Redis", "connection refused")
+                raise Passing("Redis", "connection refused")
         await asyncio.sleep(0.001)
         self._life.check()
         if self._world.chance.strikes(Fault.REDIS_ERROR):
-            raise Unavailable("Redis", "no answer in time")
+            raise Passing("Redis", "no answer in time")
+        if Fault.REDIS_LOCKED in self._redis.refused:
+            raise Lasting(
+                "Redis", "NOAUTH Authentication required; put its password into [redis] password_file"
+            )
+        if Fault.REDIS_BUSY in self._redis.refused:
+            raise Passing("Redis", "BUSY Redis is busy running a script; to end it: redis-cli SCRIPT KILL")
         if writes and not self._redis.writable:
-            raise Unavailable("Redis", "You can't write against a read only replica.")
+            raise Lasting("Redis", "You can't write against a read only replica.")
         if whole and self._loading():
-            raise Unavailable("Redis", "CONFIG_DB is being loaded")
+            raise Passing("Redis", "CONFIG_DB is being loaded")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.cluster import queue_file
 from kubesyncd.core import protocol
 from kubesyncd.core.labels import feature_label
-from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner, Row, SystemState, Timing
+from kubesyncd.core.model import FailurePolicy, FeatureConfig, Owner, Row, Signal, SystemState, Timing
 from kubesyncd.core.node_condition import NodeCondition
 from kubesyncd.core.state import State, classify
 from tests.sim import loop as virtual
@@ -340,6 +340,8 @@ class Storm:
             Fault.SWIZZLE: self._swizzle,
             Fault.REBOOT: self._reboot,
             Fault.ROW_REFUSED: self._rows_refused,
+            Fault.REDIS_BUSY: lambda: self._redis_refuses(Fault.REDIS_BUSY),
+            Fault.REDIS_LOCKED: lambda: self._redis_refuses(Fault.REDIS_LOCKED),
             Fault.LOCAL_BROKEN: self._local_broken,
             Fault.DOCKER_SLOW: self._docker_slow,
         }
@@ -442,6 +444,17 @@ class Storm:
         self.world.redis.writable = False
         await asyncio.sleep(self._lasts())
         self.world.redis.writable = True
+
+    async def _redis_refuses(self, fault: Fault) -> None:
+        """Every command is refused; the subscription stays, and a look notices the end within 2 s."""
+        self.chance.strike(fault)
+        redis = self.world.redis
+        redis.refused.add(fault)
+        await asyncio.sleep(self._lasts())
+        redis.refused.discard(fault)
+        await asyncio.sleep(2.0)
+        if not redis.refused:
+            redis.publish(Signal.GAP)
 
     async def _local_broken(self) -> None:
         feature = self.chance.one_of(self.world.features)
@@ -590,6 +603,7 @@ class Storm:
     def _heal(self) -> None:
         world = self.world
         world.redis.up = world.redis.writable = world.engine.up = True
+        world.redis.refused.clear()
         world.engine.slow_s = 0.0
         world.engine.broken.clear()
         world.api.up = not self._master_stays_away

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from kubesyncd import settings
 from kubesyncd.adapters.redis_client import SOCKET_S, connect, edge
 from kubesyncd.adapters.redis_events import FLAGS
+from kubesyncd.adapters.redis_place import locate
 from kubesyncd.adapters.redis_store import RedisStore
 from kubesyncd.core.config_load import ConfigLoad
 from kubesyncd.core.model import (
@@ -29,14 +30,14 @@ from kubesyncd.core.model import (
     SystemState,
     valid_feature_name,
 )
-from kubesyncd.ports import Lasting, Refused, Unavailable
+from kubesyncd.ports import Lasting, Passing, Refused, Unavailable
 from tests.lab.fake_redis import FakeRedis
 from tests.lab.heard import Heard
 from tests.lab.redis_server import RedisServer
 from tests.wait import until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     import redis
@@ -811,7 +812,7 @@ class TestRedisInTrouble:
     async def test_the_end_of_each_refusal_is_a_gap_and_nothing_is_changed_by_looking(
         self, own_server: RedisServer
     ) -> None:
-        store = make_store(own_server, look_s=30.0)
+        store = make_store(own_server, look_s=2.0)
         told: list[str] = []
         with (
             own_server.client() as client,
@@ -824,10 +825,10 @@ class TestRedisInTrouble:
                 await heard.then_forget(Signal.GAP)
                 for begin, end in REFUSALS:
                     client.execute_command(*begin)
+                    forbids_reads = "-hgetall" in begin
                     with pytest.raises(Lasting):
-                        await store.write_row("snmp", KUBE)
-                        await store.read("snmp")
-                    await until_async(lambda: told[-1] != "", told=lambda: str(begin))
+                        await (store.read("snmp") if forbids_reads else store.write_row("snmp", KUBE))
+                    await until_async(lambda: told[-1] != "", str(begin))
                     heard.said.clear()
                     client.execute_command(*end)
                     await heard.then_forget(Signal.GAP)
@@ -892,6 +893,28 @@ class TestRedisInTrouble:
         await store.close()
 
 
+def where(folder: Path, instance: dict[str, object]) -> settings.RedisSettings:
+    """Settings for SONiC's file whose only instance differs by this from 127.0.0.1:6379 without a Unix socket."""
+    database = {"instance": "redis", "separator": "|"}
+    tables = {
+        "INSTANCES": {"redis": {"hostname": "127.0.0.1", "port": 6379, **instance}},
+        "DATABASES": {"CONFIG_DB": {**database, "id": 4}, "STATE_DB": {**database, "id": 6}},
+    }
+    file = folder / "database_config.json"
+    file.write_text(json.dumps(tables))
+    return settings.RedisSettings(database_config=str(file))
+
+
+def store_answers(store: RedisStore) -> Callable[[], Awaitable[bool]]:
+    async def answers() -> bool:
+        with contextlib.suppress(Unavailable):
+            await store.read("snmp")
+            return True
+        return False
+
+    return answers
+
+
 class TestWhereRedisIs:
     def databases(self, server: RedisServer, config_db: int = 2, state_db: int = 3) -> dict[str, Any]:
         return {
@@ -936,6 +959,67 @@ class TestWhereRedisIs:
             file.write_text(json.dumps(self.databases(redis_server)))
             await heard.then_forget(Signal.GAP)
         assert (await store.read("snmp")).row == Row()
+        await store.close()
+
+    @pytest.mark.parametrize(
+        ("instance", "url"),
+        [
+            ({"unix_socket_path": ""}, "redis://127.0.0.1:6379"),
+            ({"unix_socket_path": None}, "redis://127.0.0.1:6379"),
+            ({"unix_socket_path": 7, "port": "6380"}, "redis://127.0.0.1:6380"),
+            ({"hostname": "::1"}, "redis://[::1]:6379"),
+            ({"unix_socket_path": "/no/such.sock"}, "redis://127.0.0.1:6379"),
+            ({"unix_socket_path": "/"}, "unix:///"),
+            ({"unix_socket_path": "/no/such.sock", "port": None}, "unix:///no/such.sock"),
+            ({"unix_socket_path": "/no/such.sock", "hostname": ""}, "unix:///no/such.sock"),
+        ],
+    )
+    def test_without_a_unix_socket_tcp_is_used_as_sonics_tools_do(
+        self, tmp_path: Path, instance: dict[str, object], url: str
+    ) -> None:
+        place = locate(where(tmp_path, instance))
+        assert place.url == url
+        assert "database_config.json: instance redis" in place.why
+
+    @pytest.mark.parametrize("instance", [{"port": 0}, {"port": 65536}, {"hostname": None}, {"port": "x/1"}])
+    def test_an_instance_without_any_address_is_told(
+        self, tmp_path: Path, instance: dict[str, object]
+    ) -> None:
+        with pytest.raises(Lasting, match="neither unix_socket_path nor hostname and port"):
+            locate(where(tmp_path, instance))
+
+    async def test_the_address_and_its_reason_stand_in_the_error(self, tmp_path: Path) -> None:
+        store = RedisStore(
+            where(tmp_path, {"unix_socket_path": "", "port": 1}), "hld", random.Random(1), frozenset()
+        )
+        with pytest.raises(Passing, match=r"asked at 127\.0\.0\.1:1, because it has no unix_socket_path"):
+            await store.read("snmp")
+        await store.close()
+
+    async def test_a_password_in_a_file_is_used_and_followed(
+        self, own_server: RedisServer, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "password"
+        store = RedisStore(
+            settings.RedisSettings(url=own_server.url, user="switch", password_file=str(file)),
+            "hld",
+            random.Random(1),
+            frozenset(),
+            look_s=0.3,
+        )
+        with pytest.raises(Lasting, match="password of Redis"):
+            await store.read("snmp")
+        secrets = ("p@ss:/?#%", "another")
+        with own_server.client() as client:
+            client.config_set("requirepass", "other")
+            async with hearing(store) as heard:
+                for old, secret in zip(("", *secrets), secrets, strict=False):
+                    user = ("ACL", "SETUSER", "switch", "on", f">{secret}", "~*", "&*", "+@all")
+                    client.execute_command(*user, *([f"<{old}"] if old else []))
+                    client.client_kill_filter(skipme=True)
+                    file.write_text(f"{secret}\n")
+                    await until_async(store_answers(store))
+                    await heard.then_forget(Signal.GAP)
         await store.close()
 
     async def test_two_servers_are_more_than_one_subscription_hears(

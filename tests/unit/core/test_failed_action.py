@@ -233,7 +233,7 @@ def test_why_the_row_cannot_be_read_is_told() -> None:
     assert "it is loading; only stop and kill" in decided.why
     assert redis_down(observed()) is REDIS_DOWN
     assert redis_down(observed(failures=(READ,))).text.startswith(
-        "Redis: it is loading, so its owner is unknown"
+        "Redis: it is loading; until then its owner is unknown"
     )
 
 
