@@ -361,8 +361,10 @@ class People:
 
     def _kube_knows(self, feature: str) -> bool:
         """Whether the ledger has a part of Kubernetes in this feature, as clients/client.py reads it."""
-        data = self._world.ledger_file.data
-        entry: dict[str, Any] = json.loads(data)["features"].get(feature, {}) if data else {}
+        try:
+            entry: dict[str, Any] = json.loads(self._world.ledger_file.data or b"")["features"][feature]
+        except (ValueError, LookupError):
+            return False
         config, record = entry.get("config", {}), entry.get("record", {})
         local_only = config.get("always_local") or config.get("local_only")
         return bool(record.get("grant")) or (config.get("set_owner") == "kube" and not local_only)
