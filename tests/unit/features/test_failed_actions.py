@@ -15,6 +15,7 @@ from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features.failed_actions import FAILURES_MAX, FORGET_S, FailedActions
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Reconciler
+from kubesyncd.features.wakes import Wakes
 from kubesyncd.ports import Missing, Passing, Refused, Unavailable
 from kubesyncd.runtime.alerts import AlertLog, Alerts
 from tests.sim import loop
@@ -82,8 +83,10 @@ class Outside(World):
 
 
 @asynccontextmanager
-async def running(world: World, log: PlainLog | None = None) -> AsyncIterator[Reconciler]:
-    reconciler = Reconciler("snmp", around(world, log))
+async def running(
+    world: World, log: PlainLog | None = None, wakes: Wakes | None = None
+) -> AsyncIterator[Reconciler]:
+    reconciler = Reconciler("snmp", replace(around(world, log), wakes=wakes or Wakes()))
     task = asyncio.create_task(reconciler.run())
     try:
         yield reconciler
@@ -280,6 +283,20 @@ def test_a_row_that_cannot_be_written_follows() -> None:
             await asyncio.sleep(60.0)
             assert world.row.system_state is SystemState.DOWN
             assert reconciler.problems == ()
+
+    loop.run(story())
+
+
+def test_a_row_that_redis_refused_is_written_as_soon_as_redis_returns() -> None:
+    async def story() -> None:
+        world, wakes = Outside((STOPPED,), write_fails=Unavailable("Redis", "read only replica")), Wakes()
+        async with running(world, wakes=wakes) as reconciler:
+            assert (await reconciler.carry_out(Start())).code == protocol.EXIT_DONE
+            await asyncio.sleep(600.0)
+            world.write_fails = None
+            wakes.wake(None)
+            await asyncio.sleep(0.01)
+            assert world.row.system_state is SystemState.UP
 
     loop.run(story())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.ports import Lasting, Refused, Unavailable
 from kubesyncd.runtime.alerts import SETTLED_S, AlertLog, Alerts
 
 FULL = "state file: /var/lib/x cannot be written: No space left on device; free disk space"
@@ -197,3 +197,30 @@ def test_a_refused_call_is_one_component_s_own_problem(lines: structlog.testing.
         feature.fails("trouble", Refused("Docker", "no such program"))
         feature.answers("trouble")
     assert [line["event"] for line in lines.entries] == ["trouble", "recovered"] * 2
+
+
+def test_an_outage_that_an_operator_has_to_end_is_one_alert_also_where_it_began_as_another(
+    lines: structlog.testing.LogCapture,
+) -> None:
+    shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
+    now = [100.0]
+    features = [AlertLog(shared, whom, log, lambda: now[0]) for whom in ("snmp", "lldp")]
+    stream = AlertLog(shared, "events", log, lambda: now[0])
+    for _ in range(2):
+        stream.stream("Redis", "connection refused")
+        for feature in features * 2:
+            feature.fails("store", Unavailable("Redis", "connection refused"))
+            feature.fails("store", Lasting("Redis", "NOAUTH"))
+            feature.fails("row_not_written", Lasting("Redis", "NOAUTH"))
+        assert [(line["event"], line.get("alert", False)) for line in lines.entries] == [
+            ("outage", False),
+            ("store", True),
+        ]
+        assert features[0].lasting("row_not_written") == ("Redis: NOAUTH",)
+        lines.entries.clear()
+        for feature in features:
+            feature.answers("row_not_written", surely=True)
+        stream.stream("Redis", "")
+        assert told(lines) == [("recovered", "Redis")]
+        assert features[0].lasting("row_not_written") == ()
+        now[0] += SETTLED_S
