@@ -646,6 +646,18 @@ class Storm:
                 raise Broken(f"L2: labels are pending at rest: {world.redis.pending}")
             world.promises.labels_at_rest()
 
+    def _check_stopped(self, feature: str, row: Row) -> None:
+        world, boxes = self.world, self.world.engine.of(feature)
+        local = [b for b in boxes if b.runs and b.owner is Owner.LOCAL]
+        if world.life is not None and any(world.life.docker.by_policy(b) for b in local):
+            raise Broken(f"S7: at rest the unit of {feature} is stopped, and Docker's start of {local} holds")
+        blocked = [b for b in boxes if b.runs and b.owner is Owner.KUBE]
+        if feature in (world.api.strayed if self._master_stays_away else world.api.strays):
+            # Its pod comes back without end, and waits at the gate. A kubelet without a master keeps it.
+            blocked = [b for b in blocked if b.past_up]
+        if row.system_state is not SystemState.DOWN or blocked:
+            raise Broken(f"S7: at rest the unit of {feature} is stopped, the row says {row}, kube: {blocked}")
+
     def _check_feature(self, feature: str) -> None:
         world = self.world
         unit, boxes = world.people.units[feature], world.engine.of(feature)
@@ -665,18 +677,7 @@ class Storm:
             return
         self._check_label(feature)
         if not unit.wanted:
-            if world.life is not None and any(world.life.docker.by_policy(b) for b in local):
-                raise Broken(
-                    f"S7: at rest the unit of {feature} is stopped, and Docker's start of {local} holds"
-                )
-            blocked = [b for b in boxes if b.runs and b.owner is Owner.KUBE]
-            if feature in (world.api.strayed if self._master_stays_away else world.api.strays):
-                # Its pod comes back without end, and waits at the gate. A kubelet without a master keeps it.
-                blocked = [b for b in blocked if b.past_up]
-            if row.system_state is not SystemState.DOWN or blocked:
-                raise Broken(
-                    f"S7: at rest the unit of {feature} is stopped, the row says {row}, kube: {blocked}"
-                )
+            self._check_stopped(feature, row)
             return
         if not local and not kube and config.fallback and world.engine.local(feature) is not None:
             raise Broken(f"L3: {feature} falls back to local, and nothing runs: {row}")
