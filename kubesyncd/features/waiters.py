@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from kubesyncd.core import verbs
+from kubesyncd.core.model import SystemState
 from kubesyncd.core.record import row_told
 from kubesyncd.core.state import State, meaning
 from kubesyncd.ports import Refused, Unavailable
@@ -153,8 +154,11 @@ def _may_proceed(view: View, container_id: str) -> bool:
     """Return whether the container is admitted, runs alone, and STATE_DB (where it can be written) shows it."""
     if view.record.grant != container_id or container_id not in view.observed.kube_running:
         return False
+    if view.record.system_state is SystemState.DOWN:
+        # It is being ended.
+        return False
     if view.observed.local_running or view.record.start is not None:
-        # It is being stopped, or Docker may still start it.
+        # The local container is being stopped, or Docker may still start it.
         return False
     return row_told(view.record, view.observed)
 
