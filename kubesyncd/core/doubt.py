@@ -88,9 +88,10 @@ def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now
         down = record.system_state is SystemState.DOWN
         asked = asked_start(local.id, local, now)
         record = replace(record, start=asked, ending=record.ending or down)
-    # Before an admission, the row shows another mode.
-    before = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE
-    if not observed.kube_running or (before and row.transition_mode is Mode.NONE):
+    # Before an admission, the row shows a unit that is up, and another mode.
+    before = row.system_state is SystemState.DOWN or row.transition_mode is Mode.NONE
+    nothing_ran = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE
+    if not observed.kube_running or (nothing_ran and before):
         return record
     return replace(record, doubt=Doubt(lost=True, since=now, containers=observed.kube_running))
 

@@ -155,10 +155,10 @@ def _may_proceed(view: View, container_id: str) -> bool:
     if view.record.grant != container_id or container_id not in view.observed.kube_running:
         return False
     if view.record.system_state is SystemState.DOWN:
-        # What may have been admitted is being ended.
+        # It is being ended.
         return False
     if view.observed.local_running or view.record.start is not None:
-        # It is being stopped, or Docker may still start it.
+        # The local container is being stopped, or Docker may still start it.
         return False
     return row_told(view.record, view.observed)
 

@@ -566,7 +566,7 @@ def reconciler_moves(w: World) -> Iterator[tuple[str, World]]:
     if w.starting:
         yield "Docker has started the local container", _start_lands(w)
     for k in w.kube:
-        alone = not w.local_runs and w.record.start is None
+        alone = not w.local_runs and w.record.start is None and w.record.system_state is SystemState.UP
         if k.asked and not k.past_up and w.record.grant == k.id and alone:
             yield f"`up kube` returns to container {k.id[:4]}", _with_kube(w, k.id, past_up=True)
     if w.unit_restarts:

@@ -256,6 +256,13 @@ class Storm:
         await asyncio.sleep(rng.choice((0.0, 0.1)))
         world.start_daemon()
 
+    def _recovered(self) -> bool:
+        """Whether the ledger has again what a row tells."""
+        data = self.world.ledger_file.data or b""
+        rows = self.world.redis.rows.items()
+        told = {name for name, row in rows if row.system_state is not SystemState.ABSENT}
+        return data.endswith(b"\n") and told <= json.loads(data)["features"].keys()
+
     def _rows_agree(self) -> bool:
         """Whether every feature's row tells its unit's last request, as the ledger does."""
         redis = self.world.redis
@@ -409,6 +416,8 @@ class Storm:
         self.world.redis.up = True
 
     async def _flush(self) -> None:
+        if self.chance.struck[Fault.LEDGER_LOST] and not self._recovered():
+            return  # with neither ledger nor row, nothing tells a stopped unit from one that is up
         self.chance.strike(Fault.ROW_FLUSHED)
         self.world.redis.flush_state()
 

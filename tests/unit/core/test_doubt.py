@@ -181,6 +181,14 @@ def test_a_docker_start_may_be_under_way() -> None:
     assert (stopped.start, stopped.ending) == (asked, True), "what it starts is ended"
 
 
+def test_a_kube_container_that_waits_while_the_row_says_down_was_not_admitted() -> None:
+    stopped = Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", WALL_S)
+    record = seen(lost(), stopped, STOPPED, kube())
+    assert (record.system_state, record.grant, record.doubt) == (SystemState.DOWN, "", None)
+    ending = replace(stopped, current_owner=Owner.KUBE, docker_id=KUBE)
+    assert seen(lost(), ending, STOPPED, kube()).grant == KUBE
+
+
 @pytest.mark.parametrize("row", [Row(), Row(SystemState.UP, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S)])
 def test_a_row_that_is_gone_or_behind_does_not_tell_what_was_admitted(row: Row) -> None:
     assert seen(lost(), row, STOPPED, kube()).doubt == Doubt(lost=True, since=NOW, containers=(KUBE,))
