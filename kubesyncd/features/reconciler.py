@@ -12,7 +12,7 @@ feature. Other components leave a request (a verb, a waiting container, "somethi
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,23 +20,23 @@ from kubesyncd.core import protocol, verbs
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Forget
 from kubesyncd.core.conditions import ALERTING, conditions
-from kubesyncd.core.failed_action import TEXT_MAX, ActionKind, FailedAction
+from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.model import Owner
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
 from kubesyncd.core.record import Record, cleared, state_of
 from kubesyncd.core.state import check
-from kubesyncd.core.text import printable
 from kubesyncd.core.verbs import Outcome, Start, accept
 from kubesyncd.features.container_reader import ContainerReader
 from kubesyncd.features.executor import Executor
 from kubesyncd.features.existence import Existence
 from kubesyncd.features.memory import Memory
+from kubesyncd.features.store_reader import StoreReader
 from kubesyncd.features.surroundings import View
 from kubesyncd.features.verb_call import VerbCall
 from kubesyncd.features.waiters import GONE, Waiters
 from kubesyncd.features.way_back import WayBack
-from kubesyncd.ports import Passing, PortError, Refused
+from kubesyncd.ports import PortError, Refused
 from kubesyncd.runtime.wakeup import woken
 
 if TYPE_CHECKING:
@@ -45,19 +45,17 @@ if TYPE_CHECKING:
 
     from kubesyncd.core.actions import Plan
     from kubesyncd.core.conditions import Condition
-    from kubesyncd.core.model import Container, Stored
+    from kubesyncd.core.failed_action import FailedAction
+    from kubesyncd.core.model import Container
     from kubesyncd.core.state import Transition
     from kubesyncd.core.verbs import Verb
     from kubesyncd.features.surroundings import Surroundings
-    from kubesyncd.runtime.alerts import AlertLog
 
 # More plans than this in one turn: two rules undo each other. The feature is slowed down and a traceback is logged.
 PLANS_MAX = 32
 # Topics of failures that do not stop the reconciliation; each is one alert, and a line in `explain` until it clears.
 ALERTS = ("ledger", "rollback", *(kind.value for kind in ActionKind))
 FAILING_PAUSE_S = 0.2
-# A package upgrade rewrites a FEATURE row as a deletion, and then a new row within 200 ms: that changes no owner.
-ROW_GONE_S = 1.0
 NOTES_MAX = 64
 
 
@@ -86,7 +84,7 @@ class Reconciler:
         self._notes: list[Callable[[Record], Record]] = []
         self._backoff = around.runtime.backoff(around.timing)
         self._retry_at: float | None = None
-        store = _StoreReader(name, around, self._memory, self._alerts)
+        store = StoreReader(name, around, self._memory, self._alerts)
         self._sources = _Sources(
             store, ContainerReader(name, around), WayBack(name, around), Existence(name, around)
         )
@@ -332,7 +330,7 @@ class Reconciler:
 class _Sources:
     """What a feature is observed from."""
 
-    store: _StoreReader
+    store: StoreReader
     containers: ContainerReader
     way_back: WayBack
     existence: Existence
@@ -343,58 +341,3 @@ class _Sources:
         unread = self.store.failure
         again_at = None if unread is None else unread.again_at
         return (again_at, self.store.gone_until, self.containers.again_at, self.way_back.again_at)
-
-
-class _StoreReader:
-    """Reads the feature's rows. `failure`: the last read, where Redis did not answer it; no event repeats it.
-
-    `gone_until`: when a missing FEATURE row counts as removed.
-    """
-
-    def __init__(self, name: str, around: Surroundings, memory: Memory, alerts: AlertLog) -> None:
-        self._name = name
-        self._around = around
-        self._memory = memory
-        self._alerts = alerts
-        self._backoff = around.runtime.backoff(around.timing)
-        self.failure: FailedAction | None = None
-        self.gone_until: float | None = None
-
-    async def read(self) -> Stored | None:
-        """Read both rows; also take the config, or keep the last known one where Redis does not answer."""
-        try:
-            stored = await self._around.store.read(self._name, self._memory.known_config)
-        except PortError as error:
-            self._alerts.fails("store", error)
-            again_at = self._around.runtime.clock() + self._backoff.next_s()
-            self.failure = FailedAction(
-                ActionKind.READ_ROW,
-                "",
-                printable(error, TEXT_MAX),
-                again_at=again_at,
-                refused=isinstance(error, Refused),
-                passing=isinstance(error, Passing),
-            )
-            return None
-        self.failure = None
-        self._backoff.reset()
-        self._alerts.answers("store")
-        stored = self._settled(stored)
-        self._memory.take_config(stored)
-        config = self._memory.config
-        why = (f"set_owner=kube has no effect: {config.why_local}",) if config.why_local else ()
-        self._alerts.warn("config", "; ".join((*stored.problems, *why)))
-        return stored
-
-    def _settled(self, stored: Stored) -> Stored:
-        """Return `stored`, as being loaded where the row has been missing for less than ROW_GONE_S."""
-        if stored.config is not None or stored.loading or not self._memory.record.registered:
-            self.gone_until = None
-            return stored
-        now = self._around.runtime.clock()
-        if self.gone_until is None:
-            self.gone_until = now + ROW_GONE_S
-        if now < self.gone_until:
-            return replace(stored, loading=True)
-        self.gone_until = None
-        return stored
