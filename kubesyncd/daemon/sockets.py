@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kubesyncd.runtime.lock_holder import only_strangers_hold
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -55,6 +57,18 @@ class RunLock:
         self.release()
         self._fd = fd
 
+    def take_if_alone(self) -> None:
+        """Lock the folder, where that is possible. Raises StartError where another daemon holds the lock."""
+        try:
+            self.take()
+        except BlockingIOError as error:
+            # Any user may lock a folder that everybody can read; that must not keep the daemon from starting.
+            if not only_strangers_hold(self._folder):
+                text = f"{self._folder}: another kubesyncd uses this folder; stop it first"
+                raise StartError(text) from error
+        except OSError:
+            return
+
     def renew(self) -> None:
         """Lock the folder that is there now, where it is not the locked one any more."""
         with suppress(OSError):
@@ -77,7 +91,7 @@ class RunLock:
 
 @contextmanager
 def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[RunLock, ...]]:
-    """Hold the lock of the daemon that uses these folders. Raises StartError where another process holds it.
+    """Hold the lock of the daemon that uses these folders. Raises StartError where another daemon holds one of them.
 
     Two daemons would both stop and start the same containers. Clients look for the lock before they go round the
     daemon; the second folder's serves them where a cleaner of /run has removed the first. Where a folder cannot be made
@@ -86,15 +100,8 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     run = RunLock(run_dir, FOLDER_MODE)
     locks = (run,) if state_dir is None else (run, RunLock(state_dir, STATE_MODE))
     try:
-        run.take()
-    except BlockingIOError as error:
-        raise StartError(f"{run_dir}: another kubesyncd uses this folder; stop it first") from error
-    except OSError:
-        pass
-    for lock in locks[1:]:
-        with suppress(OSError):
-            lock.take()
-    try:
+        for lock in locks:
+            lock.take_if_alone()
         yield locks
     finally:
         for lock in locks:

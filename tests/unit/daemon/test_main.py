@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.daemon.sockets import only_daemon
+from kubesyncd.daemon.sockets import StartError, only_daemon
+from kubesyncd.runtime.lock_holder import lock_holder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +95,40 @@ def test_a_second_daemon_ends_with_one_line_before_it_touches_anything(tmp_path:
     said = f"kubesyncd: {tmp_path}/host.sock: another kubesyncd answers there (process {os.getpid()}); stop it first\n"
     assert (ended.returncode, ended.stderr) == (EXIT_SETTINGS, said)
     assert not any((tmp_path / "run").iterdir())
+
+
+def test_a_second_daemon_is_refused_also_where_only_the_state_is_shared(tmp_path: Path) -> None:
+    """A cleaner of /run takes the first daemon's folder away, and with it the folder's lock."""
+    run, state = tmp_path / "run", tmp_path / "state"
+    with only_daemon(run, state):
+        shutil.rmtree(run)
+        with (
+            pytest.raises(StartError, match="state: another kubesyncd uses this folder"),
+            only_daemon(run, state),
+        ):
+            pass
+    with only_daemon(run, state):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_a_lock_of_another_user_keeps_no_daemon_from_starting(tmp_path: Path) -> None:
+    run, state = tmp_path / "run", tmp_path / "state"
+    with only_daemon(run, state):
+        pass
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "exec 9<. && flock -s 9 && echo locked && read _"],
+        cwd=run,
+        user=65534,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"locked\n"
+        with only_daemon(run, state):
+            assert lock_holder((run,)) == 0
+            assert lock_holder((run, state)) == os.getpid()
+        stranger.kill()
 
 
 @pytest.mark.parametrize("folder", ["run", "file/run"])
