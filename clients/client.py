@@ -12,7 +12,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket, timeout
 HOST_SOCK = posix.environ.get(b"KUBESYNCD_HOST_SOCK", b"/run/kubesyncd/host.sock")
 CONTAINER_SOCK = posix.environ.get(b"KUBESYNCD_CONTAINER_SOCK", b"/run/kubesyncd/container/container.sock")
 LEDGER = posix.environ.get(b"KUBESYNCD_LEDGER", b"/run/kubesyncd/features.json")
-# A running daemon holds a lock on both folders; the first one a cleaner may remove.
+# A running daemon holds a lock on both folders. A cleaner may remove the first one.
 RUN_DIR = LEDGER.rpartition(b"/")[0]
 STATE_DIR = posix.environ.get(b"KUBESYNCD_STATE", b"/var/lib/kubesyncd")
 LOCKS = b"/proc/locks"
@@ -39,6 +39,7 @@ REPLY_MAX = 1 << 20
 AGAIN_S = 0.1
 AGAIN_S_MAX = 60
 LOOK_S = 0.5
+UNREACHABLE_S = 30  # a running daemon notices within 15 s that its sockets are gone
 LOOK = 23  # SIGURG, which a process ignores that does not expect it
 
 FAILED, USAGE, UNAVAILABLE, TIMED_OUT, NOT_ALLOWED, INTERRUPTED = 1, 64, 69, 75, 77, 130
@@ -365,6 +366,7 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
     With `docker`, this process becomes that docker command where no daemon runs; without, AbsentError is raised.
     """
     begin, met, busy = clock(), False, ""
+    reached = begin
     while True:
         sock, there = connect(socks)
         code, heard, reply = (
@@ -374,14 +376,16 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
             return code
         met, busy, now = met or heard, reply.busy or busy, clock()
         runs = there or (now >= begin + FIRST_CONTACT_S and daemon_runs())
-        if now >= begin + (bound_s if runs or met else FIRST_CONTACT_S):
+        reached = now if there or not runs else reached
+        limit_s = bound_s if runs or met else FIRST_CONTACT_S
+        if now >= begin + limit_s or now >= reached + UNREACHABLE_S:
             break
         pause(min(reply.again_s if there or not runs else LOOK_S, begin + bound_s - now))
     subject = "kubernetes" if request[0] in ("join", "reset") else request[1]
-    if runs and not there:
-        raise unreachable(subject, socks)
     if there or met:
-        raise unanswered(subject, bound_s, there, busy, changes=take is None)
+        raise unanswered(subject, min(bound_s, round(now - begin)), runs, busy, changes=take is None)
+    if runs:
+        raise unreachable(subject, socks)
     if docker is None:
         raise AbsentError(subject)
     only_if_local(subject)
@@ -390,13 +394,13 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
     return become_docker(docker)
 
 
-def unanswered(subject, bound_s, there, busy, changes):
+def unanswered(subject, waited_s, runs, busy, changes):
     """Return the error for a daemon that has not answered in time. What it does with the request is not known."""
-    what = f"no answer from kubesyncd within {bound_s} s{f' ({busy})' if busy else ''}"
+    what = f"no answer from kubesyncd within {waited_s} s{f' ({busy})' if busy else ''}"
     if changes:
         what += ", so it may not be done"
     fix = "see systemctl status kubesyncd, then ask again"
-    return ClientError(TIMED_OUT if there else UNAVAILABLE, f"{subject}: {what}; {fix}")
+    return ClientError(TIMED_OUT if runs else UNAVAILABLE, f"{subject}: {what}; {fix}")
 
 
 def unreachable(subject, socks):
@@ -573,41 +577,62 @@ def show_status(text):
 
 
 def daemon_runs():
-    """Return whether a daemon runs, although its sockets take no connection. It is asked to look at them."""
+    """Return whether a daemon runs, or may run, although its sockets take no connection; ask it to look at them."""
     pid = lock_holder()
-    if pid:
+    if pid > 0:
         try:
             posix.kill(pid, LOOK)
         except OSError:
             return True  # not allowed to this user; the daemon looks by itself, a little later
-    return bool(pid)
+    return pid != 0
 
 
 def lock_holder():
-    """Return the process that holds the daemon's lock on a folder of its; 0 without one."""
-    try:
-        with open(LOCKS, "rb") as file:
-            # 1: FLOCK ADVISORY WRITE 812 00:1a:5678 0 EOF
-            locks = [words for words in map(bytes.split, file) if words[1:2] == [b"FLOCK"] and len(words) > 5]
-    except OSError:
-        return 0
-    for folder in (RUN_DIR, STATE_DIR):
+    """Return the process that holds the daemon's lock on a folder of its; 0 without one, -1 where that is not known."""
+    for folder in (STATE_DIR, RUN_DIR):
         try:
             at = posix.stat(folder)
-            place = b"%02x:%02x:%d" % (posix.major(at.st_dev), posix.minor(at.st_dev), at.st_ino)
-            for words in locks:
-                # Any user could lock the folder; only the daemon's counts, or one's own.
-                if words[5] == place and posix.stat(b"/proc/" + words[4]).st_uid in (0, posix.geteuid()):
-                    return int(words[4])
-        except (OSError, ValueError):
+        except OSError:
             continue
+        # Any user could lock a folder that all may open: there, root's lock counts, and one's own.
+        private = not at.st_mode & 0o077
+        try:
+            for pid in locked_by(at):
+                if private or owner_of(pid) in (0, posix.geteuid()):
+                    return pid or -1
+        except (OSError, ValueError):
+            return -1
+        if private:
+            break
     return 0
 
 
+def locked_by(at):
+    """Return the processes that hold a lock on the file with this stat. Raises OSError, ValueError."""
+    place = b"%02x:%02x:%d" % (posix.major(at.st_dev), posix.minor(at.st_dev), at.st_ino)
+    with open(LOCKS, "rb") as file:
+        # 1: FLOCK ADVISORY WRITE 812 00:1a:5678 0 EOF
+        lines = [line.split() for line in file]
+    return [int(words[4]) for words in lines if words[1:2] == [b"FLOCK"] and words[5:6] == [place]]
+
+
+def owner_of(pid):
+    """Return the user of a process; -1 where it has ended: a daemon holds its lock itself. Raises OSError."""
+    try:
+        return posix.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:
+        return -1
+
+
 def say_docker(arguments):
-    """Say that docker does what was asked of the daemon."""
+    """Say that docker does what was asked of the daemon; where nothing reads that, docker does it all the same."""
+    import select
+
+    reader = select.poll()
+    reader.register(2, select.POLLOUT)
     line = f"container: {arguments[-1]}: kubesyncd is not running; docker {arguments[0]} is used"
-    say(sys.stderr, line.encode())
+    if reader.poll(0):
+        say(sys.stderr, line.encode())
 
 
 def only_if_local(name):

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from kubesyncd.core.setting_text import SOCKET_PATH_BYTES_MAX
 from kubesyncd.core.text import printable
@@ -85,8 +85,9 @@ def _with_password(url: str, user: str, file: Path) -> str:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not text"
         raise Lasting("Redis", f"{file}: {why}; write the password of Redis into it") from error
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{rest.rpartition('@')[2]}"
+    parts = urlsplit(url)
+    who = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{who}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def _in_file(file: Path, tables: Any) -> Place:

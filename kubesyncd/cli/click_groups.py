@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -56,10 +56,40 @@ class Failure(click.ClickException):
             _give_up("stderr")
 
 
-def end_without_output(error: OSError) -> NoReturn:
-    """End the process, with one line, because `error` came of a write on standard output. Raises any other error."""
-    if error.filename is not None:
-        raise error
+class OutputError(OSError):
+    """Standard output cannot be written."""
+
+
+class Output:
+    """Standard output, whose failures can be told from those of other files: they are `OutputError`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write. Raises OutputError."""
+        with _told_as_output():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush. Raises OutputError."""
+        with _told_as_output():
+            self._stream.flush()
+
+
+@contextmanager
+def _told_as_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror) from error
+
+
+def end_without_output(error: OutputError) -> NoReturn:
+    """End the process, with one line: standard output cannot be written."""
     _give_up("stdout")
     Failure(f"standard output cannot be written: {error.strerror}; see where it goes").show()
     sys.exit(protocol.EXIT_FAILED)

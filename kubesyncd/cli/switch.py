@@ -45,7 +45,7 @@ class Switch:
         self.settings = settings
         self.problems = problems
         path = (environ or os.environ).get("KUBESYNCD_HOST_SOCK") or settings.sockets.host
-        folders = Path(settings.paths.run_dir), Path(settings.paths.state_dir)
+        folders = Path(settings.paths.state_dir), Path(settings.paths.run_dir)
         self.daemon = DaemonClient(Path(path), folders)
         self.redis = SwitchRedis(settings)
 

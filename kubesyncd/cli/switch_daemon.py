@@ -51,12 +51,13 @@ class DaemonClient:
         """Return the daemon's answer in lines; `say` gets each status line. Raises Unavailable, Forbidden, Declined."""
         request = protocol.encode_request(list(arguments))
         deadline = time.monotonic() + within_s
+        self._busy = ""
         while True:
             lines, code = self._converse(request, deadline, say)
             if code is not None:
                 break
-            # End of stream before the result: the daemon was restarted; ask again.
-            time.sleep(AGAIN_S)
+            # No result: the daemon was restarted, or is at its limits.
+            time.sleep(min(_again_s(lines), max(0.0, deadline - time.monotonic())))
         out = [text for kind, text in lines if kind == "O"]
         if code != protocol.EXIT_DONE:
             raise Declined("; ".join(_plain(text) for kind, text in lines if kind == "E"), code)
@@ -69,7 +70,11 @@ class DaemonClient:
         data = b""
         with self._edge(), socket.socket(socket.AF_UNIX) as link:
             link.settimeout(_left(deadline))
-            link.connect(str(self.path))
+            try:
+                link.connect(str(self.path))
+            except BlockingIOError:
+                # Its queue of connections is full.
+                return [], None
             # A daemon at its limits answers and closes without having read.
             with suppress(BrokenPipeError, ConnectionResetError):
                 link.sendall(request)
@@ -87,8 +92,8 @@ class DaemonClient:
                         say(text)
                 told = len(lines)
                 if code is not None or not chunk or len(data) > REPLY_BYTES_MAX:
-                    if any(kind == "A" for kind, _ in lines):
-                        self._busy = "".join(text for kind, text in lines if kind == "S")
+                    busy = any(kind == "A" for kind, _ in lines)
+                    self._busy = "".join(text for kind, text in lines if busy and kind == "S")
                     return lines, code
 
     def features(self, *, within_s: float = ANSWER_S) -> list[FeatureDescription]:
@@ -136,6 +141,14 @@ class DaemonClient:
             raise Unavailable("kubesyncd", detail) from error
         except protocol.BadRequest as error:
             raise Unavailable("kubesyncd", f"{path} uses another protocol ({error})") from error
+
+
+def _again_s(lines: list[tuple[str, str]]) -> float:
+    """Return the seconds after which the daemon wants to be asked again; AGAIN_S where it has not said."""
+    said = [text for kind, text in lines if kind == "A"]
+    with suppress(ValueError, IndexError):
+        return max(AGAIN_S, float(said[-1]))
+    return AGAIN_S
 
 
 def _left(deadline: float) -> float:

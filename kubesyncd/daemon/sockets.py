@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubesyncd.runtime.lock_holder import only_strangers_hold
+from kubesyncd.runtime.lock_holder import is_private, lock_holder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,17 +57,21 @@ class RunLock:
         self.release()
         self._fd = fd
 
-    def take_if_alone(self) -> None:
-        """Lock the folder, where that is possible. Raises StartError where another daemon holds the lock."""
+    def take_if_alone(self, *, sure: bool) -> bool:
+        """Lock the folder where that is possible; return whether no other daemon can run then.
+
+        `sure`: that is known already. Raises StartError where another daemon holds the lock.
+        """
         try:
             self.take()
+            return is_private(os.fstat(self._fd))
         except BlockingIOError as error:
-            # Any user may lock a folder that everybody can read; that must not keep the daemon from starting.
-            if not only_strangers_hold(self._folder):
-                text = f"{self._folder}: another kubesyncd uses this folder; stop it first"
-                raise StartError(text) from error
+            # Any user may lock a folder that all may open; that must not keep the daemon from starting.
+            if sure and not lock_holder((self._folder,)):
+                return False
+            raise StartError(f"{self._folder}: another kubesyncd uses this folder; stop it first") from error
         except OSError:
-            return
+            return False
 
     def renew(self) -> None:
         """Lock the folder that is there now, where it is not the locked one any more."""
@@ -98,10 +102,11 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     or locked, the daemon goes on without.
     """
     run = RunLock(run_dir, FOLDER_MODE)
-    locks = (run,) if state_dir is None else (run, RunLock(state_dir, STATE_MODE))
+    locks = (run,) if state_dir is None else (RunLock(state_dir, STATE_MODE), run)
+    sure = False
     try:
         for lock in locks:
-            lock.take_if_alone()
+            sure |= lock.take_if_alone(sure=sure)
         yield locks
     finally:
         for lock in locks:

@@ -1,4 +1,4 @@
-"""Find the daemon that runs, by the lock that it holds on its folders."""
+"""Find the daemon that runs, by the lock that it holds on its folders. `clients/client.py` finds it in the same way."""
 
 from __future__ import annotations
 
@@ -14,46 +14,55 @@ if TYPE_CHECKING:
 LOCKS = Path("/proc/locks")
 # To a daemon: look at the sockets. A process that does not expect it ignores it.
 LOOK = signal.SIGURG
+# A process holds the lock, or may hold it, and which one is not known.
+UNKNOWN = -1
 
 
 def lock_holder(folders: Iterable[Path]) -> int:
-    """Return the process of root, or of the caller, that holds a lock on one of the folders; 0 without one."""
+    """Return the process that holds the daemon's lock on the first of the folders that can tell.
+
+    0: none does; UNKNOWN. Only its owner can lock a private folder. One that all may open any user could lock: there,
+    root's lock counts, and one's own.
+    """
     for folder in folders:
-        with suppress(OSError, ValueError):
-            for pid in _holders(folder):
-                if _counts(pid):
-                    return int(pid)
+        try:
+            at = folder.stat()
+        except OSError:
+            continue
+        private = is_private(at)
+        try:
+            for pid in _locked_by(at):
+                if private or _owner_of(pid) in (0, os.geteuid()):
+                    return pid or UNKNOWN
+        except (OSError, ValueError):
+            return UNKNOWN
+        if private:
+            break
     return 0
 
 
-def only_strangers_hold(folder: Path) -> bool:
-    """Return whether no process that locks the folder can be a daemon; False where that is not known."""
-    try:
-        return not any(_counts(pid) for pid in _holders(folder))
-    except (OSError, ValueError):
-        return False
+def is_private(at: os.stat_result) -> bool:
+    """Return whether only its owner may open the folder."""
+    return not at.st_mode & 0o077
 
 
 def ask_to_look(pid: int) -> None:
     """Ask the daemon to look at its sockets; without the right to, it does so by itself a little later."""
-    with suppress(OSError):
-        os.kill(pid, LOOK)
+    if pid > 0:
+        with suppress(OSError):
+            os.kill(pid, LOOK)
 
 
-def _holders(folder: Path) -> list[str]:
-    """Return the processes that hold a lock on the folder. Raises OSError, ValueError."""
-    at = folder.stat()
+def _locked_by(at: os.stat_result) -> list[int]:
+    """Return the processes that hold a lock on the file with this stat. Raises OSError, ValueError."""
     place = f"{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}:{at.st_ino}"
     lines = map(str.split, LOCKS.read_text(encoding="ascii").splitlines())
-    return [words[4] for words in lines if words[1:2] == ["FLOCK"] and words[5:6] == [place]]
+    return [int(words[4]) for words in lines if words[1:2] == ["FLOCK"] and words[5:6] == [place]]
 
 
-def _counts(pid: str) -> bool:
-    """Return whether the process is root's or the caller's own: any user could lock the folder. Raises OSError.
-
-    The process that took the lock may have ended, and left it to a child: a daemon does not do so.
-    """
+def _owner_of(pid: int) -> int:
+    """Return the user of a process; -1 where it has ended: a daemon holds its lock itself. Raises OSError."""
     try:
-        return Path(f"/proc/{pid}").stat().st_uid in (0, os.geteuid())
+        return Path(f"/proc/{pid}").stat().st_uid
     except FileNotFoundError:
-        return False
+        return -1

@@ -1022,6 +1022,21 @@ class TestWhereRedisIs:
                     await heard.then_forget(Signal.GAP)
         await store.close()
 
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("redis://h:1/0?password=a@b", "redis://switch:p%40ss@h:1/0?password=a@b"),
+            ("redis://old:secret@h:1", "redis://switch:p%40ss@h:1"),
+            ("unix:///run/a@b.sock", "unix://switch:p%40ss@/run/a@b.sock"),
+            ("unix:///run/redis.sock?db=4", "unix://switch:p%40ss@/run/redis.sock?db=4"),
+        ],
+    )
+    def test_a_password_in_a_file_changes_nothing_else(self, tmp_path: Path, url: str, expected: str) -> None:
+        file = tmp_path / "password"
+        file.write_text("p@ss\n")
+        where = settings.RedisSettings(url=url, user="switch", password_file=str(file))
+        assert locate(where).url == expected
+
     async def test_two_servers_are_more_than_one_subscription_hears(
         self, redis_server: RedisServer, tmp_path: Path
     ) -> None:

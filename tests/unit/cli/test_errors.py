@@ -17,7 +17,7 @@ import pytest
 
 from kubesyncd.adapters import kube_lists, redis_refusals
 from kubesyncd.cli import switch, switch_daemon, switch_redis
-from kubesyncd.cli.click_groups import failure_of
+from kubesyncd.cli.click_groups import Output, OutputError, failure_of
 from kubesyncd.core import protocol
 from kubesyncd.daemon.sockets import only_daemon
 from kubesyncd.ports import Forbidden, Unavailable
@@ -108,6 +108,29 @@ def test_a_daemon_at_its_limits_is_one_line_with_the_limit(terminal: Operator) -
     terminal.daemon.replies |= {"show": busy, "cluster": busy}
     line = gives_one_line(terminal, "show feature")
     assert "the daemon does not answer in time (kubesyncd is busy: 1024 connections are open)" in line
+
+
+def test_a_daemon_at_its_limits_is_asked_when_it_says(terminal: Operator) -> None:
+    terminal.daemon.replies["show"] = protocol.busy("kubesyncd is busy", 60.0)
+    client = switch_daemon.DaemonClient(terminal.daemon.path)
+    with pytest.raises(Unavailable, match="kubesyncd is busy"):
+        client.ask("show", within_s=0.5)
+    assert len(terminal.daemon.requests) == 1
+    terminal.daemon.replies["show"] = None
+    with pytest.raises(Unavailable) as hangs:
+        client.ask("show", within_s=0.5)
+    assert "busy" not in str(hangs.value), "that was another request"
+
+
+def test_a_daemon_that_takes_no_connection_is_one_line(terminal: Operator) -> None:
+    terminal.daemon.stop()
+    with contextlib.ExitStack() as links:
+        listener = links.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(terminal.daemon.path))
+        listener.listen(0)
+        first = links.enter_context(socket.socket(socket.AF_UNIX))
+        first.connect(str(terminal.daemon.path))
+        assert "does not answer in time" in gives_one_line(terminal, "show feature")
 
 
 def test_a_daemon_that_runs_without_its_socket_is_one_line(terminal: Operator) -> None:
@@ -366,3 +389,13 @@ def test_output_that_cannot_be_written_is_one_line(terminal: Operator, line: str
     assert result.stderr == (
         "kubesync: standard output cannot be written: No space left on device; see where it goes\n"
     )
+
+
+def test_a_failure_of_standard_output_is_told_apart() -> None:
+    # Its close fails too.
+    with (
+        contextlib.suppress(OSError),
+        open("/dev/full", "w") as full,
+        pytest.raises(OutputError, match="No space left"),
+    ):
+        print("a line", file=Output(full), flush=True)

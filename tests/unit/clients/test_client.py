@@ -27,6 +27,8 @@ from hypothesis import strategies as st
 from kubesyncd.api.peer import identify_peer
 from kubesyncd.core import protocol
 from kubesyncd.core.model import valid_feature_name
+from kubesyncd.daemon.sockets import only_daemon
+from kubesyncd.runtime import lock_holder
 from tests.paths import CLIENTS
 from tests.wait import until
 
@@ -820,6 +822,7 @@ def test_a_lock_of_another_user_is_not_the_daemon_s(one_switch: Switch) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     program = "import fcntl, sys, time; fcntl.flock(int(sys.argv[1]), 2); print(flush=True); time.sleep(600)"
+    one_switch.root.chmod(0o755)
     folder = os.open(one_switch.root, os.O_RDONLY | os.O_DIRECTORY)
     holder = subprocess.Popen(
         ["/usr/bin/python3", "-IS", "-c", program, str(folder)],
@@ -834,6 +837,68 @@ def test_a_lock_of_another_user_is_not_the_daemon_s(one_switch: Switch) -> None:
     finally:
         holder.kill()
         holder.communicate()
+
+
+@pytest.mark.parametrize(
+    ("mode", "process", "expected"),
+    [
+        (0o700, "812", 812),
+        (0o700, "0", -1),
+        (0o700, None, 0),
+        (0o755, "self", None),
+        (0o755, "ended", 0),
+        (0o755, None, 0),
+        (0o755, "unreadable", -1),
+    ],
+)
+def test_client_and_daemon_read_the_locks_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, process: str | None, expected: int | None
+) -> None:
+    """What cannot be known counts as a daemon that runs."""
+    expected = os.getpid() if expected is None else expected
+    folder, locks = tmp_path / "state", tmp_path / "locks"
+    folder.mkdir()
+    folder.chmod(mode)
+    at = folder.stat()
+    pid = {"self": str(os.getpid()), "ended": "999999999"}.get(process or "", process)
+    place = f"{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}:{at.st_ino}"
+    lines = [
+        "1: POSIX  ADVISORY  WRITE 5 00:1a:5678 0 EOF",
+        "2: -> FLOCK  ADVISORY  WRITE 6 00:1a:5678 0 EOF",
+    ]
+    if pid is not None:
+        lines.append(f"3: FLOCK  ADVISORY  WRITE {pid} {place} 0 EOF")
+    if process != "unreadable":
+        locks.write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(lock_holder, "LOCKS", locks)
+    monkeypatch.setattr(CLIENT, "LOCKS", os.fsencode(locks))
+    monkeypatch.setattr(CLIENT, "STATE_DIR", os.fsencode(folder))
+    monkeypatch.setattr(CLIENT, "RUN_DIR", os.fsencode(tmp_path / "missing"))
+    assert lock_holder.lock_holder((folder, tmp_path / "missing")) == expected
+    assert CLIENT.lock_holder() == expected
+
+
+def test_a_private_folder_without_a_lock_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user may lock the other folder, and become a program of root's with it."""
+    state, run = tmp_path / "state", tmp_path / "run"
+    with only_daemon(run):
+        state.mkdir(mode=0o700)
+        monkeypatch.setattr(CLIENT, "STATE_DIR", os.fsencode(state))
+        monkeypatch.setattr(CLIENT, "RUN_DIR", os.fsencode(run))
+        assert (lock_holder.lock_holder((state, run)), CLIENT.lock_holder()) == (0, 0)
+        state.rmdir()
+        assert (lock_holder.lock_holder((state, run)), CLIENT.lock_holder()) == (os.getpid(), os.getpid())
+
+
+def test_a_request_that_was_read_is_not_told_as_unread(one_switch: Switch) -> None:
+    """The daemon reads `stop` and fails; another process of it holds the lock, and its socket is gone."""
+    one_switch.host.start(END)
+    with locked(one_switch, one_switch.root):
+        stop = asking(one_switch, 3.0, "stop", "snmp")
+        until(lambda: one_switch.host.requests)
+        one_switch.host.stop()
+        code, _, err = end(stop)
+    assert (code, "so it may not be done" in err) == (75, True)
 
 
 class Full:
@@ -1033,3 +1098,30 @@ def test_a_shell_lets_only_kube_containers_wait_for_a_missing_daemon(one_switch:
     assert run_shell(one_switch, "snmp", "up", "kube")[0] == 69
     assert run_shell(one_switch, "../x", "up", "kube")[0] == 64
     assert run_shell(one_switch, "snmp", "sideways")[0] == 64
+
+
+@pytest.mark.real("perl")
+def test_a_shell_asks_a_busy_daemon_when_it_says(one_switch: Switch) -> None:
+    shell_only(one_switch, "perl")
+    (one_switch.bin / "sleep").unlink()
+    one_switch.stand_in("sleep", 'printf "%s\\n" "$@" >>"$0.args"')
+    one_switch.container.start(protocol.busy("kubesyncd is busy", 7.25), DONE, *[BUSY] * 10)
+    assert run_shell(one_switch, "snmp", "up", "kube") == (0, "", "")
+    assert (one_switch.said_to("sleep") or [])[0] == "7.25"
+    code, _, err = run_shell(one_switch, "snmp", "healthy")
+    assert (code, err) == (69, "container_sh: snmp: kubesyncd is busy; report it again later\n")
+
+
+def test_docker_is_used_also_where_nothing_reads_that_it_is(one_switch: Switch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x")
+    os.set_blocking(writing, True)
+    command = [one_switch.python, "-IS", str(CLIENTS / "container"), "stop", "snmp"]
+    done = subprocess.run(command, env=one_switch.env, stderr=writing, timeout=LIMIT_S, check=False)
+    os.close(reading)
+    os.close(writing)
+    assert done.returncode == 0
+    assert one_switch.said_to("docker") == ["stop", "snmp"]
