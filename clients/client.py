@@ -602,8 +602,6 @@ def lock_holder():
                     return pid or -1
         except (OSError, ValueError):
             return -1
-        if private:
-            break
     return 0
 
 

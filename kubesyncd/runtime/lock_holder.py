@@ -19,7 +19,7 @@ UNKNOWN = -1
 
 
 def lock_holder(folders: Iterable[Path]) -> int:
-    """Return the process that holds the daemon's lock on the first of the folders that can tell.
+    """Return the process that holds the daemon's lock on one of the folders.
 
     0: none does; UNKNOWN. Only its owner can lock a private folder. One that all may open any user could lock: there,
     root's lock counts, and one's own.
@@ -36,8 +36,6 @@ def lock_holder(folders: Iterable[Path]) -> int:
                     return pid or UNKNOWN
         except (OSError, ValueError):
             return UNKNOWN
-        if private:
-            break
     return 0
 
 
