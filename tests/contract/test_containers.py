@@ -33,13 +33,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_S = 60.0
-# A signal before the trap is set would end them otherwise: `Api.marked` waits for $MARK.
+# A signal before the trap is set is lost: `Api.marked` waits for $MARK.
 POLITE = ("sh", "-c", 'trap "exit 5" TERM; : >$MARK; while :; do sleep 0.05; done')
 STUBBORN = ("sh", "-c", 'trap "" TERM; : >$MARK; while :; do sleep 0.05; done')
 # Long enough that the stop is still under way when its caller leaves, on a busy machine too.
 SLOW = ("sh", "-c", 'trap ": >$MARK.term; sleep 5; exit 6" TERM; : >$MARK; while :; do sleep 0.05; done')
 SLEEPY = ("sh", "-c", 'trap "exit 0" TERM; : >$MARK; while :; do sleep 0.05; done')
 BRIEF = ("sh", "-c", "exit 3")
+# Long enough that a stop meets it, and it does not answer SIGTERM.
+SHORT = ("sh", "-c", "sleep 0.3; exit 3")
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NUMBERS = itertools.count()
 
@@ -304,17 +306,18 @@ class TestWhatIsListed:
         with pytest.raises(Missing):
             await containers.unpause("ab" * 32)
 
+    @pytest.mark.parametrize("life", [BRIEF, SHORT], ids=["brief", "short"])
     async def test_a_container_that_docker_restarts_keeps_running_until_it_is_stopped(
-        self, containers: DockerContainers, heard: Heard, api: Api, feature: str
+        self, containers: DockerContainers, heard: Heard, api: Api, feature: str, life: tuple[str, ...]
     ) -> None:
-        snmp = await api.run(feature, BRIEF, restart="always")
+        snmp = await api.run(feature, life, restart="always")
         await heard.until(lambda said: said.count(feature) >= 6)
         (found,) = await containers.list(feature)
         assert (found.running, found.restarts) == (True, True)
 
-        await containers.stop(snmp, 1)
+        await containers.stop(snmp, 30)
         (found,) = await containers.list(feature)
-        assert (found.running, found.exit_code) == (False, 3)
+        assert (found.running, found.exit_code) == (False, 3), "SIGTERM ends no life"
         await containers.start(snmp)
         await containers.kill(snmp, "KILL")
 
@@ -425,6 +428,19 @@ class TestStartStopKill:
 
         assert [c.exit_code for c in await containers.list(feature)] == [5]
 
+    async def test_only_sigkill_ends_a_container_that_catches_no_signal(
+        self, containers: DockerContainers, api: Api, feature: str
+    ) -> None:
+        """It is the first process of its namespace, which the kernel protects."""
+        snmp = await api.run(feature, ("sleep", "600"))
+        for signal in ("TERM", "INT", "HUP", "USR1"):
+            await containers.kill(snmp, signal)
+        assert [c.running for c in await containers.list(feature)] == [True]
+
+        await containers.stop(snmp, 1)
+
+        assert [(c.running, c.exit_code) for c in await containers.list(feature)] == [(False, 137)]
+
     async def test_stopping_and_killing_what_has_ended_or_is_gone_is_success(
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
@@ -523,6 +539,7 @@ class TestEvents:
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
         snmp = await api.run(feature)
+        await api.marked(snmp)
         assert [c.running for c in await containers.list(feature)] == [True]
 
         await api.do("POST", snmp, "/stop")

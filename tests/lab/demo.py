@@ -116,7 +116,7 @@ class Story:
         return what
 
     def _state(self, state: str, why: str = "") -> str:
-        self._switch.wait_for(lambda: self._switch.state(FEATURE) == state, f"{FEATURE} in {state}", 120.0)
+        self._switch.until_state(FEATURE, state)
         return f"{state}  {why or self._switch.shown(FEATURE)['why']}"
 
     def _handed_over(self) -> str:

@@ -1,6 +1,7 @@
 """Stand in for Docker: a small engine that speaks the Docker HTTP API (1.41) on a Unix socket.
 
-Its containers are plain child processes, each in a session of its own: no isolation, no root needed.
+Its containers are plain child processes, each in a session of its own: no isolation, no root needed. As for PID 1 of a
+real container, a signal that has no handler in a container's first process does not end it, except SIGKILL.
 It must not know kubesyncd. The contract suite holds it to the real dockerd's answers; the words of its errors
 are those of Docker 20.10. Alone: `python -m tests.lab.docker_engine SOCKET`.
 """
@@ -38,7 +39,7 @@ from tests.lab.docker_words import (
     signal_number,
     summary,
 )
-from tests.lab.processes import stat_of
+from tests.lab.processes import catches, stat_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -54,6 +55,8 @@ HOLDS = "holds.json"
 RESTARTS = "restarts"
 RAW = "application/vnd.docker.raw-stream"
 STDOUT, STDERR = 1, 2
+# What the kernel carries out also for the first process of a PID namespace that has no handler for it.
+ALWAYS_OBEYED = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT)
 
 # Registered before the program runs, so that its first connection already finds whose it is.
 GATE = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh")
@@ -577,6 +580,8 @@ class LabDocker:
                 f'container process: exec: "{box.argv[0]}": executable file not found in $PATH: unknown'
             )
             raise ApiError(400, box.error)
+        # A stop that comes while the process is made must hold.
+        box.told = False
         with (self.folder / f"{box.id[:12]}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *GATE,
@@ -590,7 +595,6 @@ class LabDocker:
             )
         self._register(process.pid, box)
         box.status, box.pid, box.exit_code, box.error = "running", process.pid, 0, ""
-        box.told = False
         box.started, box.finished = time.time_ns(), 0
         box.ended.clear()
         assert process.stdin is not None
@@ -648,8 +652,8 @@ class LabDocker:
     def _signal_box(self, box: Box, number: int) -> None:
         box.told = True
         self._emit("kill", box, signal=str(number))
-        if box.pid:
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if box.pid and _takes(box.pid, number):
                 os.kill(box.pid, number)
         if box.status == "paused":
             self._resume(box)
@@ -818,6 +822,12 @@ def _starts_with_engine(box: Box, *, manually: bool) -> bool:
     policy = (box.host.get("RestartPolicy") or {}).get("Name") or "no"
     by_policy = {"always": True, "unless-stopped": not manually, "on-failure": box.exit_code != 0}
     return bool(box.started) and by_policy.get(policy, False)
+
+
+def _takes(pid: int, number: int) -> bool:
+    """Whether a container's first process gets a signal; the gate gets none: a real engine has no gate."""
+    begun = GATE[2].encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return number in ALWAYS_OBEYED or (begun and catches(pid, number))
 
 
 def container_of(folder: Path, pid: int) -> str | None:

@@ -89,7 +89,7 @@ def test_on_a_full_disk_features_stop_and_start_and_admissions_are_never_forgott
 
     for filler in fillers:
         filler.unlink()
-    switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "there is room: it goes on")
+    switch.until_row("snmp", docker_id=kube)
     switch.restart_daemon()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [kube]

@@ -117,7 +117,7 @@ def test_dead_containers_of_the_same_name_hide_no_running_one(switch: Switch) ->
         ended = switch.run_kube("snmp", number, command=["/bin/true"])
         switch.wait_for(lambda ended=ended: not runs(switch, ended), "the job has ended")  # type: ignore[misc]
     switch.restart_daemon()
-    switch.wait_for(lambda: switch.state("snmp") == "KUBE_RUNNING", "it is seen as it is")
+    switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [granted]
     assert switch.row("snmp")["docker_id"] == granted
     assert granted in [c["id"] for c in switch.shown("snmp")["containers"]]
@@ -177,7 +177,7 @@ def test_what_docker_starts_by_itself_is_ended_at_once_and_the_policy_is_named(
 
     switch.wait_for(lambda: ended(down) and ended(beside), "what Docker has started is ended")
     assert runs(switch, by_hand)
-    switch.wait_for(lambda: switch.state("lldp") == "KUBE_RUNNING", "kube's is untouched")
+    switch.until_state("lldp", "KUBE_RUNNING")
     assert switch.running("lldp") == [kube]
     for feature, policy, because in (
         ("snmp", "always", "its unit is down"),

@@ -120,7 +120,7 @@ def test_a_local_container_s_report_is_an_alert_and_nothing_else(switch: Switch)
     assert len(switch.log("local_unhealthy", alert=True)) == 1
     assert switch.running("snmp") == [local]
     switch.restart_daemon()
-    switch.wait_for(lambda: switch.state("snmp") == "LOCAL", "LOCAL after the daemon's restart")
+    switch.until_state("snmp", "LOCAL")
     assert "out of memory" in failed(switch)
     switch.done("stop", "snmp")
     switch.done("start", "snmp")
@@ -161,7 +161,7 @@ def test_an_image_that_never_says_it_is_up_is_failed_by_the_clock(switches: Make
     switch.until_state("snmp", "KUBE_READY")
     switch.run_kube("snmp", 1, command=["/bin/sleep", "100000"])
     assert "in 1 min" not in failed(switch)
-    switch.wait_for(lambda: switch.state("snmp") == "LOCAL", "the local container takes over")
+    switch.until_state("snmp", "LOCAL")
     assert failed(switch) == "no kube container has run for 1 min"
 
 

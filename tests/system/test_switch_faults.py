@@ -145,8 +145,7 @@ def test_a_stop_cut_short_by_kill_9_is_finished_at_the_next_start(switch: Switch
         assert stops[-1].wait(60) == 0, "the client asks the next daemon, and hears that it is done"
         switch.until_state(feature, "INIT")
         assert switch.running(feature) == []
-        switch.wait_for(lambda: switch.row(feature).get("system_state") == "down")
-        assert switch.row(feature)["current_owner"] == "none"
+        switch.until_row(feature, system_state="down", current_owner="none")
         assert waiters[-1].wait(60) == 0
 
     assert killed_after_each_effect(switch, play, check) >= 1
@@ -268,7 +267,7 @@ def test_a_daemon_that_starts_before_redis_and_docker_finds_them_later(switches:
     switch.redis.start()
     switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
     switch.config("snmp", set_owner="local")
-    switch.wait_for(lambda: switch.row("snmp").get("docker_id") == local, "the row is restored")
+    switch.until_row("snmp", docker_id=local)
     switch.boot_local("lldp")
 
 
@@ -308,10 +307,8 @@ def test_without_redis_stop_and_database_work_and_start_says_69(switches: MakeSw
         switch.config(feature, set_owner="local")
     switch.config("bgp", set_owner="kube")
     for feature in ("snmp", "bgp"):
-        switch.wait_for(
-            lambda name=feature: switch.row(name).get("system_state") == "down", f"{feature}'s row"
-        )
-    switch.wait_for(lambda: switch.row("database").get("current_owner") == "local", "database's row")
+        switch.until_row(feature, system_state="down")
+    switch.until_row("database", current_owner="local")
     assert waiter.poll() is None
     switch.done("start", "lldp")
 
@@ -335,7 +332,7 @@ def test_redis_silent_is_as_redis_down(switch: Switch) -> None:
         assert switch.running("snmp") == []
     finally:
         switch.redis.resume()
-    switch.wait_for(lambda: switch.row("snmp").get("system_state") == "down", "the row follows")
+    switch.until_row("snmp", system_state="down")
 
 
 @pytest.mark.story
@@ -344,10 +341,10 @@ def test_a_redis_restart_is_followed_without_a_restart_of_the_daemon(switch: Swi
     switch.redis.restart()
     switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
     switch.config("snmp", set_owner="local")
-    switch.wait_for(lambda: switch.row("snmp").get("docker_id") == local, "the row is restored")
+    switch.until_row("snmp", docker_id=local)
     kube = switch.run_kube("snmp")
     switch.config("snmp", set_owner="kube")
-    switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "and changes are heard of again")
+    switch.until_row("snmp", docker_id=kube)
 
 
 def test_s10_a_flush_of_redis_while_kube_runs_moves_nothing(switches: MakeSwitch) -> None:
@@ -578,7 +575,7 @@ def test_a_local_container_that_crashes_while_kube_waits_completes_the_hand_over
     switch.config("snmp", set_owner="kube")
     switch.until_state("snmp", "LOCAL_TO_KUBE")
     crash.touch()
-    switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "the kube container took over")
+    switch.until_row("snmp", docker_id=kube)
     assert waiter.poll() is None
 
 
@@ -597,7 +594,7 @@ def test_a_local_container_that_crashes_while_a_refused_kube_one_waits_is_taken_
     switch.wait_for(lambda: kube in switch.shown("snmp")["waiting"], "the next one has to wait")
     waiter = switch.waits("snmp")
     switch.docker.do("kill", local)
-    switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "the kube container took over")
+    switch.until_row("snmp", docker_id=kube)
     time.sleep(QUIET_S)
     assert waiter.poll() is None
 

@@ -634,7 +634,7 @@ def test_a_label_removed_by_another_client_is_set_again(lab_kube_switch: Switch)
     switch.call_kube("patch", f"{NODES}/{master(switch).node}", taken)
     switch.wait_for(lambda: switch.label_of("snmp") == "true", "the label is back")
     switch.wait_for(lambda: switch.log("labels_drifted"), "and the drift was told")
-    switch.wait_for(lambda: switch.state("snmp") == "KUBE_RUNNING", "snmp in KUBE_RUNNING")
+    switch.until_state("snmp", "KUBE_RUNNING")
 
 
 def test_l2_l4_after_an_outage_the_queue_is_empty_the_kubelet_runs_and_nothing_more_happens(

@@ -102,7 +102,7 @@ def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding
         alerts = switch.log(alert=True)
         assert len([line for line in alerts if "cannot be written" in line["why"]]) == 1, alerts
         undo()
-        switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "it goes on by itself")
+        switch.until_row("snmp", docker_id=kube)
         assert not any(line["subject"] == "files" for line in findings(switch))
 
 

@@ -32,7 +32,7 @@ def to_kube(switch: Switch, feature: str, number: int = 0, **container: object) 
     switch.config(feature, set_owner="kube")
     before = switch.ups(feature)
     container_id = switch.run_kube(feature, number, **container)
-    switch.wait_for(lambda: switch.row(feature).get("docker_id") == container_id, f"{feature} granted")
+    switch.until_row(feature, docker_id=container_id)
     switch.until_state(feature, "KUBE_RUNNING")
     switch.until_ups(feature, *before, "kube")
     return container_id
@@ -339,7 +339,7 @@ def test_s7_what_is_down_stays_down(switches: MakeSwitch) -> None:
     switch.state_db.delete("FEATURE|snmp")
     switch.restart_daemon()
     switch.config("snmp", set_owner="kube", kube_failure_detection="1")
-    switch.wait_for(lambda: switch.row("snmp").get("system_state") == "down", "the row is restored")
+    switch.until_row("snmp", system_state="down")
     time.sleep(QUIET_S)
     assert switch.running("snmp") == []
     assert switch.ups("snmp") == ups

@@ -120,11 +120,7 @@ def test_probe_kills_oom_kills_and_evictions_are_failures_though_each_container_
     evict(switch, "pmon", 3)
     for feature, told in ends.items():
         failure = f"crash-looping: {told}"
-        switch.wait_for(
-            lambda feature=feature, failure=failure: switch.row(feature).get("failure") == failure,
-            f"{feature} has failed",
-            POD_S,
-        )
+        switch.until_row(feature, failure=failure)
         assert len(switch.log("kube_failed", feature=feature, alert=True, why=failure)) == 1
         assert switch.ups(feature)[:4] == ["local", "kube", "kube", "kube"], "each one was admitted"
         says(switch, f"failed {failure}", "explain", feature)

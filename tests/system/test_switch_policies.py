@@ -90,9 +90,7 @@ def test_a_failure_is_an_alert_a_row_and_a_sentence_and_then_the_policy_rules(
         adopted(switch, new[feature], feature)
         told[feature] = fail(switch, feature, kube)
     for feature, policy in POLICIES.items():
-        switch.wait_for(
-            lambda feature=feature: switch.row(feature).get("failure") == told[feature], "STATE_DB", 120.0
-        )
+        switch.until_row(feature, failure=told[feature])
         assert len(switch.log("kube_failed", feature=feature, alert=True, policy=policy)) == 1
     alerted(switch, told["snmp"], new["snmp"])
     switched(switch, told["lldp"], new["lldp"])

@@ -114,7 +114,7 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
 
     switch.kube.start()
     for feature in KUBE_RUN:
-        switch.wait_for(lambda f=feature: switch.state(f) == "KUBE_RUNNING", "kube takes over")
+        switch.until_state(feature, "KUBE_RUNNING")
         switch.wait_for(lambda f=feature: switch.shown(f)["proven"], "and stays")
         switch.until_ups(feature, "local", "kube")
         assert not switch.shown(feature)["boot_fallback"], "from here on the operator's setting rules"
@@ -164,7 +164,7 @@ def test_a_feature_that_only_kubernetes_brings_is_back_before_its_master_is(
     switch.done("start", "snmp")
     switch.until_ups("snmp", "local")
     switch.kube.start()
-    switch.wait_for(lambda: switch.state("snmp") == "KUBE_RUNNING", "kube takes over")
+    switch.until_state("snmp", "KUBE_RUNNING")
     switch.until_ups("snmp", "local", "kube")
 
 

@@ -61,7 +61,7 @@ def nothing_deployed(switch: Switch) -> None:
 
 
 def local_again(switch: Switch) -> None:
-    switch.wait_for(lambda: switch.state("snmp") == "LOCAL", "the local container", POD_S)
+    switch.until_state("snmp", "LOCAL")
     switch.wait_for(lambda: len(switch.running("snmp")) == 1, "no pod any more", POD_S)
 
 
@@ -118,7 +118,7 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     label_again(switch)
     runs(switch, good)
     assert not switch.shown("snmp")["rolled_back"]
-    switch.wait_for(lambda: "failure" not in switch.row("snmp"), "STATE_DB says so too")
+    switch.until_row("snmp", failure="")
     assert switch.log("rollback_over")
     assert waiter.poll() is None
 
@@ -248,9 +248,7 @@ def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one
     waiter = switch.waits("snmp")
 
     for feature in ("snmp", "lldp"):
-        switch.wait_for(
-            lambda feature=feature: switch.row(feature).get("failure") == told, "three ends", POD_S
-        )
+        switch.until_row(feature, failure=told)
         assert len(switch.log("kube_failed", feature=feature, alert=True, why=told)) == 1
 
     # With fallback the local container is back at once, and the next hand-over waits.
@@ -281,9 +279,9 @@ def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one
     # It is over by an operator's word, or once another image has stayed up.
     ended = switch.kubesync("clear", "lldp")
     assert "cleared (crash-looping: 3 ends" in ended.stdout
-    switch.wait_for(lambda: not switch.row("lldp").get("failure"), "cleared")
+    switch.until_row("lldp", failure="")
     deployed(switch, "v2")
-    switch.wait_for(lambda: not switch.row("snmp").get("failure"), "recovered")
+    switch.until_row("snmp", failure="")
     assert len(switch.log("kube_recovered", feature="snmp")) == 1
     assert switch.shown("snmp")["crashes"] == 0
 

@@ -220,10 +220,10 @@ def handover_figures(docker: Docker) -> Iterator[Figure]:
         for number in range(HANDOVERS):
             switch.until_state("snmp", "LOCAL")
             # It runs before it says that it is up; the next mark has to be the kube container's.
-            switch.wait_for(lambda: switch.ups("snmp")[-1] == "local", "the local container is up")
+            switch.until_up("snmp", "local")
             since = str(time.time())
             kube = switch.run_kube("snmp", number)
-            switch.wait_for(lambda: switch.ups("snmp")[-1] == "kube", "hand-over")
+            switch.until_up("snmp", "kube")
             proceeded = (switch.marks / "snmp.up").stat().st_mtime_ns
             died = _died(switch, since)
             dead.append((proceeded - died) / 1e6)

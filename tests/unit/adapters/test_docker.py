@@ -166,6 +166,7 @@ async def test_a_container_that_docker_does_not_describe_runs_as_listed_and_can_
     """A real engine cannot be made to answer so for one container."""
     api = Api(lab.socket)
     snmp, kube = await api.run("snmp"), await api.run_kube("snmp")
+    await api.marked(snmp)
     for path in ("snmp", snmp, kube):
         lab.fail["GET", f"/containers/{path}/json"] = IO_ERROR
     heard = Heard(containers)

@@ -14,6 +14,7 @@ from kubesyncd.adapters.kube_member import Member
 from tests.lab.kube_api import LabKube
 from tests.lab.kube_client import NODES, PODS, KubeClient
 from tests.lab.kube_client import node as node_named
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,9 +36,10 @@ def states(*containers: dict[str, Any]) -> dict[str, Any]:
 
 
 async def until_deleted(api: KubeClient) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while "deletionTimestamp" not in (await api.get(POD))["metadata"]:
-            await asyncio.sleep(0.02)
+    async def deleted() -> bool:
+        return "deletionTimestamp" in (await api.get(POD))["metadata"]
+
+    await until_async(deleted, "the API server is told to delete the pod")
 
 
 async def test_a_drain_waits_for_containers_not_for_the_kubelet_to_delete_their_pod(

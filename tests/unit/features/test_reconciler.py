@@ -18,6 +18,7 @@ from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
 from tests.unit.core.given import local, up
 from tests.unit.features.given import NEW, World, around, reconciler_in
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     import pytest
@@ -97,9 +98,7 @@ def test_a_docker_start_is_stored_before_docker_is_asked_and_until_its_outcome_i
         reconciler = reconciler_in(world)
         running = asyncio.create_task(reconciler.run())
         starting = asyncio.create_task(reconciler.carry_out(Start()))
-        async with asyncio.timeout(60):
-            while not stored or marked(world) is not kept:
-                await asyncio.sleep(0.001)
+        await until_async(lambda: stored and marked(world) is kept, pause_s=0.001)
         starting.cancel()
         running.cancel()
         await asyncio.wait([running, starting])

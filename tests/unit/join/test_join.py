@@ -121,9 +121,10 @@ def test_an_impossible_name_never_joins_and_says_why_until_it_is_corrected(switc
     switch.join()
     switch.wait_for(lambda: switch.log("join_refused"), "it says why it does not join")
     assert "config hostname NAME" in switch.log("join_refused")[0]["why"]
+    why = "'leaf_01' cannot be the name of a node"
+    switch.wait_for(lambda: why in switch.status["kubelet_why"], "the kubelet's part says so, too")
     told = switch.status
     assert (told["joined"], told["node_exists"]) == (False, None)
-    assert "'leaf_01' cannot be the name of a node" in told["kubelet_why"]
     for force in ("0", "1"):
         code, said = switch.ask("join", force)
         assert code == 1
