@@ -16,6 +16,10 @@ LEDGER = posix.environ.get(b"KUBESYNCD_LEDGER", b"/run/kubesyncd/features.json")
 RUN_DIR = LEDGER.rpartition(b"/")[0]
 STATE_DIR = posix.environ.get(b"KUBESYNCD_STATE", b"/var/lib/kubesyncd")
 LOCKS = b"/proc/locks"
+# Names the last boot in which a daemon has written its ledger, on another file system.
+MARK = STATE_DIR + b"/boot.json"
+BOOT_ID = posix.environ.get(b"KUBESYNCD_BOOT_ID", b"/proc/sys/kernel/random/boot_id")
+LEDGER_VERSION = 1
 # Created there by a package that is being removed: no daemon will answer again.
 GONE = RUN_DIR + b"/removed"
 # Set by a waiter for itself when it asks again: the number of tries, and whether the daemon has ever answered. Without
@@ -92,10 +96,17 @@ class ClientError(Exception):
 
 
 class AbsentError(ClientError):
-    """No daemon runs, for FIRST_CONTACT_S at least."""
+    """No daemon runs, for FIRST_CONTACT_S at least. `why`: why it is not known whose the feature is, if so."""
 
-    def __init__(self, name):
-        super().__init__(UNAVAILABLE, f"{name}: kubesyncd is not running; run systemctl start kubesyncd")
+    def __init__(self, name, why=""):
+        what = "kubesyncd is not running"
+        if why:
+            what += f", and {why}; Kubernetes may run {name}, so docker is not used"
+        super().__init__(UNAVAILABLE, f"{name}: {what}; run systemctl start kubesyncd")
+
+
+class LostError(Exception):
+    """The daemon's ledger cannot be used, although a daemon has run since boot. The message says why."""
 
 
 def main(argv):
@@ -595,7 +606,7 @@ def lock_holder():
         except OSError:
             continue
         # Any user could lock a folder that all may open: there, root's lock counts, and one's own.
-        private = not at.st_mode & 0o077
+        private = not at.st_mode & 0o044
         try:
             for pid in locked_by(at):
                 if private or owner_of(pid) in (0, posix.geteuid()):
@@ -634,14 +645,17 @@ def say_docker(arguments):
 
 
 def only_if_local(name):
-    """Raise AbsentError where the ledger says that Kubernetes runs, or should run, this feature."""
+    """Raise AbsentError where Kubernetes runs, or should run, this feature, and where that is not known.
+
+    Docker takes the name for the local container. It could start that one beside Kubernetes', describe it in place of
+    the feature's, report an end that is none, and call a feature stopped that runs, or is started again.
+    """
     try:
         config, record = remembered(name)
-        local_only = config.get("always_local") or config.get("local_only")
-        kube = record.get("grant") or (config.get("set_owner") == "kube" and not local_only)
-    except PermissionError:
-        kube = True
-    if kube:
+    except LostError as lost:
+        raise AbsentError(name, str(lost)) from None
+    local_only = config.get("always_local") or config.get("local_only")
+    if record.get("grant") or (config.get("set_owner") == "kube" and not local_only):
         raise AbsentError(name)
 
 
@@ -649,22 +663,51 @@ def granted(name):
     """Return the ID of the kube container that owns the feature by the ledger; empty without one."""
     try:
         return str(remembered(name)[1].get("grant") or "")
-    except PermissionError:
+    except LostError:
         return ""
 
 
 def remembered(name):
-    """Return the ledger's config and record of a feature. Raises PermissionError."""
+    """Return the ledger's config and record of a feature; both are empty where no daemon has known it since boot.
+
+    Raises LostError.
+    """
     import json  # costs as much as the whole usual path
 
+    where = printable(LEDGER)
     try:
         with open(LEDGER, "rb") as ledger:
-            entry = json.load(ledger)["features"][name]
-        return dict(entry.get("config") or {}), dict(entry.get("record") or {})
-    except PermissionError:
-        raise
+            tree = json.load(ledger)
+        if tree["version"] != LEDGER_VERSION:
+            raise LostError(f"{where} is of another version")
+        features = {**tree["features"]}
+        if name in features:
+            return {**features[name]["config"]}, {**features[name]["record"]}
+        lost = tree.get("lost")
+    except FileNotFoundError:
+        if not first_of_boot(json):
+            raise LostError(f"{where} is missing, although this boot has had it") from None
+        return {}, {}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}, {}  # no daemon has run since boot, or the feature is unknown
+        # In memory: a daemon has written it since boot.
+        raise LostError(f"{where} cannot be read") from None
+    if lost:
+        raise LostError(f"{where} was lost since boot, and is without {name}")
+    return {}, {}
+
+
+def first_of_boot(json):
+    """Return whether it is certain that no daemon has written a ledger in this boot."""
+    try:
+        with open(MARK, "rb") as mark:
+            marked = json.load(mark)["boot_id"]
+        with open(BOOT_ID, "rb") as file:
+            boot = file.read().decode().strip()
+        return bool(boot) and isinstance(marked, str) and marked != boot
+    except FileNotFoundError:
+        return not posix.access(MARK, posix.F_OK)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def gone():

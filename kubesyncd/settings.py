@@ -25,11 +25,13 @@ from kubesyncd.core.setting_text import (
     cri_url,
     docker_url,
     feature_names,
+    form_of,
     https_url,
     namespace_names,
     public_key,
     redis_url,
     redis_user,
+    secret_path,
     service,
     socket_path,
 )
@@ -37,10 +39,10 @@ from kubesyncd.core.setting_text import (
     path as path_key,
 )
 from kubesyncd.core.setting_values import allowed, converted, fits
-from kubesyncd.core.text import shortened
+from kubesyncd.core.text import HIDDEN, public_text, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kubesyncd.core.setting_rules import SettingRule
 
@@ -67,7 +69,7 @@ class RedisSettings:
     user: str = redis_user("")
     """User at Redis, for the password in `password_file`. Empty: Redis' default user. `docs/security.md` lists the
     rights that it needs."""
-    password_file: str = path_key("", optional=True)
+    password_file: str = secret_path("")
     """File with the password of the user at Redis, which only root should be able to read. A changed password is read
     at the next connection. Empty: no password, or the one in `url`."""
     config_db: int = count(4)
@@ -126,7 +128,7 @@ class KubeSettings:
     ca_file: str = path_key("", optional=True)
     """File of the certificate authorities that a join accepts for the API server and for `admin_conf_url`. A join by
     client certificate needs it. Empty: the system's authorities for `admin_conf_url`."""
-    bootstrap_token_file: str = path_key("", optional=True)
+    bootstrap_token_file: str = secret_path("")
     """File with a bootstrap token. If set, the node joins with it, without an administrator's credential; this needs
     `ca_cert_hash`."""
     ca_cert_hash: str = ca_hash("")
@@ -134,7 +136,7 @@ class KubeSettings:
     client_certificate: str = path_key("", optional=True)
     """File of a client certificate. If set, and `bootstrap_token_file` is not, the node joins with it; this needs
     `client_key` and `ca_file`."""
-    client_key: str = path_key("", optional=True)
+    client_key: str = secret_path("")
     """File of the private key of `client_certificate`."""
     cri_socket: str = cri_url("")
     """Address of the container runtime that `kubeadm` uses. Empty: `kubeadm` selects it."""
@@ -327,7 +329,7 @@ def check(tables: Mapping[str, Any], where: str) -> CheckedSettings:
         if name not in sections:
             allowed_names = ", ".join(sorted(sections))
             problems.append(
-                f"unknown section [{shortened(repr(name)[1:-1], SAID_MAX)}]; allowed: {allowed_names}"
+                f"unknown section [{shortened(repr(public_text(name))[1:-1], SAID_MAX)}]; allowed: {allowed_names}"
             )
         elif not isinstance(table, dict):
             problems.append(f"{name} must be a section: [{name}]")
@@ -366,7 +368,9 @@ def _section(kind: type[Any], name: str, table: Mapping[str, Any]) -> tuple[dict
         if key not in keys:
             errors[key] = f"unknown key {_shown(key)} in [{name}]; allowed: {', '.join(sorted(keys))}"
         elif not fits(hints[key], keys[key], value):
-            errors[key] = f"[{name}] {key} = {_shown(value)}; allowed: {allowed(hints[key], keys[key])}"
+            form = form_of(keys[key])
+            said = _shown(value) if form is None else _shown(value, form.public)
+            errors[key] = f"[{name}] {key} = {said}; allowed: {allowed(hints[key], keys[key])}"
         else:
             chosen[key] = converted(hints[key], value)
     return chosen, errors
@@ -378,10 +382,14 @@ def _combination(rule: SettingRule, section: Any) -> str:
     return f"[{rule.section}] {values}; allowed: {rule.says}"
 
 
-def _shown(value: Any) -> str:
-    """Return the value, shortened for one line."""
+def _shown(value: Any, public: Callable[[str], str] = public_text) -> str:
+    """Return the value, shortened for one line, and without what may be secret in a text."""
     try:
+        if isinstance(value, str):
+            return shortened(repr(public(value)), SAID_MAX)
         text = f"{value:g}" if isinstance(value, float) else repr(value)
+        # A list's or a table's may be anywhere in it.
+        text = text if public(text) == text else HIDDEN
     except ValueError:
         text = "a number of thousands of digits"
     return shortened(text, SAID_MAX)

@@ -73,6 +73,9 @@ def _no_answer(error: Exception) -> NoAnswer:
                 # Their numbers are those of the resolver and of OpenSSL, not the kernel's.
                 return NoAnswer(Fault.UNREACHABLE, text, found.strerror or str(found), where)
             return NoAnswer(Fault.UNREACHABLE, text, str(found), where, found.errno or 0)
+        case aiohttp.ClientResponseError():
+            # Its own text has the address in it, whose query may be secret.
+            return NoAnswer(Fault.OTHER, f"{error.status}, {error.message}")
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
             return NoAnswer(Fault.CLOSED, text)
         case _:

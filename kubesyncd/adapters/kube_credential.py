@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.node_name import certified_name
+from kubesyncd.core.text import public_address
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime.file_stamp import stamp_of
 from kubesyncd.runtime.kubeconfig import parse
@@ -38,7 +39,7 @@ def read(path: Path) -> Kubeconfig:
     if not config.server:
         raise _invalid(path)
     if not config.server.startswith("https://"):
-        raise Unavailable(SERVICE, f"{path}: server {config.server} is not https://")
+        raise Unavailable(SERVICE, f"{path}: server {public_address(config.server)} is not https://")
     return config
 
 

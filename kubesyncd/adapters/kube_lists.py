@@ -99,7 +99,7 @@ class ClusterLists:
         config = read(self._kubeconfig)
         context = tls_context(self._kubeconfig, config, insecure=self._insecure)
         server = urlsplit(config.server)
-        where = server.netloc
+        where = server.netloc.rpartition("@")[2]
         try:
             connection = http.client.HTTPSConnection(where, timeout=self._call_s, context=context)
             try:

@@ -27,7 +27,7 @@ from kubesyncd.adapters.http_session import (
 )
 from kubesyncd.adapters.kube_credential import SERVICE, read, tls_context
 from kubesyncd.core.labels import feature_of
-from kubesyncd.core.text import escaped
+from kubesyncd.core.text import escaped, public_address
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -55,14 +55,15 @@ async def fetch(url: str, *, ca_file: str, insecure: bool) -> bytes:
 
     `insecure`: any certificate is accepted. Raises Refused, Unavailable.
     """
+    where = public_address(url)
     if not url.startswith("https://"):
-        raise Refused(SERVICE, f"{url} is not https://; correct [kube] admin_conf_url")
-    with _edge(url):
+        raise Refused(SERVICE, f"{where} is not https://; correct [kube] admin_conf_url")
+    with _edge(where):
         context = server_context(ca_file=ca_file, insecure=insecure)
         async with _session(context) as session, session.get(url, allow_redirects=False) as response:
             if response.status != 200:
                 raise Refused(
-                    SERVICE, f"{url} is answered with {response.status}; check [kube] admin_conf_url"
+                    SERVICE, f"{where} is answered with {response.status}; check [kube] admin_conf_url"
                 )
             return await read_body(response, FETCH_BYTES_MAX)
 

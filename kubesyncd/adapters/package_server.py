@@ -18,7 +18,7 @@ from kubesyncd.adapters.http_session import (
     server_context,
     short_session,
 )
-from kubesyncd.core.text import escaped
+from kubesyncd.core.text import escaped, public_address
 from kubesyncd.ports import FetchedFile, Missing, Refused
 
 if TYPE_CHECKING:
@@ -42,24 +42,24 @@ class HttpsFiles:
     async def get(self, url: str, bytes_max: int, etag: str = "") -> FetchedFile:
         """Fetch the file at `url`, unless it still has `etag`. Raises Missing, Refused, Unavailable."""
         headers = {"If-None-Match": etag} if etag else {}
-        context = self._trust()
+        context, where = self._trust(), public_address(url)
 
         def word(failed: NoAnswer) -> str:
             if failed.fault is Fault.LATE:
-                return f"{url} was not received in time"
+                return f"{where} was not received in time"
             # The error's text contains the server's message.
-            return f"{url}: {escaped(failed.text, ERROR_MAX)}"
+            return f"{where}: {escaped(failed.text, ERROR_MAX)}"
 
         with answered(SERVICE, word):
             async with (
                 short_session(context, self._timeout) as session,
                 session.get(url, headers=headers, allow_redirects=False) as answer,
             ):
-                _check_status(url, answer.status, asked_again=bool(etag))
+                _check_status(where, answer.status, asked_again=bool(etag))
                 if answer.status == 304:
                     return FetchedFile(None, etag)
                 try:
-                    body = await read_body(answer, bytes_max, url)
+                    body = await read_body(answer, bytes_max, where)
                 except TooLong as error:
                     raise Refused(SERVICE, str(error)) from error
                 return FetchedFile(body, _etag(answer.headers.get("ETag", "")))
@@ -75,14 +75,14 @@ class HttpsFiles:
             raise Refused(SERVICE, detail) from error
 
 
-def _check_status(url: str, status: int, *, asked_again: bool) -> None:
+def _check_status(where: str, status: int, *, asked_again: bool) -> None:
     if status == 200 or (status == 304 and asked_again):
         return
     error = PACKAGES.error(status)
     if error is Missing:
-        raise Missing(SERVICE, f"{url} is not there ({status})")
+        raise Missing(SERVICE, f"{where} is not there ({status})")
     fix = "; set [packages] url to where the file is" if error is Refused else ""
-    raise error(SERVICE, f"{url} is answered with {status}{fix}")
+    raise error(SERVICE, f"{where} is answered with {status}{fix}")
 
 
 def _etag(text: str) -> str:

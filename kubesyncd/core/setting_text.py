@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kubesyncd.core.host import is_host
 from kubesyncd.core.model import DNS_LABEL, valid_feature_name
+from kubesyncd.core.text import HIDDEN, public_address, public_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +42,15 @@ _PORT_MAX = 65_535
 
 @dataclass(frozen=True, slots=True)
 class TextForm:
-    """`fits`: whether a text has the form; `says`: which texts have it. An empty text fits only where `optional`."""
+    """`fits`: whether a text has the form; `says`: which texts have it. An empty text fits only where `optional`.
+
+    `public`: returns a text without what may be secret in it, for a message.
+    """
 
     fits: Callable[[str], object]
     says: str
     optional: bool
+    public: Callable[[str], str] = public_text
 
     def __contains__(self, text: str) -> bool:
         if not text:
@@ -67,6 +72,14 @@ def path(default: str, *, optional: bool = False) -> str:
     return _text(default, _is_path, "an absolute path", optional=optional)
 
 
+def secret_path(default: str) -> str:
+    """Return a dataclass field with this default that holds the path of a file with a secret, or is empty.
+
+    No other text is shown: it may be the secret itself.
+    """
+    return _text(default, _is_path, "an absolute path", optional=True, public=_only_path)
+
+
 def socket_path(default: str) -> str:
     """Return a dataclass field with this default that holds the path of a Unix socket."""
     says = f"an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes"
@@ -81,7 +94,7 @@ def service(default: str) -> str:
 def redis_url(default: str) -> str:
     """Return a dataclass field with this default that holds the address of a Redis server."""
     says = "unix:///PATH, redis://HOST:PORT or rediss://HOST:PORT"
-    return _text(default, _is_redis_url, says, optional=True)
+    return _text(default, _is_redis_url, says, optional=True, public=public_address)
 
 
 def redis_user(default: str) -> str:
@@ -91,24 +104,24 @@ def redis_user(default: str) -> str:
 
 def docker_url(default: str) -> str:
     """Return a dataclass field with this default that holds the address of a Docker engine."""
-    return _text(default, _is_docker_url, "unix:///PATH")
+    return _text(default, _is_docker_url, "unix:///PATH", public=public_address)
 
 
 def cri_url(default: str) -> str:
     """Return a dataclass field with this default that holds the address of a container runtime."""
-    return _text(default, _is_docker_url, "unix:///PATH", optional=True)
+    return _text(default, _is_docker_url, "unix:///PATH", optional=True, public=public_address)
 
 
 def https_url(default: str) -> str:
     """Return a dataclass field with this default that holds the https address of a file."""
     says = "https://HOST/FILE; only https is allowed"
-    return _text(default, _is_https_url, says, optional=True)
+    return _text(default, _is_https_url, says, optional=True, public=public_address)
 
 
 def admin_url(default: str) -> str:
     """Return a dataclass field with this default that holds a pattern of an https address."""
     says = "https://HOST/FILE, in which {ip} and {port} are the master's"
-    return _text(default, _is_admin_url, says)
+    return _text(default, _is_admin_url, says, public=public_address)
 
 
 def ca_hash(default: str) -> str:
@@ -130,17 +143,28 @@ def feature_names(*default: str) -> tuple[str, ...]:
 def namespace_names(*default: str) -> tuple[str, ...]:
     """Return a dataclass field with this default that holds a list of Kubernetes' namespaces, at least one."""
     says = "a non-empty list of namespaces: lower-case letters, digits and -, at most 63 characters each"
-    return _text(default, DNS_LABEL.fullmatch, says, **NOT_EMPTY)
+    return _text(default, DNS_LABEL.fullmatch, says, not_empty=True)
 
 
 def _text(
-    default: _Default, fits: Callable[[str], object], says: str, *, optional: bool = False, **more: bool
+    default: _Default,
+    fits: Callable[[str], object],
+    says: str,
+    *,
+    optional: bool = False,
+    public: Callable[[str], str] = public_text,
+    not_empty: bool = False,
 ) -> _Default:
-    return field(default=default, metadata={FORM: TextForm(fits, says, optional), **more})
+    more = NOT_EMPTY if not_empty else {}
+    return field(default=default, metadata={FORM: TextForm(fits, says, optional, public), **more})
 
 
 def _is_path(text: str) -> bool:
     return text.startswith("/")
+
+
+def _only_path(text: str) -> str:
+    return text if _is_path(text) else HIDDEN
 
 
 def _is_socket_path(text: str) -> bool:

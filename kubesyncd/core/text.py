@@ -7,6 +7,8 @@ import re
 _SHOWN_MAX = 40
 _DIGITS_MAX = 20
 _UNPRINTABLE = re.compile(r"[^ -~]+")
+# Stands for a secret in a message.
+HIDDEN = "***"
 
 
 def shown(value: str) -> str:
@@ -46,3 +48,23 @@ def printable(text: object, length_max: int) -> str:
 def shortened(text: str, length_max: int) -> str:
     """Return at most `length_max` characters of `text`, with an ellipsis where it is cut."""
     return text if len(text) <= length_max else f"{text[: length_max - 3]}..."
+
+
+def public_address(address: str) -> str:
+    """Return the address without what may be secret in it: user and password, and the query.
+
+    Of an invalid address, too: a password that is not encoded may have any character in it.
+    """
+    scheme, mark, rest = address.partition("://")
+    if not scheme.isalnum():
+        scheme, mark, rest = "", "", address
+    user, at, place = rest.rpartition("@")
+    if (at and "?" in user) or place.startswith(":"):
+        return f"{scheme}{mark}{HIDDEN}"
+    host, query, _ = place.partition("?")
+    return "".join((scheme, mark, HIDDEN if at else "", at, host, query, HIDDEN if query else ""))
+
+
+def public_text(text: str) -> str:
+    """Return the text; where it has an address in it, as `public_address` does."""
+    return public_address(text) if "://" in text else text

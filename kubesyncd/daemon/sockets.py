@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 FOLDER_MODE = 0o755
-STATE_MODE = 0o700
+# Any user's client reads the mark of the boot; the folder's other names are not listed.
+STATE_MODE = 0o711
 _CREDENTIALS = struct.Struct("3i")
 # An access list (linux/posix_acl_xattr.h): its version; of each entry the kind, the rights, and whose they are.
 _ACL = "system.posix_acl_access"

@@ -77,11 +77,14 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     )
     hooks, join_files = runtime.alert_log("hooks"), JoinFiles(settings)
     names = node_names(settings, join_files, _CertifiedName(join_files.kubeconfig))
-    hold, labels, images, saved, mark = (
+    hold, labels, images, saved = (
         DiskFile(StateFile(state_dir / name))
-        for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE, BOOT_MARK_FILE)
+        for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
     )
-    ledger = DiskFile(StateFile(run_dir / "features.json", 0o644))
+    # Any user's client reads these two where no daemon runs.
+    ledger, mark = (
+        DiskFile(StateFile(file, 0o644)) for file in (run_dir / "features.json", state_dir / BOOT_MARK_FILE)
+    )
     installed = InstalledServices(state_dir / FOLDER)
     parts = assemble(
         Ports(

@@ -16,6 +16,7 @@ from kubesyncd.adapters.kube_member import Member
 from kubesyncd.adapters.kubeadm import Kubeadm
 from kubesyncd.adapters.kubelet_config import KubeletConfig
 from kubesyncd.adapters.systemd import SystemdUnits
+from kubesyncd.core.text import public_address
 from kubesyncd.join import credential
 from kubesyncd.join.plan import STEP_S_MAX, Job, JobStep, Membership, Standing, address
 from kubesyncd.ports import Forbidden, PortError, Refused, Unavailable
@@ -138,12 +139,15 @@ class SwitchSteps:
         """Fetch the master's admin.conf; return the kept copy where the master's cannot be fetched."""
         url = self._kube.admin_conf_url.replace("{ip}", where.rpartition(":")[0])
         url = url.replace("{port}", str(self._master.port))
+        told = public_address(url)
         if self._master.insecure:
-            self._log.warning("insecure_master", url=url, why="any certificate is accepted; see insecure off")
+            self._log.warning(
+                "insecure_master", url=told, why="any certificate is accepted; see insecure off"
+            )
         ca = _read(self._kube.ca_file) if self._kube.ca_file else None
         try:
             fetched = await kube_member.fetch(url, ca_file=self._kube.ca_file, insecure=self._master.insecure)
-            return credential.for_master(fetched, where, ca), f"from {url}"
+            return credential.for_master(fetched, where, ca), f"from {told}"
         except Unavailable as error:
             kept = next((path for path in self._kept() if path.exists()), None)
             if kept is None:

@@ -40,8 +40,8 @@ def lock_holder(folders: Iterable[Path]) -> int:
 
 
 def is_private(at: os.stat_result) -> bool:
-    """Return whether only its owner may open the folder."""
-    return not at.st_mode & 0o077
+    """Return whether only its owner may open the folder; others may look up a file in it."""
+    return not at.st_mode & 0o044
 
 
 def ask_to_look(pid: int) -> None:

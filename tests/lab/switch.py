@@ -282,6 +282,7 @@ class Switch:
             "KUBESYNCD_CONTAINER_SOCK": str(self.container_sock),
             "KUBESYNCD_LEDGER": str(self.ledger),
             "KUBESYNCD_STATE": str(self.folder / "state"),
+            "KUBESYNCD_BOOT_ID": str(self.folder / "boot_id"),
         }
 
     def ask(self, *arguments: str) -> tuple[int, list[str]]:

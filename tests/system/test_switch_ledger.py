@@ -71,6 +71,47 @@ def test_a_ledger_lost_while_the_daemon_is_away_moves_nothing(
     assert switch.running("snmp") == []
 
 
+@pytest.mark.parametrize("lose", [removed, truncated, of_a_newer_version])
+def test_without_a_daemon_and_its_ledger_docker_is_not_used_beside_kubernetes(
+    switch: Switch, lose: Callable[[Path, bytes], None]
+) -> None:
+    switch.boot_local("snmp")
+    switch.config("snmp", set_owner="kube", fallback_to_local="true")
+    kube = switch.run_kube("snmp")
+    switch.until_ups("snmp", "local", "kube")
+    switch.wait_for(lambda: (switch.folder / "state" / "boot.json").exists(), "the boot is marked")
+    switch.kill9()
+    lose(switch.ledger, b"")
+    verbs = [["start"], ["stop"], ["kill"], ["wait"], ["id"], ["inspect"], ["exec", "true"]]
+    asked = [switch.spawn(verb, "snmp", *more) for verb, *more in verbs]
+    for client in asked:
+        out, err = client.communicate(timeout=60)
+        assert (client.returncode, out) == (69, ""), (client.args, err)
+        assert f"{switch.ledger} " in err
+        assert "Kubernetes may run snmp, so docker is not used; run systemctl start kubesyncd" in err
+    assert switch.running("snmp") == [kube]
+    switch.start_daemon()
+    switch.done("start", "snmp")
+    assert switch.running("snmp") == [kube]
+    assert switch.container("id", "snmp").stdout.strip() == kube
+    assert switch.ups("snmp") == ["local", "kube"]
+
+
+def test_without_a_daemon_the_first_start_of_a_boot_is_plain_docker(switch: Switch) -> None:
+    local = switch.boot_local("snmp")
+    mark = switch.folder / "state" / "boot.json"
+    switch.wait_for(mark.exists, "the boot is marked")
+    switch.power_off()
+    assert mark.exists()
+    ended = switch.container("start", "snmp")
+    assert (ended.returncode, ended.stdout.strip()) == (0, "snmp"), ended
+    assert "docker start is used" in ended.stderr
+    switch.done("stop", "-t", "1", "snmp")
+    mark.unlink()
+    switch.done("start", "snmp")
+    assert switch.running("snmp") == [local]
+
+
 @pytest.mark.parametrize("by", ["full", "read-only"])
 def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding(
     switches: MakeSwitch, by: str

@@ -218,6 +218,41 @@ def test_a_refused_text_is_told_what_is_allowed_and_whether_it_may_be_empty(
     assert refusal({section: {key: "\n"}}).endswith(f"; allowed: {allowed}")
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("redis", "url", "redis://:hunter2@r:port/4", "'redis://***@r:port/4'"),
+        ("redis", "url", "redis://u:hunter2 @r", "'redis://***@r'"),
+        ("redis", "url", "u:hunter2@r:6379", "'***@r:6379'"),
+        ("redis", "url", "redis://r?timeout=5&password=hunter2", "'redis://r?***'"),
+        ("redis", "url", f"redis://:hunter2{'x' * 200}@", "'redis://***@'"),
+        ("redis", "url", ["redis://:hunter2@r"], "***"),
+        ("redis", "url", {"a": ["redis://:hunter2@r"]}, "***"),
+        ("redis", "database_config", "redis://:hunter2@r", "'redis://***@r'"),
+        ("redis", "password_file", "hunter2", "'***'"),
+        ("redis", "password_file", 2222, "***"),
+        ("kube", "bootstrap_token_file", "abcdef.hunter2", "'***'"),
+        ("kube", "client_key", "-----BEGIN hunter2", "'***'"),
+        ("kube", "admin_conf_url", "https://u:hunter2@{ip}/admin.conf", "'https://***@{ip}/admin.conf'"),
+        ("kube", "admin_conf_url", "http://{ip}/a?token=hunter2", "'http://{ip}/a?***'"),
+        ("kube", "node_name", ["https://u:hunter2@h/x"], "***"),
+        ("docker", "url", "tcp://u:hunter2@10.0.0.1:2375", "'tcp://***@10.0.0.1:2375'"),
+        ("packages", "url", "https://u:hunter2@h/x", "'https://***@h/x'"),
+        ("packages", "unit", "https://u:hunter2@h/x", "'https://***@h/x'"),
+        ("features", "always_local", ["bgp@0", "Bgp@1"], "['bgp@0', 'Bgp@1']"),
+    ],
+)
+def test_a_refused_value_is_shown_without_its_password(
+    section: str, key: str, value: object, said: str
+) -> None:
+    assert refusal({section: {key: value}}).startswith(f"k.toml: [{section}] {key} = {said}; allowed: ")
+
+
+def test_an_address_in_place_of_a_name_is_shown_without_its_password() -> None:
+    assert "unknown key 'redis://***@r' in [redis]" in refusal({"redis": {"redis://:hunter2@r": 1}})
+    assert "unknown section [redis://***@r];" in refusal({"redis://:hunter2@r": 1})
+
+
 def test_a_list_of_names_has_valid_names() -> None:
     assert parse({"kube": {"namespaces": ["a", "b-1"]}}).kube.namespaces == ("a", "b-1")
     for wrong in ([], ["Sonic"], ["-a"], ["a_b"], ["a" * 64]):

@@ -413,3 +413,33 @@ def test_a_container_is_inspected_and_a_missing_one_is_not_there(tmp_path: Path)
 def test_a_plain_path_of_the_engine_is_allowed_as_for_the_daemon(tmp_path: Path) -> None:
     with engine(tmp_path / "docker.sock", Answer(200, b'{"Version": "24.0.7"}')):
         assert docker_sync.docker_version(str(tmp_path / "docker.sock"), 60) == "24.0.7"
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+async def test_the_query_of_an_address_may_be_secret_and_is_not_told(
+    server: AnswerServer, status: int
+) -> None:
+    server.answer = Answer(status, b" " * (256 * 1024 + 1))
+    url = f"{server.url}/x?token=hunter2"
+    for call in (
+        kube_member.fetch(url, ca_file=server.ca_file, insecure=False),
+        HttpsFiles(server.ca_file).get(url, 1000),
+    ):
+        with pytest.raises(PortError) as caught:
+            await call
+        assert "hunter2" not in str(caught.value)
+        assert f"{server.url}/x?***" in str(caught.value)
+
+
+async def test_an_invalid_header_is_told_without_the_address() -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"nonsense\r\n\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    where = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/x?token=hunter2"
+    async with listener:
+        with pytest.raises(Unavailable) as caught:
+            await HttpsFiles().get(where, 1000)
+    assert "hunter2" not in str(caught.value)
+    assert "400, " in str(caught.value)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PYTHONS = [p for p in dict.fromkeys([sys.executable, "/usr/bin/python3"]) if Path(p).exists()]
 LIMIT_S = 60.0
 ID = "0123456789abcdef" * 4
+BOOT = "00000000-0000-4000-8000-00000000000b"
 
 
 def load_client() -> Any:
@@ -135,7 +136,10 @@ class Switch:
             "KUBESYNCD_CONTAINER_SOCK": str(self.container.path),
             "KUBESYNCD_LEDGER": str(self.ledger),
             "KUBESYNCD_STATE": str(root / "state"),
+            "KUBESYNCD_BOOT_ID": str(root / "boot_id"),
         }
+        (root / "state").mkdir()
+        (root / "boot_id").write_text(f"{BOOT}\n")
 
     def stand_in(self, name: str, script: str) -> None:
         (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -522,8 +526,6 @@ LEDGERS: dict[str, dict[str, Any] | None] = {
     "local for good": {
         "snmp": {"record": {"grant": ""}, "config": {"set_owner": "kube", "always_local": True}}
     },
-    "unusable": {"snmp": {"record": [], "config": 7}},
-    "odd": {"snmp": {"record": None, "config": None}},
 }
 
 
@@ -565,6 +567,94 @@ def test_the_ledger_says_which_features_may_start_without_the_daemon(tmp_path: P
         else:
             line = DOCKER_IS_USED.format("snmp", "start")
             assert (name, code, err, place.said_to("docker")) == (name, 0, line, ["start", "snmp"])
+
+
+MISSING = "is missing, although this boot has had it"
+UNREADABLE = "cannot be read"
+MARKED = json.dumps({"version": 1, "boot_id": BOOT}).encode()
+LOCAL = ledger({"snmp": {"record": {"grant": None}, "config": {"set_owner": "local"}}}).encode()
+# The ledger and the boot's mark: why the ledger counts as lost; empty: this is the first start of the boot.
+LOST: dict[str, tuple[bytes | None, bytes | None, str]] = {
+    "first boot": (None, None, ""),
+    "next boot": (None, b'{"version": 1, "boot_id": "another"}\n', ""),
+    "missing": (None, MARKED, MISSING),
+    "mark of no boot": (None, b'{"version": 1}', MISSING),
+    "mark cut": (None, MARKED[:20], MISSING),
+    "mark empty": (None, b"", MISSING),
+    "cut": (LOCAL[:-20], MARKED, UNREADABLE),
+    "cut without a mark": (LOCAL[:-20], None, UNREADABLE),
+    "empty": (b"", MARKED, UNREADABLE),
+    "no table": (b"[]", MARKED, UNREADABLE),
+    "no features": (b'{"version": 1, "features": []}', MARKED, UNREADABLE),
+    "no record": (ledger({"snmp": {"record": [], "config": {}}}).encode(), MARKED, UNREADABLE),
+    "no entry": (ledger({"snmp": None}).encode(), MARKED, UNREADABLE),
+    "newer": (LOCAL.replace(b'"version": 1', b'"version": 2'), MARKED, "is of another version"),
+    "written again": (
+        b'{"version": 1, "lost": true, "features": {}}', MARKED, "was lost since boot, and is without snmp"
+    ),
+    "written again with it": (LOCAL.replace(b"{", b'{"lost": true, ', 1), MARKED, ""),
+}  # fmt: skip
+
+
+def test_a_ledger_lost_within_the_boot_keeps_docker_from_being_used(tmp_path: Path) -> None:
+    begun = []
+    for name, (kept, mark, why) in LOST.items():
+        (tmp_path / name).mkdir()
+        place = Switch(tmp_path / name, PYTHONS[len(begun) % len(PYTHONS)])
+        for file, content in ((place.ledger, kept), (place.root / "state" / "boot.json", mark)):
+            if content is not None:
+                file.write_bytes(content)
+        begun.append((name, why, place, place.begin("container", "start", "snmp")))
+    for name, why, place, process in begun:
+        code, _, err = end(process)
+        line = DOCKER_IS_USED.format("snmp", "start")
+        if why:
+            line = f"container: snmp: kubesyncd is not running, and {place.ledger} {why}; Kubernetes may run snmp, so "
+            line += "docker is not used; run systemctl start kubesyncd\n"
+        expected = (69, None) if why else (0, ["start", "snmp"])
+        assert (name, err, (code, place.said_to("docker"))) == (name, line, expected)
+
+
+def test_after_a_loss_no_verb_is_carried_out_by_docker(tmp_path: Path) -> None:
+    begun = []
+    for number, (args, _, _) in enumerate(PLAIN_DOCKER):
+        (tmp_path / str(number)).mkdir()
+        place = Switch(tmp_path / str(number), PYTHONS[-1])
+        (place.root / "state" / "boot.json").write_bytes(MARKED)
+        begun.append((place, place.begin("container", *args)))
+    place = Switch(tmp_path, PYTHONS[-1])
+    # A container that runs already needs no docker: it goes on.
+    going = [place.begin("container_state", "snmp", *words) for words in (["up", "local"], ["down"])]
+    for place, process in begun:
+        code, out, err = end(process)
+        assert (code, out, place.said_to("docker")) == (69, "", None)
+        assert MISSING in err
+    assert [end(process)[0] for process in going] == [0, 0]
+
+
+@pytest.mark.parametrize("what", ["ledger", "mark", "state", "boot_id"])
+def test_a_file_that_this_user_may_not_read_is_no_first_start(one_switch: Switch, what: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become a user without the right")
+    mark = one_switch.root / "state" / "boot.json"
+    mark.write_text('{"version": 1, "boot_id": "another"}')
+    if what == "ledger":
+        one_switch.ledger.write_bytes(LOCAL)
+    denied = {"ledger": one_switch.ledger, "mark": mark, "state": mark.parent}
+    denied.get(what, one_switch.root / "boot_id").chmod(0)
+    program = f"import os, sys; sys.path.insert(0, {str(CLIENTS)!r}); import client; "
+    program += "os.setgroups([]); os.setgid(65534); os.setuid(65534); client.HOST_SOCK = b'/nonexistent'; "
+    program += "sys.exit(client.main(['container', 'start', 'snmp']))"
+    for folder in one_switch.root.parents:
+        if folder.stat().st_uid == os.geteuid() and len(folder.parts) > 2:
+            folder.chmod(0o755)
+    one_switch.root.chmod(0o755)
+    asked = subprocess.run(
+        ["/usr/bin/python3", "-ISB", "-c", program],
+        env=one_switch.env, capture_output=True, text=True, timeout=LIMIT_S, check=False,
+    )  # fmt: skip
+    assert asked.returncode == 69
+    assert "Kubernetes may run snmp, so docker is not used" in asked.stderr
 
 
 def test_docker_that_fails_to_wait_is_a_failure(one_switch: Switch) -> None:
@@ -716,7 +806,7 @@ def test_a_daemon_that_never_read_the_request_was_never_met(one_switch: Switch, 
 
 
 def test_a_waiter_whose_package_is_removed_goes_on_with_docker(one_switch: Switch) -> None:
-    one_switch.ledger.write_text(ledger({"lldp": {"record": {"grant": "ab" * 32}}}))
+    one_switch.ledger.write_text(ledger({"lldp": {"record": {"grant": "ab" * 32}, "config": {}}}))
     for name, follows in (("snmp", "snmp"), ("lldp", "ab" * 32)):
         one_switch.host.start(protocol.status("waiting") + HOLD)
         process = one_switch.begin("container", "wait", name)
@@ -842,7 +932,7 @@ def test_a_lock_of_another_user_is_not_the_daemon_s(one_switch: Switch) -> None:
 @pytest.mark.parametrize(
     ("mode", "process", "expected"),
     [
-        (0o700, "812", 812),
+        (0o711, "812", 812),
         (0o700, "0", -1),
         (0o700, None, 0),
         (0o755, "self", None),
@@ -1043,12 +1133,13 @@ def test_an_invalid_exit_code_is_not_a_result(one_switch: Switch, code: bytes) -
     assert CLIENT.ask(["start", "snmp"], [str(one_switch.host.path)], bound_s=LIMIT_S) == 5
 
 
-def test_a_ledger_of_nothing_but_brackets_counts_as_missing(
+def test_a_ledger_of_nothing_but_brackets_counts_as_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "features.json").write_bytes(b"[" * 100_000)
     monkeypatch.setattr(CLIENT, "LEDGER", bytes(tmp_path / "features.json"))
-    assert CLIENT.remembered("snmp") == ({}, {})
+    with pytest.raises(CLIENT.LostError, match="cannot be read"):
+        CLIENT.remembered("snmp")
 
 
 # Containers without Python.

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from kubesyncd.core.text import escaped, number_in, one_line, printable, quoted, shortened, shown
+from kubesyncd.core.text import (
+    escaped,
+    number_in,
+    one_line,
+    printable,
+    public_address,
+    public_text,
+    quoted,
+    shortened,
+    shown,
+)
 
 
 def test_a_hostile_value_is_shown_short_and_clean() -> None:
@@ -53,3 +63,34 @@ def test_unprintable_characters_are_escaped_or_left_out() -> None:
 def test_only_decimal_digits_and_no_more_than_a_counter_has_are_a_number() -> None:
     assert number_in("18446744073709551615") == 2**64 - 1
     assert [number_in(text) for text in ("", "-1", "1.5", "\u0664", "9" * 21, "9" * 5000)] == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("redis://10.0.0.1:6379/4", "redis://10.0.0.1:6379/4"),
+        ("unix:///r.sock", "unix:///r.sock"),
+        ("https://[fd00::1]:{port}/{ip}", "https://[fd00::1]:{port}/{ip}"),
+        ("redis://:secret@r:x/4", "redis://***@r:x/4"),
+        ("redis://u:secret@r", "redis://***@r"),
+        ("redis://u:sec/r#e@t@r", "redis://***@r"),
+        ("redis://u:sec?ret@r", "redis://***"),
+        ("redis://r/4?password=sec@ret", "redis://***"),
+        ("unix:///r?password=secret", "unix:///r?***"),
+        ("https://u:secret@h/x?token=secret", "https://***@h/x?***"),
+        ("redis://:secret", "redis://***"),
+        ("u:secret@r:6379", "***@r:6379"),
+        ("u:secret@r://x", "***@r://x"),
+        (":secret", "***"),
+        ("here", "here"),
+    ],
+)
+def test_an_address_is_shown_without_its_user_and_query(address: str, said: str) -> None:
+    assert public_address(address) == said
+    assert "sec" not in said
+    if "://" in address:
+        assert public_text(address) == said
+
+
+def test_a_text_that_is_no_address_is_shown_as_it_is() -> None:
+    assert public_text("bgp@0?") == "bgp@0?"
