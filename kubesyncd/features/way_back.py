@@ -51,7 +51,7 @@ class WayBack:
             return self._lacking or ""
         changes = self._changes
         try:
-            self._lacking = await self._asked(record)
+            self._lacking = await self.asked(record)
         except PortError as error:
             self.again_at = now + self._backoff.next_s()
             unknown = f"it is not known whether a local container can be made ({error})"
@@ -61,7 +61,8 @@ class WayBack:
         self._backoff.reset()
         return self._lacking
 
-    async def _asked(self, record: Record) -> str:
+    async def asked(self, record: Record) -> str:
+        """Return why no local container can be made; empty where one can. Raises Unavailable, Refused."""
         if not await self._around.units.makes_local(self._name):
             return NO_SCRIPT
         image = await self._around.images.missing_local(self._name, record.local_image)
