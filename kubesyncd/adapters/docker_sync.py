@@ -53,12 +53,6 @@ def inspect(url: str, name: str, seconds: float) -> dict[str, Any] | None:
     return answer if status == http.client.OK else None
 
 
-def image_exists(url: str, reference: str, seconds: float) -> bool:
-    """Return whether an image has this name or ID. Raises as `docker_version`."""
-    status, _ = _get(url, f"/images/{quote(reference)}/json", seconds)
-    return status == http.client.OK
-
-
 def _get(url: str, path: str, seconds: float) -> tuple[int, dict[str, Any]]:
     status, answer = _ask(url, path, seconds)
     if not isinstance(answer, dict):

@@ -45,7 +45,6 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
         "joined": view.observed.joined,
         "no_deploy": view.observed.no_deploy,
         "no_way_back": lacking(record, view.observed),
-        "local_image": record.local_image,
         "waiting": sorted(view.observed.waiting),
         "stopping": sorted(view.observed.stopping),
         "granted": record.grant,

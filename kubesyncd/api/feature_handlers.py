@@ -54,6 +54,7 @@ class FeatureHandlers:
             "clear": self._clear,
             "show": self._show,
             "forget": self._forget,
+            "way-back": self._way_back,
         }
 
     async def _reconciler(self, request: Request) -> Reconciler:
@@ -153,6 +154,10 @@ class FeatureHandlers:
             if number % SHOWN_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return Reply(out="\n".join(shown))
+
+    async def _way_back(self, request: Request) -> Reply:
+        """Reply why no local container can run the feature, whether or not one may have to; empty where one can."""
+        return Reply(out=await known_reconciler(self._reconcilers, feature_name(request)).lacking())
 
     async def _forget(self, request: Request) -> Reply:
         name = feature_name(request)

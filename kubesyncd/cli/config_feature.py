@@ -153,20 +153,11 @@ def _check_owner(switch: Switch, name: str, stored: FeatureFields, change: Featu
 
 def _lacking(switch: Switch, name: str, stored: FeatureFields) -> str:
     """Return what the feature has in place of a local container that can run; empty where one can, or is not known."""
-    if stored.means.owner is not Owner.KUBE:
-        return ""
-    with suppress(PortError, Declined):
-        shown = next((f for f in switch.daemon.features() if f["feature"] == name), None)
-        if shown is None:
-            return ""
-        if any(c["owner"] == "local" and not c["gone"] for c in shown["containers"]):
-            broken = shown.get("no_way_back", "")
-            return f"no way back ({broken})" if broken else ""
-        if not switch.makes_local(name):
-            return "no local container, and no unit with a script to make one"
-        image = switch.image_missing(name, shown.get("local_image", ""))
-        return f"no local container, and its image {image} does not exist" if image else ""
-    return ""
+    why = ""
+    if stored.means.owner is Owner.KUBE:
+        with suppress(PortError, Declined):
+            why = switch.daemon.lacking(name)
+    return f"no way back ({why})" if why else ""
 
 
 def _is_configured(stored: FeatureFields, fields: Mapping[str, str]) -> bool:

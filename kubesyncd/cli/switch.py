@@ -53,10 +53,6 @@ class Switch:
         """Return whether systemd knows a service for the feature. Raises Unavailable."""
         return self._systemd(lambda units: units.has_unit(feature))
 
-    def makes_local(self, feature: str) -> bool:
-        """Return whether the feature's unit has a script that can create a local container. Raises Unavailable."""
-        return self._systemd(lambda units: units.makes_local(feature))
-
     def in_use(self, feature: str) -> bool:
         """Return whether the feature's unit is enabled or running. Raises Unavailable."""
         return any(
@@ -112,19 +108,6 @@ class Switch:
         from kubesyncd.adapters.docker_sync import inspect
 
         return inspect(self.settings.docker.url, feature, INSPECT_S)
-
-    def image_missing(self, feature: str, made_from: str) -> str:
-        """Return the name of the feature's local image where no such image exists; empty where it does.
-
-        `made_from`: the image of its last local container; empty: not known. Raises Unavailable, Forbidden.
-        """
-        from kubesyncd.adapters.docker_sync import image_exists
-        from kubesyncd.adapters.sonic_files import image_name
-
-        listed = image_name(Path(self.settings.images.names_file), feature)
-        image = made_from or (f"{listed}:latest" if listed else "")
-        exists = not image or image_exists(self.settings.docker.url, image, INSPECT_S)
-        return "" if exists else image
 
     def kubelet_config(self) -> KubeletConfig:
         """Return access to the kubelet's configuration file."""

@@ -117,6 +117,13 @@ class DaemonClient:
                 )
             time.sleep(AGAIN_S)
 
+    def lacking(self, name: str) -> str:
+        """Return why no local container can run the feature; empty where one can. Raises as `ask`.
+
+        The daemon asks systemd and Docker; it may be that it does not know within the time.
+        """
+        return "".join(self.ask("way-back", name))
+
     def cluster(self) -> ClusterDescription:
         """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden."""
         found: ClusterDescription = json.loads(self.ask("cluster")[0])

@@ -104,7 +104,6 @@ class FeatureDescription(TypedDict):
     joined: bool
     no_deploy: NotRequired[str]
     no_way_back: NotRequired[str]
-    local_image: NotRequired[str]
     waiting: list[str]
     stopping: list[str]
     granted: str

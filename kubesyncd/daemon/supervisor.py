@@ -154,10 +154,11 @@ class Daemon:
 
     async def _follow_containers(self) -> None:
         async for event in self._ports.containers.events(_StreamLog(self._parts.runtime, "Docker").tell):
-            if event is Signal.IMAGES:
+            if isinstance(event, Signal):
+                # What a gap hides may be a change of the images.
                 for reconciler in self._reconcilers:
                     reconciler.images_changed()
-            else:
+            if event is not Signal.IMAGES:
                 self._parts.wakes.wake(event if isinstance(event, str) else None)
 
     async def _meet(self) -> None:

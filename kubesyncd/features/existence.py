@@ -56,6 +56,8 @@ class Existence:
     def __init__(self, name: str, around: Surroundings) -> None:
         self._name = name
         self._around = around
+        self._backoff = around.runtime.backoff(around.timing)
+        # Until then systemd is not asked: there is a unit, or systemd did not answer.
         self._unit_until = 0.0
 
     async def absent(self, stored: Stored | None, containers: tuple[Container, ...]) -> bool:
@@ -68,7 +70,9 @@ class Existence:
         try:
             has_unit = await self._around.units.unit_exists(self._name)
         except Unavailable:
+            self._unit_until = self._around.runtime.clock() + self._backoff.next_s()
             return False
+        self._backoff.reset()
         if has_unit:
             self._unit_until = now + self._around.timing.audit_s
         return not has_unit

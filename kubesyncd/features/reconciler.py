@@ -24,7 +24,7 @@ from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.model import Owner
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
-from kubesyncd.core.record import Record, cleared, state_of
+from kubesyncd.core.record import Record, cleared, lacking, state_of
 from kubesyncd.core.state import check
 from kubesyncd.core.verbs import Outcome, Start, accept
 from kubesyncd.features.container_reader import ContainerReader
@@ -153,6 +153,13 @@ class Reconciler:
         """Observe again where an image decides whether a local container can be made."""
         if self._sources.way_back.doubt():
             self.dirty.set()
+
+    async def lacking(self) -> str:
+        """Return why no local container can take over, also where none may have to. Raises Unavailable, Refused."""
+        view = self.view or await self.seen()
+        if view.observed.local is not None:
+            return lacking(view.record, view.observed)
+        return await self._sources.way_back.asked(view.record)
 
     async def cleared(self) -> View:
         """Clear a failure, and try each failed action again where it is wanted. Raises Refused, Unavailable."""

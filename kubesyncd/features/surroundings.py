@@ -63,7 +63,7 @@ class LocalImages(Protocol):
         """Make the image from before the failed one the local image again."""
 
     async def missing_local(self, feature: str, made_from: str) -> str:
-        """Return the name of the local image where it does not exist; empty where it does, or no name is known.
+        """Return the name of the local image where none of its names exists; empty where one does, or none is known.
 
         `made_from`: the image of the local container, when there was one.
         """

@@ -26,7 +26,9 @@ class WayBack:
         self._name = name
         self._around = around
         self._backoff = around.runtime.backoff(around.timing)
+        # The last answer, and why there is none to the last question.
         self._lacking: str | None = None
+        self._unknown = ""
         self._until = 0.0
         self._asks = False
         # Counts every change of the images, so that an answer from before one is asked again.
@@ -34,9 +36,13 @@ class WayBack:
         self.again_at: float | None = None
 
     def doubt(self) -> bool:
-        """Note that the images have changed; return whether the answer may be another one now."""
+        """Note that the images have changed; return whether the answer may be another one now.
+
+        A local image that was missing counts as missing until Docker says that it exists.
+        """
         self._until = 0.0
         self._changes += 1
+        self._lacking, self._unknown = self._lacking or None, "the images are changing"
         return self._asks
 
     async def lacking(self, config: FeatureConfig, record: Record, containers: tuple[Container, ...]) -> str:
@@ -44,24 +50,34 @@ class WayBack:
         exists = any(c.owner is Owner.LOCAL and not c.gone for c in containers)
         self._asks = not exists and record.system_state is SystemState.UP and falls_back(config, record)
         if not self._asks:
-            self._until, self.again_at = 0.0, None
+            self._lacking, self._until, self.again_at = None, 0.0, None
             return ""
         now = self._around.runtime.clock()
-        if now < self._until:
-            return self._lacking or ""
-        changes = self._changes
-        try:
-            self._lacking = await self._asked(record)
-        except PortError as error:
-            self.again_at = now + self._backoff.next_s()
-            unknown = f"it is not known whether a local container can be made ({error})"
-            return unknown if self._lacking is None else self._lacking
-        self._until = now + self._around.timing.audit_s if changes == self._changes else 0.0
-        self.again_at = None
-        self._backoff.reset()
+        waits = self.again_at is not None and now < self.again_at
+        if not waits and now >= self._until:
+            await self._ask(record)
+        if self._lacking is None:
+            return f"it is not known whether a local container can be made ({self._unknown})"
         return self._lacking
 
-    async def _asked(self, record: Record) -> str:
+    async def _ask(self, record: Record) -> None:
+        changes, clock = self._changes, self._around.runtime.clock
+        try:
+            answer = await self.asked(record)
+        except PortError as error:
+            # Docker may take long to say nothing.
+            self.again_at = clock() + self._backoff.next_s()
+            self._unknown = str(error)
+            return
+        self.again_at = None
+        self._backoff.reset()
+        if changes == self._changes:
+            self._lacking, self._until = answer, clock() + self._around.timing.audit_s
+        elif answer:
+            self._lacking = answer
+
+    async def asked(self, record: Record) -> str:
+        """Return why no local container can be made; empty where one can. Raises Unavailable, Refused."""
         if not await self._around.units.makes_local(self._name):
             return NO_SCRIPT
         image = await self._around.images.missing_local(self._name, record.local_image)

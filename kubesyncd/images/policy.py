@@ -8,6 +8,7 @@ the next step, so that after a power cut between two steps the next pass continu
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from kubesyncd.core.image_model import IMAGE_ID, NAME, Image, Stock
@@ -15,6 +16,8 @@ from kubesyncd.core.image_model import IMAGE_ID, NAME, Image, Stock
 PREVIOUS_TAG = "kubesyncd-previous"
 # One image per update, for some years; the oldest are forgotten first, and are then left alone.
 KNOWN_MAX = 32
+# How docker create may name an image by its ID.
+_ID = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,16 @@ def local_name(made_from: str, remembered: str, listed: str, image: Image | None
             return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
     named = (*image.names, *image.repositories) if image is not None else ()
     return next((f"{base(name)}:latest" for name in named if NAME.fullmatch(name)), "")
+
+
+def known_names(made_from: str, remembered: str, listed: str) -> tuple[str, ...]:
+    """Return what the local image may be called, names before IDs, in the order of preference of `local_name`.
+
+    A unit's script starts from one of them; which one it is, is not known: an upgrade removes older tags.
+    """
+    found = (made_from, remembered, listed and f"{listed}:latest")
+    usable = dict.fromkeys(name for name in found if NAME.fullmatch(name) or IMAGE_ID.fullmatch(name))
+    return tuple(sorted(usable, key=lambda name: _ID.fullmatch(name) is not None))
 
 
 def remember(record: ImageRecord, *image_ids: str) -> ImageRecord:

@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.image_model import IMAGE_ID, NAME
+from kubesyncd.core.image_model import IMAGE_ID
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.images import policy
 from kubesyncd.images.policy import ImageRecord
@@ -168,15 +168,16 @@ class ImageStore:
         return f"its local container is created from the one that Kubernetes runs{without}", not lacking
 
     async def missing_local(self, feature: str, made_from: str) -> str:
-        """Return the name of the feature's local image where no such image exists; empty where it does.
+        """Return the name of the feature's local image where none of its known names exists; empty where one does.
 
         `made_from`: the image that its local container was made from when there was one. Where no name is known,
         nothing is known to be missing. Raises Unavailable, Refused.
         """
-        listed = self._listed(feature)
-        names = (made_from, self.remembered(feature).local, listed and f"{listed}:latest")
-        name = next((n for n in names if NAME.fullmatch(n) or IMAGE_ID.fullmatch(n)), "")
-        return name if name and not await self._images.exists(name) else ""
+        names = policy.known_names(made_from, self.remembered(feature).local, self._listed(feature))
+        for name in names:
+            if await self._images.exists(name):
+                return ""
+        return names[0] if names else ""
 
     async def forget(self, feature: str) -> None:
         """Handle an uninstalled feature: remove the local container created for it, and clear its record.

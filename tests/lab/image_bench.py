@@ -31,11 +31,11 @@ class ImageBench:
         self.docker = DockerClient(engine.socket)
         self.file = StateFile(folder / "images.json")
 
-    def store(self, port: Any = None, **options: Any) -> ImageStore:
-        """Return the store of a daemon that has just started."""
+    def store(self, port: Any = None, *, listed: str = "", **options: Any) -> ImageStore:
+        """Return the store of a daemon that has just started; `listed`: SONiC's name of the feature's image."""
         log = structlog.get_logger()
         file = options.pop("file", self.file)
-        store = ImageStore(port or self.port, DiskFile(file), lambda _: "", log, Random(1), **options)
+        store = ImageStore(port or self.port, DiskFile(file), lambda _: listed, log, Random(1), **options)
         store.load()
         return store
 

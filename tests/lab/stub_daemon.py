@@ -84,6 +84,8 @@ class StubDaemon:
             case ["show", name]:
                 text = f"container: {name}: no such feature; see: kubesync show feature"
                 return protocol.err(text) + protocol.result(1)
+            case ["way-back", name] if name in self.features:
+                return protocol.out(self.features[name]["no_way_back"]) + protocol.result(0)
             case ["cluster"]:
                 return protocol.out(json.dumps(self.cluster)) + protocol.result(0)
             case ["label", *_]:
@@ -163,7 +165,6 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
         "joined": True,
         "no_deploy": "",
         "no_way_back": "",
-        "local_image": "",
         "waiting": [],
         "stopping": [],
         "granted": "",

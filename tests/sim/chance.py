@@ -99,6 +99,7 @@ class Fault(StrEnum):
     CONNECTION_LIMIT = "the daemon is at its limit of connections"
     REDIS_BUSY = "Redis answers that it is busy"
     REDIS_LOCKED = "Redis asks for another password"
+    WAY_BACK_UNKNOWN = "systemd or Docker does not say whether a local container can be made"
 
 
 # Each of these draws from a random stream of its own, so that a storm in which it is not armed plays as it did before
@@ -131,6 +132,7 @@ OWN_STREAM = (
     Fault.FILE_UNWRITABLE,
     Fault.REDIS_BUSY,
     Fault.REDIS_LOCKED,
+    Fault.WAY_BACK_UNKNOWN,
 )
 
 

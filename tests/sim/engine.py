@@ -124,6 +124,7 @@ class Engine:
         self.unread: set[str] = set()
         # Features whose local image does not exist.
         self.pruned: set[str] = set()
+        self.pruned_at: dict[str, float] = {}
         # Containers of pods that have nothing to do with the features.
         self.foreign: dict[str, Box] = {}
 
@@ -244,6 +245,7 @@ class Engine:
         if box is not None:
             self.destroy(box)
         self.pruned.add(feature)
+        self.pruned_at[feature] = asyncio.get_running_loop().time()
         self.images_changed()
 
     def load(self, feature: str) -> None:

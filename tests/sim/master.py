@@ -370,6 +370,9 @@ class UnitsPort:
         self._world.people.restart_unit(feature)
 
     async def makes_local(self, feature: str) -> bool:
+        if self._world.chance.drawn(Fault.WAY_BACK_UNKNOWN, 0.3, feature):
+            await asyncio.sleep(1.0)
+            raise Unavailable("systemd", "Failed to connect to bus")
         return feature in self._world.creates and await self.unit_exists(feature)
 
     async def unit_exists(self, feature: str) -> bool:

@@ -159,6 +159,11 @@ class Promises:
         plain = box.feature in self._world.plain
         if plain and box.owner is Owner.LOCAL and self._up.get(box.feature):
             self._broken(f"S3: the container of {box.feature} is ended without a request")
+        pruned_s = self._now() - self._world.engine.pruned_at.get(box.feature, inf)
+        known = box.feature in self._world.engine.pruned and pruned_s > UNNOTICED_S + DEADLINE_S
+        only = box.past_up and self._up.get(box.feature) and self._world.engine.local(box.feature) is None
+        if known and only:
+            self._broken(f"the only container of {box.feature} is ended, and its image does not exist")
 
     # ---- verbs ----------------------------------------------------------------------------------
 

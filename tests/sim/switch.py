@@ -211,7 +211,7 @@ class Life:
             Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
             Rules(world.timing, ALWAYS_LOCAL),
             runtime=Runtime(world.boottime, world.wall, rng, log),
-            images=NoImages(world.engine.pruned),  # type: ignore[arg-type]
+            images=_Images(world),  # type: ignore[arg-type]
             join=NoJoin(),  # type: ignore[arg-type]
             restorer=NoRestorer(),  # type: ignore[arg-type]
         )
@@ -229,6 +229,20 @@ class Life:
                 world.fail(f"the daemon ended by itself: {group.exceptions[0]!r}")
         finally:
             self.dead, self.server = True, None
+
+
+class _Images(NoImages):
+    """An image store over the engine, which may be busy, pruning."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.engine.pruned)
+        self._world = world
+
+    async def missing_local(self, feature: str, made_from: str) -> str:
+        if self._world.chance.drawn(Fault.WAY_BACK_UNKNOWN, 0.3, feature):
+            await asyncio.sleep(10.0)
+            raise Unavailable("Docker", "no answer within 10 s")
+        return await super().missing_local(feature, made_from)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,10 @@ def test_no_way_back_is_told_at_once_and_no_unit_is_restarted_for_it(switch: Swi
     assert len(switch.log("no_way_back", alert=True)) == 1
     refused = switch.kubesync("config", "feature", "owner", "snmp", "local")
     assert refused.returncode == 1
-    assert f"no local container, and its image {IMAGE} does not exist" in refused.stderr
+    assert (
+        f"snmp has no way back (no local container exists, and its image {IMAGE} does not exist)"
+        in refused.stderr
+    )
     # Another program writes it all the same.
     switch.config("snmp", set_owner="local")
     switch.wait_for(lambda: "the kube container is kept" in why(switch), "it is kept")

@@ -75,7 +75,10 @@ def test_the_only_container_is_not_ended_for_owner_local(switch: Switch) -> None
     switch.until_state("snmp", "KUBE_RUNNING")
     refused = switch.kubesync("config", "feature", "owner", "snmp", "local")
     assert refused.returncode == 1
-    assert "snmp has no local container, and no unit with a script" in refused.stderr
+    assert (
+        "snmp has no way back (no local container exists, and no unit has a script to make one)"
+        in refused.stderr
+    )
     assert switch.config_db.hget("FEATURE|snmp", "set_owner") == "kube"
 
     forced = switch.kubesync("config", "feature", "owner", "snmp", "local", "--force")

@@ -424,7 +424,7 @@ def test_a_fallback_that_starts_something_is_asked_about() -> None:
 
 
 def test_no_question_promises_a_local_container_that_cannot_run() -> None:
-    lacking = "no local container, and its image docker-snmp:latest does not exist"
+    lacking = "no way back (no local container exists, and its image docker-snmp:latest does not exist)"
     for config, change in ((KUBE, FeatureChange(owner=Owner.LOCAL)), (KUBE, FeatureChange(fallback=True))):
         for mode in ("kube_ready", "kube_pending"):
             now = stored("none", mode, config=config)
@@ -432,6 +432,25 @@ def test_no_question_promises_a_local_container_that_cannot_run() -> None:
             assert said.startswith(f"snmp has {lacking}: ")
             assert "started now" not in said
             assert "until kube deploys" not in said
+
+
+def test_owner_local_is_refused_where_the_daemon_says_that_nothing_could_run(bare_terminal: Operator) -> None:
+    why = "no local container exists, and its image docker-snmp:latest does not exist"
+    bare_terminal.configure("FEATURE|snmp", state="enabled", set_owner="kube")
+    bare_terminal.daemon.features["snmp"] = feature("snmp", State.KUBE_RUNNING, "", no_way_back=why)
+    refused = bare_terminal.types("config feature owner snmp local")
+    assert (refused.exit_code, f"snmp has no way back ({why}): nothing would run" in refused.stderr) == (
+        1,
+        True,
+    )
+    assert bare_terminal.types("config feature owner snmp local --force").exit_code == 0
+    bare_terminal.configure("FEATURE|snmp", state="enabled", set_owner="kube")
+    bare_terminal.daemon.replies["way-back"] = protocol.err(
+        "container: unknown verb 'way-back'"
+    ) + protocol.result(64)
+    assert bare_terminal.types("config feature owner snmp local").exit_code == 0, (
+        "an older daemon does not know"
+    )
 
 
 def test_the_question_says_that_a_switch_has_no_master() -> None:

@@ -148,3 +148,30 @@ def test_the_unit_notices_nothing_when_the_local_container_returns_after_a_long_
         world.kill_daemon()
 
     loop.run(story())
+
+
+def test_an_image_that_is_pruned_while_no_event_arrives_is_noticed_when_events_arrive_again() -> None:
+    async def story() -> None:
+        chance = Chance(Random(1), asyncio.get_running_loop().time)
+        chance.calm = True
+        config, timing = FeatureConfig(set_owner=Owner.KUBE, fallback=True), Timing(audit_s=3600.0)
+        world = World(1, chance, {"snmp": config}, timing)
+        world.start_daemon()
+        world.people.start_unit("snmp")
+        await asyncio.sleep(20.0)
+        pod, local = world.engine.create("snmp", Owner.KUBE), world.engine.local("snmp")
+        world.engine.start(pod)
+        await asyncio.sleep(20.0)
+        assert local is not None
+        assert (pod.past_up, local.runs) == (True, False)
+        world.engine.destroy(local)
+        await asyncio.sleep(20.0)
+        world.engine.cut()
+        world.engine.prune("snmp")
+        await asyncio.sleep(20.0)
+        world.engine.die(pod, 1)
+        await asyncio.sleep(timing.fallback_after_s + 20.0)
+        assert "restart of unit snmp" not in " ".join(world.effects), "its script would fail"
+        world.kill_daemon()
+
+    loop.run(story())

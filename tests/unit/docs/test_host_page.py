@@ -107,7 +107,8 @@ def test_every_alert_on_the_page_is_one_of_the_code() -> None:
         "run systemctl restart kubesyncd",
         "so it may not be done",
         "see systemctl status kubesyncd, then ask again",
-        "kubesyncd is not running; run systemctl start kubesyncd",
+        "kubesyncd is not running",
+        "run systemctl start kubesyncd",
         "standard output cannot be written",
     ],
 )

@@ -16,7 +16,7 @@ from kubesyncd.features.waiters import GONE
 from kubesyncd.ports import NotSent, Refused, Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
-from tests.unit.core.given import local, up
+from tests.unit.core.given import NO_IMAGE, kube, local, up
 from tests.unit.features.given import NEW, World, around, reconciler_in
 from tests.wait import until_async
 
@@ -72,6 +72,21 @@ async def test_a_start_of_a_replaced_container_observes_again_and_succeeds() -> 
     outcome = await carried_out(reconciler, Start())
     assert outcome.code == 0, outcome
     assert world.row.docker_id == NEW
+
+
+async def test_it_says_whether_a_local_container_can_run_before_one_has_to() -> None:
+    world = World((kube(),))
+    world.no_image = "docker-snmp:latest"
+    reconciler = reconciler_in(world)
+    running = asyncio.create_task(reconciler.run())
+    assert await reconciler.lacking() == NO_IMAGE
+    assert reconciler.view is not None
+    assert reconciler.view.conditions == (), "nothing depends on it"
+    world.containers = (local(running=False), kube())
+    await reconciler.seen()
+    assert await reconciler.lacking() == ""
+    running.cancel()
+    await asyncio.wait([running])
 
 
 def test_a_docker_start_is_stored_before_docker_is_asked_and_until_its_outcome_is_known() -> None:

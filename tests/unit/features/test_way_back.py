@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from kubesyncd.core.model import FeatureConfig, Owner
+from kubesyncd.core.model import FeatureConfig, Owner, Timing
 from kubesyncd.features.way_back import NO_SCRIPT, WayBack
+from kubesyncd.ports import Unavailable
 from tests.sim import loop
 from tests.unit.core.given import FALLBACK, KUBE_CONFIG, NO_IMAGE, down, granted, kube, local
 from tests.unit.features.given import World, around
 
+UNKNOWN = "not known whether a local container can be made"
 LOCAL_CONFIG = FeatureConfig(set_owner=Owner.LOCAL)
 
 
@@ -66,7 +68,7 @@ def test_a_change_while_docker_is_asked_is_asked_for_again() -> None:
             return before
 
         way = WayBack("snmp", replace(around(world), images=Pruned(pruned_meanwhile)))
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),)), "it may be an answer from before"
         assert await way.lacking(FALLBACK, granted(), (kube(),)) == NO_IMAGE
 
     loop.run(story())
@@ -89,10 +91,77 @@ def test_without_an_answer_nothing_is_certain_and_what_was_known_stays(*, known:
             await asyncio.sleep(61.0)
         world.unit = None
         said = await way.lacking(FALLBACK, granted(), (kube(),))
-        assert said == "" if known else "not known whether a local container can be made (systemd" in said
+        assert said == "" if known else UNKNOWN in said
         assert way.again_at is not None, "no event tells that systemd answers again"
         world.unit = True
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == "", "asked again at once"
+        await asyncio.sleep(1.0)
+        assert await way.lacking(FALLBACK, granted(), (kube(),)) == "", "asked again"
         assert way.again_at is None
+
+    loop.run(story())
+
+
+def test_what_was_known_before_a_change_of_the_images_is_unknown_after_it() -> None:
+    async def story() -> None:
+        world = World()
+        way = WayBack("snmp", around(world))
+        assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+        assert way.doubt()
+        world.unit = None
+        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),)), "Docker is busy, pruning"
+        world.unit, world.no_image = True, "docker-snmp:latest"
+        await asyncio.sleep(1.0)
+        assert await way.lacking(FALLBACK, granted(), (kube(),)) == NO_IMAGE
+        assert way.doubt()
+        world.unit = None
+        assert await way.lacking(FALLBACK, granted(), (kube(),)) == NO_IMAGE, "lost, until they say otherwise"
+
+    loop.run(story())
+
+
+def test_what_was_known_before_a_local_container_came_is_unknown_when_it_has_gone() -> None:
+    async def story() -> None:
+        world = World()
+        way = WayBack("snmp", around(world))
+        assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+        assert await way.lacking(FALLBACK, granted(), (kube(), local(running=False))) == ""
+        await asyncio.sleep(86400.0)
+        assert not way.doubt()
+        world.unit = None
+        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),))
+
+    loop.run(story())
+
+
+def test_a_silent_service_is_asked_again_after_a_pause_whatever_happens_meanwhile() -> None:
+    async def story() -> None:
+        world = World()
+        way = WayBack("snmp", replace(around(world), timing=Timing(backoff_s=8.0)))
+        world.unit = None
+        asked_at = []
+        for _ in range(600):
+            before = world.unit_looks
+            await way.lacking(FALLBACK, granted(), (kube(),))
+            if world.unit_looks > before:
+                asked_at.append(asyncio.get_running_loop().time())
+            way.doubt()
+            await asyncio.sleep(0.1)
+        assert 2 <= len(asked_at) < 20, asked_at
+        assert way.again_at is not None
+        assert way.again_at <= asyncio.get_running_loop().time() + 30.0
+
+    loop.run(story())
+
+
+def test_the_pause_begins_when_the_call_has_failed() -> None:
+    async def story() -> None:
+        async def silent(feature: str, made_from: str) -> str:
+            await asyncio.sleep(20.0)
+            raise Unavailable("Docker", "no answer within 10 s")
+
+        way = WayBack("snmp", replace(around(World()), images=Pruned(silent)))
+        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),))
+        assert way.again_at is not None
+        assert way.again_at >= 20.0
 
     loop.run(story())

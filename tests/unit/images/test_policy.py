@@ -16,6 +16,7 @@ from kubesyncd.images.policy import (
     Tag,
     adopt,
     base,
+    known_names,
     local_name,
     previous_name,
     remember,
@@ -54,6 +55,13 @@ def test_an_image_is_found_by_its_id() -> None:
     images = stock({LOCAL: V1, PREVIOUS: V2})
     assert images.image(V2) == Image(V2, (PREVIOUS,), created=0, size=0)
     assert images.image(V3) is None
+
+
+def test_the_local_image_has_several_names_and_an_id_is_the_last() -> None:
+    assert known_names("docker-snmp:1.0", LOCAL, "docker-snmp") == ("docker-snmp:1.0", LOCAL)
+    assert known_names(V1, "", "docker-snmp") == (LOCAL, V1)
+    assert known_names("123456789abc", LOCAL, "") == (LOCAL, "123456789abc")
+    assert known_names("not a name", "", "") == ()
 
 
 def test_adopting_keeps_the_one_before_and_then_gives_the_local_name() -> None:

@@ -122,6 +122,19 @@ async def test_a_missing_local_image_is_named_and_one_of_an_unknown_name_is_not(
     assert await store.missing_local("snmp", "not a name") == LOCAL
 
 
+async def test_the_local_image_is_missing_where_none_of_its_names_exists(bench: ImageBench) -> None:
+    """An upgrade removes the tag that the last local container was made from; the unit's script uses another one."""
+    store = bench.store(listed="docker-snmp")
+    v1 = bench.image(LOCAL)
+    assert await store.missing_local("snmp", "docker-snmp:1.0") == ""
+    assert await store.missing_local("snmp", f"sha256:{'0' * 64}") == ""
+    await store.adopt("snmp", v1)
+    assert await bench.store().missing_local("snmp", "docker-snmp:1.0") == "", "the adopted one exists"
+    bench.docker.remove_image(LOCAL)
+    assert await store.missing_local("snmp", "docker-snmp:1.0") == "docker-snmp:1.0"
+    assert await store.missing_local("snmp", v1) == LOCAL, "an operator can restore a name"
+
+
 async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: ImageBench) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{REPOSITORY}:v2")
