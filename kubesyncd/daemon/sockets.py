@@ -109,6 +109,32 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
 
 
 @dataclass(frozen=True, slots=True)
+class Rights:
+    """Who should be able to use a socket besides its owner, whatever is found at its path.
+
+    `gid`: the group that the mode is for; None where that is not known, and the file's group is left alone.
+    `folder_mode`: what its folder's mode has at least.
+    """
+
+    mode: int
+    gid: int | None = None
+    folder_mode: int = 0
+
+
+def gid_of(group: str) -> int | None:
+    """Return a group's number, by the name service, which may take its time; None where it does not exist.
+
+    Without a name it is the daemon's own group.
+    """
+    if not group:
+        return os.getegid()
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class SocketPlace:
     """What stands at a socket's path: which file in which folder, and who may use them."""
 
@@ -134,10 +160,10 @@ def place(path: Path) -> SocketPlace | None:
     )
 
 
-def bind(path: Path, mode: int, group: str) -> socket.socket:
+def bind(path: Path, rights: Rights) -> socket.socket:
     """Create a listening Unix socket of our own at `path`. Raises StartError where that is impossible."""
     try:
-        return bound(path, mode, group)
+        return bound(path, rights)
     except InUseError as error:
         raise StartError(f"{path}: another kubesyncd answers there ({error}); stop it first") from error
     except OSError as error:
@@ -146,11 +172,14 @@ def bind(path: Path, mode: int, group: str) -> socket.socket:
         ) from error
 
 
-def bound(path: Path, mode: int, group: str | int) -> socket.socket:
+def bound(path: Path, rights: Rights) -> socket.socket:
     """Create a listening Unix socket at `path`. Raises InUseError where another process listens there, OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         make_folder(path.parent, FOLDER_MODE)
+        if missing := rights.folder_mode & ~(found := path.parent.stat().st_mode & 0o7777):
+            # Another program has made it, with its own umask.
+            path.parent.chmod(found | missing)
         if (pid := listener_of(path)) is not None:
             raise InUseError(f"process {pid}" if pid else "a process whose queue is full")  # noqa: TRY301
         with suppress(FileNotFoundError):
@@ -161,7 +190,7 @@ def bound(path: Path, mode: int, group: str | int) -> socket.socket:
             sock.bind(str(path))
         finally:
             os.umask(before)
-        set_rights(path, mode, group)
+        set_rights(path, rights)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
@@ -170,17 +199,27 @@ def bound(path: Path, mode: int, group: str | int) -> socket.socket:
     return sock
 
 
-def set_rights(path: Path, mode: int, group: str | int) -> None:
-    """Set who may use the socket; a group that does not exist is left out. Raises OSError."""
-    path.chmod(mode)
-    if group == "":
+def set_rights(path: Path, rights: Rights) -> None:
+    """Give the rights to use the socket, as far as the daemon may. Raises OSError."""
+    path.chmod(rights.mode)
+    if rights.gid is None:
         return
-    with suppress(KeyError):
-        gid = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
-        try:
-            os.chown(path, -1, gid)
-        except PermissionError:
-            _share(path, mode, gid)
+    try:
+        os.chown(path, -1, rights.gid)
+    except PermissionError:
+        # No other group may keep it.
+        with suppress(PermissionError):
+            os.chown(path, -1, os.getegid())
+        _share(path, rights.mode, rights.gid)
+
+
+def has_rights(path: Path, found: SocketPlace, rights: Rights) -> bool:
+    """Return whether those may use the socket found at `path` who should."""
+    if found.mode != rights.mode:
+        return False
+    if rights.gid is None or found.gid == rights.gid:
+        return True
+    return found.gid == os.getegid() and _is_shared(path, rights.mode, rights.gid)
 
 
 def _share(path: Path, mode: int, gid: int) -> None:
@@ -196,6 +235,17 @@ def _share(path: Path, mode: int, gid: int) -> None:
     # Without access lists only the owner and root may use it.
     with suppress(OSError):
         os.setxattr(path, _ACL, _ACL_VERSION + packed)
+
+
+def _is_shared(path: Path, mode: int, gid: int) -> bool:
+    """Return whether an access list gives the group the rights in `mode`. Its mask is the mode's own."""
+    try:
+        packed = os.getxattr(path, _ACL)
+        entries = tuple(_ACL_ENTRY.iter_unpack(packed.removeprefix(_ACL_VERSION)))
+    except (OSError, struct.error):
+        return False
+    missing = mode >> 3 & 7
+    return any((kind, whose) == (_A_GROUP, gid) and not missing & ~given for kind, given, whose in entries)
 
 
 def make_folder(folder: Path, mode: int) -> None:
