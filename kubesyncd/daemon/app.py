@@ -22,14 +22,14 @@ from kubesyncd.api.connections import Connections, connections_max
 from kubesyncd.api.messages import Role
 from kubesyncd.daemon.endpoint import Endpoint
 from kubesyncd.daemon.parts import Boot
-from kubesyncd.daemon.sockets import FOLDER_MODE, Rights, bind, gid_of, only_daemon
+from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
 from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.daemon.wiring import build
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
 from kubesyncd.runtime.clock import boot_id
 from kubesyncd.runtime.lock_holder import LOOK
 from kubesyncd.runtime.sdnotify import notify, watchdog_s
-from kubesyncd.runtime.state_files import StateFile
+from kubesyncd.runtime.state_files import OPEN_FOLDER, StateFile
 
 if TYPE_CHECKING:
     import socket
@@ -202,7 +202,7 @@ def _wanted(settings: Settings, role: Role) -> tuple[Path, Rights]:
     path = Path(getattr(settings.sockets, role.value))
     # Any other folder may be an operator's, and private.
     ours = path.is_relative_to(settings.paths.run_dir)
-    return path, Rights(mode, gid_of(group), FOLDER_MODE if ours else 0)
+    return path, Rights(mode, gid_of(group), OPEN_FOLDER if ours else 0)
 
 
 @contextmanager

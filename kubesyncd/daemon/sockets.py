@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubesyncd.runtime.lock_holder import only_strangers_hold
+from kubesyncd.runtime.state_files import OPEN_FOLDER, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 BACKLOG = 1024
-FOLDER_MODE = 0o755
 STATE_MODE = 0o700
 _CREDENTIALS = struct.Struct("3i")
 # An access list (linux/posix_acl_xattr.h): its version; of each entry the kind, the rights, and whose they are.
@@ -97,7 +97,7 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     daemon; the second folder's serves them where a cleaner of /run has removed the first. Where a folder cannot be made
     or locked, the daemon goes on without.
     """
-    run = RunLock(run_dir, FOLDER_MODE)
+    run = RunLock(run_dir, OPEN_FOLDER)
     locks = (run,) if state_dir is None else (run, RunLock(state_dir, STATE_MODE))
     try:
         for lock in locks:
@@ -176,7 +176,7 @@ def bound(path: Path, rights: Rights) -> socket.socket:
     """Create a listening Unix socket at `path`. Raises InUseError where another process listens there, OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        make_folder(path.parent, FOLDER_MODE)
+        make_folder(path.parent, OPEN_FOLDER)
         if missing := rights.folder_mode & ~(found := path.parent.stat().st_mode & 0o7777):
             # Another program has made it, with its own umask.
             path.parent.chmod(found | missing)
@@ -246,15 +246,6 @@ def _is_shared(path: Path, mode: int, gid: int) -> bool:
         return False
     missing = mode >> 3 & 7
     return any((kind, whose) == (_A_GROUP, gid) and not missing & ~given for kind, given, whose in entries)
-
-
-def make_folder(folder: Path, mode: int) -> None:
-    """Create the folder and its parents, whatever the umask is. Raises OSError."""
-    for each in (*reversed(folder.parents), folder):
-        if not each.is_dir():
-            with suppress(FileExistsError):
-                each.mkdir()
-                each.chmod(mode if each == folder else FOLDER_MODE)
 
 
 def listener_of(path: Path) -> int | None:

@@ -29,7 +29,7 @@ from kubesyncd.reboot.hold import HOLD_FILE
 from kubesyncd.runtime import feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
-from kubesyncd.runtime.state_files import DiskFile, StateFile
+from kubesyncd.runtime.state_files import OPEN_FOLDER, DiskFile, StateFile
 from kubesyncd.services.installed import FOLDER, InstalledServices
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         DiskFile(StateFile(state_dir / name))
         for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE, BOOT_MARK_FILE)
     )
-    ledger = DiskFile(StateFile(run_dir / "features.json", 0o644))
+    ledger = DiskFile(StateFile(run_dir / "features.json", 0o644, folder_mode=OPEN_FOLDER))
     installed = InstalledServices(state_dir / FOLDER)
     parts = assemble(
         Ports(
