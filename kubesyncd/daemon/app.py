@@ -22,14 +22,14 @@ from kubesyncd.api.connections import Connections, connections_max
 from kubesyncd.api.messages import Role
 from kubesyncd.daemon.endpoint import Endpoint
 from kubesyncd.daemon.parts import Boot
-from kubesyncd.daemon.sockets import bind, only_daemon
+from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
 from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.daemon.wiring import build
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
 from kubesyncd.runtime.clock import boot_id
 from kubesyncd.runtime.lock_holder import LOOK
 from kubesyncd.runtime.sdnotify import notify, watchdog_s
-from kubesyncd.runtime.state_files import StateFile
+from kubesyncd.runtime.state_files import OPEN_FOLDER, StateFile
 
 if TYPE_CHECKING:
     import socket
@@ -76,7 +76,8 @@ async def run(
     ending = _ending_signal()
     # Before any part is made: a second daemon must not touch a container or a file.
     folders = Path(settings.paths.run_dir), Path(settings.paths.state_dir)
-    with only_daemon(*folders) as locks, _sockets(settings, inherited) as sockets:
+    wanted = {role: _wanted(settings, role) for role in Role}
+    with only_daemon(*folders) as locks, _sockets(wanted, inherited) as sockets:
         wired = build(settings, _begin_boot(settings, log), random.SystemRandom(), log)
         places = _Places(locks)
         tell = partial(_tell, refused)
@@ -88,7 +89,7 @@ async def run(
                 connections=Connections(connections_max(resource.getrlimit(resource.RLIMIT_NOFILE)[0])),
                 look=places.look,
             )
-            endpoints = partial(_endpoints, settings, inherited, sockets, wired.parts.runtime)
+            endpoints = partial(_endpoints, wanted, inherited, sockets, wired.parts.runtime)
             await _live(daemon, ending, log, places, endpoints, tell)
         finally:
             places.close()
@@ -194,31 +195,32 @@ async def _close(wired: Wired) -> None:
     await asyncio.gather(*(file.settled() for file in wired.files))
 
 
+def _wanted(settings: Settings, role: Role) -> tuple[Path, Rights]:
+    """Return where a socket should be, and who should be able to use it."""
+    # Containers run as any user; users of the host socket have access to Docker anyway.
+    mode, group = (0o666, "") if role is Role.CONTAINER else (0o660, settings.sockets.group)
+    path = Path(getattr(settings.sockets, role.value))
+    # Any other folder may be an operator's, and private.
+    ours = path.is_relative_to(settings.paths.run_dir)
+    return path, Rights(mode, gid_of(group), OPEN_FOLDER if ours else 0)
+
+
 @contextmanager
 def _sockets(
-    settings: Settings, inherited: Mapping[str, socket.socket]
+    wanted: Mapping[Role, tuple[Path, Rights]], inherited: Mapping[str, socket.socket]
 ) -> Iterator[Mapping[Role, socket.socket]]:
     """Give the socket of each role, which nothing serves yet. Raises StartError."""
     with ExitStack() as opened:
-        yield {role: opened.enter_context(_socket(settings, inherited, role)) for role in Role}
-
-
-def _socket(settings: Settings, inherited: Mapping[str, socket.socket], role: Role) -> socket.socket:
-    from_systemd = inherited.get(role.value)
-    if from_systemd is not None:
-        return from_systemd.dup()
-    return bind(*_place(settings, role))
-
-
-def _place(settings: Settings, role: Role) -> tuple[Path, int, str]:
-    """Return path, mode and group of a socket."""
-    # Containers run as any user; users of the host socket have access to Docker anyway.
-    mode, group = (0o666, "") if role is Role.CONTAINER else (0o660, settings.sockets.group)
-    return Path(getattr(settings.sockets, role.value)), mode, group
+        sockets = {}
+        for role, (path, rights) in wanted.items():
+            from_systemd = inherited.get(role.value)
+            sock = bind(path, rights) if from_systemd is None else from_systemd.dup()
+            sockets[role] = opened.enter_context(sock)
+        yield sockets
 
 
 def _endpoints(
-    settings: Settings,
+    wanted: Mapping[Role, tuple[Path, Rights]],
     inherited: Mapping[str, socket.socket],
     sockets: Mapping[Role, socket.socket],
     runtime: Runtime,
@@ -227,14 +229,13 @@ def _endpoints(
     """Serve the sockets."""
     made = []
     for role, sock in sockets.items():
-        path, mode, group = _place(settings, role)
+        path, rights = wanted[role]
         ours = role.value not in inherited
         made.append(
             Endpoint(
                 sock,
                 path if ours else Path(sock.getsockname() or path),
-                mode,
-                group,
+                rights,
                 ours=ours,
                 serve=partial(server.serve, role),
                 alerts=runtime.alert_log(f"{role.value} socket"),

@@ -10,16 +10,18 @@ import asyncio
 import errno
 import os
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubesyncd.core.protocol import REQUEST_BYTES_MAX
-from kubesyncd.daemon.sockets import BACKLOG, InUseError, bound, listener_of, place, set_rights
+from kubesyncd.daemon.sockets import BACKLOG, InUseError, bound, has_rights, listener_of, place, set_rights
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from kubesyncd.daemon.sockets import Rights
     from kubesyncd.runtime.alerts import AlertLog
 
 ACCEPTED_AT_ONCE = 64
@@ -29,7 +31,7 @@ RESTART = "run: systemctl restart kubesyncd"
 
 
 class Endpoint:
-    """One listening socket at `path`. `mode`, `group`: who may use it, where they are not known from its file.
+    """One listening socket at `path`. `rights`: who should be able to use it, also where systemd has made it.
 
     `serve` serves a connection, and never raises. `ours`: we have bound the socket ourselves at this path just now.
     """
@@ -38,8 +40,7 @@ class Endpoint:
         self,
         sock: socket.socket,
         path: Path,
-        mode: int,
-        group: str,
+        rights: Rights,
         *,
         ours: bool,
         serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
@@ -47,7 +48,6 @@ class Endpoint:
     ) -> None:
         self._sock = sock
         self._path = path
-        self._mode, self._group = mode, group
         self._serve = serve
         self._alerts = alerts
         self._loop = asyncio.get_running_loop()
@@ -56,7 +56,12 @@ class Endpoint:
         sock.setblocking(False)
         # Also for a socket of systemd's: the kernel then names this process as the one that listens.
         sock.listen(BACKLOG)
-        self._place = place(path) if ours or self._listener() in (os.getpid(), 0) else None
+        known = place(path) if ours or self._listener() in (os.getpid(), 0) else None
+        # The file that leads here, and its folder.
+        self._file = known.file if known else None
+        self._folder = known.folder if known else None
+        # What an operator has given away of the folder before.
+        self._rights = replace(rights, folder_mode=rights.folder_mode | (known.folder_mode if known else 0))
         self._resume()
 
     def look(self) -> None:
@@ -89,46 +94,42 @@ class Endpoint:
 
     def _repaired(self) -> str:
         """Return what is wrong for longer; what can be put right at once is logged. Raises InUseError, OSError."""
-        found, known = place(self._path), self._place
-        if known is None or found is None or found.file != known.file:
+        found, wanted = place(self._path), self._rights
+        if found is None or (found.file != self._file and self._listener() != os.getpid()):
             self._bind_again()
+            found = place(self._path)
+        if found is None:
             return ""
+        self._file, self._folder = found.file, found.folder
         # What an operator gives away of the folder is no damage.
-        lost = known.folder_mode & ~found.folder_mode
-        if (found.mode, found.gid) == (known.mode, known.gid) and not lost:
+        lost = wanted.folder_mode & ~found.folder_mode
+        if has_rights(self._path, found, wanted) and not lost:
             return ""
         wrong = (
             f"{self._path} had mode {found.mode:o} and group {found.gid}, its folder {found.folder_mode:o}"
         )
-        with suppress(PermissionError):
-            set_rights(self._path, known.mode, known.gid)
+        with suppress(OSError):
+            set_rights(self._path, wanted)
             self._path.parent.chmod(found.folder_mode | lost)
         now = place(self._path)
-        if now is None or now.mode != known.mode or known.folder_mode & ~now.folder_mode:
+        if now is None or not has_rights(self._path, now, wanted) or wanted.folder_mode & ~now.folder_mode:
             return f"{wrong}, and kubesyncd may not restore them; {RESTART}"
-        # Its group stays another one where an access list had to do.
-        self._place = now
         self._note(f"{wrong}; kubesyncd has restored them")
         return ""
 
     def _bind_again(self) -> None:
         """Listen at the path again, with a new socket. Raises InUseError, OSError."""
-        known = self._place
-        if self._listener() == os.getpid():
-            self._place = place(self._path)
-            return
-        group = self._group if known is None else known.gid
-        sock = bound(self._path, self._mode if known is None else known.mode, group)
+        sock = bound(self._path, self._rights)
         # Clients in the old one's queue have connected before its file was gone.
         while self._accept_some():
             pass
         self._pause()
         self._sock.close()
         self._sock = sock
-        self._place = place(self._path)
         self._resume()
         text = f"{self._path} did not lead to kubesyncd any more; it has bound the socket again"
-        if known is not None and self._place is not None and known.folder != self._place.folder:
+        now = place(self._path)
+        if self._folder is not None and now is not None and now.folder != self._folder:
             text = f"{text}. Its folder was replaced too: running containers reach it once they are started again"
         self._note(text)
 

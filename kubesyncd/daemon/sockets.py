@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubesyncd.runtime.lock_holder import is_private, lock_holder
+from kubesyncd.runtime.state_files import OPEN_FOLDER, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 BACKLOG = 1024
-FOLDER_MODE = 0o755
 # Any user's client reads the mark of the boot; the folder's other names are not listed.
 STATE_MODE = 0o711
 _CREDENTIALS = struct.Struct("3i")
@@ -102,7 +102,7 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     daemon; the second folder's serves them where a cleaner of /run has removed the first. Where a folder cannot be made
     or locked, the daemon goes on without.
     """
-    run = RunLock(run_dir, FOLDER_MODE)
+    run = RunLock(run_dir, OPEN_FOLDER)
     locks = (run,) if state_dir is None else (RunLock(state_dir, STATE_MODE), run)
     sure = False
     try:
@@ -112,6 +112,32 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     finally:
         for lock in locks:
             lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Who should be able to use a socket besides its owner, whatever is found at its path.
+
+    `gid`: the group that the mode is for; None where that is not known, and the file's group is left alone.
+    `folder_mode`: what its folder's mode has at least.
+    """
+
+    mode: int
+    gid: int | None = None
+    folder_mode: int = 0
+
+
+def gid_of(group: str) -> int | None:
+    """Return a group's number, by the name service, which may take its time; None where it does not exist.
+
+    Without a name it is the daemon's own group.
+    """
+    if not group:
+        return os.getegid()
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +166,10 @@ def place(path: Path) -> SocketPlace | None:
     )
 
 
-def bind(path: Path, mode: int, group: str) -> socket.socket:
+def bind(path: Path, rights: Rights) -> socket.socket:
     """Create a listening Unix socket of our own at `path`. Raises StartError where that is impossible."""
     try:
-        return bound(path, mode, group)
+        return bound(path, rights)
     except InUseError as error:
         raise StartError(f"{path}: another kubesyncd answers there ({error}); stop it first") from error
     except OSError as error:
@@ -152,11 +178,14 @@ def bind(path: Path, mode: int, group: str) -> socket.socket:
         ) from error
 
 
-def bound(path: Path, mode: int, group: str | int) -> socket.socket:
+def bound(path: Path, rights: Rights) -> socket.socket:
     """Create a listening Unix socket at `path`. Raises InUseError where another process listens there, OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        make_folder(path.parent, FOLDER_MODE)
+        make_folder(path.parent, OPEN_FOLDER)
+        if missing := rights.folder_mode & ~(found := path.parent.stat().st_mode & 0o7777):
+            # Another program has made it, with its own umask.
+            path.parent.chmod(found | missing)
         if (pid := listener_of(path)) is not None:
             raise InUseError(f"process {pid}" if pid else "a process whose queue is full")  # noqa: TRY301
         with suppress(FileNotFoundError):
@@ -167,7 +196,7 @@ def bound(path: Path, mode: int, group: str | int) -> socket.socket:
             sock.bind(str(path))
         finally:
             os.umask(before)
-        set_rights(path, mode, group)
+        set_rights(path, rights)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
@@ -176,17 +205,27 @@ def bound(path: Path, mode: int, group: str | int) -> socket.socket:
     return sock
 
 
-def set_rights(path: Path, mode: int, group: str | int) -> None:
-    """Set who may use the socket; a group that does not exist is left out. Raises OSError."""
-    path.chmod(mode)
-    if group == "":
+def set_rights(path: Path, rights: Rights) -> None:
+    """Give the rights to use the socket, as far as the daemon may. Raises OSError."""
+    path.chmod(rights.mode)
+    if rights.gid is None:
         return
-    with suppress(KeyError):
-        gid = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
-        try:
-            os.chown(path, -1, gid)
-        except PermissionError:
-            _share(path, mode, gid)
+    try:
+        os.chown(path, -1, rights.gid)
+    except PermissionError:
+        # No other group may keep it.
+        with suppress(PermissionError):
+            os.chown(path, -1, os.getegid())
+        _share(path, rights.mode, rights.gid)
+
+
+def has_rights(path: Path, found: SocketPlace, rights: Rights) -> bool:
+    """Return whether those may use the socket found at `path` who should."""
+    if found.mode != rights.mode:
+        return False
+    if rights.gid is None or found.gid == rights.gid:
+        return True
+    return found.gid == os.getegid() and _is_shared(path, rights.mode, rights.gid)
 
 
 def _share(path: Path, mode: int, gid: int) -> None:
@@ -204,13 +243,15 @@ def _share(path: Path, mode: int, gid: int) -> None:
         os.setxattr(path, _ACL, _ACL_VERSION + packed)
 
 
-def make_folder(folder: Path, mode: int) -> None:
-    """Create the folder and its parents, whatever the umask is. Raises OSError."""
-    for each in (*reversed(folder.parents), folder):
-        if not each.is_dir():
-            with suppress(FileExistsError):
-                each.mkdir()
-                each.chmod(mode if each == folder else FOLDER_MODE)
+def _is_shared(path: Path, mode: int, gid: int) -> bool:
+    """Return whether an access list gives the group the rights in `mode`. Its mask is the mode's own."""
+    try:
+        packed = os.getxattr(path, _ACL)
+        entries = tuple(_ACL_ENTRY.iter_unpack(packed.removeprefix(_ACL_VERSION)))
+    except (OSError, struct.error):
+        return False
+    missing = mode >> 3 & 7
+    return any((kind, whose) == (_A_GROUP, gid) and not missing & ~given for kind, given, whose in entries)
 
 
 def listener_of(path: Path) -> int | None:

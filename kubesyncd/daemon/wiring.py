@@ -29,7 +29,7 @@ from kubesyncd.reboot.hold import HOLD_FILE
 from kubesyncd.runtime import feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
-from kubesyncd.runtime.state_files import DiskFile, StateFile
+from kubesyncd.runtime.state_files import OPEN_FOLDER, DiskFile, StateFile
 from kubesyncd.services.installed import FOLDER, InstalledServices
 
 if TYPE_CHECKING:
@@ -82,9 +82,8 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
     )
     # Any user's client reads these two where no daemon runs.
-    ledger, mark = (
-        DiskFile(StateFile(file, 0o644)) for file in (run_dir / "features.json", state_dir / BOOT_MARK_FILE)
-    )
+    ledger = DiskFile(StateFile(run_dir / "features.json", 0o644, folder_mode=OPEN_FOLDER))
+    mark = DiskFile(StateFile(state_dir / BOOT_MARK_FILE, 0o644))
     installed = InstalledServices(state_dir / FOLDER)
     parts = assemble(
         Ports(

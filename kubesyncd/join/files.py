@@ -18,7 +18,7 @@ from kubesyncd.join.plan import Found
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
-from kubesyncd.runtime.state_files import StateFile, atomic_write
+from kubesyncd.runtime.state_files import OPEN_FOLDER, StateFile, atomic_write, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ class JoinFiles:
         self.admin_conf_aside = self.admin_conf.with_name(f"{self.admin_conf.name}{ASIDE}")
         self.credential = self._run / CREDENTIAL_FILE
         self._membership = StateFile(self._state / MEMBERSHIP_FILE, 0o644)
-        self._progress = StateFile(self._run / progress.FILE, 0o644)
+        self._progress = StateFile(self._run / progress.FILE, 0o644, folder_mode=OPEN_FOLDER)
         self._request = self._run / progress.REQUEST_FILE
         self._lock = self._run / progress.LOCK_FILE
         self._purge = StateFile(self._state / PURGE_FILE, 0o600)
@@ -95,7 +95,7 @@ class JoinFiles:
     def request(self, *, force: bool) -> None:
         """Write the request for the job about to start. Raises Unavailable."""
         try:
-            self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_folder(self._run, OPEN_FOLDER)
             atomic_write(self._request, codec.encode({"force": force}), 0o600)
         except OSError as error:
             raise Unavailable(SERVICE, f"{self._request} cannot be written: {error.strerror}") from error
@@ -125,7 +125,7 @@ class JoinFiles:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Run one job at a time. Raises Refused while another job runs."""
-        self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_folder(self._run, OPEN_FOLDER)
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _take(descriptor)

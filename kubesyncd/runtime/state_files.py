@@ -20,6 +20,8 @@ SERVICE = "state file"
 # Twice the maximum size of our own files; a larger file is not one of ours.
 BYTES_MAX = 8 << 20
 SETTLED_S_MAX = 10.0
+# Of a folder that all may enter.
+OPEN_FOLDER = 0o755
 
 
 def atomic_write(path: Path, data: bytes, mode: int) -> None:
@@ -55,12 +57,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class StateFile:
-    """One small file that is read once and replaced often; a missing folder is created (0755)."""
+def make_folder(folder: Path, mode: int) -> None:
+    """Create the folder with exactly `mode`, and its parents, whatever the umask is. Raises OSError."""
+    for each in (*reversed(folder.parents), folder):
+        if not each.is_dir():
+            with suppress(FileExistsError):
+                each.mkdir()
+                each.chmod(mode if each == folder else OPEN_FOLDER)
 
-    def __init__(self, path: Path, mode: int = 0o600) -> None:
+
+class StateFile:
+    """One small file that is read once and replaced often.
+
+    `folder_mode`: what a missing folder is created with; without it, the umask decides.
+    """
+
+    def __init__(self, path: Path, mode: int = 0o600, *, folder_mode: int | None = None) -> None:
         self._path = path
         self._mode = mode
+        self._folder_mode = folder_mode
 
     def load(self) -> bytes | None:
         """Read the content; None where the file does not exist. Raises Unavailable."""
@@ -87,7 +102,10 @@ class StateFile:
         """Replace the content, durably. Raises Unavailable; the old content is kept then."""
         folder = self._path.parent
         try:
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self._folder_mode is None:
+                folder.mkdir(mode=OPEN_FOLDER, parents=True, exist_ok=True)
+            else:
+                make_folder(folder, self._folder_mode)
             atomic_write(self._path, data, self._mode)
         except OSError as error:
             fix = f"free disk space or inodes in {folder}, or make it writable"

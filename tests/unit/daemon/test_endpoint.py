@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from structlog.testing import capture_logs
 
 from kubesyncd.daemon import endpoint as endpoint_module
 from kubesyncd.daemon.endpoint import Endpoint
-from kubesyncd.daemon.sockets import bind, only_daemon
+from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
 from kubesyncd.runtime.alerts import AlertLog, Alerts
 from tests.wait import until, until_async
 
@@ -29,19 +30,20 @@ if TYPE_CHECKING:
 
 LIMIT_S = 30.0
 MODE = 0o660
+RIGHTS = Rights(MODE, os.getegid())
 
 
 class Served:
     """An Endpoint whose connections are answered with a number: how many have been."""
 
-    def __init__(self, path: Path, *, inherited: socket.socket | None = None) -> None:
+    def __init__(
+        self, path: Path, *, inherited: socket.socket | None = None, rights: Rights = RIGHTS
+    ) -> None:
         self.path = path
         self.count = 0
-        sock = inherited or bind(path, MODE, "")
+        sock = inherited or bind(path, rights)
         alerts = AlertLog(Alerts(), "host socket", structlog.get_logger(), lambda: 0.0)
-        self.endpoint = Endpoint(
-            sock, path, MODE, "", ours=inherited is None, serve=self._serve, alerts=alerts
-        )
+        self.endpoint = Endpoint(sock, path, rights, ours=inherited is None, serve=self._serve, alerts=alerts)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(LIMIT_S):
@@ -87,6 +89,12 @@ def folder_replaced(path: Path) -> None:
     path.parent.mkdir()
 
 
+def folder_private(path: Path) -> None:
+    folder_removed(path)
+    path.parents[1].mkdir()
+    path.parent.mkdir(mode=0o700)
+
+
 def stale(path: Path) -> None:
     path.unlink()
     with socket.socket(socket.AF_UNIX) as other:
@@ -98,7 +106,7 @@ def a_file(path: Path) -> None:
     path.write_text("")
 
 
-@pytest.mark.parametrize("harm", [removed, folder_removed, folder_replaced, stale, a_file])
+@pytest.mark.parametrize("harm", [removed, folder_removed, folder_replaced, folder_private, stale, a_file])
 async def test_a_path_that_leads_elsewhere_is_bound_again_with_one_alert(path: Path, harm: Any) -> None:
     served = Served(path)
     assert served.looks() == []
@@ -110,7 +118,8 @@ async def test_a_path_that_leads_elsewhere_is_bound_again_with_one_alert(path: P
     first, second, *more = served.looks()
     assert (first["event"], first["alert"], second["event"], more) == ("socket", True, "recovered", [])
     assert str(path) in first["why"]
-    assert ("running containers reach it once" in first["why"]) == (harm in (folder_removed, folder_replaced))
+    of_folder = harm in (folder_removed, folder_replaced, folder_private)
+    assert ("running containers reach it once" in first["why"]) == of_folder
     assert path.stat().st_mode & 0o777 == MODE
     assert path.parent.stat().st_mode & 0o777 == 0o755
     assert await served.answers()
@@ -154,33 +163,107 @@ async def test_rights_that_were_changed_are_restored_with_one_alert(path: Path) 
     served.endpoint.close()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+async def test_rights_that_were_changed_while_no_daemon_ran_are_restored_too(path: Path, mode: int) -> None:
+    of_systemd = bind(path, RIGHTS)
+    path.chmod(mode)
+    for inherited in (of_systemd.dup(), of_systemd.dup()):
+        served = Served(path, inherited=inherited)
+        lines = served.looks()
+        assert path.stat().st_mode & 0o777 == MODE
+        served.endpoint.close()
+        assert len(lines) == (2 if mode else 0)
+        mode = 0
+    of_systemd.close()
+
+
+async def test_the_folder_of_the_sockets_is_opened_to_those_who_need_it(path: Path) -> None:
+    private = Served(path)
+    path.parent.chmod(0o700)
+    private.endpoint.close()
+    for rights, mode in ((RIGHTS, 0o700), (replace(RIGHTS, folder_mode=0o755), 0o755)):
+        served = Served(path, rights=rights)
+        assert served.looks() == []
+        assert path.parent.stat().st_mode & 0o777 == mode, "only where it is known to be the daemon's"
+        served.endpoint.close()
+
+
 CONNECTS = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 
 
-def test_a_group_that_may_not_be_given_the_file_is_let_in_by_an_access_list(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def codes_of(path: Path, *groups: int) -> list[int]:
+    """Exit codes of a user that is in a group and connects to the path: for each group, and for one in none."""
+    return [
+        subprocess.run(
+            ["/usr/bin/python3", "-IS", "-c", CONNECTS, path.name],
+            cwd=path.parent, user=65534, group=65534, extra_groups=extra, stderr=subprocess.DEVNULL, check=False,
+        ).returncode
+        for extra in (*([group] for group in groups), [])
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def shared(path: Path, monkeypatch: pytest.MonkeyPatch) -> Rights:
+    """The rights of a group that may not be given the file, as in the daemon's unit."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
+    rights = Rights(MODE, gid_of(grp.getgrall()[-1].gr_name))
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "chown", refuse)
+        with bind(path, rights):
+            if "system.posix_acl_access" not in os.listxattr(path):
+                pytest.skip("this file system has no access lists")
     monkeypatch.setattr(os, "chown", refuse)
-    group = grp.getgrall()[-1]
-    with bind(path, MODE, group.gr_name) as sock:
-        sock.listen()
-        if "system.posix_acl_access" not in os.listxattr(path):
-            pytest.skip("this file system has no access lists")
+    return rights
+
+
+async def test_a_group_that_may_not_be_given_the_file_is_let_in_by_an_access_list_each_time(
+    path: Path, shared: Rights
+) -> None:
+    assert shared.gid is not None
+    served = Served(path, rights=shared)
+    for harm in (None, removed, folder_removed, removed, lambda path: path.chmod(0o600)):
+        if harm:
+            harm(path)
+            assert [line["event"] for line in served.looks()] == ["socket", "recovered"]
         assert path.stat().st_mode & 0o777 == MODE
-        codes = [
-            subprocess.run(
-                ["/usr/bin/python3", "-IS", "-c", CONNECTS, path.name],
-                cwd=path.parent, user=65534, group=65534, extra_groups=groups, stderr=subprocess.DEVNULL, check=False,
-            ).returncode
-            for groups in ([group.gr_gid], [])
-        ]  # fmt: skip
-    assert codes == [0, 1]
+        assert await asyncio.to_thread(codes_of, path, shared.gid) == [0, 1]
+        assert served.looks() == []
+    os.removexattr(path, "system.posix_acl_access")
+    path.chmod(MODE)
+    assert len(served.looks()) == 2
+    assert await asyncio.to_thread(codes_of, path, shared.gid) == [0, 1]
+    served.endpoint.close()
+
+
+async def test_a_group_that_cannot_be_let_in_is_one_alert(
+    path: Path, shared: Rights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(path, rights=shared)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    removed(path)
+    lines = served.looks()
+    assert [line["event"] for line in lines] == ["socket", "recovered", "socket"]
+    assert "kubesyncd may not restore them" in lines[-1]["why"]
+    assert served.looks() == []
+    monkeypatch.undo()
+    assert [line["event"] for line in served.looks()][-1] == "recovered"
+    served.endpoint.close()
+
+
+def test_a_group_that_does_not_exist_leaves_the_file_s_group_alone(path: Path) -> None:
+    assert gid_of("") == os.getegid()
+    assert gid_of("no such group") is None
+    with bind(path, Rights(MODE)):
+        assert path.stat().st_gid == os.getegid()
 
 
 LISTENS = (
@@ -240,7 +323,7 @@ async def test_a_path_that_cannot_be_bound_is_one_alert_until_it_can(path: Path)
 
 
 async def test_a_socket_of_systemd_s_whose_file_is_gone_is_bound_at_the_start(path: Path) -> None:
-    of_systemd = bind(path, MODE, "")
+    of_systemd = bind(path, RIGHTS)
     served = Served(path, inherited=of_systemd.dup())
     assert served.looks() == []
     assert await served.answers()

@@ -39,6 +39,17 @@ def test_the_mode_is_what_was_asked_for_whatever_the_umask(tmp_path: Path, umask
     assert mode_of(path) == 0o640
 
 
+def test_a_missing_folder_of_a_file_for_all_can_be_entered_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        StateFile(tmp_path / "run" / "in" / "for_all", 0o644, folder_mode=0o755).save(b"")
+        StateFile(tmp_path / "state" / "private").save(b"")
+    finally:
+        os.umask(before)
+    found = [mode_of(tmp_path / each) for each in ("run", "run/in", "state")]
+    assert found == [0o755, 0o755, 0o700]
+
+
 def test_a_looser_mode_of_the_old_file_does_not_survive(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"old")
