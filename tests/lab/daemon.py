@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.__main__ import main
 from kubesyncd.api.peer import Peer, PeerGone, identify_peer
-from tests.lab.docker_engine import container_of
+from tests.lab.docker_programs import container_of
 
 if TYPE_CHECKING:
     import socket

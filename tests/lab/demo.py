@@ -75,10 +75,10 @@ class Story:
             f"config feature {FEATURE} owner kube fallback true",
             lambda: s.config(FEATURE, set_owner="kube", fallback_to_local="true"),
             lambda: self._until(
-                f"label {FEATURE}_enabled=true on the node", lambda: s.label_of(FEATURE) == "true"
+                f"label {FEATURE}_enabled=true on the node", lambda: s.master.label_of(FEATURE) == "true"
             ),
         )
-        yield Step("master", "deploys the DaemonSet", lambda: s.deploy(FEATURE), self._handed_over)
+        yield Step("master", "deploys the DaemonSet", lambda: s.master.deploy(FEATURE), self._handed_over)
         yield Step("systemd", "notices nothing", lambda: None, self._still_waits)
         yield Step("network", "the master goes away", self._master_down, self._unreachable)
         yield Step(
@@ -143,7 +143,7 @@ class Story:
 
     def _drained(self) -> str:
         s = self._switch
-        self._until("queue drained", lambda: not s.pending and s.label_of(FEATURE) == "")
+        self._until("queue drained", lambda: not s.pending and s.master.label_of(FEATURE) == "")
         self._until("kubelet on", lambda: s.kubelet_runs)
         return "queue drained in one PATCH, kubelet on"
 
@@ -220,7 +220,7 @@ def _play(console: Console, switch: Switch) -> None:
         row.add_row(f"{number}", step.who, told, f"{time.monotonic() - at:.2f} s")
         console.print(row)
     starts = switch.ups(FEATURE)
-    assert not switch.twice(FEATURE), f"two containers of {FEATURE} were up at once"
+    assert not switch.containers.twice(FEATURE), f"two containers of {FEATURE} were up at once"
     console.print(
         f"\n[green]✓[/green] the whole story in {time.monotonic() - begun:.1f} s; containers past `state up`, "
         f"in order: {', '.join(starts)}; never two at once\n",
@@ -259,7 +259,7 @@ def _try_next(console: Console, switch: Switch, *, keep: bool) -> None:
         )
         console.print("      [bold]make test[/bold] proves it; docs/operators.md shows the daily tasks.\n")
         return
-    environment = {k: v for k, v in switch.environment.items() if k != "PATH"}
+    environment = {k: v for k, v in switch.clients.environment.items() if k != "PATH"}
     console.print("It is yours now. In another terminal, from this folder:\n")
     for name, value in environment.items():
         console.print(f"  export {name}={value}", soft_wrap=True)
@@ -270,7 +270,7 @@ def _try_next(console: Console, switch: Switch, *, keep: bool) -> None:
         (f"{kubesync} timeline {FEATURE}", "the hand-overs as a picture"),
         (f"clients/container wait {FEATURE}", "follow it, as systemd does"),
         (f"clients/container stop {FEATURE}", "stop it, wherever it runs"),
-        (f"tail -f {switch.log_file}", "what the daemon does and why"),
+        (f"tail -f {switch.daemon.log_file}", "what the daemon does and why"),
     ):
         console.print(f"  {command}", soft_wrap=True)
         console.print(f"      [dim]{what}[/dim]")

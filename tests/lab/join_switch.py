@@ -15,7 +15,8 @@ from kubesyncd.join.job_watch import UNITS
 from tests.lab.certificates import Authority
 from tests.lab.engines import ROOT
 from tests.lab.kube_client import NODES, KubeError
-from tests.lab.switch import KUBELET, TIMING, Switch
+from tests.lab.switch import TIMING, Switch
+from tests.lab.switch_units import KUBELET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +70,7 @@ class JoinSwitch(Switch):
         **options: Any,
     ) -> None:
         super().__init__(docker, None, python=python, **options)
+        self._interpreter = python
         self.etc = self.folder / "etc"
         self.etc.mkdir()
         self.kube = Unjoined(kube, self.etc / "kubelet.conf") if kubeadm is None else kube
@@ -89,13 +91,14 @@ class JoinSwitch(Switch):
         self.kubeadm.mkdir()
         self.tell_kubeadm()
         lab = [sys.executable, str(ROOT / "tests" / "lab" / "kubeadm.py"), str(self.kubeadm)]
-        self._write_settings(
-            {**TIMING, **options.get("timing", {})},
-            {"kube": settings, "systemd": {"kubeadm": kubeadm or lab}, **options.get("settings", {})},
+        self.configure_daemon(
+            {"timing": {**TIMING, **options.get("timing", {})}},
+            {"kube": settings, "systemd": {"kubeadm": kubeadm or lab}},
+            options.get("settings", {}),
         )
         for job, unit in UNITS.items():
-            command = [python, "-m", "kubesyncd.join", job.value, "--config", str(self.config_file)]
-            self._add_unit(
+            command = [python, "-m", "kubesyncd.join", job.value, "--config", str(self.paths.settings)]
+            self.units.add(
                 unit,
                 {"command": command, "cwd": str(ROOT), "pid_file": str(self.folder / f"{job.value}.pid")},
             )
@@ -105,11 +108,6 @@ class JoinSwitch(Switch):
         jobs = [(self.folder / f"{job.value}.pid.log") for job in UNITS]
         ends = [f"{log.name}: {log.read_text(errors='replace')[-2000:]}" for log in jobs if log.exists()]
         return "\n".join([super().told(), *ends])
-
-    @property
-    def config_file(self) -> Path:
-        """The daemon's settings."""
-        return self.folder / "kubesyncd.toml"
 
     @property
     def kubelet_config(self) -> Path:
@@ -122,7 +120,7 @@ class JoinSwitch(Switch):
             "kubeconfig": str(self.kube.kubelet_conf),
             "config": str(self.kubelet_config),
             "pki": str(self.pki),
-            "start": [*self._systemctl, "enable", "--now", KUBELET],
+            "start": [*self.units.systemctl, "enable", "--now", KUBELET],
             "token": "abcdef.0123456789abcdef",
             "go": str(self._kubeadm_may_go),
             **more,
@@ -153,7 +151,14 @@ class JoinSwitch(Switch):
 
     def job(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a job to its end, without the daemon."""
-        command = [self._python, "-m", "kubesyncd.join", *arguments, "--config", str(self.config_file)]
+        command = [
+            self._interpreter,
+            "-m",
+            "kubesyncd.join",
+            *arguments,
+            "--config",
+            str(self.paths.settings),
+        ]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     @property
@@ -181,7 +186,7 @@ class JoinSwitch(Switch):
     def node_exists(self) -> bool:
         """Whether the master has our Node."""
         try:
-            self.call_kube("get", f"{NODES}/{self.kube.node}")
+            self.master.call("get", f"{NODES}/{self.kube.node}")
         except KubeError as error:
             if error.status != 404:
                 raise

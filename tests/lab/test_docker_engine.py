@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.test_containers import PATIENCE_S, SLOW, Api
-from tests.lab.docker_engine import LabDocker, container_of
+from tests.lab.docker_engine import LabDocker
+from tests.lab.docker_programs import container_of
 from tests.lab.processes import alive
 from tests.paths import ROOT
 from tests.wait import until_async

@@ -141,7 +141,7 @@ def joined(switch: Switch) -> None:
     switch.join()
     switch.wait_for(lambda: switch.connected == "True", "connected to the master")
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
-    switch.wait_for(lambda: switch.node_labels, "the Node is registered")
+    switch.wait_for(lambda: switch.master.labels, "the Node is registered")
 
 
 def _powered(stack: ExitStack, switch: Switch) -> Switch:
@@ -152,11 +152,11 @@ def _powered(stack: ExitStack, switch: Switch) -> Switch:
 
 
 def _check(switch: Switch) -> None:
-    broken = [file.read_text() for file in switch.marks.glob("*.twice")]
+    broken = [file.read_text() for file in switch.paths.marks.glob("*.twice")]
     assert not broken, f"S1: two containers past `state up` at once: {broken}\n{switch.told()}"
-    switch.stop_daemon()
-    assert not switch.tracebacks, "\n".join(switch.tracebacks)
-    assert not switch.overdue, f"the daemon did not end in time\n{switch.told()}"
+    switch.daemon.stop()
+    assert not switch.daemon.tracebacks, "\n".join(switch.daemon.tracebacks)
+    assert not switch.daemon.overdue, f"the daemon did not end in time\n{switch.told()}"
 
 
 def _forget_labels(switch: Switch) -> None:
@@ -165,9 +165,9 @@ def _forget_labels(switch: Switch) -> None:
         return
     switch.kube.thaw_api()
     switch.kube.start()
-    ours = {key: None for key in switch.node_labels if "/" not in key}
+    ours = {key: None for key in switch.master.labels if "/" not in key}
     if ours:
-        switch.call_kube("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
+        switch.master.call("patch", f"{NODES}/{switch.kube.node}", {"metadata": {"labels": ours}})
     # The controllers delete the pods, and make no more: what we deleted they might replace, not knowing yet.
     switch.wait_for(lambda: not pods(switch), "the master deletes all pods", PODS_S_MAX)
 
@@ -179,7 +179,7 @@ def pods(switch: Switch, *, ending: bool = False) -> list[str]:
     """
     return [
         f"{pod['metadata']['name']} {pod['status'].get('phase')}"
-        for pod in switch.call_kube("get", PODS)["items"]
+        for pod in switch.master.call("get", PODS)["items"]
         if pod["metadata"].get("ownerReferences")
         and (ending or "deletionTimestamp" not in pod["metadata"])
         and pod["status"].get("phase") not in ("Failed", "Succeeded")

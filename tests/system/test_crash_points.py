@@ -38,10 +38,9 @@ class Mortal:
         """Wait for it, whether or not the daemon dies meanwhile."""
 
         def holds() -> object:
-            daemon = self.switch.daemon
-            if daemon is None or daemon.poll() is not None:
+            if not self.switch.daemon.runs:
                 self.died = True
-                self.switch.start_daemon()
+                self.switch.daemon.start()
             return condition()
 
         self.switch.wait_for(holds, what)
@@ -96,14 +95,16 @@ def test_the_whole_story_ends_the_same_whichever_effect_the_daemon_is_killed_aft
     for effects in range(first, POINTS_MAX, STRIDE):
         feature = f"snmp{effects}"
         switch.boot_local(feature)
-        switch.deploy(feature)
-        switch.stop_daemon()
-        switch.start_daemon(crash_after=effects)
+        switch.master.deploy(feature)
+        switch.daemon.stop()
+        switch.daemon.start(crash_after=effects)
         mortal = Mortal(switch)
         story(mortal, feature)
-        mortal.until(lambda f=feature: switch.label_of(f) == "" and switch.pending == "", "the label is off")
+        mortal.until(
+            lambda f=feature: switch.master.label_of(f) == "" and switch.pending == "", "the label is off"
+        )
         mortal.until(lambda f=feature: len(switch.running(f)) == 1, "only the local container runs")
-        assert switch.twice(feature) == ""
+        assert switch.containers.twice(feature) == ""
         if not mortal.died:
             assert effects > 15, "the story has hardly any effects: they are not counted"
             return

@@ -53,13 +53,13 @@ def fill(folder: Path) -> Path:
 def cramped(switches: MakeSwitch) -> Iterator[Switch]:
     """A switch whose /run/kubesyncd and /var/lib/kubesyncd are small disks of their own."""
     switch = switches()
-    switch.stop_daemon()
+    switch.daemon.stop()
     with ExitStack() as stack:
         for name in ("run", "state"):
             stack.enter_context(small_disk(switch.folder / name))
-        switch.container_sock.parent.mkdir()
-        switch.start_daemon()
-        stack.callback(switch.stop_daemon)
+        switch.paths.container_sock.parent.mkdir()
+        switch.daemon.start()
+        stack.callback(switch.daemon.stop)
         yield switch
 
 
@@ -90,7 +90,7 @@ def test_on_a_full_disk_features_stop_and_start_and_admissions_are_never_forgott
     for filler in fillers:
         filler.unlink()
     switch.until_row("snmp", docker_id=kube)
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [kube]
     assert local != [kube]

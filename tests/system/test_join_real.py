@@ -119,17 +119,17 @@ def a_switch(lab: Lab, server: AdminConfServer, **kube_settings: Any) -> Iterato
             kube_settings={"ignore_preflight_errors": ["all"], **kube_settings},
             settings={"paths": {"kubelet_dir": "/var/lib/kubelet"}},
         )
-        node.use_systemctl(switch._systemctl)
+        node.use_systemctl(switch.units.systemctl)
         switch.credential = node.seen("/etc/kubernetes/kubelet.conf")
         switch.inside = node
         try:
             switch.redis.start()
             switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
-            switch._add_unit("kubelet.service", node.kubelet_unit())
-            switch.start_daemon()
+            switch.units.add("kubelet.service", node.kubelet_unit())
+            switch.daemon.start()
             yield switch
         finally:
-            switch.systemctl("stop", "kubelet.service")
+            switch.units.call("stop", "kubelet.service")
             lab.cluster.signal(API_SERVER, signal.SIGCONT)
             lab.cluster.start()
             switch.close()
@@ -155,7 +155,7 @@ def connected(switch: JoinSwitch) -> None:
     switch.wait_for(lambda: switch.connected == "True", "connected", JOB_S_MAX)
     switch.wait_for(lambda: switch.progress.phase is not JobPhase.RUNNING, "the job is done", JOB_S_MAX)
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
-    switch.wait_for(lambda: switch.node_labels, "the Node is there")
+    switch.wait_for(lambda: switch.master.labels, "the Node is there")
 
 
 @pytest.mark.slow("several joins by the real kubeadm")
@@ -166,7 +166,7 @@ def test_a_switch_joins_is_forced_to_join_again_leaves_and_joins(lab: Lab, serve
         switch.join()
         connected(switch)
         lab.measured["join"] = time.monotonic() - begun
-        switch.wait_for(lambda: switch.node_labels.get("hwsku") == "Force10-S6000", "it describes itself")
+        switch.wait_for(lambda: switch.master.labels.get("hwsku") == "Force10-S6000", "it describes itself")
         uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
         leftovers = {path.name for path in switch.credential.parent.iterdir()}
         assert leftovers == {"kubelet.conf", "pki"}, (
@@ -175,27 +175,27 @@ def test_a_switch_joins_is_forced_to_join_again_leaves_and_joins(lab: Lab, serve
 
         # The same master, spelled otherwise: nothing is left, and nothing is joined.
         switch.config_db.hset("KUBERNETES_MASTER|SERVER", "IP", "[::FFFF:7F00:1]")
-        joined = switch.client("kube_join", limit_s=300)
+        joined = switch.clients.run("kube_join", limit_s=300)
         assert (joined.returncode, switch.status["connected"]) == (0, True), joined.stderr
         assert joined.stdout.strip().endswith("is joined already; to join again: config kube join -f")
         assert switch.status["master"] == lab.cluster.url.removeprefix("https://")
         assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid
 
-        forced = switch.client("kube_join", "-f", limit_s=300)
+        forced = switch.clients.run("kube_join", "-f", limit_s=300)
         assert forced.returncode == 0, forced.stderr
         connected(switch)
         switch.wait_for(
-            lambda: switch.node_labels.get("hwsku") == "Force10-S6000", "it describes itself again"
+            lambda: switch.master.labels.get("hwsku") == "Force10-S6000", "it describes itself again"
         )
         assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] != uid
 
-        left = switch.client("kube_reset", limit_s=300)
+        left = switch.clients.run("kube_reset", limit_s=300)
         assert (left.returncode, left.stdout.strip()) == (0, "left the master"), left.stderr
         assert not switch.node_exists
         assert not switch.credential.exists()
         assert not switch.kubelet_runs
 
-        again = switch.client("kube_join", limit_s=300)
+        again = switch.clients.run("kube_join", limit_s=300)
         assert again.returncode == 0, again.stderr
         connected(switch)
 
@@ -210,7 +210,7 @@ def test_leaving_starts_local_containers_before_it_drains_and_keeps_an_operators
         switch.join()
         connected(switch)
         switch.boot_local("snmp")
-        switch.deploy("snmp")
+        switch.master.deploy("snmp")
         try:
             for leave, back in (("reset", "join"), ("server disable on", "server disable off")):
                 switch.config("snmp", set_owner="kube", fallback_to_local="true")
@@ -235,7 +235,7 @@ def test_leaving_starts_local_containers_before_it_drains_and_keeps_an_operators
                 assert switch.kubesync("config", "kube", *back.split()).returncode == 0
                 connected(switch)
         finally:
-            switch.forget_deployments("snmp")
+            switch.master.forget("snmp")
 
 
 def test_a_joined_kubelet_removes_no_images_and_evicts_nothing_for_want_of_disk(
@@ -311,10 +311,10 @@ def test_a_switch_joins_and_joins_again_without_an_administrator(
         switch.join()
         connected(switch)
         assert not switch.admin_conf.exists()
-        forced = switch.client("kube_join", "-f", limit_s=300)
+        forced = switch.clients.run("kube_join", "-f", limit_s=300)
         assert forced.returncode == 0, forced.stderr
         connected(switch)
-        left = switch.client("kube_reset", limit_s=300)
+        left = switch.clients.run("kube_reset", limit_s=300)
         assert left.returncode == 0
         assert f"run: kubectl delete node {NODE}" in left.stdout
 
@@ -330,7 +330,7 @@ def test_a_credential_without_rights_joins_nothing_and_leaves_nothing(
     }
     with a_switch(lab, server, **options) as switch:
         switch.join()
-        ended = switch.client("kube_join", limit_s=300)
+        ended = switch.clients.run("kube_join", limit_s=300)
         assert ended.returncode == 1
         assert "forbidden" in ended.stderr.lower()
         assert not switch.credential.exists()
@@ -369,7 +369,7 @@ def test_a_master_that_cannot_prove_itself_is_neither_joined_nor_left(
     with a_switch(lab, server) as switch:
         with lying(lab, lie):
             switch.join()
-            ended = switch.client("kube_join", limit_s=300)
+            ended = switch.clients.run("kube_join", limit_s=300)
             assert ended.returncode == 1
             assert f"ask the master: the certificate of {lab.cluster.url} is not trusted" in ended.stderr
             assert LIES[lie] in ended.stderr
@@ -383,7 +383,7 @@ def test_a_master_that_cannot_prove_itself_is_neither_joined_nor_left(
             assert LIES[lie] in shown
             assert "check this switch's clock" in shown
             assert [line for line in switch.log("master", connected=False) if LIES[lie] in line["why"]]
-            forced = switch.client("kube_join", "-f", limit_s=300)
+            forced = switch.clients.run("kube_join", "-f", limit_s=300)
             assert forced.returncode == 1
             assert LIES[lie] in forced.stderr
             assert switch.credential.exists(), "nothing is torn down"
@@ -399,14 +399,14 @@ def test_a_token_joins_no_master_but_the_one_its_pin_names(lab: Lab, server: Adm
     settings = {"bootstrap_token_file": str(token), "ca_cert_hash": f"sha256:{'0' * 64}"}
     with a_switch(lab, server, **settings) as switch:
         switch.join()
-        ended = switch.client("kube_join", limit_s=300)
+        ended = switch.clients.run("kube_join", limit_s=300)
         assert ended.returncode == 1
         assert "[kube] ca_cert_hash is not that of this master's CA" in ended.stderr
         assert not switch.credential.exists()
     with a_switch(lab, server, **{**settings, "ca_cert_hash": lab.cluster.ca_hash}) as switch:
         with lying(lab, "another CA"):
             switch.join()
-            ended = switch.client("kube_join", limit_s=300)
+            ended = switch.clients.run("kube_join", limit_s=300)
             assert ended.returncode == 1
             assert "x509" in ended.stderr
             assert not switch.credential.exists()
@@ -421,7 +421,7 @@ def test_a_token_without_rights_or_out_of_date_joins_nothing_and_costs_no_member
     give_token(lab, "norite", groups="system:bootstrappers:nobody")
     with a_switch(lab, server, bootstrap_token_file=str(token), ca_cert_hash=lab.cluster.ca_hash) as switch:
         switch.join()
-        ended = switch.client("kube_join", limit_s=300)
+        ended = switch.clients.run("kube_join", limit_s=300)
         assert ended.returncode == 1
         assert 'forbidden: User "system:bootstrap:norite"' in ended.stderr
         assert "docs/fleet.md" in ended.stderr
@@ -432,7 +432,7 @@ def test_a_token_without_rights_or_out_of_date_joins_nothing_and_costs_no_member
         uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
         for old in ("norite.0123456789abcdef", "gone00.0123456789abcdef"):
             token.write_text(old)
-            forced = switch.client("kube_join", "-f", limit_s=300)
+            forced = switch.clients.run("kube_join", "-f", limit_s=300)
             assert forced.returncode == 1
             assert "try the credential:" in forced.stderr
         assert "kubeadm token create" in forced.stderr
@@ -509,10 +509,10 @@ def test_an_outage_tears_nothing_down_and_heals_by_itself(lab: Lab, server: Admi
         assert code == 0
         assert said[0].startswith("queued")
         switch.wait_for(lambda: not switch.kubelet_runs, "the kubelet is stopped meanwhile")
-        switch.restart_daemon()
+        switch.daemon.restart()
         switch.kube.start()
         connected(switch)
-        switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the queue is drained")
+        switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the queue is drained")
 
         begun = time.monotonic()
         switch.kube.freeze_api()
@@ -541,7 +541,7 @@ def test_a_reset_without_the_master_does_the_rest_and_the_switch_can_come_back(
         switch.join()
         connected(switch)
         switch.kube.stop_api()
-        left = switch.client("kube_reset", limit_s=300)
+        left = switch.clients.run("kube_reset", limit_s=300)
         assert left.returncode == 0
         assert f"run: kubectl delete node {NODE}" in left.stdout
         assert not switch.credential.exists()
@@ -550,7 +550,7 @@ def test_a_reset_without_the_master_does_the_rest_and_the_switch_can_come_back(
         switch.kube.start()
         assert switch.node_exists, "no credential could delete it"
         # kubeadm takes the name again once the master no longer believes in the old node.
-        switch.client("kube_join", limit_s=300)
+        switch.clients.run("kube_join", limit_s=300)
         connected(switch)
 
 
@@ -560,7 +560,7 @@ def test_a_joined_switch_lives_a_whole_boot_without_its_master(lab: Lab, server:
         connected(switch)
         switch.boot_local("snmp")
         switch.config("snmp", set_owner="kube", fallback_to_local="true")
-        switch.wait_for(lambda: switch.label_of("snmp") == "true", "the master may deploy it")
+        switch.wait_for(lambda: switch.master.label_of("snmp") == "true", "the master may deploy it")
         uid = admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"]
         joined_at = switch.membership.at
 
@@ -576,7 +576,7 @@ def test_a_joined_switch_lives_a_whole_boot_without_its_master(lab: Lab, server:
             assert not switch.kubelet_runs, "it would act on old labels"
         switch.kube.start()
         connected(switch)
-        switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the queue is drained")
+        switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the queue is drained")
         switch.wait_for(lambda: not switch.pending, "and empty")
         assert switch.running("snmp"), "nothing was stopped by the master's return"
         assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "never re-joined"

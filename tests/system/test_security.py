@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.lab.switch import LAB, PYTHON
+from tests.lab.switch_units import LAB, PYTHON
 from tests.system.test_switch_local import to_kube
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Attacker:
     def begins(self, attack: str, *arguments: str, sock: Path | None = None) -> Path:
         """Start it; returns the file that tells what came of it."""
         self._count += 1
-        file = self.switch.marks / f"attack{self._count}"
-        path = str(sock or self.switch.container_sock)
+        file = self.switch.paths.marks / f"attack{self._count}"
+        path = str(sock or self.switch.paths.container_sock)
         command = [PYTHON, "-IS", str(LAB / "attacker.py"), attack, path, str(file), *arguments]
         started = self.switch.docker.ask("POST", f"/containers/{self.container}/exec", {"Cmd": command})["Id"]
         self.switch.docker.ask("POST", f"/exec/{started}/start", {"Detach": True})
@@ -65,7 +65,7 @@ class Attacker:
         assert switch.running("lldp") == [self.victim]
         assert switch.state("lldp") == "LOCAL"
         assert switch.container("id", "lldp").stdout.strip() == self.victim
-        assert switch.tracebacks == []
+        assert switch.daemon.tracebacks == []
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def test_a_container_finds_no_verb_but_state_on_its_socket(attacker: Attacker) -
 def test_a_container_that_got_the_host_socket_by_a_mount_is_refused_whatever_it_asks(
     attacker: Attacker,
 ) -> None:
-    mounted = attacker.switch.marks / "host.sock"
-    mounted.hardlink_to(attacker.switch.host_sock)
+    mounted = attacker.switch.paths.marks / "host.sock"
+    mounted.hardlink_to(attacker.switch.paths.host_sock)
     asked = (*HOST_VERBS, "state snmp up local", "state snmp down", "state lldp unhealthy x", "explode")
     said = attacker.tries("requests", *asked, sock=mounted)
     assert said == dict.fromkeys(asked, 77)
@@ -116,14 +116,13 @@ def test_a_kube_container_cannot_end_another_feature_by_calling_it_unhealthy(swi
 def test_a_process_that_ended_before_it_was_identified_is_refused(attacker: Attacker, which: str) -> None:
     """Its number may be another's by then, on the host perhaps."""
     switch = attacker.switch
-    sock = switch.container_sock
+    sock = switch.paths.container_sock
     words = ("state", "snmp", "up", "local")
     if which == "host":
-        sock = switch.marks / "host.sock"
-        sock.hardlink_to(switch.host_sock)
+        sock = switch.paths.marks / "host.sock"
+        sock.hardlink_to(switch.paths.host_sock)
         words = ("stop", "lldp")
-    assert switch.daemon is not None
-    file, gone = switch.marks / "attack1", switch.marks / "attack1.gone"
+    file, gone = switch.paths.marks / "attack1", switch.paths.marks / "attack1.gone"
 
     def vanishes() -> None:
         attacker.begins("vanish", *words, sock=sock)
@@ -137,7 +136,6 @@ def test_a_process_that_ended_before_it_was_identified_is_refused(attacker: Atta
 
 def _paused(switch: Switch, meanwhile: Callable[[], object]) -> None:
     """The daemon is too busy to look."""
-    assert switch.daemon is not None
     switch.daemon.send_signal(signal.SIGSTOP)
     try:
         meanwhile()
@@ -158,7 +156,7 @@ def test_a_container_that_floods_is_slowed_down_and_the_others_are_served(attack
         attacker.unnoticed()
     answered = json.loads(file.read_text())["answered"]
     assert 1 <= answered <= 5 * (seconds + 2) + 1, "five a second, and a second's worth at the start"
-    assert attacker.switch.tracebacks == []
+    assert attacker.switch.daemon.tracebacks == []
 
 
 def test_ten_thousand_idle_connections_cost_no_memory_and_block_no_client(attacker: Attacker) -> None:
@@ -180,7 +178,6 @@ def test_ten_thousand_idle_connections_cost_no_memory_and_block_no_client(attack
 
 def _memory(switch: Switch) -> int:
     """Resident bytes of the daemon."""
-    assert switch.daemon is not None
     with open(f"/proc/{switch.daemon.pid}/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * 4096
 
@@ -192,11 +189,11 @@ def test_an_unprivileged_user_of_the_host_may_look_and_nothing_else(switch: Swit
     switch.config("snmp", fallback_to_local="true")
     for folder in (switch.folder, switch.folder / "run"):
         folder.chmod(0o755)
-    switch.marks.chmod(0o1777)
+    switch.paths.marks.chmod(0o1777)
     said = {}
-    for name, sock in (("host", switch.host_sock), ("container", switch.container_sock)):
+    for name, sock in (("host", switch.paths.host_sock), ("container", switch.paths.container_sock)):
         words = ["state snmp unhealthy x", "state snmp up kube", "state snmp down", "stop lldp", "show"]
-        file = switch.marks / f"by-{name}"
+        file = switch.paths.marks / f"by-{name}"
         command = [PYTHON, "-IS", str(LAB / "attacker.py"), "requests", str(sock), str(file), *words]
         subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=[], check=True, timeout=120)
         said[name] = json.loads(file.read_text())
@@ -212,21 +209,21 @@ def test_an_unprivileged_user_of_the_host_may_look_and_nothing_else(switch: Swit
     assert switch.state("snmp") == "KUBE_RUNNING"
     assert switch.shown("snmp")["complaints"] == []
     # A caller that gets 0 has only caused one more observation.
-    assert switch.ledger.stat().st_mode & 0o077 == 0o044
+    assert switch.paths.ledger.stat().st_mode & 0o077 == 0o044
 
 
 def test_a_user_of_the_host_who_floods_keeps_no_container_out(attacker: Attacker) -> None:
     switch = attacker.switch
     for folder in (switch.folder, switch.folder / "run"):
         folder.chmod(0o755)
-    switch.marks.chmod(0o1777)
-    file, end = switch.marks / "flood", switch.marks / "end"
+    switch.paths.marks.chmod(0o1777)
+    file, end = switch.paths.marks / "flood", switch.paths.marks / "end"
     command = [
         PYTHON,
         "-IS",
         str(LAB / "attacker.py"),
         "idle",
-        str(switch.container_sock),
+        str(switch.paths.container_sock),
         str(file),
         "2000",
         str(end),
@@ -260,7 +257,7 @@ EVIL = (
 def test_no_name_in_a_database_reaches_a_shell_a_path_or_an_option(switch: Switch) -> None:
     """Feature names, owners, labels and the master's address, as a writer of CONFIG_DB may choose them."""
     switch.boot_local("lldp")
-    proof = switch.marks / "executed"
+    proof = switch.paths.marks / "executed"
     for evil in (text.format(proof) for text in EVIL):
         switch.config_db.hset(f"FEATURE|{evil}", mapping={"set_owner": "kube", "fallback_to_local": "true"})
         switch.state_db.hset(f"FEATURE|{evil}", mapping={"system_state": "up", "docker_id": evil})
@@ -278,14 +275,16 @@ def test_no_name_in_a_database_reaches_a_shell_a_path_or_an_option(switch: Switc
     assert switch.state("lldp") == "LOCAL"
     assert not proof.exists()
     assert [
-        name for name in json.loads(switch.ledger.read_text())["features"] if name not in ("lldp", "snmp")
+        name
+        for name in json.loads(switch.paths.ledger.read_text())["features"]
+        if name not in ("lldp", "snmp")
     ] == []
-    assert [call for call in switch.systemctl_calls if "lldp" not in call and "snmp" not in call] == []
+    assert [call for call in switch.units.calls if "lldp" not in call and "snmp" not in call] == []
 
 
 def test_a_hook_s_name_or_mode_gives_no_root_rights(switch: Switch) -> None:
     """Only programs of root's own, in a folder of root's, are run; their names reach no shell."""
-    proof = switch.marks / "executed"
+    proof = switch.paths.marks / "executed"
     script = f"echo $0 >>{proof}"
     switch.boot_local("snmp")
     for name in ("a;touch x", "$(touch x)", "..hidden", "x.sh~"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.kube_names import kube_box
-from tests.lab.switch import CLIENTS
+from tests.lab.switch_clients import CLIENTS
 
 if TYPE_CHECKING:
     from tests.lab.engines import Docker, LabDockerProcess
@@ -42,8 +42,8 @@ def test_foreign_containers_are_never_touched_or_counted(switch: Switch) -> None
     foreign = [
         switch.run_kube("snmp", namespace="tenant", command=POLITE),
         switch.run_kube("snmp", name="0snmp-exporter", command=POLITE),
-        switch.run_box(kube[0], tenant[1], command=POLITE),
-        switch.run_box("snmp-committed", kube[1], command=POLITE),
+        switch.containers.run_named(kube[0], tenant[1], command=POLITE),
+        switch.containers.run_named("snmp-committed", kube[1], command=POLITE),
     ]
     local = switch.boot_local("snmp")
     # The engine may still tell of containers that an earlier test has removed.
@@ -51,7 +51,7 @@ def test_foreign_containers_are_never_touched_or_counted(switch: Switch) -> None
     switch.done("stop", "snmp")
     assert not runs(switch, local)
     switch.done("kill", "snmp")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.done("stop", "snmp")
     assert [c for c in foreign if not runs(switch, c) or touched(switch, c)] == []
 
@@ -70,12 +70,12 @@ def test_a_local_container_of_an_image_committed_from_a_kube_one_is_local(switch
 
 def test_a_foreign_pod_that_asks_for_a_feature_is_refused_with_the_fix(switch: Switch) -> None:
     switch.boot_local("snmp")
-    asked = switch.marks / "asked"
+    asked = switch.paths.marks / "asked"
     script = f"{CLIENTS}/container state snmp up kube 2>{asked}.text; echo $? >{asked}; sleep 100000"
     foreign = switch.run_kube("snmp", namespace="tenant", command=["/bin/sh", "-c", script])
     switch.wait_for(lambda: asked.exists() and asked.read_text(), "it is answered")
     assert asked.read_text() == "77\n"
-    text = (switch.marks / "asked.text").read_text()
+    text = (switch.paths.marks / "asked.text").read_text()
     assert "its pod tenant/snmp-pod is in a namespace whose pods run no feature" in text
     assert "add tenant to [kube] namespaces" in text
     told = next(line for line in switch.prints("doctor").splitlines() if "tenant/snmp-pod" in line)
@@ -86,12 +86,12 @@ def test_a_foreign_pod_that_asks_for_a_feature_is_refused_with_the_fix(switch: S
 def test_a_wrong_container_name_in_a_manifest_is_told(switch: Switch) -> None:
     """With the gate it is refused with the fix; without, doctor names the pod."""
     switch.boot_local("snmp")
-    asked = switch.marks / "asked"
+    asked = switch.paths.marks / "asked"
     script = f"{CLIENTS}/container state snmp up kube 2>{asked}.text; echo $? >{asked}; sleep 100000"
     switch.run_kube("snmp", name="snmp-agent", command=["/bin/sh", "-c", script])
     switch.wait_for(lambda: asked.exists() and asked.read_text(), "it is answered")
     assert asked.read_text() == "77\n"
-    assert "call it snmp in its manifest" in (switch.marks / "asked.text").read_text()
+    assert "call it snmp in its manifest" in (switch.paths.marks / "asked.text").read_text()
     told = unfolded(switch.prints("doctor"))
     assert "was refused feature snmp" in told
     assert "pod sonic/snmp-pod runs no feature: its containers are called snmp-agent" in told
@@ -116,7 +116,7 @@ def test_dead_containers_of_the_same_name_hide_no_running_one(switch: Switch) ->
     for number in range(1, DEAD + 1):
         ended = switch.run_kube("snmp", number, command=["/bin/true"])
         switch.wait_for(lambda ended=ended: not runs(switch, ended), "the job has ended")  # type: ignore[misc]
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [granted]
     assert switch.row("snmp")["docker_id"] == granted
@@ -263,7 +263,7 @@ def test_a_container_that_docker_does_not_describe_is_stopped_and_told(
     switch, engine = new_switch(own_lab_docker), own_lab_docker
     local = switch.boot_local("snmp")
     engine.fail("/containers/snmp/json", f"/containers/{local}/json")
-    switch.restart_daemon()
+    switch.daemon.restart()
     said = f"Docker does not describe the local container {local[:12]}"
     for command in VIEWS:
         switch.wait_for(lambda c=command: said in unfolded(switch.prints(*c)), f"{command} says so")  # type: ignore[misc]
@@ -278,7 +278,7 @@ def test_a_container_that_docker_does_not_describe_is_stopped_and_told(
 
     switch.done("start", "snmp")
     engine.fail("/containers/snmp/json", f"/containers/{local}/json")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.done("kill", "snmp")
     engine.fail()
     assert not runs(switch, local)
@@ -322,7 +322,7 @@ def test_a_kube_container_without_the_gate_is_told_and_adopted_when_nothing_else
     again = switch.run_kube("snmp", 1, command=POLITE)
     switch.until_row("snmp", current_owner="kube", docker_id=again, transition_mode="kube_ready")
     assert "is taken for the owner" in unfolded(switch.prints("explain", "snmp"))
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert "is taken for the owner" in unfolded(switch.prints("explain", "snmp"))
     switch.done("stop", "snmp")

@@ -73,7 +73,7 @@ def alerts(switch: Switch) -> list[str]:
 def run_by_kube(switch: Switch) -> tuple[dict[str, str], dict[str, str]]:
     """All features handed over to newer images, which have stayed up; old and new images' IDs."""
     old = {feature: booted(switch, feature) for feature in FEATURES}
-    new = {feature: switch.image(f"{REGISTRY}/docker-{feature}:v2") for feature in FEATURES}
+    new = {feature: switch.images.make(f"{REGISTRY}/docker-{feature}:v2") for feature in FEATURES}
     for feature in FEATURES:
         switch.config(feature, set_owner="kube", fallback_to_local="true")
     return old, new
@@ -84,17 +84,17 @@ def test_a_full_state_folder_is_one_alert_for_all_features_and_nothing_breaks(
 ) -> None:
     with ExitStack() as stack:
         switch = new_switch(real_docker, timing=TIMING)
-        switch.stop_daemon()
+        switch.daemon.stop()
         state = stack.enter_context(disk(switch.folder / "state", "256k"))
-        stack.callback(switch.stop_daemon)
-        switch.start_daemon()
+        stack.callback(switch.daemon.stop)
+        switch.daemon.start()
         old, new = run_by_kube(switch)
         state.fill()
         for feature in FEATURES:
             to_kube(switch, feature, image=f"{REGISTRY}/docker-{feature}:v2")
         for feature in FEATURES:
             switch.wait_for(lambda f=feature: switch.log("image_not_adopted", feature=f), "it is noticed")
-            assert switch.named(f"docker-{feature}:latest") == old[feature]
+            assert switch.images.named(f"docker-{feature}:latest") == old[feature]
         assert len(alerts(switch)) == 1, alerts(switch)
         assert NO_SPACE in alerts(switch)[0]
         assert f"alert state file: {switch.folder}/state/images.json cannot be written: {NO_SPACE}" in (
@@ -127,10 +127,10 @@ def test_after_a_load_on_a_full_disk_the_configuration_applies_at_once(
 ) -> None:
     with ExitStack() as stack:
         switch = new_switch(real_docker)
-        switch.stop_daemon()
+        switch.daemon.stop()
         state = stack.enter_context(disk(switch.folder / "state", "256k"))
-        stack.callback(switch.stop_daemon)
-        switch.start_daemon()
+        stack.callback(switch.daemon.stop)
+        switch.daemon.start()
         booted(switch, "snmp")
         saved = switch.kubesync("feature-table", "save")
         assert saved.returncode == 0, saved
@@ -200,7 +200,7 @@ def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(
     for feature in FEATURES:
         assert "no space left on device" in explained(switch, feature).lower()
         assert switch.running(feature) == [kube[feature]]
-        assert switch.named(f"docker-{feature}:latest") == old[feature]
+        assert switch.images.named(f"docker-{feature}:latest") == old[feature]
     data.free()
     for feature in FEATURES:
         adopted(switch, new[feature], feature)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.kube_names import kube_box
-from tests.lab.switch import CLIENTS
+from tests.lab.switch_clients import CLIENTS
 
 if TYPE_CHECKING:
     from tests.lab.switch import Switch
@@ -119,7 +119,7 @@ def test_a_local_container_s_report_is_an_alert_and_nothing_else(switch: Switch)
     switch.wait_for(lambda: "out of memory" in failed(switch), "the complaint in STATE_DB")
     assert len(switch.log("local_unhealthy", alert=True)) == 1
     assert switch.running("snmp") == [local]
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "LOCAL")
     assert "out of memory" in failed(switch)
     switch.done("stop", "snmp")
@@ -227,7 +227,7 @@ def test_the_local_container_is_back_at_once_when_a_new_kube_one_dies_and_the_un
         switch.ask("clear", "snmp")
     assert min(took_s) < 1.0
     assert waiter.poll() is None
-    assert not [call for call in switch.systemctl_calls if "snmp" in call]
+    assert not [call for call in switch.units.calls if "snmp" in call]
     assert switch.shown("snmp")["refused_for_s"] > 2000
 
 

@@ -50,37 +50,36 @@ def killed_after_each_effect(
     for effects in range(1, EFFECTS_MAX):
         feature = f"snmp{effects}"
         switch.boot_local(feature)
-        switch.stop_daemon()
+        switch.daemon.stop()
         start_mortal(switch, effects)
         switch.until_state(feature, "LOCAL")
         if play(feature) and outlives(switch, lambda played=feature: check(played)):
             return effects - 1
-        switch.start_daemon()
+        switch.daemon.start()
         check(feature)
     raise AssertionError(f"the daemon always has one more effect than {EFFECTS_MAX}")
 
 
 def ended(switch: Switch) -> bool:
     """Whether the daemon has been killed."""
-    return switch.daemon is None or switch.daemon.poll() is not None
+    return not switch.daemon.runs
 
 
 def start_mortal(switch: Switch, effects: int) -> None:
     """Start the daemon that is killed after its n-th effect of those that follow `begin`."""
-    switch.start_daemon(crash_after=f"{effects}@SIGUSR1")
+    switch.daemon.start(crash_after=f"{effects}@SIGUSR1")
 
 
 def begin(switch: Switch) -> None:
     """Have the daemon's effects count from here on."""
-    assert switch.daemon is not None
     switch.daemon.send_signal(signal.SIGUSR1)
 
 
 def has_ended_within(switch: Switch, seconds: float) -> bool:
     """As `ended`, for a daemon that may be about to die."""
     with suppress(subprocess.TimeoutExpired):
-        if switch.daemon is not None:
-            switch.daemon.wait(seconds)
+        if switch.daemon.runs:
+            switch.daemon.process.wait(seconds)
     return ended(switch)
 
 
@@ -130,9 +129,9 @@ def test_a_stop_cut_short_by_kill_9_is_finished_at_the_next_start(switch: Switch
     def play(feature: str) -> bool:
         if owner == "kube":
             # The scenario is the stop alone: the hand-over has its own daemon.
-            switch.restart_daemon()
+            switch.daemon.restart()
             to_kube(switch, feature)
-            switch.stop_daemon()
+            switch.daemon.stop()
             start_mortal(switch, int(feature.removeprefix("snmp")))
             switch.until_state(feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
@@ -158,9 +157,9 @@ def test_a_start_cut_short_by_kill_9_is_finished_at_the_next_start(
     starts: list[subprocess.Popen[str]] = []
 
     def play(feature: str) -> bool:
-        switch.restart_daemon()
+        switch.daemon.restart()
         switch.done("stop", feature)
-        switch.stop_daemon()
+        switch.daemon.stop()
         start_mortal(switch, int(feature.removeprefix("snmp")))
         switch.until_state(feature, "INIT")
         begin(switch)
@@ -184,9 +183,9 @@ def test_a_switch_back_cut_short_by_kill_9_is_finished_at_the_next_start(
     waiters = []
 
     def play(feature: str) -> bool:
-        switch.restart_daemon()
+        switch.daemon.restart()
         to_kube(switch, feature)
-        switch.stop_daemon()
+        switch.daemon.stop()
         start_mortal(switch, int(feature.removeprefix("snmp")))
         switch.until_state(feature, "KUBE_RUNNING")
         waiters.append(switch.waits(feature))
@@ -207,7 +206,6 @@ def test_a_switch_back_cut_short_by_kill_9_is_finished_at_the_next_start(
 def test_a_reload_by_sighup_takes_new_settings_and_does_not_disturb_waiters(switch: Switch) -> None:
     switch.boot_local("snmp")
     waiter = switch.waits("snmp")
-    assert switch.daemon is not None
     settings = switch.folder / "kubesyncd.toml"
     good = settings.read_text()
     settings.write_text(good.replace("[timing]", "[timing]\nsurprise = 1"))
@@ -236,7 +234,7 @@ def test_without_a_daemon_local_features_are_plain_docker_and_kube_ones_wait_for
     switch.boot_local("snmp")
     kube = to_kube(switch, "snmp")
     waiter = switch.waits("lldp")
-    switch.stop_daemon()
+    switch.daemon.stop()
     assert switch.container("id", "lldp").stdout.strip() == local
     switch.done("stop", "lldp")
     assert switch.running("lldp") == []
@@ -250,7 +248,7 @@ def test_without_a_daemon_local_features_are_plain_docker_and_kube_ones_wait_for
     # Without a daemon its goodbye takes seconds.
     switch.docker.do("stop", local, t="30")
     assert late.wait(30) == 0
-    switch.start_daemon()
+    switch.daemon.start()
     switch.until_state("lldp", "LOCAL_EXITED")
     assert waiter.wait(30) == 0
     switch.until_state("snmp", "KUBE_RUNNING")
@@ -259,9 +257,9 @@ def test_without_a_daemon_local_features_are_plain_docker_and_kube_ones_wait_for
 def test_a_daemon_that_starts_before_redis_and_docker_finds_them_later(switches: MakeSwitch) -> None:
     switch = switches()
     local = switch.boot_local("snmp")
-    switch.stop_daemon()
+    switch.daemon.stop()
     switch.redis.kill()
-    switch.start_daemon()
+    switch.daemon.start()
     switch.until_state("snmp", "LOCAL")
     assert switch.container("start", "lldp").returncode == 69
     switch.redis.start()
@@ -317,7 +315,7 @@ def test_kill_and_wait_work_without_redis(switch: Switch) -> None:
     switch.boot_local("snmp")
     waiter = switch.waits("snmp")
     switch.redis.kill()
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.done("kill", "snmp")
     assert waiter.wait(30) == 137
     assert switch.running("snmp") == []
@@ -362,7 +360,7 @@ def test_s10_a_flush_of_redis_while_kube_runs_moves_nothing(switches: MakeSwitch
         client.flushall()
     switch.wait_for(lambda: [switch.row(f) for f in ("lldp", "snmp")] == rows, "the rows are restored")
     time.sleep(QUIET_S)
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     time.sleep(QUIET_S)
     assert len(switch.log("action")) == actions, switch.told()
@@ -390,7 +388,7 @@ def test_s10_a_config_reload_moves_nothing(switches: MakeSwitch, restart: bool) 
     time.sleep(QUIET_S)
     for feature, owner in reversed(features.items()):
         if restart and feature == "snmp":
-            switch.restart_daemon()
+            switch.daemon.restart()
             switch.until_state("snmp", "KUBE_RUNNING")
         switch.config(feature, set_owner="local")  # as one that writes field by field may do
         switch.config(feature, set_owner=owner, fallback_to_local=str(owner == "kube").lower())
@@ -450,13 +448,13 @@ def test_a_jump_of_the_wall_clock_moves_nothing_and_no_deadline(
     for feature in ("lldp", "snmp", "bgp"):
         switch.boot_local(feature)
     for feature in ("snmp", "bgp"):
-        switch.deploy(feature)
+        switch.master.deploy(feature)
         switch.config(feature, set_owner="kube", fallback_to_local=str(feature == "bgp").lower())
         switch.until_ups(feature, "local", "kube")
         switch.wait_for(lambda f=feature: switch.shown(f)["proven"], f"{feature} has stayed up long enough")
     waiters = [switch.waits("snmp"), switch.waits("bgp")]
     begun = time.monotonic()
-    switch.forget_deployments("bgp")
+    switch.master.forget("bgp")
     switch.until_state("bgp", "KUBE_READY")
     actions = len(switch.log("action"))
 
@@ -464,9 +462,8 @@ def test_a_jump_of_the_wall_clock_moves_nothing_and_no_deadline(
     switch.boot_local("radv")
     (first, *_) = [datetime.fromisoformat(e["timestamp"]) for e in switch.log("action", feature="radv")]
     assert abs((first - datetime.now(UTC)).total_seconds() - jump_s) < 1800, "the daemon's clock has jumped"
-    assert switch.daemon is not None
     killed = switch.daemon.pid
-    switch.restart_daemon()
+    switch.daemon.restart()
     for left in (f"faketime_shm_{killed}", f"sem.faketime_sem_{killed}"):
         Path("/dev/shm", left).unlink(missing_ok=True)
     switch.until_state("snmp", "KUBE_RUNNING")
@@ -565,7 +562,7 @@ def test_a_local_container_that_crashes_while_kube_waits_completes_the_hand_over
     switches: MakeSwitch,
 ) -> None:
     switch = switches(timing={"stop_grace_s": 60.0})
-    crash = switch.marks / "crash"
+    crash = switch.paths.marks / "crash"
     stubborn = ["/bin/sh", "-c", f"trap '' TERM; while [ ! -e {crash} ]; do sleep 0.1; done; exit 3"]
     switch.config("snmp", set_owner="local")
     switch.create_local("snmp", command=stubborn)
@@ -609,7 +606,7 @@ def unit_in(switch: Switch, state: str) -> None:
     """Make snmp a unit, start it, and bring it from LOCAL into `state`."""
     switch.config("snmp", set_owner="local")
     switch.add_service("snmp", **({"command": SLOW_TO_END} if state == "LOCAL_TO_KUBE" else {}))
-    switch.systemctl("start", "snmp.service")
+    switch.units.call("start", "snmp.service")
     switch.until_state("snmp", "LOCAL")
     match state:
         case "LOCAL_EXITED":
@@ -625,7 +622,7 @@ def unit_in(switch: Switch, state: str) -> None:
             switch.until_ups("snmp", "local")
             to_kube(switch, "snmp")
         case "INIT":
-            switch.systemctl("stop", "snmp.service")
+            switch.units.call("stop", "snmp.service")
     switch.until_state("snmp", state)
 
 
@@ -633,10 +630,10 @@ def unit_in(switch: Switch, state: str) -> None:
 def test_systemctl_restart_of_a_local_unit_ends_in_local(switch: Switch, state: str) -> None:
     unit_in(switch, state)
     before = switch.docker.inspect("snmp")["State"]["StartedAt"]
-    switch.systemctl("restart", "snmp.service")
+    switch.units.call("restart", "snmp.service")
     switch.wait_for(lambda: switch.docker.inspect("snmp")["State"]["StartedAt"] != before, "started again")
     switch.until_state("snmp", "LOCAL")
-    switch.systemctl("stop", "snmp.service")
+    switch.units.call("stop", "snmp.service")
     switch.until_state("snmp", "INIT")
     assert switch.running("snmp") == []
 
@@ -644,13 +641,13 @@ def test_systemctl_restart_of_a_local_unit_ends_in_local(switch: Switch, state: 
 @pytest.mark.parametrize("state", ["LOCAL_TO_KUBE", "KUBE_READY", "KUBE_RUNNING"])
 def test_systemctl_restart_of_a_kube_unit_waits_for_kube_again(switch: Switch, state: str) -> None:
     unit_in(switch, state)
-    switch.systemctl("restart", "snmp.service")
+    switch.units.call("restart", "snmp.service")
     switch.until_state("snmp", "KUBE_READY")
     # The stop's answer waits for no container that was never let through.
     switch.wait_for(lambda: switch.running("snmp") == [], "the stop has ended everything")
     kube = to_kube(switch, "snmp", 1)
     assert switch.running("snmp") == [kube]
-    switch.systemctl("stop", "snmp.service")
+    switch.units.call("stop", "snmp.service")
     switch.until_state("snmp", "INIT")
     assert switch.running("snmp") == []
 
@@ -679,7 +676,7 @@ BAD_REQUESTS = {
 @pytest.mark.parametrize("what", BAD_REQUESTS)
 def test_bad_input_through_the_socket_is_answered_in_one_line(bad_switch: Switch, what: str) -> None:
     request, code, word = BAD_REQUESTS[what]
-    lines = bad_switch.raw(request).decode().splitlines()
+    lines = bad_switch.daemon.raw(request).decode().splitlines()
     assert lines[-1] == f"R {code}"
     told = [line for line in lines if line.startswith("E ")]
     assert len(told) == 1
@@ -719,7 +716,7 @@ def bad_switch(lab_docker: LabDockerProcess) -> Iterator[Switch]:
     with Switch(lab_docker) as switch:
         switch.boot_local("lldp")
         yield switch
-        assert not switch.tracebacks, "\n".join(switch.tracebacks)
+        assert not switch.daemon.tracebacks, "\n".join(switch.daemon.tracebacks)
 
 
 BAD_ROWS = {
@@ -772,7 +769,7 @@ def test_clients_that_say_nothing_or_leave_early_are_let_go(bad_switch: Switch) 
     silent = []
     for _ in range(50):
         link = socket.socket(socket.AF_UNIX)
-        link.connect(str(bad_switch.host_sock))
+        link.connect(str(bad_switch.paths.host_sock))
         silent.append(link)
     for link in silent[::2]:
         link.sendall(b"1\0wait\0lldp\n")
@@ -810,7 +807,7 @@ def test_without_kubernetes_packages_everything_local_works_without_messages_abo
     switch.done("stop", "snmp")
     switch.done("start", "snmp")
     waiter = switch.waits("snmp")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "LOCAL")
     switch.done("kill", "snmp")
     assert waiter.wait(30) == 137

@@ -23,7 +23,7 @@ SOON = {"tag_after_s": 1.5}
 def booted(switch: Switch, feature: str = "snmp") -> str:
     """A switch that runs the feature from the image it came with; the image's ID."""
     local = f"docker-{feature}:latest"
-    image_id = switch.image(local)
+    image_id = switch.images.make(local)
     switch.config(feature, set_owner="local")
     switch.create_local(feature, image=local)
     switch.done("start", feature)
@@ -34,7 +34,7 @@ def booted(switch: Switch, feature: str = "snmp") -> str:
 
 def adopted(switch: Switch, image_id: str, feature: str = "snmp") -> None:
     local = f"docker-{feature}:latest"
-    switch.wait_for(lambda: switch.named(local) == image_id, "the image is the local one")
+    switch.wait_for(lambda: switch.images.named(local) == image_id, "the image is the local one")
     switch.wait_for(lambda: made_from(switch, feature) == image_id, "the local container is of it")
 
 
@@ -54,11 +54,11 @@ def test_an_image_that_runs_well_becomes_the_local_one_and_fallback_starts_from_
     v1 = booted(switch)
     waiter = switch.waits("snmp")
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
-    v2 = switch.image(f"{KUBE}:v2")
+    v2 = switch.images.make(f"{KUBE}:v2")
     to_kube(switch, "snmp", image=f"{KUBE}:v2")
-    assert switch.named(LOCAL) == v1, "not before it has run well for a while"
+    assert switch.images.named(LOCAL) == v1, "not before it has run well for a while"
     adopted(switch, v2)
-    assert switch.named(PREVIOUS) == v1
+    assert switch.images.named(PREVIOUS) == v1
     listed = {
         entry["image"]: entry["role"]
         for entry in json.loads(switch.kubesync("image", "list", "--json").stdout)
@@ -70,15 +70,15 @@ def test_an_image_that_runs_well_becomes_the_local_one_and_fallback_starts_from_
     switch.until_ups("snmp", "local", "kube", "local")
     assert switch.docker.inspect("snmp")["Image"] == v2
     assert waiter.poll() is None
-    assert not [call for call in switch.systemctl_calls if "snmp" in call]
+    assert not [call for call in switch.units.calls if "snmp" in call]
 
 
 def test_older_images_go_and_a_restart_adopts_nothing_again(switches: MakeSwitch) -> None:
     switch = switches(timing=SOON)
     v1 = booted(switch)
     switch.config("snmp", set_owner="kube")
-    v2, v3 = switch.image(f"{KUBE}:v2"), switch.image(f"{KUBE}:v3")
-    switch.image("docker-snmp-sv2:v1")
+    v2, v3 = switch.images.make(f"{KUBE}:v2"), switch.images.make(f"{KUBE}:v3")
+    switch.images.make("docker-snmp-sv2:v1")
     to_kube(switch, "snmp", image=f"{KUBE}:v2")
     adopted(switch, v2)
     crash(switch, 0)
@@ -86,12 +86,12 @@ def test_older_images_go_and_a_restart_adopts_nothing_again(switches: MakeSwitch
     to_kube(switch, "snmp", 1, image=f"{KUBE}:v3")
     adopted(switch, v3)
     switch.wait_for(lambda: switch.log("image_removed"), "the oldest image is removed")
-    assert switch.named(PREVIOUS) == v2
+    assert switch.images.named(PREVIOUS) == v2
     ids = {image["Id"] for image in switch.docker.ask("GET", "/images/json")}
     assert v1 not in ids
-    assert switch.named("docker-snmp-sv2:v1"), "a longer name is another feature's"
+    assert switch.images.named("docker-snmp-sv2:v1"), "a longer name is another feature's"
     tags = len(switch.log("image_tagged"))
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     time.sleep(3.0)
     assert len(switch.log("image_tagged")) == tags
@@ -102,11 +102,11 @@ def test_a_daemon_killed_right_after_an_adoption_starts_nothing_again(switches: 
     switch = switches(timing=SOON)
     booted(switch)
     switch.config("snmp", set_owner="kube")
-    v2 = switch.image(f"{KUBE}:v2")
+    v2 = switch.images.make(f"{KUBE}:v2")
     to_kube(switch, "snmp", image=f"{KUBE}:v2")
-    switch.wait_for(lambda: switch.named(PREVIOUS), "the first step of tagging")
-    switch.kill9()
-    switch.start_daemon()
+    switch.wait_for(lambda: switch.images.named(PREVIOUS), "the first step of tagging")
+    switch.daemon.kill9()
+    switch.daemon.start()
     adopted(switch, v2)
     switch.until_ups("snmp", "local", "kube")
 
@@ -117,15 +117,15 @@ def test_a_full_disk_is_one_alert_and_nothing_breaks(switches: MakeSwitch) -> No
     # What cannot be replaced is as a disk on which nothing can be written.
     (switch.folder / "state" / "images.json").mkdir()
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
-    switch.image(f"{KUBE}:v2")
+    switch.images.make(f"{KUBE}:v2")
     kube = to_kube(switch, "snmp", image=f"{KUBE}:v2")
     switch.wait_for(lambda: switch.log("image_not_adopted"), "the alert")
     time.sleep(3.5)
     assert len(switch.log("image_not_adopted", alert=True)) == 1
-    assert switch.named(LOCAL) == v1
+    assert switch.images.named(LOCAL) == v1
     assert switch.running("snmp") == [kube]
     (switch.folder / "state" / "images.json").rmdir()
-    switch.wait_for(lambda: switch.named(PREVIOUS) == v1, "it is tried again")
+    switch.wait_for(lambda: switch.images.named(PREVIOUS) == v1, "it is tried again")
     switch.done("stop", "snmp")
     switch.done("start", "snmp")
 
@@ -137,7 +137,7 @@ def test_commands_say_what_to_do_where_there_is_nothing(switch: Switch) -> None:
     ended = switch.kubesync("clear", "nobody")
     assert ended.returncode == 1
     assert "no such feature" in ended.stderr
-    switch.stop_daemon()
+    switch.daemon.stop()
     ended = switch.kubesync("image", "list")
     assert ended.returncode == 69
     assert len(ended.stderr.splitlines()) == 1

@@ -48,7 +48,7 @@ def master(switch: Switch) -> Kube:
 def handed_over(switch: Switch, feature: str = "snmp") -> str:
     """The feature booted locally, deployed by the master, and KUBE_RUNNING for long enough; its container's ID."""
     switch.boot_local(feature)
-    switch.deploy(feature)
+    switch.master.deploy(feature)
     switch.config(feature, set_owner="kube")
     return until_kube(switch, feature, "local", "kube")
 
@@ -80,7 +80,7 @@ def waiting(waiters: list[subprocess.Popen[str]]) -> bool:
 def test_a_feature_with_an_underscore_runs_in_kubernetes_with_a_hyphen(kube_switch: Switch) -> None:
     switch = kube_switch
     first = handed_over(switch, "dhcp_relay")
-    assert switch.label_of("dhcp_relay") == "true"
+    assert switch.master.label_of("dhcp_relay") == "true"
     assert switch.docker.inspect(first)["Name"].startswith("/k8s_dhcp-relay_")
     assert switch.container("id", "dhcp_relay").stdout.strip() == first
 
@@ -94,14 +94,14 @@ def test_a_feature_with_an_underscore_runs_in_kubernetes_with_a_hyphen(kube_swit
     switch.config("dhcp-relay", set_owner="kube")
     for again in (False, True):
         if again:
-            switch.restart_daemon()
+            switch.daemon.restart()
         switch.wait_for(
             lambda: switch.shown("dhcp-relay").get("config", {}).get("why_local"), "it is told to be local"
         )
         switch.until_row("dhcp-relay", current_owner="local", docker_id=other)
         switch.until_row("dhcp_relay", current_owner="kube", docker_id=first)
         assert switch.running("dhcp_relay") == [first]
-        assert switch.label_of("dhcp-relay") == ""
+        assert switch.master.label_of("dhcp-relay") == ""
     told = " ".join(switch.kubesync("explain", "dhcp-relay").stdout.split())
     assert (
         "wanted local: its container in Kubernetes would be dhcp-relay, which is that of dhcp_relay" in told
@@ -110,7 +110,7 @@ def test_a_feature_with_an_underscore_runs_in_kubernetes_with_a_hyphen(kube_swit
 
     switch.done("stop", "dhcp_relay")
     switch.wait_for(lambda: not switch.running("dhcp_relay"), "the kubelet has ended it")
-    assert switch.label_of("dhcp_relay") == ""
+    assert switch.master.label_of("dhcp_relay") == ""
     switch.until_row("dhcp-relay", current_owner="local", docker_id=other)
 
 
@@ -121,11 +121,11 @@ def test_a_pod_that_follows_no_label_is_named_and_not_stopped_again_and_again(
     switch = kube_switches(timing={"kube_stop_grace_s": 4.0})
     joined(switch)
     switch.boot_local("snmp")
-    pod = switch.daemonset("snmp")["spec"]["template"]
+    pod = switch.master.daemonset("snmp")["spec"]["template"]
     del pod["spec"]["nodeSelector"]
     pod["spec"]["nodeName"] = master(switch).node
     bare = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": "bare", "namespace": NAMESPACE}}
-    switch.call_kube("post", PODS, bare)
+    switch.master.call("post", PODS, bare)
     try:
         # It waits beside the local container.
         switch.wait_for(lambda: switch.shown("snmp").get("conditions"), "the pod is named")
@@ -156,12 +156,12 @@ def test_a_pod_that_follows_no_label_is_named_and_not_stopped_again_and_again(
         )
 
         # A restart of the daemon changes nothing, and with the pod its condition goes.
-        switch.restart_daemon()
+        switch.daemon.restart()
         switch.wait_for(lambda: switch.shown("snmp").get("conditions"), "the pod is still named")
         time.sleep(QUIET_S)
         assert len([e for e in switch.log("action") if e["action"].startswith("docker stop")]) == len(ends)
     finally:
-        switch.call_kube("delete", f"{PODS}/bare")
+        switch.master.call("delete", f"{PODS}/bare")
     switch.wait_for(lambda: switch.shown("snmp").get("conditions") == [], "nothing is left of the pod")
 
 
@@ -175,15 +175,15 @@ def test_a_feature_moves_to_kube_and_back_and_its_unit_notices_nothing(kube_swit
     switch = kube_switch
     switch.config("snmp", set_owner="local")
     switch.add_service("snmp")
-    switch.systemctl("start", "snmp.service")
+    switch.units.call("start", "snmp.service")
     switch.until_ups("snmp", "local")
-    switch.deploy("snmp")
+    switch.master.deploy("snmp")
     waiters = [switch.waits("snmp")]
-    assert switch.label_of("snmp") == ""
+    assert switch.master.label_of("snmp") == ""
 
     switch.config("snmp", set_owner="kube")
     first = until_kube(switch, "snmp", "local", "kube")
-    assert switch.label_of("snmp") == "true"
+    assert switch.master.label_of("snmp") == "true"
     assert switch.running("snmp") == [first]
     assert first in switch.docker.inspect(first)["Id"]
 
@@ -191,21 +191,21 @@ def test_a_feature_moves_to_kube_and_back_and_its_unit_notices_nothing(kube_swit
     second = until_kube(switch, "snmp", "local", "kube", "kube")
     assert second != first
 
-    switch.forget_deployments("snmp")
+    switch.master.forget("snmp")
     switch.until_state("snmp", "KUBE_READY")
-    switch.deploy("snmp")
+    switch.master.deploy("snmp")
     until_kube(switch, "snmp", "local", "kube", "kube", "kube")
 
     switch.config("snmp", set_owner="local")
     switch.until_ups("snmp", "local", "kube", "kube", "kube", "local")
     switch.until_state("snmp", "LOCAL")
-    assert switch.label_of("snmp") == ""
+    assert switch.master.label_of("snmp") == ""
     assert len(switch.running("snmp")) == 1
     assert waiting(waiters)
     starts = [e for e in switch.log("state", feature="snmp") if e["was"] == "UNKNOWN"]
     assert len(starts) <= 2, "the unit was started once"
 
-    switch.systemctl("stop", "snmp.service")
+    switch.units.call("stop", "snmp.service")
     assert waiters[0].wait(30) == 0
     assert switch.running("snmp") == []
     assert not switch.row("snmp")["docker_id"]
@@ -216,15 +216,15 @@ def test_systemctl_restart_of_a_kube_unit_brings_the_pod_back(lab_kube_switch: S
     switch = lab_kube_switch
     switch.add_service("snmp")
     switch.config("snmp", set_owner="kube")
-    switch.deploy("snmp")
-    switch.systemctl("start", "snmp.service")
+    switch.master.deploy("snmp")
+    switch.units.call("start", "snmp.service")
     first = until_kube(switch, "snmp", "kube")
-    switch.systemctl("restart", "snmp.service")
+    switch.units.call("restart", "snmp.service")
     second = until_kube(switch, "snmp", "kube", "kube")
     assert first != second
     assert switch.running("snmp") == [second]
-    switch.systemctl("stop", "snmp.service")
-    assert (switch.running("snmp"), switch.label_of("snmp")) == ([], "")
+    switch.units.call("stop", "snmp.service")
+    assert (switch.running("snmp"), switch.master.label_of("snmp")) == ([], "")
     assert switch.state("snmp") == "INIT"
 
 
@@ -234,7 +234,7 @@ def test_kill_of_a_kube_feature_ends_it_for_good(kube_switch: Switch) -> None:
     kube_switch.done("kill", "snmp")
     assert waiter.wait(30) == 137
     assert kube_switch.row("snmp")["system_state"] == "down"
-    kube_switch.wait_for(lambda: kube_switch.label_of("snmp") == "", "the label is gone")
+    kube_switch.wait_for(lambda: kube_switch.master.label_of("snmp") == "", "the label is gone")
     kube_switch.wait_for(lambda: kube_switch.running("snmp") == [], "the pod is gone")
     assert kube_switch.ups("snmp") == ["local", "kube"], "the kubelet has not brought it back"
 
@@ -263,16 +263,16 @@ def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_
     assert switch.row("snmp")["system_state"] == "down"
     switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     assert not switch.kubelet_runs
-    assert switch.systemctl_calls[-1] == "disable --now kubelet.service"
+    assert switch.units.calls[-1] == "disable --now kubelet.service"
     time.sleep(QUIET_S)
     assert switch.running("snmp") == [], "and it is not started again"
 
     master(switch).start()
     switch.wait_for(lambda: switch.pending == "", "the queue is empty")
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs again")
-    assert switch.systemctl_calls[-1] == "enable --now kubelet.service"
+    assert switch.units.calls[-1] == "enable --now kubelet.service"
     assert patches(switch)[sent:] == [{"labels": {"snmp_enabled": "(removed)"}, "folded": 1}]
-    assert switch.label_of("snmp") == ""
+    assert switch.master.label_of("snmp") == ""
     switch.wait_for(lambda: switch.connected == "True", "and STATE_DB says so")
     time.sleep(QUIET_S)
     assert switch.running("snmp") == []
@@ -283,7 +283,7 @@ def test_s5_ten_label_commands_offline_are_one_patch_later_and_the_last_value_pe
 ) -> None:
     switch = kube_switch
     switch.ask("label", "gone=1", "kept=1")
-    switch.wait_for(lambda: switch.node_labels.get("gone") == "1", "labels online")
+    switch.wait_for(lambda: switch.master.labels.get("gone") == "1", "labels online")
     # The master has them before the daemon hears so; it would send them again.
     switch.wait_for(lambda: any("gone" in patch["labels"] for patch in patches(switch)), "acknowledged")
     down(switch)
@@ -293,14 +293,14 @@ def test_s5_ten_label_commands_offline_are_one_patch_later_and_the_last_value_pe
         code, said = switch.ask("label", command)
         assert (code, said[0][:6]) == (0, "queued")
     switch.wait_for(lambda: switch.pending == ",".join(commands), "the queue as STATE_DB tells it")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.wait_for(lambda: switch.pending == ",".join(commands), "the queue outlives the daemon")
     with switch.redis.client() as client:
         client.flushdb()
 
     master(switch).start()
     switch.wait_for(lambda: switch.pending == "", "the queue is empty")
-    labels = switch.node_labels
+    labels = switch.master.labels
     assert {k: labels.get(k) for k in ("a", "b", "c", "d", "gone", "kept")} == {
         "a": "3", "b": "1", "c": None, "d": "2", "gone": None, "kept": "1",
     }  # fmt: skip
@@ -319,11 +319,11 @@ def test_a_label_drain_cut_short_by_kill_9_is_finished_at_the_next_start(lab_kub
     master(switch).start()
     master(switch).freeze_api()
     time.sleep(1.0)
-    switch.kill9()
+    switch.daemon.kill9()
     master(switch).thaw_api()
-    switch.start_daemon()
-    switch.wait_for(lambda: switch.node_labels.get("c") == "3", "the queue is sent")
-    labels = switch.node_labels
+    switch.daemon.start()
+    switch.wait_for(lambda: switch.master.labels.get("c") == "3", "the queue is sent")
+    labels = switch.master.labels
     assert (labels.get("a"), labels.get("b"), labels.get("snmp_enabled")) == (None, "2", "true")
     switch.wait_for(lambda: switch.pending == "", "and forgotten")
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs again")
@@ -342,8 +342,8 @@ def test_a_stop_without_a_master_cut_short_by_kill_9_is_finished_at_the_next_sta
     # A client whose request was not read asks no later daemon.
     switch.until_state("snmp", "INIT")
     time.sleep(after_s)
-    switch.kill9()
-    switch.start_daemon()
+    switch.daemon.kill9()
+    switch.daemon.start()
     assert stopping.wait(60) == 0
     assert switch.running("snmp") == []
     assert waiter.wait(30) in (0, 137)
@@ -351,7 +351,7 @@ def test_a_stop_without_a_master_cut_short_by_kill_9_is_finished_at_the_next_sta
     switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     master(switch).start()
     switch.wait_for(lambda: switch.kubelet_runs and switch.pending == "", "queue empty, kubelet as ruled")
-    assert switch.label_of("snmp") == ""
+    assert switch.master.label_of("snmp") == ""
     switch.until_ups("snmp", "local", "kube")
 
 
@@ -378,7 +378,7 @@ def test_the_node_is_the_one_of_the_kubelets_credential_whatever_the_host_is_cal
     switch = kube_switches(settings={"kube": {"node_name": "sonic"}})
     joined(switch)
     assert switch.ask("label", "rack=7")[0] == 0
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is on the own Node")
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the label is on the own Node")
     told = json.loads(switch.ask("cluster")[1][0])
     assert (told["node"], told["node_exists"]) == (master(switch).node, True)
     assert "config kube join -f" in told["renamed"]
@@ -432,11 +432,11 @@ def tier_denied(switch: Switch, authority: Authority) -> Iterator[None]:
             "metadata": {"name": "labels"},
             "webhooks": [webhook],
         }
-        switch.call_kube("post", WEBHOOKS, config)
+        switch.master.call("post", WEBHOOKS, config)
         try:
             yield
         finally:
-            switch.call_kube("delete", f"{WEBHOOKS}/labels")
+            switch.master.call("delete", f"{WEBHOOKS}/labels")
 
 
 @pytest.mark.real("kubelet")
@@ -460,7 +460,7 @@ def test_a_label_that_an_admission_webhook_denies_is_refused_by_name_and_the_oth
         assert switch.log("label_rejected")[0]["label"] == "tier"
         assert "no tier in this cluster" in switch.log("label_rejected")[0]["why"]
         switch.wait_for(lambda: switch.pending == "", "nothing waits")
-        assert (switch.node_labels["rack"], switch.node_labels["slot"]) == ("7", "1")
+        assert (switch.master.labels["rack"], switch.master.labels["slot"]) == ("7", "1")
         assert switch.kubelet_runs
         again = switch.kubesync("config", "kube", "label", "add", "tier", "y")
         assert again.returncode != 0
@@ -468,7 +468,7 @@ def test_a_label_that_an_admission_webhook_denies_is_refused_by_name_and_the_oth
         assert "join -f" not in again.stderr
         assert "tier was refused" in switch.kubesync("doctor").stdout
         assert switch.kubelet_runs
-        assert not [call for call in switch.systemctl_calls if call.startswith("disable")]
+        assert not [call for call in switch.units.calls if call.startswith("disable")]
 
 
 def test_a_feature_s_label_that_another_client_keeps_removing_is_contested(kube_switch: Switch) -> None:
@@ -485,14 +485,14 @@ def test_a_feature_s_label_that_another_client_keeps_removing_is_contested(kube_
     remove = {"metadata": {"labels": {"snmp_enabled": None}}}
     until = time.monotonic() + 25.0
     while time.monotonic() < until:
-        if switch.label_of("snmp") == "true":
-            switch.call_kube("patch", f"{NODES}/{master(switch).node}", remove)
+        if switch.master.label_of("snmp") == "true":
+            switch.master.call("patch", f"{NODES}/{master(switch).node}", remove)
         time.sleep(0.1)
     put_back = [patch for patch in patches(switch)[sent:] if "snmp_enabled" in str(patch["labels"])]
     assert 3 <= len(put_back) <= 8, "not one a second"
     switch.wait_for(lambda: switch.log("label_contested"), "one alert")
     assert "another client changes the label snmp_enabled" in switch.kubesync("explain", "snmp").stdout
-    switch.wait_for(lambda: switch.label_of("snmp") == "true", "and it comes back when left alone")
+    switch.wait_for(lambda: switch.master.label_of("snmp") == "true", "and it comes back when left alone")
     assert len(switch.log("label_contested")) == 1
 
 
@@ -503,13 +503,13 @@ def test_a_deleted_node_is_registered_again_with_every_label_that_is_wished(
     switch = kube_switches()
     handed_over(joined_switch(switch))
     assert switch.ask("label", "rack=7")[0] == 0
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is on the Node")
-    switch.call_kube("delete", f"{NODES}/{master(switch).node}")
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the label is on the Node")
+    switch.master.call("delete", f"{NODES}/{master(switch).node}")
     switch.wait_for(lambda: switch.log("node_gone"), "one alert")
     assert "was deleted on the master" in switch.log("node_gone")[0]["why"]
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the Node is back, with the label")
-    switch.wait_for(lambda: switch.label_of("snmp") == "true", "and with the feature's")
-    restarts = [call for call in switch.systemctl_calls if call == "restart --no-block kubelet.service"]
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the Node is back, with the label")
+    switch.wait_for(lambda: switch.master.label_of("snmp") == "true", "and with the feature's")
+    restarts = [call for call in switch.units.calls if call == "restart --no-block kubelet.service"]
     assert restarts, "the kubelet was restarted"
     switch.wait_for(lambda: json.loads(switch.ask("cluster")[1][0])["node_gone"] == "", "it is over")
     assert len(switch.log("node_gone")) == 1
@@ -527,7 +527,7 @@ def test_a_master_restored_from_a_backup_gets_the_labels_that_it_has_lost(
     shutil.copytree(cluster.folder / "etcd-data", switch.folder / "backup")
     cluster.start()
     assert switch.ask("label", "rack=7")[0] == 0
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is on the Node")
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the label is on the Node")
     switch.wait_for(lambda: switch.pending == "", "and acknowledged")
     cluster.kill(API_SERVER)
     cluster.stop("etcd")
@@ -535,7 +535,7 @@ def test_a_master_restored_from_a_backup_gets_the_labels_that_it_has_lost(
     shutil.copytree(switch.folder / "backup", cluster.folder / "etcd-data")
     cluster.start()
     switch.wait_for(lambda: switch.log("labels_wished_again"), "the switch notices the older store")
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "7", "the label is there again")
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the label is there again")
 
 
 def joined_switch(switch: Switch) -> Switch:
@@ -579,8 +579,10 @@ def test_a_silent_master_is_noticed_and_everything_local_goes_on(
         code, said = switch.ask("label", "rack=7")
         assert (code, said[0][:6]) == (0, "queued")
         switch.wait_for(lambda: switch.pending == "snmp_enabled-,rack=7", "both wait")
-    switch.wait_for(lambda: switch.label_of("snmp") == "" and switch.pending == "", "the labels follow")
-    assert switch.node_labels["rack"] == "7"
+    switch.wait_for(
+        lambda: switch.master.label_of("snmp") == "" and switch.pending == "", "the labels follow"
+    )
+    assert switch.master.labels["rack"] == "7"
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs again")
     switch.wait_for(lambda: switch.connected == "True", "and STATE_DB says so")
     assert switch.state("lldp") == "LOCAL"
@@ -595,18 +597,18 @@ def test_s2_a_restart_of_the_daemon_leaves_pods_labels_and_kubelet_alone(kube_sw
     switch.boot_local("lldp")
     waiters = [switch.waits("snmp"), switch.waits("lldp")]
     started = started_at(switch, "snmp") + started_at(switch, "lldp")
-    calls, sent = switch.systemctl_calls, patches(switch)
+    calls, sent = switch.units.calls, patches(switch)
     version = _labels_version(switch)
-    for restart in (switch.kill9, switch.stop_daemon):
+    for restart in (switch.daemon.kill9, switch.daemon.stop):
         actions = len(switch.log("action"))
         restart()
-        switch.start_daemon()
+        switch.daemon.start()
         switch.until_state("snmp", "KUBE_RUNNING")
         switch.wait_for(lambda: switch.connected == "True", "connected")
         time.sleep(QUIET_S)
         assert len(switch.log("action")) == actions, switch.told()
     assert started_at(switch, "snmp") + started_at(switch, "lldp") == started
-    assert (switch.systemctl_calls, patches(switch)) == (calls, sent)
+    assert (switch.units.calls, patches(switch)) == (calls, sent)
     assert _labels_version(switch) == version
     assert waiting(waiters)
 
@@ -616,23 +618,23 @@ def test_s2_a_restart_of_the_daemon_during_an_outage_leaves_running_pods_alone(
 ) -> None:
     switch = lab_kube_switch
     kube = handed_over(switch)
-    started, calls = started_at(switch, "snmp"), switch.systemctl_calls
+    started, calls = started_at(switch, "snmp"), switch.units.calls
     down(switch)
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     time.sleep(2 * QUIET_S)
     master(switch).start()
     switch.wait_for(lambda: switch.connected == "True", "connected")
     assert switch.row("snmp")["docker_id"] == kube
-    assert (started_at(switch, "snmp"), switch.systemctl_calls) == (started, calls)
+    assert (started_at(switch, "snmp"), switch.units.calls) == (started, calls)
 
 
 def test_a_label_removed_by_another_client_is_set_again(lab_kube_switch: Switch) -> None:
     switch = lab_kube_switch
     handed_over(switch)
     taken = {"metadata": {"labels": {"snmp_enabled": None}}}
-    switch.call_kube("patch", f"{NODES}/{master(switch).node}", taken)
-    switch.wait_for(lambda: switch.label_of("snmp") == "true", "the label is back")
+    switch.master.call("patch", f"{NODES}/{master(switch).node}", taken)
+    switch.wait_for(lambda: switch.master.label_of("snmp") == "true", "the label is back")
     switch.wait_for(lambda: switch.log("labels_drifted"), "and the drift was told")
     switch.until_state("snmp", "KUBE_RUNNING")
 
@@ -653,13 +655,13 @@ def test_l2_l4_after_an_outage_the_queue_is_empty_the_kubelet_runs_and_nothing_m
     switch.wait_for(lambda: switch.pending == "" and switch.kubelet_runs, "queue empty, kubelet as ruled")
     switch.wait_for(lambda: switch.connected == "True", "connected")
     time.sleep(2.0)
-    actions, sent, calls = len(switch.log("action")), patches(switch), switch.systemctl_calls
+    actions, sent, calls = len(switch.log("action")), patches(switch), switch.units.calls
     version = _labels_version(switch)
     time.sleep(2 * QUIET_S)
     assert len(switch.log("action")) == actions, switch.told()
-    assert (patches(switch), switch.systemctl_calls, _labels_version(switch)) == (sent, calls, version)
+    assert (patches(switch), switch.units.calls, _labels_version(switch)) == (sent, calls, version)
     assert switch.row("snmp")["docker_id"] == kube
-    assert switch.node_labels["rack"] == "7"
+    assert switch.master.labels["rack"] == "7"
 
 
 def test_l3_while_the_master_is_away_from_the_start_the_local_container_runs_in_time(
@@ -670,27 +672,27 @@ def test_l3_while_the_master_is_away_from_the_start_the_local_container_runs_in_
     switch.add_service("snmp")
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     down(switch)
-    switch.systemctl("start", "snmp.service")
+    switch.units.call("start", "snmp.service")
     switch.until_state("snmp", "LOCAL")
     switch.wait_for(lambda: switch.pending == "snmp_enabled=true", "the label is queued")
     master(switch).start()
-    switch.deploy("snmp")
+    switch.master.deploy("snmp")
     until_kube(switch, "snmp", "local", "kube")
 
-    switch.forget_deployments("snmp")
+    switch.master.forget("snmp")
     switch.until_state("snmp", "KUBE_READY", "LOCAL")
     switch.until_state("snmp", "LOCAL")
-    assert switch.label_of("snmp") == "true", "kube may take over later"
+    assert switch.master.label_of("snmp") == "true", "kube may take over later"
 
 
 def test_s7_a_pod_that_comes_while_the_unit_is_down_is_blocked_and_ended(kube_switch: Switch) -> None:
     switch = kube_switch
     handed_over(switch)
     switch.done("stop", "snmp")
-    switch.call_kube(
+    switch.master.call(
         "patch", f"{NODES}/{master(switch).node}", {"metadata": {"labels": {"snmp_enabled": "true"}}}
     )
-    switch.wait_for(lambda: switch.label_of("snmp") == "", "the label is taken away again")
+    switch.wait_for(lambda: switch.master.label_of("snmp") == "", "the label is taken away again")
     switch.wait_for(lambda: switch.running("snmp") == [], "and the pod with it")
     switch.until_ups("snmp", "local", "kube")
     assert switch.state("snmp") == "INIT"
@@ -699,18 +701,18 @@ def test_s7_a_pod_that_comes_while_the_unit_is_down_is_blocked_and_ended(kube_sw
 def test_a_bad_label_is_refused_by_name_and_blocks_no_other(kube_switch: Switch) -> None:
     switch = kube_switch
     for bad in ("key=with space", "key=" + "x" * 64, "-bad=1", "a/b/c=1"):
-        reply = switch.raw(f"1\0label\0{bad}\n".encode()).decode()
+        reply = switch.daemon.raw(f"1\0label\0{bad}\n".encode()).decode()
         assert reply.splitlines()[-1] == "R 64", reply
-    reply = switch.raw(b"1\0label\0kubernetes.io/role=spine\n").decode()
+    reply = switch.daemon.raw(b"1\0label\0kubernetes.io/role=spine\n").decode()
     assert reply.splitlines()[-1] in ("R 1", "R 64"), reply
     assert "kubernetes.io/role" in reply
     assert switch.ask("label", "rack=9")[0] == 0
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "9", "the good one is applied")
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "9", "the good one is applied")
     assert switch.kubelet_runs
 
 
 def _labels_version(switch: Switch) -> dict[str, str]:
-    return switch.node_labels
+    return switch.master.labels
 
 
 @pytest.fixture
@@ -729,7 +731,7 @@ def real_switch(kubelet_real: RealKubelet, new_switch: MakeSwitch) -> Iterator[S
 
 
 def judge(switch: Switch, spec: dict[str, object]) -> None:
-    switch.call_kube("patch", f"{NODES}/{master(switch).node}", {"spec": spec})
+    switch.master.call("patch", f"{NODES}/{master(switch).node}", {"spec": spec})
 
 
 def says(switch: Switch, words: str) -> None:
@@ -745,10 +747,10 @@ def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_retu
 ) -> None:
     switch = real_switch
     switch.boot_local("snmp")
-    manifest = switch.daemonset("snmp")
+    manifest = switch.master.daemonset("snmp")
     del manifest["spec"]["template"]["spec"]["tolerations"]
-    switch.forget_deployments("snmp")
-    switch.call_kube("post", DAEMONSETS, manifest)
+    switch.master.forget("snmp")
+    switch.master.call("post", DAEMONSETS, manifest)
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     switch.until_state("snmp", "KUBE_RUNNING")
 

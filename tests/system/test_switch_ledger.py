@@ -47,16 +47,16 @@ def test_a_ledger_lost_while_the_daemon_is_away_moves_nothing(
     switch: Switch, lose: Callable[[Path, bytes], None]
 ) -> None:
     switch.boot_local("snmp")
-    before = switch.ledger.read_bytes()
+    before = switch.paths.ledger.read_bytes()
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     kube = switch.run_kube("snmp")
     switch.until_ups("snmp", "local", "kube")
     switch.wait_for(lambda: (switch.folder / "state" / "boot.json").exists(), "the boot is marked")
-    switch.kill9()
-    lose(switch.ledger, before)
-    switch.start_daemon()
+    switch.daemon.kill9()
+    lose(switch.paths.ledger, before)
+    switch.daemon.start()
     switch.until_state("snmp", "KUBE_RUNNING")
-    switch.wait_for(lambda: '"snmp"' in switch.ledger.read_text(), "the file is written again")
+    switch.wait_for(lambda: '"snmp"' in switch.paths.ledger.read_text(), "the file is written again")
     row = switch.row("snmp")
     assert (row["current_owner"], row["docker_id"], row["system_state"]) == ("kube", kube, "up")
     assert switch.container("id", "snmp").stdout.strip() == kube
@@ -66,7 +66,7 @@ def test_a_ledger_lost_while_the_daemon_is_away_moves_nothing(
     told = switch.log("ledger_lost", alert=True)
     assert len(told) == (lose not in (of_other_features, an_older_copy))
     # It was written again with all that a stop and a start need.
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.done("stop", "snmp")
     assert switch.running("snmp") == []
 
@@ -117,13 +117,13 @@ def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding
     switches: MakeSwitch, by: str
 ) -> None:
     switch = switches()
-    switch.stop_daemon()
+    switch.daemon.stop()
     with ExitStack() as stack:
         run = switch.folder / "run"
         stack.enter_context(small_disk(run))
-        switch.container_sock.parent.mkdir()
-        switch.start_daemon()
-        stack.callback(switch.stop_daemon)
+        switch.paths.container_sock.parent.mkdir()
+        switch.daemon.start()
+        stack.callback(switch.daemon.stop)
         local = switch.boot_local("snmp")
         switch.boot_local("lldp")
         assert not any(line["subject"] == "files" for line in findings(switch))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.lab.switch_clients import CLIENTS
 from tests.system.switch_fixtures import joined
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def test_no_feature_is_made_by_being_named_and_one_that_is_gone_is_forgotten(swi
     assert switch.container("exec", "snmpp", "true").returncode == 1
     assert [json.loads(line)["feature"] for line in switch.ask("show")[1]] == ["snmp"]
     assert not switch.row("snmpp")
-    assert b"snmpp" not in switch.ledger.read_bytes()
+    assert b"snmpp" not in switch.paths.ledger.read_bytes()
 
     # Without Redis a name without a container is unknown; a container makes a feature by Docker's word alone.
     switch.create_local("bgp")
@@ -125,7 +126,7 @@ def test_no_feature_is_made_by_being_named_and_one_that_is_gone_is_forgotten(swi
     switch.config_db.delete("FEATURE|snmp")
     switch.state_db.delete("FEATURE|snmp")
     switch.done("stop", "snmp")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "INIT")
     time.sleep(QUIET_S)
     assert not switch.row("snmp")
@@ -133,7 +134,7 @@ def test_no_feature_is_made_by_being_named_and_one_that_is_gone_is_forgotten(swi
         switch.docker.remove(feature)
         switch.wait_for(lambda name=feature: not switch.shown(name), f"{feature} is forgotten")
         assert not switch.row(feature)
-        assert feature.encode() not in switch.ledger.read_bytes()
+        assert feature.encode() not in switch.paths.ledger.read_bytes()
 
     # A row whose name no feature can have is told, once.
     for name in ("P4RT", "1st"):
@@ -170,7 +171,7 @@ def test_a_start_finds_the_container_that_its_unit_s_script_has_just_made(switch
 
 
 def test_a_newer_verb_overtakes_an_older_one(switch: Switch) -> None:
-    deaf = switch.marks / "deaf"
+    deaf = switch.paths.marks / "deaf"
     stubborn = ["/bin/sh", "-c", f"trap '' TERM; echo >{deaf}; while :; do sleep 0.1; done"]
     switch.config("snmp", set_owner="local")
     switch.create_local("snmp", command=stubborn)
@@ -218,9 +219,9 @@ def held_at_rest(switch: Switch) -> dict[str, Any]:
 
 
 def test_s9_a_container_is_known_by_its_cgroup_and_speaks_only_for_its_own_feature(switch: Switch) -> None:
-    said = switch.marks / "said"
+    said = switch.paths.marks / "said"
     asks = "; ".join(
-        f"{switch.clients}/container state {words}; echo $? >>{said}"
+        f"{CLIENTS}/container state {words}; echo $? >>{said}"
         for words in ("lldp up local", "lldp down", "snmp up kube", "snmp up local", "snmp down")
     )
     lldp = switch.boot_local("lldp")
@@ -239,11 +240,9 @@ def test_s9_a_container_is_known_by_its_cgroup_and_speaks_only_for_its_own_featu
 
 def test_s9_a_container_cannot_use_the_host_socket(switch: Switch) -> None:
     """Where an operator mounts it: a peer in a container is refused there, whatever it asks."""
-    said = switch.marks / "said"
-    ask = (
-        f"KUBESYNCD_HOST_SOCK={switch.marks}/host.sock {switch.clients}/container stop lldp; echo $? >{said}"
-    )
-    (switch.marks / "host.sock").hardlink_to(switch.host_sock)
+    said = switch.paths.marks / "said"
+    ask = f"KUBESYNCD_HOST_SOCK={switch.paths.marks}/host.sock {CLIENTS}/container stop lldp; echo $? >{said}"
+    (switch.paths.marks / "host.sock").hardlink_to(switch.paths.host_sock)
     switch.boot_local("lldp")
     switch.config("snmp", set_owner="local")
     switch.create_local("snmp", command=["/bin/sh", "-c", f"{ask}; sleep 1000"])
@@ -273,12 +272,12 @@ def test_s1_a_kube_container_passes_only_after_the_local_one_has_ended(switch: S
 def test_s1_a_local_container_that_appears_beside_an_admitted_one_is_stopped(switch: Switch) -> None:
     local = switch.boot_local("snmp")
     kube = to_kube(switch, "snmp")
-    (switch.marks / "snmp.twice").unlink(missing_ok=True)
+    (switch.paths.marks / "snmp.twice").unlink(missing_ok=True)
     switch.docker.do("start", local)
     switch.wait_for(lambda: switch.running("snmp") == [kube], "only the kube container runs")
     assert switch.state("snmp") == "KUBE_RUNNING"
     # By hand, and so for a moment there were two; nothing of ours let it pass.
-    (switch.marks / "snmp.twice").unlink(missing_ok=True)
+    (switch.paths.marks / "snmp.twice").unlink(missing_ok=True)
 
 
 def test_s1_a_kube_container_without_an_admission_counts_as_nothing(switch: Switch) -> None:
@@ -314,17 +313,17 @@ def test_s2_a_restart_of_the_daemon_on_a_converged_switch_changes_nothing(switch
     rows = {f: switch.row(f) for f in features}
     started = {f: started_at(switch, f) for f in features}
 
-    for restart in (switch.kill9, switch.stop_daemon):
+    for restart in (switch.daemon.kill9, switch.daemon.stop):
         actions = len(switch.log("action"))
         restart()
-        switch.start_daemon()
+        switch.daemon.start()
         switch.wait_for(lambda: all(switch.state(f) for f in features), "every feature looked at")
         time.sleep(QUIET_S)
         assert len(switch.log("action")) == actions, switch.told()
     assert {f: switch.row(f) for f in features} == rows
     assert {f: started_at(switch, f) for f in features} == started
     assert waiter.poll() is None, "no waiter is affected"
-    assert switch.systemctl_calls == []
+    assert switch.units.calls == []
 
 
 def test_s7_what_is_down_stays_down(switches: MakeSwitch) -> None:
@@ -337,7 +336,7 @@ def test_s7_what_is_down_stays_down(switches: MakeSwitch) -> None:
     switch.wait_for(lambda: blocked not in switch.running("snmp"), "a kube container that comes is ended")
     switch.config("snmp", set_owner="local")
     switch.state_db.delete("FEATURE|snmp")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.config("snmp", set_owner="kube", kube_failure_detection="1")
     switch.until_row("snmp", system_state="down")
     time.sleep(QUIET_S)
@@ -353,9 +352,9 @@ def test_s3_a_local_switch_hears_nothing_of_kubernetes(switch: Switch) -> None:
     switch.boot_local("snmp")
     switch.done("stop", "snmp")
     switch.done("start", "snmp")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "LOCAL")
-    assert switch.systemctl_calls == []
+    assert switch.units.calls == []
     assert not (switch.folder / "systemd" / "calls").exists(), "the kubelet was not even looked at"
     said = [
         e for e in switch.log() if e["event"] in ("cluster", "master", "kubelet") or "label" in e["event"]
@@ -377,7 +376,7 @@ def test_s8_only_our_own_fields_are_written(switch: Switch) -> None:
     switch.done("stop", "snmp")
     switch.done("start", "snmp")
     switch.done("kill", "snmp")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "INIT")
     row = switch.row("snmp")
     assert {k: v for k, v in row.items() if k in theirs} == theirs
@@ -396,7 +395,7 @@ def test_s8_keyspace_flags_are_added_to_those_set(engine: object, switches: Make
 
     switch.wait_for(lambda: "K" in flags_set(), "the daemon listens")
     switch.config_db.config_set("notify-keyspace-events", "Elz")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.wait_for(lambda: "K" in flags_set(), "the next daemon listens")
     switch.boot_local("snmp")
     flags = flags_set()
@@ -460,7 +459,7 @@ def test_s6_wait_follows_the_feature_through_hand_over_re_deploy_and_switch_back
     switch.docker.remove(first)
     switch.until_state("snmp", "KUBE_READY")
     to_kube(switch, "snmp", 1)
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.config("snmp", set_owner="local")
     switch.until_state("snmp", "LOCAL")
     assert [w.poll() for w in waiters] == [None, None, None]
@@ -495,7 +494,7 @@ def test_l1_l4_after_a_manual_storm_every_feature_settles_and_then_nothing_happe
             switch.config(feature, set_owner=("kube", "local")[number % 2], fallback_to_local="true")
             switch.docker.do(("stop", "start", "restart")[number], ids[feature], t="0")
             switch.run_kube(feature, number, life_s=0.5 + number / 5)
-        switch.restart_daemon()
+        switch.daemon.restart()
     for feature in features[:2]:
         switch.config(feature, set_owner="local")
         switch.done("start", feature)
@@ -510,7 +509,7 @@ def test_l1_l4_after_a_manual_storm_every_feature_settles_and_then_nothing_happe
         return shown["state"] in ("LOCAL", "LOCAL_EXITED") and not others
 
     switch.wait_for(lambda: all(map(at_rest, features)), "every feature at rest")
-    for file in switch.marks.glob("*.twice"):
+    for file in switch.paths.marks.glob("*.twice"):
         file.unlink()  # containers started by hand beside a granted one
     actions = len(switch.log("action"))
     time.sleep(2 * QUIET_S)
@@ -526,15 +525,15 @@ def test_l3_fallback_brings_the_local_container_when_kube_does_not_come(
     joined(switch)
     switch.boot_local("snmp")
     waiter = switch.waits("snmp")
-    switch.deploy("snmp")
+    switch.master.deploy("snmp")
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     switch.until_ups("snmp", "local", "kube")
     switch.wait_for(lambda: switch.shown("snmp")["proven"], "it has stayed up long enough")
-    switch.forget_deployments("snmp")
+    switch.master.forget("snmp")
     switch.until_state("snmp", "KUBE_READY")
     switch.until_state("snmp", "LOCAL")
     switch.until_ups("snmp", "local", "kube", "local")
-    switch.deploy("snmp")
+    switch.master.deploy("snmp")
     switch.until_state("snmp", "KUBE_RUNNING")
     assert waiter.poll() is None
 
@@ -556,7 +555,7 @@ def test_l3_a_missing_local_container_is_made_by_the_unit_s_script(switches: Mak
     switch = switches(timing={"fallback_after_s": 1.0})
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     switch.add_service("snmp")
-    switch.systemctl("start", "snmp.service")
+    switch.units.call("start", "snmp.service")
     switch.until_ups("snmp", "local")
     switch.until_state("snmp", "LOCAL")
     kube = to_kube(switch, "snmp")
@@ -564,5 +563,5 @@ def test_l3_a_missing_local_container_is_made_by_the_unit_s_script(switches: Mak
     switch.wait_for(lambda: switch.shown("snmp")["proven"], "it has stayed up long enough")
     switch.docker.remove(kube)
     switch.until_state("snmp", "LOCAL")
-    assert switch.systemctl_calls[-2:] == ["reset-failed snmp.service", "restart --no-block snmp.service"]
+    assert switch.units.calls[-2:] == ["reset-failed snmp.service", "restart --no-block snmp.service"]
     switch.until_ups("snmp", "local", "kube", "local")

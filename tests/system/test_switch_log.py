@@ -41,12 +41,12 @@ def pipe(lab_switch: Switch) -> Iterator[tuple[Path, int]]:
 
 
 def start_logging_to(switch: Switch, log: Path) -> None:
-    switch.stop_daemon()
-    usual, switch.log_file = switch.log_file, log
+    switch.daemon.stop()
+    usual, switch.daemon.log_file = switch.daemon.log_file, log
     try:
-        switch.start_daemon()
+        switch.daemon.start()
     finally:
-        switch.log_file = usual
+        switch.daemon.log_file = usual
 
 
 def stop_and_start(switch: Switch, times: int = ROUNDS) -> None:
@@ -83,8 +83,7 @@ def test_the_daemon_outlives_the_reader_of_its_log(lab_switch: Switch, pipe: tup
     # The last reader goes.
     os.dup2(os.open(os.devnull, os.O_RDONLY), reader)
     stop_and_start(lab_switch)
-    assert lab_switch.daemon is not None
-    assert lab_switch.daemon.poll() is None
+    assert lab_switch.daemon.runs
 
 
 def test_the_daemon_outlives_a_full_disk_behind_its_log_and_tells_how_much_is_missing(
@@ -100,6 +99,6 @@ def test_the_daemon_outlives_a_full_disk_behind_its_log_and_tells_how_much_is_mi
         os.truncate(log, 0)
         stop_and_start(lab_switch, 1)
         lab_switch.wait_for(lambda: "log_lines_lost" in log.read_text(), "the number of lost lines")
-        lab_switch.stop_daemon()
+        lab_switch.daemon.stop()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)

@@ -22,7 +22,7 @@ LIMIT_S = 60.0
 def kubesync(switch: Switch, line: str) -> subprocess.CompletedProcess[str]:
     """`kubesync <line>` on this switch, as a process."""
     command = [sys.executable, "-m", "kubesyncd.cli", *line.split()]
-    environ = {**os.environ, **switch.environment, "KUBESYNCD_CONFIG": str(settings_of(switch))}
+    environ = {**os.environ, **switch.clients.environment, "KUBESYNCD_CONFIG": str(settings_of(switch))}
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
@@ -51,7 +51,7 @@ def told(switch: Switch, line: str) -> Any:
 def test_an_operator_moves_a_feature_to_kube_and_back_and_sees_why(kube_switch: Switch) -> None:
     switch = kube_switch
     switch.boot_local("snmp")
-    switch.deploy("snmp")
+    switch.master.deploy("snmp")
     said = shows(switch, "config feature snmp owner kube fallback true -y")
     assert said.startswith("snmp is running locally and will be replaced when kube deploys\n")
     switch.until_state("snmp", "KUBE_RUNNING")
@@ -60,7 +60,7 @@ def test_an_operator_moves_a_feature_to_kube_and_back_and_sees_why(kube_switch: 
     ways = [(change["from"], change["to"]) for change in found["history"]]
     assert ("LOCAL", "LOCAL_TO_KUBE") in ways
     assert ways[-1][1] == "KUBE_RUNNING"
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert told(switch, "explain snmp")["history"] == found["history"]
     assert told(switch, "show feature snmp")["state_db"]["current_owner"] == "kube"
@@ -79,7 +79,7 @@ def test_an_operator_sees_the_cluster_and_its_labels(kube_switches: MakeSwitch) 
     joined(switch)
     assert switch.kube is not None
     switch.boot_local("lldp")
-    switch.deploy("lldp")
+    switch.master.deploy("lldp")
     shows(switch, "config feature lldp owner kube -y")
     switch.until_state("lldp", "KUBE_RUNNING")
     nodes = told(switch, "show kubernetes nodes")
@@ -89,7 +89,7 @@ def test_an_operator_sees_the_cluster_and_its_labels(kube_switches: MakeSwitch) 
     assert len(told(switch, "show kubernetes pods")) >= len(pods)
     assert shows(switch, "config kube label add rack a7") == "rack=a7: applied\n"
     assert told(switch, "show kubernetes labels")["applied"]["rack"] == "a7"
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "a7", "the label on the Node")
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "a7", "the label on the Node")
     status = told(switch, "show kubernetes status")
     assert (status["joined"], status["connected"], status["kubelet"]) == (True, True, True)
 
@@ -111,7 +111,7 @@ def test_an_operator_whose_master_is_unreachable_is_informed_and_loses_no_label(
     assert findings["master"]["grade"] == "FAIL"
     assert findings["labels"]["fix"] == "see: kubesync show kubernetes labels"
     switch.kube.start()
-    switch.wait_for(lambda: switch.node_labels.get("rack") == "b1", "the label reaches the master")
+    switch.wait_for(lambda: switch.master.labels.get("rack") == "b1", "the label reaches the master")
 
 
 def test_a_doctor_finds_nothing_wrong_with_a_good_switch(kube_switch: Switch) -> None:
@@ -140,7 +140,7 @@ def test_a_switch_without_a_master_is_an_operators_too(switch: Switch) -> None:
     refused = kubesync(switch, "config kube label add hwsku MINE")
     assert (refused.returncode, refused.stderr.count("\n")) == (64, 1)
     assert shows(switch, "doctor").count("none configured") == 1
-    switch.stop_daemon()
+    switch.daemon.stop()
     ended = kubesync(switch, "show feature")
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (69, "", 1)
 

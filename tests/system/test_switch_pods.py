@@ -52,7 +52,7 @@ def says(switch: Switch, words: str, *command: str) -> None:
 
 def killed_by_its_probe(switch: Switch) -> dict[str, Any]:
     """A DaemonSet whose container runs on, and whose liveness probe fails after a while."""
-    made = switch.daemonset("snmp")
+    made = switch.master.daemonset("snmp")
     made["spec"]["template"]["spec"]["containers"][0]["livenessProbe"] = {
         "exec": {"command": ["/bin/false"]},
         "initialDelaySeconds": 3,
@@ -64,7 +64,7 @@ def killed_by_its_probe(switch: Switch) -> dict[str, Any]:
 
 def short_of_memory(switch: Switch) -> dict[str, Any]:
     """A DaemonSet whose container takes more memory than its limit after a while."""
-    made = switch.daemonset("lldp")
+    made = switch.master.daemonset("lldp")
     (container,) = made["spec"]["template"]["spec"]["containers"]
     container["command"] = [
         "/bin/sh",
@@ -87,12 +87,12 @@ def evict(switch: Switch, feature: str, times: int) -> None:
         )
         (pod,) = (
             pod["metadata"]["name"]
-            for pod in switch.call_kube("get", PODS)["items"]
+            for pod in switch.master.call("get", PODS)["items"]
             if pod["metadata"]["name"].startswith(feature) and "deletionTimestamp" not in pod["metadata"]
         )
         # The version that every kube-apiserver up to 1.24 knows.
         eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod}}
-        switch.call_kube("post", f"{PODS}/{pod}/eviction", eviction)
+        switch.master.call("post", f"{PODS}/{pod}/eviction", eviction)
 
 
 def test_probe_kills_oom_kills_and_evictions_are_failures_though_each_container_outlasts_its_trial(
@@ -111,10 +111,10 @@ def test_probe_kills_oom_kills_and_evictions_are_failures_though_each_container_
         "lldp": "3 ends within 4 min, the last one with exit code 137 (out of memory)",
         "pmon": "3 ends within 4 min, each of another pod, the last one with exit code 0",
     }
-    made = (killed_by_its_probe(switch), short_of_memory(switch), switch.daemonset("pmon"))
+    made = (killed_by_its_probe(switch), short_of_memory(switch), switch.master.daemonset("pmon"))
     for feature, daemonset in zip(ends, made, strict=True):
         switch.boot_local(feature)
-        switch.call_kube("post", DAEMONSETS, daemonset)
+        switch.master.call("post", DAEMONSETS, daemonset)
         switch.config(feature, set_owner="kube", fallback_to_local=str(feature == "lldp").lower())
     waiters = [switch.waits(feature) for feature in ends]
     evict(switch, "pmon", 3)
@@ -156,7 +156,7 @@ def test_probe_kills_oom_kills_and_evictions_are_failures_though_each_container_
 @contextlib.contextmanager
 def static_pod(switch: Switch, kubelet: RealKubelet, feature: str) -> Iterator[str]:
     """A static pod that runs a feature, from a file of the kubelet's; its name, to the API server too."""
-    template = switch.daemonset(feature)["spec"]["template"]
+    template = switch.master.daemonset(feature)["spec"]["template"]
     del template["spec"]["nodeSelector"]
     metadata = {"name": "static", "namespace": NAMESPACE}
     manifest = kubelet.cluster.static_pods / "static.json"
@@ -172,14 +172,14 @@ def orphaned_pod(switch: Switch, feature: str) -> Iterator[str]:
     """The pod that a deleted DaemonSet has left behind; its name."""
     (pod,) = (
         pod["metadata"]["name"]
-        for pod in switch.call_kube("get", PODS)["items"]
+        for pod in switch.master.call("get", PODS)["items"]
         if pod["metadata"]["name"].startswith(f"{feature}-")
     )
-    switch.call_kube("delete", f"{DAEMONSETS}/{feature}", propagation="Orphan")
+    switch.master.call("delete", f"{DAEMONSETS}/{feature}", propagation="Orphan")
     try:
         yield pod
     finally:
-        switch.call_kube("delete", f"{PODS}/{pod}")
+        switch.master.call("delete", f"{PODS}/{pod}")
 
 
 def test_static_and_orphaned_pods_are_named_and_left_alone_after_one_return(
@@ -189,7 +189,7 @@ def test_static_and_orphaned_pods_are_named_and_left_alone_after_one_return(
     switch = kubelet_switches(timing={"kube_stop_grace_s": 4.0})
     for feature in ("snmp", "lldp"):
         switch.boot_local(feature)
-    switch.deploy("lldp")
+    switch.master.deploy("lldp")
     switch.config("lldp", set_owner="kube")
     switch.until_state("lldp", "KUBE_RUNNING")
     with (

@@ -84,7 +84,7 @@ def test_a_failure_is_an_alert_a_row_and_a_sentence_and_then_the_policy_rules(
     old, new, told = {}, {}, {}
     for feature, policy in POLICIES.items():
         old[feature] = booted(switch, feature)
-        new[feature] = switch.image(f"{REGISTRY}/docker-{feature}:v2")
+        new[feature] = switch.images.make(f"{REGISTRY}/docker-{feature}:v2")
         switch.config(feature, set_owner="kube", failure_policy=policy)
         kube = to_kube(switch, feature, image=f"{REGISTRY}/docker-{feature}:v2")
         adopted(switch, new[feature], feature)
@@ -101,7 +101,7 @@ def alerted(switch: Switch, told: str, image_id: str) -> None:
     """Nothing but the alert: the same container runs, and no other."""
     assert "local" not in switch.ups("snmp")[1:]
     assert switch.state("snmp") in ("KUBE_RUNNING", "KUBE_READY")
-    assert switch.named("docker-snmp:latest") == image_id
+    assert switch.images.named("docker-snmp:latest") == image_id
     assert f"failed {told}" in explained(switch, "snmp")
 
 
@@ -109,7 +109,7 @@ def switched(switch: Switch, told: str, image_id: str) -> None:
     """The local container took over, and the label stays."""
     switch.until_state("lldp", "LOCAL")
     switch.until_ups("lldp", "local", "kube", "local")
-    assert switch.named("docker-lldp:latest") == image_id
+    assert switch.images.named("docker-lldp:latest") == image_id
     assert not switch.shown("lldp")["rolled_back"]
     assert switch.shown("lldp")["config"]["set_owner"] == "kube"
     assert f"failed {told}" in explained(switch, "lldp")
@@ -119,7 +119,7 @@ def rolled_back(switch: Switch, told: str, image_id: str) -> None:
     """The local container runs, from the image before."""
     switch.until_state("telemetry", "LOCAL")
     switch.until_ups("telemetry", "local", "kube", "local")
-    assert switch.named("docker-telemetry:latest") == image_id
+    assert switch.images.named("docker-telemetry:latest") == image_id
     assert switch.docker.inspect("telemetry")["Image"] == image_id
     assert switch.shown("telemetry")["rolled_back"]
     why = explained(switch, "telemetry")

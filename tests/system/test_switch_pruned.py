@@ -29,15 +29,15 @@ def why(switch: Switch) -> str:
 
 
 def restarts(switch: Switch) -> list[str]:
-    return [call for call in switch.systemctl_calls if call.startswith("restart")]
+    return [call for call in switch.units.calls if call.startswith("restart")]
 
 
 def test_no_way_back_is_told_at_once_and_no_unit_is_restarted_for_it(switch: Switch) -> None:
     """`docker system prune -af` removes both; the pod's end is waited out, and the image's return is a fallback."""
-    switch.image(IMAGE)
+    switch.images.make(IMAGE)
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     switch.add_service("snmp", image=IMAGE)
-    switch.systemctl("start", "snmp.service")
+    switch.units.call("start", "snmp.service")
     switch.until_up("snmp", "local")
     first = switch.run_kube("snmp")
     switch.until_row("snmp", current_owner="kube", docker_id=first)
@@ -63,14 +63,14 @@ def test_no_way_back_is_told_at_once_and_no_unit_is_restarted_for_it(switch: Swi
     switch.docker.remove(first)
     switch.wait_for(lambda: "so nothing can fall back" in why(switch), "no fallback is promised")
     assert (switch.state("snmp"), switch.row("snmp")["system_state"]) == ("KUBE_READY", "up")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.wait_for(lambda: "so nothing can fall back" in why(switch), "nor after a restart")
     second = switch.run_kube("snmp", 1)
     switch.until_row("snmp", system_state="up", current_owner="kube", docker_id=second)
     assert switch.running("snmp") == [second]
     assert restarts(switch) == []
 
-    switch.image(IMAGE)
+    switch.images.make(IMAGE)
     switch.wait_for(lambda: not any(told(switch, *view) for view in VIEWS), "the image's return ends it")
     switch.docker.remove(second)
     switch.until_state("snmp", "LOCAL")
@@ -92,7 +92,7 @@ def test_a_local_container_that_does_not_start_is_no_way_back(switch: Switch) ->
     assert (refused.returncode, "does not start" in refused.stderr) == (1, True)
     switch.config("snmp", set_owner="local")
     switch.wait_for(lambda: "the kube container is kept" in why(switch), "it is kept")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.wait_for(lambda: "the kube container is kept" in why(switch), "over a restart")
     assert switch.running("snmp") == [kube]
 

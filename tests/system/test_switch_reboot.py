@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.switch import CLIENTS, LAB
+from tests.lab.switch_clients import CLIENTS
+from tests.lab.switch_units import LAB
 from tests.system.docker_engine import RealDocker
 from tests.system.switch_fixtures import joined
 from tests.system.test_switch_failure import to_kube
@@ -53,7 +54,7 @@ def up_again(switch: Switch, features: Sequence[str]) -> dict[str, float]:
     for feature, client in zip(features, starting, strict=True):
         assert client.wait(60) == 0, f"{feature}\n{switch.told()}"
         switch.until_ups(feature, "local")
-    return {feature: (switch.marks / f"{feature}.up").stat().st_mtime - begun for feature in features}
+    return {feature: (switch.paths.marks / f"{feature}.up").stat().st_mtime - begun for feature in features}
 
 
 # ---- with a master --------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
         switch.boot_local(feature)
     for feature in KUBE_RUN:
         switch.config(feature, set_owner="kube")
-        switch.deploy(feature)
+        switch.master.deploy(feature)
     for feature in KUBE_RUN:
         switch.wait_for(lambda f=feature: switch.shown(f)["proven"], f"{feature} runs by kube")
     code, lines = prepare(switch, "warm")
@@ -98,7 +99,7 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
     for key, fields in config.items():
         switch.config_db.hset(key, mapping=fields)
     switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
-    switch.start_daemon()
+    switch.daemon.start()
     back_s = up_again(switch, [f for pair in zip(PLAIN, KUBE_RUN, strict=True) for f in pair])
     print({feature: round(seconds, 2) for feature, seconds in back_s.items()})
     assert max(back_s[f] for f in KUBE_RUN) <= max(back_s[f] for f in PLAIN) + SLACK_S
@@ -131,7 +132,7 @@ def test_a_prepared_reboot_that_does_not_take_place_is_taken_back(kube_switches:
     assert prepare(switch, "fast")[0] == 0
     assert prepare(switch, "fast")[0] == 0, "once more does no harm"
     assert not switch.kubelet_runs
-    switch.restart_daemon()
+    switch.daemon.restart()
     time.sleep(QUIET_S)
     assert not switch.kubelet_runs, "a restart of the daemon lifts no hold"
     code, lines = prepare(switch, "--undo")
@@ -147,10 +148,10 @@ def test_a_feature_that_only_kubernetes_brings_is_back_before_its_master_is(
     switch = kube_switches()
     joined(switch)
     assert switch.kube is not None
-    switch.image(f"{KUBE}:v2")
+    switch.images.make(f"{KUBE}:v2")
     switch.config("snmp", set_owner="kube")
     switch.done("start", "snmp")
-    switch.deploy("snmp", image=f"{KUBE}:v2", command=by_runtime_owner(switch))
+    switch.master.deploy("snmp", image=f"{KUBE}:v2", command=by_runtime_owner(switch))
     switch.wait_for(lambda: switch.shown("snmp")["proven"], "snmp runs by kube")
     code, lines = prepare(switch, "warm")
     assert code == 0, lines
@@ -175,7 +176,7 @@ def kube_owned(switch: Switch, **container: object) -> str:
     """snmp run by a kube container without fallback; the image's ID."""
     booted(switch)
     switch.config("snmp", set_owner="kube")
-    image_id = switch.image(f"{KUBE}:v2")
+    image_id = switch.images.make(f"{KUBE}:v2")
     to_kube(switch, "snmp", image=f"{KUBE}:v2", **container)
     return image_id
 
@@ -196,12 +197,12 @@ def test_a_dry_run_says_everything_and_does_nothing(switch: Switch) -> None:
 @pytest.mark.story
 def test_a_feature_without_a_local_image_gets_the_deployed_one(switch: Switch) -> None:
     switch.config("snmp", set_owner="kube")
-    image_id = switch.image(f"{KUBE}:v2")
+    image_id = switch.images.make(f"{KUBE}:v2")
     switch.done("start", "snmp")
     to_kube(switch, "snmp", image=f"{KUBE}:v2")
     code, lines = prepare(switch, "warm")
     assert code == 0, lines
-    assert switch.named(LOCAL) == image_id
+    assert switch.images.named(LOCAL) == image_id
     assert any("is made from the deployed image" in line for line in lines)
     # A feature that was never deployed cannot be helped, and it is said.
     switch.config("telemetry", set_owner="kube")
@@ -248,7 +249,7 @@ def test_hooks_have_a_limit_each_and_all_together(switches: MakeSwitch) -> None:
 
 
 def test_a_daemon_that_is_not_there_is_one_line_and_69(switch: Switch) -> None:
-    switch.stop_daemon()
+    switch.daemon.stop()
     code, lines = prepare(switch, "warm")
     assert code == 69
     assert len(lines) == 1
@@ -272,7 +273,7 @@ def test_a_full_disk_prepares_nothing_and_breaks_nothing(switch: Switch) -> None
 def kube_only(switch: Switch) -> str:
     """snmp run by a kube container, and neither local image nor local container; the image's ID."""
     switch.config("snmp", set_owner="kube")
-    image_id = switch.image(f"{KUBE}:v2")
+    image_id = switch.images.make(f"{KUBE}:v2")
     switch.done("start", "snmp")
     to_kube(switch, "snmp", image=f"{KUBE}:v2", command=by_runtime_owner(switch))
     return image_id
@@ -280,7 +281,7 @@ def kube_only(switch: Switch) -> str:
 
 def by_runtime_owner(switch: Switch) -> list[str]:
     """What a container runs that learns from RUNTIME_OWNER whose it is, as SONiC's do."""
-    script = f"exec /bin/sh {LAB}/feature.sh snmp ${{RUNTIME_OWNER:-kube}} {CLIENTS} {switch.marks}"
+    script = f"exec /bin/sh {LAB}/feature.sh snmp ${{RUNTIME_OWNER:-kube}} {CLIENTS} {switch.paths.marks}"
     return ["/bin/sh", "-c", script]
 
 
@@ -351,8 +352,8 @@ def test_a_power_cut_after_any_effect_of_the_daemon_leaves_a_switch_that_comes_u
     switch: Switch, effects: int
 ) -> None:
     kube_only(switch)
-    switch.stop_daemon()
-    switch.start_daemon(crash_after=effects)
+    switch.daemon.stop()
+    switch.daemon.start(crash_after=effects)
     switch.until_state("snmp", "KUBE_RUNNING")
     code, lines = prepare(switch, "warm")
     assert (code == 0) is (effects > DAEMON_EFFECTS), lines
@@ -387,7 +388,7 @@ def test_another_image_finds_the_saved_context_once(switch: Switch) -> None:
     assert f"restored {kubelet}/pki/kubelet-client-current.pem" in first.stdout.splitlines()
     assert (kubelet / "pki" / "kubelet-client-current.pem").read_text() == "key"
     assert switch.kubesync("reboot", "restore").stdout == "", "exactly once"
-    switch.start_daemon()
+    switch.daemon.start()
     switch.done("start", "snmp")
     switch.until_state("snmp", "LOCAL")
     assert switch.shown("snmp")["boot_fallback"]
@@ -411,7 +412,7 @@ def test_a_context_that_the_first_boot_of_another_image_has_moved_is_found(
     (host / "old_config").rename(sonic / "old_config")
     assert f"restored {switch.folder}/state/images.json" in switch.kubesync("reboot", "restore").stdout
     assert switch.kubesync("reboot", "restore").stdout == "", "exactly once"
-    switch.start_daemon()
+    switch.daemon.start()
     switch.done("start", "snmp")
     switch.until_state("snmp", "LOCAL")
 
@@ -419,7 +420,6 @@ def test_a_context_that_the_first_boot_of_another_image_has_moved_is_found(
 def test_a_daemon_that_falls_silent_is_waited_for_no_longer_than_the_limit(switches: MakeSwitch) -> None:
     switch = switches(timing={"reboot_s_max": 2.0})
     kube_owned(switch)
-    assert switch.daemon is not None
     switch.daemon.send_signal(signal.SIGSTOP)
     try:
         code, lines = prepare(switch, "warm")
@@ -436,7 +436,7 @@ def test_a_daemon_that_falls_silent_is_waited_for_no_longer_than_the_limit(switc
 def test_a_rollback_outlives_the_boot(switch: Switch) -> None:
     booted(switch)
     switch.config("snmp", set_owner="kube", failure_policy="rollback")
-    switch.image(f"{KUBE}:v2")
+    switch.images.make(f"{KUBE}:v2")
     to_kube(switch, "snmp", image=f"{KUBE}:v2")
     switch.done("state", "snmp", "unhealthy", "wrong answers")
     switch.until_state("snmp", "LOCAL")

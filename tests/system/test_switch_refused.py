@@ -61,7 +61,7 @@ def test_a_start_that_failed_says_why_and_leaves_no_wish_behind(
     missing = switch.container("start", "snmp")
     assert missing.returncode == 1
     switch.create_local("snmp")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "INIT")
     assert switch.running("snmp") == [], "what was asked for had failed: it is not started hours later"
     switch.done("start", "snmp")
@@ -84,7 +84,7 @@ def test_the_only_container_is_not_ended_for_owner_local(switch: Switch) -> None
     forced = switch.kubesync("config", "feature", "owner", "snmp", "local", "--force")
     assert forced.returncode == 0, forced
     switch.wait_for(lambda: "no way back" in switch.prints("explain", "snmp"), "it is told")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [kube]
     assert "no unit has a script to make one: the kube container is kept" in switch.shown("snmp")["why"]
@@ -176,7 +176,7 @@ def test_a_state_db_that_takes_no_writes_holds_up_no_verb(
         switch.until_state("bgp", "KUBE_RUNNING")
         switch.wait_for(lambda: switch.running("bgp") == [kube], "handed over")
         assert len(switch.log("row_not_written", alert=True, feature="snmp")) <= 1
-        switch.restart_daemon()
+        switch.daemon.restart()
         switch.until_state("bgp", "KUBE_RUNNING")
         assert switch.running("bgp") == [kube], "nor does a restart of the daemon move it"
     switch.until_row("snmp", system_state="up", current_owner="local")

@@ -33,8 +33,8 @@ def prepared(kube_switches: MakeSwitch, **timing: float) -> Switch:
 
 def deployed(switch: Switch, version: str) -> str:
     """snmp run by a pod of that version, which has stayed up; the image's ID."""
-    image_id = switch.named(f"{KUBE}:{version}") or switch.image(f"{KUBE}:{version}")
-    switch.deploy("snmp", image=f"{KUBE}:{version}")
+    image_id = switch.images.named(f"{KUBE}:{version}") or switch.images.make(f"{KUBE}:{version}")
+    switch.master.deploy("snmp", image=f"{KUBE}:{version}")
     runs(switch, image_id)
     return image_id
 
@@ -52,7 +52,7 @@ def label_again(switch: Switch) -> None:
     """What the fleet's operator does once there is a better manifest: kubectl label node switch1 snmp_enabled=true"""
     assert switch.kube is not None
     body = {"metadata": {"labels": {"snmp_enabled": "true"}}}
-    switch.call_kube("patch", f"{NODES}/{switch.kube.node}", body)
+    switch.master.call("patch", f"{NODES}/{switch.kube.node}", body)
 
 
 def nothing_deployed(switch: Switch) -> None:
@@ -75,7 +75,7 @@ def test_a_new_image_is_deployed_while_the_unit_stays_up_and_becomes_the_local_o
     adopted(switch, v2)
     v3 = deployed(switch, "v3")
     adopted(switch, v3)
-    assert switch.named(PREVIOUS) == v2
+    assert switch.images.named(PREVIOUS) == v2
     assert waiter.poll() is None
     assert [up for up in switch.ups("snmp") if up == "local"] == ["local"]
 
@@ -84,15 +84,15 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     kube_switches: MakeSwitch,
 ) -> None:
     switch = prepared(kube_switches, tag_after_s=1.5)
-    v1 = switch.named(LOCAL)
+    v1 = switch.images.named(LOCAL)
     waiter = switch.waits("snmp")
     switch.config("snmp", set_owner="kube", failure_policy="rollback")
     bad = deployed(switch, "v2")
     adopted(switch, bad)
     switch.done("state", "snmp", "unhealthy", "wrong answers")
     local_again(switch)
-    assert switch.label_of("snmp") == "", "the label is withdrawn"
-    assert switch.named(LOCAL) == v1
+    assert switch.master.label_of("snmp") == "", "the label is withdrawn"
+    assert switch.images.named(LOCAL) == v1
     assert switch.docker.inspect(switch.running("snmp")[0])["Image"] == v1
     shown = switch.shown("snmp")
     assert shown["rolled_back"]
@@ -104,17 +104,17 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     label_again(switch)
     withdrawals = len(switch.log("action", action="label off"))
     switch.wait_for(
-        lambda: len(switch.log("action", action="label off")) > withdrawals or not switch.label_of("snmp"),
+        lambda: len(switch.log("action", action="label off")) > withdrawals or not switch.master.label_of("snmp"),
         "the label is withdrawn again", POD_S,
     )  # fmt: skip
-    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off again", POD_S)
+    switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is off again", POD_S)
     nothing_deployed(switch)
     local_again(switch)
     assert switch.shown("snmp")["rolled_back"]
 
     # Another image, and the label: kube takes over, and nothing of the failure is left.
-    good = switch.image(f"{KUBE}:v3")
-    switch.deploy("snmp", image=f"{KUBE}:v3")
+    good = switch.images.make(f"{KUBE}:v3")
+    switch.master.deploy("snmp", image=f"{KUBE}:v3")
     label_again(switch)
     runs(switch, good)
     assert not switch.shown("snmp")["rolled_back"]
@@ -129,7 +129,7 @@ def test_kubesync_clear_lets_the_same_image_try_again(kube_switches: MakeSwitch)
     image_id = deployed(switch, "v2")
     switch.done("state", "snmp", "unhealthy", "a bad day")
     local_again(switch)
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.wait_for(
         lambda: switch.shown("snmp").get("rolled_back"), "a restart of the daemon changes nothing"
     )
@@ -154,7 +154,7 @@ def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_swi
     switch.wait_for(
         lambda: not switch.pending and switch.kubelet_runs, "label and kubelet are as they should be", POD_S
     )
-    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off")
+    switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is off")
     time.sleep(2.0)
     local_again(switch)
     switch.until_ups("snmp", "local", "kube", "local")
@@ -167,7 +167,7 @@ def test_a_withdrawn_manifest_does_not_count_as_a_failure_and_falls_back_in_time
     switch = prepared(kube_switches, fallback_after_s=10.0)
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
     deployed(switch, "v2")
-    switch.forget_deployments("snmp")
+    switch.master.forget("snmp")
     # The state is over after 10 s, and a busy machine may take long to answer: the timeline keeps what it said.
     why = "waiting for kube deployment; the local container returns after 10 s"
     switch.wait_for(
@@ -184,12 +184,12 @@ def test_a_crash_looping_image_is_rolled_back_and_never_takes_the_local_one_down
 ) -> None:
     switch = prepared(kube_switches, crash_loop_starts=3)
     switch.config("snmp", set_owner="kube", fallback_to_local="true", failure_policy="rollback")
-    switch.image(f"{KUBE}:v2")
-    switch.deploy("snmp", image=f"{KUBE}:v2", command=["/bin/sh", "-c", "exit 3"])
+    switch.images.make(f"{KUBE}:v2")
+    switch.master.deploy("snmp", image=f"{KUBE}:v2", command=["/bin/sh", "-c", "exit 3"])
     switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "three starts in vain", POD_S)
     failure = "crash-looping: 3 starts within 10 min"
     switch.wait_for(lambda: failure in switch.row("snmp").get("failure", ""), "the failure in STATE_DB")
-    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off", POD_S)
+    switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is off", POD_S)
     local_again(switch)
     switch.until_ups("snmp", "local")
     told = explained(switch, "snmp")
@@ -200,7 +200,7 @@ def test_a_crash_looping_image_is_rolled_back_and_never_takes_the_local_one_down
 
 def failure_event(switch: Switch) -> str:
     """What the Node's Event says of snmp's failure; empty while there is none."""
-    events = switch.call_kube("get", "/api/v1/namespaces/default/events")["items"]
+    events = switch.master.call("get", "/api/v1/namespaces/default/events")["items"]
     told = [
         e["message"] for e in events if e["reason"] == "FeatureFailed" and e["message"].startswith("snmp: ")
     ]
@@ -215,11 +215,11 @@ def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_
     waiter = switch.spawn("wait", "snmp")
     switch.config("snmp", set_owner="kube", kube_failure_detection="1", failure_policy="rollback")
     # Nobody has it, so the kubelet tries in vain to pull it.
-    switch.deploy("snmp", image=f"{KUBE}:nowhere")
-    switch.wait_for(lambda: switch.label_of("snmp"), "the label is on")
+    switch.master.deploy("snmp", image=f"{KUBE}:nowhere")
+    switch.wait_for(lambda: switch.master.label_of("snmp"), "the label is on")
     assert "because the local container runs until kube deploys" in explained(switch, "snmp")
     switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "a minute in vain", POD_S)
-    switch.wait_for(lambda: not switch.label_of("snmp"), "the label is off", POD_S)
+    switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is off", POD_S)
     assert "because rolled back (no kube container has run for 1 min)" in explained(switch, "snmp")
     switch.until_ups("snmp", "local")
     assert waiter.poll() is None
@@ -243,8 +243,8 @@ def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one
     for feature in ("snmp", "lldp"):
         switch.boot_local(feature)
         switch.config(feature, set_owner="kube", fallback_to_local=str(feature == "snmp").lower())
-        switch.image(f"{KUBE}:{feature}")
-        switch.deploy(feature, image=f"{KUBE}:{feature}", life_s=3.0, code=3)
+        switch.images.make(f"{KUBE}:{feature}")
+        switch.master.deploy(feature, image=f"{KUBE}:{feature}", life_s=3.0, code=3)
     waiter = switch.waits("snmp")
 
     for feature in ("snmp", "lldp"):

@@ -16,7 +16,8 @@ import pytest
 
 from kubesyncd.services.definition import UNIT_FOLDER
 from tests.lab.docker_client import DockerError
-from tests.lab.switch import CLIENTS, LAB, PYTHON
+from tests.lab.switch_clients import CLIENTS
+from tests.lab.switch_units import LAB, PYTHON
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ class Operator:
 
     def types(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One `kubesync` command, to its end."""
-        environ = {**os.environ, **self.switch.environment, "PATH": f"{CLIENTS}:{os.environ['PATH']}"}
+        environ = {**os.environ, **self.switch.clients.environment, "PATH": f"{CLIENTS}:{os.environ['PATH']}"}
         environ["KUBESYNCD_CONFIG"] = str(self.switch.folder / "kubesyncd.toml")
         return subprocess.run(
             [sys.executable, "-m", "kubesyncd.cli", *words],
@@ -94,7 +95,7 @@ def test_a_new_service_is_installed_run_by_kube_and_uninstalled_without_a_trace(
     switch.boot_local("snmp")
     assert switch.shown("tap") == {}
     assert not switch.state_db.exists("FEATURE|tap")
-    switch.restart_daemon()
+    switch.daemon.restart()
     assert switch.shown("tap") == {}
     assert not switch.state_db.exists("FEATURE|tap")
 
@@ -109,17 +110,21 @@ def test_a_service_goes_along_into_another_image_of_the_switch(operator: Operato
     switch.power_off()
     # The next image: /etc/sonic is carried over, the rest is as it was built.
     gone = [operator.root / file for file in files if not file.startswith("lib/")]
-    for path in (*gone, *(switch.folder / "state").rglob("*.json"), switch.hooks / "check.d" / "tap.port"):
+    for path in (
+        *gone,
+        *(switch.folder / "state").rglob("*.json"),
+        switch.folder / "hooks" / "check.d" / "tap.port",
+    ):
         path.unlink()
     for state in ("active", "enabled"):
         (tmp_path / "systemd" / state / "tap").unlink()
     (switch.folder / "state" / "hold").unlink()
-    switch.start_daemon()
+    switch.daemon.start()
     said = operator.done("reboot", "restore").splitlines()
     assert f"restored {operator.root}{UNIT_FOLDER}/tap.service" in said
     assert "enabled tap.service" in said
     assert operator.files == files
-    assert (switch.hooks / "check.d" / "tap.port").exists()
+    assert (switch.folder / "hooks" / "check.d" / "tap.port").exists()
     assert (tmp_path / "systemd" / "enabled" / "tap").exists()
     switch.until_state("tap", "KUBE_READY")
     assert operator.done("reboot", "restore") == "", "exactly once"
@@ -202,7 +207,7 @@ def test_invalid_arguments_say_what_to_type(operator: Operator, tmp_path: Path) 
 def test_daemon_or_redis_down_is_one_line_and_nothing_is_changed(operator: Operator) -> None:
     operator.done("config", "feature", "install", "tap")
     files = operator.files
-    operator.switch.stop_daemon()
+    operator.switch.daemon.stop()
     assert "systemctl start kubesyncd" in operator.fails(UNAVAILABLE, "config", "feature", "uninstall", "tap")
     operator.switch.redis.close()
     assert "systemctl start database" in operator.fails(UNAVAILABLE, "config", "feature", "install", "tip")
@@ -265,10 +270,10 @@ def test_a_table_is_restored_by_a_command_where_the_daemon_was_down(operator: Op
     assert "no saved table" in operator.fails(FAILED, "feature-table", "restore")
     switch.config("snmp", **{**INIT, "set_owner": "kube"})
     operator.done("feature-table", "save")
-    switch.stop_daemon()
+    switch.daemon.stop()
     load_minigraph(operator, "snmp")
     assert operator.done("feature-table", "restore") == "snmp: set_owner=kube\n"
-    switch.start_daemon()
+    switch.daemon.start()
     switch.config("snmp", set_owner="local")
     switch.until_state("snmp", "UNKNOWN")
     assert switch.config_db.hget("FEATURE|snmp", "set_owner") == "local"

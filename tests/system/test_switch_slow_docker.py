@@ -79,7 +79,7 @@ def test_a_stop_is_carried_out_and_the_watchdog_fed_while_the_adoption_of_an_ima
     try:
         v1 = booted(switch)
         switch.config("snmp", set_owner="kube", fallback_to_local="true")
-        v2 = switch.image(f"{KUBE}:v2")
+        v2 = switch.images.make(f"{KUBE}:v2")
         docker.hold(TAGS)
         to_kube(switch, "snmp", image=f"{KUBE}:v2")
         switch.wait_for(lambda: is_at_work(switch, "snmp"), "the adoption has begun")
@@ -92,17 +92,17 @@ def test_a_stop_is_carried_out_and_the_watchdog_fed_while_the_adoption_of_an_ima
         switch.done("stop", "-t", "1", "snmp")
         assert switch.running("snmp") == []
         assert switch.row("snmp")["system_state"] == "down"
-        assert switch.named(LOCAL) == v1, "the adoption is still held"
+        assert switch.images.named(LOCAL) == v1, "the adoption is still held"
         systemd.is_fed()
-        assert switch.daemon is not None
-        assert (switch.daemon.poll(), switch.daemon.pid) == (None, pid), "it was not ended"
+        assert switch.daemon.runs
+        assert switch.daemon.pid == pid, "it was not ended"
         assert not switch.log("unwell")
         docker.hold()
         # Its calls go on, and so does the feature.
         switch.done("start", "snmp")
         to_kube(switch, "snmp", 1, image=f"{KUBE}:v2")
         adopted(switch, v2)
-        assert switch.named(PREVIOUS) == v1
+        assert switch.images.named(PREVIOUS) == v1
     finally:
         docker.hold()
 
@@ -133,8 +133,8 @@ def test_a_stop_or_kill_during_a_docker_start_that_takes_long_is_told_and_goes_o
             assert ending.wait(PATIENCE_S) == 0, switch.told()
             switch.wait_for(lambda f=feature: not switch.running(f), "it was ended")
             switch.until_row(feature, system_state="down", current_owner="none")
-        assert switch.daemon is not None
-        assert (switch.daemon.poll(), switch.daemon.pid) == (None, pid), "it was not ended"
+        assert switch.daemon.runs
+        assert switch.daemon.pid == pid, "it was not ended"
         assert not switch.log("unwell")
     finally:
         docker.hold()
@@ -142,8 +142,7 @@ def test_a_stop_or_kill_during_a_docker_start_that_takes_long_is_told_and_goes_o
 
 def restarted(switch: Switch) -> int:
     """Kill the daemon and start it again; the new one's process."""
-    switch.restart_daemon()
-    assert switch.daemon is not None
+    switch.daemon.restart()
     return switch.daemon.pid
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.api.connections import WAITING_FOR_ONE_MAX
-from tests.lab.switch import CLIENTS, PYTHON
+from tests.lab.switch_clients import CLIENTS
+from tests.lab.switch_units import PYTHON
 from tests.system.test_switch_local import held, to_kube
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ IMPATIENT = (
 
 
 def files_removed(switch: Switch) -> None:
-    switch.host_sock.unlink()
-    switch.container_sock.unlink()
+    switch.paths.host_sock.unlink()
+    switch.paths.container_sock.unlink()
 
 
 def folders_removed(switch: Switch) -> None:
-    ledger = switch.ledger.read_bytes()
-    shutil.rmtree(switch.ledger.parent)
-    switch.ledger.parent.mkdir()
-    switch.ledger.write_bytes(ledger)
+    ledger = switch.paths.ledger.read_bytes()
+    shutil.rmtree(switch.paths.ledger.parent)
+    switch.paths.ledger.parent.mkdir()
+    switch.paths.ledger.write_bytes(ledger)
 
 
 @pytest.mark.parametrize("harm", [files_removed, folders_removed])
@@ -61,7 +62,7 @@ def test_a_daemon_whose_sockets_were_removed_binds_them_again_and_is_not_bypasse
 def test_a_kube_container_is_admitted_after_the_containers_socket_was_removed(switches: MakeSwitch) -> None:
     switch = switches(timing=AUDIT)
     switch.boot_local("snmp")
-    switch.container_sock.unlink()
+    switch.paths.container_sock.unlink()
     to_kube(switch, "snmp")
     switch.until_state("snmp", "KUBE_RUNNING")
     assert len(switch.log("socket", alert=True)) == 1
@@ -75,7 +76,7 @@ def crowd(switch: Switch) -> Iterator[Callable[[int], None]]:
         def ask(number: int) -> None:
             for _ in range(number):
                 link = links.enter_context(socket.socket(socket.AF_UNIX))
-                link.connect(str(switch.host_sock))
+                link.connect(str(switch.paths.host_sock))
                 link.sendall(b"1\0wait\0snmp\n")
 
         yield ask
@@ -87,7 +88,7 @@ def test_commands_are_carried_out_beside_more_waiters_than_there_is_room_for(
     switch.boot_local("snmp")
     crowd(WAITING_FOR_ONE_MAX)
     switch.wait_for(lambda: held(switch)["connections"]["host"] > WAITING_FOR_ONE_MAX)
-    refused = switch.raw(b"1\0wait\0snmp\n")
+    refused = switch.daemon.raw(b"1\0wait\0snmp\n")
     assert refused.startswith(b"S kubesyncd is busy: 64 clients wait for snmp\nA ")
     late = switch.spawn("wait", "snmp")
     switch.done("stop", "snmp")
@@ -101,12 +102,11 @@ def test_commands_are_carried_out_beside_more_waiters_than_there_is_room_for(
 
 def test_a_frozen_daemon_is_not_bypassed_and_promises_nothing(switch: Switch) -> None:
     local = switch.boot_local("snmp")
-    assert switch.daemon is not None
     switch.daemon.send_signal(signal.SIGSTOP)
     try:
         command = [PYTHON, "-IS", "-c", IMPATIENT, str(CLIENTS), "stop", "snmp"]
         stopped = subprocess.run(
-            command, env=switch.environment, capture_output=True, text=True, timeout=120, check=False
+            command, env=switch.clients.environment, capture_output=True, text=True, timeout=120, check=False
         )
     finally:
         switch.daemon.send_signal(signal.SIGCONT)

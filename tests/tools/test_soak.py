@@ -175,13 +175,13 @@ def test_a_switch_settles_after_every_operation_and_every_fault(tmp_path: Path) 
             assert before is not None
             assert after is not None
             assert (before.life, after.life) == (1, 1), "a reload is no new life"
-            switch.restart_daemon()
+            switch.daemon.restart()
             again = watch.sample()
             assert again is not None
             assert again.life == 2
             assert watch.log.told().tracebacks == ()
             switch.done("stop", LOCAL_ONLY[0])
-            switch.systemctl("stop", f"{LOCAL_ONLY[0]}.service")
+            switch.units.call("stop", f"{LOCAL_ONLY[0]}.service")
             assert any(LOCAL_ONLY[0] in sentence for sentence in bench.unsettled())
     finally:
         kube.stop()

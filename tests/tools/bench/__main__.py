@@ -22,7 +22,8 @@ from rich.table import Table
 
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.places import remove
-from tests.lab.switch import CLIENTS, Switch
+from tests.lab.switch import Switch
+from tests.lab.switch_clients import CLIENTS
 from tests.system.docker_engine import RealDocker, missing_for_docker
 from tests.system.kube_cluster import RealKube, missing_for_kubelet
 from tests.system.switch_kube import RealMaster
@@ -115,7 +116,7 @@ def client_figures(docker: Docker) -> Iterator[Figure]:
         plain(switch, "snmp")
         plain(switch, "plain")
         switch.done("start", "snmp")
-        environ, container = switch.environment, str(CLIENTS / "container")
+        environ, container = switch.clients.environment, str(CLIENTS / "container")
         taken = interleaved(
             {
                 "id": lambda: run([container, "id", "snmp"], environ),
@@ -224,7 +225,7 @@ def handover_figures(docker: Docker) -> Iterator[Figure]:
             since = str(time.time())
             kube = switch.run_kube("snmp", number)
             switch.until_up("snmp", "kube")
-            proceeded = (switch.marks / "snmp.up").stat().st_mtime_ns
+            proceeded = (switch.paths.marks / "snmp.up").stat().st_mtime_ns
             died = _died(switch, since)
             dead.append((proceeded - died) / 1e6)
             switch.config("snmp", set_owner="local")
@@ -251,7 +252,7 @@ def _died(switch: Switch, since: str) -> int:
         "{{.TimeNano}}",
     ]
     told = subprocess.run(
-        command, env=switch.environment, capture_output=True, text=True, check=True, timeout=60
+        command, env=switch.clients.environment, capture_output=True, text=True, check=True, timeout=60
     )
     return int(told.stdout.split()[-1])
 
@@ -264,7 +265,7 @@ def many_figures(docker: Docker) -> Iterator[Figure]:
             switch.config(name, set_owner="local")
             plain(switch, name)
             plain(switch, f"plain-{name}")
-        environ, container = switch.environment, str(CLIENTS / "container")
+        environ, container = switch.clients.environment, str(CLIENTS / "container")
         sides = {"docker": (["docker"], "plain-"), "ours": ([container], "")}
         taken: dict[str, list[float]] = {who: [] for who in sides}
         # In turn, each side first as often as last, and nothing else running: an engine slows down as it fills.
@@ -280,9 +281,9 @@ def many_figures(docker: Docker) -> Iterator[Figure]:
         _all([[container, "start", name] for name in names], environ)
         ready, converged = [], []
         for _ in range(5):
-            switch.stop_daemon()
+            switch.daemon.stop()
             begun = time.monotonic()
-            launched = threading.Thread(target=switch.start_daemon)
+            launched = threading.Thread(target=switch.daemon.start)
             launched.start()
             launched.join()
             ready.append(time.monotonic() - begun)
@@ -311,7 +312,7 @@ def reboot_figures(docker: Docker) -> Iterator[Figure]:
         yield Figure(figure, kube, "s", f"{KILLED // 2} local ones", local, 1.2, ratio_target=True)
         for name in names[::2]:
             switch.config(name, set_owner="local")
-        environ, container = switch.environment, str(CLIENTS / "container")
+        environ, container = switch.clients.environment, str(CLIENTS / "container")
         sides = {"docker": ["docker", "kill"], "ours": [container, "kill", "--no-kubelet-check"]}
         taken: dict[str, list[float]] = {who: [] for who in sides}
         for who in ("docker", "ours") * KILL_ROUNDS:
@@ -331,10 +332,10 @@ def _back(switch: Switch, names: list[str]) -> tuple[float, float]:
     switch.reboot()
     container = str(CLIENTS / "container")
     begun = time.time()
-    _all([[container, "start", name] for name in names], switch.environment)
+    _all([[container, "start", name] for name in names], switch.clients.environment)
     for name in names:
         switch.until_ups(name, "local")
-    came = [(switch.marks / f"{name}.up").stat().st_mtime - begun for name in names]
+    came = [(switch.paths.marks / f"{name}.up").stat().st_mtime - begun for name in names]
     return quantile(came[::2], 0.5), quantile(came[1::2], 0.5)
 
 

@@ -93,9 +93,9 @@ def feature_figures(folder: Path, count: int) -> Iterator[Figure]:
     """A start of the daemon, a quiet minute, and verbs, with so many features."""
     what = f"{count} feature{'s' if count > 1 else ''}"
     with local_switch(folder, count) as switch:
-        switch.stop_daemon()
+        switch.daemon.stop()
         begun = time.monotonic()
-        switch.start_daemon()
+        switch.daemon.start()
         switch.wait_for(lambda: local_count(switch) == count, f"{what} LOCAL", PATIENCE_S)
         yield Figure(f"{what}, daemon start → converged", time.monotonic() - begun, "s")
         yield from idle(switch, what)
@@ -137,7 +137,6 @@ def event_figures(folder: Path) -> Iterator[Figure]:
 
 
 def _at_rate(switch: Switch, rate: int, heard: int, what: str) -> Iterator[Figure]:
-    assert switch.daemon is not None
     pid, over, written = switch.daemon.pid, threading.Event(), [0]
     before = pss_mib(pid)
     writer = threading.Thread(target=_write, args=(switch, rate, heard, over, written))
@@ -203,7 +202,6 @@ def label_figures(folder: Path) -> Iterator[Figure]:
         switch = power.enter_context(Switch(docker, kube))
         switch.join()
         switch.wait_for(lambda: switch.connected == "True", "connected")
-        assert switch.daemon is not None
         used = cpu_s(switch.daemon.pid)
         taken = _taken(lambda: switch.ask("label", f"key={time.monotonic_ns()}"), LABELS)
         switch.wait_for(lambda: not switch.pending, "all applied")

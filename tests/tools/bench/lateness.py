@@ -72,20 +72,20 @@ def _late(switch: Switch, folder: Path) -> Iterator[Callable[[], _Largest]]:
     """
     assert isinstance(switch.engine, LabDockerProcess)
     files = (folder / "daemon.json", folder / "idle.json")
-    switch.stop_daemon()
+    switch.daemon.stop()
     idle = subprocess.Popen([sys.executable, "-m", "tests.tools.bench.lag", str(files[1])])
-    switch.launch_daemon(
+    switch.daemon.launch(
         ["-m", "tests.tools.bench.lag", str(files[0]), "tests.lab.daemon", str(switch.engine.folder)]
     )
-    until(switch.answers, "the daemon answers", PATIENCE_S, pause_s=0.005)
+    until(switch.daemon.answers, "the daemon answers", PATIENCE_S, pause_s=0.005)
     begun = time.monotonic()
 
     def largest() -> _Largest:
         ended = time.monotonic()
-        switch.stop_daemon()
+        switch.daemon.stop()
         idle.terminate()
         idle.wait(PATIENCE_S)
-        switch.start_daemon()
+        switch.daemon.start()
         daemon, bare = (
             [timer for timer in json.loads(file.read_text()) if begun <= timer[0] <= ended] for file in files
         )

@@ -134,7 +134,6 @@ def idle(
     most_cpu: float | None = None,
 ) -> Iterator[Figure]:
     """The cost of a daemon without requests, and of its audit once a minute."""
-    assert switch.daemon is not None
     pid = switch.daemon.pid
     time.sleep(SETTLE_S)
     woken, used = wakeups(pid), cpu_s(pid)

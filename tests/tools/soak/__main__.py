@@ -118,7 +118,7 @@ class Soak:
         while time.monotonic() < until:
             if killed_at is not None and time.monotonic() > killed_at:
                 killed_at = None
-                self.bench.attempt("daemon_killed", self.bench.switch.restart_daemon)
+                self.bench.attempt("daemon_killed", self.bench.switch.daemon.restart)
             else:
                 source.turn()
             faults += 1
@@ -277,8 +277,8 @@ def main() -> int:
         try:
             soak.run(chosen.hours)
         finally:
-            shutil.copy(switch.log_file, chosen.json.with_suffix(".log"))
-        twice = [f"{file.stem}: {file.read_text()}" for file in switch.marks.glob("*.twice")]
+            shutil.copy(switch.daemon.log_file, chosen.json.with_suffix(".log"))
+        twice = [f"{file.stem}: {file.read_text()}" for file in switch.paths.marks.glob("*.twice")]
         return report(soak, twice, console, chosen.json)
 
 

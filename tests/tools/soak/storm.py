@@ -63,9 +63,9 @@ class Bench:
         for name in self.features:
             self.configure(name, set_owner="local", fallback_to_local="true")
             self.switch.add_service(name)
-            self.switch.systemctl("start", f"{name}.service")
+            self.switch.units.call("start", f"{name}.service")
         for name in self.by_kube:
-            self.switch.deploy(name)
+            self.switch.master.deploy(name)
 
     def configure(self, name: str, **fields: str) -> None:
         """Change fields of a row, now and for every refill; whatever else was put there is put right."""
@@ -170,7 +170,7 @@ class People:
 
     def unit(self) -> None:
         """systemd stops, starts or restarts a unit."""
-        self._switch.systemctl(self._rng.choice(["stop", "start", "restart"]), f"{self._feature()}.service")
+        self._switch.units.call(self._rng.choice(["stop", "start", "restart"]), f"{self._feature()}.service")
 
     def verb(self) -> None:
         """A verb by hand, beside the unit."""
@@ -201,7 +201,9 @@ class People:
 
     def nonsense(self) -> None:
         """Requests that are none, and a row that is none."""
-        self._switch.raw(self._rng.choice([b"\n", b"\xff\xfe\n", b"1\0explode\n", b"1\0start\0../x\n"]))
+        self._switch.daemon.raw(
+            self._rng.choice([b"\n", b"\xff\xfe\n", b"1\0explode\n", b"1\0start\0../x\n"])
+        )
         self._switch.container("start", "No-Such Name", limit_s=CLIENT_S_MAX)
         name = self._feature()
         self._switch.config(name, set_owner="nobody")
@@ -213,7 +215,7 @@ class People:
             for _ in range(IDLE_CONNECTIONS):
                 link = stack.enter_context(socket.socket(socket.AF_UNIX))
                 link.settimeout(5.0)
-                link.connect(str(self._switch.host_sock))
+                link.connect(str(self._switch.paths.host_sock))
             time.sleep(0.5)
 
     def visitor(self) -> None:
@@ -307,7 +309,6 @@ class Faults:
 
     def daemon_reload(self) -> None:
         """SIGHUP."""
-        assert self._switch.daemon is not None
         self._switch.daemon.send_signal(signal.SIGHUP)
 
     def _hold(self, least_s: float, most_s: float) -> None:
@@ -318,7 +319,7 @@ def heal(bench: Bench) -> None:
     """All faults are over, all rows there, every unit runs, and what kube failed at is forgiven."""
     bench.refill()
     for name in bench.features:
-        bench.switch.systemctl("start", f"{name}.service")
+        bench.switch.units.call("start", f"{name}.service")
         bench.switch.ask("clear", name)
 
 

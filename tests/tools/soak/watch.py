@@ -27,12 +27,11 @@ class Watch:
         self._switch = switch
         self._clock = clock
         self._pids: list[int] = []
-        self.log = LogTail(switch.log_file)
+        self.log = LogTail(switch.daemon.log_file)
 
     def sample(self) -> Sample | None:
         """What it holds now; None where no daemon answers."""
         with suppress(OSError, ValueError, AssertionError, IndexError):
-            assert self._switch.daemon is not None
             pid = self._switch.daemon.pid
             _, lines = self._switch.ask("resources")
             tasks = int(json.loads(lines[0])["tasks"])

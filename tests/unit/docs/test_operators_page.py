@@ -91,7 +91,7 @@ class Reader:
 
     def _output(self, line: str) -> str:
         command = [sys.executable, "-m", "kubesyncd.cli", *line.split()]
-        environ = {**os.environ, **self._switch.environment, "KUBESYNCD_CONFIG": str(self._settings)}
+        environ = {**os.environ, **self._switch.clients.environment, "KUBESYNCD_CONFIG": str(self._settings)}
         ended = subprocess.run(
             command, env=environ, input="y\n", capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
@@ -122,7 +122,7 @@ def test_what_the_page_shows_is_what_is_printed(
     for feature in FEATURES:
         switch.boot_local(feature)
         switch.config(feature, set_owner="local")
-    switch.deploy("snmp")
+    switch.master.deploy("snmp")
     reader = Reader(switch)
 
     reader.types("show kubernetes status")

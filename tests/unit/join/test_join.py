@@ -70,12 +70,12 @@ def switches(
         made.append(switch)
         switch.redis.start()
         switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
-        switch._add_unit("kubelet.service", switch.kube.kubelet_unit(lab_docker.socket))
+        switch.units.add("kubelet.service", switch.kube.kubelet_unit(lab_docker.socket))
         return switch
 
     yield make
     for switch in made:
-        tracebacks = switch.tracebacks if switch.log_file.exists() else []
+        tracebacks = switch.daemon.tracebacks if switch.daemon.log_file.exists() else []
         switch.close()
         assert not tracebacks, "\n".join(tracebacks)
     forget_node(master)
@@ -102,7 +102,7 @@ def forget_node(master: LabKubeProcess) -> None:
 
 
 def power_on(switch: JoinSwitch) -> JoinSwitch:
-    switch.start_daemon()
+    switch.daemon.start()
     return switch
 
 
@@ -134,9 +134,9 @@ def test_an_impossible_name_never_joins_and_says_why_until_it_is_corrected(switc
         assert "'leaf_01' cannot be the name of a node" in asked.stderr
     assert switch.job("join").returncode == 1, "nor does the job itself, started by hand"
     assert (switch.kubeadm_calls, len(switch.log("join_refused"))) == ([], 1)
-    text = switch.config_file.read_text()
-    switch.config_file.write_text(text.replace("leaf_01", switch.kube.node))
-    switch.restart_daemon()
+    text = switch.paths.settings.read_text()
+    switch.paths.settings.write_text(text.replace("leaf_01", switch.kube.node))
+    switch.daemon.restart()
     until_joined(switch)
     assert switch.status["node"] == switch.kube.node
 
@@ -150,7 +150,7 @@ def test_nothing_configured_and_nothing_happens_ever(switches: Make) -> None:
         lambda: switch.status["kubelet_why"] != "the configuration has not been read yet", "it looks"
     )
     assert switch.kubeadm_calls == []
-    assert switch.systemctl_calls == []
+    assert switch.units.calls == []
     assert list((switch.folder / "run").glob("join*")) == []
 
 
@@ -163,7 +163,7 @@ def test_a_join_without_a_master_is_refused_with_the_command_that_sets_one(switc
 def test_the_operator_joins_resets_and_joins_again(switches: Make, server: AdminConfServer) -> None:
     switch = power_on(switches(join_boot_delay_s=10_000_000))
     switch.join()
-    joined = switch.client("kube_join")
+    joined = switch.clients.run("kube_join")
     assert (joined.returncode, joined.stderr) == (0, "")
     assert joined.stdout.startswith("joined 127.0.0.1:")
     until_joined(switch)
@@ -171,12 +171,12 @@ def test_the_operator_joins_resets_and_joins_again(switches: Make, server: Admin
     assert switch.membership is not None
     assert switch.membership.standing is Standing.JOINED
 
-    again = switch.client("kube_join")
+    again = switch.clients.run("kube_join")
     assert again.returncode == 0
     assert "is joined already" in again.stdout
     assert switch.kubeadm_calls == ["join"]
 
-    left = switch.client("kube_reset")
+    left = switch.clients.run("kube_reset")
     assert (left.returncode, left.stderr) == (0, "")
     switch.wait_for(lambda: switch.connected == "False", "not connected")
     assert not switch.kubelet_runs
@@ -185,7 +185,7 @@ def test_the_operator_joins_resets_and_joins_again(switches: Make, server: Admin
     assert not switch.admin_conf.exists()
     assert switch.kubeadm_calls == ["join", "reset"]
 
-    assert switch.client("kube_join").returncode == 0
+    assert switch.clients.run("kube_join").returncode == 0
     switch.wait_for(lambda: switch.connected == "True", "connected again")
 
 
@@ -208,8 +208,8 @@ def test_an_operator_s_reset_stands_until_he_joins_or_changes_the_configuration(
     switch = power_on(switches())
     switch.join()
     until_joined(switch)
-    assert switch.client("kube_reset").returncode == 0
-    switch.restart_daemon()
+    assert switch.clients.run("kube_reset").returncode == 0
+    switch.daemon.restart()
     switch.wait_for(lambda: switch.status["kubelet_why"].startswith("this switch has not joined"), "it looks")
     assert switch.kubeadm_calls == ["join", "reset"]
     assert switch.membership is not None
@@ -233,7 +233,7 @@ def test_a_joined_kubelet_is_kept_from_removing_images_it_knows_nothing_of(switc
         "nodefs.inodesFree": "0%",
     }
     assert config["clusterDNS"] == ["10.96.0.10"], "the rest is as the cluster wants it"
-    toggles = [call for call in switch.systemctl_calls if "kubelet" in call]
+    toggles = [call for call in switch.units.calls if "kubelet" in call]
     at = len(toggles) - 1 - toggles[::-1].index("disable --now kubelet.service")
     assert toggles[at + 1] == "enable --now kubelet.service", "it reads the file when it starts"
     assert switch.kubelet_runs
@@ -245,7 +245,7 @@ def test_a_cluster_that_wants_its_kubelets_to_collect_images_is_left_alone(
     switch = JoinSwitch(lab_docker, master, server, pki, settings={"images": {"kubelet_gc": True}})
     try:
         switch.redis.start()
-        switch._add_unit("kubelet.service", switch.kube.kubelet_unit(lab_docker.socket))
+        switch.units.add("kubelet.service", switch.kube.kubelet_unit(lab_docker.socket))
         switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
         power_on(switch).join()
         until_joined(switch)
@@ -390,7 +390,7 @@ def test_what_kubeadm_says_is_what_the_operator_reads(switches: Make) -> None:
     switch = power_on(switches(join_boot_delay_s=10_000_000))
     switch.kubeadm_fails("join")
     switch.join()
-    ended = switch.client("kube_join")
+    ended = switch.clients.run("kube_join")
     assert ended.returncode == 1
     assert ended.stderr == "kubernetes: kubeadm join: error execution phase join: injected\n"
     assert not (switch.folder / "run" / "join.conf").exists(), "no administrator's credential stays behind"
@@ -448,7 +448,7 @@ def test_a_reset_without_the_master_does_the_rest_and_says_what_is_left_over(swi
     until_joined(switch)
     switch.wait_for(lambda: switch.node_exists, "the kubelet has made its Node")
     with stopped(switch):
-        ended = switch.client("kube_reset")
+        ended = switch.clients.run("kube_reset")
         assert ended.returncode == 0
         assert "left over: drain the node:" in ended.stdout
         assert "run: kubectl delete node switch9" in ended.stdout
@@ -467,9 +467,9 @@ def test_a_reset_forgets_queued_labels_also_while_the_daemon_is_away(switches: M
         code, said = switch.ask("label", "rack=7")
         assert code == 0
         assert said[0].startswith("queued")
-        switch.stop_daemon()
+        switch.daemon.stop()
         assert switch.job("reset").returncode == 0
-    switch.start_daemon()
+    switch.daemon.start()
     switch.wait_for(lambda: switch.status["pending"] == [], "the queue is purged")
     switch.wait_for(lambda: switch.pending == "", "STATE_DB says so")
     assert not (switch.folder / "state" / "purge").exists()
@@ -479,7 +479,7 @@ def test_only_one_job_works_at_a_time(switches: Make) -> None:
     switch = switches()
     switch.tell_kubeadm(delay_s=100)
     switch.join()
-    command = [sys.executable, "-m", "kubesyncd.join", "join", "--config", str(switch.config_file)]
+    command = [sys.executable, "-m", "kubesyncd.join", "join", "--config", str(switch.paths.settings)]
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     switch.wait_for(lambda: switch.kubeadm_calls == ["join"], "the first works")
     second = switch.job("reset")
@@ -494,7 +494,7 @@ def test_a_restart_of_the_daemon_does_not_disturb_a_join(switches: Make) -> None
     switch.tell_kubeadm(delay_s=100)
     switch.join()
     switch.wait_for(lambda: switch.kubeadm_calls == ["join"], "the join works")
-    switch.restart_daemon()
+    switch.daemon.restart()
     switch.wait_for(lambda: switch.status["membership"]["phase"] == "running", "the new daemon knows of it")
     switch.let_kubeadm_go()
     until_joined(switch)
@@ -531,8 +531,8 @@ def test_the_switch_describes_itself_with_labels(switches: Make, tmp_path: Path)
     )
     power_on(switch)
     switch.join()
-    switch.wait_for(lambda: switch.node_labels.get("hwsku") == "Force10_S6000", "the label is there")
-    assert switch.node_labels["deployment_type"] == "ToRRouter"
+    switch.wait_for(lambda: switch.master.labels.get("hwsku") == "Force10_S6000", "the label is there")
+    assert switch.master.labels["deployment_type"] == "ToRRouter"
 
 
 def test_the_node_says_what_runs_on_the_switch_and_what_its_labels_cannot(switches: Make) -> None:
@@ -544,10 +544,10 @@ def test_the_node_says_what_runs_on_the_switch_and_what_its_labels_cannot(switch
 
     def annotations() -> dict[str, str]:
         return dict(
-            switch.call_kube("get", f"{NODES}/{switch.kube.node}")["metadata"].get("annotations") or {}
+            switch.master.call("get", f"{NODES}/{switch.kube.node}")["metadata"].get("annotations") or {}
         )
 
-    switch.wait_for(lambda: switch.connected == "True" and switch.node_labels, "connected")
+    switch.wait_for(lambda: switch.connected == "True" and switch.master.labels, "connected")
     expected = {"feature.kubesyncd/snmp": "LOCAL", "original.kubesyncd/hwsku": "Force10 S6000"}
     switch.wait_for(lambda: expected.items() <= annotations().items(), "the Node says so")
     switch.done("stop", "snmp")
@@ -558,7 +558,7 @@ def test_status_shows_each_step_and_why_it_failed(switches: Make) -> None:
     switch = power_on(switches(join_boot_delay_s=10_000_000))
     switch.kubeadm_fails("join")
     switch.join()
-    switch.client("kube_join")
+    switch.clients.run("kube_join")
     status = switch.status["membership"]
     assert status["phase"] == "failed"
     failed = [step for step in status["steps"] if not step["ok"]]
@@ -572,4 +572,4 @@ def test_after_a_boot_a_join_waits_for_its_turn_but_an_operator_does_not(switche
     power_on(switch)
     switch.wait_for(lambda: "join_waits" in switch.told(), "it waits")
     assert switch.kubeadm_calls == []
-    assert switch.client("kube_join").returncode == 0
+    assert switch.clients.run("kube_join").returncode == 0
