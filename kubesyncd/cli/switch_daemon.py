@@ -112,9 +112,12 @@ class DaemonClient:
                 )
             time.sleep(AGAIN_S)
 
-    def cluster(self) -> ClusterDescription:
-        """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden."""
-        found: ClusterDescription = json.loads(self.ask("cluster")[0])
+    def cluster(self, *, files: bool = False) -> ClusterDescription:
+        """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden.
+
+        `files`: the daemon finds out whether it can write its ledger.
+        """
+        found: ClusterDescription = json.loads(self.ask("cluster", *(["files"] if files else []))[0])
         return found
 
     @contextmanager
