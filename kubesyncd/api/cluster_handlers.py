@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kubesyncd.core.descriptions import ClusterDescription
     from kubesyncd.join.controller import JoinController
 
+# An argument of `cluster`.
+FILES = "files"
+
 
 class ClusterHandlers:
     """The host socket's verbs about the master and this node's labels."""
@@ -53,12 +56,13 @@ class ClusterHandlers:
                 return Reply(protocol.EXIT_USAGE, err=f"label: {why}")
         return Reply(out=await self._cluster.apply(changes))
 
-    async def _cluster_status(self, _: Request) -> Reply:
+    async def _cluster_status(self, request: Request) -> Reply:
         """Reply with the state of the master and the membership, as JSON.
 
-        The ledger is written for it: whether it can be is not known before.
+        `cluster files`: the ledger is written for it, because whether it can be is not known before.
         """
-        status, failure = self._cluster.status(), await self._check_ledger()
+        failure = await self._check_ledger() if FILES in request.arguments[1:] else ""
+        status = self._cluster.status()
         files = [*([failure] if failure else []), *status.get("unwritten_files", [])]
         described: ClusterDescription = {
             **status,

@@ -124,9 +124,12 @@ class DaemonClient:
         """
         return "".join(self.ask("way-back", name))
 
-    def cluster(self) -> ClusterDescription:
-        """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden."""
-        found: ClusterDescription = json.loads(self.ask("cluster")[0])
+    def cluster(self, *, files: bool = False) -> ClusterDescription:
+        """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden.
+
+        `files`: the daemon finds out whether it can write its ledger.
+        """
+        found: ClusterDescription = json.loads(self.ask("cluster", *(["files"] if files else []))[0])
         return found
 
     @contextmanager

@@ -86,7 +86,7 @@ class StubDaemon:
                 return protocol.err(text) + protocol.result(1)
             case ["way-back", name] if name in self.features:
                 return protocol.out(self.features[name]["no_way_back"]) + protocol.result(0)
-            case ["cluster"]:
+            case ["cluster", *_]:
                 return protocol.out(json.dumps(self.cluster)) + protocol.result(0)
             case ["label", *_]:
                 return protocol.out("applied") + protocol.result(0)

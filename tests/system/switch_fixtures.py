@@ -8,7 +8,7 @@ Whatever a test did, its switches are closed, no container ever broke promise S1
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,6 +142,13 @@ def joined(switch: Switch) -> None:
     switch.wait_for(lambda: switch.connected == "True", "connected to the master")
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
     switch.wait_for(lambda: switch.master.labels, "the Node is registered")
+
+
+@contextmanager
+def powered_on(docker: Docker) -> Iterator[Switch]:
+    """A switch without a master, for a test that needs one after the other."""
+    with ExitStack() as stack:
+        yield _powered(stack, Switch(docker))
 
 
 def _powered(stack: ExitStack, switch: Switch) -> Switch:

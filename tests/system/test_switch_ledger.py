@@ -80,17 +80,17 @@ def test_without_a_daemon_and_its_ledger_docker_is_not_used_beside_kubernetes(
     kube = switch.run_kube("snmp")
     switch.until_ups("snmp", "local", "kube")
     switch.wait_for(lambda: (switch.folder / "state" / "boot.json").exists(), "the boot is marked")
-    switch.kill9()
-    lose(switch.ledger, b"")
+    switch.daemon.kill9()
+    lose(switch.paths.ledger, b"")
     verbs = [["start"], ["stop"], ["kill"], ["wait"], ["id"], ["inspect"], ["exec", "true"]]
     asked = [switch.spawn(verb, "snmp", *more) for verb, *more in verbs]
     for client in asked:
         out, err = client.communicate(timeout=60)
         assert (client.returncode, out) == (69, ""), (client.args, err)
-        assert f"{switch.ledger} " in err
+        assert f"{switch.paths.ledger} " in err
         assert "Kubernetes may run snmp, so docker is not used; run systemctl start kubesyncd" in err
     assert switch.running("snmp") == [kube]
-    switch.start_daemon()
+    switch.daemon.start()
     switch.done("start", "snmp")
     assert switch.running("snmp") == [kube]
     assert switch.container("id", "snmp").stdout.strip() == kube

@@ -19,8 +19,9 @@ import pytest
 from tests.lab.switch_clients import CLIENTS
 from tests.lab.switch_units import LAB
 from tests.system.docker_engine import RealDocker
-from tests.system.switch_fixtures import joined
+from tests.system.switch_fixtures import joined, powered_on
 from tests.system.test_switch_failure import to_kube
+from tests.system.test_switch_faults import begin, has_ended_within, start_mortal
 from tests.system.test_switch_images import KUBE, LOCAL, booted
 from tests.system.test_switch_policies import explained
 from tests.system.test_switch_rollback import deployed
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.lab.engines import LabDockerProcess
+    from tests.lab.engines import Docker, LabDockerProcess
     from tests.lab.switch import Switch
     from tests.system.switch_fixtures import MakeSwitch
 
@@ -317,10 +318,7 @@ def test_a_feature_that_can_have_no_local_container_is_a_warning(switch: Switch)
 
 # ---- power cuts -------------------------------------------------------------------------------------
 
-# The daemon's effects: a tag, a note of it, a container, the hold. Beyond the last one it lives.
-DAEMON_EFFECTS = 4
-# The command's: copies of two files of state and of a hook, their manifest, and the hook.
-COMMAND_EFFECTS = 5
+EFFECTS_MAX = 40
 
 
 def comes_up(switch: Switch) -> None:
@@ -347,29 +345,42 @@ def comes_up(switch: Switch) -> None:
     assert prepare(switch, "warm")[0] == 0, "nothing is half done that would be in the way"
 
 
-@pytest.mark.parametrize("effects", range(1, DAEMON_EFFECTS + 2))
-def test_a_power_cut_after_any_effect_of_the_daemon_leaves_a_switch_that_comes_up(
-    switch: Switch, effects: int
-) -> None:
-    kube_only(switch)
-    switch.daemon.stop()
-    switch.daemon.start(crash_after=effects)
-    switch.until_state("snmp", "KUBE_RUNNING")
-    code, lines = prepare(switch, "warm")
-    assert (code == 0) is (effects > DAEMON_EFFECTS), lines
-    comes_up(switch)
+@pytest.mark.slow("a switch for each effect")
+def test_a_power_cut_after_any_effect_of_the_daemon_leaves_a_switch_that_comes_up(engine: Docker) -> None:
+    for effects in range(1, EFFECTS_MAX):
+        with powered_on(engine) as switch:
+            kube_only(switch)
+            switch.daemon.stop()
+            start_mortal(switch, effects)
+            switch.until_state("snmp", "KUBE_RUNNING")
+            begin(switch)
+            code, lines = prepare(switch, "warm")
+            # What the daemon notes after its answer is an effect as well.
+            died = has_ended_within(switch, QUIET_S)
+            assert died or code == 0, lines
+            assert code != 0 or (switch.folder / "state" / "hold").exists(), "it was said to be prepared"
+            comes_up(switch)
+        if not died:
+            assert effects > 4, "a tag, a note of it, a container, the hold"
+            return
+    raise AssertionError(f"the daemon has more than {EFFECTS_MAX} effects")
 
 
-@pytest.mark.parametrize("effects", range(1, COMMAND_EFFECTS + 2))
+@pytest.mark.slow("a switch for each effect")
 def test_a_power_cut_after_any_effect_of_the_command_leaves_a_switch_that_comes_up(
-    new_switch: MakeSwitch, lab_docker: LabDockerProcess, effects: int
+    lab_docker: LabDockerProcess,
 ) -> None:
-    switch = new_switch(lab_docker)
-    switch.hook("warm-reboot.d", "50-cache", "true")
-    kube_only(switch)
-    ended = switch.kubesync("reboot", "prepare", "warm", crash_after=effects)
-    assert ended.returncode == (0 if effects > COMMAND_EFFECTS else -9), ended
-    comes_up(switch)
+    for effects in range(1, EFFECTS_MAX):
+        with powered_on(lab_docker) as switch:
+            switch.hook("warm-reboot.d", "50-cache", "true")
+            kube_only(switch)
+            prepared = switch.kubesync("reboot", "prepare", "warm", crash_after=effects)
+            assert prepared.returncode in (0, -signal.SIGKILL), prepared
+            comes_up(switch)
+        if prepared.returncode == 0:
+            assert effects > 5, "copies of two files of state and of a hook, their manifest, and the hook"
+            return
+    raise AssertionError(f"the command has more than {EFFECTS_MAX} effects")
 
 
 def test_another_image_finds_the_saved_context_once(switch: Switch) -> None:

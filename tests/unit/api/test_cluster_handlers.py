@@ -26,10 +26,10 @@ async def test_the_cluster_s_status_has_the_membership() -> None:
     refused = RefusedContainers(lambda: 7.0)
     refused.add("snmp", "ab", "its pod is foreign")
 
-    async def healthy() -> str:
-        return ""
+    async def not_asked() -> str:
+        raise AssertionError("a status that is polled must not write")
 
-    handlers = ClusterHandlers(cluster, join, refused, healthy).handlers()  # type: ignore[arg-type]
+    handlers = ClusterHandlers(cluster, join, refused, not_asked).handlers()  # type: ignore[arg-type]
     request = Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
     reply = await handlers["cluster"](request)
     assert json.loads(reply.out) == {
@@ -48,7 +48,7 @@ async def test_the_cluster_s_status_has_the_files_that_cannot_be_written() -> No
 
     refused = RefusedContainers(lambda: 7.0)
     handlers = ClusterHandlers(cluster, join, refused, full).handlers()  # type: ignore[arg-type]
-    request = Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
+    request = Request(["cluster", "files"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
     reply = await handlers["cluster"](request)
     told = json.loads(reply.out)["unwritten_files"]
     assert told == ["features.json cannot be written", "labels.json cannot be written"]
