@@ -111,7 +111,7 @@ def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[C
         return ()
     follows = "nothing can run it here but Kubernetes"
     if record.no_way_back:
-        follows = "the kube container is kept, also with owner local, a rollback or a failure"
+        follows = "the kube container is kept, also with owner local or a failure"
     if observed.no_way_back:
         fix = f"restore its image (docker load, docker pull), or create a container named {feature}"
     else:

@@ -12,7 +12,7 @@ from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import crash_loop
 from kubesyncd.core.inputs import label_step
 from kubesyncd.core.model import Mode
-from kubesyncd.core.plan_local import start_local
+from kubesyncd.core.plan_local import restore_image, start_local
 from kubesyncd.core.reasons import (
     could_not_start,
     kept,
@@ -34,8 +34,11 @@ MAY_START = (
 
 
 def up_kube(inputs: Inputs) -> Plan:
-    """Plan a feature that is up and owned by Kubernetes."""
-    plan = label_step(inputs)
+    """Plan a feature that is up and owned by Kubernetes.
+
+    One that is rolled back is among them while it has no way back: the image from before the failure may be one.
+    """
+    plan = label_step(inputs) or restore_image(inputs)
     if plan is not None:
         return plan
     if inputs.granted:

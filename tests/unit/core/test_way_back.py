@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, RestartUnit, SetMode
+from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, RestartUnit, RestoreImage, SetMode
 from kubesyncd.core.conditions import ConditionKind, conditions
 from kubesyncd.core.failed_action import ActionKind, FailedAction
 from kubesyncd.core.health import Complaint, Health
@@ -36,6 +37,9 @@ from tests.unit.core.given import (
     up,
 )
 
+if TYPE_CHECKING:
+    from kubesyncd.core.observation import Observation
+
 SWITCH = FailurePolicy.SWITCH_TO_LOCAL
 LOST = observed(kube(), label=ON, no_way_back=NO_IMAGE)
 
@@ -50,7 +54,7 @@ def test_the_only_container_is_kept(config: FeatureConfig) -> None:
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert found.kind is ConditionKind.NO_WAY_BACK
     assert found.text == (
-        f"no way back: {NO_IMAGE}, so the kube container is kept, also with owner local, a rollback or a failure; "
+        f"no way back: {NO_IMAGE}, so the kube container is kept, also with owner local or a failure; "
         "restore its image (docker load, docker pull), or create a container named snmp"
     )
 
@@ -162,6 +166,29 @@ def test_an_unhealthy_kube_container_is_kept_without_a_way_back() -> None:
     )
 
 
+FAILED = Health(failed_image="sha256:bad")
+
+
+@pytest.mark.parametrize("seen", [LOST, replace(LOST, containers=())])
+def test_a_rollback_restores_the_image_from_before_while_the_local_one_is_missing(seen: Observation) -> None:
+    """`docker rmi docker-snmp:latest`, while docker-snmp:kubesyncd-previous exists."""
+    record = granted(rolled_back=True, failure="bad", health=FAILED)
+    record, _ = look(ROLLBACK, record, LOST)
+    made = plan(ROLLBACK, record, seen)
+    assert made.action == RestoreImage("sha256:bad"), "before anything ends"
+    assert plan(ROLLBACK, record, replace(seen, working=True)).action is None
+    tried = replace(record, restored="sha256:bad")
+    assert plan(ROLLBACK, tried, seen).action is None, "none was kept"
+    restored = plan(ROLLBACK, tried, replace(seen, no_way_back="", joined=False))
+    assert isinstance(restored.action, EndContainer if seen is LOST else SetMode)
+
+
+def test_a_rollback_restores_the_image_from_before_where_the_local_container_does_not_start() -> None:
+    record = granted(rolled_back=True, failure="bad", health=FAILED)
+    assert plan(ROLLBACK, record, DEAD).action == RestoreImage("sha256:bad")
+    assert plan(ROLLBACK, replace(record, restored="sha256:bad"), DEAD).action is None
+
+
 # ---- a local container that does not start ------------------------------------------------------------
 
 BROKEN = FailedAction(
@@ -180,7 +207,7 @@ def test_a_local_container_that_does_not_start_is_no_way_back(config: FeatureCon
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert found.text == (
         "no way back: its local container does not start: Docker: no such program, so the kube container is kept, "
-        "also with owner local, a rollback or a failure; run: docker rm snmp, and its unit makes another one, or: "
+        "also with owner local or a failure; run: docker rm snmp, and its unit makes another one, or: "
         "kubesync clear snmp"
     )
     record, seen = look(config, record, replace(DEAD, failures=()))
