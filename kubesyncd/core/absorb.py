@@ -118,12 +118,12 @@ def _see_gate(record: Record, observed: Observation, now: float) -> Record:
 
 
 def _see_way_back(record: Record, config: FeatureConfig, observed: Observation) -> Record:
-    """Note that Kubernetes must keep the feature, until a local container can take over.
+    """Note that Kubernetes must keep the feature, until a local container can take over for certain.
 
     Over a crash of its container, too, but where the local one exists: that one may start after all.
     """
     runs = record.grant in observed.kube_running
-    missing = bool(observed.no_way_back) and (runs or record.no_way_back)
+    missing = bool(observed.no_local) and (runs or record.no_way_back)
     broken = runs and record.unstartable is not None and falls_back(config, record)
     lost = record.system_state is SystemState.UP and (missing or broken)
     # A script that lacks its image makes no container: nothing was tried.

@@ -107,7 +107,8 @@ def _of_container(feature: str, container: Container) -> tuple[Condition, ...]:
 
 def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
     """Say what no fallback, switch of owners or rollback can do."""
-    if not (record.no_way_back or observed.no_way_back):
+    lacks = lacking(record, observed)
+    if not lacks or not (record.no_way_back or observed.no_way_back):
         return ()
     follows = "nothing can run it here but Kubernetes"
     if record.no_way_back:
@@ -116,7 +117,7 @@ def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[C
         fix = f"restore its image (docker load, docker pull), or create a container named {feature}"
     else:
         fix = f"run: docker rm {feature}, and its unit makes another one, or: kubesync clear {feature}"
-    text = f"no way back: {lacking(record, observed)}, so {follows}; {fix}"
+    text = f"no way back: {lacks}, so {follows}; {fix}"
     return (Condition(ConditionKind.NO_WAY_BACK, text),)
 
 

@@ -62,8 +62,8 @@ def start_local(inputs: Inputs, because: str) -> Plan:
         return inputs.rest(f"{because}: the local container is started once its image is ready")
     if local is not None:
         return inputs.act(StartLocal(local.id), f"{because}: the local container is started")
-    if inputs.observed.no_way_back:
-        return inputs.rest(f"{because}: {inputs.observed.no_way_back}")
+    if inputs.observed.no_local:
+        return inputs.rest(f"{because}: {inputs.observed.no_local}")
     if not inputs.record.unit_restarted:
         return inputs.act(
             RestartUnit(), f"{because}, no local container exists: the unit's script creates one"

@@ -22,7 +22,7 @@ ATTRIBUTES_MAX = 15
 VALUES = {
     "Timing": 25,
     "Record": 35,
-    "Observation": 20,
+    "Observation": 21,
     "ContainerDescription": 18,
     "Container": 17,
     "FeatureDescription": 29,

@@ -24,6 +24,7 @@ from tests.unit.core.given import (
     LOCAL_CONFIG,
     NO_IMAGE,
     NOW,
+    OFF,
     ON,
     ROLLBACK,
     TIMING,
@@ -164,6 +165,59 @@ def test_an_unhealthy_kube_container_is_kept_without_a_way_back() -> None:
     assert isinstance(
         plan(FALLBACK, record, observed(kube(), local(running=False), label=ON)).action, EndContainer
     )
+
+
+# ---- not known ----------------------------------------------------------------------------------------
+
+SILENT = "it is not known whether a local container can be made (systemd: no answer)"
+UNSURE = observed(kube(), label=ON, way_back_unknown=SILENT)
+
+
+@pytest.mark.parametrize("config", [LOCAL_CONFIG, ROLLBACK])
+def test_the_only_container_is_kept_while_its_way_back_is_not_known_and_no_image_is_blamed(
+    config: FeatureConfig,
+) -> None:
+    record = granted(rolled_back=config is ROLLBACK, failure="bad" if config is ROLLBACK else "")
+    made = plan(config, record, UNSURE)
+    assert (made.action, made.state) == (None, State.KUBE_RUNNING)
+    assert made.why.endswith(f", but {SILENT}: the kube container is kept")
+    record, seen = look(config, record, UNSURE)
+    assert conditions("snmp", record, seen, TIMING, NOW) == ()
+    assert lacking(record, seen) == "", "the operators' commands promise no loss either"
+    over, _ = look(config, record, replace(UNSURE, way_back_unknown=""))
+    assert ruling_owner(config, over) is Owner.LOCAL
+
+
+def test_a_way_back_that_is_not_known_any_more_is_no_alert_after_a_restart() -> None:
+    record, seen = look(FALLBACK, granted(no_way_back=True), UNSURE)
+    assert record.no_way_back
+    assert conditions("snmp", record, seen, TIMING, NOW) == ()
+
+
+def test_an_unhealthy_kube_container_is_kept_while_its_way_back_is_not_known() -> None:
+    said = Complaint(KUBE, "container", "no answer")
+    record = granted(health=Health(complaints=(said,)), failure="it is unhealthy")
+    made = plan(FALLBACK, record, UNSURE)
+    assert (made.action, made.why) == (None, f"it is unhealthy; {SILENT}: the kube container is kept")
+
+
+def test_no_unit_is_restarted_while_it_is_not_known_what_its_script_can_do() -> None:
+    gone, at = replace(UNSURE, containers=()), NOW + 3600.0
+    record, _ = look(FALLBACK, granted(), UNSURE)
+    record, _ = look(FALLBACK, record, gone)
+    made = plan(FALLBACK, record, gone, at)
+    assert (made.action, made.wake_at) == (None, None)
+    assert made.why.endswith(f"{SILENT}, so nothing falls back until it is")
+    assert plan(FALLBACK, record, replace(gone, way_back_unknown=""), at).action == SetMode(Mode.NONE)
+    assert plan(LOCAL_CONFIG, up(), replace(gone, label=OFF)).action is None
+
+
+def test_a_unit_whose_way_back_is_not_known_was_restarted_all_the_same() -> None:
+    """`once`: a silent systemd must not make it a restart after each silence."""
+    seen = replace(UNSURE, containers=(), label=OFF)
+    record, _ = look(LOCAL_CONFIG, up(unit_restarted=True), seen)
+    assert record.unit_restarted
+    assert plan(LOCAL_CONFIG, record, replace(seen, way_back_unknown="")).action is None
 
 
 FAILED = Health(failed_image="sha256:bad")
