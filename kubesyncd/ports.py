@@ -62,6 +62,10 @@ class Forbidden(Refused):
     """The credential lacks the right; the request is valid once the right is given."""
 
 
+class Hindered(Refused):
+    """The service could not do it for a reason of its host's, which may pass: full disk, no memory, a port in use."""
+
+
 class Missing(PortError):
     """The named object does not exist."""
 
@@ -125,7 +129,7 @@ class Containers(Protocol):
         """
 
     async def start(self, container_id: str) -> None:
-        """Start the container; a running one is success."""
+        """Start the container; a running one is success. Raises Missing, Refused, Hindered, Unavailable."""
 
     async def unpause(self, container_id: str) -> None:
         """Unpause it; one that is not paused is success. Raises Missing, Refused, Unavailable."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.failed_action import START_AGES_S
 from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import lacked_memory
 from kubesyncd.core.labels import feature_label
@@ -115,8 +116,11 @@ def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[C
         follows = "the kube container is kept, also with owner local or a failure"
     if observed.no_way_back:
         fix = f"restore its image (docker load, docker pull), or create a container named {feature}"
-    else:
+    elif record.unstartable_until is None:
         fix = f"run: docker rm {feature}, and its unit makes another one, or: kubesync clear {feature}"
+    else:
+        tried = f"counts as untried {START_AGES_S / 60:g} min after it was tried"
+        fix = f"mend that; the container {tried}, or at once: kubesync clear {feature}"
     text = f"no way back: {lacks}, so {follows}; {fix}"
     return (Condition(ConditionKind.NO_WAY_BACK, text),)
 

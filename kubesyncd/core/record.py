@@ -87,7 +87,8 @@ class Record:
     read; False only after it had one, None: it never had.
     `no_way_back`: Kubernetes runs it, and no local container exists or can be made for certain, or it does not start.
     `local_image`: the image that its local container was last made from.
-    `unstartable`: the local container that could not be started, since when it has not run, and why.
+    `unstartable`: the local container that could not be started, since when it has not run, and why;
+    `unstartable_until`: when it counts as untried again, where the reason may pass.
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `doubt`: why the record may not be what
@@ -122,6 +123,7 @@ class Record:
     no_way_back: bool = False
     local_image: str = ""
     unstartable: tuple[str, str, str] | None = None
+    unstartable_until: float | None = None
     unpause: bool = False
     gates: tuple[GateWatch, ...] = ()
     off: LabelOff | None = None
@@ -281,6 +283,7 @@ def cleared(record: Record) -> Record:
         refuse_until=0.0,
         restored="",
         unstartable=None,
+        unstartable_until=None,
         health=health,
     )
 

@@ -352,6 +352,7 @@ def folded(w: World) -> World:
         owner_ts=0,
         owner=Owner.NONE,
         unstartable=None,
+        unstartable_until=None,
         gates=_folded_gates(r, names) if w.silent else (),
         asked=asked,
         doubt=_folded_doubt(r, names),

@@ -9,7 +9,7 @@ import pytest
 
 from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, RestartUnit, RestoreImage, SetMode
 from kubesyncd.core.conditions import ConditionKind, conditions
-from kubesyncd.core.failed_action import ActionKind, FailedAction
+from kubesyncd.core.failed_action import START_AGES_S, ActionKind, FailedAction
 from kubesyncd.core.health import Complaint, Health
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, LabelView, Mode, Owner, SystemState
 from kubesyncd.core.record import Record, cleared, falls_back, lacking, ruling_owner, with_mode
@@ -270,6 +270,35 @@ def test_a_local_container_that_does_not_start_is_no_way_back(config: FeatureCon
     mended, seen = look(config, cleared(record), replace(DEAD, failures=()))
     assert not mended.no_way_back
     assert lacking(mended, seen) == ""
+
+
+FULL = replace(BROKEN, text="Docker: no space left on device", at=NOW, passing=True)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_start_that_the_host_has_hindered_counts_as_untried_after_a_while(*, restarted: bool) -> None:
+    """The disk may be free again: kube's container has run since, so that nothing has tried another start."""
+    hindered = replace(DEAD, failures=(FULL,))
+    assert plan(LOCAL_CONFIG, granted(), hindered).action is None
+    record, seen = look(LOCAL_CONFIG, granted(), hindered)
+    (found,) = conditions("snmp", record, seen, TIMING, NOW)
+    assert found.text.endswith(
+        "mend that; the container counts as untried 10 min after it was tried, or at once: kubesync clear snmp"
+    )
+    later, due = replace(hindered, failures=() if restarted else (FULL,)), NOW + START_AGES_S
+    assert plan(LOCAL_CONFIG, record, later, due - 1.0).action is None
+    freed, seen = look(LOCAL_CONFIG, record, later, due)
+    assert (freed.no_way_back, freed.unstartable) == (False, None)
+    assert conditions("snmp", freed, seen, TIMING, due) == ()
+    assert isinstance(
+        plan(ROLLBACK, granted(rolled_back=True), later, due).action, RequestLabel | EndContainer
+    )
+
+
+def test_a_start_that_its_own_program_forbids_stays_in_the_way() -> None:
+    record, _ = look(LOCAL_CONFIG, granted(), DEAD)
+    later, _ = look(LOCAL_CONFIG, record, replace(DEAD, failures=()), NOW + 100 * START_AGES_S)
+    assert later.no_way_back
 
 
 def test_a_local_container_that_may_yet_start_is_a_way_back() -> None:
