@@ -168,7 +168,7 @@ class DockerContainers:
                 return Missing("Docker", error.message)
             if LEFT_BEHIND.search(error.message):
                 fix = f"docker rm -f {container_id[:SHORT_ID]}, and its unit creates a new one"
-                return Refused("Docker", f"{error.message}: remains of its last run are in the way; {fix}")
+                return Refused("Docker", f"{error.message}: remains of its last run are in the way", fix=fix)
             return (Refused if error.status < 500 else Hindered)("Docker", error.message)
 
         await self._act(container_id, lambda c: c.start(), START_S, judge, ends=False)

@@ -61,7 +61,7 @@ class FailedActions:
             return
         self._alerts.warn("trouble", text, about=_about(key), action=kind.value, retry_in_s=round(wait_s, 1))
         if isinstance(error, Refused) or failed.count > 1:
-            self._alerts.begin(kind.value, text)
+            self._alerts.begin(kind.value, text, file=error.file)
 
     def succeed(self, kind: ActionKind, target: str) -> None:
         """Note that the action has succeeded."""
