@@ -10,7 +10,7 @@ full-jitter backoff (0.8 s doubling to 30 s, at most 2 s for local services).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,12 +30,24 @@ if TYPE_CHECKING:
 
 
 class PortError(Exception):
-    """A typed failure of an external service; `service` is Redis, Docker, Kubernetes or systemd."""
+    """A typed failure of an external service; `service` is Redis, Docker, Kubernetes or systemd.
 
-    def __init__(self, service: str, detail: str) -> None:
-        super().__init__(f"{service}: {detail}")
+    `what` happened, and the `fix` to type, where one is known; `detail` has both. `file`: the one of the daemon's files
+    that cannot be written, where that is the reason.
+    """
+
+    def __init__(self, service: str, what: str, *, fix: str = "", file: str = "") -> None:
         self.service = service
-        self.detail = detail
+        self.what = what
+        self.fix = fix
+        self.file = file
+        self.detail = f"{what}; {fix}" if fix else what
+        super().__init__(f"{service}: {self.detail}")
+
+    def meaning(self, follows: str = "") -> Self:
+        """Return this error once more, with what follows from it for the reader."""
+        what = f"{self.what}: {follows}" if follows else self.what
+        return type(self)(self.service, what, fix=self.fix, file=self.file)
 
 
 class Unavailable(PortError):
@@ -60,6 +72,10 @@ class Refused(PortError):
 
 class Forbidden(Refused):
     """The credential lacks the right; the request is valid once the right is given."""
+
+
+class Hindered(Refused):
+    """The service could not do it for a reason of its host's, which may pass: full disk, no memory, a port in use."""
 
 
 class Missing(PortError):
@@ -125,7 +141,7 @@ class Containers(Protocol):
         """
 
     async def start(self, container_id: str) -> None:
-        """Start the container; a running one is success."""
+        """Start the container; a running one is success. Raises Missing, Refused, Hindered, Unavailable."""
 
     async def unpause(self, container_id: str) -> None:
         """Unpause it; one that is not paused is success. Raises Missing, Refused, Unavailable."""

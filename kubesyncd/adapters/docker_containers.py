@@ -46,7 +46,7 @@ from kubesyncd.adapters.docker_inspect import (
 from kubesyncd.adapters.docker_place import socket_path
 from kubesyncd.core.kube_names import kube_name
 from kubesyncd.core.model import CONTAINER_ID, SHORT_ID, Container, Identity, Owner, Signal
-from kubesyncd.ports import ForeignContainer, Missing, PortError, Refused, Unavailable
+from kubesyncd.ports import ForeignContainer, Hindered, Missing, PortError, Refused, Unavailable
 from kubesyncd.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -156,7 +156,11 @@ class DockerContainers:
         return self._cache.put(feature, await self._present(feature, granted), begun=begun, now=now)
 
     async def start(self, container_id: str) -> None:
-        """Start it; a running one is success. Raises Missing, Refused with Docker's reason, Unavailable."""
+        """Start it; a running one is success. Raises Missing, Refused with Docker's reason, Unavailable.
+
+        Docker answers 400 where the container's own program or configuration is the reason, 500 where the host's is:
+        Hindered.
+        """
 
         def judge(error: DockerError) -> PortError:
             # A start also answers 404 for a network or volume that is gone: that is not a missing container.
@@ -164,8 +168,8 @@ class DockerContainers:
                 return Missing("Docker", error.message)
             if LEFT_BEHIND.search(error.message):
                 fix = f"docker rm -f {container_id[:SHORT_ID]}, and its unit creates a new one"
-                return Refused("Docker", f"{error.message}: remains of its last run are in the way; {fix}")
-            return Refused("Docker", error.message)
+                return Refused("Docker", f"{error.message}: remains of its last run are in the way", fix=fix)
+            return (Refused if error.status < 500 else Hindered)("Docker", error.message)
 
         await self._act(container_id, lambda c: c.start(), START_S, judge, ends=False)
 

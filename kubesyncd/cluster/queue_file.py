@@ -125,8 +125,7 @@ class QueueFile:
         try:
             await self._file.save(encode(self.queue))
         except Unavailable as error:
-            what, _, fix = error.detail.partition("; ")
-            self._alerts.begin("labels_not_saved", f"{what}: {MEANS}; {fix}" if fix else f"{what}: {MEANS}")
+            self._alerts.begin("labels_not_saved", error.meaning(MEANS).detail, file=error.file)
         else:
             self._alerts.end("labels_not_saved")
 

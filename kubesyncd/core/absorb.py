@@ -51,7 +51,7 @@ def absorb(
     record = verified(record, observed, timing, now)
     asked = still_asked(record.start, observed, now)
     record = record if asked == record.start else replace(record, start=asked)
-    record = _see_way_back(_see_start(_see_local(record, observed), observed), config, observed)
+    record = _see_way_back(_see_start(_see_local(record, observed), observed, now), config, observed)
     record = _see_label_off(record, config, observed, timing, now)
     registered = registered_after(record.registered, observed)
     health = see_starts(record.health, observed.containers, timing, now)
@@ -118,12 +118,12 @@ def _see_gate(record: Record, observed: Observation, now: float) -> Record:
 
 
 def _see_way_back(record: Record, config: FeatureConfig, observed: Observation) -> Record:
-    """Note that Kubernetes must keep the feature, until a local container can take over.
+    """Note that Kubernetes must keep the feature, until a local container can take over for certain.
 
     Over a crash of its container, too, but where the local one exists: that one may start after all.
     """
     runs = record.grant in observed.kube_running
-    missing = bool(observed.no_way_back) and (runs or record.no_way_back)
+    missing = bool(observed.no_local) and (runs or record.no_way_back)
     broken = runs and record.unstartable is not None and falls_back(config, record)
     lost = record.system_state is SystemState.UP and (missing or broken)
     # A script that lacks its image makes no container: nothing was tried.
@@ -133,18 +133,22 @@ def _see_way_back(record: Record, config: FeatureConfig, observed: Observation) 
     return replace(record, no_way_back=lost, unit_restarted=tried)
 
 
-def _see_start(record: Record, observed: Observation) -> Record:
+def _see_start(record: Record, observed: Observation, now: float) -> Record:
     """Note a local container that cannot be started, until it has run: the row tells it over a restart.
 
-    A start that Docker has not answered may still succeed.
+    A start that Docker has not answered may still succeed. One that the host has hindered may succeed later.
     """
-    local, mark = observed.local, record.unstartable
+    local, mark, until = observed.local, record.unstartable, record.unstartable_until
     failed = observed.failure_of(ActionKind.START_LOCAL)
     if local is not None and failed is not None and failed.refused and failed.target == local.id:
-        mark = (local.id, local.started, failed.text)
+        mark, until = (local.id, local.started, failed.text), failed.untried_at
     if local is None or local.running or (mark is not None and mark[:2] != (local.id, local.started)):
         mark = None
-    return record if mark == record.unstartable else replace(record, unstartable=mark)
+    if mark is None or (until is not None and now >= until):
+        mark = until = None
+    if (mark, until) == (record.unstartable, record.unstartable_until):
+        return record
+    return replace(record, unstartable=mark, unstartable_until=until)
 
 
 def _see_grant(

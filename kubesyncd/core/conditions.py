@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.failed_action import START_AGES_S
 from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import lacked_memory
 from kubesyncd.core.labels import feature_label
@@ -60,12 +61,21 @@ _STARTS = {
 }
 
 
+_OOM_FIX = "raise its memory limit, or see: dmesg"
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition that lasts: what, about which container or label, what follows, what to type."""
+    """A condition that lasts. `what`: about which container or label, and what follows. `fix`: what to type."""
 
     kind: ConditionKind
-    text: str
+    what: str
+    fix: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole sentence."""
+        return f"{self.what}; {self.fix}" if self.fix else self.what
 
 
 def conditions(
@@ -76,7 +86,7 @@ def conditions(
         *_no_way_back(feature, record, observed),
         *_by_policy(feature, record, observed),
         *(condition for c in observed.containers for condition in _of_container(feature, c)),
-        *(Condition(ConditionKind.OOM_KILLED, _oom(c)) for c in _oom_killed(record, observed)),
+        *(Condition(ConditionKind.OOM_KILLED, _oom(c), _OOM_FIX) for c in _oom_killed(record, observed)),
         *(
             Condition(ConditionKind.GATE_IGNORED, _ignored(feature, container_id, record, timing))
             for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now))
@@ -94,30 +104,33 @@ def _of_container(feature: str, container: Container) -> tuple[Condition, ...]:
         text = f"Docker does not describe {what} ({container.unread}); {counts} and can still be stopped or killed"
         found.append(Condition(ConditionKind.UNREAD, text))
     if container.paused:
-        text = f"{what} is paused: its processes stand still; run: container start {feature}"
-        found.append(Condition(ConditionKind.PAUSED, text))
+        text, fix = f"{what} is paused: its processes stand still", f"run: container start {feature}"
+        found.append(Condition(ConditionKind.PAUSED, text, fix))
     if container.unhealthy:
-        text = f"the HEALTHCHECK of {what} fails ({container.unhealthy}); see: docker inspect {short}"
-        found.append(Condition(ConditionKind.UNHEALTHY, text))
+        text = f"the HEALTHCHECK of {what} fails ({container.unhealthy})"
+        found.append(Condition(ConditionKind.UNHEALTHY, text, f"see: docker inspect {short}"))
     if container.restarting:
-        text = f"{what} has ended, and Docker starts it again by its restart policy; see: docker logs {short}"
-        found.append(Condition(ConditionKind.RESTARTING, text))
+        text = f"{what} has ended, and Docker starts it again by its restart policy"
+        found.append(Condition(ConditionKind.RESTARTING, text, f"see: docker logs {short}"))
     return tuple(found)
 
 
 def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
     """Say what no fallback, switch of owners or rollback can do."""
-    if not (record.no_way_back or observed.no_way_back):
+    lacks = lacking(record, observed)
+    if not lacks or not (record.no_way_back or observed.no_way_back):
         return ()
     follows = "nothing can run it here but Kubernetes"
     if record.no_way_back:
-        follows = "the kube container is kept, also with owner local, a rollback or a failure"
+        follows = "the kube container is kept, also with owner local or a failure"
     if observed.no_way_back:
         fix = f"restore its image (docker load, docker pull), or create a container named {feature}"
-    else:
+    elif record.unstartable_until is None:
         fix = f"run: docker rm {feature}, and its unit makes another one, or: kubesync clear {feature}"
-    text = f"no way back: {lacking(record, observed)}, so {follows}; {fix}"
-    return (Condition(ConditionKind.NO_WAY_BACK, text),)
+    else:
+        tried = f"counts as untried {START_AGES_S / 60:g} min after it was tried"
+        fix = f"mend that; the container {tried}, or at once: kubesync clear {feature}"
+    return (Condition(ConditionKind.NO_WAY_BACK, f"no way back: {lacks}, so {follows}", fix),)
 
 
 def _by_policy(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
@@ -127,12 +140,12 @@ def _by_policy(feature: str, record: Record, observed: Observation) -> tuple[Con
         return ()
     what, policy, fix = _named(local), local.restart_policy, f"run: docker update --restart=no {feature}"
     starts = _STARTS.get(policy, "when it ends")
-    text = f"{what} has the restart policy {policy}: Docker starts it by itself {starts}; {fix}"
-    found = [Condition(ConditionKind.RESTART_POLICY, text)]
+    text = f"{what} has the restart policy {policy}: Docker starts it by itself {starts}"
+    found = [Condition(ConditionKind.RESTART_POLICY, text, fix)]
     although = _although(record, observed)
     if local.running and although:
-        text = f"Docker has started {what} by its restart policy {policy}, although {although}: it is stopped; {fix}"
-        found.append(Condition(ConditionKind.BY_POLICY, text))
+        text = f"Docker has started {what} by its restart policy {policy}, although {although}: it is stopped"
+        found.append(Condition(ConditionKind.BY_POLICY, text, fix))
     return tuple(found)
 
 
@@ -176,7 +189,7 @@ def _ended_for_memory(record: Record, container: Container, *, newest: bool) -> 
 
 def _oom(container: Container) -> str:
     lost = "the kernel ended a process of" if container.running else "the kernel ended"
-    return f"{lost} {_named(container)} for lack of memory; raise its memory limit, or see: dmesg"
+    return f"{lost} {_named(container)} for lack of memory"
 
 
 def _ignored(feature: str, container_id: str, record: Record, timing: Timing) -> str:
@@ -201,7 +214,7 @@ def _stray(feature: str, record: Record, observed: Observation) -> tuple[Conditi
     what = f"pod {newest.pod}" if newest.pod else f"the pod of container {newest.id[:SHORT_ID]}"
     text = (
         f"{what} comes although the node label {feature_label(feature)} is off: it is bare or static, or its DaemonSet "
-        "is orphaned or selects another label. Its container waits at the gate and is left alone; "
-        "delete the pod, or its file in the kubelet's staticPodPath"
+        "is orphaned or selects another label. Its container waits at the gate and is left alone"
     )
-    return (Condition(ConditionKind.STRAY, text),)
+    fix = "delete the pod, or its file in the kubelet's staticPodPath"
+    return (Condition(ConditionKind.STRAY, text, fix),)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from kubesyncd.core.actions import Action
 
 TEXT_MAX = 300
+# A refused start whose reason may pass counts as untried after so long.
+START_AGES_S = 600.0
 
 
 class ActionKind(StrEnum):
@@ -53,7 +55,7 @@ class FailedAction:
 
     `target`: the container it was about, where it is about one. `count`: failures in a row, `at` the last one; it is
     not tried again before `again_at`. `refused`: the outside understood and refused it, so that a retry does not help
-    until something changes. `passing`: the outside asks for a retry in a moment.
+    until something changes. `passing`: its reason may pass without an event.
     """
 
     kind: ActionKind
@@ -64,6 +66,11 @@ class FailedAction:
     again_at: float = 0.0
     refused: bool = False
     passing: bool = False
+
+    @property
+    def untried_at(self) -> float | None:
+        """When a start of the container counts as untried again (BOOTTIME seconds); None: not by time alone."""
+        return self.at + START_AGES_S if self.passing else None
 
 
 def kind_of(action: Action) -> tuple[ActionKind, str]:

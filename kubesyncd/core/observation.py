@@ -27,7 +27,8 @@ class Observation:
     empty where it can, or where that is not known. `leaving`: a reset is about to begin or runs, and ends every kube
     container. `failures`: actions that failed when they were last tried. `working`: an image
     of the feature is being tagged or its local container recreated. `no_way_back`: why no local container exists or
-    can be made; empty where one does or can, or none is needed.
+    can be made; empty where one does or can, where that is not known, or none is needed. `way_back_unknown`: why it is
+    not known.
     `registered`: CONFIG_DB has a FEATURE row; None: not known. `absent`: the feature has no FEATURE row, no container
     and no unit, for certain. `settling`: the FEATURE row has just gone, and may be written again in a moment.
     """
@@ -52,6 +53,7 @@ class Observation:
     failures: tuple[FailedAction, ...] = ()
     working: bool = False
     no_way_back: str = ""
+    way_back_unknown: str = ""
 
     def failed(self, action: Action) -> FailedAction | None:
         """Return the failure of this action, if it failed when it was last tried."""
@@ -61,6 +63,11 @@ class Observation:
     def failure_of(self, kind: ActionKind) -> FailedAction | None:
         """Return the failure of this kind, if there is one."""
         return next((f for f in self.failures if f.kind is kind), None)
+
+    @property
+    def no_local(self) -> str:
+        """Why no local container exists or can be made for certain: an unknown way back counts as none."""
+        return self.no_way_back or self.way_back_unknown
 
     @property
     def comeback(self) -> Action:

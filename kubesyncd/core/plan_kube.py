@@ -12,7 +12,7 @@ from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import crash_loop
 from kubesyncd.core.inputs import label_step
 from kubesyncd.core.model import Mode
-from kubesyncd.core.plan_local import start_local
+from kubesyncd.core.plan_local import restore_image, start_local
 from kubesyncd.core.reasons import (
     could_not_start,
     kept,
@@ -21,7 +21,7 @@ from kubesyncd.core.reasons import (
     waits_for_kube,
     why_refused,
 )
-from kubesyncd.core.record import complaint_against, lacking, local_wanted, returns_to_local
+from kubesyncd.core.record import complaint_against, local_wanted, returns_to_local, uncertain
 from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
@@ -34,8 +34,11 @@ MAY_START = (
 
 
 def up_kube(inputs: Inputs) -> Plan:
-    """Plan a feature that is up and owned by Kubernetes."""
-    plan = label_step(inputs)
+    """Plan a feature that is up and owned by Kubernetes.
+
+    One that is rolled back is among them while it has no way back: the image from before the failure may be one.
+    """
+    plan = label_step(inputs) or restore_image(inputs)
     if plan is not None:
         return plan
     if inputs.granted:
@@ -53,11 +56,11 @@ def _kube_running(inputs: Inputs) -> Plan:
     if not unwell:
         if inputs.observed.leaving:
             return _leave(inputs)
-        why = kept(inputs.config, record, lacking(record, inputs.observed)) or record.failure
+        why = kept(inputs.config, record, uncertain(record, inputs.observed)) or record.failure
         return inputs.rest(why) if why else _adopt(inputs)
     if record.no_way_back:
         return inputs.rest(
-            f"{record.failure}; {lacking(record, inputs.observed)}: the kube container is kept"
+            f"{record.failure}; {uncertain(record, inputs.observed)}: the kube container is kept"
         )
     if inputs.observed.local is None:
         return inputs.rest(f"{record.failure}; no local container exists to take over")
@@ -166,9 +169,9 @@ def _admission(inputs: Inputs) -> Plan | None:
 
 
 def _no_local(inputs: Inputs) -> str:
-    """Return why no local container can be started or made; empty where one can."""
-    if inputs.observed.no_way_back:
-        return inputs.observed.no_way_back
+    """Return why no local container can be started or made for certain; empty where one can."""
+    if inputs.observed.no_local:
+        return inputs.observed.no_local
     lost = inputs.observed.local is None and inputs.record.unit_restarted
     return "no local container exists" if lost else ""
 
@@ -206,7 +209,10 @@ def _kube_ready(inputs: Inputs) -> Plan:
         return inputs.rest(waits)
     lost = _no_local(inputs)
     if lost:
-        return inputs.rest(f"{waits}; {lost}, so nothing can fall back")
+        follows = "so nothing can fall back"
+        if inputs.observed.way_back_unknown:
+            follows = "so nothing falls back until it is"
+        return inputs.rest(f"{waits}; {lost}, {follows}")
     # Where Kubernetes cannot deploy, waiting for it only leaves the feature without a container.
     due = inputs.now if record.local_due or record.failure or inputs.observed.no_deploy else None
     if due is None:

@@ -29,13 +29,9 @@ def up_local(inputs: Inputs) -> Plan:
         return end_kube(inputs, (inputs.granted,), because)
     if inputs.record.mode is not Mode.NONE:
         return inputs.act(SetMode(Mode.NONE), f"{because}: Kubernetes state cleared")
-    failed_image = inputs.record.health.failed_image if rolled_back else ""
-    if failed_image and inputs.record.restored != failed_image and not inputs.observed.working:
-        plan = inputs.attempt(
-            RestoreImage(failed_image), f"{because}: the local image from before the failure is restored"
-        )
-        if plan is not None:
-            return plan
+    plan = restore_image(inputs)
+    if plan is not None:
+        return plan
     if inputs.observed.local_running:
         if inputs.observed.local_running in inputs.observed.stopping:
             return inputs.rest("the local container is being stopped; it is started again once it has ended")
@@ -49,6 +45,16 @@ def up_local(inputs: Inputs) -> Plan:
     return start_local(inputs, because)
 
 
+def restore_image(inputs: Inputs) -> Plan | None:
+    """Plan to restore the local image from before the failure; None where that is done, fails or is not needed."""
+    record = inputs.record
+    failed_image = record.health.failed_image if record.rolled_back else ""
+    if not failed_image or record.restored == failed_image or inputs.observed.working:
+        return None
+    why = f"rolled back ({record.failure}): the local image from before the failure is restored"
+    return inputs.attempt(RestoreImage(failed_image), why)
+
+
 def start_local(inputs: Inputs, because: str) -> Plan:
     """Start the local container, or have the unit create it."""
     local = inputs.observed.local
@@ -56,8 +62,8 @@ def start_local(inputs: Inputs, because: str) -> Plan:
         return inputs.rest(f"{because}: the local container is started once its image is ready")
     if local is not None:
         return inputs.act(StartLocal(local.id), f"{because}: the local container is started")
-    if inputs.observed.no_way_back:
-        return inputs.rest(f"{because}: {inputs.observed.no_way_back}")
+    if inputs.observed.no_local:
+        return inputs.rest(f"{because}: {inputs.observed.no_local}")
     if not inputs.record.unit_restarted:
         return inputs.act(
             RestartUnit(), f"{because}, no local container exists: the unit's script creates one"

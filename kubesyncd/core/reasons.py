@@ -78,15 +78,15 @@ def runs_on(local: Container | None) -> str:
     )
 
 
-def kept(config: FeatureConfig, record: Record, lacking: str) -> str:
+def kept(config: FeatureConfig, record: Record, uncertain: str) -> str:
     """Word why Kubernetes keeps a feature that should run locally; empty where it should not.
 
-    `lacking`: see `record.lacking`.
+    `uncertain`: see `record.uncertain`.
     """
     if config.owner is not Owner.LOCAL and not record.rolled_back:
         return ""
     because = f"rolled back ({record.failure})" if record.rolled_back else "set_owner=local"
-    return f"{because}, but {lacking}: the kube container is kept"
+    return f"{because}, but {uncertain}: the kube container is kept"
 
 
 def next_chance(feature: str) -> str:

@@ -85,9 +85,10 @@ class Record:
     cannot be, replaced as the local one. `boot_fallback`: a prepared reboot promised an immediate local container,
     until a kube container has proven stable again. `registered`: whether CONFIG_DB had a FEATURE row when it was last
     read; False only after it had one, None: it never had.
-    `no_way_back`: Kubernetes runs it, and no local container exists or can be made, or it does not start.
+    `no_way_back`: Kubernetes runs it, and no local container exists or can be made for certain, or it does not start.
     `local_image`: the image that its local container was last made from.
-    `unstartable`: the local container that could not be started, since when it has not run, and why.
+    `unstartable`: the local container that could not be started, since when it has not run, and why;
+    `unstartable_until`: when it counts as untried again, where the reason may pass.
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `doubt`: why the record may not be what
@@ -122,6 +123,7 @@ class Record:
     no_way_back: bool = False
     local_image: str = ""
     unstartable: tuple[str, str, str] | None = None
+    unstartable_until: float | None = None
     unpause: bool = False
     gates: tuple[GateWatch, ...] = ()
     off: LabelOff | None = None
@@ -161,12 +163,17 @@ def falls_back(config: FeatureConfig, record: Record) -> bool:
 
 
 def lacking(record: Record, observed: Observation) -> str:
-    """Return why no local container can take over; empty where one can, or none is needed."""
+    """Return why no local container can take over; empty where one can, where that is not known, or none is needed."""
     if observed.no_way_back:
         return observed.no_way_back
     if record.unstartable is None:
         return ""
     return f"its local container does not start: {record.unstartable[2]}"
+
+
+def uncertain(record: Record, observed: Observation) -> str:
+    """Return why it is not certain that a local container can take over; empty where it is, or none is needed."""
+    return lacking(record, observed) or observed.way_back_unknown
 
 
 def returns_to_local(config: FeatureConfig, record: Record, observed: Observation) -> bool:
@@ -276,6 +283,7 @@ def cleared(record: Record) -> Record:
         refuse_until=0.0,
         restored="",
         unstartable=None,
+        unstartable_until=None,
         health=health,
     )
 

@@ -195,5 +195,5 @@ def _report(reports: NodeReports, feature: str, view: View | None) -> None:
     if view is None:
         reports.forget(feature)
     else:
-        no_way_back = next((c.text for c in view.conditions if c.kind is ConditionKind.NO_WAY_BACK), "")
-        reports.feature(feature, view.plan.state.value, view.record.failure, no_way_back.partition("; ")[0])
+        no_way_back = next((c.what for c in view.conditions if c.kind is ConditionKind.NO_WAY_BACK), "")
+        reports.feature(feature, view.plan.state.value, view.record.failure, no_way_back)

@@ -129,7 +129,8 @@ class Daemon:
             try:
                 await ledger.boot.write()
             except Unavailable as error:
-                self._alerts.begin("boot_not_marked", f"{error}; a loss of the ledger would go unnoticed")
+                text = f"{error}; a loss of the ledger would go unnoticed"
+                self._alerts.begin("boot_not_marked", text, file=error.file)
                 await asyncio.sleep(backoff.next_s())
             else:
                 self._alerts.end("boot_not_marked")

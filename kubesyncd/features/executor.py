@@ -247,7 +247,7 @@ class Executor:
             await self._around.images.adopt(self._name, image_id)
         except PortError as error:
             text = f"{error}; the local image is unchanged, the adoption is tried again"
-            self._alerts.begin("image_not_adopted", text)
+            self._alerts.begin("image_not_adopted", text, file=error.file)
             await self._memory.change(adopt_at=self._clock() + self._around.timing.tag_after_s)
             return
         self._alerts.end("image_not_adopted")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.failed_action import TEXT_MAX, ActionKind, FailedAction
 from kubesyncd.core.model import SHORT_ID, Owner
 from kubesyncd.core.text import printable
-from kubesyncd.ports import Missing, Passing, PortError, Refused, Unavailable
+from kubesyncd.ports import Hindered, Missing, Passing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container
@@ -50,7 +50,7 @@ class FailedActions:
             at=now,
             again_at=now + wait_s,
             refused=refused,
-            passing=isinstance(error, Passing),
+            passing=isinstance(error, Passing | Hindered),
         )
         if before is not None:
             failed = replace(failed, count=before.count + 1)
@@ -61,7 +61,7 @@ class FailedActions:
             return
         self._alerts.warn("trouble", text, about=_about(key), action=kind.value, retry_in_s=round(wait_s, 1))
         if isinstance(error, Refused) or failed.count > 1:
-            self._alerts.begin(kind.value, text)
+            self._alerts.begin(kind.value, text, file=error.file)
 
     def succeed(self, kind: ActionKind, target: str) -> None:
         """Note that the action has succeeded."""
@@ -110,8 +110,9 @@ def _is_over(failed: FailedAction, present: dict[str, bool], now: float, *, made
     """
     match failed.kind:
         case ActionKind.START_LOCAL:
-            # It stays true of this container: a fallback to it would fail.
-            return present.get(failed.target, True)
+            # It stays true of this container, unless its reason may pass: a fallback to it would fail.
+            untried = failed.untried_at is not None and now >= failed.untried_at
+            return untried or present.get(failed.target, True)
         case ActionKind.STOP | ActionKind.KILL | ActionKind.UNPAUSE:
             over = not present.get(failed.target, False)
         case ActionKind.RESTART_UNIT:

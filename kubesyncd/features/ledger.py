@@ -198,7 +198,7 @@ class Ledger:
             if self._tried < mine:
                 await self._write()
             if self._failed is not None:
-                raise Unavailable(self._failed.service, self._failed.detail)
+                raise self._failed.meaning()
 
     async def check(self) -> str:
         """Write the file as it is; return why that fails, or an empty string."""
@@ -216,9 +216,7 @@ class Ledger:
         try:
             await self._file.save(self._encoded())
         except Unavailable as error:
-            what, _, fix = error.detail.partition("; ")
-            told = f"{what}: {MEANS}; {fix}" if fix else f"{what}: {MEANS}"
-            self._failed, self._tried = Unavailable(error.service, told), upto
+            self._failed, self._tried = error.meaning(MEANS), upto
         else:
             self._saving = set()
             self._failed, self._tried = None, upto

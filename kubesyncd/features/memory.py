@@ -77,7 +77,7 @@ class Memory:
         except Unavailable as error:
             if surely:
                 raise
-            self._alerts.begin("ledger", str(error))
+            self._alerts.begin("ledger", str(error), file=error.file)
         if not record.grant:
             self._alerts.end("image_not_adopted")
         if not record.rolled_back:
@@ -101,7 +101,7 @@ class Memory:
             await self._around.images.note_rollback(self._name, *noted)
             self._alerts.end("rollback")
         except PortError as error:
-            self._alerts.begin("rollback", f"{error}; a reboot would lose the rollback")
+            self._alerts.begin("rollback", f"{error}; a reboot would lose the rollback", file=error.file)
 
     def _claim_name(self, config: FeatureConfig) -> None:
         """Claim the feature's name in Kubernetes, which another feature may share."""

@@ -86,7 +86,10 @@ class Reconciler:
         self._retry_at: float | None = None
         store = StoreReader(name, around, self._memory, self._alerts)
         self._sources = _Sources(
-            store, ContainerReader(name, around), WayBack(name, around), Existence(name, around)
+            store,
+            ContainerReader(name, around),
+            WayBack(name, around, self._alerts),
+            Existence(name, around),
         )
 
     # ---- for the server -------------------------------------------------------------------------
@@ -320,6 +323,7 @@ class Reconciler:
             no_way_back=await self._sources.way_back.lacking(
                 self._memory.config, self._memory.record, containers
             ),
+            way_back_unknown=self._sources.way_back.unknown,
             registered=None if stored is None or stored.loading else stored.config is not None,
             settling=self._sources.store.gone_until is not None,
             absent=await self._sources.existence.absent(stored, containers),

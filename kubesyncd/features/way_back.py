@@ -12,23 +12,26 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import Container, FeatureConfig
     from kubesyncd.core.record import Record
     from kubesyncd.features.surroundings import Surroundings
+    from kubesyncd.runtime.alerts import AlertLog
 
+TOPIC = "way_back"
 NO_SCRIPT = "no local container exists, and no unit has a script to make one"
 
 
 class WayBack:
-    """Asks systemd and Docker where it matters, at most once in `audit_s`; an unknown way back counts as none.
+    """Asks systemd and Docker where it matters, at most once in `audit_s`.
 
     `again_at`: when to ask again after no answer; no event repeats it.
     """
 
-    def __init__(self, name: str, around: Surroundings) -> None:
+    def __init__(self, name: str, around: Surroundings, alerts: AlertLog) -> None:
         self._name = name
         self._around = around
+        self._alerts = alerts
         self._backoff = around.runtime.backoff(around.timing)
         # The last answer, and why there is none to the last question.
         self._lacking: str | None = None
-        self._unknown = ""
+        self._silent = ""
         self._until = 0.0
         self._asks = False
         # Counts every change of the images, so that an answer from before one is asked again.
@@ -42,23 +45,32 @@ class WayBack:
         """
         self._until = 0.0
         self._changes += 1
-        self._lacking, self._unknown = self._lacking or None, "the images are changing"
+        self._lacking, self._silent = self._lacking or None, "the images are changing"
         return self._asks
 
+    @property
+    def unknown(self) -> str:
+        """Why it is not known whether a local container can be made; empty where it is, or none may be needed."""
+        if not self._asks or self._lacking is not None:
+            return ""
+        return f"it is not known whether a local container can be made ({self._silent})"
+
     async def lacking(self, config: FeatureConfig, record: Record, containers: tuple[Container, ...]) -> str:
-        """Return why no local container exists or can be made; empty where one does or can, or none may be needed."""
+        """Return why no local container exists or can be made; see also `unknown`.
+
+        Empty where one does or can, where that is not known, or none may be needed.
+        """
         exists = any(c.owner is Owner.LOCAL and not c.gone for c in containers)
         self._asks = not exists and record.system_state is SystemState.UP and falls_back(config, record)
         if not self._asks:
-            self._lacking, self._until, self.again_at = None, 0.0, None
+            self._lacking, self._until = None, 0.0
+            self._answered()
             return ""
         now = self._around.runtime.clock()
         waits = self.again_at is not None and now < self.again_at
         if not waits and now >= self._until:
             await self._ask(record)
-        if self._lacking is None:
-            return f"it is not known whether a local container can be made ({self._unknown})"
-        return self._lacking
+        return self._lacking or ""
 
     async def _ask(self, record: Record) -> None:
         changes, clock = self._changes, self._around.runtime.clock
@@ -67,14 +79,20 @@ class WayBack:
         except PortError as error:
             # Docker may take long to say nothing.
             self.again_at = clock() + self._backoff.next_s()
-            self._unknown = str(error)
+            self._silent = str(error)
+            self._alerts.fails(TOPIC, error)
             return
-        self.again_at = None
-        self._backoff.reset()
+        self._answered(surely=True)
         if changes == self._changes:
             self._lacking, self._until = answer, clock() + self._around.timing.audit_s
         elif answer:
             self._lacking = answer
+
+    def _answered(self, *, surely: bool = False) -> None:
+        if self.again_at is not None:
+            self.again_at = None
+            self._alerts.answers(TOPIC, surely=surely)
+        self._backoff.reset()
 
     async def asked(self, record: Record) -> str:
         """Return why no local container can be made; empty where one can. Raises Unavailable, Refused."""

@@ -127,8 +127,9 @@ class ImageStore:
         step = policy.restore(record, stock, failed_image)
         if step is not None:
             await self._tag(feature, step)
-        elif stock.named(record.local) == failed_image:
-            raise Refused("Docker", f"{record.local} is what failed, and no image from before it is kept")
+        elif stock.named(record.local) in ("", failed_image):
+            found = "is what failed" if stock.named(record.local) else "does not exist"
+            raise Refused("Docker", f"{record.local} {found}, and no image from before the failure is kept")
         await self._renew(feature, record)
 
     async def ensure_local(self, feature: str, deployed: str, *, dry: bool = False) -> str:

@@ -28,8 +28,6 @@ SHARED = frozenset({"Docker", "Redis", "systemd"})
 SETTLED_S = 5.0
 # The kernel's message, repeated by Docker.
 _NO_SPACE = "no space left on device"
-# As state_files says it.
-CANNOT_WRITE = " cannot be written: "
 
 
 class Alerts:
@@ -45,10 +43,13 @@ class Alerts:
         self._began_at: dict[str, float] = {}
         self._over_at: dict[str, float] = {}
 
-    def begins(self, topic: str, whom: str, text: str) -> bool:
-        """Note that `topic` (a log event) is a problem of component `whom`; return whether to raise an alert."""
+    def begins(self, topic: str, whom: str, text: str, file: str = "") -> bool:
+        """Note that `topic` (a log event) is a problem of component `whom`; return whether to raise an alert.
+
+        `file`: the file that cannot be written, where that is the problem.
+        """
         self.ends(topic, whom)
-        problem = _problem(topic, whom, text)
+        problem = _problem(topic, whom, text, file)
         met = self._met.setdefault(problem, set())
         met.add((topic, whom))
         return len(met) == 1
@@ -109,12 +110,11 @@ class Alerts:
         self._over_at[service] = now
 
 
-def _problem(topic: str, whom: str, text: str) -> str:
+def _problem(topic: str, whom: str, text: str, file: str) -> str:
     """Name the problem: a full disk is one for all components, and so is each file that cannot be written."""
     if _NO_SPACE in text.lower():
         return FULL_DISK
-    file, cannot, _ = text.partition(CANNOT_WRITE)
-    return f"{file}{cannot}" if cannot else f"{topic} of {whom}"
+    return f"file {file}" if file else f"{topic} of {whom}"
 
 
 class AlertLog:
@@ -142,10 +142,13 @@ class AlertLog:
             self._log.warning(topic, why=text, **more)
         self._note(topic, about, text)
 
-    def begin(self, topic: str, text: str) -> None:
-        """Log one alert until the problem clears, even if its text changes; a warning where others have it too."""
+    def begin(self, topic: str, text: str, *, file: str = "") -> None:
+        """Log one alert until the problem clears, even if its text changes; a warning where others have it too.
+
+        `file`: the file that cannot be written, where that is the problem.
+        """
         if (topic, "") not in self._current:
-            if self._alerts.begins(topic, self._whom, text):
+            if self._alerts.begins(topic, self._whom, text, file):
                 self._log.error(topic, alert=True, why=text)
             else:
                 self._log.warning(topic, why=text)

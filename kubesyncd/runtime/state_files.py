@@ -109,8 +109,8 @@ class StateFile:
             atomic_write(self._path, data, self._mode)
         except OSError as error:
             fix = f"free disk space or inodes in {folder}, or make it writable"
-            detail = f"{self._path} cannot be written: {error.strerror}; {fix}"
-            raise Unavailable(SERVICE, detail) from error
+            what = f"{self._path} cannot be written: {error.strerror}"
+            raise Unavailable(SERVICE, what, fix=fix, file=str(self._path)) from error
 
 
 class DiskFile:

@@ -381,8 +381,9 @@ class TestStartStopKill:
     ) -> None:
         snmp = await api.create(feature, ("no-such-program",))
 
-        with pytest.raises(Refused, match="executable file not found"):
+        with pytest.raises(Refused, match="executable file not found") as raised:
             await containers.start(snmp)
+        assert type(raised.value) is Refused, "its reason does not pass"
         assert [c.exit_code for c in await containers.list(feature)] == [None]
 
     async def test_a_stop_returns_when_it_has_ended_with_its_own_code(

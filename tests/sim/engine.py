@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import Container, Identity, Owner, Signal
-from kubesyncd.ports import ForeignContainer, Missing, NotSent, Refused, Unavailable
+from kubesyncd.ports import ForeignContainer, Hindered, Missing, NotSent, Refused, Unavailable
 from tests.sim.chance import Fault
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ class DockerPort:
         async def effect() -> None:
             box = self._find(container_id)
             if self._world.chance.strikes(Fault.NAME_CONFLICT, box.feature):
-                raise Refused("Docker", "driver failed programming external connectivity")
+                raise Hindered("Docker", "driver failed programming external connectivity")
             if not box.runs and box.owner is Owner.LOCAL and box.feature in self._engine.broken:
                 raise Refused("Docker", "no such program")
             async with box.starting:

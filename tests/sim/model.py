@@ -198,10 +198,11 @@ class World:
 
     `sent`: so many queued labels are in the PATCH that is under way; `landed`: the master has taken it, and we have
     not heard so yet. `deployed`: the master has a manifest. `silent`: its image has no gate. `script`: the unit
-    makes a local container. `local_starts`: docker start of the local container works; `no_local`: when it is tried
-    again after it has failed. `slow`: docker start takes long; `starting`: one is under way, `known` to the daemon, or
-    `lost` over its restart. `leaving`: a reset waits for the features, or runs. `barred`: the Node takes no pods.
-    `writable`: STATE_DB takes writes. From `api` on it is shared by all features.
+    makes a local container; `unsure`: systemd does not say. `local_starts`: docker start of the local container
+    works; `no_local`: when it is tried again after it has failed. `slow`: docker start takes long; `starting`: one
+    is under way, `known` to the daemon, or `lost` over its restart. `leaving`: a reset waits for the features, or
+    runs. `barred`: the Node takes no pods. `writable`: STATE_DB takes writes. From `api` on it is shared by all
+    features.
     """
 
     config: FeatureConfig = _CONFIG
@@ -218,6 +219,7 @@ class World:
     silent: bool = False
     local_starts: bool = True
     script: bool = True
+    unsure: bool = False
     no_local: float | None = None
     slow: bool = False
     starting: str = ""
@@ -242,6 +244,9 @@ class World:
     def timing(self) -> Timing:
         """A manifest with an image may crash-loop."""
         return LOOPING if self.image else TIMING
+
+
+SILENT = "it is not known whether a local container can be made"
 
 
 class Broken(AssertionError):
@@ -289,14 +294,19 @@ def facts_of(w: World) -> Observation:
         no_deploy="not joined" if not w.joined else "the Node is not ready" if w.barred else "",
         leaving=w.leaving,
         failures=_failures(w),
-        no_way_back=_no_way_back(w),
+        no_way_back="" if w.unsure else _no_way_back(w),
+        way_back_unknown=SILENT if w.unsure and _needs_script(w) else "",
     )
     return _told(w, w.record, observed)
 
 
-def _no_way_back(w: World) -> str:
+def _needs_script(w: World) -> bool:
     up = w.record.system_state is SystemState.UP
-    lost = up and falls_back(w.config, w.record) and not w.local_exists and not w.script
+    return up and falls_back(w.config, w.record) and not w.local_exists
+
+
+def _no_way_back(w: World) -> str:
+    lost = _needs_script(w) and not w.script
     return "no local container exists, and its image does not exist" if lost else ""
 
 
@@ -342,6 +352,7 @@ def folded(w: World) -> World:
         owner_ts=0,
         owner=Owner.NONE,
         unstartable=None,
+        unstartable_until=None,
         gates=_folded_gates(r, names) if w.silent else (),
         asked=asked,
         doubt=_folded_doubt(r, names),
@@ -352,6 +363,7 @@ def folded(w: World) -> World:
         w,
         record=record,
         no_local=w.no_local if w.local_exists and not w.local_runs else None,
+        unsure=w.unsure and not w.local_exists,
         kube=tuple(replace(k, id=names[k.id]) for k in w.kube),
         stopping=frozenset(names.get(c, c) for c in w.stopping if c in running),
         killed=frozenset(names.get(c, c) for c in w.killed if c in running),
@@ -465,8 +477,8 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
                 return replace(asked, killed=w.killed | {container_id})
             return replace(asked, stopping=w.stopping | {container_id})
         case RestartUnit():
-            if not w.script:
-                raise Broken("the unit is restarted, and its script can make no container")
+            if w.unsure or not w.script:
+                raise Broken("the unit is restarted, and its script can make no container for certain")
             return replace(w, record=replace(w.record, unit_restarted=True), unit_restarts=True)
         case AdoptImage(image_id):
             if image_id == w.record.health.failed_image:
@@ -505,8 +517,8 @@ def _granted(w: World, container_id: str) -> World:
 def _may_end(w: World, container_id: str) -> None:
     """Up, and kube its owner: the local container makes room for one that will stay. The last one of all stays."""
     granted = container_id == w.record.grant and w.record.system_state is SystemState.UP
-    if granted and not w.local_exists and not w.script:
-        raise Broken("the only container is ended, and no other one can exist")
+    if granted and not w.local_exists and (w.unsure or not w.script):
+        raise Broken("the only container is ended, and no other one can exist for certain")
     if granted and w.local_exists and not w.local_runs and w.no_local is not None:
         raise Broken("the only container is ended for one that does not start")
     if (
@@ -836,6 +848,8 @@ def broken_moves(w: World) -> Iterator[tuple[str, World]]:
     if not w.local_exists:
         lost = "lost" if w.script else "back"
         yield f"the script that makes the local container is {lost}", replace(w, script=not w.script)
+        answers = "answers" if w.unsure else "does not answer"
+        yield f"systemd {answers} whether there is one", replace(w, unsure=not w.unsure)
     up = w.record.system_state is SystemState.UP
     if _failures(w) and up and w.no_local is not None and ruling_owner(w.config, w.record) is Owner.LOCAL:
         yield "the start is answered with a failure", replace(w, record=verbs.given_up(w.record))

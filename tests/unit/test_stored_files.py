@@ -51,6 +51,7 @@ LATER: dict[str, Any] = {
     "no_way_back": False,
     "local_image": "",
     "unstartable": None,
+    "unstartable_until": None,
     "unpause": False,
     "gates": (),
     "start": None,

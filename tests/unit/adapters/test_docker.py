@@ -16,7 +16,7 @@ from kubesyncd.adapters.docker_containers import DockerContainers
 from kubesyncd.adapters.docker_events import parse_event
 from kubesyncd.adapters.docker_inspect import KUBE_NAME, KUBE_TYPE, Foreign, describe, listed, whose
 from kubesyncd.core.model import Container, Owner, Signal
-from kubesyncd.ports import Refused, Unavailable
+from kubesyncd.ports import Hindered, Refused, Unavailable
 from kubesyncd.runtime.kube_names import KubeNames
 from kubesyncd.settings import DockerSettings
 from tests.contract.test_containers import SLOW, Api
@@ -273,6 +273,16 @@ class TestFaults:
             await containers.stop(snmp, 1)
         with pytest.raises(Unavailable, match="driver failed"):
             await containers.kill(snmp, "KILL")
+
+    async def test_a_start_that_the_host_hinders_is_told_apart_from_one_that_the_container_forbids(
+        self, lab: LabDocker, containers: DockerContainers
+    ) -> None:
+        snmp = await Api(lab.socket).create("snmp")
+        for status, kind in ((500, Hindered), (400, Refused), (409, Refused)):
+            lab.fail["POST", f"/containers/{snmp}/start"] = ApiError(status, "no space left on device")
+            with pytest.raises(Refused, match="no space left") as raised:
+                await containers.start(snmp)
+            assert type(raised.value) is kind
 
     async def test_a_start_that_misses_a_network_is_refused_not_missing(
         self, lab: LabDocker, containers: DockerContainers

@@ -127,6 +127,7 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         no_way_back=True,
         local_image="docker-snmp:latest",
         unstartable=(local_id, "2026-01-29T00:00:00Z", "no such program"),
+        unstartable_until=96.0,
         unpause=True,
         gates=(GateWatch(kube_id, 13.0, asked=True),),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),

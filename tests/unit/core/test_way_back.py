@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, RestartUnit, SetMode
+from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, RestartUnit, RestoreImage, SetMode
 from kubesyncd.core.conditions import ConditionKind, conditions
-from kubesyncd.core.failed_action import ActionKind, FailedAction
+from kubesyncd.core.failed_action import START_AGES_S, ActionKind, FailedAction
 from kubesyncd.core.health import Complaint, Health
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, LabelView, Mode, Owner, SystemState
 from kubesyncd.core.record import Record, cleared, falls_back, lacking, ruling_owner, with_mode
@@ -23,6 +24,7 @@ from tests.unit.core.given import (
     LOCAL_CONFIG,
     NO_IMAGE,
     NOW,
+    OFF,
     ON,
     ROLLBACK,
     TIMING,
@@ -35,6 +37,9 @@ from tests.unit.core.given import (
     plan,
     up,
 )
+
+if TYPE_CHECKING:
+    from kubesyncd.core.observation import Observation
 
 SWITCH = FailurePolicy.SWITCH_TO_LOCAL
 LOST = observed(kube(), label=ON, no_way_back=NO_IMAGE)
@@ -50,7 +55,7 @@ def test_the_only_container_is_kept(config: FeatureConfig) -> None:
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert found.kind is ConditionKind.NO_WAY_BACK
     assert found.text == (
-        f"no way back: {NO_IMAGE}, so the kube container is kept, also with owner local, a rollback or a failure; "
+        f"no way back: {NO_IMAGE}, so the kube container is kept, also with owner local or a failure; "
         "restore its image (docker load, docker pull), or create a container named snmp"
     )
 
@@ -162,6 +167,82 @@ def test_an_unhealthy_kube_container_is_kept_without_a_way_back() -> None:
     )
 
 
+# ---- not known ----------------------------------------------------------------------------------------
+
+SILENT = "it is not known whether a local container can be made (systemd: no answer)"
+UNSURE = observed(kube(), label=ON, way_back_unknown=SILENT)
+
+
+@pytest.mark.parametrize("config", [LOCAL_CONFIG, ROLLBACK])
+def test_the_only_container_is_kept_while_its_way_back_is_not_known_and_no_image_is_blamed(
+    config: FeatureConfig,
+) -> None:
+    record = granted(rolled_back=config is ROLLBACK, failure="bad" if config is ROLLBACK else "")
+    made = plan(config, record, UNSURE)
+    assert (made.action, made.state) == (None, State.KUBE_RUNNING)
+    assert made.why.endswith(f", but {SILENT}: the kube container is kept")
+    record, seen = look(config, record, UNSURE)
+    assert conditions("snmp", record, seen, TIMING, NOW) == ()
+    assert lacking(record, seen) == "", "the operators' commands promise no loss either"
+    over, _ = look(config, record, replace(UNSURE, way_back_unknown=""))
+    assert ruling_owner(config, over) is Owner.LOCAL
+
+
+def test_a_way_back_that_is_not_known_any_more_is_no_alert_after_a_restart() -> None:
+    record, seen = look(FALLBACK, granted(no_way_back=True), UNSURE)
+    assert record.no_way_back
+    assert conditions("snmp", record, seen, TIMING, NOW) == ()
+
+
+def test_an_unhealthy_kube_container_is_kept_while_its_way_back_is_not_known() -> None:
+    said = Complaint(KUBE, "container", "no answer")
+    record = granted(health=Health(complaints=(said,)), failure="it is unhealthy")
+    made = plan(FALLBACK, record, UNSURE)
+    assert (made.action, made.why) == (None, f"it is unhealthy; {SILENT}: the kube container is kept")
+
+
+def test_no_unit_is_restarted_while_it_is_not_known_what_its_script_can_do() -> None:
+    gone, at = replace(UNSURE, containers=()), NOW + 3600.0
+    record, _ = look(FALLBACK, granted(), UNSURE)
+    record, _ = look(FALLBACK, record, gone)
+    made = plan(FALLBACK, record, gone, at)
+    assert (made.action, made.wake_at) == (None, None)
+    assert made.why.endswith(f"{SILENT}, so nothing falls back until it is")
+    assert plan(FALLBACK, record, replace(gone, way_back_unknown=""), at).action == SetMode(Mode.NONE)
+    assert plan(LOCAL_CONFIG, up(), replace(gone, label=OFF)).action is None
+
+
+def test_a_unit_whose_way_back_is_not_known_was_restarted_all_the_same() -> None:
+    """`once`: a silent systemd must not make it a restart after each silence."""
+    seen = replace(UNSURE, containers=(), label=OFF)
+    record, _ = look(LOCAL_CONFIG, up(unit_restarted=True), seen)
+    assert record.unit_restarted
+    assert plan(LOCAL_CONFIG, record, replace(seen, way_back_unknown="")).action is None
+
+
+FAILED = Health(failed_image="sha256:bad")
+
+
+@pytest.mark.parametrize("seen", [LOST, replace(LOST, containers=())])
+def test_a_rollback_restores_the_image_from_before_while_the_local_one_is_missing(seen: Observation) -> None:
+    """`docker rmi docker-snmp:latest`, while docker-snmp:kubesyncd-previous exists."""
+    record = granted(rolled_back=True, failure="bad", health=FAILED)
+    record, _ = look(ROLLBACK, record, LOST)
+    made = plan(ROLLBACK, record, seen)
+    assert made.action == RestoreImage("sha256:bad"), "before anything ends"
+    assert plan(ROLLBACK, record, replace(seen, working=True)).action is None
+    tried = replace(record, restored="sha256:bad")
+    assert plan(ROLLBACK, tried, seen).action is None, "none was kept"
+    restored = plan(ROLLBACK, tried, replace(seen, no_way_back="", joined=False))
+    assert isinstance(restored.action, EndContainer if seen is LOST else SetMode)
+
+
+def test_a_rollback_restores_the_image_from_before_where_the_local_container_does_not_start() -> None:
+    record = granted(rolled_back=True, failure="bad", health=FAILED)
+    assert plan(ROLLBACK, record, DEAD).action == RestoreImage("sha256:bad")
+    assert plan(ROLLBACK, replace(record, restored="sha256:bad"), DEAD).action is None
+
+
 # ---- a local container that does not start ------------------------------------------------------------
 
 BROKEN = FailedAction(
@@ -180,7 +261,7 @@ def test_a_local_container_that_does_not_start_is_no_way_back(config: FeatureCon
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert found.text == (
         "no way back: its local container does not start: Docker: no such program, so the kube container is kept, "
-        "also with owner local, a rollback or a failure; run: docker rm snmp, and its unit makes another one, or: "
+        "also with owner local or a failure; run: docker rm snmp, and its unit makes another one, or: "
         "kubesync clear snmp"
     )
     record, seen = look(config, record, replace(DEAD, failures=()))
@@ -189,6 +270,35 @@ def test_a_local_container_that_does_not_start_is_no_way_back(config: FeatureCon
     mended, seen = look(config, cleared(record), replace(DEAD, failures=()))
     assert not mended.no_way_back
     assert lacking(mended, seen) == ""
+
+
+FULL = replace(BROKEN, text="Docker: no space left on device", at=NOW, passing=True)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_start_that_the_host_has_hindered_counts_as_untried_after_a_while(*, restarted: bool) -> None:
+    """The disk may be free again: kube's container has run since, so that nothing has tried another start."""
+    hindered = replace(DEAD, failures=(FULL,))
+    assert plan(LOCAL_CONFIG, granted(), hindered).action is None
+    record, seen = look(LOCAL_CONFIG, granted(), hindered)
+    (found,) = conditions("snmp", record, seen, TIMING, NOW)
+    assert found.text.endswith(
+        "mend that; the container counts as untried 10 min after it was tried, or at once: kubesync clear snmp"
+    )
+    later, due = replace(hindered, failures=() if restarted else (FULL,)), NOW + START_AGES_S
+    assert plan(LOCAL_CONFIG, record, later, due - 1.0).action is None
+    freed, seen = look(LOCAL_CONFIG, record, later, due)
+    assert (freed.no_way_back, freed.unstartable) == (False, None)
+    assert conditions("snmp", freed, seen, TIMING, due) == ()
+    assert isinstance(
+        plan(ROLLBACK, granted(rolled_back=True), later, due).action, RequestLabel | EndContainer
+    )
+
+
+def test_a_start_that_its_own_program_forbids_stays_in_the_way() -> None:
+    record, _ = look(LOCAL_CONFIG, granted(), DEAD)
+    later, _ = look(LOCAL_CONFIG, record, replace(DEAD, failures=()), NOW + 100 * START_AGES_S)
+    assert later.no_way_back
 
 
 def test_a_local_container_that_may_yet_start_is_a_way_back() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core import protocol
-from kubesyncd.core.failed_action import ActionKind
+from kubesyncd.core.failed_action import START_AGES_S, ActionKind
 from kubesyncd.core.model import FeatureConfig, Owner, Row, SystemState
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start, Stop
@@ -16,7 +16,7 @@ from kubesyncd.features.failed_actions import FAILURES_MAX, FORGET_S, FailedActi
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.reconciler import Reconciler
 from kubesyncd.features.wakes import Wakes
-from kubesyncd.ports import Missing, Passing, Refused, Unavailable
+from kubesyncd.ports import Hindered, Missing, Passing, Refused, Unavailable
 from kubesyncd.runtime.alerts import AlertLog, Alerts
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
@@ -399,5 +399,20 @@ def test_failures_are_few_and_end_with_what_they_are_about() -> None:
         kept.fail(ActionKind.RECORD, "0", Unavailable("ledger", "full"))
         await asyncio.sleep(10 * FORGET_S)
         assert not kept.lasting(()), "nothing tries them any more"
+
+    loop.run(story())
+
+
+def test_a_start_that_the_host_hindered_is_not_held_against_its_container_for_ever() -> None:
+    async def story() -> None:
+        surroundings = around(World())
+        kept = FailedActions(surroundings, AlertLog(Alerts(), "snmp", PlainLog(), surroundings.runtime.clock))  # type: ignore[arg-type]
+        kept.fail(ActionKind.START_LOCAL, LOCAL, Hindered("Docker", "no space left on device"))
+        (failed,) = kept.lasting((STOPPED,))
+        assert (failed.refused, failed.passing) == (True, True)
+        await asyncio.sleep(START_AGES_S - 1.0)
+        assert kept.lasting((STOPPED,))
+        await asyncio.sleep(1.0)
+        assert not kept.lasting((STOPPED,)), "the local container may take over again, also from a reset"
 
     loop.run(story())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,14 +15,28 @@ from tests.sim import loop
 from tests.unit.core.given import FALLBACK, KUBE_CONFIG, NO_IMAGE, down, granted, kube, local
 from tests.unit.features.given import World, around
 
+if TYPE_CHECKING:
+    from kubesyncd.features.surroundings import Surroundings
+
 UNKNOWN = "not known whether a local container can be made"
 LOCAL_CONFIG = FeatureConfig(set_owner=Owner.LOCAL)
+
+
+def way_back(surroundings: Surroundings) -> WayBack:
+    return WayBack("snmp", surroundings, surroundings.runtime.alert_log("snmp"))
+
+
+async def asked(way: WayBack) -> tuple[str, bool]:
+    """What is lacking while Kubernetes runs a feature with fallback, and whether that is not known."""
+    lacking = await way.lacking(FALLBACK, granted(), (kube(),))
+    assert not (lacking and way.unknown)
+    return lacking, UNKNOWN in way.unknown
 
 
 def test_systemd_is_asked_only_where_it_matters_and_once_an_audit() -> None:
     async def story() -> None:
         world = World()
-        way = WayBack("snmp", around(world))
+        way = way_back(around(world))
         assert await way.lacking(FALLBACK, granted(), (kube(), local(running=False))) == ""
         assert await way.lacking(KUBE_CONFIG, granted(), (kube(),)) == ""
         assert await way.lacking(FALLBACK, down(), (kube(),)) == ""
@@ -42,18 +57,18 @@ def test_systemd_is_asked_only_where_it_matters_and_once_an_audit() -> None:
 def test_an_image_that_goes_or_comes_back_is_noticed_at_once() -> None:
     async def story() -> None:
         world = World()
-        way = WayBack("snmp", around(world))
+        way = way_back(around(world))
         assert not way.doubt(), "nothing depends on an image yet"
         assert await way.lacking(FALLBACK, granted(), (kube(), local(running=False))) == ""
         assert not way.doubt(), "a container can be started without"
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+        assert await asked(way) == ("", False)
         world.no_image = "docker-snmp:latest"
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == "", "asked a moment ago"
+        assert await asked(way) == ("", False), "asked a moment ago"
         assert way.doubt()
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == NO_IMAGE
+        assert await asked(way) == (NO_IMAGE, False)
         world.no_image = ""
         assert way.doubt()
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+        assert await asked(way) == ("", False)
 
     loop.run(story())
 
@@ -67,9 +82,9 @@ def test_a_change_while_docker_is_asked_is_asked_for_again() -> None:
             way.doubt()
             return before
 
-        way = WayBack("snmp", replace(around(world), images=Pruned(pruned_meanwhile)))
-        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),)), "it may be an answer from before"
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == NO_IMAGE
+        way = way_back(replace(around(world), images=Pruned(pruned_meanwhile)))
+        assert await asked(way) == ("", True), "it may be an answer from before"
+        assert await asked(way) == (NO_IMAGE, False)
 
     loop.run(story())
 
@@ -85,17 +100,16 @@ class Pruned:
 def test_without_an_answer_nothing_is_certain_and_what_was_known_stays(*, known: bool) -> None:
     async def story() -> None:
         world = World()
-        way = WayBack("snmp", around(world))
+        way = way_back(around(world))
         if known:
-            assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+            assert await asked(way) == ("", False)
             await asyncio.sleep(61.0)
         world.unit = None
-        said = await way.lacking(FALLBACK, granted(), (kube(),))
-        assert said == "" if known else UNKNOWN in said
+        assert await asked(way) == ("", not known)
         assert way.again_at is not None, "no event tells that systemd answers again"
         world.unit = True
         await asyncio.sleep(1.0)
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == "", "asked again"
+        assert await asked(way) == ("", False), "asked again"
         assert way.again_at is None
 
     loop.run(story())
@@ -104,17 +118,17 @@ def test_without_an_answer_nothing_is_certain_and_what_was_known_stays(*, known:
 def test_what_was_known_before_a_change_of_the_images_is_unknown_after_it() -> None:
     async def story() -> None:
         world = World()
-        way = WayBack("snmp", around(world))
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+        way = way_back(around(world))
+        assert await asked(way) == ("", False)
         assert way.doubt()
         world.unit = None
-        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),)), "Docker is busy, pruning"
+        assert await asked(way) == ("", True), "Docker is busy, pruning"
         world.unit, world.no_image = True, "docker-snmp:latest"
         await asyncio.sleep(1.0)
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == NO_IMAGE
+        assert await asked(way) == (NO_IMAGE, False)
         assert way.doubt()
         world.unit = None
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == NO_IMAGE, "lost, until they say otherwise"
+        assert await asked(way) == (NO_IMAGE, False), "lost, until they say otherwise"
 
     loop.run(story())
 
@@ -122,13 +136,13 @@ def test_what_was_known_before_a_change_of_the_images_is_unknown_after_it() -> N
 def test_what_was_known_before_a_local_container_came_is_unknown_when_it_has_gone() -> None:
     async def story() -> None:
         world = World()
-        way = WayBack("snmp", around(world))
-        assert await way.lacking(FALLBACK, granted(), (kube(),)) == ""
+        way = way_back(around(world))
+        assert await asked(way) == ("", False)
         assert await way.lacking(FALLBACK, granted(), (kube(), local(running=False))) == ""
         await asyncio.sleep(86400.0)
         assert not way.doubt()
         world.unit = None
-        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),))
+        assert await asked(way) == ("", True)
 
     loop.run(story())
 
@@ -136,7 +150,7 @@ def test_what_was_known_before_a_local_container_came_is_unknown_when_it_has_gon
 def test_a_silent_service_is_asked_again_after_a_pause_whatever_happens_meanwhile() -> None:
     async def story() -> None:
         world = World()
-        way = WayBack("snmp", replace(around(world), timing=Timing(backoff_s=8.0)))
+        way = way_back(replace(around(world), timing=Timing(backoff_s=8.0)))
         world.unit = None
         asked_at = []
         for _ in range(600):
@@ -159,8 +173,8 @@ def test_the_pause_begins_when_the_call_has_failed() -> None:
             await asyncio.sleep(20.0)
             raise Unavailable("Docker", "no answer within 10 s")
 
-        way = WayBack("snmp", replace(around(World()), images=Pruned(silent)))
-        assert UNKNOWN in await way.lacking(FALLBACK, granted(), (kube(),))
+        way = way_back(replace(around(World()), images=Pruned(silent)))
+        assert await asked(way) == ("", True)
         assert way.again_at is not None
         assert way.again_at >= 20.0
 

@@ -14,7 +14,7 @@ from kubesyncd.images.store import decode
 from kubesyncd.ports import Missing, Refused, Unavailable
 from kubesyncd.runtime.state_files import StateFile
 from tests.lab.crash_points import count_effects
-from tests.lab.image_bench import LOCAL, REPOSITORY, ImageBench
+from tests.lab.image_bench import LOCAL, PREVIOUS, REPOSITORY, ImageBench
 from tests.wait import until_async
 
 if TYPE_CHECKING:
@@ -122,6 +122,22 @@ async def test_a_missing_local_image_is_named_and_one_of_an_unknown_name_is_not(
     assert await store.missing_local("snmp", "not a name") == LOCAL
 
 
+async def test_a_rollback_restores_a_local_image_that_was_removed(bench: ImageBench) -> None:
+    v1 = bench.boot()
+    v2 = bench.image(f"{REPOSITORY}:v2")
+    await bench.store().adopt("snmp", v2)
+    bench.docker.remove("snmp")
+    bench.docker.remove_image(LOCAL)
+    await bench.store().restore("snmp", v2)
+    assert await bench.tags() == (v1, v1)
+    for name in (LOCAL, PREVIOUS):
+        bench.docker.remove_image(name)
+    with pytest.raises(
+        Refused, match=f"{LOCAL} does not exist, and no image from before the failure is kept"
+    ):
+        await bench.store().restore("snmp", v2)
+
+
 async def test_the_local_image_is_missing_where_none_of_its_names_exists(bench: ImageBench) -> None:
     """An upgrade removes the tag that the last local container was made from; the unit's script uses another one."""
     store = bench.store(listed="docker-snmp")
@@ -140,7 +156,7 @@ async def test_a_rollback_from_what_was_never_adopted_changes_nothing(bench: Ima
     v2 = bench.image(f"{REPOSITORY}:v2")
     await bench.store().restore("snmp", v2)
     assert await bench.tags() == (v1, "")
-    with pytest.raises(Refused, match="no image from before it is kept"):
+    with pytest.raises(Refused, match="no image from before the failure is kept"):
         await bench.store().restore("snmp", v1)
 
 

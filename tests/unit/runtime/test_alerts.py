@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import structlog
 
 from kubesyncd.ports import Lasting, Refused, Unavailable
 from kubesyncd.runtime.alerts import SETTLED_S, AlertLog, Alerts
+from kubesyncd.runtime.state_files import StateFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FULL = "state file: /var/lib/x cannot be written: No space left on device; free disk space"
 
@@ -23,12 +29,30 @@ def test_a_full_disk_is_one_alert_for_all_components_and_error_texts() -> None:
     "why", ["Read-only file system", "Disk quota exceeded", "Permission denied", "Input/output error"]
 )
 def test_a_file_that_cannot_be_written_is_one_alert_for_all_features(why: str) -> None:
-    text = f"state file: /run/x cannot be written: {why}; free space"
+    text = f"state file: {why}"
     troubles = Alerts()
-    assert troubles.begins("ledger", "snmp", text)
-    assert not troubles.begins("ledger", "lldp", text)
-    assert not troubles.begins("not_recorded", "snmp", text)
-    assert troubles.begins("labels_not_saved", "labels", text.replace("/run/x", "/var/y")), "another file"
+    assert troubles.begins("ledger", "snmp", text, "/run/x")
+    assert not troubles.begins("ledger", "lldp", text, "/run/x")
+    assert not troubles.begins("not_recorded", "snmp", f"{text}; something else", "/run/x")
+    assert troubles.begins("labels_not_saved", "labels", text, "/var/y"), "another file"
+
+
+def test_the_file_is_known_whatever_the_sentence_says(
+    lines: structlog.testing.LogCapture, tmp_path: Path
+) -> None:
+    """One file that cannot be written is one alert, of all components and all errors made from its error."""
+    (tmp_path / "x cannot be written: y; z").mkdir()
+    with pytest.raises(Unavailable) as raised:
+        StateFile(tmp_path / "x cannot be written: y; z").save(b"")
+    error = raised.value.meaning("nothing is stored").meaning()
+    assert type(error) is Unavailable
+    assert error.what.endswith(": nothing is stored")
+    assert error.detail == f"{error.what}; {error.fix}"
+    assert error.fix.startswith("free disk space or inodes in")
+    shared, log = Alerts(), structlog.wrap_logger(None, processors=[lines])
+    AlertLog(shared, "snmp", log, lambda: 0.0).begin("ledger", str(error), file=error.file)
+    AlertLog(shared, "labels", log, lambda: 0.0).begin("labels_not_saved", str(raised.value), file=error.file)
+    assert [line["log_level"] for line in lines.entries] == ["error", "warning"]
 
 
 def test_after_every_component_has_space_again_the_next_full_disk_is_an_alert_again() -> None:
