@@ -158,12 +158,15 @@ def _accept_start(config: FeatureConfig, record: Record, observed: Observation) 
 
 
 def given_up(record: Record) -> Record:
-    """Return the record after a start that failed: systemd ends its unit without a stop, and nothing is wanted."""
+    """Return the record after a start that failed: systemd ends its unit without a stop, and nothing is wanted.
+
+    What Docker was asked to start and may still start is to be ended.
+    """
     return replace(
         record,
         system_state=SystemState.DOWN,
         style=StopStyle(),
-        ending=False,
+        ending=record.start is not None,
         ending_since=None,
         unpause=False,
     )

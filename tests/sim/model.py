@@ -846,6 +846,12 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
         yield from unwell_moves(w)
     if "broken" in menu:
         yield from broken_moves(w)
+    owner_local = ruling_owner(w.config, w.record) is Owner.LOCAL
+    if w.starting and w.record.start is not None and owner_local and w.record.system_state is SystemState.UP:
+        yield (
+            "Docker has not answered in time: the start is given up",
+            replace(w, record=verbs.given_up(w.record)),
+        )
 
 
 def broken_moves(w: World) -> Iterator[tuple[str, World]]:
