@@ -22,9 +22,7 @@ CACHE_S_MAX = 300.0
 FEATURES_MAX = 1024
 EXITS_MAX = 4
 OOM_MAX = 256
-OUTAGES_MAX = 8
-# The end of an outage that lasts: later than every time.
-LASTS = "9999"
+RESTARTS_MAX = 8
 
 
 class ContainerCache:
@@ -38,9 +36,9 @@ class ContainerCache:
         # Docker says so before the end of the container, which may be destroyed before it can be inspected.
         self._oom_killed: dict[str, None] = {}
         self._connected = False
-        # From the last event before each loss of the stream until its return: who started something meanwhile is not
-        # known by an event. While the engine is away, only the engine itself can.
-        self._outages: deque[tuple[str, str]] = deque(maxlen=OUTAGES_MAX)
+        # From the last event before each restart of the engine until its events were heard again: whatever has started
+        # meanwhile was started by the engine itself.
+        self._restarts: deque[tuple[str, str]] = deque(maxlen=RESTARTS_MAX)
         # Counts every invalidation, so that a read which began before one is never cached after it.
         self._doubts = 0
 
@@ -49,21 +47,19 @@ class ContainerCache:
         """Return whether the event stream is connected."""
         return self._connected
 
-    def connect(self, at: str) -> None:
-        """Record that the event stream is connected; a read already running began without events."""
+    def connect(self, restart: tuple[str, str] | None = None) -> None:
+        """Record that the event stream is connected; a read already running began without events.
+
+        `restart`: between these times (ISO 8601) the engine has restarted.
+        """
         self.doubt(())
         self._connected = True
-        if self._outages and self._outages[-1][1] == LASTS:
-            self._outages[-1] = (self._outages[-1][0], at)
+        if restart is not None:
+            self._restarts.append(restart)
 
-    def disconnect(self, heard_at: str) -> bool:
-        """Record that the event stream is lost, and return whether it was connected.
-
-        `heard_at`: all events until then have arrived (ISO 8601).
-        """
+    def disconnect(self) -> bool:
+        """Record that the event stream is lost, and return whether it was connected."""
         lost, self._connected = self._connected, False
-        if lost:
-            self._outages.append((heard_at, LASTS))
         self.doubt(self._cache.keys())
         return lost
 
@@ -96,9 +92,9 @@ class ContainerCache:
         return known
 
     def _judged(self, container: Container) -> Container:
-        """Return the container; a local one with a restart policy that started in an outage was started by Docker."""
+        """Return the container; a local one with a policy that started while Docker did was started by Docker."""
         local = container.owner is Owner.LOCAL and container.running and container.restarts
-        if local and any(lost < container.started < back for lost, back in self._outages):
+        if local and any(lost < container.started < back for lost, back in self._restarts):
             return replace(container, by_policy=True)
         return container
 

@@ -27,7 +27,7 @@ from kubesyncd.adapters.docker_client import (
     check_container_id,
     check_feature,
 )
-from kubesyncd.adapters.docker_events import QUIET_S, EventStream, wall_time
+from kubesyncd.adapters.docker_events import QUIET_S, EventStream
 from kubesyncd.adapters.docker_inspect import (
     KUBE_NAME,
     KUBE_NAMESPACE,
@@ -120,7 +120,7 @@ class DockerContainers:
                     async for event in stream:
                         if event is None:
                             backoff.reset()
-                            self._cache.connect(wall_time())
+                            self._cache.connect(self._stream.restart)
                             lost("")
                             yield Signal.GAP
                             continue
@@ -132,7 +132,7 @@ class DockerContainers:
             except Unavailable as error:
                 lost(error.detail)
             finally:
-                was_connected = self._cache.disconnect(self._stream.heard_at)
+                was_connected = self._cache.disconnect()
             if was_connected:
                 yield Signal.GAP
             await asyncio.sleep(backoff.next_s())

@@ -57,6 +57,7 @@ def absorb(
     health = see_starts(record.health, observed.containers, timing, now)
     record = replace(record, health=health, registered=registered)
     record = _see_grant(record, config, observed, timing, now)
+    record = _see_refusal(record, observed, timing, now)
     record = replace(record, health=_see_health(record, config, observed))
     record = _keep_clocks(record, config, observed, now)
     judged = _judge(record, config, observed, timing, now)
@@ -217,6 +218,18 @@ def _see_hand_over(
     return _count_end(_end_noted(record, newest, timing, now), observed, timing, now, early=True)
 
 
+def _see_refusal(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
+    """Let the local container return where the admission that it made room for could not be stored."""
+    if record.system_state is not SystemState.UP or observed.local_running:
+        return replace(record, local_back=False) if record.local_back else record
+    refused = observed.no_admission
+    made_room = record.mode is Mode.PENDING and observed.local is not None
+    if refused is None or record.local_back or not made_room:
+        return record
+    delay = _doubled(timing, refused.count - 1)
+    return replace(record, local_back=True, refuse_until=max(record.refuse_until, now + delay))
+
+
 def _end_noted(
     record: Record, container: Container | None, timing: Timing, now: float, unwell: str = ""
 ) -> Record:
@@ -229,8 +242,13 @@ def _end_noted(
 def _refused(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
     """Let the local container return immediately; the delay before the next hand-over doubles each time."""
     times = record.crashes + record.health.sick - 1
-    delay = min(timing.handover_delay_s * 2.0 ** min(times, 60), timing.handover_delay_s_max)
+    delay = _doubled(timing, times)
     return replace(record, refuse_until=now + delay, local_due=not observed.local_running)
+
+
+def _doubled(timing: Timing, times: int) -> float:
+    """Return the delay before the next hand-over (seconds)."""
+    return min(timing.handover_delay_s * 2.0 ** min(times, 60), timing.handover_delay_s_max)
 
 
 def _see_health(record: Record, config: FeatureConfig, observed: Observation) -> Health:

@@ -155,7 +155,8 @@ def _although(record: Record, observed: Observation) -> str:
         return ""
     if record.grant in observed.kube_running:
         return "Kubernetes runs the feature"
-    return "its unit is down" if record.system_state is SystemState.DOWN else ""
+    # A stop or kill under way ends what has run rightly until then.
+    return "its unit is down" if record.system_state is SystemState.DOWN and not record.ending else ""
 
 
 def _named(container: Container) -> str:

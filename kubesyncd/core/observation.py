@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.actions import Admit, RestartUnit, StartLocal
+from kubesyncd.core.actions import Admit, RestartUnit, SetMode, StartLocal
 from kubesyncd.core.failed_action import ActionKind, FailedAction, kind_of
-from kubesyncd.core.model import Container, LabelView, Owner, Row
+from kubesyncd.core.model import Container, LabelView, Mode, Owner, Row
 
 if TYPE_CHECKING:
     from kubesyncd.core.actions import Action
@@ -83,6 +83,11 @@ class Observation:
     def no_admission(self) -> FailedAction | None:
         """Why the kube container that waits was not admitted when that was last tried."""
         return self.failed(Admit(self.waiter))
+
+    @property
+    def no_hand_over(self) -> FailedAction | None:
+        """Why no kube container took over from the local one when that was last tried: it could not be stored."""
+        return self.failed(SetMode(Mode.PENDING)) or self.no_admission
 
     @property
     def may_still_ask(self) -> bool:

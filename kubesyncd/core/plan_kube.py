@@ -215,6 +215,9 @@ def _kube_ready(inputs: Inputs) -> Plan:
         return inputs.rest(f"{waits}; {lost}, {follows}")
     # Where Kubernetes cannot deploy, waiting for it only leaves the feature without a container.
     due = inputs.now if record.local_due or record.failure or inputs.observed.no_deploy else None
+    if record.local_back or (inputs.observed.no_admission is not None and inputs.observed.local is not None):
+        # Nor does it help that a kube container waits which cannot be admitted.
+        due = inputs.now
     if due is None:
         idle_since = inputs.now if record.idle_since is None else record.idle_since
         due = idle_since + inputs.timing.fallback_after_s

@@ -46,6 +46,10 @@ def waits_for_kube(observed: Observation, looping: str) -> str:
 
 def returns(record: Record, observed: Observation) -> str:
     """Word why the local container returns although kube is the owner."""
+    if observed.no_admission is not None:
+        return f"the kube container cannot be admitted ({observed.no_admission.text}): the local one returns"
+    if record.local_back:
+        return "the kube container could not be admitted: the local one returns"
     if record.local_due and record.health.looping:
         return f"the kube container is crash-looping ({record.health.looping}): the local one returns"
     if record.local_due:
@@ -100,6 +104,8 @@ def next_chance(feature: str) -> str:
 def why_refused(record: Record) -> str:
     """Word why a waiting kube container is not admitted yet."""
     looping = record.health.looping
+    if not record.crashes and not record.health.sick:
+        return "the kube container waits, but it could not be admitted: the local one stays for now"
     if record.crashes and looping:
         return f"the kube container waits, but it is crash-looping ({looping}): the local one stays for now"
     count, did = (record.crashes, "ended early") if record.crashes else (record.health.sick, "was unhealthy")

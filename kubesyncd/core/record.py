@@ -92,7 +92,8 @@ class Record:
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `doubt`: why the record may not be what
-    happened last.
+    happened last. `local_back`: the local container made room for a kube one whose admission could not be stored, and
+    returns at once, also without fallback.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -129,6 +130,7 @@ class Record:
     off: LabelOff | None = None
     start: AskedStart | None = None
     doubt: Doubt | None = None
+    local_back: bool = False
     owner: Owner = Owner.NONE
     owner_ts: int = 0
 
@@ -151,7 +153,8 @@ def ruling_owner(config: FeatureConfig, record: Record) -> Owner:
 
 def local_wanted(config: FeatureConfig, record: Record) -> bool:
     """Return whether a local container should run while no kube container runs."""
-    if ruling_owner(config, record) is Owner.LOCAL or config.fallback or record.boot_fallback:
+    returns = config.fallback or record.boot_fallback or record.local_back
+    if ruling_owner(config, record) is Owner.LOCAL or returns:
         return True
     return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
 
@@ -237,7 +240,9 @@ def with_mode(record: Record, mode: Mode) -> Record:
 
 def with_grant(record: Record, container_id: str, now: float) -> Record:
     """Return the record after the reconciler has admitted this kube container."""
-    return replace(with_mode(record, Mode.READY), grant=container_id, granted_at=now, proven=False)
+    return replace(
+        with_mode(record, Mode.READY), grant=container_id, granted_at=now, proven=False, local_back=False
+    )
 
 
 def _no_local(record: Record, observed: Observation, owner: Owner) -> str:

@@ -158,12 +158,15 @@ def _accept_start(config: FeatureConfig, record: Record, observed: Observation) 
 
 
 def given_up(record: Record) -> Record:
-    """Return the record after a start that failed: systemd ends its unit without a stop, and nothing is wanted."""
+    """Return the record after a start that failed: systemd ends its unit without a stop, and nothing is wanted.
+
+    What Docker was asked to start and may still start is to be ended.
+    """
     return replace(
         record,
         system_state=SystemState.DOWN,
         style=StopStyle(),
-        ending=False,
+        ending=record.start is not None,
         ending_since=None,
         unpause=False,
     )
@@ -264,7 +267,9 @@ def wait_code(
     if record.system_state is SystemState.DOWN:
         return _code(record)
     if state_of(config, record, observed) is State.LOCAL_EXITED:
-        takes_over = observed.waiter and ruling_owner(config, record) is Owner.KUBE
+        # Where it cannot take over, the unit's restart brings the local container back.
+        able = observed.waiter and observed.no_hand_over is None
+        takes_over = able and ruling_owner(config, record) is Owner.KUBE
         return None if takes_over else _code(record)
     return 1 if lost_since is not None and now >= lost_since + timing.local_wait_s else None
 

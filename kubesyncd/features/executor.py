@@ -22,7 +22,7 @@ from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.failed_action import ActionKind, kind_of
 from kubesyncd.core.model import SHORT_ID, Mode, SystemState
 from kubesyncd.core.record import Cause, state_of, with_grant, with_mode
-from kubesyncd.core.state import check
+from kubesyncd.core.state import State, check
 from kubesyncd.features.failed_actions import FailedActions
 from kubesyncd.ports import Missing, NotSent, PortError, Refused, Unavailable
 
@@ -159,8 +159,7 @@ class Executor:
             case Unpause(container_id):
                 self._begin(action, around.containers.unpause(container_id))
             case EndContainer():
-                await memory.change(asked=(action.container_id, action.cause))
-                self._end(action)
+                await self._end(action, view.plan.state)
             case RestartUnit():
                 await memory.change(unit_restarted=True)
                 await around.units.restart(self._name)
@@ -221,8 +220,12 @@ class Executor:
             raise
         await self._memory.change(local_id=container_id, start=None)
 
-    def _end(self, action: EndContainer) -> None:
+    async def _end(self, action: EndContainer, state: State) -> None:
         container_id = action.container_id
+        if state is State.LOCAL_TO_KUBE:
+            # The mode may have been stored by an earlier daemon: can the admission still be?
+            await self._around.ledger.write()
+        await self._memory.change(asked=(container_id, action.cause))
         if action.cause is Cause.KILL:
             self._begin(action, self._kill(container_id, action.signal))
         else:

@@ -1,8 +1,8 @@
 """Deduplicate alerts: one line when a problem begins and one when it ends.
 
-A full disk affects every feature, the label queue and the images, and a file that cannot be written for another reason
-affects every feature; one alert covers them all. An outage of Docker, Redis
-or systemd affects every feature as well; one line covers it, whichever component notices it first.
+A full disk affects every feature, the label queue and the images; a file that cannot be written for another reason
+affects all that is stored in it. One alert covers them all. An outage of Docker, Redis or systemd affects every
+feature, and one line covers it, whichever component notices it first.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ class Alerts:
         return first
 
     def lasts(self, service: str) -> bool:
-        """Note that an operator has to end the outage; return whether that is new."""
-        new = service in self._outages and service not in self._lasting
-        self._lasting.add(service)
+        """Note that an operator has to end the outage that goes on, if there is one; return whether that is new."""
+        new = bool(self._outages.get(service)) and service not in self._lasting
+        if new:
+            self._lasting.add(service)
         return new
 
     def stream_is_lost(self, service: str, whom: str, now: float) -> bool:

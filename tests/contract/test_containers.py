@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import aiohttp
 import pytest
 
+from kubesyncd.adapters import docker_events
 from kubesyncd.adapters.docker_containers import NEWEST_MAX, DockerContainers
 from kubesyncd.adapters.docker_inspect import KUBE_TYPE
 from kubesyncd.core.model import Identity, Owner, Signal
@@ -723,6 +724,34 @@ class TestWhenDockerGoesAway:
 
         await until_async(without_policy)
 
+    async def test_what_an_operator_starts_while_the_stream_alone_is_lost_is_not_docker_s_own(
+        self,
+        containers: DockerContainers,
+        heard: Heard,
+        api: Api,
+        feature: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The engine runs on: an unreadable event ends the stream."""
+        local = await api.run(feature, restart="always")
+        await heard.until(lambda said: feature in said)
+        await api.do("POST", local, "/kill")
+        readable = docker_events.parse_event
+
+        def unreadable(line: bytes) -> docker_events.Event:
+            raise Unavailable("Docker", f"an unreadable event: {line[:80]!a}")
+
+        monkeypatch.setattr(docker_events, "parse_event", unreadable)
+        before = heard.said.count(Signal.GAP)
+        await api.create(f"lost-{feature}")
+        await heard.until(lambda said: said.count(Signal.GAP) > before)
+        await api.do("POST", local, "/start")
+        monkeypatch.setattr(docker_events, "parse_event", readable)
+        await api.create(f"back-{feature}")
+        await heard.until(lambda said: f"back-{feature}" in said)
+        (found,) = await containers.list(feature)
+        assert (found.running, found.restart_policy, found.by_policy) == (True, "always", False)
+
     @pytest.mark.slow("waits for a deadline of the product")
     async def test_an_engine_that_hangs_is_a_gap_and_its_cache_is_not_believed(
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
@@ -855,3 +884,22 @@ class TestTheApiItself:
                 if seen and seen[-1]["Action"] == "destroy":
                     break
         return seen
+
+
+async def test_what_an_engine_starts_that_comes_after_the_daemon_is_its_own(tmp_path: Path) -> None:
+    async with LabDocker(tmp_path) as lab:
+        api = Api(lab.socket)
+        local = await api.run("snmp", SLEEPY, restart="always")
+        await api.do("POST", local, "/kill")
+        await lab.shut()
+        port = DockerContainers(DockerSettings(lab.url), [NAMESPACE], random.Random(1), names=KubeNames())
+        lost = asyncio.Event()
+        heard = Heard(port, lambda why: lost.set() if why else None)
+        async with asyncio.timeout(PATIENCE_S):
+            await lost.wait()
+        await lab.restart(live_restore=False)
+        await heard.until(lambda said: Signal.GAP in said)
+        (found,) = await port.list("snmp")
+        assert (found.running, found.by_policy) == (True, True)
+        await heard.close()
+        await port.close()

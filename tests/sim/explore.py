@@ -47,7 +47,7 @@ MENUS = (
     frozenset({"redis"}),
     frozenset({"join", "hold"}),
     frozenset({"node"}),
-    frozenset({"broken", "writes", "manifest"}),
+    frozenset({"broken", "writes", "file", "manifest"}),
     frozenset({"ledger"}),
 )
 UNWELL = frozenset({"unwell"})
@@ -217,6 +217,7 @@ class Walk:
             "master": ("the master", shared.api, model.master_up, model.master_down),
             "redis": ("Redis", shared.redis, model.redis_up, model.redis_down),
             "writes": ("STATE_DB's write access", shared.writable, model.writes_back, model.writes_refused),
+            "file": ("the ledger's file system", shared.recordable, model.file_back, model.file_full),
         }
         for name, (who, up, on, off) in turns.items():
             if name in self._menu:
@@ -258,9 +259,17 @@ class Walk:
         shared = self._all.worlds[at[0]]
         if shared.leaving:
             return [("the reset ends", self._every(model.queue_purged, at))]
-        if not shared.api or not shared.redis or not shared.writable or shared.hold or shared.barred:
+        works = shared.api and shared.redis and shared.writable and shared.recordable
+        if not works or shared.hold or shared.barred:
             healed = at
-            mends = (model.master_up, model.redis_up, model.writes_back, model.hold_lifted, model.node_open)
+            mends = (
+                model.master_up,
+                model.redis_up,
+                model.writes_back,
+                model.file_back,
+                model.hold_lifted,
+                model.node_open,
+            )
             for change in mends:
                 healed = self._every(change, healed)
             return [("the faults stop", healed)]

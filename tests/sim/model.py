@@ -201,8 +201,8 @@ class World:
     makes a local container; `unsure`: systemd does not say. `local_starts`: docker start of the local container
     works; `no_local`: when it is tried again after it has failed. `slow`: docker start takes long; `starting`: one
     is under way, `known` to the daemon, or `lost` over its restart. `leaving`: a reset waits for the features, or
-    runs. `barred`: the Node takes no pods. `writable`: STATE_DB takes writes. From `api` on it is shared by all
-    features.
+    runs. `barred`: the Node takes no pods. `writable`: STATE_DB takes writes; `recordable`: so does the ledger's file.
+    From `api` on it is shared by all features.
     """
 
     config: FeatureConfig = _CONFIG
@@ -234,6 +234,7 @@ class World:
     api: bool = True
     redis: bool = True
     writable: bool = True
+    recordable: bool = True
     kubelet: bool = True
     joined: bool = True
     hold: bool = False
@@ -319,7 +320,17 @@ def _failures(w: World) -> tuple[FailedAction, ...]:
             ActionKind.START_LOCAL, LOCAL, "no program", at=NOW, again_at=w.no_local, refused=True
         )
         failures.append(no_start)
-    return tuple(failures)
+    return (*failures, *_unrecorded(w))
+
+
+def _unrecorded(w: World) -> Iterator[FailedAction]:
+    """Each change that must be stored is refused as long as the file takes no writes."""
+    if w.recordable:
+        return
+    for target in (Mode.PENDING.value, *(k.id for k in w.kube)):
+        yield FailedAction(ActionKind.RECORD, target, "no space", at=NOW, again_at=LATER)
+    if w.record.system_state is SystemState.UP and w.record.mode is Mode.PENDING and w.local_runs:
+        yield FailedAction(ActionKind.STOP, LOCAL, "no space", at=NOW, again_at=LATER)
 
 
 def _told(w: World, record: Record, observed: Observation) -> Observation:
@@ -739,6 +750,14 @@ def writes_refused(w: World) -> World:
     return replace(w, writable=False)
 
 
+def file_back(w: World) -> World:
+    return replace(w, recordable=True)
+
+
+def file_full(w: World) -> World:
+    return replace(w, recordable=False)
+
+
 def kubelet_on(w: World) -> World:
     return replace(w, kubelet=True)
 
@@ -839,6 +858,12 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
         yield from unwell_moves(w)
     if "broken" in menu:
         yield from broken_moves(w)
+    owner_local = ruling_owner(w.config, w.record) is Owner.LOCAL
+    if w.starting and w.record.start is not None and owner_local and w.record.system_state is SystemState.UP:
+        yield (
+            "Docker has not answered in time: the start is given up",
+            replace(w, record=verbs.given_up(w.record)),
+        )
 
 
 def broken_moves(w: World) -> Iterator[tuple[str, World]]:
@@ -893,7 +918,7 @@ def check_state(w: World) -> None:
     )
     if code is not None and state in kube_states:
         raise Broken(f"S6: wait returns in {state}")
-    up = w.record.system_state is SystemState.UP
+    up = w.record.system_state is SystemState.UP and w.recordable
     if code is not None and up and observed.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
         raise Broken("S6: wait returns although a kube container waits to take over")
     _check_local_needs_no_kube(w, observed)
@@ -910,15 +935,27 @@ def _check_crash_loop(w: World) -> None:
 
 
 def _check_plans_end(w: World) -> None:
-    """L1: the reconciler's own plans come to an end, whatever else is late."""
+    """L1: the reconciler's own plans come to an end, whatever else is late. What made room in vain is back then."""
     plans: list[str] = []
+    returns = _makes_room_in_vain(w)
     while len(plans) < PLANS_MAX:
         seen, plan = look(w)
         if plan.action is None:
+            if returns and not (w.local_runs or w.starting):
+                raise Broken(f"L3: local has made room, no grant can be stored, and nothing runs: {plan.why}")
             return
         plans.append(plan.why)
         w = folded(act(seen, plan))
     raise Broken("L1: plans follow plans: " + "; ".join(plans[-4:]))
+
+
+def _makes_room_in_vain(w: World) -> bool:
+    """Whether the local container has ended for a kube one that waits, and whose grant cannot be stored."""
+    ended = w.record.mode is Mode.PENDING and not w.record.grant and not w.local_runs
+    up = w.record.system_state is SystemState.UP and w.redis and not w.leaving
+    return (
+        ended and up and not w.recordable and w.local_exists and w.local_starts and bool(facts_of(w).waiter)
+    )
 
 
 def _check_local_needs_no_kube(w: World, observed: Observation) -> None:
@@ -1075,6 +1112,17 @@ def waiting_starts() -> Iterator[World]:
         waits = replace(world.kube[0], past_up=False)
         record = Record(system_state=SystemState.UP, mode=Mode.READY)
         yield folded(replace(world, kube=(waits,), record=record))
+
+
+def handing_over_starts() -> Iterator[World]:
+    """The unit is up, the local container runs, kube is the owner by now, and its container waits."""
+    for world in starts():
+        if world.local_exists:
+            runs = replace(world, local_runs=True, labels=Labels(applied=True), server_label=True)
+            config = replace(world.config, set_owner=Owner.KUBE)
+            record = Record(system_state=SystemState.UP, local_id=LOCAL)
+            kube = (Kube(KUBE[0], asked=True),)
+            yield folded(look(replace(runs, config=config, record=record, kube=kube))[0])
 
 
 def failing_starts(*policies: FailurePolicy) -> Iterator[World]:

@@ -15,6 +15,7 @@ from tests.sim.model import (
     World,
     crashing_starts,
     failing_starts,
+    handing_over_starts,
     landing_starts,
     silent_starts,
     slow_starts,
@@ -85,6 +86,11 @@ def test_a_kube_container_is_not_admitted_while_docker_may_still_start_the_local
     assert explore(frozenset({"restart"}), start, most=NEAR).states > NEAR, LOST
 
 
+@pytest.mark.parametrize("start", list(handing_over_starts()), ids=_named)
+def test_a_hand_over_that_cannot_be_stored_keeps_every_promise(start: World) -> None:
+    assert explore(frozenset({"file"}), start, most=NEAR).states > NEAR, LOST
+
+
 @pytest.mark.parametrize("start", WAITING[::2], ids=_named)
 @pytest.mark.slow("thousands of states")
 def test_everything_near_a_kube_container_that_waits_keeps_every_promise(start: World) -> None:
@@ -138,6 +144,7 @@ def test_every_actor_has_a_move() -> None:
         "the kubelet is stopped", "the kubelet is started", "the watch sees", "time passes",
         "pauses the local container", "the ledger is lost", "an older copy", "its ledger is lost",
         "local container breaks", "is mended", "answered with a failure", "write access goes down",
+        "the ledger's file system goes down",
     }  # fmt: skip
     for menu, start in itertools.product((*MENUS, UNWELL), (UNWELL_WORLDS[0], WORKING[0])):
         walk = Walk(menu, start)

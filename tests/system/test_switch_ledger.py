@@ -147,6 +147,41 @@ def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding
         assert not any(line["subject"] == "files" for line in findings(switch))
 
 
+@pytest.mark.parametrize("fallback", ["true", "false"])
+def test_local_returns_where_the_grant_cannot_be_written_after_local_has_ended(
+    switches: MakeSwitch, fallback: str
+) -> None:
+    switch = switches()
+    switch.stop_daemon()
+    with ExitStack() as stack:
+        run = switch.folder / "run"
+        stack.enter_context(small_disk(run))
+        switch.container_sock.parent.mkdir()
+        switch.start_daemon()
+        stack.callback(switch.stop_daemon)
+        # It ends when its grace is over: time enough to fill the disk.
+        local = switch.create_local(
+            "snmp", command=["/bin/sh", "-c", "trap '' TERM; sleep 1000 & wait; wait"]
+        )
+        switch.done("start", "snmp")
+        switch.until_state("snmp", "LOCAL")
+        switch.config("snmp", set_owner="kube", fallback_to_local=fallback)
+        kube = switch.run_kube("snmp")
+        switch.wait_for(
+            lambda: switch.log("action", action=f"docker stop {local[:12]}"), "it is being stopped"
+        )
+        filler = fill(run)
+        switch.wait_for(lambda: switch.log("state", state="KUBE_PENDING"), "the local container ends")
+        switch.wait_for(lambda: switch.log("state", state="LOCAL")[1:], "and returns at once")
+        assert set(switch.running("snmp")) == {local, kube}
+        assert switch.log("trouble", action="not_recorded"), switch.told()
+        switch.restart_daemon()
+        switch.wait_for(lambda: "cannot be written" in switch.prints("explain", "snmp"), "it is told")
+        assert set(switch.running("snmp")) == {local, kube}, "nor does a restart of the daemon end it"
+        filler.unlink()
+        switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "it goes on by itself")
+
+
 def findings(switch: Switch) -> list[dict[str, str]]:
     found: list[dict[str, str]] = json.loads(switch.kubesync("doctor", "--json").stdout)
     return found

@@ -56,6 +56,7 @@ LATER: dict[str, Any] = {
     "gates": (),
     "start": None,
     "doubt": None,
+    "local_back": False,
 }
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)

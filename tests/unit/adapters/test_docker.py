@@ -113,7 +113,7 @@ def test_an_event_of_a_foreign_container_names_no_feature() -> None:
 def test_the_end_of_a_container_with_a_restart_policy_is_read_from_docker(*, restarts: bool) -> None:
     """Without a policy its event is the end, and Docker is not asked."""
     cache = ContainerCache([NAMESPACE], KubeNames().feature_of)
-    cache.connect("2026-01-01")
+    cache.connect()
     policy = "always" if restarts else ""
     snmp = Container(ID, Owner.LOCAL, running=True, started="2023-11-14T22:13:19", restart_policy=policy)
     cache.put("snmp", (snmp,), begun=cache.begin(), now=1.0)
@@ -122,20 +122,21 @@ def test_the_end_of_a_container_with_a_restart_policy_is_read_from_docker(*, res
     assert known is None if restarts else known is not None and [c.exit_code for c in known] == [3]
 
 
-def test_a_start_while_events_were_lost_is_docker_s_own_where_the_container_has_a_policy() -> None:
+def test_a_start_while_docker_restarted_is_its_own_where_the_container_has_a_policy() -> None:
     cache = ContainerCache([NAMESPACE], KubeNames().feature_of)
 
     def by_policy(started: str, policy: str = "always", owner: Owner = Owner.LOCAL) -> bool:
         found = Container(ID, owner, running=True, started=f"2026-01-01T{started}Z", restart_policy=policy)
         return cache.put("snmp", (found,), begun=cache.begin(), now=1.0)[0].by_policy
 
-    assert not by_policy("09"), "what was before the daemon's life is not known"
-    cache.connect("2026-01-01T10Z")
-    assert not by_policy("09")
+    cache.connect()
     assert not by_policy("11"), "by hand: its event was heard"
-    cache.disconnect("2026-01-01T12Z")
-    assert by_policy("13"), "the outage lasts"
-    cache.connect("2026-01-01T14Z")
+    cache.disconnect()
+    assert not by_policy("13"), "who has started it is not known yet"
+    cache.connect()
+    assert not by_policy("13"), "the engine ran on while its stream was lost: an operator may have started it"
+    cache.disconnect()
+    cache.connect(("2026-01-01T12Z", "2026-01-01T14Z"))
     assert by_policy("13")
     assert by_policy("13", "unless-stopped")
     assert not by_policy("13", "")
@@ -143,9 +144,8 @@ def test_a_start_while_events_were_lost_is_docker_s_own_where_the_container_has_
     assert not by_policy("11")
     assert not by_policy("15")
     for hour in range(20, 28):
-        cache.disconnect(f"2026-01-01T{hour}:00Z")
-        cache.connect(f"2026-01-01T{hour}:30Z")
-    assert not by_policy("13"), "only the newest outages are remembered"
+        cache.connect((f"2026-01-01T{hour}:00Z", f"2026-01-01T{hour}:30Z"))
+    assert not by_policy("13"), "only the newest restarts are remembered"
     assert by_policy("27:15")
 
 

@@ -132,6 +132,7 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         gates=(GateWatch(kube_id, 13.0, asked=True),),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
         doubt=Doubt(lost=True, since=97.0, containers=(kube_id,)),
+        local_back=True,
         owner=Owner.KUBE,
         owner_ts=1790000000,
     )

@@ -17,7 +17,8 @@ from kubesyncd.core.asked_start import (
 )
 from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.model import KubeLabel, LabelView, Mode
-from kubesyncd.core.record import Record, StopStyle
+from kubesyncd.core.record import Cause, Record, StopStyle
+from kubesyncd.core.verbs import given_up
 from tests.unit.core.given import (
     FALLBACK,
     KUBE,
@@ -118,3 +119,15 @@ def test_a_hurried_kill_does_not_leave_the_label_on_for_it() -> None:
     assert missing(ends, STOPPED) is KubeLabel.OFF
     assert missing(ends, local()) is None, "it is requested once the container has ended"
     assert missing(replace(ends, grant=KUBE), kube()) is None
+
+
+def test_what_it_still_starts_after_the_start_was_given_up_is_ended() -> None:
+    record = given_up(up(start=ASKED))
+    assert record.ending
+    record, facts = look(LOCAL_CONFIG, record, observed(STOPPED))
+    assert "what it still starts is ended" in plan(LOCAL_CONFIG, record, facts).why
+    late = observed(replace(local(), started="2026-01-03"))
+    assert plan(LOCAL_CONFIG, record, late).action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)
+    never = absorb(record, LOCAL_CONFIG, observed(STOPPED), TIMING, NOW + OUTSTANDING_S)
+    assert not never.ending, "what an operator starts from then on is left alone"
+    assert not given_up(up()).ending

@@ -122,5 +122,8 @@ def test_a_start_by_docker_is_one_alert_that_names_the_policy_and_what_forbids_i
     assert text.endswith(FIX)
     text = told(granted(), by_docker(), kube())[ConditionKind.BY_POLICY]
     assert "although Kubernetes runs the feature: it is stopped" in text
+    stopping = plan(LOCAL_CONFIG, down(ending=True), observed(by_docker()))
+    assert stopping.why.startswith("the unit is down: container"), "one that it had started rightly"
+    assert set(told(down(ending=True), by_docker())) == {ConditionKind.RESTART_POLICY}
     for record, box in ((down(), local(restart_policy="always")), (granted(), by_docker(running=False))):
         assert ConditionKind.BY_POLICY not in told(record, box, kube())

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import FeatureConfig, Owner, Row
+from kubesyncd.core.model import FeatureConfig, Mode, Owner, Row
+from kubesyncd.core.record import Cause
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features import executor
@@ -16,7 +17,7 @@ from kubesyncd.features.waiters import GONE
 from kubesyncd.ports import NotSent, Refused, Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
-from tests.unit.core.given import NO_IMAGE, kube, local, up
+from tests.unit.core.given import KUBE, LOCAL, NO_IMAGE, kube, local, up
 from tests.unit.features.given import NEW, World, around, reconciler_in
 from tests.wait import until_async
 
@@ -249,5 +250,66 @@ def test_a_wait_does_not_give_up_while_docker_does_not_answer() -> None:
         assert await waiting == 3
         running.cancel()
         await asyncio.wait([running])
+
+    loop.run(story())
+
+
+def test_local_returns_where_the_disk_is_full_before_the_grant_and_hands_over_later() -> None:
+    """Also without fallback: the local container was ended for a grant that was refused."""
+
+    async def story() -> None:
+        world = World((local(), kube()), config=FeatureConfig(set_owner=Owner.KUBE))
+        await Ledger(PlainDisk(world.file), "boot").save(
+            "snmp", up(local_id=LOCAL), world.config or FeatureConfig()
+        )
+
+        async def stop(container_id: str, grace_s: int) -> None:
+            assert container_id == LOCAL
+            world.file.full = world.stops == 0
+            world.stops += 1
+            world.containers = (local(running=False), kube())
+
+        async def start(container_id: str) -> None:
+            world.containers = (local(), kube())
+
+        world.stop, world.start = stop, start  # type: ignore[method-assign]
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        asked = asyncio.create_task(reconciler.waiters.admitted(KUBE))
+        begun = asyncio.get_running_loop().time()
+        async with asyncio.timeout(60):
+            while not (world.stops and world.containers[0].running):
+                await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - begun < 10.0
+        await asyncio.sleep(600.0)
+        assert (world.stops, world.containers[0].running, asked.done()) == (1, True, False)
+        world.file.full = False
+        await asyncio.sleep(120.0)
+        assert (world.stops, world.containers[0].running, asked.done()) == (2, False, True)
+        asked.cancel()
+        running.cancel()
+        await asyncio.wait([running, asked])
+
+    loop.run(story())
+
+
+def test_a_hand_over_that_an_earlier_daemon_began_ends_no_local_container_on_a_full_disk() -> None:
+    async def story() -> None:
+        world = World((local(), kube()), config=FeatureConfig(set_owner=Owner.KUBE))
+        pending = up(local_id=LOCAL, mode=Mode.PENDING, asked=(LOCAL, Cause.STOP))
+        await Ledger(PlainDisk(world.file), "boot").save("snmp", pending, FeatureConfig())
+        world.file.full = True
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        asked = asyncio.create_task(reconciler.waiters.admitted(KUBE))
+        await asyncio.sleep(600.0)
+        assert (world.stops, world.containers[0].running) == (0, True)
+        assert any("no space left" in problem for problem in reconciler.problems)
+        world.file.full = False
+        await asyncio.sleep(120.0)
+        assert world.stops == 1
+        asked.cancel()
+        running.cancel()
+        await asyncio.wait([running, asked])
 
     loop.run(story())

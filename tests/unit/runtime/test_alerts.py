@@ -248,3 +248,19 @@ def test_an_outage_that_an_operator_has_to_end_is_one_alert_also_where_it_began_
         assert told(lines) == [("recovered", "Redis")]
         assert features[0].lasting("row_not_written") == ()
         now[0] += SETTLED_S
+
+
+def test_an_outage_that_lasts_is_an_alert_also_where_a_call_failed_just_after_the_last_one(
+    lines: structlog.testing.LogCapture,
+) -> None:
+    now = [0.0]
+    log = structlog.wrap_logger(None, processors=[lines])
+    alerts = AlertLog(Alerts(), "snmp", log, lambda: now[0])
+    alerts.stream("Redis", "refused")
+    alerts.stream("Redis", "")
+    now[0] = SETTLED_S - 1.0
+    alerts.fails("store", Lasting("Redis", "NOAUTH"))
+    assert not [line for line in lines.entries if line.get("alert")], "it may have begun before"
+    for now[0] in (SETTLED_S + 1.0, SETTLED_S + 2.0):
+        alerts.fails("store", Lasting("Redis", "NOAUTH"))
+        assert len([line for line in lines.entries if line.get("alert")]) == 1
