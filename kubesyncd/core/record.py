@@ -35,6 +35,7 @@ from kubesyncd.core.model import (
 )
 from kubesyncd.core.reasons import could_not_start
 from kubesyncd.core.registration import row_settled
+from kubesyncd.core.revision import UNTOLD, Revision, tells
 from kubesyncd.core.state import State, classify
 from kubesyncd.core.stray import LabelOff  # noqa: TC001 - the same
 
@@ -91,7 +92,7 @@ class Record:
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `doubt`: why the record may not be what
-    happened last.
+    happened last. `revision`: how often what the row tells has changed.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -127,6 +128,7 @@ class Record:
     off: LabelOff | None = None
     start: AskedStart | None = None
     doubt: Doubt | None = None
+    revision: Revision = UNTOLD
     owner: Owner = Owner.NONE
     owner_ts: int = 0
 
@@ -199,6 +201,7 @@ def project(record: Record, observed: Observation) -> Row:
         or _said_of_local(record, observed)
         or _no_local(record, observed, owner)
         or _unread(observed),
+        revision=record.revision.number if tells(record.system_state, owner) else 0,
     )
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zlib import crc32
 
+from kubesyncd.core.revision import BOOTS
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
@@ -37,6 +39,11 @@ class BootMark:
         self._file = file
         self._ours: bool | None = False
         self._due = asyncio.Event()
+
+    @property
+    def number(self) -> int:
+        """The boot as a number: two boots in a row hardly share one."""
+        return crc32(self.boot_id.encode()) % (BOOTS - 1) + 1
 
     def load(self) -> bool | None:
         """Return whether this boot has had a ledger; None: not known, because the file cannot be read."""

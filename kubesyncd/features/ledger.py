@@ -31,8 +31,8 @@ CHECK_S = 3.0
 MISSING = "the ledger is missing"
 OTHER_BOOT = "the ledger is of another boot"
 MEANS = (
-    "until it can be, no feature is handed over to Kubernetes, what runs runs on, and a restart of the daemon loses "
-    "the latest changes"
+    "until it can be, no feature is handed over to Kubernetes, what runs runs on, and a restart of the daemon goes by "
+    "STATE_DB's rows"
 )
 LOST = "what runs and STATE_DB's rows decide instead, and the ledger is written again"
 
