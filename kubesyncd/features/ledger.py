@@ -118,7 +118,7 @@ class Ledger:
             self._entries.clear()
             problem = f"the ledger cannot be read ({error})"
         if not problem:
-            self.boot.note()
+            self._note_boot()
             return ""
         # Where the mark cannot be read, this boot may not be new.
         if named or marked is not False:
@@ -223,11 +223,14 @@ class Ledger:
             self._saving = set()
             self._failed, self._tried = None, upto
             self.found = LedgerStart.KNOWN if self.first else self.found
-            self.boot.note()
+            self._note_boot()
         finally:
             # What a failed or cancelled write may not have stored is written by the next one.
             self._unsaved |= self._saving
             self._saving = set()
+
+    def _note_boot(self) -> None:
+        self.boot.note(config_loaded=self.config_loaded)
 
     def _encoded(self) -> bytes:
         """Return the file's content: the parts are encoded already."""

@@ -366,8 +366,8 @@ def test_a_feature_dropped_on_a_full_disk_leaves_the_file_with_the_next_observat
     asyncio.run(story())
 
 
-def mark(boot_id: str = BOOT) -> PlainFile:
-    return PlainFile(json.dumps({"version": 1, "boot_id": boot_id}).encode())
+def mark(boot_id: str = BOOT, **more: object) -> PlainFile:
+    return PlainFile(json.dumps({"version": 1, "boot_id": boot_id, **more}).encode())
 
 
 def with_mark(data: bytes | None, of: PlainFile | None = None) -> tuple[Ledger, str]:
@@ -382,15 +382,26 @@ def test_a_ledger_that_is_missing_although_the_boot_is_not_new_is_lost(data: byt
     assert (ledger.lost, ledger.first, ledger.records) == (True, False, {})
 
 
-@pytest.mark.parametrize("of", [PlainFile(), mark("another"), PlainFile(b"[]"), PlainFile(b"{}")])
+@pytest.mark.parametrize("of", [PlainFile(), mark("another"), mark("another", version=2)])
 def test_without_the_mark_of_this_boot_a_missing_ledger_is_its_first_start(of: PlainFile) -> None:
     ledger, problem = with_mark(None, of)
     assert (problem, ledger.lost, ledger.first) == ("", False, True)
 
 
-def test_a_mark_that_cannot_be_read_makes_a_missing_ledger_a_lost_one() -> None:
-    assert with_mark(None, PlainFile(broken=True))[0].lost
-    assert not with_mark(written(), PlainFile(broken=True))[0].lost
+@pytest.mark.parametrize(
+    "of",
+    [
+        PlainFile(broken=True),
+        PlainFile(b""),
+        PlainFile((mark().data or b"")[:20]),
+        PlainFile(b"[]"),
+        PlainFile(b"{}"),
+        mark(version=2),
+    ],
+)
+def test_a_mark_that_does_not_tell_makes_a_missing_ledger_a_lost_one(of: PlainFile) -> None:
+    assert with_mark(None, of)[0].lost
+    assert not with_mark(written(), of)[0].lost
 
 
 def test_a_ledger_that_cannot_be_read_is_lost_and_says_why() -> None:
@@ -412,21 +423,39 @@ def test_a_loss_is_remembered_until_the_next_boot() -> None:
     assert (after.load(), after.lost, after.first) == ("", False, True)
 
 
-def test_the_mark_is_written_once_the_boot_has_a_ledger() -> None:
+def test_the_mark_is_written_once_the_boot_has_a_ledger_and_kept() -> None:
     file, before = PlainFile(), written()
+
+    def found() -> object:
+        return json.loads(file.data or b"null")
 
     async def story() -> None:
         ledger = Ledger(PlainDisk(), BOOT, PlainDisk(file))
         ledger.load()
+        ledger.boot.check()
         marking = asyncio.create_task(ledger.boot.write())
         await asyncio.sleep(0.01)
-        assert file.data is None
+        assert not marking.done()
         await ledger.save("snmp", FULL, ROLLBACK)
         await marking
-        assert json.loads(file.data or b"") == {"version": 1, "boot_id": BOOT}
+        marked = {"version": 1, "boot_id": BOOT, "config_loaded": False}
+        assert found() == marked
         saves = file.saves
+        ledger.boot.check()
         await ledger.boot.write()
-        assert file.saves == saves
+        assert file.saves == saves, "it is as it should be"
+        file.data = None
+        ledger.boot.check()
+        await ledger.boot.write()
+        assert found() == marked, "another program has removed it"
+        ledger.config_loaded = True
+        await ledger.write()
+        file.full = True
+        with pytest.raises(Unavailable):
+            await ledger.boot.write()
+        file.full = False
+        await ledger.boot.write()
+        assert found() == {**marked, "config_loaded": True}
         known = Ledger(PlainDisk(PlainFile(before)), BOOT, PlainDisk(PlainFile()))
         known.load()
         await known.boot.write()
