@@ -123,6 +123,8 @@ class Ledger:
         # Where the mark cannot be read, this boot may not be new.
         if named or marked is not False:
             self.found = LedgerStart.LOST
+            # Where that is not known: an incomplete CONFIG_DB is waited for, and nothing is ended for it.
+            self.config_loaded = self.boot.config_loaded is not False
             return f"{problem}, although this boot is not new; {LOST}"
         return f"{problem}; it is not used" if problem not in (MISSING, OTHER_BOOT) else ""
 

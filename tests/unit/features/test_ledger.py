@@ -404,6 +404,21 @@ def test_a_mark_that_does_not_tell_makes_a_missing_ledger_a_lost_one(of: PlainFi
     assert not with_mark(written(), of)[0].lost
 
 
+@pytest.mark.parametrize(
+    ("of", "loaded"),
+    [
+        (mark(), True),
+        (mark(config_loaded=True), True),
+        (mark(config_loaded=False), False),
+        (PlainFile(broken=True), True),
+    ],
+)
+def test_a_lost_ledger_takes_an_incomplete_config_db_for_one_that_is_being_loaded(
+    of: PlainFile, loaded: bool
+) -> None:
+    assert with_mark(None, of)[0].config_loaded is loaded
+
+
 def test_a_ledger_that_cannot_be_read_is_lost_and_says_why() -> None:
     ledger = Ledger(PlainDisk(PlainFile(broken=True)), BOOT, PlainDisk(mark()))
     assert "Input/output error, although this boot is not new" in ledger.load()
