@@ -93,11 +93,9 @@ def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now
     if observed.local_running:
         return record
     local = observed.local
-    if local is not None:
-        # A start may be under way. A stop ends what it starts.
-        down = record.system_state is SystemState.DOWN
-        asked = asked_start(local.id, local, now)
-        record = replace(record, start=asked, ending=record.ending or down)
+    if local is not None and (row.transition_mode is Mode.NONE or local.unread):
+        # A start may be under way: the row shows this mode before it, and Docker does not describe what it starts.
+        record = replace(record, start=asked_start(local.id, local, now))
     # Before an admission, the row shows a unit that is up, and another mode.
     before = row.system_state is SystemState.DOWN or row.transition_mode is Mode.NONE
     nothing_ran = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE

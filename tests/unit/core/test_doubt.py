@@ -185,10 +185,23 @@ def test_a_docker_start_may_be_under_way() -> None:
     assert (begun.start, begun.ending, begun.doubt) == (asked, False, None), (
         "no container was admitted before"
     )
-    assert seen(lost(), BY_NONE, STOPPED, kube()).start == asked
+    unread = replace(STOPPED, unread="Docker takes its time")
+    assert seen(lost(), BY_NONE, unread, kube()).start == asked_start(LOCAL, unread, NOW)
     assert seen(lost(), starting, kube()).start is None
     stopped = seen(lost(), replace(starting, system_state=SystemState.DOWN), STOPPED)
-    assert (stopped.start, stopped.ending) == (asked, True), "what it starts is ended"
+    assert (stopped.start, stopped.ending) == (asked, False), "what an operator starts now runs on"
+    again = accept(Stop(), FALLBACK, stopped, observed(STOPPED, row=starting))
+    assert isinstance(again, Record)
+    assert seen(again, starting, STOPPED).ending, "what a stop waits for is ended"
+
+
+def test_a_pod_at_the_gate_does_not_wait_where_no_start_can_be_under_way() -> None:
+    """Kubernetes' container has ended, and its next one asks: nothing else would run meanwhile."""
+    waits = frozenset({KUBE2})
+    record = seen(lost(), BY_KUBE, STOPPED, kube(KUBE2), waiting=waits)
+    assert (record.start, record.doubt) == (None, None)
+    facts = observed(STOPPED, kube(KUBE2), row=BY_KUBE, waiting=waits, label=ON)
+    assert plan(KUBE_CONFIG, record, facts).action == Admit(KUBE2)
 
 
 def test_a_kube_container_that_waits_while_the_row_says_down_was_not_admitted() -> None:
