@@ -79,7 +79,9 @@ class Memory:
             # At once: another intent may be recorded while the file is written.
             self.record = record
         try:
-            await self._around.ledger.save(self._name, record, self.config, tuple(self.history))
+            await self._around.ledger.save(
+                self._name, record, self.config, tuple(self.history), surely=surely
+            )
             self._alerts.end("ledger")
         except Unavailable as error:
             if surely:

@@ -21,7 +21,20 @@ from kubesyncd.features.ledger import Ledger
 from kubesyncd.ports import Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainFile
-from tests.unit.core.given import FALLBACK, HISTORY, LOCAL, NOW, ROLLBACK, TIMING, full, local, observed, up
+from tests.unit.core.given import (
+    FALLBACK,
+    HISTORY,
+    LOCAL,
+    NOW,
+    ROLLBACK,
+    TIMING,
+    down,
+    full,
+    granted,
+    local,
+    observed,
+    up,
+)
 
 BOOT = "a-boot"
 # Its local container has ended by itself, with an unknown code.
@@ -495,6 +508,45 @@ def test_a_failed_write_says_what_it_means_now_and_a_check_finds_it() -> None:
         assert loaded(file.data)[0].records == {"snmp": Record()}
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("before", [None, up()])
+def test_what_must_be_stored_before_it_is_done_is_in_no_later_file_where_it_is_refused(
+    before: Record | None,
+) -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file), BOOT)
+        if before is not None:
+            await ledger.save("snmp", before, FALLBACK)
+        file.full = True
+        with pytest.raises(Unavailable):
+            await ledger.save("snmp", granted(), FALLBACK, surely=True)
+        with pytest.raises(Unavailable):
+            await ledger.save("lldp", up(), FALLBACK)
+        assert ledger.records.get("snmp") == before
+        file.full = False
+        await ledger.save("lldp", down(), FALLBACK)
+        found = loaded(file.data)[0].records
+        assert (found.get("snmp"), found["lldp"]) == (before, down())
+
+    asyncio.run(story())
+
+
+def test_a_newer_request_is_kept_where_an_earlier_one_is_refused() -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file, slow_s=1.0), BOOT)
+        await ledger.save("snmp", up(), FALLBACK)
+        file.full = True
+        grant = ledger.save("snmp", granted(), FALLBACK, surely=True)
+        both = await asyncio.gather(grant, ledger.save("snmp", down(), FALLBACK), return_exceptions=True)
+        assert [type(each) for each in both] == [Unavailable, Unavailable]
+        assert ledger.records["snmp"] == down()
+
+    loop.run(story())
 
 
 def test_a_check_of_a_disk_that_does_not_answer_ends() -> None:
