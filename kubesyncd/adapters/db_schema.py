@@ -248,6 +248,7 @@ _CURRENT_OWNER = RowField(
     shown=True,
 )
 _FAILURE = RowField("failure", "failure", _as_it_is, _failure)
+_REVISION = RowField("revision", "revision", _as_it_is, lambda _, row: str(row.revision or ""))
 
 HLD = Schema(
     config=(
@@ -276,6 +277,7 @@ HLD = Schema(
             shown=True,
         ),
         _FAILURE,
+        _REVISION,
     ),
     connected=("False", "True"),
     connected_since=("last_update_ts", str),
@@ -303,6 +305,7 @@ SONIC = Schema(
             shown=True,
         ),
         _FAILURE,
+        _REVISION,
     ),
     connected=("false", "true"),
     connected_since=("update_time", _clock),

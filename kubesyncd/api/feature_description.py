@@ -96,6 +96,7 @@ def describe_row(row: Row) -> RowDescription:
         "docker_id": row.docker_id,
         "update_ts": row.update_ts,
         "failure": row.failure,
+        "revision": row.revision,
     }
 
 

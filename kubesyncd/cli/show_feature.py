@@ -161,8 +161,9 @@ def _show_one(name: str, *, as_json: bool) -> None:
 
 
 def side_by_side(stored: FeatureFields) -> Table:
-    """Build a table of both raw rows; IDs are shortened, JSON has them in full."""
-    config, state = sorted(stored.config.items()), sorted(stored.state.items())
+    """Build a table of both raw rows; IDs are shortened, and the daemon's own number left out. JSON has all."""
+    config = sorted(stored.config.items())
+    state = sorted((field, value) for field, value in stored.state.items() if field != "revision")
     made = table("CONFIG_DB", "", "STATE_DB", "")
     made.columns[0].no_wrap = made.columns[2].no_wrap = True
     for at in range(max(len(config), len(state))):

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 SERVICE = "Kubernetes"
 FILE_BYTES_MAX = 1 << 21
-MEANS = "labels are applied all the same, and a restart of the daemon applies the latest ones once more"
+MEANS = (
+    "labels are applied all the same; after a restart of the daemon, the features' labels in the file, which may be "
+    "older ones, are applied until each feature's is requested again"
+)
 
 
 class QueueFile:
@@ -77,7 +80,11 @@ class QueueFile:
         self._to_save.set()
 
     def append_soon(self, changes: Sequence[Change]) -> None:
-        """Queue `changes`; the file is written later. Raises Refused where too many others wait."""
+        """Queue `changes` that are asked for again after a restart; the file is written later.
+
+        Where it is not written, a restart begins with an older value, which may reach the Node before the later one.
+        Raises Refused where too many others wait.
+        """
         self._append(changes, wished=False)
         self._to_save.set()
 

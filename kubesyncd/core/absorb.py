@@ -35,6 +35,7 @@ from kubesyncd.core.record import (
     settled,
 )
 from kubesyncd.core.registration import registered_after
+from kubesyncd.core.revision import revised
 from kubesyncd.core.stray import blocked, strays, watch_label_off
 
 if TYPE_CHECKING:
@@ -66,10 +67,11 @@ def absorb(
         judged = _see_label_off(judged, config, observed, timing, now)
         judged = _keep_clocks(judged, config, observed, now)
     record = judged
-    owner = project(record, observed).current_owner
-    if owner is not record.owner:
-        record = replace(record, owner=owner, owner_ts=observed.wall_s)
-    return record
+    row = project(record, observed)
+    if row.current_owner is not record.owner:
+        record = replace(record, owner=row.current_owner, owner_ts=observed.wall_s)
+    revision = revised(record.revision, row, observed.row, observed.boot)
+    return record if revision == record.revision else replace(record, revision=revision)
 
 
 def _see_local(record: Record, observed: Observation) -> Record:

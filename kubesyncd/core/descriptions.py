@@ -30,6 +30,7 @@ class RowDescription(TypedDict):
     docker_id: str
     update_ts: int
     failure: str
+    revision: int
 
 
 class LabelDescription(TypedDict):

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
-from kubesyncd.core.model import Mode, Owner, SystemState
+from kubesyncd.core.model import Mode, Owner, Row, SystemState
+from kubesyncd.core.revision import of_boot
 
 if TYPE_CHECKING:
-    from kubesyncd.core.model import Container, Row, Timing
+    from kubesyncd.core.model import Container, Timing
     from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
 
@@ -27,12 +28,13 @@ class Doubt:
 
     `lost`: no file had it although the boot is not new; else it comes from the file. `since`: when it was compared with
     the row (BOOTTIME seconds); None: not yet. `containers`: running kube containers that may have been admitted, and
-    have time to ask again.
+    have time to ask again. `spoken`: a verb has been recorded since the daemon's start; it stands.
     """
 
     lost: bool = False
     since: float | None = None
     containers: tuple[str, ...] = ()
+    spoken: bool = False
 
 
 def verified(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
@@ -46,6 +48,11 @@ def verified(record: Record, observed: Observation, timing: Timing, now: float) 
         record = _compared(record, doubt, observed.row, observed, now)
         doubt = record.doubt
     return record if doubt is None else _resolved(record, doubt, observed, timing, now)
+
+
+def spoken(doubt: Doubt | None) -> Doubt | None:
+    """Return the doubt after a verb: what the verb asks for stands."""
+    return doubt if doubt is None or doubt.since is not None else replace(doubt, spoken=True)
 
 
 def undecided(record: Record) -> Doubt | None:
@@ -69,25 +76,26 @@ def doubt_deadline(record: Record, timing: Timing) -> float | None:
 
 
 def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now: float) -> Record:
+    if row.revision and not of_boot(row.revision, observed.boot):
+        row = Row()
     owner = _owner(row, observed)
     if not doubt.lost and not _is_newer(row, owner, record, observed, now):
         return replace(record, doubt=None)
-    if not _spoken(record, doubt):
+    if not doubt.spoken:
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
             state = SystemState.UP
-        record = replace(record, system_state=state, mode=row.transition_mode)
-    record = replace(record, doubt=None, grant="", granted_at=0.0, proven=False)
+        record = replace(record, system_state=state, mode=row.transition_mode, ending=False)
+    # What an older copy says of containers is not known to be their last end.
+    record = replace(record, doubt=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
         return _granted(record, owner.id, now)
     if observed.local_running:
         return record
     local = observed.local
-    if local is not None:
-        # A start may be under way. A stop ends what it starts.
-        down = record.system_state is SystemState.DOWN
-        asked = asked_start(local.id, local, now)
-        record = replace(record, start=asked, ending=record.ending or down)
+    if local is not None and (row.transition_mode is Mode.NONE or local.unread):
+        # A start may be under way: the row shows this mode before it, and Docker does not describe what it starts.
+        record = replace(record, start=asked_start(local.id, local, now))
     # Before an admission, the row shows a unit that is up, and another mode.
     before = row.system_state is SystemState.DOWN or row.transition_mode is Mode.NONE
     nothing_ran = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE
@@ -103,18 +111,16 @@ def _owner(row: Row, observed: Observation) -> Container | None:
 
 
 def _is_newer(row: Row, owner: Container | None, record: Record, observed: Observation, now: float) -> bool:
-    """Return whether the row tells of an owner that the file does not know: the file is an older copy.
+    """Return whether the row tells of what the file does not know: the file is an older copy, or of other features.
 
-    Each change is stored in the file before it is written to the row. A row of an earlier boot tells nothing.
+    Each change is stored in the file before it is written to the row. A row without a number, as before an upgrade,
+    counts if it names an owner that the file does not know.
     """
+    if row.revision:
+        return row.revision > record.revision.number
     if owner is None or owner.id in (record.grant, record.local_id) or record.grant in observed.kube_running:
         return False
     return row.update_ts >= max(record.owner_ts, observed.wall_s - now)
-
-
-def _spoken(record: Record, doubt: Doubt) -> bool:
-    """Return whether a verb has been recorded since the daemon's start, or was under way."""
-    return record.system_state is not SystemState.ABSENT if doubt.lost else record.ending
 
 
 def _resolved(record: Record, doubt: Doubt, observed: Observation, timing: Timing, now: float) -> Record:

@@ -25,6 +25,8 @@ NAME_RULE = "a feature's name begins with a letter and has lower-case letters, d
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 # The starts of kube containers that are remembered per feature.
 STARTS_MAX = 64
+# Higher numbers of changes are taken as absent.
+REVISION_MAX = 2**53
 # Length of the short ID that `docker ps` shows, and by which SONiC records a kube container.
 SHORT_ID = 12
 
@@ -194,7 +196,10 @@ class FeatureConfig:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Our fields of STATE_DB `FEATURE|<name>`; a missing field is the empty value."""
+    """Our fields of STATE_DB `FEATURE|<name>`; a missing field is the empty value.
+
+    `revision`: the number of the last change of state, owner, mode or container (see core.revision); 0: none.
+    """
 
     system_state: SystemState = SystemState.ABSENT
     current_owner: Owner = Owner.NONE
@@ -202,6 +207,7 @@ class Row:
     docker_id: str = ""
     update_ts: int = 0
     failure: str = ""
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class Observation:
     not known.
     `registered`: CONFIG_DB has a FEATURE row; None: not known. `absent`: the feature has no FEATURE row, no container
     and no unit, for certain. `settling`: the FEATURE row has just gone, and may be written again in a moment.
+    `boot`: this boot's number, by which the row tells whether it is of this one.
     """
 
     row: Row | None
@@ -50,6 +51,7 @@ class Observation:
     no_deploy: str = ""
     leaving: bool = False
     wall_s: int = 0
+    boot: int = 0
     failures: tuple[FailedAction, ...] = ()
     working: bool = False
     no_way_back: str = ""

@@ -13,6 +13,7 @@ from kubesyncd.core.host import canonical_host, is_host
 from kubesyncd.core.model import (
     CONTAINER_ID,
     NAME_RULE,
+    REVISION_MAX,
     FailurePolicy,
     FeatureConfig,
     MasterConfig,
@@ -170,6 +171,7 @@ def parse_row(fields: Mapping[str, str], problems: list[str]) -> Row:
             "current_owner_update_ts", got.get("current_owner_update_ts", ""), problems, default=0, most=2**62
         ),
         failure=got.get("failure", ""),
+        revision=parse_int("revision", got.get("revision", ""), problems, default=0, most=REVISION_MAX),
     )
 
 

@@ -35,6 +35,7 @@ from kubesyncd.core.model import (
 )
 from kubesyncd.core.reasons import could_not_start
 from kubesyncd.core.registration import row_settled
+from kubesyncd.core.revision import UNTOLD, Revision, tells
 from kubesyncd.core.state import State, classify
 from kubesyncd.core.stray import LabelOff  # noqa: TC001 - the same
 
@@ -93,7 +94,7 @@ class Record:
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `doubt`: why the record may not be what
     happened last. `local_back`: the local container made room for a kube one whose admission could not be stored, and
-    returns at once, also without fallback.
+    returns at once, also without fallback. `revision`: how often what the row tells has changed.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -131,6 +132,7 @@ class Record:
     start: AskedStart | None = None
     doubt: Doubt | None = None
     local_back: bool = False
+    revision: Revision = UNTOLD
     owner: Owner = Owner.NONE
     owner_ts: int = 0
 
@@ -209,6 +211,7 @@ def project(record: Record, observed: Observation) -> Row:
         or _said_of_local(record, observed)
         or _no_local(record, observed, owner)
         or _unread(observed),
+        revision=record.revision.number if tells(record.system_state, owner) else 0,
     )
 
 

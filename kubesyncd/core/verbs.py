@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from kubesyncd.core import protocol
-from kubesyncd.core.doubt import may_be_admitted
+from kubesyncd.core.doubt import may_be_admitted, spoken
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.model import Mode, Owner, SystemState
@@ -125,6 +125,7 @@ def accept(verb: Verb, config: FeatureConfig, record: Record, observed: Observat
         ending_since=None,
         exit=ended,
         unpause=False,
+        doubt=spoken(record.doubt),
     )
 
 
@@ -142,6 +143,7 @@ def _accept_start(config: FeatureConfig, record: Record, observed: Observation) 
         ending=False,
         registered=registered,
         unpause=observed.paused(owning),
+        doubt=spoken(record.doubt),
     )
     if record.grant in observed.kube_running:
         return replace(started, mode=Mode.READY)

@@ -120,7 +120,7 @@ class Daemon:
         return problem
 
     async def _keep_ledger(self) -> None:
-        """Write a lost ledger again at once, and note outside it that this boot has one."""
+        """Write a lost ledger again at once, and keep the note outside it that this boot has one."""
         ledger, backoff = self._ledger, self._parts.runtime.backoff(self._timing)
         if ledger.lost:
             with suppress(Unavailable):
@@ -134,7 +134,7 @@ class Daemon:
                 await asyncio.sleep(backoff.next_s())
             else:
                 self._alerts.end("boot_not_marked")
-                return
+                backoff.reset()
 
     def _wake_cluster(self) -> None:
         self._cluster.wake()
@@ -226,6 +226,7 @@ class Daemon:
         while True:
             await asyncio.sleep(self._timing.audit_s)
             self._look_around()
+            self._ledger.boot.check()
             await self._meet()
             # The cluster has an audit of its own.
             self._parts.join.wake()

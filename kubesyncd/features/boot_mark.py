@@ -1,15 +1,18 @@
 """Note outside the ledger that a boot has one, so that a lost ledger is not taken for the first start of the boot.
 
 The mark is a file in the state folder, on another file system than the ledger, with the ID of the boot in which the
-ledger was written last.
+ledger was written last, and whether CONFIG_DB had been loaded by then.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zlib import crc32
 
+from kubesyncd.core.revision import BOOTS
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
@@ -27,38 +30,67 @@ class _Mark:
     """The file."""
 
     boot_id: str
+    config_loaded: bool
 
 
 class BootMark:
-    """The mark, and the boot that it is compared with. Without a file, no boot is marked."""
+    """The mark, and the boot that it is compared with. Without a file, no boot is marked.
+
+    `config_loaded`: what the mark of this boot says of CONFIG_DB; None: not known.
+    """
 
     def __init__(self, boot_id: str, file: DurableFile | None) -> None:
         self.boot_id = boot_id
+        self.config_loaded: bool | None = None
         self._file = file
-        self._ours: bool | None = False
+        self._wanted: bytes | None = None
         self._due = asyncio.Event()
 
+    @property
+    def number(self) -> int:
+        """The boot as a number: two boots in a row hardly share one."""
+        return crc32(self.boot_id.encode()) % (BOOTS - 1) + 1
+
     def load(self) -> bool | None:
-        """Return whether this boot has had a ledger; None: not known, because the file cannot be read."""
+        """Return whether this boot has had a ledger; None: not known, because the file is damaged or cannot be read."""
         try:
             data = None if self._file is None else self._file.load()
-            self._ours = data is not None and codec.decode(_Mark, data).boot_id == self.boot_id
-        except Undecodable:
-            self._ours = False
-        except Unavailable:
-            self._ours = None
-        return self._ours
+            tree = {} if data is None else codec.parse(data)
+        except (Unavailable, Undecodable):
+            return None
+        if data is None:
+            return False
+        # A newer version's mark names its boot, too.
+        boot_id, loaded = tree.get("boot_id"), tree.get("config_loaded")
+        if not isinstance(boot_id, str):
+            return None
+        if boot_id == self.boot_id and isinstance(loaded, bool):
+            self.config_loaded = loaded
+        return boot_id == self.boot_id
 
-    def note(self) -> None:
-        """Note that this boot has a ledger: the mark may be written."""
-        self._due.set()
+    def note(self, *, config_loaded: bool) -> None:
+        """Note that this boot has a ledger, and whether CONFIG_DB has been loaded: the mark may be written."""
+        wanted = codec.encode(_Mark(self.boot_id, config_loaded), version=VERSION)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._due.set()
+
+    def check(self) -> None:
+        """Have the mark compared with its file, which another program may have removed."""
+        if self._wanted is not None:
+            self._due.set()
 
     async def write(self) -> None:
-        """Write the mark once this boot has a ledger. Raises Unavailable.
+        """Wait until the mark may differ from its file, and write it where it does. Raises Unavailable.
 
         It is not a part of the ledger's write: a slow disk under the state folder delays no feature.
         """
         await self._due.wait()
-        if self._file is not None and not self._ours:
-            await self._file.save(codec.encode(_Mark(self.boot_id), version=VERSION))
-            self._ours = True
+        wanted, stored = self._wanted, None
+        if self._file is not None and wanted is not None:
+            with suppress(Unavailable):
+                stored = await self._file.read()
+            if stored != wanted:
+                await self._file.save(wanted)
+        if self._wanted == wanted:
+            self._due.clear()

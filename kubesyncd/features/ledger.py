@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Mapping  # noqa: TC003 - the codec reads the annotation
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kubesyncd.core.model import FeatureConfig, valid_feature_name
 from kubesyncd.core.record import Record  # noqa: TC001 - the same
@@ -31,8 +31,8 @@ CHECK_S = 3.0
 MISSING = "the ledger is missing"
 OTHER_BOOT = "the ledger is of another boot"
 MEANS = (
-    "until it can be, no feature is handed over to Kubernetes, what runs runs on, and a restart of the daemon loses "
-    "the latest changes"
+    "until it can be, no feature is handed over to Kubernetes, what runs runs on, and a restart of the daemon goes by "
+    "STATE_DB's rows"
 )
 LOST = "what runs and STATE_DB's rows decide instead, and the ledger is written again"
 
@@ -91,6 +91,11 @@ class Ledger:
         self.found = LedgerStart.FIRST
 
     @property
+    def _kept(self) -> tuple[dict[str, Any], ...]:
+        """All that is kept by feature."""
+        return (self.records, self.configs, self.histories, self._entries)
+
+    @property
     def first(self) -> bool:
         """Whether this is the daemon's first start of the boot, and nothing has been stored yet."""
         return self.found is LedgerStart.FIRST
@@ -112,17 +117,17 @@ class Ledger:
         except Unavailable as error:
             problem = str(error)
         except Undecodable as error:
-            self.records.clear()
-            self.configs.clear()
-            self.histories.clear()
-            self._entries.clear()
+            for kept in self._kept:
+                kept.clear()
             problem = f"the ledger cannot be read ({error})"
         if not problem:
-            self.boot.note()
+            self._note_boot()
             return ""
         # Where the mark cannot be read, this boot may not be new.
         if named or marked is not False:
             self.found = LedgerStart.LOST
+            # Where that is not known: an incomplete CONFIG_DB is waited for, and nothing is ended for it.
+            self.config_loaded = self.boot.config_loaded is not False
             return f"{problem}, although this boot is not new; {LOST}"
         return f"{problem}; it is not used" if problem not in (MISSING, OTHER_BOOT) else ""
 
@@ -149,10 +154,17 @@ class Ledger:
         return ""
 
     async def save(
-        self, name: str, record: Record, config: FeatureConfig, history: tuple[Transition, ...] = ()
+        self,
+        name: str,
+        record: Record,
+        config: FeatureConfig,
+        history: tuple[Transition, ...] = (),
+        *,
+        surely: bool = False,
     ) -> None:
-        """Store one feature; return when the file has the change. Raises Unavailable; it is kept in memory.
+        """Store one feature; return when the file has the change. Raises Unavailable.
 
+        It is kept in memory then, and in the next write; with `surely`, neither: what depends on it is not done.
         A change of `history` alone is not written: it follows from the others.
         """
         if (
@@ -163,10 +175,20 @@ class Ledger:
             and name not in self._saving
         ):
             return
+        before = [(kept, kept.get(name)) for kept in self._kept]
         self.records[name], self.configs[name], self.histories[name] = record, config, history
         self._entries[name] = _entry(name, record, config, history)
         self._unsaved.add(name)
-        await self.write()
+        try:
+            await self.write()
+        except Unavailable:
+            if surely and self.records.get(name) is record:
+                for kept, value in before:
+                    if value is None:
+                        kept.pop(name, None)
+                    else:
+                        kept[name] = value
+            raise
 
     async def forget(self, name: str) -> None:
         """Delete one feature, from the file and then from memory. Raises Unavailable; then it is in both."""
@@ -182,7 +204,7 @@ class Ledger:
 
     def drop(self, name: str) -> None:
         """Delete one feature from memory; the next write is without it, and any observation asks for one."""
-        for kept in (self.records, self.configs, self.histories, self._entries):
+        for kept in self._kept:
             kept.pop(name, None)
         self._unsaved.add(name)
 
@@ -221,11 +243,14 @@ class Ledger:
             self._saving = set()
             self._failed, self._tried = None, upto
             self.found = LedgerStart.KNOWN if self.first else self.found
-            self.boot.note()
+            self._note_boot()
         finally:
             # What a failed or cancelled write may not have stored is written by the next one.
             self._unsaved |= self._saving
             self._saving = set()
+
+    def _note_boot(self) -> None:
+        self.boot.note(config_loaded=self.config_loaded)
 
     def _encoded(self) -> bytes:
         """Return the file's content: the parts are encoded already."""

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Memory:
-    """Keeps what outlives a restart of the daemon in the ledger, and what outlives a boot in the image store."""
+    """Keeps what outlives a restart of the daemon in the ledger, and what outlives a boot in the image store.
+
+    `config_read`: CONFIG_DB has been read outside of a load; before that, `config` is a default.
+    """
 
     def __init__(self, name: str, around: Surroundings, alerts: AlertLog, log: FilteringBoundLogger) -> None:
         self._name = name
@@ -33,6 +36,9 @@ class Memory:
         ledger = around.ledger
         self.history = deque(ledger.histories.get(name, ()), maxlen=HISTORY_MAX)
         self.record = ledger.records.get(name) or around.first_record(name)
+        # A record that was never compared with Redis may have been stored with the default configuration.
+        read = name in ledger.configs and (self.record.doubt is None or self.record.doubt.since is not None)
+        self.config_read = read or name in around.always_local
         if self.record.doubt is None and not ledger.first:
             # What the file says is compared once with STATE_DB's row and with what runs.
             self.record = replace(self.record, doubt=Doubt(lost=ledger.lost and name not in ledger.records))
@@ -51,6 +57,7 @@ class Memory:
             config = stored.config or self._default_config()
             self._claim_name(config)
             self.config = self._on_kubernetes(config)
+            self.config_read = True
             self._config_known = stored.config is not None
 
     def note_change(self, plan: Plan) -> None:
@@ -72,7 +79,9 @@ class Memory:
             # At once: another intent may be recorded while the file is written.
             self.record = record
         try:
-            await self._around.ledger.save(self._name, record, self.config, tuple(self.history))
+            await self._around.ledger.save(
+                self._name, record, self.config, tuple(self.history), surely=surely
+            )
             self._alerts.end("ledger")
         except Unavailable as error:
             if surely:

@@ -330,6 +330,7 @@ class Reconciler:
             no_deploy=around.labels.no_deploy,
             leaving=around.labels.leaving,
             wall_s=int(around.runtime.wall()),
+            boot=around.ledger.boot.number,
         )
 
     def _failures(self, containers: tuple[Container, ...]) -> tuple[FailedAction, ...]:

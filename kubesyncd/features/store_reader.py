@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A package upgrade rewrites a FEATURE row as a deletion, and then a new row within 200 ms: that changes no owner.
 ROW_GONE_S = 1.0
+LOADING = "CONFIG_DB is being loaded, and the owner is not known before"
 
 
 class StoreReader:
@@ -35,30 +36,40 @@ class StoreReader:
         self.gone_until: float | None = None
 
     async def read(self) -> Stored | None:
-        """Read both rows; also take the config, or keep the last known one where Redis does not answer."""
+        """Read both rows; also take the config, or keep the last known one where Redis does not answer.
+
+        None: Redis does not answer, or the config was never known and is being loaded.
+        """
         try:
             stored = await self._around.store.read(self._name, self._memory.known_config)
         except PortError as error:
             self._alerts.fails("store", error)
-            again_at = self._around.runtime.clock() + self._backoff.next_s()
-            self.failure = FailedAction(
-                ActionKind.READ_ROW,
-                "",
-                printable(error, TEXT_MAX),
-                again_at=again_at,
-                refused=isinstance(error, Refused),
-                passing=isinstance(error, Passing),
-            )
+            self._fail(error)
+            return None
+        self._alerts.answers("store")
+        stored = self._settled(stored)
+        if stored.loading and not self._memory.config_read:
+            self._fail(Passing("Redis", LOADING))
             return None
         self.failure = None
         self._backoff.reset()
-        self._alerts.answers("store")
-        stored = self._settled(stored)
         self._memory.take_config(stored)
         config = self._memory.config
         why = (f"set_owner=kube has no effect: {config.why_local}",) if config.why_local else ()
         self._alerts.warn("config", "; ".join((*stored.problems, *why)))
         return stored
+
+    def _fail(self, error: PortError) -> None:
+        """Note why the rows are not known."""
+        again_at = self._around.runtime.clock() + self._backoff.next_s()
+        self.failure = FailedAction(
+            ActionKind.READ_ROW,
+            "",
+            printable(error, TEXT_MAX),
+            again_at=again_at,
+            refused=isinstance(error, Refused),
+            passing=isinstance(error, Passing),
+        )
 
     def _settled(self, stored: Stored) -> Stored:
         """Return `stored`, as being loaded where the row has been missing for less than ROW_GONE_S."""

@@ -161,6 +161,7 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
             "docker_id": "",
             "update_ts": 0,
             "failure": "",
+            "revision": 0,
         },
         "joined": True,
         "no_deploy": "",

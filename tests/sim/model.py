@@ -68,6 +68,7 @@ from kubesyncd.core.record import (
     with_grant,
     with_mode,
 )
+from kubesyncd.core.revision import UNTOLD, Revision
 from kubesyncd.core.state import State, check
 
 if TYPE_CHECKING:
@@ -362,6 +363,7 @@ def folded(w: World) -> World:
         crashes=0,
         owner_ts=0,
         owner=Owner.NONE,
+        revision=UNTOLD,
         unstartable=None,
         unstartable_until=None,
         gates=_folded_gates(r, names) if w.silent else (),
@@ -624,8 +626,10 @@ def ledger_moves(w: World) -> Iterator[tuple[str, World]]:
     yield "the ledger is lost while the daemon is away", ledger_lost(w, row)
     yield "the ledger and STATE_DB's row are lost while the daemon is away", ledger_lost(w, Row())
     if not w.starting:
-        older = Record(system_state=SystemState.UP, doubt=Doubt())
-        yield "the ledger is an older copy when the daemon comes back", ledger_lost(w, row, older)
+        for state in (SystemState.UP, SystemState.DOWN):
+            older = Record(state, doubt=Doubt(), revision=Revision(1))
+            newer = ledger_lost(w, replace(row, revision=2), older)
+            yield f"the ledger is an older copy, with the unit {state}, when the daemon comes back", newer
     seen, plan = look(w)
     if plan.action is not None:
         behind, asked = project(seen.record, facts_of(w)), seen
@@ -638,7 +642,10 @@ def ledger_moves(w: World) -> Iterator[tuple[str, World]]:
 def ledger_lost(w: World, row: Row, record: Record | None = None) -> World:
     """A new life of the daemon, which has found `record` in the ledger, else none, and has compared it with `row`."""
     again = daemon_restarts(replace(w, record=record or Record(doubt=Doubt(lost=True))))
-    return replace(again, record=verified(again.record, replace(facts_of(again), row=row), again.timing, NOW))
+    found = verified(again.record, replace(facts_of(again), row=row), again.timing, NOW)
+    if row.system_state not in (SystemState.ABSENT, found.system_state):
+        raise Broken("S7: the unit's last request is forgotten")
+    return replace(again, record=found)
 
 
 def verb(w: World, wish: verbs.Verb) -> World:

@@ -246,32 +246,51 @@ class Storm:
         file.unwritable = False
 
     async def _lose_ledger(self, rng: Random) -> None:
-        """The ledger is removed, or cut, while the daemon is away, and STATE_DB has what it said."""
-        world = self.world
-        if world.life is None or world.ledger_file.stale or not self._rows_agree():
+        """The ledger is damaged or an older copy when the daemon comes back, and STATE_DB has what it said."""
+        world, boots, copy = self.world, self.world.boots, self.world.ledger_file.data
+        how = rng.choice(("removed", "cut", "of another version", "of other features", "an older copy"))
+        if how == "an older copy":
+            await asyncio.sleep(rng.choice((1.0, 30.0, 200.0)))
+        if world.life is None or world.boots != boots or world.ledger_file.stale or not self._rows_agree():
             return
         world.kill_daemon()
-        world.ledger_file.data = rng.choice((None, (world.ledger_file.data or b"")[:40]))
-        self.chance.tell("ledger", "is lost")
+        data = world.ledger_file.data or b""
+        lost = {
+            "removed": lambda: None,
+            "cut": lambda: data[:40],
+            "of another version": lambda: json.dumps({**json.loads(data), "version": 99}).encode(),
+            "of other features": lambda: json.dumps({**json.loads(data), "features": {}}).encode(),
+            "an older copy": lambda: copy,
+        }
+        world.ledger_file.data = lost[how]()
+        self.chance.tell("ledger", f"is {how}")
         await asyncio.sleep(rng.choice((0.0, 0.1)))
         world.start_daemon()
 
     def _recovered(self) -> bool:
-        """Whether the ledger has again what a row tells."""
+        """Whether the ledger has again what the rows tell."""
         data = self.world.ledger_file.data or b""
+        records = json.loads(data)["features"] if data.endswith(b"\n") else {}
         rows = self.world.redis.rows.items()
-        told = {name for name, row in rows if row.system_state is not SystemState.ABSENT}
-        return data.endswith(b"\n") and told <= json.loads(data)["features"].keys()
+        told = {name: row.revision for name, row in rows if row.system_state is not SystemState.ABSENT}
+        return all(
+            name in records and records[name]["record"]["revision"]["number"] >= number
+            for name, number in told.items()
+        )
 
     def _rows_agree(self) -> bool:
-        """Whether every feature's row tells its unit's last request, as the ledger does."""
+        """Whether every feature's row tells its unit's last request, as the ledger does, and is as new."""
         redis = self.world.redis
         data = self.world.ledger_file.data or b""
         if not redis.up or not redis.writable or not data.endswith(b"\n"):
             return False
-        records = json.loads(data)["features"]
-        states = {name: entry["record"]["system_state"] for name, entry in records.items()}
-        return all(redis.rows.get(name, Row()).system_state == state for name, state in states.items())
+        records = {name: entry["record"] for name, entry in json.loads(data)["features"].items()}
+        rows = {name: redis.rows.get(name, Row()) for name in records}
+        return all(
+            (rows[name].system_state, rows[name].revision)
+            == (record["system_state"], record["revision"]["number"])
+            for name, record in records.items()
+        )
 
     async def _misspell(self, rng: Random) -> None:
         """A name without FEATURE row, container and unit: every verb fails."""

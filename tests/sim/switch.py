@@ -116,6 +116,9 @@ class _MarkOfLife:
     def load(self) -> bytes | None:
         return self.world.mark_file.load()
 
+    async def read(self) -> bytes | None:
+        return self.world.mark_file.load()
+
     async def save(self, data: bytes) -> None:
         self.life.check()
         await asyncio.sleep(0.001)

@@ -152,12 +152,12 @@ def test_local_returns_where_the_grant_cannot_be_written_after_local_has_ended(
     switches: MakeSwitch, fallback: str
 ) -> None:
     switch = switches()
-    switch.stop_daemon()
+    switch.daemon.stop()
     with ExitStack() as stack:
         run = switch.folder / "run"
         stack.enter_context(small_disk(run))
         switch.container_sock.parent.mkdir()
-        switch.start_daemon()
+        switch.daemon.start()
         stack.callback(switch.stop_daemon)
         # It ends when its grace is over: time enough to fill the disk.
         local = switch.create_local(
@@ -175,7 +175,7 @@ def test_local_returns_where_the_grant_cannot_be_written_after_local_has_ended(
         switch.wait_for(lambda: switch.log("state", state="LOCAL")[1:], "and returns at once")
         assert set(switch.running("snmp")) == {local, kube}
         assert switch.log("trouble", action="not_recorded"), switch.told()
-        switch.restart_daemon()
+        switch.daemon.restart()
         switch.wait_for(lambda: "cannot be written" in switch.prints("explain", "snmp"), "it is told")
         assert set(switch.running("snmp")) == {local, kube}, "nor does a restart of the daemon end it"
         filler.unlink()

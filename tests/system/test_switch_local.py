@@ -47,6 +47,7 @@ def test_every_verb_does_its_work_on_a_local_feature(switch: Switch) -> None:
     container_id = switch.boot_local("snmp")
     row = switch.row("snmp")
     assert int(row.pop("current_owner_update_ts")) > 1_600_000_000
+    assert int(row.pop("revision")) > 0
     assert row == {
         "system_state": "up",
         "current_owner": "local",
@@ -382,6 +383,7 @@ def test_s8_only_our_own_fields_are_written(switch: Switch) -> None:
     assert {k: v for k, v in row.items() if k in theirs} == theirs
     assert set(row) - set(theirs) <= {
         "system_state", "current_owner", "current_owner_update_ts", "docker_id", "transition_mode", "failure",
+        "revision",
     }  # fmt: skip
     assert set(switch.state_db.keys("*")) == {"FEATURE|snmp", "PORT_TABLE|Ethernet0"}
     assert _dumped(switch, "config") == config

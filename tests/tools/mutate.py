@@ -59,6 +59,7 @@ TESTS = {
     ),
     "config_load": ("core/test_config_load",),
     "doubt": ("core/test_doubt",),
+    "revision": ("core/test_revision", "core/test_doubt"),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),
     "feature_label": PLANS,
     "gate": ("core/test_gate", *PLANS),

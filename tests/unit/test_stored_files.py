@@ -19,6 +19,7 @@ import structlog
 from kubesyncd.cluster import queue_file
 from kubesyncd.core.model import FeatureConfig
 from kubesyncd.core.record import Record
+from kubesyncd.core.revision import UNTOLD
 from kubesyncd.core.saved_features import Saved
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.images import store
@@ -57,6 +58,7 @@ LATER: dict[str, Any] = {
     "start": None,
     "doubt": None,
     "local_back": False,
+    "revision": UNTOLD,
 }
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)

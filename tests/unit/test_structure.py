@@ -21,8 +21,8 @@ ATTRIBUTES_MAX = 15
 # one observation and of one container, and the objects of the wire protocol.
 VALUES = {
     "Timing": 25,
-    "Record": 36,
-    "Observation": 21,
+    "Record": 38,
+    "Observation": 22,
     "ContainerDescription": 18,
     "Container": 17,
     "FeatureDescription": 29,

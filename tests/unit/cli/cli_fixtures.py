@@ -99,6 +99,7 @@ def row(owner: str, mode: str, docker_id: str) -> dict[str, str]:
         "transition_mode": mode,
         "docker_id": docker_id,
         "current_owner_update_ts": str(ago(720)),
+        "revision": "7",
     }
 
 

@@ -24,6 +24,7 @@ from kubesyncd.core.model import (
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
+from kubesyncd.core.revision import Revision, revised
 from kubesyncd.core.state import State, Transition
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         unpause=True,
         gates=(GateWatch(kube_id, 13.0, asked=True),),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
-        doubt=Doubt(lost=True, since=97.0, containers=(kube_id,)),
+        doubt=Doubt(lost=True, since=97.0, containers=(kube_id,), spoken=True),
         local_back=True,
+        revision=Revision(7, f"up kube kube_ready {kube_id[:12]}"),
         owner=Owner.KUBE,
         owner_ts=1790000000,
     )
@@ -150,6 +152,8 @@ def look(
 ) -> tuple[Record, Observation]:
     """The record that has absorbed the look, and the look with STATE_DB saying what the record makes."""
     record = absorb(record, config, seen, TIMING, now)
+    row = project(record, seen)
+    record = replace(record, revision=revised(record.revision, row, row, seen.boot))
     return record, replace(seen, row=project(record, seen))
 
 

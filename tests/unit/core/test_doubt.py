@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from kubesyncd.core.absorb import absorb
-from kubesyncd.core.actions import EndContainer
+from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, WriteRow
 from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.doubt import Doubt, doubt_deadline, may_be_admitted, undecided
 from kubesyncd.core.model import Container, Mode, Owner, Row, SystemState
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Record, state_of
+from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import DONE, Start, Stop, accept, outcome, wait_code
 from tests.unit.core.given import (
@@ -23,6 +24,7 @@ from tests.unit.core.given import (
     LOCAL,
     LOCAL_CONFIG,
     NOW,
+    OFF,
     ON,
     TIMING,
     down,
@@ -148,11 +150,19 @@ def test_a_stop_waits_for_the_end_of_what_may_have_been_admitted() -> None:
 
 
 def test_what_a_verb_has_asked_for_since_stands() -> None:
-    stopped = down(ending=True, doubt=LOST)
-    record = seen(stopped, BY_KUBE, STOPPED, kube())
-    assert (record.system_state, record.grant) == (SystemState.DOWN, KUBE)
-    older = seen(down(ending=True, doubt=Doubt()), BY_KUBE, STOPPED, kube())
-    assert (older.system_state, older.grant) == (SystemState.DOWN, KUBE)
+    blind = observed(STOPPED, kube(), row=None)
+    for doubt in (LOST, Doubt()):
+        stopped = accept(Stop(), FALLBACK, up(doubt=doubt), blind)
+        assert isinstance(stopped, Record)
+        record = seen(stopped, BY_KUBE, STOPPED, kube())
+        assert (record.system_state, record.ending, record.grant) == (SystemState.DOWN, True, KUBE)
+    # A stop that only the older copy tells of is over.
+    over = seen(down(ending=True, doubt=Doubt()), BY_KUBE, STOPPED, kube())
+    assert (over.system_state, over.ending, over.grant) == (SystemState.UP, False, KUBE)
+    idle = seen(down(doubt=Doubt(lost=True, since=NOW, containers=(KUBE,))), BY_NONE, kube())
+    again = accept(Stop(), FALLBACK, idle, blind)
+    assert isinstance(again, Record)
+    assert again.doubt == idle.doubt
 
 
 def test_without_a_row_what_runs_was_started_for_a_unit_that_is_up() -> None:
@@ -175,10 +185,23 @@ def test_a_docker_start_may_be_under_way() -> None:
     assert (begun.start, begun.ending, begun.doubt) == (asked, False, None), (
         "no container was admitted before"
     )
-    assert seen(lost(), BY_NONE, STOPPED, kube()).start == asked
+    unread = replace(STOPPED, unread="Docker takes its time")
+    assert seen(lost(), BY_NONE, unread, kube()).start == asked_start(LOCAL, unread, NOW)
     assert seen(lost(), starting, kube()).start is None
     stopped = seen(lost(), replace(starting, system_state=SystemState.DOWN), STOPPED)
-    assert (stopped.start, stopped.ending) == (asked, True), "what it starts is ended"
+    assert (stopped.start, stopped.ending) == (asked, False), "what an operator starts now runs on"
+    again = accept(Stop(), FALLBACK, stopped, observed(STOPPED, row=starting))
+    assert isinstance(again, Record)
+    assert seen(again, starting, STOPPED).ending, "what a stop waits for is ended"
+
+
+def test_a_pod_at_the_gate_does_not_wait_where_no_start_can_be_under_way() -> None:
+    """Kubernetes' container has ended, and its next one asks: nothing else would run meanwhile."""
+    waits = frozenset({KUBE2})
+    record = seen(lost(), BY_KUBE, STOPPED, kube(KUBE2), waiting=waits)
+    assert (record.start, record.doubt) == (None, None)
+    facts = observed(STOPPED, kube(KUBE2), row=BY_KUBE, waiting=waits, label=ON)
+    assert plan(KUBE_CONFIG, record, facts).action == Admit(KUBE2)
 
 
 def test_a_kube_container_that_waits_while_the_row_says_down_was_not_admitted() -> None:
@@ -246,6 +269,61 @@ def test_an_older_copy_knows_again_that_its_unit_is_up() -> None:
     assert (after.system_state, after.local_id, after.doubt) == (SystemState.UP, LOCAL, None)
     known = seen(down(local_id=LOCAL, doubt=Doubt()), row, local())
     assert known.system_state is SystemState.DOWN, "the file is newer: the unit went down since"
+
+
+AT_7, AT_9 = Revision(7, "up none kube_ready "), Revision(9, "")
+STOP_NOTED = Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", WALL_S - 5, revision=9)
+WAITS_NOTED = Row(SystemState.UP, Owner.NONE, Mode.READY, "", WALL_S - 5, revision=9)
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        granted(owner_ts=WALL_S - 5, revision=AT_7),
+        # The wall clock has been set back since, or the owner is the same.
+        granted(owner_ts=WALL_S + 3600, revision=AT_7),
+        up(mode=Mode.READY, owner_ts=WALL_S - 5, revision=AT_7),
+        up(local_id=LOCAL, owner_ts=WALL_S - 5, revision=AT_7),
+    ],
+)
+def test_an_older_copy_does_not_undo_a_stop(older: Record) -> None:
+    record = seen(replace(older, doubt=Doubt()), STOP_NOTED, STOPPED, kube(KUBE2))
+    assert (record.system_state, record.grant, record.doubt) == (SystemState.DOWN, "", None)
+    facts = observed(STOPPED, kube(KUBE2), row=STOP_NOTED, label=OFF, waiting=frozenset({KUBE2}))
+    assert not isinstance(plan(FALLBACK, record, facts).action, WriteRow | Admit | RequestLabel)
+    assert wait_code(FALLBACK, record, facts, TIMING, NOW, 0.0) == 0, "no exit is known"
+
+
+def test_an_older_copy_does_not_undo_a_start() -> None:
+    record = seen(down(owner_ts=WALL_S - 5, revision=AT_7, doubt=Doubt()), WAITS_NOTED, STOPPED)
+    assert (record.system_state, record.mode) == (SystemState.UP, Mode.READY)
+    facts = observed(STOPPED, row=WAITS_NOTED, label=ON)
+    assert plan(KUBE_CONFIG, record, facts).action is None
+    assert wait_code(KUBE_CONFIG, record, facts, TIMING, NOW, None) is None
+
+
+@pytest.mark.parametrize("revision", [AT_9, replace(AT_9, number=10)])
+def test_a_file_that_is_as_new_as_the_row_stands(revision: Revision) -> None:
+    """The daemon was killed between both writes; or another program has written the row, or deleted it."""
+    record = seen(granted(revision=revision, doubt=Doubt()), STOP_NOTED, STOPPED, kube())
+    assert (record.system_state, record.grant, record.doubt) == (SystemState.UP, KUBE, None)
+    flushed = seen(granted(revision=revision, doubt=Doubt()), Row(), STOPPED, kube())
+    assert (flushed.grant, flushed.revision.number) == (KUBE, revision.number + 1)
+
+
+def test_a_file_of_other_features_yields_to_a_row_of_this_boot() -> None:
+    record = seen(Record(doubt=Doubt()), STOP_NOTED, STOPPED, kube())
+    assert (record.system_state, record.doubt) == (SystemState.DOWN, None)
+    owned = replace(STOP_NOTED, system_state=SystemState.UP, current_owner=Owner.KUBE, docker_id=KUBE)
+    assert seen(Record(doubt=Doubt()), owned, STOPPED, kube()).grant == KUBE
+
+
+@pytest.mark.parametrize("record", [Record(doubt=LOST), Record(doubt=Doubt()), down(doubt=Doubt())])
+def test_a_row_of_an_earlier_boot_tells_nothing(record: Record) -> None:
+    row = replace(WAITS_NOTED, revision=(2 << COUNT_BITS) + 9)
+    facts = observed(STOPPED, row=row, wall_s=WALL_S, boot=3)
+    after = absorb(record, FALLBACK, facts, TIMING, NOW)
+    assert (after.system_state, after.doubt) == (record.system_state, None)
 
 
 def test_a_start_of_a_feature_whose_record_was_lost_keeps_what_runs() -> None:

@@ -152,7 +152,7 @@ def test_where_nothing_runs_only_kubernetes_can_run_it() -> None:
     assert not record.no_way_back
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert f"{NO_IMAGE}, so nothing can run it here but Kubernetes" in found.text
-    stuck = outcome(Start(), LOCAL_CONFIG, up(), look(LOCAL_CONFIG, up(), GONE)[1])
+    stuck = outcome(Start(), LOCAL_CONFIG, *look(LOCAL_CONFIG, up(), GONE))
     assert stuck is not None
     assert stuck.text.startswith(f"it should run locally, but {NO_IMAGE}; ")
 

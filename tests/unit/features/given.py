@@ -33,6 +33,7 @@ class World:
     containers: tuple[Container, ...] = ()
     config: FeatureConfig | None = field(default_factory=FeatureConfig)
     row: Row = field(default_factory=Row)
+    loading: bool = False
     joined = False
     kubelet_running = None
     hold = False
@@ -58,7 +59,7 @@ class World:
     async def read(self, feature: str, known: FeatureConfig | None = None) -> Stored:
         if self.store_fails is not None:
             raise self.store_fails
-        return Stored(self.config, self.row)
+        return Stored(self.config, self.row, self.loading)
 
     async def write_row(self, feature: str, row: Row) -> None:
         self.row = row

@@ -21,7 +21,20 @@ from kubesyncd.features.ledger import Ledger
 from kubesyncd.ports import Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainFile
-from tests.unit.core.given import FALLBACK, HISTORY, LOCAL, NOW, ROLLBACK, TIMING, full, local, observed, up
+from tests.unit.core.given import (
+    FALLBACK,
+    HISTORY,
+    LOCAL,
+    NOW,
+    ROLLBACK,
+    TIMING,
+    down,
+    full,
+    granted,
+    local,
+    observed,
+    up,
+)
 
 BOOT = "a-boot"
 # Its local container has ended by itself, with an unknown code.
@@ -366,8 +379,8 @@ def test_a_feature_dropped_on_a_full_disk_leaves_the_file_with_the_next_observat
     asyncio.run(story())
 
 
-def mark(boot_id: str = BOOT) -> PlainFile:
-    return PlainFile(json.dumps({"version": 1, "boot_id": boot_id}).encode())
+def mark(boot_id: str = BOOT, **more: object) -> PlainFile:
+    return PlainFile(json.dumps({"version": 1, "boot_id": boot_id, **more}).encode())
 
 
 def with_mark(data: bytes | None, of: PlainFile | None = None) -> tuple[Ledger, str]:
@@ -382,15 +395,41 @@ def test_a_ledger_that_is_missing_although_the_boot_is_not_new_is_lost(data: byt
     assert (ledger.lost, ledger.first, ledger.records) == (True, False, {})
 
 
-@pytest.mark.parametrize("of", [PlainFile(), mark("another"), PlainFile(b"[]"), PlainFile(b"{}")])
+@pytest.mark.parametrize("of", [PlainFile(), mark("another"), mark("another", version=2)])
 def test_without_the_mark_of_this_boot_a_missing_ledger_is_its_first_start(of: PlainFile) -> None:
     ledger, problem = with_mark(None, of)
     assert (problem, ledger.lost, ledger.first) == ("", False, True)
 
 
-def test_a_mark_that_cannot_be_read_makes_a_missing_ledger_a_lost_one() -> None:
-    assert with_mark(None, PlainFile(broken=True))[0].lost
-    assert not with_mark(written(), PlainFile(broken=True))[0].lost
+@pytest.mark.parametrize(
+    "of",
+    [
+        PlainFile(broken=True),
+        PlainFile(b""),
+        PlainFile((mark().data or b"")[:20]),
+        PlainFile(b"[]"),
+        PlainFile(b"{}"),
+        mark(version=2),
+    ],
+)
+def test_a_mark_that_does_not_tell_makes_a_missing_ledger_a_lost_one(of: PlainFile) -> None:
+    assert with_mark(None, of)[0].lost
+    assert not with_mark(written(), of)[0].lost
+
+
+@pytest.mark.parametrize(
+    ("of", "loaded"),
+    [
+        (mark(), True),
+        (mark(config_loaded=True), True),
+        (mark(config_loaded=False), False),
+        (PlainFile(broken=True), True),
+    ],
+)
+def test_a_lost_ledger_takes_an_incomplete_config_db_for_one_that_is_being_loaded(
+    of: PlainFile, loaded: bool
+) -> None:
+    assert with_mark(None, of)[0].config_loaded is loaded
 
 
 def test_a_ledger_that_cannot_be_read_is_lost_and_says_why() -> None:
@@ -412,21 +451,39 @@ def test_a_loss_is_remembered_until_the_next_boot() -> None:
     assert (after.load(), after.lost, after.first) == ("", False, True)
 
 
-def test_the_mark_is_written_once_the_boot_has_a_ledger() -> None:
+def test_the_mark_is_written_once_the_boot_has_a_ledger_and_kept() -> None:
     file, before = PlainFile(), written()
+
+    def found() -> object:
+        return json.loads(file.data or b"null")
 
     async def story() -> None:
         ledger = Ledger(PlainDisk(), BOOT, PlainDisk(file))
         ledger.load()
+        ledger.boot.check()
         marking = asyncio.create_task(ledger.boot.write())
         await asyncio.sleep(0.01)
-        assert file.data is None
+        assert not marking.done()
         await ledger.save("snmp", FULL, ROLLBACK)
         await marking
-        assert json.loads(file.data or b"") == {"version": 1, "boot_id": BOOT}
+        marked = {"version": 1, "boot_id": BOOT, "config_loaded": False}
+        assert found() == marked
         saves = file.saves
+        ledger.boot.check()
         await ledger.boot.write()
-        assert file.saves == saves
+        assert file.saves == saves, "it is as it should be"
+        file.data = None
+        ledger.boot.check()
+        await ledger.boot.write()
+        assert found() == marked, "another program has removed it"
+        ledger.config_loaded = True
+        await ledger.write()
+        file.full = True
+        with pytest.raises(Unavailable):
+            await ledger.boot.write()
+        file.full = False
+        await ledger.boot.write()
+        assert found() == {**marked, "config_loaded": True}
         known = Ledger(PlainDisk(PlainFile(before)), BOOT, PlainDisk(PlainFile()))
         known.load()
         await known.boot.write()
@@ -451,6 +508,45 @@ def test_a_failed_write_says_what_it_means_now_and_a_check_finds_it() -> None:
         assert loaded(file.data)[0].records == {"snmp": Record()}
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("before", [None, up()])
+def test_what_must_be_stored_before_it_is_done_is_in_no_later_file_where_it_is_refused(
+    before: Record | None,
+) -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file), BOOT)
+        if before is not None:
+            await ledger.save("snmp", before, FALLBACK)
+        file.full = True
+        with pytest.raises(Unavailable):
+            await ledger.save("snmp", granted(), FALLBACK, surely=True)
+        with pytest.raises(Unavailable):
+            await ledger.save("lldp", up(), FALLBACK)
+        assert ledger.records.get("snmp") == before
+        file.full = False
+        await ledger.save("lldp", down(), FALLBACK)
+        found = loaded(file.data)[0].records
+        assert (found.get("snmp"), found["lldp"]) == (before, down())
+
+    asyncio.run(story())
+
+
+def test_a_newer_request_is_kept_where_an_earlier_one_is_refused() -> None:
+    file = PlainFile()
+
+    async def story() -> None:
+        ledger = Ledger(PlainDisk(file, slow_s=1.0), BOOT)
+        await ledger.save("snmp", up(), FALLBACK)
+        file.full = True
+        grant = ledger.save("snmp", granted(), FALLBACK, surely=True)
+        both = await asyncio.gather(grant, ledger.save("snmp", down(), FALLBACK), return_exceptions=True)
+        assert [type(each) for each in both] == [Unavailable, Unavailable]
+        assert ledger.records["snmp"] == down()
+
+    loop.run(story())
 
 
 def test_a_check_of_a_disk_that_does_not_answer_ends() -> None:

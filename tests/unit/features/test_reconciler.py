@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import FeatureConfig, Mode, Owner, Row
+from kubesyncd.core.model import FeatureConfig, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import Cause
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start, Stop
@@ -52,6 +52,28 @@ async def test_the_history_is_kept_over_a_restart_which_writes_nothing_itself() 
     await asyncio.wait([running])
     assert list(again.history) == told
     assert world.file.saves == written
+
+
+async def test_a_lost_ledger_waits_for_a_config_that_is_being_loaded() -> None:
+    """What the row names is owned by Kubernetes, and stays so; the default configuration would end it."""
+    row = Row(SystemState.UP, Owner.KUBE, Mode.READY, KUBE, 1_700_000_000)
+    world = World((local(running=False), kube()), config=None, row=row, loading=True)
+    world.joined = True
+    world.file.data = b'{"version": 9, "boot_id": "boot"}'
+    for _ in range(2):
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        view = await reconciler.seen()
+        assert (view.plan.action, world.row, world.stops) == (None, row, 0)
+        assert "CONFIG_DB is being loaded" in view.plan.why or view.plan.state is State.UNKNOWN
+        running.cancel()
+        await asyncio.wait([running])
+    world.loading, world.config = False, FeatureConfig(Owner.KUBE, fallback=True)
+    running = asyncio.create_task((reconciler := reconciler_in(world)).run())
+    view = await reconciler.seen()
+    assert (view.record.grant, view.plan.state, world.stops) == (KUBE, State.KUBE_RUNNING, 0)
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_changes_between_two_observations_are_reported_as_one_change() -> None:

@@ -1,0 +1,60 @@
+"""Number the changes of what STATE_DB's row tells, so that row and ledger show which of them is newer.
+
+Knows no clock, no client, no coroutine. The record stores the number before the row does. So a row with a higher number
+than the record is newer: the ledger could not be written, or is an older copy. The higher bits of a number are the
+boot's: a row of an earlier boot tells nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import REVISION_MAX, SHORT_ID, Owner, SystemState
+
+if TYPE_CHECKING:
+    from kubesyncd.core.model import Row
+
+
+# A number's lower bits count the changes of one boot.
+COUNT_BITS = 32
+BOOTS = REVISION_MAX >> COUNT_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """The number of the last change, and what the row told then; 0: no row has been read."""
+
+    number: int = 0
+    told: str = ""
+
+
+UNTOLD = Revision()
+
+
+def of_boot(number: int, boot: int) -> bool:
+    """Return whether this number, not 0, is of this boot."""
+    return number >> COUNT_BITS == boot
+
+
+def revised(before: Revision, wanted: Row, stored: Row | None, boot: int) -> Revision:
+    """Return the revision of a record whose row should be `wanted`; `stored`: STATE_DB's, None: it cannot be read.
+
+    It is at least that of every row of this boot that was read before.
+    """
+    if stored is None:
+        return before
+    told = ""
+    if tells(wanted.system_state, wanted.current_owner):
+        short = wanted.docker_id[:SHORT_ID]
+        told = f"{wanted.system_state} {wanted.current_owner} {wanted.transition_mode} {short}"
+    known = [n for n in (before.number, stored.revision) if n and of_boot(n, boot)]
+    number = max(known, default=boot << COUNT_BITS)
+    if told != before.told or (told and not known):
+        number = min(number + 1, REVISION_MAX)
+    return before if not known and not told else Revision(number, told)
+
+
+def tells(state: SystemState, owner: Owner) -> bool:
+    """Return whether a row with these fields tells of anything that has happened: another one has no number."""
+    return state is not SystemState.ABSENT or owner is not Owner.NONE
