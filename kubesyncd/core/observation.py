@@ -133,6 +133,11 @@ class Observation:
         return next((c.id for c in self.containers if c.owner is Owner.LOCAL and c.running), "")
 
     @property
+    def being_ended(self) -> frozenset[str]:
+        """Containers asked to end, by docker stop or docker kill, and not yet observed as ended."""
+        return self.stopping | self.killed
+
+    @property
     def by_policy(self) -> Container | None:
         """The running local container that Docker has started by its restart policy, if there is one."""
         return next(
@@ -162,5 +167,5 @@ class Observation:
         """
         if self.leaving:
             return ""
-        staying = among - self.stopping - self.killed
+        staying = among - self.being_ended
         return next((c for c in self.kube_running if c in staying), "")

@@ -33,8 +33,8 @@ def up_local(inputs: Inputs) -> Plan:
     if plan is not None:
         return plan
     if inputs.observed.local_running:
-        if inputs.observed.local_running in inputs.observed.stopping:
-            return inputs.rest("the local container is being stopped; it is started again once it has ended")
+        if inputs.observed.local_running in inputs.observed.being_ended:
+            return inputs.rest("the local container is being ended; it is started again once it has")
         return inputs.rest(
             f"{because}: {next_chance(inputs.feature)}"
             if rolled_back

@@ -225,7 +225,7 @@ def _start_outcome(config: FeatureConfig, record: Record, observed: Observation)
         return DONE
     if (
         observed.local_running
-        and observed.local_running not in observed.stopping
+        and observed.local_running not in observed.being_ended
         and record.grant not in observed.kube_running
     ):
         return DONE

@@ -42,6 +42,8 @@ class VerbCall:
     def __init__(self, clock: Callable[[], float], verb_s_max: float) -> None:
         self._clock = clock
         self._verb_s_max = verb_s_max
+        # For how long a verb waits for a Redis that may answer in a moment.
+        self._redis_s_max = verb_s_max - PATIENCE_S
         self._call: _Call | None = None
 
     async def carried_out(
@@ -64,6 +66,8 @@ class VerbCall:
         stored = record()
         call.accepted = stored is not None
         wake()
+        # Redis may not be asked again until long after the time for which the verb waits for it.
+        giving_up = asyncio.get_running_loop().call_later(self._redis_s_max, wake)
         try:
             async with asyncio.timeout(self._verb_s_max):
                 if stored is not None:
@@ -77,6 +81,7 @@ class VerbCall:
                 f"not done in time: {why()}; it goes on, ask again with `container state`",
             )
         finally:
+            giving_up.cancel()
             if self._call is call:
                 self._call = None
 
@@ -97,7 +102,7 @@ class VerbCall:
         unread = observed.failure_of(ActionKind.READ_ROW)
         if unread is None or not unread.passing or config.always_local:
             return False
-        return self._clock() - call.asked_at < self._verb_s_max - PATIENCE_S
+        return self._clock() - call.asked_at < self._redis_s_max
 
     def judge(self, config: FeatureConfig, record: Record, observed: Observation) -> Record:
         """Note whether this observation answers the verb; return the record, without the request of a failed start."""
@@ -105,6 +110,9 @@ class VerbCall:
         if call is None or not call.accepted or call.given_up:
             return record
         patient = self._clock() - call.asked_at < PATIENCE_S
+        if isinstance(call.verb, verbs.Start) and self._must_wait(call, config, observed):
+            call.outcome = None
+            return record
         call.outcome = verbs.outcome(
             call.verb, config, record, observed, asked_at=call.asked_at, patient=patient
         )

@@ -14,10 +14,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TypeVar
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
+    # What someone does in a storm; a strike draws from the random stream of its kind.
+    Act = Callable[[], Coroutine[Any, Any, None]]
+    Strike = Callable[[Random], Coroutine[Any, Any, None]]
 
 STORY_LINES = 400
 ARMED_SHARE = 0.4
@@ -185,6 +188,10 @@ class Chance:
     def one_of(self, what: Sequence[T]) -> T:
         """A draw."""
         return self.rng.choice(what)
+
+    def lasts_s(self) -> float:
+        """Draw how long a fault lasts."""
+        return self.one_of((0.3, 3.0, 15.0, 60.0)) * self.between(0.5, 2.0)
 
     @property
     def trace(self) -> str:

@@ -928,6 +928,9 @@ def check_state(w: World) -> None:
     up = w.record.system_state is SystemState.UP and w.recordable
     if code is not None and up and observed.waiter and ruling_owner(w.config, w.record) is Owner.KUBE:
         raise Broken("S6: wait returns although a kube container waits to take over")
+    started = verbs.outcome(verbs.Start(), w.config, w.record, observed) is verbs.DONE
+    if up and started and not past and w.local_runs and LOCAL in w.stopping | w.killed:
+        raise Broken("S3: a start is answered while the container that runs is being ended")
     _check_local_needs_no_kube(w, observed)
     _check_crash_loop(w)
     _check_plans_end(w)

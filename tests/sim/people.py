@@ -82,6 +82,7 @@ class Unit:
     life: asyncio.Task[None] | None = None
     ending: asyncio.Task[None] | None = None
     last_verb: str = ""
+    asked_at: float = 0.0
     unheard: bool = False
     restarts: int = 0
 
@@ -142,7 +143,10 @@ class People:
                 await asyncio.sleep(self._world.chance.between(0.0, 5.0))
                 return None, True
             with self._patience(request, life, writer):
-                return await self._receive(writer), True
+                code = await self._receive(writer)
+            if not writer.sent and self._world.life is life and not life.dead:
+                self._world.fail(f"verb: {' '.join(request)} is closed without a word by a daemon that runs")
+            return code, True
         finally:
             reader.feed_eof()
 

@@ -42,6 +42,8 @@ UNNOTICED_S = 61.0
 SLACK_S = 1.5
 AT_ONCE_S = 1.0
 EARLY_S = 1.0
+# For at least so long a verb waits for what does not answer.
+PATIENCE_S = 9.0
 # A kube container that has run for so long is known to have stayed up, whatever was away meanwhile.
 LASTED_S = 300.0
 # How long the kubelet may run on after something bars it: until the next audit, and what that one is busy with.
@@ -169,7 +171,7 @@ class Promises:
 
     def asked(self, unit: Unit, verb: str) -> None:
         """A unit sends a verb."""
-        unit.last_verb = verb
+        unit.last_verb, unit.asked_at = verb, self._now()
         self._lasted_until.pop(unit.feature, None)
         if verb == "start" and unit.feature in self._idle_since:
             self._idle_since[unit.feature] = self._now()
@@ -177,6 +179,8 @@ class Promises:
 
     def done(self, unit: Unit, verb: str, code: int) -> None:
         """A unit's verb has returned."""
+        if verb == "start" and code == protocol.EXIT_UNAVAILABLE and not unit.unheard:
+            self._waited_for_redis(unit)
         # On a full disk a wish is remembered only for as long as the daemon lives; it says so in an alert.
         if (
             code == protocol.EXIT_DONE
@@ -187,6 +191,14 @@ class Promises:
         ):
             self._up[unit.feature] = verb == "start"
             self._down[unit.feature] = verb != "start"
+
+    def _waited_for_redis(self, unit: Unit) -> None:
+        """A start does not fail at once for an outage of Redis that may pass in a moment."""
+        locked = self._world.redis.locked_at >= unit.asked_at - UNNOTICED_S
+        if not locked and self._now() - unit.asked_at < PATIENCE_S:
+            self._broken(
+                f"verb: start of {unit.feature} fails at once, and what it needs may be back in a moment"
+            )
 
     def rebooted(self) -> None:
         """Nothing that was asked before counts."""

@@ -6,6 +6,7 @@ Keyspace events come with every change but a flush, as with the real one.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.config_load import ConfigLoad
@@ -41,6 +42,8 @@ class Redis:
         self.writable = True
         # The kinds of refusals that every command is answered with.
         self.refused: set[Fault] = set()
+        # When a command was refused for want of a password.
+        self.locked_at = -inf
         self.streams: list[Stream] = []
 
     def begin(self, feature: str, config: FeatureConfig) -> None:
@@ -183,6 +186,7 @@ class RedisPort:
         if self._world.chance.strikes(Fault.REDIS_ERROR):
             raise Passing("Redis", "no answer in time")
         if Fault.REDIS_LOCKED in self._redis.refused:
+            self._redis.locked_at = asyncio.get_running_loop().time()
             raise Lasting(
                 "Redis", "NOAUTH Authentication required; put its password into [redis] password_file"
             )

@@ -142,7 +142,9 @@ def test_start_needs_redis_except_for_what_is_always_local() -> None:
 def test_start_is_done_once_something_runs_that_may() -> None:
     assert answer(Start(), up(), told(local())) is DONE
     assert answer(Start(), up(), told(STOPPED)) is None
+    # One that an earlier stop or kill is ending is started again.
     assert answer(Start(), up(), told(local(), stopping=frozenset({LOCAL}))) is None
+    assert answer(Start(), up(), told(local(), killed=frozenset({LOCAL}))) is None
     assert answer(Start(), granted(), told(kube(), label=ON), FALLBACK) is DONE
     # An admitted container that has to end does not fulfil the request.
     assert answer(Start(), granted(), told(kube(), label=ON)) is None

@@ -318,6 +318,23 @@ def test_a_store_that_is_busy_for_a_moment_is_waited_for() -> None:
     loop.run(story())
 
 
+def test_a_store_that_is_busy_for_a_moment_during_a_start_is_waited_for() -> None:
+    async def story() -> None:
+        world = Outside((STOPPED,), start_s=1.0)
+        async with running(world) as reconciler:
+            starting = asyncio.create_task(reconciler.carry_out(Start()))
+            await asyncio.sleep(0.5)
+            world.store_fails = Passing("Redis", "it is loading its data")
+            await asyncio.sleep(20.0)
+            assert (starting.done(), world.containers[0].running) == (False, True)
+            world.store_fails = None
+            assert (await starting).code == protocol.EXIT_DONE
+            world.store_fails = Passing("Redis", "it is loading its data")
+            assert (await reconciler.carry_out(Stop())).code == protocol.EXIT_DONE, "a stop needs no row"
+
+    loop.run(story())
+
+
 def test_a_start_that_was_never_begun_says_so() -> None:
     async def story() -> None:
         world = Outside((STOPPED,), start_s=50.0)
@@ -326,6 +343,7 @@ def test_a_start_that_was_never_begun_says_so() -> None:
             answer = await reconciler.carry_out(Start())
             assert answer.code == protocol.EXIT_UNAVAILABLE
             assert "it is loading its data" in answer.text
+            assert 75.0 <= asyncio.get_running_loop().time() < 76.0, "not whenever Redis is asked again"
 
     loop.run(story())
 

@@ -180,6 +180,29 @@ async def test_a_container_that_ignores_the_requested_signal_is_killed_by_the_se
     assert world.signals == ["TERM", "KILL"]
 
 
+def test_a_start_during_a_kill_is_done_once_the_container_runs_again() -> None:
+    async def story() -> None:
+        world = World((replace(local(), id=NEW),))
+
+        async def kill(container_id: str, signal: str) -> None:
+            await asyncio.sleep(1.0)
+            world.containers = (replace(local(running=False, code=137), id=NEW),)
+
+        world.kill = kill  # type: ignore[method-assign]
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        killing = asyncio.create_task(reconciler.carry_out(Kill()))
+        await asyncio.sleep(0.5)
+        started = await reconciler.carry_out(Start())
+        assert (started.code, world.containers[0].running) == (0, True)
+        assert asyncio.get_running_loop().time() >= 1.0, "the kill was under way, and ended it first"
+        assert (await killing).code == 1
+        running.cancel()
+        await asyncio.wait([running])
+
+    loop.run(story())
+
+
 def test_a_bug_in_docker_stop_is_paced_and_does_not_prevent_a_kill() -> None:
     async def story() -> None:
         world, log = World((local(),), stop_raises=TypeError("a bug")), PlainLog()
