@@ -50,6 +50,8 @@ BACKLOG_MAX = 1024
 # Beside `fail`, for an engine in another process: a status, a message, and the calls that fail with them.
 FAILS = "fails.json"
 HOLDS = "holds.json"
+# The calls that have been held back.
+HELD = "held"
 # A line for each restart that SIGHUP (or, with live-restore, SIGUSR1) has caused.
 RESTARTS = "restarts"
 RAW = "application/vnd.docker.raw-stream"
@@ -238,7 +240,11 @@ class LabDocker:
         if starts:
             self._starting.add(box_id)
         try:
-            while self._holds(f"{request.method} {path}"):
+            call = f"{request.method} {path}"
+            if self._holds(call):
+                with (self.folder / HELD).open("a") as file:
+                    file.write(f"{call}\n")
+            while self._holds(call):
                 await asyncio.sleep(0.02)
             yield
         finally:
