@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -84,3 +84,20 @@ def test_a_message_with_wrong_arguments_is_logged_as_it_is(stderr: io.StringIO) 
         logging.LogRecord("library", logging.ERROR, __file__, 1, "not %s enough %s", ("arguments",), None)
     )
     assert [event["message"] for event in logged(stderr)] == ["not %s enough %s"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_variable(
+    form: Literal["json", "console"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(address: str) -> None:
+        raise ValueError(f"{len(address)} letters")
+
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
+    password = "hunter2"
+    try:
+        connect(f"redis://:{password}@r")
+    except ValueError:
+        logger(LogSettings(format=form)).exception("reconciler_failed", why="a bug")
+    assert "letters" in written.getvalue()
+    assert password not in written.getvalue()
