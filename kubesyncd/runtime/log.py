@@ -133,7 +133,10 @@ def _processors(form: str, *, colours: bool) -> list[Processor]:
     renderer: Processor = structlog.processors.JSONRenderer()
     tracebacks: list[Processor] = [structlog.processors.format_exc_info]
     if form == "console":
-        renderer, tracebacks = structlog.dev.ConsoleRenderer(colors=colours), []
+        # Its own choice shows each function's variables, and with them passwords.
+        plain = structlog.dev.plain_traceback
+        renderer = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)
+        tracebacks = []
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -73,6 +73,11 @@ class LabDocker:
         await self._server.shut()
         await self._containers.kill_for_good()
 
+    async def shut(self) -> None:
+        """Stop answering, and lose the events; the containers stay."""
+        await self._server.shut()
+        self.journal.forget()
+
     async def restart(self, *, live_restore: bool) -> None:
         """As `systemctl restart docker` does: without live-restore the containers are stopped with it."""
         await self._server.shut()

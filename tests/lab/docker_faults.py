@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FAILS = "fails.json"
 # Calls, as regular expressions, that wait.
 HOLDS = "holds.json"
+# The calls that have been held back.
+HELD = "held"
 
 
 class LabFaults:
@@ -75,6 +77,9 @@ class LabFaults:
         if starts:
             self._starting.add(box_id)
         try:
+            if self._names(call):
+                with (self._folder / HELD).open("a") as file:
+                    file.write(f"{call}\n")
             while self._names(call):
                 await asyncio.sleep(0.02)
             yield

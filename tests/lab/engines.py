@@ -18,7 +18,8 @@ from tests.paths import ROOT
 from tests.wait import until, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 END_S_MAX, ABORT_S_MAX = 20.0, 5.0
@@ -34,6 +35,7 @@ class Docker(Protocol):
     def url(self) -> str: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
+    def held_start(self, container_id: str) -> AbstractContextManager[Callable[[], bool]]: ...
     async def restart(self, *, live_restore: bool) -> None: ...
 
 
@@ -87,6 +89,18 @@ class LabDockerProcess:
         new = self.folder / "holds.new"
         new.write_text(json.dumps(calls))
         new.rename(file)
+
+    @contextlib.contextmanager
+    def held_start(self, container_id: str) -> Iterator[Callable[[], bool]]:
+        """Meanwhile the engine does not start this container. Gives: is it asked to?"""
+        call = f"POST /containers/{container_id}/start"
+        asked = self.folder / "held"
+        asked.unlink(missing_ok=True)
+        self.hold(call)
+        try:
+            yield lambda: asked.exists() and call in asked.read_text()
+        finally:
+            self.hold()
 
     async def restart(self, *, live_restore: bool) -> None:
         """As `systemctl restart docker` does; with live-restore the containers live on."""

@@ -21,7 +21,7 @@ from tests.lab.engines import end
 from tests.wait import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 READY_S = 60.0
@@ -33,6 +33,19 @@ for word; do
     [ "$last" = --bundle ] && sed -i 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' "$word/config.json"
     last=$word
 done
+exec runc "$@"
+"""
+# runc, which starts a container only once it is let go.
+HELD = """#!/bin/sh
+for last; do
+    [ "$last" != start ] || starts=yes
+done
+if [ -n "$starts" ] && [ -e "HELD/$last" ]; then
+    echo asked >"HELD/$last"
+    while [ -e "HELD/$last" ]; do
+        sleep 0.05
+    done
+fi
 exec runc "$@"
 """
 PROGRAMS = ("sh", "sleep", "true", "cat", "env", "echo", "kill")
@@ -106,6 +119,16 @@ class RealDocker:
         self._lenient = lenient
         self._reload(b'"DefaultRuntime":"%s"' % (b"lenient" if lenient else b"runc"))
 
+    @contextlib.contextmanager
+    def held_start(self, container_id: str) -> Iterator[Callable[[], bool]]:
+        """Meanwhile Docker does not start this container, of the runtime `held`. Gives: is it asked to?"""
+        mark = self.folder / "held" / container_id
+        mark.touch()
+        try:
+            yield lambda: mark.read_text() != ""
+        finally:
+            mark.unlink()
+
     async def restart(self, *, live_restore: bool) -> None:
         """As `systemctl restart docker` does; with live-restore the containers live on."""
         await asyncio.to_thread(self._restart, live_restore)
@@ -148,14 +171,18 @@ class RealDocker:
         until(lambda: wanted in self._get("/info"), f"dockerd has reloaded; see {self.folder}/log")
 
     def _configure(self) -> None:
-        settings: dict[str, object] = {"live-restore": self._live_restore}
-        wrapper = self.folder / "lenient"
+        held, wrapper = self.folder / "runc-held", self.folder / "lenient"
+        (self.folder / "held").mkdir(exist_ok=True)
+        held.write_text(HELD.replace("HELD", str(self.folder / "held")))
+        held.chmod(0o755)
+        runtimes = {"held": {"path": str(held)}}
+        settings: dict[str, object] = {"live-restore": self._live_restore, "runtimes": runtimes}
         if self._lenient:
             wrapper.write_text(LENIENT)
             wrapper.chmod(0o755)
         if wrapper.exists():
             # Containers that were made with it are still to be removed.
-            settings["runtimes"] = {"lenient": {"path": str(wrapper)}}
+            runtimes["lenient"] = {"path": str(wrapper)}
             settings["default-runtime"] = "lenient" if self._lenient else "runc"
         (self.folder / "daemon.json").write_text(json.dumps(settings))
 

@@ -139,6 +139,9 @@ def test_our_unit_is_bounded_and_in_its_place_among_the_features(installed: Inst
         "WatchdogUSec": "30s",
         "RuntimeDirectoryPreserve": "yes",
     }
+    # What any user's client needs where no daemon runs.
+    boot = installed.run("cat", "/proc/sys/kernel/random/boot_id").strip()
+    assert json.loads(installed.run("cat", "/var/lib/kubesyncd/boot.json", user="admin"))["boot_id"] == boot
     assert {"kubesyncd.service", "kubesyncd.socket"} <= set(
         installed.show("kubesyncd.target", "After").split()
     )

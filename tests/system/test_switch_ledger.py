@@ -156,9 +156,9 @@ def test_local_returns_where_the_grant_cannot_be_written_after_local_has_ended(
     with ExitStack() as stack:
         run = switch.folder / "run"
         stack.enter_context(small_disk(run))
-        switch.container_sock.parent.mkdir()
+        switch.paths.container_sock.parent.mkdir()
         switch.daemon.start()
-        stack.callback(switch.stop_daemon)
+        stack.callback(switch.daemon.stop)
         # It ends when its grace is over: time enough to fill the disk.
         local = switch.create_local(
             "snmp", command=["/bin/sh", "-c", "trap '' TERM; sleep 1000 & wait; wait"]

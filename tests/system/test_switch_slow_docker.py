@@ -1,18 +1,21 @@
 """Check a whole switch whose Docker takes as long as it likes for a call, as one on a worn-out disk does.
 
-Only the lab's engine can be made slow. Its calls are held until the test lets them go, so that no test waits for 45 s;
-what the daemon's own limits of 60 to 120 s make of such calls is tested in virtual time
+Of a real engine only the start of a container can be made slow. Calls are held until the test lets them go, so that no
+test waits for 45 s; what the daemon's own limits of 60 to 120 s make of such calls is tested in virtual time
 (tests/unit/features/test_failed_actions.py).
 """
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab.places import memory_folder, remove
+from tests.system.docker_engine import RealDocker
 from tests.system.test_switch_failure import to_kube
 from tests.system.test_switch_images import KUBE, LOCAL, PREVIOUS, adopted, booted
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.lab.engines import LabDockerProcess
+    from tests.lab.engines import Docker, LabDockerProcess
     from tests.lab.switch import Switch
     from tests.system.switch_fixtures import MakeSwitch
 
@@ -138,6 +141,53 @@ def test_a_stop_or_kill_during_a_docker_start_that_takes_long_is_told_and_goes_o
         assert not switch.log("unwell")
     finally:
         docker.hold()
+
+
+@pytest.mark.parametrize("carried_out", ["before the next daemon", "after it has refused kube"])
+def test_s1_a_start_that_outlives_its_daemon_runs_beside_no_kube_container(
+    switches: MakeSwitch, engine: Docker, carried_out: str
+) -> None:
+    switch = switches()
+    switch.config("snmp", set_owner="local")
+    runtime = {"Runtime": "held"} if isinstance(engine, RealDocker) else {}
+    local = switch.create_local("snmp", docker={"HostConfig": runtime})
+    with engine.held_start(local) as asked:
+        starting = switch.spawn("start", "snmp")
+        switch.wait_for(asked, "Docker is asked for the start")
+        assert "start" in json.loads(switch.paths.ledger.read_text())["features"]["snmp"]["record"]
+        switch.daemon.kill9()
+        switch.config("snmp", set_owner="kube")
+        kube = switch.run_kube("snmp")
+
+        def kubelet() -> None:
+            # A container that meets no daemon for 2 s ends. A kubelet starts it again, and there is none here.
+            if not switch.docker.list(id=[kube], status=["running"]):
+                switch.docker.do("start", kube)
+
+        def refused() -> bool:
+            kubelet()
+            return "start the local container and may still do so" in why(switch, "snmp")
+
+        if carried_out == "after it has refused kube":
+            switch.daemon.start()
+            switch.wait_for(refused, "no kube container is admitted while the start is outstanding")
+            time.sleep(2.0)
+            assert refused()
+            assert switch.ups("snmp") == []
+    switch.until_ups("snmp", "local")
+    if carried_out == "before the next daemon":
+        kubelet()
+        switch.daemon.start()
+
+    def taken_over() -> bool:
+        kubelet()
+        return switch.state("snmp") == "KUBE_RUNNING"
+
+    switch.wait_for(taken_over, "kube takes over")
+    assert starting.wait(PATIENCE_S) == 0
+    switch.until_ups("snmp", "local", "kube")
+    assert switch.running("snmp") == [kube]
+    assert switch.containers.twice("snmp") == ""
 
 
 def restarted(switch: Switch) -> int:

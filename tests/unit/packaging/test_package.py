@@ -14,6 +14,7 @@ from kubesyncd import settings
 from kubesyncd.adapters import docker_containers, redis_client
 from kubesyncd.api import connections
 from kubesyncd.api.messages import Role
+from kubesyncd.daemon import sockets
 from tests.paths import ROOT
 from tests.system.installed_fixtures import build_packages
 
@@ -36,6 +37,16 @@ def run(*command: str | Path, limit_s: float = 300.0) -> subprocess.CompletedPro
 
 def field(package: Path, name: str) -> str:
     return run("dpkg-deb", "--field", package, name).stdout.strip()
+
+
+def test_every_unit_leaves_the_state_folder_the_rights_that_the_daemon_gives_it() -> None:
+    texts = [unit.read_text() for unit in UNITS.glob("*.service")]
+    modes = [
+        re.findall(r"^StateDirectoryMode=(\d+)$", text, re.MULTILINE)
+        for text in texts
+        if "\nStateDirectory=" in text
+    ]
+    assert modes == [[f"{sockets.STATE_MODE:04o}"]] * 3
 
 
 @pytest.mark.deep

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -131,3 +131,20 @@ def test_a_level_of_a_library_s_own_is_the_next_lower_one(stderr: io.StringIO) -
         ("warning", "noticed"),
         ("critical", "on fire"),
     ]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_variable(
+    form: Literal["json", "console"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(address: str) -> None:
+        raise ValueError(f"{len(address)} letters")
+
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
+    password = "hunter2"
+    try:
+        connect(f"redis://:{password}@r")
+    except ValueError:
+        logger(LogSettings(format=form)).exception("reconciler_failed", why="a bug")
+    assert "letters" in written.getvalue()
+    assert password not in written.getvalue()
