@@ -83,6 +83,8 @@ class Server:
             answer = await self._answer(role, task, reader, writer)
             if answer:
                 writer.write(answer)
+                # By itself, `drain` waits for the client only where much is unread.
+                writer.transport.set_write_buffer_limits(high=0)
                 async with asyncio.timeout(REPLY_S_MAX):
                     await writer.drain()
         except PeerGone as error:
@@ -96,7 +98,7 @@ class Server:
             self._log.exception("request_failed")
         finally:
             self._connections.remove(role, task)
-            writer.close()
+            _end(writer)
 
     async def close(self) -> None:
         """End every connection; clients ask the next daemon again."""
@@ -207,6 +209,14 @@ class Server:
         if len(self._callers) > CALLERS_MAX:
             self._callers.popitem(last=False)
         return caller
+
+
+def _end(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, now: what the client has not read until now would keep it open for ever."""
+    if writer.transport.get_write_buffer_size():
+        writer.transport.abort()
+    else:
+        writer.close()
 
 
 async def _read_request(reader: asyncio.StreamReader) -> list[str] | None:

@@ -58,6 +58,9 @@ class Writer:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
     def write(self, data: bytes) -> None:
         self.sent += data
         self.changed.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from kubesyncd.api.peer import Peer, PeerGone
 from kubesyncd.api.server import BUSY_QUIET_S, Server
 from kubesyncd.core import protocol
 from kubesyncd.runtime.alerts import AlertLog, Alerts
+from tests.wait import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +91,7 @@ async def test_a_client_that_has_closed_its_sending_side_gets_its_answer() -> No
 class Door:
     """A server over real connections. `wait NAME` waits for `release`, `stop` is answered at once.
 
-    `peer`: who connects next; `now`: its clock.
+    `show N` is answered with N lines; `shout` says much, and waits. `peer`: who connects next; `now`: its clock.
     """
 
     def __init__(self, most: int = CONNECTIONS_MAX) -> None:
@@ -98,7 +100,10 @@ class Door:
         self.release = asyncio.Event()
         log = structlog.get_logger()
         self._server = Server(
-            {Role.HOST: {"wait": self._wait, "stop": self._stop}, Role.CONTAINER: {"stop": self._stop}},
+            {
+                Role.HOST: {"wait": self._wait, "stop": self._stop, "show": self._show, "shout": self._shout},
+                Role.CONTAINER: {"stop": self._stop},
+            },
             connections=Connections(most),
             identify=lambda _: self.peer(),
             log=log,
@@ -116,6 +121,25 @@ class Door:
 
     async def _stop(self, _: Request) -> Reply:
         return Reply(0)
+
+    async def _show(self, request: Request) -> Reply:
+        # Of 100 bytes each, when encoded.
+        return Reply(0, out=("x" * 97 + "\n") * int(request.argument(1)))
+
+    async def _shout(self, request: Request) -> Reply:
+        for _ in range(100):
+            request.say("x" * 10_000)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def left_unread(self, *words: str) -> socket.socket:
+        """Ask as a client that reads nothing; return its end of the connection."""
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_unix_connection(sock=theirs)
+        serving = asyncio.create_task(self._server.serve(Role.HOST, reader, writer))
+        self._open.append((writer, serving))
+        ours.sendall(protocol.encode_request(list(words)))
+        return ours
 
     async def ask(self, *words: str, role: Role = Role.HOST) -> bytes:
         """The whole reply, or its beginning where the client is kept waiting; without words, nothing is sent."""
@@ -254,3 +278,39 @@ async def test_dropped_requests_are_logged_once_in_a_while() -> None:
 
 def test_few_descriptors_leave_fewer_connections() -> None:
     assert [connections_max(each) for each in (4096, 1024, 64, errno.EMFILE)] == [1024, 384, 16, 16]
+
+
+def closed(client: socket.socket) -> bool:
+    """Whether the other end of a connection has been closed."""
+    poll = select.poll()
+    poll.register(client, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+# What the kernel does not take is less than asyncio's high-water mark, or more.
+@pytest.mark.parametrize("more", [10_000, 2_000_000])
+async def test_a_reply_that_is_not_read_holds_no_descriptor_for_long(
+    more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "REPLY_S_MAX", 0.2)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    lines = (theirs.send(bytes(more + 4_000_000)) + more) // 100
+    ours.close()
+    theirs.close()
+    door = Door()
+    clients = [await door.left_unread("show", str(lines)) for _ in range(3)]
+    await until_async(lambda: all(map(closed, clients)))
+    await door.close()
+    for client in clients:
+        client.close()
+
+
+async def test_a_waiter_that_reads_nothing_holds_no_descriptor_once_the_daemon_ends() -> None:
+    door = Door()
+    client = await door.left_unread("shout", "snmp")
+    await asyncio.sleep(0.05)
+    assert not closed(client)
+    await door.close()
+    await until_async(lambda: closed(client))
+    client.close()
