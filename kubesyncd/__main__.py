@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kubesyncd.runtime.log_stream import LogStream
 
 EXIT_SETTINGS = 78  # sysexits' EX_CONFIG
+EXIT_AGAIN = 75  # sysexits' EX_TEMPFAIL; systemd starts the daemon again
 
 
 def main(argv: list[str] | None = None, *, identify: Callable[[socket.socket], Peer] = identify_peer) -> int:
@@ -120,6 +121,8 @@ def _run(
             return _refuse([str(error)])
         if ending is app.Ending.STOP:
             return protocol.EXIT_DONE
+        if ending is app.Ending.FOLDER_LOST:
+            return EXIT_AGAIN
         # The parts of the ended run are reference cycles: free their memory before the next run makes its own.
         gc.unfreeze()
         gc.collect()

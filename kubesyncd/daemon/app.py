@@ -22,13 +22,13 @@ from kubesyncd.api.connections import Connections, connections_max
 from kubesyncd.api.messages import Role
 from kubesyncd.daemon.endpoint import Endpoint
 from kubesyncd.daemon.parts import Boot
-from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
+from kubesyncd.daemon.sockets import Rights, RunFolder, bind, gid_of, only_daemon
 from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.daemon.wiring import build
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
 from kubesyncd.runtime.clock import boot_id
 from kubesyncd.runtime.lock_holder import LOOK
-from kubesyncd.runtime.sdnotify import notify, watchdog_s
+from kubesyncd.runtime.sdnotify import is_supervised, notify, watchdog_s
 from kubesyncd.runtime.state_files import OPEN_FOLDER, StateFile
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kubesyncd.api.server import Server
     from kubesyncd.daemon.sockets import RunLock
     from kubesyncd.daemon.wiring import Wired
+    from kubesyncd.runtime.alerts import AlertLog
     from kubesyncd.runtime.context import Runtime
     from kubesyncd.settings import Settings
 
@@ -50,10 +51,12 @@ class Ending(Enum):
 
     STOP = "stop"
     RELOAD = "reload"
+    # By itself; systemd starts it again, in a new folder.
+    FOLDER_LOST = "run folder lost"
 
 
 class _Ended(Exception):
-    """A signal ends the task group."""
+    """The end of the daemon ends the task group."""
 
 
 _SIGNALS = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.RELOAD}
@@ -68,7 +71,7 @@ async def run(
     identify: Callable[[socket.socket], Peer] = peer.identify_peer,
     refused: str = "",
 ) -> Ending:
-    """Run until a signal ends the daemon. `inherited`: sockets from systemd, by role.
+    """Run until a signal, or the loss of its run folder, ends the daemon. `inherited`: sockets from systemd, by role.
 
     `refused`: why a reload has kept these settings. Raises StartError, and an ExceptionGroup of the errors that
     stopped a part.
@@ -80,6 +83,8 @@ async def run(
     with only_daemon(*folders) as locks, _sockets(wanted, inherited) as sockets:
         wired = build(settings, _begin_boot(settings, log), random.SystemRandom(), log)
         places = _Places(locks)
+        if is_supervised(os.environ):
+            places.end_without(folders[0], wired.parts.runtime.alert_log("run folder"), ending)
         tell = partial(_tell, refused)
         try:
             daemon = Daemon(
@@ -103,7 +108,23 @@ class _Places:
     def __init__(self, locks: tuple[RunLock, ...]) -> None:
         self._locks = locks
         self._endpoints: list[Endpoint] = []
+        self._check_folder: Callable[[], None] = lambda: None
         asyncio.get_running_loop().add_signal_handler(LOOK, self.look)
+
+    def end_without(self, folder: Path, alerts: AlertLog, ending: asyncio.Future[Ending]) -> None:
+        """End the daemon once its run folder is gone and it may not make it again, as in its unit's sandbox."""
+        kept = RunFolder(folder)
+
+        def check() -> None:
+            if kept.is_lost() and not ending.done():
+                what = f"{folder} is gone, and kubesyncd may not make it again"
+                then = "it ends, and systemd starts it again with a new one"
+                alerts.begin(
+                    "run_folder", f"{what}; {then}. Running containers reach it once they are started again"
+                )
+                ending.set_result(Ending.FOLDER_LOST)
+
+        self._check_folder = check
 
     def listen(self, endpoints: Callable[[Server], list[Endpoint]], server: Server) -> None:
         """Begin to serve the sockets."""
@@ -116,6 +137,7 @@ class _Places:
             lock.renew()
         for endpoint in self._endpoints:
             endpoint.look()
+        self._check_folder()
 
     async def end(self, server: Server) -> None:
         """Stop listening and end every connection; clients ask the next daemon again."""
@@ -169,7 +191,7 @@ async def _live(
     endpoints: Callable[[Server], list[Endpoint]],
     tell: Callable[..., None],
 ) -> None:
-    """Run all parts until a signal arrives."""
+    """Run all parts until it is known why the daemon ends."""
     try:
         async with asyncio.TaskGroup() as tasks:
             server = daemon.start(tasks, watchdog_s(os.environ))
@@ -180,7 +202,7 @@ async def _live(
             tell("READY=1", "STATUS=watching")
             log.info("ready")
             why = await ending
-            tell("STOPPING=1" if why is Ending.STOP else "RELOADING=1")
+            tell("RELOADING=1" if why is Ending.RELOAD else "STOPPING=1")
             log.info("ending", why=why.value)
             await places.end(server)
             raise _Ended  # noqa: TRY301 - this is how a task group is ended from inside

@@ -108,6 +108,32 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
             lock.release()
 
 
+class RunFolder:
+    """The folder of the sockets and the ledger, as this run of the daemon has found it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._found = _stat(folder) if os.access(folder, os.W_OK) else None
+
+    def is_lost(self) -> bool:
+        """Return whether it is gone or another one, and this process may neither make it nor write to it.
+
+        One that the daemon could not use from the start is not lost: there, a restart would not help.
+        """
+        now = _stat(self._folder)
+        if self._found is None or (now is not None and os.path.samestat(now, self._found)):
+            return False
+        nearest = next(each for each in (self._folder, *self._folder.parents) if each.exists())
+        return not os.access(nearest, os.W_OK)
+
+
+def _stat(folder: Path) -> os.stat_result | None:
+    try:
+        return folder.stat()
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Rights:
     """Who should be able to use a socket besides its owner, whatever is found at its path.

@@ -19,20 +19,24 @@ _FDS_MAX = 64
 _SEND_S = 1.0
 
 
+def is_supervised(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether systemd waits for messages of this process, as the one that it starts again."""
+    return environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))
+
+
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
     """Tell systemd `READY=1`, `WATCHDOG=1`, `STATUS=…`, `STOPPING=1`; return whether systemd was notified.
 
     Never raises: a service manager that does not listen must not stop the daemon.
     """
-    address = environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if not is_supervised(environ):
         return False
     # A status of several lines would be read as several assignments.
     message = "\n".join(assignment.replace("\n", " ") for assignment in assignments).encode(errors="replace")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.settimeout(_SEND_S)
-            sender.sendto(message, _address(address))
+            sender.sendto(message, _address(environ["NOTIFY_SOCKET"]))
     except OSError:
         return False
     return True

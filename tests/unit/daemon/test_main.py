@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.daemon.sockets import StartError, only_daemon
-from kubesyncd.runtime.lock_holder import lock_holder
+from kubesyncd.runtime.lock_holder import LOOK, lock_holder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,3 +137,63 @@ def test_the_lock_is_free_again_and_no_reason_to_stay_away(tmp_path: Path, folde
     for _ in range(2):
         with only_daemon(tmp_path / folder):
             pass
+
+
+# As in the daemon's unit: of the file system, its own folders alone are writable.
+SANDBOX = (
+    'mount --bind "$1" "$1" && { mount --bind "$1/own" "$1/own" || true; } 2>&- &&'
+    ' mount -o remount,bind,ro "$1" && shift && exec "$@"'
+)
+
+
+class Sandboxed:
+    """A daemon under systemd whose run folder is `run/own`, in a `run` that it may not write to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = written(folder)
+        self.settings.write_text(self.settings.read_text().replace('/run"', '/run/own"'))
+        self.run = folder / "run"
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.systemd.bind(str(folder / "notify"))
+        self.systemd.settimeout(LIMIT_S)
+
+    def started(self) -> subprocess.Popen[str]:
+        """One that is ready."""
+        command = [sys.executable, "-m", "kubesyncd", "--config", str(self.settings)]
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", SANDBOX, "sh", str(self.run), *command],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "NOTIFY_SOCKET": str(self.systemd.getsockname())},
+        )
+        self.told("READY=1")
+        return process
+
+    def told(self, what: str) -> None:
+        """Wait until systemd has been told this."""
+        while what not in self.systemd.recv(4096).decode().split("\n"):
+            pass
+
+
+@pytest.mark.slow("the daemon starts twice")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_daemon_that_lost_its_run_folder_ends_to_get_another_one(tmp_path: Path) -> None:
+    (tmp_path / "run" / "own").mkdir(parents=True)
+    sandboxed = Sandboxed(tmp_path)
+    with sandboxed.systemd:
+        with sandboxed.started() as process:
+            assert process.stderr is not None
+            shutil.rmtree(tmp_path / "run" / "own")
+            process.send_signal(LOOK)
+            sandboxed.told("STOPPING=1")
+            said = process.stderr.read()
+        assert process.returncode == 75, said
+        assert said.count('"event": "run_folder"') == 1
+        assert f"{tmp_path}/run/own is gone, and kubesyncd may not make it again; it ends" in said
+        with sandboxed.started() as process:
+            process.send_signal(LOOK)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.terminate()
+            assert process.wait(LIMIT_S) == 0, "a start without the folder ends in no other one"
+    assert not (tmp_path / "run" / "own").exists()
