@@ -11,6 +11,8 @@ import atexit
 import io
 import os
 import select
+import socket
+import stat
 import sys
 import threading
 import time
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 KEPT_BYTES_MAX = 256 * 1024
-# A pipe reported as writable takes this much at once, however small it is.
+# Another writer's lines do not get into the midst of what a pipe takes in one piece. One that is reported as writable
+# takes it at once, however small it is.
 PIECE = select.PIPE_BUF
 STDERR = 2
 # A process that ends waits so long for the reader of its log.
 EXIT_S_MAX = 1.0
+# A descriptor that is reported as writable, and takes nothing, is tried again after this time.
+STUCK_S = 0.1
 _NEWLINE = ord("\n")
 
 
@@ -41,6 +46,48 @@ def take_over_stderr() -> LogStream:
     return stream
 
 
+class _Output:
+    """What a descriptor leads to, for writing without waiting.
+
+    The descriptor itself stays as it is: other processes share its description, and would find it non-blocking.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = self._shared_fd = fd
+        self._sock: socket.socket | None = None
+        # Where that is not possible or not allowed, poll has to do: a full pipe is noticed, a slow terminal is not.
+        with suppress(OSError):
+            kind = os.fstat(fd).st_mode
+            if stat.S_ISSOCK(kind):
+                self._sock = socket.socket(fileno=os.dup(fd))
+            elif not stat.S_ISREG(kind):
+                # A file's writers share the place where the next one writes; and it never keeps them waiting.
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self.fd = os.open(f"/proc/self/fd/{fd}", flags)
+
+    def write(self, piece: bytearray) -> int:
+        """Write what is taken at once, and return its length. Raises BlockingIOError where that is nothing, OSError."""
+        if self._sock is not None:
+            return self._sock.send(piece, socket.MSG_DONTWAIT)
+        if self.fd == self._shared_fd and not self.is_ready(0):
+            raise BlockingIOError
+        return os.write(self.fd, piece)
+
+    def is_ready(self, within_s: float) -> bool:
+        """Return whether something, or an error, is taken at once, by the kernel's word."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        return bool(poll.poll(within_s * 1000))
+
+    def close(self) -> None:
+        """Close what was opened here; the descriptor stays open."""
+        if self._sock is not None:
+            self._sock.close()
+        elif self.fd != self._shared_fd:
+            os.close(self.fd)
+        self.fd, self._sock = self._shared_fd, None
+
+
 class LogStream(io.TextIOBase):
     """A text stream on the descriptor `fd`, for one writer of whole lines at a time; threads may share it.
 
@@ -52,6 +99,7 @@ class LogStream(io.TextIOBase):
     ) -> None:
         super().__init__()
         self._fd = fd
+        self._out = _Output(fd)
         self.lost_line = lost_line
         self._kept_bytes_max = kept_bytes_max
         self._lock = threading.RLock()
@@ -95,9 +143,16 @@ class LogStream(io.TextIOBase):
         """Wait until everything kept is written, for `within_s` seconds at most. For the end of a process."""
         until = time.monotonic() + within_s
         while self._kept and (left_s := until - time.monotonic()) > 0:
-            self._ready(left_s)
+            ready, before = self._out.is_ready(left_s), len(self._kept)
             with self._lock:
                 self._push()
+            if ready and len(self._kept) == before:
+                time.sleep(min(left_s, STUCK_S))
+
+    def close(self) -> None:
+        """Close the stream; the descriptor stays open."""
+        self._out.close()
+        super().close()
 
     def _has_room(self, data: bytes) -> bool:
         return len(self._kept) + len(data) <= self._kept_bytes_max
@@ -105,11 +160,8 @@ class LogStream(io.TextIOBase):
     def _push(self) -> None:
         """Write what is kept, as far as it is taken at once."""
         while self._kept:
-            if not self._ready(0):
-                self._watch()
-                return
             try:
-                taken = os.write(self._fd, self._kept[:PIECE])
+                taken = self._out.write(self._kept[:PIECE])
             except BlockingIOError:
                 self._watch()
                 return
@@ -142,28 +194,31 @@ class LogStream(io.TextIOBase):
         self._lost += data.count(b"\n")
         self._why = why
 
-    def _ready(self, within_s: float) -> bool:
-        """Return whether the descriptor takes a piece, or an error, at once."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        return bool(poll.poll(within_s * 1000))
-
     def _watch(self) -> None:
         """Have the running loop write on as soon as the reader reads; without a loop the next `write` does."""
         with suppress(RuntimeError, OSError):
             loop = asyncio.get_running_loop()
             if self._watched is not loop:
-                loop.add_writer(self._fd, self._go_on)
+                loop.add_writer(self._out.fd, self._go_on)
                 self._watched = loop
 
     def _go_on(self) -> None:
         with self._lock:
+            before = len(self._kept)
             self._push()
+            if self._watched is not None and len(self._kept) == before:
+                # A terminal with little room may not take a line's end.
+                self._watched.remove_writer(self._out.fd)
+                self._watched.call_later(STUCK_S, self._watch_on)
+
+    def _watch_on(self) -> None:
+        if self._watched is asyncio.get_running_loop():
+            self._watched.add_writer(self._out.fd, self._go_on)
 
     def _unwatch(self) -> None:
         with suppress(RuntimeError):
             if self._watched is asyncio.get_running_loop():
-                self._watched.remove_writer(self._fd)
+                self._watched.remove_writer(self._out.fd)
                 self._watched = None
 
 

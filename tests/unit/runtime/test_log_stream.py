@@ -6,13 +6,18 @@ import asyncio
 import errno
 import fcntl
 import os
+import pty
+import resource
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from kubesyncd.runtime import log_stream
 from kubesyncd.runtime.log_stream import LogStream
 
 if TYPE_CHECKING:
@@ -51,7 +56,8 @@ async def read_all(reader: int, size: int) -> str:
     text = b""
     async with asyncio.timeout(LIMIT_S):
         while len(text) < size:
-            text += await asyncio.to_thread(os.read, reader, PAGE)
+            # A terminal makes one line's end of another.
+            text += (await asyncio.to_thread(os.read, reader, PAGE)).replace(b"\r", b"")
     return text.decode()
 
 
@@ -65,6 +71,82 @@ async def test_lines_a_stuck_reader_does_not_take_follow_by_themselves_when_it_r
     # What a loop has watched once, it watches again.
     put(log, written)
     assert await read_all(reader, len(written)) == written
+
+
+@pytest.fixture(params=["pipe", "terminal", "socket"])
+def slow(request: pytest.FixtureRequest, pipe: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """A place for the log whose reader reads in small pieces: the reading end, the writing end."""
+    if request.param == "pipe":
+        yield pipe
+        return
+    if request.param == "terminal":
+        reader, writer = pty.openpty()
+    else:
+        ours, theirs = socket.socketpair()
+        reader, writer = ours.detach(), theirs.detach()
+    yield reader, writer
+    for end in (reader, writer):
+        with suppress(OSError):
+            os.close(end)
+
+
+async def test_no_write_waits_for_a_reader_of_small_pieces(slow: tuple[int, int]) -> None:
+    reader, writer = slow
+    log, written = stream(writer), lines(1, 2000)
+    text = b""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            for first in range(1, 2001, 100):
+                # In a thread: a failure would block the loop, and the test.
+                await asyncio.to_thread(put, log, lines(first, first + 99))
+                text += await asyncio.to_thread(os.read, reader, 208)
+    except TimeoutError:
+        os.close(reader)
+        raise
+    # From here on, the loop writes.
+    log.write("")
+    text = text.replace(b"\r", b"")
+    rest = (await read_all(reader, len(written) - len(text))) if len(text) < len(written) else ""
+    assert text.decode() + rest == written
+    assert os.get_blocking(writer), "it belongs to others too"
+
+
+async def test_a_pipe_that_may_not_be_reopened_is_written_to_as_far_as_it_takes_lines(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    written, opens = lines(1, 500), os.open
+
+    def refuse(path: str, *_: int) -> int:
+        assert path == f"/proc/self/fd/{writer}"
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    log = stream(writer)
+    monkeypatch.setattr(os, "open", opens)
+    put(log, written)
+    assert await read_all(reader, len(written)) == written
+
+
+async def test_a_descriptor_that_takes_nothing_though_it_should_does_not_keep_the_loop_busy(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    monkeypatch.setattr(log_stream, "STUCK_S", 0.01)
+    tries, write = [], os.write
+
+    def refuse(fd: int, data: bytes) -> int:
+        tries.append(fd)
+        if len(tries) < 10:
+            raise BlockingIOError
+        return write(fd, data)
+
+    log = stream(writer)
+    monkeypatch.setattr(os, "write", refuse)
+    begun = asyncio.get_running_loop().time()
+    log.write("at last\n")
+    assert await read_all(reader, 8) == "at last\n"
+    assert asyncio.get_running_loop().time() - begun > 8 * 0.01
 
 
 async def test_what_exceeds_the_limit_is_counted_and_told_once(pipe: tuple[int, int]) -> None:
@@ -82,22 +164,43 @@ async def test_what_exceeds_the_limit_is_counted_and_told_once(pipe: tuple[int, 
     assert os.read(reader, PAGE) == b"and on\n"
 
 
-@pytest.mark.parametrize("broken", ["reader gone", "disk full"])
-def test_lines_that_cannot_be_written_are_counted_and_told_when_they_can(broken: str, tmp_path: Path) -> None:
-    if broken == "disk full":
-        fd, why = os.open("/dev/full", os.O_WRONLY), os.strerror(errno.ENOSPC)
-    else:
-        reader, fd = os.pipe()
-        os.close(reader)
-        why = os.strerror(errno.EPIPE)
-    log = stream(fd)
+def test_lines_whose_reader_has_gone_are_counted_and_told_when_there_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY)
+    os.close(reader)
+    log = stream(writer)
     put(log, lines(1, 3))
-    with (tmp_path / "log").open("w") as good:
-        os.dup2(good.fileno(), fd)
-    log.write("again\n")
-    log.write("and on\n")
-    os.close(fd)
-    assert (tmp_path / "log").read_text() == f"lost 3: it could not be written: {why}\nagain\nand on\n"
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    put(log, "again\nand on\n")
+    told = f"lost 3: it could not be written: {os.strerror(errno.EPIPE)}\nagain\nand on\n"
+    assert os.read(reader, PAGE).decode() == told
+    os.close(reader)
+    os.close(writer)
+
+
+def test_lines_a_file_does_not_take_are_counted_and_told_when_it_does(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (tmp_path / "log").open("w") as file:
+        log = stream(file.fileno())
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+            put(log, lines(1, 3))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        put(log, "again\nand on\n")
+        file.write("another writer's\n")
+    told = f"lost 3: it could not be written: {os.strerror(errno.EFBIG)}\nagain\nand on\n"
+    assert (tmp_path / "log").read_text() == f"{told}another writer's\n"
+
+
+def test_a_full_disk_keeps_no_caller_waiting() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    log = stream(full)
+    put(log, lines(1, 3))
+    log.drain(LIMIT_S)
+    os.close(full)
 
 
 def test_a_line_cut_by_a_full_disk_ends_before_the_next(
