@@ -1,7 +1,7 @@
 """Log one line per event on standard error, as JSON or for a terminal; journald keeps it.
 
 Libraries' messages and tracebacks take the same way, which neither waits nor raises: see LogStream. Of a message that
-a library repeats, one a minute is written.
+a library repeats, one a minute is written, and of all libraries' messages LINES_MAX.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 REPEAT_S = 60.0
 MESSAGES_MAX = 64
+# Of all libraries, in REPEAT_S.
+LINES_MAX = 100
 TEXT_LENGTH_MAX = 4000
 
 
@@ -56,7 +58,8 @@ def log_libraries(log: FilteringBoundLogger) -> None:
 class LibraryMessages(logging.Handler):
     """Log a library's message as one event, cut to TEXT_LENGTH_MAX; the same one once in REPEAT_S.
 
-    `repeated` counts how often the message came since it was logged last.
+    Messages are the same whose text before the insertion of values begins with the same line. `repeated` counts how
+    often the message came since it was logged last; `left_out`: how many others were too many since the last event.
     """
 
     def __init__(self, log: FilteringBoundLogger) -> None:
@@ -64,30 +67,66 @@ class LibraryMessages(logging.Handler):
         self._log = log
         # By logger and first line, the oldest first: when it was logged, and how often it came since.
         self._seen: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+        # The lines of this period, and what came beyond LINES_MAX.
+        self._period_at, self._lines, self._left_out = -REPEAT_S, 0, 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler."""
-        text = _message(record)
-        key, now = (record.name, text.partition("\n")[0]), time.monotonic()
+        """See logging.Handler. Never raises: what a library logs must not fail because of that."""
+        try:
+            self._emit(record)
+        except Exception as error:  # noqa: BLE001 - the values of a message may raise anything
+            self._log.warning("library", library=record.name, message=f"not shown: {type(error).__name__}")
+
+    def _emit(self, record: logging.LogRecord) -> None:
+        key, now = (record.name, _template(record).partition("\n")[0]), time.monotonic()
         logged_at, repeated = self._seen.get(key, (-REPEAT_S, 0))
         if now < logged_at + REPEAT_S:
             self._seen[key] = (logged_at, repeated + 1)
+            return
+        if not self._has_room(now):
             return
         self._seen[key] = (now, 0)
         self._seen.move_to_end(key)
         if len(self._seen) > MESSAGES_MAX:
             self._seen.popitem(last=False)
         more: dict[str, object] = {"repeated": repeated} if repeated else {}
+        if self._left_out:
+            more["left_out"], self._left_out = self._left_out, 0
         if record.exc_info and record.exc_info[1]:
             more["exception"] = "".join(traceback.format_exception(record.exc_info[1]))[-TEXT_LENGTH_MAX:]
-        self._log.log(record.levelno, "library", library=record.name, message=text[:TEXT_LENGTH_MAX], **more)
+        message = _message(record)[:TEXT_LENGTH_MAX]
+        # A library may have levels of its own, in between.
+        level = min(record.levelno // 10 * 10, logging.CRITICAL)
+        self._log.log(level, "library", library=record.name, message=message, **more)
+
+    def _has_room(self, now: float) -> bool:
+        """Count a line of this period; return whether there may be one more. The first one too many is told at once."""
+        if now >= self._period_at + REPEAT_S:
+            self._period_at, self._lines = now, 0
+        self._lines += 1
+        if self._lines <= LINES_MAX:
+            return True
+        self._left_out += 1
+        if self._lines == LINES_MAX + 1:
+            why = f"more than {LINES_MAX} messages of libraries in {REPEAT_S:g} s; others are left out until then"
+            self._log.warning("library_messages_left_out", why=why)
+        return False
+
+
+def _template(record: logging.LogRecord) -> str:
+    """Return the message without its values; a name for one that cannot be shown."""
+    try:
+        return str(record.msg)
+    except Exception as error:  # noqa: BLE001 - any object may be logged
+        return f"not shown: {type(error).__name__}"
 
 
 def _message(record: logging.LogRecord) -> str:
+    """Return the message with its values, or without them where they cannot be shown."""
     try:
         return record.getMessage()
-    except (TypeError, ValueError):
-        return str(record.msg)
+    except Exception:  # noqa: BLE001 - any object may be a value
+        return _template(record)
 
 
 def _processors(form: str, *, colours: bool) -> list[Processor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.runtime import log as runtime_log
-from kubesyncd.runtime.log import MESSAGES_MAX, TEXT_LENGTH_MAX, log_libraries, logger
+from kubesyncd.runtime.log import LINES_MAX, MESSAGES_MAX, TEXT_LENGTH_MAX, log_libraries, logger
 from kubesyncd.settings import LogSettings
 
 if TYPE_CHECKING:
@@ -69,18 +69,65 @@ def test_of_a_message_that_is_repeated_one_a_minute_is_logged_with_the_number_of
     ]
 
 
+def test_a_message_with_other_values_is_the_same_one(stderr: io.StringIO) -> None:
+    for number in range(200):
+        logging.getLogger("library").error("cannot connect to peer %d", number)
+    assert [event["message"] for event in logged(stderr)] == ["cannot connect to peer 0"]
+
+
 def test_the_messages_remembered_are_limited(stderr: io.StringIO) -> None:
     library = logging.getLogger("library")
-    for number in range(MESSAGES_MAX + 1):
-        library.error("message %d", number)
-    for number in (0, MESSAGES_MAX):
-        library.error("message %d", number)
+    messages = [f"message {number}" for number in range(MESSAGES_MAX + 1)]
+    for message in (*messages, messages[0], messages[-1]):
+        library.error(message)
     assert [event["message"] for event in logged(stderr)][MESSAGES_MAX + 1 :] == ["message 0"]
 
 
-def test_a_message_with_wrong_arguments_is_logged_as_it_is(stderr: io.StringIO) -> None:
+def test_the_lines_of_all_libraries_are_limited_and_the_others_counted(
+    stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(runtime_log.time, "monotonic", lambda: now[0])
+    for number in range(LINES_MAX + 50):
+        logging.getLogger(f"library{number % 7}").error(f"values are part of message {number}")
+    events = logged(stderr)
+    assert [event["event"] for event in events] == ["library"] * LINES_MAX + ["library_messages_left_out"]
+    assert "more than 100 messages of libraries in 60 s" in str(events[-1]["why"])
+    now[0] += runtime_log.REPEAT_S
+    logging.getLogger("library").error("one more")
+    logging.getLogger("library").error("and one")
+    assert [event.get("left_out") for event in logged(stderr)[-2:]] == [50, None]
+
+
+class Unshowable:
+    """A value that raises an error where it is to be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("closed")
+
+
+@pytest.mark.parametrize(
+    ("message", "values", "shown"),
+    [
+        ("not %s enough %s", ("arguments",), "not %s enough %s"),
+        ("%(a)s", ({"b": 1},), "%(a)s"),
+        ("value: %s", (Unshowable(),), "value: %s"),
+        (Unshowable(), (), "not shown: RuntimeError"),
+    ],
+)
+def test_a_message_that_cannot_be_shown_does_not_reach_its_caller(
+    stderr: io.StringIO, message: object, values: tuple[object, ...], shown: str
+) -> None:
     # pytest's own handler would refuse it.
-    logging.getLogger().handlers[0].emit(
-        logging.LogRecord("library", logging.ERROR, __file__, 1, "not %s enough %s", ("arguments",), None)
-    )
-    assert [event["message"] for event in logged(stderr)] == ["not %s enough %s"]
+    record = logging.LogRecord("library", logging.ERROR, __file__, 1, message, values, None)
+    logging.getLogger().handlers[0].emit(record)
+    assert [event["message"] for event in logged(stderr)] == [shown]
+
+
+def test_a_level_of_a_library_s_own_is_the_next_lower_one(stderr: io.StringIO) -> None:
+    logging.getLogger("library").log(logging.WARNING + 5, "noticed")
+    logging.getLogger("library").log(2 * logging.CRITICAL, "on fire")
+    assert [(event["level"], event["message"]) for event in logged(stderr)] == [
+        ("warning", "noticed"),
+        ("critical", "on fire"),
+    ]
