@@ -210,12 +210,9 @@ def bound(path: Path, rights: Rights) -> socket.socket:
             raise InUseError(f"process {pid}" if pid else "a process whose queue is full")  # noqa: TRY301
         with suppress(FileNotFoundError):
             path.unlink()
-        # Clients must not connect before the mode is set.
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
+        # Clients must not connect before the mode is set. The umask would be that of the other threads, too.
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(str(path))
         set_rights(path, rights)
         sock.listen(BACKLOG)
         sock.setblocking(False)

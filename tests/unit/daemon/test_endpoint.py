@@ -20,6 +20,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from kubesyncd.daemon import endpoint as endpoint_module
+from kubesyncd.daemon import sockets
 from kubesyncd.daemon.endpoint import Endpoint
 from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
 from kubesyncd.runtime.alerts import AlertLog, Alerts
@@ -142,6 +143,22 @@ async def test_folders_are_open_to_all_whatever_the_umask_is(path: Path) -> None
         os.umask(before)
     assert {each.stat().st_mode & 0o777 for each in (path.parent, path.parents[1])} == {0o755}
     served.endpoint.close()
+
+
+def test_only_the_owner_may_connect_before_the_rights_are_set(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the umask, which all threads share, stays as it is."""
+    found = []
+    monkeypatch.setattr(sockets, "set_rights", lambda path, _: found.append(path.stat().st_mode & 0o777))
+    before = os.umask(0)
+    try:
+        monkeypatch.setattr(os, "umask", None)
+        bind(path, RIGHTS).close()
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert found == [0o600]
 
 
 async def test_rights_that_were_changed_are_restored_with_one_alert(path: Path) -> None:
