@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ACCEPTED_AT_ONCE = 64
 # After a refusal by the system: clients wait in the queue.
 ACCEPT_PAUSE_S = 1.0
+# Without a refusal for this long, the system gives connections again: those that end leave room for a few.
+ACCEPT_QUIET_S = 30.0
 RESTART = "run: systemctl restart kubesyncd"
 
 
@@ -53,6 +55,7 @@ class Endpoint:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._resuming: asyncio.TimerHandle | None = None
+        self._refused_at = -ACCEPT_QUIET_S
         sock.setblocking(False)
         # Also for a socket of systemd's: the kernel then names this process as the one that listens.
         sock.listen(BACKLOG)
@@ -65,7 +68,12 @@ class Endpoint:
         self._resume()
 
     def look(self) -> None:
-        """Compare the path with the socket: bind it again where it is gone, restore its mode and group."""
+        """Compare the path with the socket: bind it again where it is gone, restore its mode and group.
+
+        Call this now and then: it also notes the end of a time without connections.
+        """
+        if self._loop.time() >= self._refused_at + ACCEPT_QUIET_S:
+            self._alerts.end("accept")
         try:
             problem = self._repaired()
         except InUseError as error:
@@ -163,7 +171,6 @@ class Endpoint:
             try:
                 link, _ = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                self._alerts.end("accept")
                 return False
             except OSError as error:
                 self._refused(error)
@@ -178,6 +185,7 @@ class Endpoint:
         name = errno.errorcode.get(error.errno or 0, "")
         text = f"{self._path}: no connection can be accepted: {error.strerror} ({name}); clients wait"
         self._alerts.begin("accept", f"{text}; see: ls /proc/{os.getpid()}/fd | wc -l")
+        self._refused_at = self._loop.time()
         self._pause()
         self._resuming = self._loop.call_later(ACCEPT_PAUSE_S, self._resume)
 
