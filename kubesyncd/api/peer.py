@@ -33,10 +33,14 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class PeerGone(Exception):
-    """The peer cannot be identified (any more): it has ended, or /proc hides it.
+    """The peer has ended.
 
-    The connection is closed without an answer; the client asks again.
+    The connection is closed without an answer; where another process still has it, that one asks again.
     """
+
+
+class PeerUnknown(Exception):
+    """The peer lives, and cannot be identified; the message says why. To ask again is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Peer:
 
 
 def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
-    """Identify the peer of `sock`, one end of a connected Unix socket. Raises PeerGone, AtLimit.
+    """Identify the peer of `sock`, one end of a connected Unix socket. Raises PeerGone, PeerUnknown, AtLimit.
 
     The process is checked before and after its cgroup is read: if it ended in between, its number may belong to
     another process. Where the kernel supports it, a process that ended before the first check is detected too.
@@ -61,9 +65,9 @@ def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
         raise PeerGone(f"the peer's credentials cannot be read: {error.strerror}") from error
     pid, uid, gid = _CREDENTIALS.unpack(credentials)
     if pid <= 0:
-        raise PeerGone("the peer is outside the daemon's PID namespace")
+        raise PeerUnknown("the peer is outside the daemon's PID namespace")
     before = _life(proc, pid)
-    own, peers = _read(proc / "self" / "cgroup"), _read(proc / str(pid) / "cgroup")
+    own, peers = _read(proc, "self", "cgroup"), _read(proc, pid, "cgroup")
     if _life(proc, pid) != before:
         raise PeerGone(f"process {pid} ended while it was looked at")
     if _has_ended(sock):
@@ -71,7 +75,7 @@ def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
     try:
         return Peer(pid, uid, gid, container_of(peers, own))
     except ValueError as error:
-        raise PeerGone(f"process {pid}: {error}") from error
+        raise PeerUnknown(f"process {pid}: {error}") from error
 
 
 def _has_ended(sock: socket.socket) -> bool:
@@ -139,21 +143,35 @@ def start_ticks(stat: str) -> int | None:
 
 
 def _life(proc: Path, pid: int) -> int:
-    ticks = start_ticks(_read(proc / str(pid) / "stat"))
+    ticks = start_ticks(_read(proc, pid, "stat"))
     if ticks is None:
         raise PeerGone(f"process {pid} has ended")
     return ticks
 
 
-def _read(path: Path) -> str:
+def _read(proc: Path, pid: int | str, name: str) -> str:
+    """Read a process's file. Raises PeerGone, PeerUnknown, AtLimit."""
+    path = proc / str(pid) / name
     try:
         with path.open("rb") as file:
             return file.read(_PROC_FILE_BYTES_MAX).decode(errors="replace")
     except OSError as error:
         _check_exhausted(error)
-        raise PeerGone(
-            f"{path} cannot be read: {error.strerror}; the process has ended or is hidden"
-        ) from error
+        text = f"{path} cannot be read: {error.strerror}"
+        if isinstance(pid, int) and not _lives(pid):
+            raise PeerGone(f"{text}; the process has ended") from error
+        raise PeerUnknown(f"{text}; kubesyncd needs a /proc without hidepid") from error
+
+
+def _lives(pid: int) -> bool:
+    """Return whether there is such a process, also where /proc hides it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _check_exhausted(error: OSError) -> None:

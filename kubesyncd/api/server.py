@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.api.connections import CALLER_CONNECTIONS_MAX, PROCESS_CONNECTIONS_MAX
 from kubesyncd.api.handlers import refused
 from kubesyncd.api.messages import AtLimit, Denied, Reply, Request, Role, failure
-from kubesyncd.api.peer import PeerGone
+from kubesyncd.api.peer import PeerGone, PeerUnknown
 from kubesyncd.api.rate_limit import Caller
 from kubesyncd.core import protocol
 from kubesyncd.core.protocol import BadRequest
@@ -48,7 +48,8 @@ WAIT_AGAIN_S = 10.0
 SPREAD = 0.618
 # Without a refusal for this long, the daemon is not busy any more.
 BUSY_QUIET_S = 30.0
-DROPPED_LINE_S = 10.0
+NOTED_S = 10.0
+UNKNOWN_PEER = "an unidentified peer"
 SENT_MORE = "more was sent than one request; open a connection for each request"
 
 
@@ -72,7 +73,8 @@ class Server:
         self._clock = clock
         self._connections = connections
         self._refusals, self._busy_at = 0, -BUSY_QUIET_S
-        self._dropped, self._dropped_at = 0, -DROPPED_LINE_S
+        # Of requests that were not carried out, by event: when they were logged last, and how many came since.
+        self._noted: dict[str, tuple[float, int]] = {}
         self._callers: OrderedDict[str, Caller] = OrderedDict()
 
     async def serve(self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,7 +90,7 @@ class Server:
                 async with asyncio.timeout(REPLY_S_MAX):
                     await writer.drain()
         except PeerGone as error:
-            self._note_dropped(str(error))
+            self._note("request_dropped", str(error))
         except (ConnectionError, TimeoutError):
             pass
         except asyncio.CancelledError:
@@ -137,18 +139,22 @@ class Server:
         again_s = (WAIT_AGAIN_S if limit.waits else AGAIN_S) * (1.0 + self._refusals * SPREAD % 1.0)
         return protocol.busy(f"kubesyncd is busy: {limit}", again_s)
 
-    def _note_dropped(self, why: str) -> None:
-        """Log that the request of a client was dropped that had gone when it was to be identified."""
-        self._dropped += 1
-        if self._clock() >= self._dropped_at + DROPPED_LINE_S:
-            self._log.info("request_dropped", why=why, requests=self._dropped)
-            self._dropped, self._dropped_at = 0, self._clock()
+    def _note(self, event: str, why: str) -> None:
+        """Log requests whose peer is not known, once in a while: their number, and why the last one's is not."""
+        now, (logged_at, before) = self._clock(), self._noted.get(event, (-NOTED_S, 0))
+        if now >= logged_at + NOTED_S:
+            self._log.info(event, why=why, requests=before + 1)
+            logged_at, before = now, -1
+        self._noted[event] = (logged_at, before + 1)
 
     async def _respond(
         self, role: Role, task: asyncio.Task[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Reply | None:
         """Return the reply to the connection's request; None where the client has gone. Raises AtLimit."""
-        peer = self._identify(writer.get_extra_info("socket"))
+        try:
+            peer = self._identify(writer.get_extra_info("socket"))
+        except PeerUnknown as unknown:
+            return await self._refuse(role, task, reader, str(unknown))
         most, who = CALLER_CONNECTIONS_MAX, ""
         if peer.container_id is not None:
             who = f"container {peer.container_id}"
@@ -161,6 +167,18 @@ class Server:
         if who:
             await asyncio.sleep(self._caller(who).delay_s(self._clock()))
         return await self._converse(role, peer, reader, writer)
+
+    async def _refuse(
+        self, role: Role, task: asyncio.Task[Any], reader: asyncio.StreamReader, why: str
+    ) -> Reply:
+        """Return the reply to a peer that cannot be identified. All of them together have one caller's limits."""
+        self._connections.of_caller(role, task, UNKNOWN_PEER, CALLER_CONNECTIONS_MAX)
+        await asyncio.sleep(self._caller(UNKNOWN_PEER).delay_s(self._clock()))
+        # A client that cannot send its request may not read the answer.
+        with suppress(BadRequest):
+            await _read_request(reader)
+        self._note("request_refused", why)
+        return failure(protocol.EXIT_NOT_ALLOWED, "", f"{why}; refused: it must be known who asks")
 
     async def _converse(
         self, role: Role, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.api.peer import Peer, PeerGone, container_of, identify_peer, start_ticks
+from kubesyncd.api.peer import Peer, PeerGone, PeerUnknown, container_of, identify_peer, start_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,15 +174,24 @@ def test_credentials_and_container_come_from_the_kernel(sock: socket.socket, fak
 
 
 @pytest.mark.parametrize("missing", ["cgroup", "stat"])
-def test_a_peer_that_cannot_be_read_is_gone(sock: socket.socket, fake_proc: FakeProc, missing: str) -> None:
+def test_a_living_peer_that_proc_hides_is_told_apart_from_one_that_has_ended(
+    sock: socket.socket, fake_proc: FakeProc, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (fake_proc.own / missing).unlink()
-    with pytest.raises(PeerGone, match="ended or is hidden"):
+    with pytest.raises(PeerUnknown, match="without hidepid"):
+        identify_peer(sock, fake_proc.root)
+
+    def kill(*_: int) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
+    with pytest.raises(PeerGone, match="the process has ended"):
         identify_peer(sock, fake_proc.root)
 
 
-def test_a_peer_in_two_containers_is_refused(sock: socket.socket, fake_proc: FakeProc) -> None:
+def test_a_peer_in_two_containers_is_unknown(sock: socket.socket, fake_proc: FakeProc) -> None:
     (fake_proc.own / "cgroup").write_text(f"2:cpu:/docker/{A}\n1:memory:/docker/{B}\n")
-    with pytest.raises(PeerGone, match="name 2 containers"):
+    with pytest.raises(PeerUnknown, match="name 2 containers"):
         identify_peer(sock, fake_proc.root)
 
 
@@ -204,7 +213,7 @@ def test_a_process_number_reused_while_it_was_read_is_gone(sock: socket.socket, 
 
 
 def test_only_a_unix_socket_has_a_peer() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as inet, pytest.raises(PeerGone):
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as inet, pytest.raises(PeerUnknown):
         identify_peer(inet)
 
 
@@ -227,7 +236,7 @@ def test_a_real_process_is_identified_and_a_zombie_is_gone(tmp_path: Path) -> No
             with pytest.raises(PeerGone, match="has ended"):
                 identify_peer(peer)
             child.wait(30)
-            with pytest.raises(PeerGone, match="ended or is hidden"):
+            with pytest.raises(PeerGone, match="the process has ended"):
                 identify_peer(peer)
 
 

@@ -23,7 +23,7 @@ from kubesyncd.api.connections import (
     connections_max,
 )
 from kubesyncd.api.messages import AtLimit, Reply, Role
-from kubesyncd.api.peer import Peer, PeerGone
+from kubesyncd.api.peer import Peer, PeerGone, PeerUnknown
 from kubesyncd.api.server import BUSY_QUIET_S, Server
 from kubesyncd.core import protocol
 from kubesyncd.runtime.alerts import AlertLog, Alerts
@@ -274,6 +274,41 @@ async def test_dropped_requests_are_logged_once_in_a_while() -> None:
         ("request_dropped", 5),
     ]
     await door.close()
+
+
+async def test_a_peer_that_cannot_be_identified_is_told_why_and_such_peers_are_limited() -> None:
+    door = Door()
+
+    def identify() -> Peer:
+        raise PeerUnknown("process 7: its cgroups name 2 containers")
+
+    door.peer = identify
+    with capture_logs() as lines:
+        for _ in range(2):
+            said, code = protocol.decode_reply(await door.ask("stop", "snmp", role=Role.CONTAINER))
+            assert code == protocol.EXIT_NOT_ALLOWED
+            assert said == [
+                (
+                    "E",
+                    "container: process 7: its cgroups name 2 containers; refused: it must be known who asks",
+                )
+            ]
+        door.now += 11.0
+        await door.ask("stop", "snmp")
+    assert [(line["event"], line["requests"]) for line in lines] == [
+        ("request_refused", 1),
+        ("request_refused", 2),
+    ]
+    idle = [asyncio.create_task(door.ask()) for _ in range(CALLER_CONNECTIONS_MAX)]
+    await asyncio.sleep(0.1)
+    assert (await door.ask("stop", "snmp")).startswith(
+        b"S kubesyncd is busy: an unidentified peer holds 16 connections\nA "
+    )
+    door.peer = lambda: HOST
+    assert await door.ask("stop", "snmp") == b"R 0\n"
+    await door.close()
+    for each in idle:
+        each.cancel()
 
 
 def test_few_descriptors_leave_fewer_connections() -> None:
