@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import errno
 import fcntl
 import os
@@ -11,17 +12,17 @@ import resource
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kubesyncd.runtime import log_stream
-from kubesyncd.runtime.log_stream import LogStream
+from kubesyncd.runtime.log_stream import EXIT_S_MAX, LogStream, take_over_stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 LIMIT_S = 60.0
@@ -238,6 +239,28 @@ def test_at_the_end_of_a_process_a_slow_reader_is_waited_for_and_a_stuck_one_not
     assert lines(1, 100).startswith(passed.decode())
 
 
+def test_the_end_of_a_process_waits_for_a_stuck_reader_as_long_as_it_says(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Callable[[float], None], float]] = []
+    monkeypatch.setattr(log_stream, "STDERR", pipe[1])
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(atexit, "register", lambda *call: calls.append(call))
+    log = take_over_stderr()
+    ((drain, within_s),) = calls
+    now = [1000.0]
+
+    def waits(_: object, up_to_s: float) -> bool:
+        now[0] += up_to_s / 2 + 0.001
+        return False
+
+    monkeypatch.setattr(log_stream._Output, "is_ready", waits)
+    monkeypatch.setattr(log_stream, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    put(log, lines(1, 100))
+    drain(within_s)
+    assert 0 <= now[0] - 1000.0 - EXIT_S_MAX < 0.002
+
+
 def test_a_process_whose_log_is_closed_or_stuck_ends_with_its_own_code(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.toml"
     wrong.write_text("[docker]\n" + "".join(f"unknown{number} = 1\n" for number in range(999)))
@@ -245,7 +268,6 @@ def test_a_process_whose_log_is_closed_or_stuck_ends_with_its_own_code(tmp_path:
     reader, writer = os.pipe()
     try:
         fcntl.fcntl(writer, F_SETPIPE_SZ, PAGE)
-        begun = time.monotonic()
         assert subprocess.run(command, stderr=writer, timeout=LIMIT_S, check=False).returncode == 78
     finally:
         os.close(reader)
@@ -253,4 +275,3 @@ def test_a_process_whose_log_is_closed_or_stuck_ends_with_its_own_code(tmp_path:
     os.close(writer)
     closed = ["sh", "-c", '"$@" 2>&-', "sh", *command]
     assert subprocess.run(closed, timeout=LIMIT_S, check=False).returncode == 78
-    assert begun
