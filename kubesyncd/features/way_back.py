@@ -45,7 +45,7 @@ class WayBack:
         """
         self._until = 0.0
         self._changes += 1
-        self._lacking, self._silent = self._lacking or None, "the images are changing"
+        self._lacking = self._lacking or None
         return self._asks
 
     @property
@@ -85,8 +85,10 @@ class WayBack:
         self._answered(surely=True)
         if changes == self._changes:
             self._lacking, self._until = answer, clock() + self._around.timing.audit_s
-        elif answer:
-            self._lacking = answer
+        else:
+            # As it was before the change: only a loss counts, until it is asked again.
+            self._lacking = answer or self._lacking
+            self._silent = "the images are changing"
 
     def _answered(self, *, surely: bool = False) -> None:
         if self.again_at is not None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kubesyncd.core.actions import Admit, EndContainer
+from kubesyncd.core.actions import EndContainer
 from kubesyncd.core.conditions import ALERTING, ConditionKind, conditions
 from kubesyncd.core.failed_action import ActionKind, FailedAction
 from kubesyncd.core.model import Container, Mode
@@ -60,7 +60,8 @@ def test_a_stop_that_fails_is_tried_again_and_keeps_no_kube_container_running() 
         None,
         NOW + 5.0,
     )
-    assert isinstance(plan(LOCAL_CONFIG, down(), seen, NOW + 5.0).action, EndContainer)
+    again = plan(LOCAL_CONFIG, down(), seen, NOW + 5.0)
+    assert again.action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)
     both = replace(seen, containers=(by_docker(), kube()), joined=False)
     assert plan(LOCAL_CONFIG, down(), both).action == EndContainer(KUBE, Cause.STOP, TIMING.stop_grace_s)
 
@@ -79,11 +80,11 @@ def test_one_that_an_operator_has_started_is_left_alone() -> None:
 
 def test_beside_a_kube_container_it_is_stopped_at_once() -> None:
     made = plan(FALLBACK, granted(), observed(by_docker(), kube(), label=ON))
-    assert isinstance(made.action, EndContainer)
-    assert made.action.container_id == LOCAL
+    assert made.action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)
     assert "Docker has started the local container by its restart policy always, which is stopped" in made.why
     waits = observed(by_docker(), kube(), label=ON, waiting=frozenset({KUBE}))
-    assert plan(FALLBACK, up(mode=Mode.PENDING), waits).action != Admit(KUBE)
+    made = plan(FALLBACK, up(mode=Mode.PENDING), waits)
+    assert made.action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s), "it makes room first"
 
 
 def test_where_the_feature_is_up_and_local_nothing_happens() -> None:

@@ -12,7 +12,7 @@ from kubesyncd.core.conditions import ConditionKind, conditions
 from kubesyncd.core.failed_action import START_AGES_S, ActionKind, FailedAction
 from kubesyncd.core.health import Complaint, Health
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, LabelView, Mode, Owner, SystemState
-from kubesyncd.core.record import Record, cleared, falls_back, lacking, ruling_owner, with_mode
+from kubesyncd.core.record import Cause, Record, cleared, falls_back, lacking, ruling_owner, with_mode
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Start, accept, outcome
 from tests.unit.core.given import (
@@ -39,6 +39,7 @@ from tests.unit.core.given import (
 )
 
 if TYPE_CHECKING:
+    from kubesyncd.core.actions import Action
     from kubesyncd.core.observation import Observation
 
 SWITCH = FailurePolicy.SWITCH_TO_LOCAL
@@ -75,8 +76,10 @@ def test_it_is_kept_over_a_crash_of_its_container_and_until_a_local_one_can_exis
     found = replace(LOST, no_way_back="")
     assert plan(LOCAL_CONFIG, record, found).action == RequestLabel(on=False)
     made = observed(kube(), local(running=False))
-    assert isinstance(plan(LOCAL_CONFIG, record, made, NOW + 61.0).action, EndContainer | None)
-    assert not look(LOCAL_CONFIG, record, made)[0].no_way_back
+    freed, _ = look(LOCAL_CONFIG, record, made)
+    assert not freed.no_way_back
+    ends = plan(LOCAL_CONFIG, freed, made, NOW + TIMING.kube_stop_grace_s)
+    assert ends.action == EndContainer(KUBE, Cause.STOP, TIMING.stop_grace_s)
 
 
 def test_only_a_container_that_owns_the_feature_is_kept() -> None:
@@ -120,20 +123,25 @@ def test_the_fallback_comes_as_soon_as_the_image_is_back() -> None:
     assert plan(FALLBACK, with_mode(record, Mode.NONE), found, late).action == RestartUnit()
 
 
+WAITING = up(mode=Mode.READY, local_due=True, failure="bad", idle_since=1.0)
+RESTORED = up(mode=Mode.NONE, failure="bad", rolled_back=True, restored="x")
+
+
 @pytest.mark.parametrize(
-    ("config", "record"),
+    ("config", "record", "without", "with_image"),
     [
-        (FALLBACK, up(mode=Mode.NONE)),
-        (LOCAL_CONFIG, up(mode=Mode.NONE)),
-        (FALLBACK, up(mode=Mode.READY, local_due=True, failure="bad", idle_since=1.0)),
-        (ROLLBACK, up(mode=Mode.NONE, failure="bad", rolled_back=True, restored="x")),
+        (FALLBACK, up(mode=Mode.NONE), SetMode(Mode.READY), RestartUnit()),
+        (LOCAL_CONFIG, up(mode=Mode.NONE), None, RestartUnit()),
+        (FALLBACK, WAITING, None, SetMode(Mode.NONE)),
+        (ROLLBACK, RESTORED, None, RestartUnit()),
     ],
 )
-def test_no_unit_is_restarted_whose_script_lacks_its_image(config: FeatureConfig, record: Record) -> None:
-    assert not isinstance(plan(config, record, replace(GONE, joined=False)).action, RestartUnit)
-    waits = replace(GONE, joined=False, no_way_back="")
-    made = plan(config, record, waits)
-    assert made.action in (RestartUnit(), SetMode(Mode.NONE)), "with the image it is"
+def test_no_unit_is_restarted_whose_script_lacks_its_image(
+    config: FeatureConfig, record: Record, without: Action | None, with_image: Action
+) -> None:
+    seen = replace(GONE, joined=False)
+    assert plan(config, record, seen).action == without
+    assert plan(config, record, replace(seen, no_way_back="")).action == with_image
 
 
 def test_a_unit_that_lacked_its_image_was_not_restarted_in_vain() -> None:
@@ -162,9 +170,8 @@ def test_an_unhealthy_kube_container_is_kept_without_a_way_back() -> None:
     record = granted(health=Health(complaints=(said,)), failure="it is unhealthy")
     made = plan(FALLBACK, record, LOST)
     assert (made.action, made.why) == (None, f"it is unhealthy; {NO_IMAGE}: the kube container is kept")
-    assert isinstance(
-        plan(FALLBACK, record, observed(kube(), local(running=False), label=ON)).action, EndContainer
-    )
+    able = observed(kube(), local(running=False), label=ON)
+    assert plan(FALLBACK, record, able).action == EndContainer(KUBE, Cause.STOP, TIMING.stop_grace_s)
 
 
 # ---- not known ----------------------------------------------------------------------------------------
@@ -234,7 +241,8 @@ def test_a_rollback_restores_the_image_from_before_while_the_local_one_is_missin
     tried = replace(record, restored="sha256:bad")
     assert plan(ROLLBACK, tried, seen).action is None, "none was kept"
     restored = plan(ROLLBACK, tried, replace(seen, no_way_back="", joined=False))
-    assert isinstance(restored.action, EndContainer if seen is LOST else SetMode)
+    ends = EndContainer(KUBE, Cause.STOP, TIMING.stop_grace_s)
+    assert restored.action == (ends if seen.containers else SetMode(Mode.NONE))
 
 
 def test_a_rollback_restores_the_image_from_before_where_the_local_container_does_not_start() -> None:
@@ -290,9 +298,7 @@ def test_a_start_that_the_host_has_hindered_counts_as_untried_after_a_while(*, r
     freed, seen = look(LOCAL_CONFIG, record, later, due)
     assert (freed.no_way_back, freed.unstartable) == (False, None)
     assert conditions("snmp", freed, seen, TIMING, due) == ()
-    assert isinstance(
-        plan(ROLLBACK, granted(rolled_back=True), later, due).action, RequestLabel | EndContainer
-    )
+    assert plan(LOCAL_CONFIG, freed, later, due).action == RequestLabel(on=False)
 
 
 def test_a_start_that_its_own_program_forbids_stays_in_the_way() -> None:

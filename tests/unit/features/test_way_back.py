@@ -123,6 +123,9 @@ def test_what_was_known_before_a_change_of_the_images_is_unknown_after_it() -> N
         assert way.doubt()
         world.unit = None
         assert await asked(way) == ("", True), "Docker is busy, pruning"
+        assert way.doubt()
+        assert await asked(way) == ("", True)
+        assert "systemd" in way.unknown, "the reason stays the last failure"
         world.unit, world.no_image = True, "docker-snmp:latest"
         await asyncio.sleep(1.0)
         assert await asked(way) == (NO_IMAGE, False)
