@@ -15,11 +15,15 @@ from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from kubesyncd.ports import DurableFile
 
 # In the state folder.
 BOOT_MARK_FILE = "boot.json"
 VERSION = 1
+CHECK_S = 3.0
+MEANS = "until it can be, no label, no image and no hold of a reboot is stored in its folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +66,30 @@ class BootMark:
         if self._file is not None and not self._ours:
             await self._file.save(codec.encode(_Mark(self.boot_id), version=VERSION))
             self._ours = True
+
+    async def check(self) -> str:
+        """Write the mark again; return why that fails, or an empty string. Before this boot has one, do nothing."""
+        if self._file is None or not self._due.is_set():
+            return ""
+        save = self._file.save(codec.encode(_Mark(self.boot_id), version=VERSION))
+        return await why_unwritten(save, "the boot's mark", MEANS)
+
+
+async def why_unwritten(write: Awaitable[None], what: str, means: str) -> str:
+    """Return why this write fails, or an empty string."""
+    try:
+        async with asyncio.timeout(CHECK_S):
+            await write
+    except TimeoutError:
+        return f"{what} is not written within {CHECK_S:g} s: {means}; see: dmesg"
+    except Unavailable as error:
+        return with_meaning(error.detail, means)
+    return ""
+
+
+def with_meaning(detail: str, means: str) -> str:
+    """Return a failure's text with what it means, before its fix."""
+    if means in detail:
+        return detail
+    happened, _, fix = detail.partition("; ")
+    return f"{happened}: {means}; {fix}" if fix else f"{happened}: {means}"

@@ -84,7 +84,7 @@ class StubDaemon:
             case ["show", name]:
                 text = f"container: {name}: no such feature; see: kubesync show feature"
                 return protocol.err(text) + protocol.result(1)
-            case ["cluster"]:
+            case ["cluster", *_]:
                 return protocol.out(json.dumps(self.cluster)) + protocol.result(0)
             case ["label", *_]:
                 return protocol.out("applied") + protocol.result(0)
