@@ -376,7 +376,7 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
 
     With `docker`, this process becomes that docker command where no daemon runs; without, AbsentError is raised.
     """
-    begin, met, busy = clock(), False, ""
+    begin, met, busy, cut_off = clock(), False, "", 0
     reached = begin
     while True:
         sock, there = connect(socks)
@@ -386,8 +386,14 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
         if code is not None:
             return code
         met, busy, now = met or heard, reply.busy or busy, clock()
-        runs = there or (now >= begin + FIRST_CONTACT_S and daemon_runs())
-        reached = now if there or not runs else reached
+        if there or now < begin + FIRST_CONTACT_S:
+            runs, reached = there, now
+        elif daemon_runs():
+            # One that is asked to look may end, to be started again.
+            runs, cut_off = True, now
+        else:
+            runs = cut_off and now < cut_off + UNREACHABLE_S
+            reached = reached if runs else now
         limit_s = bound_s if runs or met else FIRST_CONTACT_S
         if now >= begin + limit_s or now >= reached + UNREACHABLE_S:
             break
@@ -439,6 +445,7 @@ def wait_for(request, socks):
         if clock() >= until:
             if not daemon_runs():
                 raise AbsentError(request[1])
+            posix.environ[MET] = b"1"  # it may end to be started again
             break
         pause()
         sock, there = connect(socks)

@@ -10,17 +10,13 @@ from kubesyncd.core import protocol
 from kubesyncd.core.labels import Change, InvalidLabel, not_by_hand
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from kubesyncd.api.handlers import Handler
     from kubesyncd.api.messages import Request
     from kubesyncd.api.refused_containers import RefusedContainers
     from kubesyncd.cluster.controller import ClusterController
     from kubesyncd.core.descriptions import ClusterDescription
+    from kubesyncd.features.ledger import Ledger
     from kubesyncd.join.controller import JoinController
-
-# An argument of `cluster`.
-FILES = "files"
 
 
 class ClusterHandlers:
@@ -31,10 +27,10 @@ class ClusterHandlers:
         cluster: ClusterController,
         join: JoinController,
         refused: RefusedContainers,
-        check_ledger: Callable[[], Awaitable[str]],
+        ledger: Ledger,
     ) -> None:
         self._cluster = cluster
-        self._check_ledger = check_ledger
+        self._ledger = ledger
         self._join = join
         self._refused = refused
 
@@ -59,11 +55,12 @@ class ClusterHandlers:
     async def _cluster_status(self, request: Request) -> Reply:
         """Reply with the state of the master and the membership, as JSON.
 
-        `cluster files`: the ledger is written for it, because whether it can be is not known before.
+        With CHECK_FILES a file in each of the daemon's folders is written for it; else the last writes count.
         """
-        failure = await self._check_ledger() if FILES in request.arguments[1:] else ""
+        check = request.arguments[1:] == [protocol.CHECK_FILES]
+        unwritten = await self._ledger.check() if check else self._ledger.unwritten
         status = self._cluster.status()
-        files = [*([failure] if failure else []), *status.get("unwritten_files", [])]
+        files = [*unwritten, *status.get("unwritten_files", [])]
         described: ClusterDescription = {
             **status,
             "unwritten_files": files,

@@ -50,7 +50,7 @@ class Diagnosis:
         """The daemon's view of master and kubelet. Raises PortError (cached), Declined."""
         if self._cluster is None:
             try:
-                self._cluster = self.switch.daemon.cluster(files=True)
+                self._cluster = self.switch.daemon.cluster(check_files=True)
             except PortError as error:
                 self._cluster = error
         if isinstance(self._cluster, PortError):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kubesyncd.core.descriptions import ClusterDescription, FeatureDescription
 
 ANSWER_S = 2.0
+# The daemon gives each of two files 3 s.
+CHECK_FILES_S = 10.0
 # A reply holds at most 512 features, each on its own line.
 REPLY_BYTES_MAX = 32 << 20
 AGAIN_S = 0.1
@@ -124,12 +126,16 @@ class DaemonClient:
         """
         return "".join(self.ask("way-back", name))
 
-    def cluster(self, *, files: bool = False) -> ClusterDescription:
+    def cluster(self, *, check_files: bool = False) -> ClusterDescription:
         """Return the daemon's view of master, labels and kubelet. Raises Unavailable, Forbidden.
 
-        `files`: the daemon finds out whether it can write its ledger.
+        `check_files`: it proves first that its files can be written, which takes seconds where a disk is slow.
         """
-        found: ClusterDescription = json.loads(self.ask("cluster", *(["files"] if files else []))[0])
+        if check_files:
+            lines = self.ask("cluster", protocol.CHECK_FILES, within_s=CHECK_FILES_S)
+        else:
+            lines = self.ask("cluster")
+        found: ClusterDescription = json.loads(lines[0])
         return found
 
     @contextmanager

@@ -12,6 +12,8 @@ from __future__ import annotations
 VERSION = "1"
 REQUEST_BYTES_MAX = 4096
 ARGUMENTS_MAX = 64
+# An argument of `cluster`: prove that the daemon's files can be written.
+CHECK_FILES = "check-files"
 # Half of the clients' limit; a feature with all its history and containers needs a fifth of it.
 REPLY_LINE_MAX = 1 << 15
 

@@ -30,7 +30,7 @@ def handlers(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[st
     groups = (
         container,
         FeatureHandlers(parts.reconcilers, containers, parts.runtime.clock, log).handlers(),
-        ClusterHandlers(parts.cluster, parts.join, refusals, parts.ledger.check).handlers(),
+        ClusterHandlers(parts.cluster, parts.join, refusals, parts.ledger).handlers(),
         ResourceHandlers(parts.reconcilers, connections).handlers(),
         JoinHandlers(parts.join).handlers(),
         ImageHandlers(parts.images).handlers(),

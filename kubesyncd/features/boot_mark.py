@@ -18,11 +18,15 @@ from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from kubesyncd.ports import DurableFile
 
 # In the state folder.
 BOOT_MARK_FILE = "boot.json"
 VERSION = 1
+CHECK_S = 3.0
+MEANS = "until it can be, no label, no image and no hold of a reboot is stored in its folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +98,28 @@ class BootMark:
                 await self._file.save(wanted)
         if self._wanted == wanted:
             self._due.clear()
+
+    async def prove(self) -> str:
+        """Write the mark again; return why that fails, or an empty string. Before this boot has one, do nothing."""
+        if self._file is None or self._wanted is None:
+            return ""
+        return await why_unwritten(self._rewrite(self._file, self._wanted), "the boot's mark", MEANS)
+
+    async def _rewrite(self, file: DurableFile, mark: bytes) -> None:
+        """Write the mark. Raises Unavailable, with what that means."""
+        try:
+            await file.save(mark)
+        except Unavailable as error:
+            raise error.meaning(MEANS) from error
+
+
+async def why_unwritten(write: Awaitable[None], what: str, means: str) -> str:
+    """Return why this write fails, or an empty string. `what`, `means`: for one that does not end in time."""
+    try:
+        async with asyncio.timeout(CHECK_S):
+            await write
+    except TimeoutError:
+        return f"{what} is not written within {CHECK_S:g} s: {means}; see: dmesg"
+    except Unavailable as error:
+        return error.detail
+    return ""

@@ -127,7 +127,8 @@ class Executor:
         assert action is not None
         kind, target = kind_of(action)
         try:
-            await self._act(action, view)
+            if not await self._act(action, view):
+                return False
         except PortError as error:
             self.failed.fail(kind, target, error)
             if isinstance(action, RestartUnit):
@@ -140,7 +141,8 @@ class Executor:
         log("action", state=view.plan.state.value, action=_name(action), why=view.plan.why, took_ms=took_ms)
         return True
 
-    async def _act(self, action: Action, view: View) -> None:
+    async def _act(self, action: Action, view: View) -> bool:
+        """Act; return False where nothing was done, because it is not wanted any more."""
         around, memory = self._around, self._memory
         match action:
             case WriteRow(row):
@@ -155,7 +157,7 @@ class Executor:
             case RequestLabel(on):
                 await around.labels.request_feature(self._name, on=on)
             case StartLocal():
-                await self._ask_start(action, view)
+                return await self._ask_start(action, view)
             case Unpause(container_id):
                 self._begin(action, around.containers.unpause(container_id))
             case EndContainer():
@@ -169,6 +171,7 @@ class Executor:
                 self._begin(action, self._restore(failed_image))
             case Forget():
                 await around.images.forget(self._name)
+        return True
 
     async def _change_state(self, view: View, record: Record, *, surely: bool = False) -> None:
         """Store a record that changes the state; the table must allow the change (IllegalTransition)."""
@@ -196,18 +199,19 @@ class Executor:
             del self._under_way[key]
             self._wake()
 
-    async def _ask_start(self, action: StartLocal, view: View) -> None:
+    async def _ask_start(self, action: StartLocal, view: View) -> bool:
         """Store that Docker is asked for this start, and then ask: a daemon killed meanwhile knows of it afterwards.
 
+        Return False where the unit went down while the file was written: nothing is asked.
         Where it cannot be stored, the container is started all the same: local needs no file.
         """
         container, before = view.observed.container(action.container_id), self._memory.record.start
         await self._memory.change(start=asked_start(action.container_id, container, self._clock()))
-        if self._memory.record.system_state is SystemState.UP:
-            self._begin(action, self._start(action.container_id, before))
-        else:
-            # The unit went down while the file was written.
+        if self._memory.record.system_state is not SystemState.UP:
             await self._memory.change(start=before)
+            return False
+        self._begin(action, self._start(action.container_id, before))
+        return True
 
     async def _start(self, container_id: str, before: AskedStart | None) -> None:
         try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.core.model import FeatureConfig, valid_feature_name
 from kubesyncd.core.record import Record  # noqa: TC001 - the same
 from kubesyncd.core.state import HISTORY_MAX, Transition
-from kubesyncd.features.boot_mark import BootMark
+from kubesyncd.features.boot_mark import BootMark, why_unwritten
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from kubesyncd.ports import DurableFile
 
 VERSION = 1
-CHECK_S = 3.0
 MISSING = "the ledger is missing"
 OTHER_BOOT = "the ledger is of another boot"
 MEANS = (
@@ -222,16 +221,15 @@ class Ledger:
             if self._failed is not None:
                 raise self._failed.meaning()
 
-    async def check(self) -> str:
-        """Write the file as it is; return why that fails, or an empty string."""
-        try:
-            async with asyncio.timeout(CHECK_S):
-                await self.write()
-        except TimeoutError:
-            return f"the ledger's file is not written within {CHECK_S:g} s: {MEANS}; see: dmesg"
-        except Unavailable as error:
-            return error.detail
-        return ""
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """Why the last write failed; empty where it did not."""
+        return () if self._failed is None else (self._failed.detail,)
+
+    async def check(self) -> tuple[str, ...]:
+        """Write the file and the boot's mark as they are; return why that fails, for each of their folders."""
+        ledger = await why_unwritten(self.write(), "the ledger's file", MEANS)
+        return tuple(filter(None, (ledger, await self.boot.prove())))
 
     async def _write(self) -> None:
         upto, self._saving, self._unsaved = self._asked, self._unsaved, set()

@@ -9,6 +9,7 @@ from kubesyncd.api.cluster_handlers import ClusterHandlers
 from kubesyncd.api.messages import Request, Role
 from kubesyncd.api.peer import Peer
 from kubesyncd.api.refused_containers import REMEMBERED_MAX, REMEMBERED_S, RefusedContainers
+from kubesyncd.core import protocol
 
 
 class Status:
@@ -21,37 +22,46 @@ class Status:
         return dict(self._status)
 
 
-async def test_the_cluster_s_status_has_the_membership() -> None:
-    cluster, join = Status(joined=True), Status(phase="done")
+class Files:
+    """A ledger whose last write succeeded, and whose next one fails."""
+
+    unwritten: tuple[str, ...] = ()
+    checks = 0
+
+    async def check(self) -> tuple[str, ...]:
+        self.checks += 1
+        return ("features.json cannot be written", "boot.json cannot be written")
+
+
+async def status(files: Files, *arguments: str, **cluster: object) -> dict[str, object]:
     refused = RefusedContainers(lambda: 7.0)
     refused.add("snmp", "ab", "its pod is foreign")
-
-    async def not_asked() -> str:
-        raise AssertionError("a status that is polled must not write")
-
-    handlers = ClusterHandlers(cluster, join, refused, not_asked).handlers()  # type: ignore[arg-type]
-    request = Request(["cluster"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
-    reply = await handlers["cluster"](request)
-    assert json.loads(reply.out) == {
-        "joined": True,
-        "membership": {"phase": "done"},
-        "refused_containers": refused.recent(),
-        "unwritten_files": [],
-    }
+    handlers = ClusterHandlers(Status(**cluster), Status(phase="done"), refused, files).handlers()  # type: ignore[arg-type]
+    request = Request(["cluster", *arguments], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
+    found: dict[str, object] = json.loads((await handlers["cluster"](request)).out)
+    return found
 
 
-async def test_the_cluster_s_status_has_the_files_that_cannot_be_written() -> None:
-    cluster, join = Status(unwritten_files=["labels.json cannot be written"]), Status()
+async def test_the_cluster_s_status_has_the_membership_and_writes_nothing() -> None:
+    files = Files()
+    told = await status(files, joined=True)
+    (refused,) = told.pop("refused_containers")  # type: ignore[misc]
+    assert refused["feature"] == "snmp"
+    assert told == {"joined": True, "membership": {"phase": "done"}, "unwritten_files": []}
+    files.unwritten = ("features.json could not be written",)
+    told = await status(files, unwritten_files=["labels.json cannot be written"])
+    assert told["unwritten_files"] == ["features.json could not be written", "labels.json cannot be written"]
+    assert files.checks == 0
 
-    async def full() -> str:
-        return "features.json cannot be written"
 
-    refused = RefusedContainers(lambda: 7.0)
-    handlers = ClusterHandlers(cluster, join, refused, full).handlers()  # type: ignore[arg-type]
-    request = Request(["cluster", "files"], Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
-    reply = await handlers["cluster"](request)
-    told = json.loads(reply.out)["unwritten_files"]
-    assert told == ["features.json cannot be written", "labels.json cannot be written"]
+async def test_only_where_it_is_asked_for_the_files_are_written_to_find_those_that_cannot_be() -> None:
+    files = Files()
+    told = await status(files, protocol.CHECK_FILES, unwritten_files=["labels.json cannot be written"])
+    assert told["unwritten_files"] == [
+        "features.json cannot be written",
+        "boot.json cannot be written",
+        "labels.json cannot be written",
+    ]
 
 
 def test_a_refused_container_is_remembered_once_and_for_an_hour() -> None:

@@ -980,6 +980,33 @@ def test_the_lock_on_either_folder_shows_a_daemon(tmp_path: Path, monkeypatch: p
     assert (lock_holder.lock_holder((state, run)), CLIENT.lock_holder()) == (0, 0)
 
 
+ENDING = """
+import fcntl, os, signal, sys, time
+folder, sock = sys.argv[1:]
+fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+signal.signal(signal.SIGURG, lambda *_: sys.exit())
+open(folder + "/locked", "w").close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("verb", ["stop", "wait"])
+@pytest.mark.slow("waits for longer than a first contact may take")
+def test_a_daemon_that_ends_to_be_started_again_is_awaited(one_switch: Switch, verb: str) -> None:
+    """Its socket's folder is gone for good: asked to look, it ends, and systemd starts it with another folder."""
+    command = [sys.executable, "-IS", "-c", ENDING, str(one_switch.root), str(one_switch.host.path)]
+    with subprocess.Popen(command) as ending:
+        until((one_switch.root / "locked").exists)
+        client = one_switch.begin("container", verb, "snmp")
+        assert ending.wait(LIMIT_S) == 0
+    # Longer than a first contact, without lock and socket.
+    time.sleep(CLIENT.FIRST_CONTACT_S + 1)
+    assert client.poll() is None
+    one_switch.host.start(protocol.result(4))
+    assert end(client) == (4, "", "")
+    assert one_switch.said_to("docker") is None
+
+
 def test_a_request_that_was_read_is_not_told_as_unread(one_switch: Switch) -> None:
     """The daemon reads `stop` and fails; another process of it holds the lock, and its socket is gone."""
     one_switch.host.start(END)

@@ -497,14 +497,16 @@ def test_a_failed_write_says_what_it_means_now_and_a_check_finds_it() -> None:
     async def story() -> None:
         ledger = Ledger(PlainDisk(file), BOOT)
         await ledger.save("snmp", FULL, ROLLBACK)
-        assert await ledger.check() == ""
+        assert (await ledger.check(), ledger.unwritten) == ((), ())
         file.full = True
-        told = await ledger.check()
+        assert ledger.unwritten == ()
+        (told,) = await ledger.check()
+        assert ledger.unwritten == (told,)
         assert told.startswith("no space left: until it can be, no feature is handed over to Kubernetes")
         with pytest.raises(Unavailable, match="what runs runs on"):
             await ledger.save("snmp", Record(), ROLLBACK)
         file.full = False
-        assert await ledger.check() == ""
+        assert (await ledger.check(), ledger.unwritten) == ((), ())
         assert loaded(file.data)[0].records == {"snmp": Record()}
 
     asyncio.run(story())
@@ -552,6 +554,24 @@ def test_a_newer_request_is_kept_where_an_earlier_one_is_refused() -> None:
 def test_a_check_of_a_disk_that_does_not_answer_ends() -> None:
     async def story() -> None:
         ledger = Ledger(PlainDisk(PlainFile(), slow_s=60.0), BOOT)
-        assert "is not written within 3 s" in await ledger.check()
+        assert "is not written within 3 s" in (await ledger.check())[0]
 
     loop.run(story())
+
+
+async def test_a_check_also_finds_a_state_folder_that_takes_no_writes() -> None:
+    mark = PlainFile()
+    ledger = Ledger(PlainDisk(PlainFile()), BOOT, PlainDisk(mark))
+    ledger.load()
+    mark.full = True
+    told = (
+        "no space left: until it can be, no label, no image and no hold of a reboot is stored in its folder"
+    )
+    assert await ledger.check() == (told,)
+    mark.full = False
+    assert await ledger.check() == ()
+    assert json.loads(mark.data or b"")["boot_id"] == BOOT
+    never = Ledger(PlainDisk(PlainFile(full=True)), BOOT, PlainDisk(mark := PlainFile()))
+    never.load()
+    assert len(await never.check()) == 1
+    assert mark.data is None, "a boot without a ledger is not marked"

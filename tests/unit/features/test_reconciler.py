@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.actions import StartLocal
 from kubesyncd.core.model import FeatureConfig, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import Cause
 from kubesyncd.core.state import State
@@ -356,5 +357,25 @@ def test_a_hand_over_that_an_earlier_daemon_began_ends_no_local_container_on_a_f
         asked.cancel()
         running.cancel()
         await asyncio.wait([running, asked])
+
+    loop.run(story())
+
+
+def test_a_start_that_a_stop_overtakes_while_the_file_is_written_is_not_logged_as_done() -> None:
+    async def story() -> None:
+        world, log = World((replace(local(running=False), id=NEW),), file_slow_s=1.0), PlainLog()
+        reconciler = Reconciler("snmp", around(world, log))
+        running = asyncio.create_task(reconciler.run())
+        await reconciler.seen()
+        starting = asyncio.create_task(reconciler.carry_out(Start()))
+        async with asyncio.timeout(60):
+            while not reconciler.view or reconciler.view.plan.action != StartLocal(NEW):
+                await asyncio.sleep(0.01)
+        assert (await reconciler.carry_out(Stop())).code == 0
+        await starting
+        assert not world.containers[0].running
+        assert [line["action"] for line in log.of("action") if "docker" in line["action"]] == []
+        running.cancel()
+        await asyncio.wait([running])
 
     loop.run(story())
