@@ -55,7 +55,7 @@ LATER: dict[str, Any] = {
     "unpause": False,
     "gates": (),
     "start": None,
-    "doubt": None,
+    "unverified": None,
     "revision": UNTOLD,
 }
 FULL = full(KUBE, LOCAL)
