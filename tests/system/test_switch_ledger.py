@@ -71,6 +71,33 @@ def test_a_ledger_lost_while_the_daemon_is_away_moves_nothing(
     assert switch.running("snmp") == []
 
 
+def restored(switch: Switch, copy: bytes) -> None:
+    """The ledger is an older copy when the daemon comes back."""
+    switch.kill9()
+    switch.ledger.write_bytes(copy)
+    switch.start_daemon()
+
+
+def test_an_older_ledger_undoes_neither_a_stop_nor_a_start(switch: Switch) -> None:
+    switch.boot_local("snmp")
+    switch.config("snmp", set_owner="kube", fallback_to_local="false")
+    started = switch.ledger.read_bytes()
+    switch.done("stop", "snmp")
+    switch.until_row("snmp", system_state="down", current_owner="none")
+    stopped = switch.ledger.read_bytes()
+    restored(switch, started)
+    switch.until_state("snmp", "INIT")
+    switch.run_kube("snmp")
+    switch.wait_for(lambda: not switch.running("snmp"), "its pod is ended")
+    assert (switch.row("snmp")["system_state"], switch.ups("snmp")) == ("down", ["local"])
+    switch.done("start", "snmp")
+    switch.until_row("snmp", system_state="up", transition_mode="kube_ready")
+    restored(switch, stopped)
+    switch.until_state("snmp", "KUBE_READY")
+    kube = switch.run_kube("snmp", 1)
+    switch.until_row("snmp", system_state="up", current_owner="kube", docker_id=kube)
+
+
 @pytest.mark.parametrize("by", ["full", "read-only"])
 def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding(
     switches: MakeSwitch, by: str
