@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import still_asked
-from kubesyncd.core.doubt import verified
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.gate import watch_gate
 from kubesyncd.core.health import (
@@ -37,6 +36,7 @@ from kubesyncd.core.record import (
 from kubesyncd.core.registration import registered_after
 from kubesyncd.core.revision import revised
 from kubesyncd.core.stray import blocked, strays, watch_label_off
+from kubesyncd.core.unverified import verified
 
 if TYPE_CHECKING:
     from kubesyncd.core.health import Health

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.actions import Action, EndContainer, Plan, RequestLabel
 from kubesyncd.core.asked_start import start_deadline
-from kubesyncd.core.doubt import doubt_deadline
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.gate import gate_deadline
 from kubesyncd.core.model import KubeLabel, Owner
 from kubesyncd.core.record import Cause, failure_deadline, lasts_at, ruling_owner
 from kubesyncd.core.stray import stray_deadline
+from kubesyncd.core.unverified import unverified_deadline
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
@@ -83,8 +83,11 @@ class Inputs:
         skipped = [f.again_at for f in self.observed.failures if f.kind in SKIPPED]
         stray_at = stray_deadline(self.record.off, self.observed, self.record.grant)
         failed_at = failure_deadline(self.record, self.config)
-        start_at, doubt_at = start_deadline(self.record.start), doubt_deadline(self.record, self.timing)
-        due = (*wakes, *skipped, stable_at, well_at, gate_at, stray_at, failed_at, start_at, doubt_at)
+        start_at, unverified_at = (
+            start_deadline(self.record.start),
+            unverified_deadline(self.record, self.timing),
+        )
+        due = (*wakes, *skipped, stable_at, well_at, gate_at, stray_at, failed_at, start_at, unverified_at)
         ahead = [t for t in due if t is not None]
         return Plan(self.state, None, min((t for t in ahead if t > self.now), default=None), why)
 

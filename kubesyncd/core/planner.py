@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Forget, Plan, RequestLabel, Unpause, WriteRow
-from kubesyncd.core.doubt import undecided
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.inputs import Inputs
 from kubesyncd.core.model import KubeLabel, Owner, SystemState
@@ -22,6 +21,7 @@ from kubesyncd.core.plan_local import up_local
 from kubesyncd.core.record import project, state_of
 from kubesyncd.core.registration import row_settled
 from kubesyncd.core.state import State, meaning
+from kubesyncd.core.unverified import undecided
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
@@ -83,7 +83,8 @@ def _wished(inputs: Inputs) -> Plan:
         return _unread(inputs)
     if undecided(record) is not None:
         return inputs.rest(
-            "the ledger was lost: running kube containers count as admitted unless they ask again, which is awaited"
+            "the ledger does not tell which kube container was admitted: those that run count as admitted unless they "
+            "ask again, which is awaited"
         )
     if inputs.granted and observed.local_running:
         return one_at_a_time(inputs)

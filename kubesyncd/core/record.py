@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import AskedStart  # noqa: TC001 - the ledger reads the types at run time
-from kubesyncd.core.doubt import Doubt  # noqa: TC001 - the same
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.gate import GateWatch  # noqa: TC001 - the same
 from kubesyncd.core.health import (
@@ -38,6 +37,7 @@ from kubesyncd.core.registration import row_settled
 from kubesyncd.core.revision import UNTOLD, Revision, tells
 from kubesyncd.core.state import State, classify
 from kubesyncd.core.stray import LabelOff  # noqa: TC001 - the same
+from kubesyncd.core.unverified import Unverified  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Timing
@@ -92,9 +92,9 @@ class Record:
     `unstartable_until`: when it counts as untried again, where the reason may pass.
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
-    container whose outcome is not known; it is stored before Docker is asked. `doubt`: why the record may not be what
-    happened last. `local_back`: the local container made room for a kube one whose admission could not be stored, and
-    returns at once, also without fallback. `revision`: how often what the row tells has changed.
+    container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
+    what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
+    and returns at once, also without fallback. `revision`: how often what the row tells has changed.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -130,7 +130,7 @@ class Record:
     gates: tuple[GateWatch, ...] = ()
     off: LabelOff | None = None
     start: AskedStart | None = None
-    doubt: Doubt | None = None
+    unverified: Unverified | None = None
     local_back: bool = False
     revision: Revision = UNTOLD
     owner: Owner = Owner.NONE

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from kubesyncd.core import protocol
-from kubesyncd.core.doubt import may_be_admitted, spoken
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.model import Mode, Owner, SystemState
 from kubesyncd.core.record import StopStyle, local_wanted, row_told, ruling_owner, state_of
 from kubesyncd.core.state import State
+from kubesyncd.core.unverified import may_be_admitted, spoken
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
@@ -125,7 +125,7 @@ def accept(verb: Verb, config: FeatureConfig, record: Record, observed: Observat
         ending_since=None,
         exit=ended,
         unpause=False,
-        doubt=spoken(record.doubt),
+        unverified=spoken(record.unverified),
     )
 
 
@@ -143,7 +143,7 @@ def _accept_start(config: FeatureConfig, record: Record, observed: Observation) 
         ending=False,
         registered=registered,
         unpause=observed.paused(owning),
-        doubt=spoken(record.doubt),
+        unverified=spoken(record.unverified),
     )
     if record.grant in observed.kube_running:
         return replace(started, mode=Mode.READY)

@@ -6,10 +6,10 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.doubt import Doubt
 from kubesyncd.core.kube_names import KubeClaim
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
+from kubesyncd.core.unverified import Unverified, undecided
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
@@ -37,11 +37,13 @@ class Memory:
         self.history = deque(ledger.histories.get(name, ()), maxlen=HISTORY_MAX)
         self.record = ledger.records.get(name) or around.first_record(name)
         # A record that was never compared with Redis may have been stored with the default configuration.
-        read = name in ledger.configs and (self.record.doubt is None or self.record.doubt.since is not None)
-        self.config_read = read or name in around.always_local
-        if self.record.doubt is None and not ledger.first:
+        compared = self.record.unverified is None or undecided(self.record) is not None
+        self.config_read = name in around.always_local or (name in ledger.configs and compared)
+        if self.record.unverified is None and not ledger.first:
             # What the file says is compared once with STATE_DB's row and with what runs.
-            self.record = replace(self.record, doubt=Doubt(lost=ledger.lost and name not in ledger.records))
+            self.record = replace(
+                self.record, unverified=Unverified(lost=ledger.lost and name not in ledger.records)
+            )
         self.config = ledger.configs.get(name, self._default_config())
         self._config_known = name in ledger.configs
         self._claim_name(self.config)

@@ -35,7 +35,6 @@ from kubesyncd.core.actions import (
     WriteRow,
 )
 from kubesyncd.core.asked_start import asked_start
-from kubesyncd.core.doubt import Doubt, verified
 from kubesyncd.core.failed_action import ActionKind, FailedAction
 from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health, complain
@@ -70,6 +69,7 @@ from kubesyncd.core.record import (
 )
 from kubesyncd.core.revision import UNTOLD, Revision
 from kubesyncd.core.state import State, check
+from kubesyncd.core.unverified import Unverified, verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -368,7 +368,7 @@ def folded(w: World) -> World:
         unstartable_until=None,
         gates=_folded_gates(r, names) if w.silent else (),
         asked=asked,
-        doubt=_folded_doubt(r, names),
+        unverified=_folded_unverified(r, names),
         exit=replace(r.exit, container_id="") if r.local_exited and r.exit is not None else None,
         health=_folded_health(w, names),
     )
@@ -385,12 +385,12 @@ def folded(w: World) -> World:
     )
 
 
-def _folded_doubt(record: Record, names: dict[str, str]) -> Doubt | None:
-    doubt = record.doubt
-    if doubt is None:
+def _folded_unverified(record: Record, names: dict[str, str]) -> Unverified | None:
+    mark = record.unverified
+    if mark is None:
         return None
-    containers = tuple(names[c] for c in doubt.containers if c in names)
-    return replace(doubt, since=_clock(doubt.since), containers=containers)
+    containers = tuple(names[c] for c in mark.containers if c in names)
+    return replace(mark, since=_clock(mark.since), containers=containers)
 
 
 def _folded_grant(w: World) -> float:
@@ -618,7 +618,7 @@ def ledger_moves(w: World) -> Iterator[tuple[str, World]]:
 
     `row`: the current one, one from before the last action, or none. Not twice within minutes.
     """
-    again = w.record.doubt is not None or (w.record.grant and w.record.start is not None)
+    again = w.record.unverified is not None or (w.record.grant and w.record.start is not None)
     if again or w.record.ending:
         # The client of a stop under way asks again.
         return
@@ -627,7 +627,7 @@ def ledger_moves(w: World) -> Iterator[tuple[str, World]]:
     yield "the ledger and STATE_DB's row are lost while the daemon is away", ledger_lost(w, Row())
     if not w.starting:
         for state in (SystemState.UP, SystemState.DOWN):
-            older = Record(state, doubt=Doubt(), revision=Revision(1))
+            older = Record(state, unverified=Unverified(), revision=Revision(1))
             newer = ledger_lost(w, replace(row, revision=2), older)
             yield f"the ledger is an older copy, with the unit {state}, when the daemon comes back", newer
     seen, plan = look(w)
@@ -641,7 +641,7 @@ def ledger_moves(w: World) -> Iterator[tuple[str, World]]:
 
 def ledger_lost(w: World, row: Row, record: Record | None = None) -> World:
     """A new life of the daemon, which has found `record` in the ledger, else none, and has compared it with `row`."""
-    again = daemon_restarts(replace(w, record=record or Record(doubt=Doubt(lost=True))))
+    again = daemon_restarts(replace(w, record=record or Record(unverified=Unverified(lost=True))))
     found = verified(again.record, replace(facts_of(again), row=row), again.timing, NOW)
     if row.system_state not in (SystemState.ABSENT, found.system_state):
         raise Broken("S7: the unit's last request is forgotten")
@@ -801,8 +801,8 @@ def time_passes(w: World) -> World:
         health=replace(r.health, starts=tuple(replace(s, at=OLD) for s in r.health.starts)),
         gates=tuple(replace(g, since=OLD) for g in r.gates),
     )
-    if r.doubt is not None and r.doubt.since is not None:
-        old = replace(old, doubt=replace(r.doubt, since=OLD))
+    if r.unverified is not None and r.unverified.since is not None:
+        old = replace(old, unverified=replace(r.unverified, since=OLD))
     if r.start is not None and w.starting != "known":
         old = replace(old, start=replace(r.start, at=OLD))
     # A retry that fails once more changes nothing, so only that of a mended container is modelled.

@@ -112,6 +112,33 @@ def test_without_a_daemon_the_first_start_of_a_boot_is_plain_docker(switch: Swit
     assert switch.running("snmp") == [local]
 
 
+def restored(switch: Switch, copy: bytes) -> None:
+    """The ledger is an older copy when the daemon comes back."""
+    switch.daemon.kill9()
+    switch.paths.ledger.write_bytes(copy)
+    switch.daemon.start()
+
+
+def test_an_older_ledger_undoes_neither_a_stop_nor_a_start(switch: Switch) -> None:
+    switch.boot_local("snmp")
+    switch.config("snmp", set_owner="kube", fallback_to_local="false")
+    started = switch.paths.ledger.read_bytes()
+    switch.done("stop", "snmp")
+    switch.until_row("snmp", system_state="down", current_owner="none")
+    stopped = switch.paths.ledger.read_bytes()
+    restored(switch, started)
+    switch.until_state("snmp", "INIT")
+    switch.run_kube("snmp")
+    switch.wait_for(lambda: not switch.running("snmp"), "its pod is ended")
+    assert (switch.row("snmp")["system_state"], switch.ups("snmp")) == ("down", ["local"])
+    switch.done("start", "snmp")
+    switch.until_row("snmp", system_state="up", transition_mode="kube_ready")
+    restored(switch, stopped)
+    switch.until_state("snmp", "KUBE_READY")
+    kube = switch.run_kube("snmp", 1)
+    switch.until_row("snmp", system_state="up", current_owner="kube", docker_id=kube)
+
+
 @pytest.mark.parametrize("by", ["full", "read-only"])
 def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding(
     switches: MakeSwitch, by: str

@@ -56,7 +56,7 @@ LATER: dict[str, Any] = {
     "unpause": False,
     "gates": (),
     "start": None,
-    "doubt": None,
+    "unverified": None,
     "local_back": False,
     "revision": UNTOLD,
 }

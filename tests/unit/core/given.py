@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.asked_start import AskedStart
-from kubesyncd.core.doubt import Doubt
 from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health
 from kubesyncd.core.model import (
@@ -26,6 +25,7 @@ from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
 from kubesyncd.core.revision import Revision, revised
 from kubesyncd.core.state import State, Transition
+from kubesyncd.core.unverified import Unverified
 
 if TYPE_CHECKING:
     from kubesyncd.core.actions import Plan
@@ -132,7 +132,7 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         unpause=True,
         gates=(GateWatch(kube_id, 13.0, asked=True),),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
-        doubt=Doubt(lost=True, since=97.0, containers=(kube_id,), spoken=True),
+        unverified=Unverified(lost=True, since=97.0, containers=(kube_id,), spoken=True),
         local_back=True,
         revision=Revision(7, f"up kube kube_ready {kube_id[:12]}"),
         owner=Owner.KUBE,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """Why a record may not be what happened last.
+class Unverified:
+    """Mark a record that is to be compared with STATE_DB's row and with what runs, as each is at the daemon's start.
 
     `lost`: no file had it although the boot is not new; else it comes from the file. `since`: when it was compared with
     the row (BOOTTIME seconds); None: not yet. `containers`: running kube containers that may have been admitted, and
@@ -38,56 +38,58 @@ class Doubt:
 
 
 def verified(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
-    """Return the record without its doubt, as soon as what runs and STATE_DB's row have resolved it."""
-    doubt = record.doubt
-    if doubt is None:
+    """Return the record without its mark, as soon as what runs and STATE_DB's row have resolved it."""
+    mark = record.unverified
+    if mark is None:
         return record
-    if doubt.since is None:
+    if mark.since is None:
         if observed.row is None:
             return record
-        record = _compared(record, doubt, observed.row, observed, now)
-        doubt = record.doubt
-    return record if doubt is None else _resolved(record, doubt, observed, timing, now)
+        record = _compared(record, mark, observed.row, observed, now)
+        mark = record.unverified
+    return record if mark is None else _resolved(record, mark, observed, timing, now)
 
 
-def spoken(doubt: Doubt | None) -> Doubt | None:
-    """Return the doubt after a verb: what the verb asks for stands."""
-    return doubt if doubt is None or doubt.since is not None else replace(doubt, spoken=True)
+def spoken(mark: Unverified | None) -> Unverified | None:
+    """Return the mark after a verb: what the verb asks for stands."""
+    return mark if mark is None or mark.since is not None else replace(mark, spoken=True)
 
 
-def undecided(record: Record) -> Doubt | None:
-    """Return the doubt while nothing may be started or admitted for it."""
-    return record.doubt if record.doubt is not None and record.doubt.since is not None else None
+def undecided(record: Record) -> Unverified | None:
+    """Return the mark while nothing may be started or admitted for it."""
+    return (
+        record.unverified if record.unverified is not None and record.unverified.since is not None else None
+    )
 
 
 def may_be_admitted(record: Record, observed: Observation) -> bool:
     """Return whether a running kube container counts as admitted although no record of it is left."""
-    doubt = record.doubt
-    if doubt is None or not doubt.lost:
+    mark = record.unverified
+    if mark is None or (mark.since is None and not mark.lost):
         return False
-    unknown = observed.kube_running if doubt.since is None else doubt.containers
+    unknown = observed.kube_running if mark.since is None else mark.containers
     return any(c in observed.kube_running and c not in observed.waiting for c in unknown)
 
 
-def doubt_deadline(record: Record, timing: Timing) -> float | None:
+def unverified_deadline(record: Record, timing: Timing) -> float | None:
     """Return when the containers that have not asked again count as admitted."""
-    doubt = record.doubt
-    return None if doubt is None or doubt.since is None else doubt.since + timing.reask_s
+    mark = record.unverified
+    return None if mark is None or mark.since is None else mark.since + timing.reask_s
 
 
-def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now: float) -> Record:
+def _compared(record: Record, mark: Unverified, row: Row, observed: Observation, now: float) -> Record:
     if row.revision and not of_boot(row.revision, observed.boot):
         row = Row()
     owner = _owner(row, observed)
-    if not doubt.lost and not _is_newer(row, owner, record, observed, now):
-        return replace(record, doubt=None)
-    if not doubt.spoken:
+    if not mark.lost and not _is_newer(row, owner, record, observed, now):
+        return replace(record, unverified=None)
+    if not mark.spoken:
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
             state = SystemState.UP
         record = replace(record, system_state=state, mode=row.transition_mode, ending=False)
     # What an older copy says of containers is not known to be their last end.
-    record = replace(record, doubt=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
+    record = replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
         return _granted(record, owner.id, now)
     if observed.local_running:
@@ -101,7 +103,7 @@ def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now
     nothing_ran = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE
     if not observed.kube_running or (nothing_ran and before):
         return record
-    return replace(record, doubt=Doubt(lost=True, since=now, containers=observed.kube_running))
+    return replace(record, unverified=replace(mark, since=now, containers=observed.kube_running))
 
 
 def _owner(row: Row, observed: Observation) -> Container | None:
@@ -123,17 +125,17 @@ def _is_newer(row: Row, owner: Container | None, record: Record, observed: Obser
     return row.update_ts >= max(record.owner_ts, observed.wall_s - now)
 
 
-def _resolved(record: Record, doubt: Doubt, observed: Observation, timing: Timing, now: float) -> Record:
+def _resolved(record: Record, mark: Unverified, observed: Observation, timing: Timing, now: float) -> Record:
     """Take the newest container for the owner that has not asked again in time; one that asks was not admitted."""
     running = observed.kube_running
-    left = tuple(c for c in running if c in doubt.containers and c not in observed.waiting)
+    left = tuple(c for c in running if c in mark.containers and c not in observed.waiting)
     if not left:
-        return replace(record, doubt=None)
-    due = doubt.since is not None and now >= doubt.since + timing.reask_s
+        return replace(record, unverified=None)
+    due = mark.since is not None and now >= mark.since + timing.reask_s
     # A stop waits for the end of what may have been admitted.
     if due or observed.local_running or record.system_state is SystemState.DOWN:
-        return _granted(replace(record, doubt=None), left[0], now)
-    return record if left == doubt.containers else replace(record, doubt=replace(doubt, containers=left))
+        return _granted(replace(record, unverified=None), left[0], now)
+    return record if left == mark.containers else replace(record, unverified=replace(mark, containers=left))
 
 
 def _granted(record: Record, container_id: str, now: float) -> Record:

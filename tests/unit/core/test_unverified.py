@@ -9,12 +9,12 @@ import pytest
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, WriteRow
 from kubesyncd.core.asked_start import asked_start
-from kubesyncd.core.doubt import Doubt, doubt_deadline, may_be_admitted, undecided
 from kubesyncd.core.model import Container, Mode, Owner, Row, SystemState
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Record, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
+from kubesyncd.core.unverified import Unverified, may_be_admitted, undecided, unverified_deadline
 from kubesyncd.core.verbs import DONE, Start, Stop, accept, outcome, wait_code
 from tests.unit.core.given import (
     FALLBACK,
@@ -36,7 +36,7 @@ from tests.unit.core.given import (
     up,
 )
 
-LOST = Doubt(lost=True)
+LOST = Unverified(lost=True)
 STOPPED = local(running=False)
 # A wall clock far behind the time since the boot would make every row one of an earlier boot.
 WALL_S = 1_790_000_000
@@ -58,49 +58,49 @@ def seen(
 
 
 def lost() -> Record:
-    return Record(doubt=LOST)
+    return Record(unverified=LOST)
 
 
 def test_the_running_kube_container_that_the_row_names_is_the_owner() -> None:
     for named in (KUBE, KUBE[:12]):
         record = seen(lost(), replace(BY_KUBE, docker_id=named), STOPPED, kube(), kube(KUBE2))
         assert (record.system_state, record.mode, record.grant) == (SystemState.UP, Mode.READY, KUBE)
-        assert (record.granted_at, record.proven, record.doubt) == (NOW, False, None)
+        assert (record.granted_at, record.proven, record.unverified) == (NOW, False, None)
 
 
 def test_a_row_that_names_an_ended_container_makes_nothing_an_owner() -> None:
     record = seen(lost(), BY_KUBE, STOPPED, kube(running=False))
-    assert (record.grant, record.doubt, record.system_state) == ("", None, SystemState.UP)
+    assert (record.grant, record.unverified, record.system_state) == ("", None, SystemState.UP)
 
 
 def test_a_local_container_that_runs_leaves_kube_ones_waiting() -> None:
     row = Row(SystemState.UP, Owner.LOCAL, Mode.PENDING, LOCAL, WALL_S)
     record = seen(lost(), row, local(), kube())
     assert (record.mode, record.grant, record.local_id) == (Mode.PENDING, "", LOCAL)
-    assert (record.doubt, record.start) == (None, None)
+    assert (record.unverified, record.start) == (None, None)
 
 
 def test_nothing_is_judged_until_state_db_answers() -> None:
     record = seen(lost(), None, STOPPED, kube())
-    assert record.doubt == LOST
+    assert record.unverified == LOST
     assert undecided(record) is None
-    assert doubt_deadline(record, TIMING) is None
+    assert unverified_deadline(record, TIMING) is None
 
 
 def test_another_running_kube_container_counts_as_admitted_unless_it_asks_again() -> None:
     begun = seen(lost(), BY_NONE, STOPPED, kube(), kube(KUBE2, started="2026-01-03"))
-    assert begun.doubt == Doubt(lost=True, since=NOW, containers=(KUBE2, KUBE))
+    assert begun.unverified == Unverified(lost=True, since=NOW, containers=(KUBE2, KUBE))
     asked = seen(begun, BY_NONE, STOPPED, kube(), kube(KUBE2), waiting=frozenset({KUBE}))
-    assert asked.doubt == Doubt(lost=True, since=NOW, containers=(KUBE2,))
+    assert asked.unverified == Unverified(lost=True, since=NOW, containers=(KUBE2,))
     early = seen(asked, BY_NONE, STOPPED, kube(), kube(KUBE2), now=DUE - 0.1)
-    assert early.doubt == asked.doubt
+    assert early.unverified == asked.unverified
     over = seen(asked, BY_NONE, STOPPED, kube(), kube(KUBE2), now=DUE)
-    assert (over.grant, over.granted_at, over.doubt) == (KUBE2, DUE, None)
+    assert (over.grant, over.granted_at, over.unverified) == (KUBE2, DUE, None)
     both = frozenset({KUBE, KUBE2})
     blocked = seen(begun, BY_NONE, STOPPED, kube(), kube(KUBE2), waiting=both)
-    assert (blocked.grant, blocked.doubt) == ("", None)
+    assert (blocked.grant, blocked.unverified) == ("", None)
     gone = seen(begun, BY_NONE, STOPPED)
-    assert (gone.grant, gone.doubt) == ("", None)
+    assert (gone.grant, gone.unverified) == ("", None)
 
 
 def test_the_newest_one_owns_where_several_have_not_asked_again() -> None:
@@ -111,64 +111,67 @@ def test_the_newest_one_owns_where_several_have_not_asked_again() -> None:
 
 @pytest.mark.parametrize("config", [LOCAL_CONFIG, KUBE_CONFIG, FALLBACK])
 def test_nothing_is_started_or_admitted_meanwhile(config: object) -> None:
-    record = up(mode=Mode.NONE, doubt=Doubt(lost=True, since=NOW, containers=(KUBE,)))
+    record = up(mode=Mode.NONE, unverified=Unverified(lost=True, since=NOW, containers=(KUBE,)))
     row = Row(SystemState.UP, update_ts=record.owner_ts)
     facts = observed(STOPPED, kube(), kube(KUBE2), waiting=frozenset({KUBE2}), row=row, label=ON)
     held = decide(config, record, facts, TIMING, NOW, "snmp")  # type: ignore[arg-type]
     assert (held.action, held.wake_at) == (None, DUE)
-    assert "the ledger was lost" in held.why
-    after = decide(config, replace(record, doubt=None), facts, TIMING, NOW, "snmp")  # type: ignore[arg-type]
+    assert "the ledger does not tell" in held.why
+    after = decide(config, replace(record, unverified=None), facts, TIMING, NOW, "snmp")  # type: ignore[arg-type]
     assert after.action is not None
 
 
 def test_a_local_container_that_appears_meanwhile_is_the_one_that_is_stopped() -> None:
-    begun = up(doubt=Doubt(lost=True, since=NOW, containers=(KUBE,)))
+    begun = up(unverified=Unverified(lost=True, since=NOW, containers=(KUBE,)))
     record = seen(begun, BY_NONE, local(), kube())
-    assert (record.grant, record.doubt) == (KUBE, None)
+    assert (record.grant, record.unverified) == (KUBE, None)
     ended = plan(FALLBACK, record, observed(local(), kube(), label=ON)).action
     assert isinstance(ended, EndContainer)
     assert ended.container_id == LOCAL
 
 
 def test_a_stop_waits_for_the_end_of_what_may_have_been_admitted() -> None:
-    begun = up(doubt=Doubt(lost=True, since=NOW, containers=(KUBE,)))
+    begun = up(unverified=Unverified(lost=True, since=NOW, containers=(KUBE,)))
     facts = observed(STOPPED, kube(), row=BY_NONE)
     stopped = accept(Stop(), KUBE_CONFIG, begun, facts)
     assert isinstance(stopped, Record)
     assert outcome(Stop(), KUBE_CONFIG, stopped, facts) is None
     assert wait_code(KUBE_CONFIG, stopped, facts, TIMING, NOW, 0.0) is None
     record = seen(stopped, BY_NONE, STOPPED, kube())
-    assert (record.system_state, record.grant, record.doubt) == (SystemState.DOWN, KUBE, None)
+    assert (record.system_state, record.grant, record.unverified) == (SystemState.DOWN, KUBE, None)
     ended = observed(STOPPED, kube(running=False))
-    assert outcome(Stop(), LOCAL_CONFIG, down(doubt=None), replace(ended, row=Row(SystemState.DOWN))) is DONE
+    assert (
+        outcome(Stop(), LOCAL_CONFIG, down(unverified=None), replace(ended, row=Row(SystemState.DOWN)))
+        is DONE
+    )
     # Before the row is read, every running kube container counts.
     blind = observed(STOPPED, kube(), row=None)
-    assert wait_code(KUBE_CONFIG, down(doubt=LOST), blind, TIMING, NOW, 0.0) is None
+    assert wait_code(KUBE_CONFIG, down(unverified=LOST), blind, TIMING, NOW, 0.0) is None
     blocked = replace(blind, waiting=frozenset({KUBE}))
-    assert wait_code(KUBE_CONFIG, down(doubt=LOST), blocked, TIMING, NOW, 0.0) == 0
-    assert wait_code(KUBE_CONFIG, down(doubt=Doubt()), blind, TIMING, NOW, 0.0) == 0
+    assert wait_code(KUBE_CONFIG, down(unverified=LOST), blocked, TIMING, NOW, 0.0) == 0
+    assert wait_code(KUBE_CONFIG, down(unverified=Unverified()), blind, TIMING, NOW, 0.0) == 0
 
 
 def test_what_a_verb_has_asked_for_since_stands() -> None:
     blind = observed(STOPPED, kube(), row=None)
-    for doubt in (LOST, Doubt()):
-        stopped = accept(Stop(), FALLBACK, up(doubt=doubt), blind)
+    for mark in (LOST, Unverified()):
+        stopped = accept(Stop(), FALLBACK, up(unverified=mark), blind)
         assert isinstance(stopped, Record)
         record = seen(stopped, BY_KUBE, STOPPED, kube())
         assert (record.system_state, record.ending, record.grant) == (SystemState.DOWN, True, KUBE)
     # A stop that only the older copy tells of is over.
-    over = seen(down(ending=True, doubt=Doubt()), BY_KUBE, STOPPED, kube())
+    over = seen(down(ending=True, unverified=Unverified()), BY_KUBE, STOPPED, kube())
     assert (over.system_state, over.ending, over.grant) == (SystemState.UP, False, KUBE)
-    idle = seen(down(doubt=Doubt(lost=True, since=NOW, containers=(KUBE,))), BY_NONE, kube())
+    idle = seen(down(unverified=Unverified(lost=True, since=NOW, containers=(KUBE,))), BY_NONE, kube())
     again = accept(Stop(), FALLBACK, idle, blind)
     assert isinstance(again, Record)
-    assert again.doubt == idle.doubt
+    assert again.unverified == idle.unverified
 
 
 def test_without_a_row_what_runs_was_started_for_a_unit_that_is_up() -> None:
     assert seen(lost(), Row(), local()).system_state is SystemState.UP
     idle = seen(lost(), Row(), STOPPED)
-    assert (idle.system_state, idle.doubt) == (SystemState.ABSENT, None)
+    assert (idle.system_state, idle.unverified) == (SystemState.ABSENT, None)
     begun = seen(lost(), Row(), STOPPED, kube())
     assert begun.system_state is SystemState.ABSENT
     facts = observed(STOPPED, kube(), row=Row())
@@ -182,7 +185,7 @@ def test_a_docker_start_may_be_under_way() -> None:
     asked = asked_start(LOCAL, STOPPED, NOW)
     starting = Row(SystemState.UP, Owner.NONE, Mode.NONE, "", WALL_S)
     begun = seen(lost(), starting, STOPPED, kube())
-    assert (begun.start, begun.ending, begun.doubt) == (asked, False, None), (
+    assert (begun.start, begun.ending, begun.unverified) == (asked, False, None), (
         "no container was admitted before"
     )
     unread = replace(STOPPED, unread="Docker takes its time")
@@ -199,7 +202,7 @@ def test_a_pod_at_the_gate_does_not_wait_where_no_start_can_be_under_way() -> No
     """Kubernetes' container has ended, and its next one asks: nothing else would run meanwhile."""
     waits = frozenset({KUBE2})
     record = seen(lost(), BY_KUBE, STOPPED, kube(KUBE2), waiting=waits)
-    assert (record.start, record.doubt) == (None, None)
+    assert (record.start, record.unverified) == (None, None)
     facts = observed(STOPPED, kube(KUBE2), row=BY_KUBE, waiting=waits, label=ON)
     assert plan(KUBE_CONFIG, record, facts).action == Admit(KUBE2)
 
@@ -207,33 +210,35 @@ def test_a_pod_at_the_gate_does_not_wait_where_no_start_can_be_under_way() -> No
 def test_a_kube_container_that_waits_while_the_row_says_down_was_not_admitted() -> None:
     stopped = Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", WALL_S)
     record = seen(lost(), stopped, STOPPED, kube())
-    assert (record.system_state, record.grant, record.doubt) == (SystemState.DOWN, "", None)
+    assert (record.system_state, record.grant, record.unverified) == (SystemState.DOWN, "", None)
     ending = replace(stopped, current_owner=Owner.KUBE, docker_id=KUBE)
     assert seen(lost(), ending, STOPPED, kube()).grant == KUBE
 
 
 @pytest.mark.parametrize("row", [Row(), Row(SystemState.UP, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S)])
 def test_a_row_that_is_gone_or_behind_does_not_tell_what_was_admitted(row: Row) -> None:
-    assert seen(lost(), row, STOPPED, kube()).doubt == Doubt(lost=True, since=NOW, containers=(KUBE,))
+    assert seen(lost(), row, STOPPED, kube()).unverified == Unverified(
+        lost=True, since=NOW, containers=(KUBE,)
+    )
 
 
 def test_a_recovered_record_keeps_no_earlier_grant() -> None:
-    older = granted(grant=KUBE2, owner_ts=WALL_S - 5, doubt=Doubt())
+    older = granted(grant=KUBE2, owner_ts=WALL_S - 5, unverified=Unverified())
     row = Row(SystemState.UP, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S)
     after = seen(older, row, local(), kube(KUBE2, running=False))
-    assert (after.grant, after.granted_at, after.proven, after.doubt) == ("", 0.0, False, None)
+    assert (after.grant, after.granted_at, after.proven, after.unverified) == ("", 0.0, False, None)
     named_local = seen(lost(), replace(BY_KUBE, docker_id=LOCAL), local(), kube())
     assert named_local.grant == ""
     named_kube = seen(lost(), replace(BY_KUBE, current_owner=Owner.NONE), STOPPED, kube())
-    assert (named_kube.grant, named_kube.doubt is not None) == ("", True)
+    assert (named_kube.grant, named_kube.unverified is not None) == ("", True)
 
 
 def test_which_kube_containers_count_as_admitted() -> None:
     both = observed(kube(), kube(KUBE2))
-    assert may_be_admitted(up(doubt=Doubt(lost=True, since=NOW, containers=(KUBE,))), both) is True
-    ended = up(doubt=Doubt(lost=True, since=NOW, containers=("dead" * 16,)))
+    assert may_be_admitted(up(unverified=Unverified(lost=True, since=NOW, containers=(KUBE,))), both) is True
+    ended = up(unverified=Unverified(lost=True, since=NOW, containers=("dead" * 16,)))
     assert may_be_admitted(ended, both) is False
-    assert may_be_admitted(up(doubt=LOST), replace(both, waiting=frozenset({KUBE}))) is True
+    assert may_be_admitted(up(unverified=LOST), replace(both, waiting=frozenset({KUBE}))) is True
     assert may_be_admitted(up(), both) is False
 
 
@@ -257,17 +262,25 @@ def test_which_kube_containers_count_as_admitted() -> None:
 def test_an_older_copy_yields_to_a_newer_row_that_names_what_runs(
     record: Record, row: Row, containers: tuple[Container, ...], grant: str
 ) -> None:
-    after = seen(replace(record, doubt=Doubt()), row, *containers)
-    assert (after.grant, after.doubt) == (grant, None)
+    after = seen(replace(record, unverified=Unverified()), row, *containers)
+    assert (after.grant, after.unverified) == (grant, None)
     if grant == KUBE:
         assert after.system_state is SystemState.UP
 
 
+def test_an_older_copy_does_not_know_what_was_admitted_either() -> None:
+    row = Row(SystemState.UP, Owner.KUBE, Mode.READY, KUBE, WALL_S, revision=9)
+    older = up(revision=Revision(7), unverified=Unverified())
+    after = seen(older, row, STOPPED, kube(running=False), kube(KUBE2))
+    assert after.unverified == Unverified(since=NOW, containers=(KUBE2,))
+    assert may_be_admitted(after, observed(kube(KUBE2)))
+
+
 def test_an_older_copy_knows_again_that_its_unit_is_up() -> None:
     row = Row(SystemState.UP, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S)
-    after = seen(down(doubt=Doubt()), row, local())
-    assert (after.system_state, after.local_id, after.doubt) == (SystemState.UP, LOCAL, None)
-    known = seen(down(local_id=LOCAL, doubt=Doubt()), row, local())
+    after = seen(down(unverified=Unverified()), row, local())
+    assert (after.system_state, after.local_id, after.unverified) == (SystemState.UP, LOCAL, None)
+    known = seen(down(local_id=LOCAL, unverified=Unverified()), row, local())
     assert known.system_state is SystemState.DOWN, "the file is newer: the unit went down since"
 
 
@@ -287,15 +300,15 @@ WAITS_NOTED = Row(SystemState.UP, Owner.NONE, Mode.READY, "", WALL_S - 5, revisi
     ],
 )
 def test_an_older_copy_does_not_undo_a_stop(older: Record) -> None:
-    record = seen(replace(older, doubt=Doubt()), STOP_NOTED, STOPPED, kube(KUBE2))
-    assert (record.system_state, record.grant, record.doubt) == (SystemState.DOWN, "", None)
+    record = seen(replace(older, unverified=Unverified()), STOP_NOTED, STOPPED, kube(KUBE2))
+    assert (record.system_state, record.grant, record.unverified) == (SystemState.DOWN, "", None)
     facts = observed(STOPPED, kube(KUBE2), row=STOP_NOTED, label=OFF, waiting=frozenset({KUBE2}))
     assert not isinstance(plan(FALLBACK, record, facts).action, WriteRow | Admit | RequestLabel)
     assert wait_code(FALLBACK, record, facts, TIMING, NOW, 0.0) == 0, "no exit is known"
 
 
 def test_an_older_copy_does_not_undo_a_start() -> None:
-    record = seen(down(owner_ts=WALL_S - 5, revision=AT_7, doubt=Doubt()), WAITS_NOTED, STOPPED)
+    record = seen(down(owner_ts=WALL_S - 5, revision=AT_7, unverified=Unverified()), WAITS_NOTED, STOPPED)
     assert (record.system_state, record.mode) == (SystemState.UP, Mode.READY)
     facts = observed(STOPPED, row=WAITS_NOTED, label=ON)
     assert plan(KUBE_CONFIG, record, facts).action is None
@@ -305,25 +318,27 @@ def test_an_older_copy_does_not_undo_a_start() -> None:
 @pytest.mark.parametrize("revision", [AT_9, replace(AT_9, number=10)])
 def test_a_file_that_is_as_new_as_the_row_stands(revision: Revision) -> None:
     """The daemon was killed between both writes; or another program has written the row, or deleted it."""
-    record = seen(granted(revision=revision, doubt=Doubt()), STOP_NOTED, STOPPED, kube())
-    assert (record.system_state, record.grant, record.doubt) == (SystemState.UP, KUBE, None)
-    flushed = seen(granted(revision=revision, doubt=Doubt()), Row(), STOPPED, kube())
+    record = seen(granted(revision=revision, unverified=Unverified()), STOP_NOTED, STOPPED, kube())
+    assert (record.system_state, record.grant, record.unverified) == (SystemState.UP, KUBE, None)
+    flushed = seen(granted(revision=revision, unverified=Unverified()), Row(), STOPPED, kube())
     assert (flushed.grant, flushed.revision.number) == (KUBE, revision.number + 1)
 
 
 def test_a_file_of_other_features_yields_to_a_row_of_this_boot() -> None:
-    record = seen(Record(doubt=Doubt()), STOP_NOTED, STOPPED, kube())
-    assert (record.system_state, record.doubt) == (SystemState.DOWN, None)
+    record = seen(Record(unverified=Unverified()), STOP_NOTED, STOPPED, kube())
+    assert (record.system_state, record.unverified) == (SystemState.DOWN, None)
     owned = replace(STOP_NOTED, system_state=SystemState.UP, current_owner=Owner.KUBE, docker_id=KUBE)
-    assert seen(Record(doubt=Doubt()), owned, STOPPED, kube()).grant == KUBE
+    assert seen(Record(unverified=Unverified()), owned, STOPPED, kube()).grant == KUBE
 
 
-@pytest.mark.parametrize("record", [Record(doubt=LOST), Record(doubt=Doubt()), down(doubt=Doubt())])
+@pytest.mark.parametrize(
+    "record", [Record(unverified=LOST), Record(unverified=Unverified()), down(unverified=Unverified())]
+)
 def test_a_row_of_an_earlier_boot_tells_nothing(record: Record) -> None:
     row = replace(WAITS_NOTED, revision=(2 << COUNT_BITS) + 9)
     facts = observed(STOPPED, row=row, wall_s=WALL_S, boot=3)
     after = absorb(record, FALLBACK, facts, TIMING, NOW)
-    assert (after.system_state, after.doubt) == (record.system_state, None)
+    assert (after.system_state, after.unverified) == (record.system_state, None)
 
 
 def test_a_start_of_a_feature_whose_record_was_lost_keeps_what_runs() -> None:
