@@ -43,7 +43,7 @@ def verified(record: Record, observed: Observation, timing: Timing, now: float) 
     if doubt.since is None:
         if observed.row is None:
             return record
-        record = _compared(record, doubt, observed.row, observed, now)
+        record = _compared(replace(record, doubt=None), doubt, observed.row, observed, now)
         doubt = record.doubt
     return record if doubt is None else _resolved(record, doubt, observed, timing, now)
 
@@ -71,13 +71,13 @@ def doubt_deadline(record: Record, timing: Timing) -> float | None:
 def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now: float) -> Record:
     owner = _owner(row, observed)
     if not doubt.lost and not _is_newer(row, owner, record, observed, now):
-        return replace(record, doubt=None)
+        return record
     if not _spoken(record, doubt):
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
             state = SystemState.UP
         record = replace(record, system_state=state, mode=row.transition_mode)
-    record = replace(record, doubt=None, grant="", granted_at=0.0, proven=False)
+    record = replace(record, grant="", granted_at=0.0, proven=False)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
         return _granted(record, owner.id, now)
     if observed.local_running:
@@ -87,11 +87,11 @@ def _compared(record: Record, doubt: Doubt, row: Row, observed: Observation, now
         # A start may be under way. A stop ends what it starts.
         down = record.system_state is SystemState.DOWN
         asked = asked_start(local.id, local, now)
-        record = replace(record, start=asked, ending=record.ending or down)
+        record = replace(record, start=asked, ending=down)
     # Before an admission, the row shows a unit that is up, and another mode.
     before = row.system_state is SystemState.DOWN or row.transition_mode is Mode.NONE
     nothing_ran = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE
-    if not observed.kube_running or (nothing_ran and before):
+    if nothing_ran and before:
         return record
     return replace(record, doubt=Doubt(lost=True, since=now, containers=observed.kube_running))
 
@@ -127,7 +127,7 @@ def _resolved(record: Record, doubt: Doubt, observed: Observation, timing: Timin
     # A stop waits for the end of what may have been admitted.
     if due or observed.local_running or record.system_state is SystemState.DOWN:
         return _granted(replace(record, doubt=None), left[0], now)
-    return record if left == doubt.containers else replace(record, doubt=replace(doubt, containers=left))
+    return replace(record, doubt=replace(doubt, containers=left))
 
 
 def _granted(record: Record, container_id: str, now: float) -> Record:
@@ -139,6 +139,5 @@ def _granted(record: Record, container_id: str, now: float) -> Record:
         mode=Mode.READY,
         grant=container_id,
         granted_at=now,
-        proven=False,
         exit=None,
     )
