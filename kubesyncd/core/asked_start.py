@@ -35,8 +35,9 @@ class AskedStart:
 
 def asked_start(container_id: str, container: Container | None, now: float) -> AskedStart:
     """Return the mark of a start that Docker is asked for now."""
-    described = container is not None and not container.unread
-    return AskedStart(container_id, container.started if container is not None and described else None, now)
+    if container is None or container.unread:
+        return AskedStart(container_id, None, now)
+    return AskedStart(container_id, container.started, now)
 
 
 def still_asked(asked: AskedStart | None, observed: Observation, now: float) -> AskedStart | None:

@@ -101,7 +101,7 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     # Before an admission, the row shows a unit that is up, and another mode.
     before = row.system_state is SystemState.DOWN or row.transition_mode is Mode.NONE
     nothing_ran = row.system_state is not SystemState.ABSENT and row.current_owner is Owner.NONE
-    if not observed.kube_running or (nothing_ran and before):
+    if nothing_ran and before:
         return record
     return replace(record, unverified=replace(mark, since=now, containers=observed.kube_running))
 
@@ -135,7 +135,7 @@ def _resolved(record: Record, mark: Unverified, observed: Observation, timing: T
     # A stop waits for the end of what may have been admitted.
     if due or observed.local_running or record.system_state is SystemState.DOWN:
         return _granted(replace(record, unverified=None), left[0], now)
-    return record if left == mark.containers else replace(record, unverified=replace(mark, containers=left))
+    return replace(record, unverified=replace(mark, containers=left))
 
 
 def _granted(record: Record, container_id: str, now: float) -> Record:
@@ -147,6 +147,5 @@ def _granted(record: Record, container_id: str, now: float) -> Record:
         mode=Mode.READY,
         grant=container_id,
         granted_at=now,
-        proven=False,
         exit=None,
     )

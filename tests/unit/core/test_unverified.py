@@ -11,7 +11,7 @@ from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, WriteRow
 from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.model import Container, Mode, Owner, Row, SystemState
 from kubesyncd.core.planner import decide
-from kubesyncd.core.record import Record, state_of
+from kubesyncd.core.record import Cause, Exit, Record, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
 from kubesyncd.core.unverified import Unverified, may_be_admitted, undecided, unverified_deadline
@@ -69,6 +69,8 @@ def test_the_running_kube_container_that_the_row_names_is_the_owner() -> None:
 
 
 def test_a_row_that_names_an_ended_container_makes_nothing_an_owner() -> None:
+    another = seen(lost(), replace(BY_KUBE, docker_id=KUBE2), STOPPED, kube())
+    assert (another.grant, another.unverified) == ("", Unverified(lost=True, since=NOW, containers=(KUBE,)))
     record = seen(lost(), BY_KUBE, STOPPED, kube(running=False))
     assert (record.grant, record.unverified, record.system_state) == ("", None, SystemState.UP)
 
@@ -85,6 +87,7 @@ def test_nothing_is_judged_until_state_db_answers() -> None:
     assert record.unverified == LOST
     assert undecided(record) is None
     assert unverified_deadline(record, TIMING) is None
+    assert unverified_deadline(up(), TIMING) is None
 
 
 def test_another_running_kube_container_counts_as_admitted_unless_it_asks_again() -> None:
@@ -170,6 +173,8 @@ def test_what_a_verb_has_asked_for_since_stands() -> None:
 
 def test_without_a_row_what_runs_was_started_for_a_unit_that_is_up() -> None:
     assert seen(lost(), Row(), local()).system_state is SystemState.UP
+    told = Row(SystemState.DOWN, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S)
+    assert seen(lost(), told, local()).system_state is SystemState.DOWN
     idle = seen(lost(), Row(), STOPPED)
     assert (idle.system_state, idle.unverified) == (SystemState.ABSENT, None)
     begun = seen(lost(), Row(), STOPPED, kube())
@@ -227,8 +232,9 @@ def test_a_recovered_record_keeps_no_earlier_grant() -> None:
     row = Row(SystemState.UP, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S)
     after = seen(older, row, local(), kube(KUBE2, running=False))
     assert (after.grant, after.granted_at, after.proven, after.unverified) == ("", 0.0, False, None)
+    assert (after.exit, after.crashes) == (None, 0), "the end of an earlier owner is no news"
     named_local = seen(lost(), replace(BY_KUBE, docker_id=LOCAL), local(), kube())
-    assert named_local.grant == ""
+    assert (named_local.grant, named_local.exit) == ("", None)
     named_kube = seen(lost(), replace(BY_KUBE, current_owner=Owner.NONE), STOPPED, kube())
     assert (named_kube.grant, named_kube.unverified is not None) == ("", True)
 
@@ -274,6 +280,11 @@ def test_an_older_copy_does_not_know_what_was_admitted_either() -> None:
     after = seen(older, row, STOPPED, kube(running=False), kube(KUBE2))
     assert after.unverified == Unverified(since=NOW, containers=(KUBE2,))
     assert may_be_admitted(after, observed(kube(KUBE2)))
+
+
+def test_what_ended_before_the_newer_owner_is_forgotten() -> None:
+    crashed = up(exit=Exit(LOCAL, Owner.LOCAL, 1, Cause.ITSELF), unverified=Unverified())
+    assert seen(crashed, BY_KUBE, STOPPED, kube()).exit is None
 
 
 def test_an_older_copy_knows_again_that_its_unit_is_up() -> None:
