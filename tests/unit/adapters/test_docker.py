@@ -279,7 +279,7 @@ class TestFaults:
     ) -> None:
         snmp = await Api(lab.socket).create("snmp")
         for status, kind in ((500, Hindered), (400, Refused), (409, Refused)):
-            lab.fail["POST", f"/containers/{snmp}/start"] = ApiError(status, "no space left on device")
+            lab.faults.fail["POST", f"/containers/{snmp}/start"] = ApiError(status, "no space left on device")
             with pytest.raises(Refused, match="no space left") as raised:
                 await containers.start(snmp)
             assert type(raised.value) is kind
