@@ -127,6 +127,7 @@ class HostFaults:
         world.kill_daemon()
         world.ledger_file.data = rng.choice((None, (world.ledger_file.data or b"")[:40]))
         self._chance.tell("ledger", "is lost")
+        world.promises.ledger_lost()
         await asyncio.sleep(rng.choice((0.0, 0.1)))
         world.start_daemon()
 
