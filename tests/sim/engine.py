@@ -121,6 +121,8 @@ class Engine:
         self.up = True
         self.slow_s = 0.0
         self.broken: set[str] = set()
+        # Local containers whose start was refused, and that have not run since.
+        self.unstartable: set[str] = set()
         self.unread: set[str] = set()
         # Features whose local image does not exist.
         self.pruned: set[str] = set()
@@ -156,6 +158,7 @@ class Engine:
         now = asyncio.get_running_loop().time()
         box.runs, box.code, box.by_hand, box.past_up = True, None, by_hand, False
         box.told = box.by_policy = False
+        self.unstartable.discard(box.id)
         box.started, box.starts = f"{now:015.6f}", box.starts + 1
         box.term, box.over = asyncio.Event(), asyncio.Event()
         self._tell("docker", f"{box.owner} {box.id[:9]} of {box.feature} starts{' by hand' * by_hand}")
@@ -361,10 +364,12 @@ class DockerPort:
     async def start(self, container_id: str) -> None:
         async def effect() -> None:
             box = self._find(container_id)
+            self._engine.unstartable.add(box.id)
             if self._world.chance.strikes(Fault.NAME_CONFLICT, box.feature):
                 raise Hindered("Docker", "driver failed programming external connectivity")
             if not box.runs and box.owner is Owner.LOCAL and box.feature in self._engine.broken:
                 raise Refused("Docker", "no such program")
+            self._engine.unstartable.discard(box.id)
             async with box.starting:
                 if not box.runs:
                     self._world.effect(self._life, f"docker start of {box.feature}")

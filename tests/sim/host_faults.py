@@ -138,6 +138,7 @@ class HostFaults:
         }
         world.ledger_file.data = lost[how]()
         self._chance.tell("ledger", f"is {how}")
+        world.promises.ledger_lost()
         await asyncio.sleep(rng.choice((0.0, 0.1)))
         world.start_daemon()
 

@@ -115,6 +115,10 @@ class Promises:
         if self._down.get(box.feature):
             self._broken(f"S7: {box.feature} is down, and a kube container passed `state up`")
 
+    def ledger_lost(self) -> None:
+        """The daemon does not know any more for how long a container has run: it counts from here."""
+        self._past_up_at = dict.fromkeys(self._past_up_at, self._now())
+
     def _one_at_a_time(self, feature: str) -> None:
         past = [b for b in self._world.engine.of(feature) if b.runs and not b.by_hand]
         past = [b for b in past if b.owner is Owner.LOCAL or b.past_up]

@@ -103,6 +103,10 @@ class Rest:
             return
         if row.failure and feature in world.redis.rollbacks:
             return
+        local = world.engine.local(feature)
+        if row.current_owner is Owner.KUBE and local is not None and local.id in world.engine.unstartable:
+            # The only container that is known to run is kept, also with owner local.
+            return
         wanted = "true" if world.people.units[feature].wanted and config.owner is Owner.KUBE else None
         found = world.api.labels.get(key)
         if found != wanted:
