@@ -57,9 +57,8 @@ def spoken(mark: Unverified | None) -> Unverified | None:
 
 def undecided(record: Record) -> Unverified | None:
     """Return the mark while nothing may be started or admitted for it."""
-    return (
-        record.unverified if record.unverified is not None and record.unverified.since is not None else None
-    )
+    mark = record.unverified
+    return None if mark is None or mark.since is None else mark
 
 
 def may_be_admitted(record: Record, observed: Observation) -> bool:
