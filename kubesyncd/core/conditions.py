@@ -144,19 +144,22 @@ def _by_policy(feature: str, record: Record, observed: Observation) -> tuple[Con
     found = [Condition(ConditionKind.RESTART_POLICY, text, fix)]
     although = _although(record, observed)
     if local.running and although:
-        text = f"Docker has started {what} by its restart policy {policy}, although {although}: it is stopped"
+        who = f"Docker has started {what}" if local.by_policy else f"{what} was started by hand, or by Docker"
+        text = f"{who} by its restart policy {policy}, although {although}: it is stopped"
         found.append(Condition(ConditionKind.BY_POLICY, text, fix))
     return tuple(found)
 
 
 def _although(record: Record, observed: Observation) -> str:
-    """Return what forbids the local container that Docker has started; empty where nothing does."""
-    if observed.by_policy is None:
-        return ""
+    """Return what forbids a local container that has a restart policy; empty where nothing does.
+
+    Beside a kube container it is stopped before it is known who has started it.
+    """
     if record.grant in observed.kube_running:
         return "Kubernetes runs the feature"
-    # A stop or kill under way ends what has run rightly until then.
-    return "its unit is down" if record.system_state is SystemState.DOWN and not record.ending else ""
+    # A stop or kill under way ends what has run rightly until then. An operator may start it while the unit is down.
+    started = observed.by_policy is not None and not record.ending
+    return "its unit is down" if started and record.system_state is SystemState.DOWN else ""
 
 
 def _named(container: Container) -> str:

@@ -156,6 +156,7 @@ def test_sonics_own_tools_read_what_they_expect(sonic_names: InstalledSwitch) ->
     redis(sonic_names, 6, "hset", "FEATURE|snmp", "state", "enabled", "up_status", "true")
     said = row(sonic_names, "snmp")
     assert time.strptime(said.pop("update_time"), "%Y-%m-%d %H:%M:%S")
+    assert said.pop("revision").isdigit(), "kubesyncd's own: no tool of SONiC's reads it"
     assert said == {
         "system_state": "up",
         "current_owner": "local",

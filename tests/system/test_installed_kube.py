@@ -197,6 +197,7 @@ def test_sonics_own_tools_read_what_they_expect_in_both_modes(
     owned_by(lldp, "kube")
     said = row(lldp, "lldp")
     assert time.strptime(said.pop("update_time"), "%Y-%m-%d %H:%M:%S")
+    assert said.pop("revision").isdigit(), "kubesyncd's own: no tool of SONiC's reads it"
     short_id = said.pop("container_id")
     assert len(short_id) == 12
     assert "k8s_lldp_" in lldp.run("docker", "ps", "--filter", f"id={short_id}", "--format", "{{.Names}}")

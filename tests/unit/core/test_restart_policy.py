@@ -122,7 +122,11 @@ def test_a_start_by_docker_is_one_alert_that_names_the_policy_and_what_forbids_i
     assert "by its restart policy always, although its unit is down: it is stopped" in text
     assert text.endswith(FIX)
     text = told(granted(), by_docker(), kube())[ConditionKind.BY_POLICY]
+    assert text.startswith("Docker has started")
     assert "although Kubernetes runs the feature: it is stopped" in text
+    # It is stopped at once, perhaps before Docker's events tell who has started it.
+    text = told(granted(), replace(by_docker(), by_policy=False), kube())[ConditionKind.BY_POLICY]
+    assert "was started by hand, or by Docker by its restart policy always, although Kubernetes runs" in text
     stopping = plan(LOCAL_CONFIG, down(ending=True), observed(by_docker()))
     assert stopping.why.startswith("the unit is down: container"), "one that it had started rightly"
     assert set(told(down(ending=True), by_docker())) == {ConditionKind.RESTART_POLICY}
