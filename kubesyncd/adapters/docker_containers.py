@@ -125,6 +125,8 @@ class DockerContainers:
                             yield Signal.GAP
                             continue
                         if event.of_image:
+                            # What prunes images prunes containers, and Docker drops events of a burst.
+                            self._cache.doubt_all()
                             yield Signal.IMAGES
                             continue
                         for feature in self._cache.take(event):

@@ -307,6 +307,7 @@ class DockerPort:
                 yield Signal.GAP
                 while (event := await stream.next()) is not CUT:
                     if event is Signal.IMAGES:
+                        self._doubt("")
                         yield Signal.IMAGES
                         continue
                     self._doubt(str(event))
