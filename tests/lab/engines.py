@@ -92,7 +92,7 @@ class LabDockerProcess:
 
     @contextlib.contextmanager
     def held_start(self, container_id: str) -> Iterator[Callable[[], bool]]:
-        """Meanwhile the engine does not start this container. Gives: is it asked to?"""
+        """Keep the engine from starting this container; what is yielded tells whether it was asked to."""
         call = f"POST /containers/{container_id}/start"
         asked = self.folder / "held"
         asked.unlink(missing_ok=True)

@@ -121,7 +121,7 @@ class RealDocker:
 
     @contextlib.contextmanager
     def held_start(self, container_id: str) -> Iterator[Callable[[], bool]]:
-        """Meanwhile Docker does not start this container, of the runtime `held`. Gives: is it asked to?"""
+        """Keep Docker from starting this container (runtime `held`); what is yielded tells whether it was asked to."""
         mark = self.folder / "held" / container_id
         mark.touch()
         try:

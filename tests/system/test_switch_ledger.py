@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from contextlib import ExitStack
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from tests.system.test_full_disk import fill, small_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.lab.switch import Switch
@@ -139,18 +139,26 @@ def test_an_older_ledger_undoes_neither_a_stop_nor_a_start(switch: Switch) -> No
     switch.until_row("snmp", system_state="up", current_owner="kube", docker_id=kube)
 
 
+@contextmanager
+def on_small_disk(switch: Switch, run: Path) -> Iterator[None]:
+    """Have the daemon's run folder on a small disk of its own."""
+    switch.daemon.stop()
+    with small_disk(run):
+        switch.paths.container_sock.parent.mkdir()
+        switch.daemon.start()
+        try:
+            yield
+        finally:
+            switch.daemon.stop()
+
+
 @pytest.mark.parametrize("by", ["full", "read-only"])
 def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding(
     switches: MakeSwitch, by: str
 ) -> None:
     switch = switches()
-    switch.daemon.stop()
-    with ExitStack() as stack:
-        run = switch.folder / "run"
-        stack.enter_context(small_disk(run))
-        switch.paths.container_sock.parent.mkdir()
-        switch.daemon.start()
-        stack.callback(switch.daemon.stop)
+    run = switch.folder / "run"
+    with on_small_disk(switch, run):
         local = switch.boot_local("snmp")
         switch.boot_local("lldp")
         assert not any(line["subject"] == "files" for line in findings(switch))
@@ -179,13 +187,8 @@ def test_local_returns_where_the_grant_cannot_be_written_after_local_has_ended(
     switches: MakeSwitch, fallback: str
 ) -> None:
     switch = switches()
-    switch.daemon.stop()
-    with ExitStack() as stack:
-        run = switch.folder / "run"
-        stack.enter_context(small_disk(run))
-        switch.paths.container_sock.parent.mkdir()
-        switch.daemon.start()
-        stack.callback(switch.daemon.stop)
+    run = switch.folder / "run"
+    with on_small_disk(switch, run):
         # It ends when its grace is over: time enough to fill the disk.
         local = switch.create_local(
             "snmp", command=["/bin/sh", "-c", "trap '' TERM; sleep 1000 & wait; wait"]
