@@ -376,8 +376,8 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
 
     With `docker`, this process becomes that docker command where no daemon runs; without, AbsentError is raised.
     """
-    begin, met, busy, cut_off = clock(), False, "", 0
-    reached = begin
+    begin, met, busy = clock(), False, ""
+    cut_off, seen = begin, begin - UNREACHABLE_S
     while True:
         sock, there = connect(socks)
         code, heard, reply = (
@@ -386,21 +386,19 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
         if code is not None:
             return code
         met, busy, now = met or heard, reply.busy or busy, clock()
-        if there or now < begin + FIRST_CONTACT_S:
-            runs, reached = there, now
-        elif daemon_runs():
-            # One that is asked to look may end, to be started again.
-            runs, cut_off = True, now
+        runs = not there and now >= begin + FIRST_CONTACT_S and daemon_runs()
+        if runs:
+            seen = now
         else:
-            runs = cut_off and now < cut_off + UNREACHABLE_S
-            reached = reached if runs else now
-        limit_s = bound_s if runs or met else FIRST_CONTACT_S
-        if now >= begin + limit_s or now >= reached + UNREACHABLE_S:
+            cut_off = now  # from the next sight of the lock on
+        awaited = there or runs or may_return(seen, now)
+        limit_s = bound_s if awaited or met else FIRST_CONTACT_S
+        if now >= begin + limit_s or now >= cut_off + UNREACHABLE_S:
             break
-        pause(min(reply.again_s if there or not runs else LOOK_S, begin + bound_s - now))
+        pause(min(LOOK_S if awaited and not there else reply.again_s, begin + bound_s - now))
     subject = "kubernetes" if request[0] in ("join", "reset") else request[1]
     if there or met:
-        raise unanswered(subject, min(bound_s, round(now - begin)), runs, busy, changes=take is None)
+        raise unanswered(subject, min(bound_s, round(now - begin)), there or runs, busy, changes=take is None)
     if runs:
         raise unreachable(subject, socks)
     if docker is None:
@@ -603,6 +601,11 @@ def daemon_runs():
         except OSError:
             return True  # not allowed to this user; the daemon looks by itself, a little later
     return pid != 0
+
+
+def may_return(seen, now):
+    """Return whether a daemon whose lock was `seen` then, and is not now, may have ended to be started again."""
+    return now < seen + UNREACHABLE_S and not gone()
 
 
 def lock_holder():

@@ -39,6 +39,7 @@ PYTHONS = [p for p in dict.fromkeys([sys.executable, "/usr/bin/python3"]) if Pat
 LIMIT_S = 60.0
 ID = "0123456789abcdef" * 4
 BOOT = "00000000-0000-4000-8000-00000000000b"
+FOREVER = float("inf")
 
 
 def load_client() -> Any:
@@ -1005,6 +1006,86 @@ def test_a_daemon_that_ends_to_be_started_again_is_awaited(one_switch: Switch, v
     one_switch.host.start(protocol.result(4))
     assert end(client) == (4, "", "")
     assert one_switch.said_to("docker") is None
+
+
+class Absence:
+    """The client's view of a daemon that takes no connection: no time passes but in its pauses, and none is slept.
+
+    `lock`: the seconds of each time in which the lock is held; `socket`: when the socket is there.
+    """
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, *lock: tuple[float, float], socket: float = FOREVER
+    ) -> None:
+        self.now = 0.0
+        patch.setattr(CLIENT, "clock", lambda: self.now)
+        patch.setattr(CLIENT, "pause", self._pause)
+        patch.setattr(CLIENT, "connect", lambda _: (None, self.now >= socket))
+        patch.setattr(CLIENT, "lock_holder", lambda: -any(begin <= self.now < end for begin, end in lock))
+        patch.setattr(CLIENT, "only_if_local", lambda _: None)
+        patch.setattr(CLIENT, "become_docker", lambda _: f"docker at {self.now:.0f} s")
+        patch.setattr(CLIENT, "GONE", b"/nonexistent/removed")
+
+    def _pause(self, seconds: float = CLIENT.AGAIN_S) -> None:
+        self.now += seconds
+
+    def ask(self, **more: Any) -> str:
+        try:
+            return str(CLIENT.ask(["id", "snmp"], docker=["inspect", "snmp"], take=print, **more))
+        except CLIENT.ClientError as failure:
+            return f"{failure.code} at {self.now:.0f} s"
+
+
+@pytest.mark.parametrize(
+    ("lock", "socket", "expected"),
+    [
+        ([], FOREVER, "docker at 2 s"),
+        ([(0, 4)], FOREVER, "docker at 34 s"),
+        ([(0, 4), (20, 21.2)], FOREVER, "docker at 51 s"),
+        ([(0, FOREVER)], FOREVER, "69 at 32 s"),
+        # Another daemon, a moment before it makes its socket.
+        ([(0, 4), (33.2, FOREVER)], 34, "75 at 90 s"),
+        ([(0, 4), (33.2, FOREVER)], FOREVER, "69 at 63 s"),
+        # Its starts fail, one after the other.
+        ([(at, at + 3) for at in range(0, 86, 10)], FOREVER, "docker at 90 s"),
+    ],
+)
+def test_docker_is_used_once_a_daemon_has_ended_for_good(
+    monkeypatch: pytest.MonkeyPatch, lock: list[tuple[float, float]], socket: float, expected: str
+) -> None:
+    assert Absence(monkeypatch, *lock, socket=socket).ask() == expected
+
+
+def test_a_daemon_that_ended_with_its_package_is_not_awaited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    absence = Absence(monkeypatch, (0, 4))
+    monkeypatch.setattr(CLIENT, "GONE", os.fsencode(tmp_path))
+    assert absence.ask() == "docker at 4 s"
+
+
+IMPATIENT = """
+import sys
+sys.path.insert(0, {clients!r})
+import client
+client.FIRST_CONTACT_S, client.UNREACHABLE_S = 0.2, 1
+sys.exit(client.main(["container", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(("verb", "code"), [("stop", 0)])
+def test_a_daemon_that_ends_for_good_is_not_awaited_for_ever(
+    one_switch: Switch, verb: str, code: int
+) -> None:
+    script = one_switch.root / "impatient"
+    script.write_text(IMPATIENT.format(clients=str(CLIENTS)))
+    command = [sys.executable, "-IS", "-c", ENDING, str(one_switch.root), str(one_switch.host.path)]
+    with subprocess.Popen(command) as ending:
+        until((one_switch.root / "locked").exists)
+        client = one_switch.begin(str(script), verb, "snmp")
+        assert end(client) == (code, "", DOCKER_IS_USED.format("snmp", verb))
+        assert ending.wait(LIMIT_S) == 0, "it was asked to look"
+    assert one_switch.said_to("docker") == [verb, "snmp"]
 
 
 def test_a_request_that_was_read_is_not_told_as_unread(one_switch: Switch) -> None:
