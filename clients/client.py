@@ -22,10 +22,11 @@ BOOT_ID = posix.environ.get(b"KUBESYNCD_BOOT_ID", b"/proc/sys/kernel/random/boot
 LEDGER_VERSION = 1
 # Created there by a package that is being removed: no daemon will answer again.
 GONE = RUN_DIR + b"/removed"
-# Set by a waiter for itself when it asks again: the number of tries, and whether the daemon has ever answered. Without
-# an answer the waiter uses docker.
+# Set by a waiter for itself when it asks again: the number of tries, whether the daemon has ever answered, and when its
+# lock was last seen. Without an answer, and without a lock for a while, the waiter uses docker.
 ASKED = b"KUBESYNCD_ASKED"
 MET = b"KUBESYNCD_MET"
+SEEN = b"KUBESYNCD_SEEN"
 # The waiter's script goes here and not on its command line, which `systemctl status` shows: that one names the feature.
 WAITER_ENV = b"KUBESYNCD_WAITER"
 SHELLS = ("/bin/dash", "/bin/sh")
@@ -428,22 +429,25 @@ def wait_for(request, socks):
     """Ask, and wait without a limit: as a shell, or in Python where there is none.
 
     A daemon that fails during its start may be cut off from its sockets for a while, and `wait` then uses docker: for
-    `wait` the daemon has been reached only when it has answered. For `state` a connection is enough, as docker
-    cannot replace it.
+    `wait` the daemon has been reached only when it has answered. A lock that was seen is awaited as `ask` does. For
+    `state` a connection is enough, as docker cannot replace it.
     """
     shells = [shell for shell in SHELLS if posix.access(shell, posix.X_OK)]
     if not shells:
         return ask(request, socks, bound_s=FOREVER_S)
     asked, met = int(posix.environ.get(ASKED, b"0")), MET in posix.environ
-    until = clock() + FIRST_CONTACT_S
+    begin = clock()
+    seen = int(posix.environ[SEEN]) if SEEN in posix.environ else begin - UNREACHABLE_S
     sock, there = connect(socks)
     if not there and gone():
         raise AbsentError(request[1])
     while not (there or met):
-        if clock() >= until:
-            if not daemon_runs():
+        now = clock()
+        if now >= begin + FIRST_CONTACT_S or may_return(seen, now):
+            if daemon_runs():
+                posix.environ[SEEN] = b"%d" % now
+            elif not may_return(seen, now):
                 raise AbsentError(request[1])
-            posix.environ[MET] = b"1"  # it may end to be started again
             break
         pause()
         sock, there = connect(socks)

@@ -1073,7 +1073,7 @@ sys.exit(client.main(["container", *sys.argv[1:]]))
 """
 
 
-@pytest.mark.parametrize(("verb", "code"), [("stop", 0)])
+@pytest.mark.parametrize(("verb", "code"), [("stop", 0), ("wait", 3)])
 def test_a_daemon_that_ends_for_good_is_not_awaited_for_ever(
     one_switch: Switch, verb: str, code: int
 ) -> None:
