@@ -387,7 +387,7 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
         if code is not None:
             return code
         met, busy, now = met or heard, reply.busy or busy, clock()
-        runs = not there and now >= begin + FIRST_CONTACT_S and daemon_runs()
+        runs = not there and now >= begin + FIRST_CONTACT_S and running_daemon()
         if runs:
             seen = now
         else:
@@ -401,7 +401,7 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
     if there or met:
         raise unanswered(subject, min(bound_s, round(now - begin)), there or runs, busy, changes=take is None)
     if runs:
-        raise unreachable(subject, socks)
+        raise unreachable(subject, socks, runs)
     if docker is None:
         raise AbsentError(subject)
     only_if_local(subject)
@@ -419,10 +419,14 @@ def unanswered(subject, waited_s, runs, busy, changes):
     return ClientError(TIMED_OUT if runs else UNAVAILABLE, f"{subject}: {what}; {fix}")
 
 
-def unreachable(subject, socks):
-    """Return the error for a daemon that runs, and whose sockets are gone."""
-    what = f"kubesyncd runs, but its socket {printable(socks[0])} is gone or closed"
-    return ClientError(UNAVAILABLE, f"{subject}: {what}; run systemctl restart kubesyncd")
+def unreachable(subject, socks, pid):
+    """Return the error for a daemon that runs, or may run where its `pid` is -1, and whose sockets are gone."""
+    what = "kubesyncd runs, but its socket"
+    if pid < 0:
+        why = f"as {printable(LOCKS)} does not tell who holds its lock"
+        what = f"it is not known whether kubesyncd runs, {why}, and its socket"
+    line = f"{subject}: {what} {printable(socks[0])} is gone or closed; run systemctl restart kubesyncd"
+    return ClientError(UNAVAILABLE, line)
 
 
 def wait_for(request, socks):
@@ -444,7 +448,7 @@ def wait_for(request, socks):
     while not (there or met):
         now = clock()
         if now >= begin + FIRST_CONTACT_S or may_return(seen, now):
-            if daemon_runs():
+            if running_daemon():
                 posix.environ[SEEN] = b"%d" % now
             elif not may_return(seen, now):
                 raise AbsentError(request[1])
@@ -596,15 +600,15 @@ def show_status(text):
 # Absent daemon.
 
 
-def daemon_runs():
-    """Return whether a daemon runs, or may run, although its sockets take no connection; ask it to look at them."""
+def running_daemon():
+    """Return the lock_holder(): a daemon whose sockets take no connection. Ask it to look at them."""
     pid = lock_holder()
     if pid > 0:
         try:
             posix.kill(pid, LOOK)
         except OSError:
-            return True  # not allowed to this user; the daemon looks by itself, a little later
-    return pid != 0
+            return pid  # not allowed to this user; the daemon looks by itself, a little later
+    return pid
 
 
 def may_return(seen, now):

@@ -1064,6 +1064,15 @@ def test_a_daemon_that_ended_with_its_package_is_not_awaited(
     assert absence.ask() == "docker at 4 s"
 
 
+def test_a_daemon_is_not_said_to_run_where_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    absence = Absence(monkeypatch, (0, FOREVER))
+    with pytest.raises(CLIENT.ClientError) as failure:
+        CLIENT.ask(["stop", "snmp", ""], (b"/s",))
+    line = "snmp: it is not known whether kubesyncd runs, as /proc/locks does not tell who holds its lock, and its "
+    line += "socket /s is gone or closed; run systemctl restart kubesyncd"
+    assert (str(failure.value), failure.value.code, round(absence.now)) == (line, 69, 32)
+
+
 IMPATIENT = """
 import sys
 sys.path.insert(0, {clients!r})
