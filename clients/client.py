@@ -703,8 +703,9 @@ def remembered(name):
             return {**features[name]["config"]}, {**features[name]["record"]}
         lost = tree.get("lost")
     except FileNotFoundError:
-        if not first_of_boot(json):
-            raise LostError(f"{where} is missing, although this boot has had it") from None
+        doubt = doubt_of_first_start(json)
+        if doubt:
+            raise LostError(f"{where} is missing, {doubt}") from None
         return {}, {}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         # In memory: a daemon has written it since boot.
@@ -714,18 +715,24 @@ def remembered(name):
     return {}, {}
 
 
-def first_of_boot(json):
-    """Return whether it is certain that no daemon has written a ledger in this boot."""
+def doubt_of_first_start(json):
+    """Return why a missing ledger may be no first start of the boot; empty where no daemon has written one in it."""
+    file = MARK
     try:
-        with open(MARK, "rb") as mark:
+        with open(file, "rb") as mark:
             marked = json.load(mark)["boot_id"]
-        with open(BOOT_ID, "rb") as file:
-            boot = file.read().decode().strip()
-        return bool(boot) and isinstance(marked, str) and marked != boot
+        if isinstance(marked, str):
+            file = BOOT_ID
+            with open(file, "rb") as boot_id:
+                boot = boot_id.read().decode().strip()
+            if boot:
+                return "although this boot has had it" if marked == boot else ""
     except FileNotFoundError:
-        return not posix.access(MARK, posix.F_OK)
+        if file is MARK:
+            return ""
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
+        pass
+    return f"and it is not known whether this boot has had it, as {printable(file)} cannot be read"
 
 
 def gone():

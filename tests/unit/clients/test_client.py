@@ -571,6 +571,7 @@ def test_the_ledger_says_which_features_may_start_without_the_daemon(tmp_path: P
 
 
 MISSING = "is missing, although this boot has had it"
+NOT_KNOWN = "is missing, and it is not known whether this boot has had it"
 UNREADABLE = "cannot be read"
 MARKED = json.dumps({"version": 1, "boot_id": BOOT}).encode()
 LOCAL = ledger({"snmp": {"record": {"grant": None}, "config": {"set_owner": "local"}}}).encode()
@@ -579,9 +580,9 @@ LOST: dict[str, tuple[bytes | None, bytes | None, str]] = {
     "first boot": (None, None, ""),
     "next boot": (None, b'{"version": 1, "boot_id": "another"}\n', ""),
     "missing": (None, MARKED, MISSING),
-    "mark of no boot": (None, b'{"version": 1}', MISSING),
-    "mark cut": (None, MARKED[:20], MISSING),
-    "mark empty": (None, b"", MISSING),
+    "mark of no boot": (None, b'{"version": 1}', NOT_KNOWN),
+    "mark cut": (None, MARKED[:20], NOT_KNOWN),
+    "mark empty": (None, b"", NOT_KNOWN),
     "cut": (LOCAL[:-20], MARKED, UNREADABLE),
     "cut without a mark": (LOCAL[:-20], None, UNREADABLE),
     "empty": (b"", MARKED, UNREADABLE),
@@ -610,6 +611,8 @@ def test_a_ledger_lost_within_the_boot_keeps_docker_from_being_used(tmp_path: Pa
         code, _, err = end(process)
         line = DOCKER_IS_USED.format("snmp", "start")
         if why:
+            if why is NOT_KNOWN:
+                why += f", as {place.root}/state/boot.json cannot be read"
             line = f"container: snmp: kubesyncd is not running, and {place.ledger} {why}; Kubernetes may run snmp, so "
             line += "docker is not used; run systemctl start kubesyncd\n"
         expected = (69, None) if why else (0, ["start", "snmp"])
@@ -642,7 +645,8 @@ def test_a_file_that_this_user_may_not_read_is_no_first_start(one_switch: Switch
     if what == "ledger":
         one_switch.ledger.write_bytes(LOCAL)
     denied = {"ledger": one_switch.ledger, "mark": mark, "state": mark.parent}
-    denied.get(what, one_switch.root / "boot_id").chmod(0)
+    unread = denied.get(what, one_switch.root / "boot_id")
+    unread.chmod(0)
     program = f"import os, sys; sys.path.insert(0, {str(CLIENTS)!r}); import client; "
     program += "os.setgroups([]); os.setgid(65534); os.setuid(65534); client.HOST_SOCK = b'/nonexistent'; "
     program += "sys.exit(client.main(['container', 'start', 'snmp']))"
@@ -656,6 +660,8 @@ def test_a_file_that_this_user_may_not_read_is_no_first_start(one_switch: Switch
     )  # fmt: skip
     assert asked.returncode == 69
     assert "Kubernetes may run snmp, so docker is not used" in asked.stderr
+    why = f"{NOT_KNOWN}, as {mark if what == 'state' else unread} cannot be read"
+    assert ("cannot be read" if what == "ledger" else why) in asked.stderr
 
 
 def test_docker_that_fails_to_wait_is_a_failure(one_switch: Switch) -> None:
