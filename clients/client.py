@@ -22,10 +22,11 @@ BOOT_ID = posix.environ.get(b"KUBESYNCD_BOOT_ID", b"/proc/sys/kernel/random/boot
 LEDGER_VERSION = 1
 # Created there by a package that is being removed: no daemon will answer again.
 GONE = RUN_DIR + b"/removed"
-# Set by a waiter for itself when it asks again: the number of tries, and whether the daemon has ever answered. Without
-# an answer the waiter uses docker.
+# Set by a waiter for itself when it asks again: the number of tries, whether the daemon has ever answered, and when its
+# lock was last seen. Without an answer, and without a lock for a while, the waiter uses docker.
 ASKED = b"KUBESYNCD_ASKED"
 MET = b"KUBESYNCD_MET"
+SEEN = b"KUBESYNCD_SEEN"
 # The waiter's script goes here and not on its command line, which `systemctl status` shows: that one names the feature.
 WAITER_ENV = b"KUBESYNCD_WAITER"
 SHELLS = ("/bin/dash", "/bin/sh")
@@ -376,8 +377,8 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
 
     With `docker`, this process becomes that docker command where no daemon runs; without, AbsentError is raised.
     """
-    begin, met, busy, cut_off = clock(), False, "", 0
-    reached = begin
+    begin, met, busy = clock(), False, ""
+    cut_off, seen = begin, begin - UNREACHABLE_S
     while True:
         sock, there = connect(socks)
         code, heard, reply = (
@@ -386,23 +387,21 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
         if code is not None:
             return code
         met, busy, now = met or heard, reply.busy or busy, clock()
-        if there or now < begin + FIRST_CONTACT_S:
-            runs, reached = there, now
-        elif daemon_runs():
-            # One that is asked to look may end, to be started again.
-            runs, cut_off = True, now
+        runs = not there and now >= begin + FIRST_CONTACT_S and running_daemon()
+        if runs:
+            seen = now
         else:
-            runs = cut_off and now < cut_off + UNREACHABLE_S
-            reached = reached if runs else now
-        limit_s = bound_s if runs or met else FIRST_CONTACT_S
-        if now >= begin + limit_s or now >= reached + UNREACHABLE_S:
+            cut_off = now  # from the next sight of the lock on
+        awaited = there or runs or may_return(seen, now)
+        limit_s = bound_s if awaited or met else FIRST_CONTACT_S
+        if now >= begin + limit_s or now >= cut_off + UNREACHABLE_S:
             break
-        pause(min(reply.again_s if there or not runs else LOOK_S, begin + bound_s - now))
+        pause(min(LOOK_S if awaited and not there else reply.again_s, begin + bound_s - now))
     subject = "kubernetes" if request[0] in ("join", "reset") else request[1]
     if there or met:
-        raise unanswered(subject, min(bound_s, round(now - begin)), runs, busy, changes=take is None)
+        raise unanswered(subject, min(bound_s, round(now - begin)), there or runs, busy, changes=take is None)
     if runs:
-        raise unreachable(subject, socks)
+        raise unreachable(subject, socks, runs)
     if docker is None:
         raise AbsentError(subject)
     only_if_local(subject)
@@ -420,32 +419,39 @@ def unanswered(subject, waited_s, runs, busy, changes):
     return ClientError(TIMED_OUT if runs else UNAVAILABLE, f"{subject}: {what}; {fix}")
 
 
-def unreachable(subject, socks):
-    """Return the error for a daemon that runs, and whose sockets are gone."""
-    what = f"kubesyncd runs, but its socket {printable(socks[0])} is gone or closed"
-    return ClientError(UNAVAILABLE, f"{subject}: {what}; run systemctl restart kubesyncd")
+def unreachable(subject, socks, pid):
+    """Return the error for a daemon that runs, or may run where its `pid` is -1, and whose sockets are gone."""
+    what = "kubesyncd runs, but its socket"
+    if pid < 0:
+        why = f"as {printable(LOCKS)} does not tell who holds its lock"
+        what = f"it is not known whether kubesyncd runs, {why}, and its socket"
+    line = f"{subject}: {what} {printable(socks[0])} is gone or closed; run systemctl restart kubesyncd"
+    return ClientError(UNAVAILABLE, line)
 
 
 def wait_for(request, socks):
     """Ask, and wait without a limit: as a shell, or in Python where there is none.
 
     A daemon that fails during its start may be cut off from its sockets for a while, and `wait` then uses docker: for
-    `wait` the daemon has been reached only when it has answered. For `state` a connection is enough, as docker
-    cannot replace it.
+    `wait` the daemon has been reached only when it has answered. A lock that was seen is awaited as `ask` does. For
+    `state` a connection is enough, as docker cannot replace it.
     """
     shells = [shell for shell in SHELLS if posix.access(shell, posix.X_OK)]
     if not shells:
         return ask(request, socks, bound_s=FOREVER_S)
     asked, met = int(posix.environ.get(ASKED, b"0")), MET in posix.environ
-    until = clock() + FIRST_CONTACT_S
+    begin = clock()
+    seen = int(posix.environ[SEEN]) if SEEN in posix.environ else begin - UNREACHABLE_S
     sock, there = connect(socks)
     if not there and gone():
         raise AbsentError(request[1])
     while not (there or met):
-        if clock() >= until:
-            if not daemon_runs():
+        now = clock()
+        if now >= begin + FIRST_CONTACT_S or may_return(seen, now):
+            if running_daemon():
+                posix.environ[SEEN] = b"%d" % now
+            elif not may_return(seen, now):
                 raise AbsentError(request[1])
-            posix.environ[MET] = b"1"  # it may end to be started again
             break
         pause()
         sock, there = connect(socks)
@@ -594,15 +600,20 @@ def show_status(text):
 # Absent daemon.
 
 
-def daemon_runs():
-    """Return whether a daemon runs, or may run, although its sockets take no connection; ask it to look at them."""
+def running_daemon():
+    """Return the lock_holder(): a daemon whose sockets take no connection. Ask it to look at them."""
     pid = lock_holder()
     if pid > 0:
         try:
             posix.kill(pid, LOOK)
         except OSError:
-            return True  # not allowed to this user; the daemon looks by itself, a little later
-    return pid != 0
+            return pid  # not allowed to this user; the daemon looks by itself, a little later
+    return pid
+
+
+def may_return(seen, now):
+    """Return whether a daemon whose lock was `seen` then, and is not now, may have ended to be started again."""
+    return now < seen + UNREACHABLE_S and not gone()
 
 
 def lock_holder():
@@ -692,8 +703,9 @@ def remembered(name):
             return {**features[name]["config"]}, {**features[name]["record"]}
         lost = tree.get("lost")
     except FileNotFoundError:
-        if not first_of_boot(json):
-            raise LostError(f"{where} is missing, although this boot has had it") from None
+        doubt = doubt_of_first_start(json)
+        if doubt:
+            raise LostError(f"{where} is missing, {doubt}") from None
         return {}, {}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         # In memory: a daemon has written it since boot.
@@ -703,18 +715,24 @@ def remembered(name):
     return {}, {}
 
 
-def first_of_boot(json):
-    """Return whether it is certain that no daemon has written a ledger in this boot."""
+def doubt_of_first_start(json):
+    """Return why a missing ledger may be no first start of the boot; empty where no daemon has written one in it."""
+    file = MARK
     try:
-        with open(MARK, "rb") as mark:
+        with open(file, "rb") as mark:
             marked = json.load(mark)["boot_id"]
-        with open(BOOT_ID, "rb") as file:
-            boot = file.read().decode().strip()
-        return bool(boot) and isinstance(marked, str) and marked != boot
+        if isinstance(marked, str):
+            file = BOOT_ID
+            with open(file, "rb") as boot_id:
+                boot = boot_id.read().decode().strip()
+            if boot:
+                return "although this boot has had it" if marked == boot else ""
     except FileNotFoundError:
-        return not posix.access(MARK, posix.F_OK)
+        if file is MARK:
+            return ""
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
+        pass
+    return f"and it is not known whether this boot has had it, as {printable(file)} cannot be read"
 
 
 def gone():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core import protocol
 from kubesyncd.ports import Forbidden, Unavailable
-from kubesyncd.runtime.lock_holder import ask_to_look, lock_holder
+from kubesyncd.runtime.lock_holder import LOCKS, UNKNOWN, ask_to_look, lock_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,13 +150,22 @@ class DaemonClient:
             detail = f"the daemon does not answer in time{why}; look at: systemctl status kubesyncd"
             raise Unavailable("kubesyncd", detail) from error
         except OSError as error:
-            detail = f"the daemon is not running ({path}); start it: systemctl start kubesyncd"
-            if pid := lock_holder(self._folders):
-                ask_to_look(pid)
-                detail = f"the daemon runs, but {path} is gone or closed; ask again, or: systemctl restart kubesyncd"
-            raise Unavailable("kubesyncd", detail) from error
+            raise Unavailable("kubesyncd", self._absence()) from error
         except protocol.BadRequest as error:
             raise Unavailable("kubesyncd", f"{path} uses another protocol ({error})") from error
+
+    def _absence(self) -> str:
+        """Return why the socket takes no connection, and ask a daemon that runs to look at it."""
+        pid = lock_holder(self._folders)
+        if not pid:
+            return f"the daemon is not running ({self.path}); start it: systemctl start kubesyncd"
+        ask_to_look(pid)
+        state = "the daemon runs, but"
+        if pid == UNKNOWN:
+            state = (
+                f"it is not known whether the daemon runs, as {LOCKS} does not tell who holds its lock, and"
+            )
+        return f"{state} {self.path} is gone or closed; ask again, or: systemctl restart kubesyncd"
 
 
 def _again_s(lines: list[tuple[str, str]]) -> float:

@@ -21,6 +21,7 @@ from kubesyncd.cli.click_groups import Output, OutputError, failure_of
 from kubesyncd.core import protocol
 from kubesyncd.daemon.sockets import only_daemon
 from kubesyncd.ports import Forbidden, Unavailable
+from kubesyncd.runtime import lock_holder
 from tests.lab.certificates import Authority, write_kubeconfig
 from tests.unit.cli.operator import Operator
 
@@ -139,6 +140,18 @@ def test_a_daemon_that_runs_without_its_socket_is_one_line(terminal: Operator) -
         line = gives_one_line(terminal, "show feature")
     assert f"the daemon runs, but {terminal.folder}/host.sock is gone or closed" in line
     assert "start it" not in line
+
+
+def test_a_daemon_is_not_said_to_run_where_that_is_not_known(
+    terminal: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.daemon.stop()
+    monkeypatch.setattr(lock_holder, "LOCKS", terminal.folder / "missing")
+    client = switch_daemon.DaemonClient(terminal.daemon.path, (terminal.folder,))
+    with pytest.raises(Unavailable) as failure:
+        client.ask("show")
+    said = "it is not known whether the daemon runs, as /proc/locks does not tell who holds its lock, and "
+    assert f"{said}{terminal.daemon.path} is gone or closed; ask again" in str(failure.value)
 
 
 class Once(dict[str, bytes | None]):

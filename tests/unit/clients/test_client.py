@@ -39,6 +39,7 @@ PYTHONS = [p for p in dict.fromkeys([sys.executable, "/usr/bin/python3"]) if Pat
 LIMIT_S = 60.0
 ID = "0123456789abcdef" * 4
 BOOT = "00000000-0000-4000-8000-00000000000b"
+FOREVER = float("inf")
 
 
 def load_client() -> Any:
@@ -570,6 +571,7 @@ def test_the_ledger_says_which_features_may_start_without_the_daemon(tmp_path: P
 
 
 MISSING = "is missing, although this boot has had it"
+NOT_KNOWN = "is missing, and it is not known whether this boot has had it"
 UNREADABLE = "cannot be read"
 MARKED = json.dumps({"version": 1, "boot_id": BOOT}).encode()
 LOCAL = ledger({"snmp": {"record": {"grant": None}, "config": {"set_owner": "local"}}}).encode()
@@ -578,9 +580,9 @@ LOST: dict[str, tuple[bytes | None, bytes | None, str]] = {
     "first boot": (None, None, ""),
     "next boot": (None, b'{"version": 1, "boot_id": "another"}\n', ""),
     "missing": (None, MARKED, MISSING),
-    "mark of no boot": (None, b'{"version": 1}', MISSING),
-    "mark cut": (None, MARKED[:20], MISSING),
-    "mark empty": (None, b"", MISSING),
+    "mark of no boot": (None, b'{"version": 1}', NOT_KNOWN),
+    "mark cut": (None, MARKED[:20], NOT_KNOWN),
+    "mark empty": (None, b"", NOT_KNOWN),
     "cut": (LOCAL[:-20], MARKED, UNREADABLE),
     "cut without a mark": (LOCAL[:-20], None, UNREADABLE),
     "empty": (b"", MARKED, UNREADABLE),
@@ -609,6 +611,8 @@ def test_a_ledger_lost_within_the_boot_keeps_docker_from_being_used(tmp_path: Pa
         code, _, err = end(process)
         line = DOCKER_IS_USED.format("snmp", "start")
         if why:
+            if why is NOT_KNOWN:
+                why += f", as {place.root}/state/boot.json cannot be read"
             line = f"container: snmp: kubesyncd is not running, and {place.ledger} {why}; Kubernetes may run snmp, so "
             line += "docker is not used; run systemctl start kubesyncd\n"
         expected = (69, None) if why else (0, ["start", "snmp"])
@@ -641,7 +645,8 @@ def test_a_file_that_this_user_may_not_read_is_no_first_start(one_switch: Switch
     if what == "ledger":
         one_switch.ledger.write_bytes(LOCAL)
     denied = {"ledger": one_switch.ledger, "mark": mark, "state": mark.parent}
-    denied.get(what, one_switch.root / "boot_id").chmod(0)
+    unread = denied.get(what, one_switch.root / "boot_id")
+    unread.chmod(0)
     program = f"import os, sys; sys.path.insert(0, {str(CLIENTS)!r}); import client; "
     program += "os.setgroups([]); os.setgid(65534); os.setuid(65534); client.HOST_SOCK = b'/nonexistent'; "
     program += "sys.exit(client.main(['container', 'start', 'snmp']))"
@@ -655,6 +660,8 @@ def test_a_file_that_this_user_may_not_read_is_no_first_start(one_switch: Switch
     )  # fmt: skip
     assert asked.returncode == 69
     assert "Kubernetes may run snmp, so docker is not used" in asked.stderr
+    why = f"{NOT_KNOWN}, as {mark if what == 'state' else unread} cannot be read"
+    assert ("cannot be read" if what == "ledger" else why) in asked.stderr
 
 
 def test_docker_that_fails_to_wait_is_a_failure(one_switch: Switch) -> None:
@@ -1005,6 +1012,95 @@ def test_a_daemon_that_ends_to_be_started_again_is_awaited(one_switch: Switch, v
     one_switch.host.start(protocol.result(4))
     assert end(client) == (4, "", "")
     assert one_switch.said_to("docker") is None
+
+
+class Absence:
+    """The client's view of a daemon that takes no connection: no time passes but in its pauses, and none is slept.
+
+    `lock`: the seconds of each time in which the lock is held; `socket`: when the socket is there.
+    """
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, *lock: tuple[float, float], socket: float = FOREVER
+    ) -> None:
+        self.now = 0.0
+        patch.setattr(CLIENT, "clock", lambda: self.now)
+        patch.setattr(CLIENT, "pause", self._pause)
+        patch.setattr(CLIENT, "connect", lambda _: (None, self.now >= socket))
+        patch.setattr(CLIENT, "lock_holder", lambda: -any(begin <= self.now < end for begin, end in lock))
+        patch.setattr(CLIENT, "only_if_local", lambda _: None)
+        patch.setattr(CLIENT, "become_docker", lambda _: f"docker at {self.now:.0f} s")
+        patch.setattr(CLIENT, "GONE", b"/nonexistent/removed")
+
+    def _pause(self, seconds: float = CLIENT.AGAIN_S) -> None:
+        self.now += seconds
+
+    def ask(self, **more: Any) -> str:
+        try:
+            return str(CLIENT.ask(["id", "snmp"], docker=["inspect", "snmp"], take=print, **more))
+        except CLIENT.ClientError as failure:
+            return f"{failure.code} at {self.now:.0f} s"
+
+
+@pytest.mark.parametrize(
+    ("lock", "socket", "expected"),
+    [
+        ([], FOREVER, "docker at 2 s"),
+        ([(0, 4)], FOREVER, "docker at 34 s"),
+        ([(0, 4), (20, 21.2)], FOREVER, "docker at 51 s"),
+        ([(0, FOREVER)], FOREVER, "69 at 32 s"),
+        # Another daemon, a moment before it makes its socket.
+        ([(0, 4), (33.2, FOREVER)], 34, "75 at 90 s"),
+        ([(0, 4), (33.2, FOREVER)], FOREVER, "69 at 63 s"),
+        # Its starts fail, one after the other.
+        ([(at, at + 3) for at in range(0, 86, 10)], FOREVER, "docker at 90 s"),
+    ],
+)
+def test_docker_is_used_once_a_daemon_has_ended_for_good(
+    monkeypatch: pytest.MonkeyPatch, lock: list[tuple[float, float]], socket: float, expected: str
+) -> None:
+    assert Absence(monkeypatch, *lock, socket=socket).ask() == expected
+
+
+def test_a_daemon_that_ended_with_its_package_is_not_awaited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    absence = Absence(monkeypatch, (0, 4))
+    monkeypatch.setattr(CLIENT, "GONE", os.fsencode(tmp_path))
+    assert absence.ask() == "docker at 4 s"
+
+
+def test_a_daemon_is_not_said_to_run_where_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    absence = Absence(monkeypatch, (0, FOREVER))
+    with pytest.raises(CLIENT.ClientError) as failure:
+        CLIENT.ask(["stop", "snmp", ""], (b"/s",))
+    line = "snmp: it is not known whether kubesyncd runs, as /proc/locks does not tell who holds its lock, and its "
+    line += "socket /s is gone or closed; run systemctl restart kubesyncd"
+    assert (str(failure.value), failure.value.code, round(absence.now)) == (line, 69, 32)
+
+
+IMPATIENT = """
+import sys
+sys.path.insert(0, {clients!r})
+import client
+client.FIRST_CONTACT_S, client.UNREACHABLE_S = 0.2, 1
+sys.exit(client.main(["container", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(("verb", "code"), [("stop", 0), ("wait", 3)])
+def test_a_daemon_that_ends_for_good_is_not_awaited_for_ever(
+    one_switch: Switch, verb: str, code: int
+) -> None:
+    script = one_switch.root / "impatient"
+    script.write_text(IMPATIENT.format(clients=str(CLIENTS)))
+    command = [sys.executable, "-IS", "-c", ENDING, str(one_switch.root), str(one_switch.host.path)]
+    with subprocess.Popen(command) as ending:
+        until((one_switch.root / "locked").exists)
+        client = one_switch.begin(str(script), verb, "snmp")
+        assert end(client) == (code, "", DOCKER_IS_USED.format("snmp", verb))
+        assert ending.wait(LIMIT_S) == 0, "it was asked to look"
+    assert one_switch.said_to("docker") == [verb, "snmp"]
 
 
 def test_a_request_that_was_read_is_not_told_as_unread(one_switch: Switch) -> None:

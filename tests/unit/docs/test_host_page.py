@@ -105,6 +105,7 @@ def test_every_alert_on_the_page_is_one_of_the_code() -> None:
         "kubesyncd runs, but its socket",
         "is gone or closed",
         "run systemctl restart kubesyncd",
+        "it is not known whether kubesyncd runs",
         "so it may not be done",
         "see systemctl status kubesyncd, then ask again",
         "kubesyncd is not running",
