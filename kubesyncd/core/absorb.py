@@ -230,7 +230,9 @@ def _see_refusal(record: Record, observed: Observation, timing: Timing, now: flo
         return replace(record, local_back=False) if record.local_back else record
     refused = observed.no_admission
     made_room = record.mode is Mode.PENDING and observed.local is not None
-    if refused is None or record.local_back or not made_room:
+    # One that may be tried again is about to be.
+    lasts = refused is not None and now < refused.again_at
+    if refused is None or not lasts or record.local_back or not made_room:
         return record
     delay = _doubled(timing, refused.count - 1)
     return replace(record, local_back=True, refuse_until=max(record.refuse_until, now + delay))

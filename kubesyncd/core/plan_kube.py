@@ -136,7 +136,7 @@ def _nothing_runs(inputs: Inputs) -> Plan:
     if record.mode is Mode.READY:
         return _kube_ready(inputs)
     if inputs.state is State.LOCAL_EXITED:
-        if waiter:
+        if inputs.observed.takes_over(inputs.now):
             return inputs.act(
                 SetMode(Mode.PENDING), "the local container ended and a kube one waits: it takes over"
             )
