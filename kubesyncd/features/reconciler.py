@@ -352,4 +352,10 @@ class _Sources:
         """When to repeat failed reads."""
         unread = self.store.failure
         again_at = None if unread is None else unread.again_at
-        return (again_at, self.store.gone_until, self.containers.again_at, self.way_back.again_at)
+        return (
+            again_at,
+            self.store.gone_until,
+            self.containers.again_at,
+            self.way_back.again_at,
+            self.existence.again_at,
+        )
