@@ -327,6 +327,7 @@ def test_a_start_that_the_host_has_hindered_counts_as_untried_after_a_while() ->
     stopped = observed(local(running=False), label=ON)
     record, _ = look(KUBE_CONFIG, up(mode=Mode.READY), replace(stopped, failures=(FULL,)))
     assert look(KUBE_CONFIG, record, stopped, NOW + START_AGES_S - 1.0)[0].unstartable is not None
+    assert plan(KUBE_CONFIG, record, stopped).wake_at == NOW + START_AGES_S
     freed, seen = look(KUBE_CONFIG, record, stopped, NOW + START_AGES_S)
     assert freed.unstartable is None
     assert lacking(freed, seen) == ""
