@@ -123,11 +123,13 @@ def _see_gate(record: Record, observed: Observation, now: float) -> Record:
 def _see_way_back(record: Record, config: FeatureConfig, observed: Observation) -> Record:
     """Note that Kubernetes must keep the feature, until a local container can take over for certain.
 
-    Over a crash of its container, too, but where the local one exists: that one may start after all.
+    Over the end of its container, too. A local one that exists is tried again then; where Docker refuses its start, a
+    pod may come back, also where Kubernetes has made room for it.
     """
-    runs = record.grant in observed.kube_running
-    missing = bool(observed.no_local) and (runs or record.no_way_back)
-    broken = runs and record.unstartable is not None and falls_back(config, record)
+    keeps = record.grant in observed.kube_running or record.no_way_back
+    missing = bool(observed.no_local) and keeps
+    last = keeps or (record.exit is not None and record.exit.owner is Owner.KUBE)
+    broken = last and record.unstartable is not None and falls_back(config, record)
     lost = record.system_state is SystemState.UP and (missing or broken)
     # A script that lacks its image makes no container: nothing was tried.
     tried = record.unit_restarted and not observed.no_way_back
@@ -139,7 +141,8 @@ def _see_way_back(record: Record, config: FeatureConfig, observed: Observation) 
 def _see_start(record: Record, observed: Observation, now: float) -> Record:
     """Note a local container that cannot be started, until it has run: the row tells it over a restart.
 
-    A start that Docker has not answered may still succeed. One that the host has hindered may succeed later.
+    A start that Docker has not answered may still succeed. One that the host has hindered may succeed later: it counts
+    as untried after a while, but not where a kube container would be ended for it.
     """
     local, mark, until = observed.local, record.unstartable, record.unstartable_until
     failed = observed.failure_of(ActionKind.START_LOCAL)
@@ -147,7 +150,8 @@ def _see_start(record: Record, observed: Observation, now: float) -> Record:
         mark, until = (local.id, local.started, failed.text), failed.untried_at
     if local is None or local.running or (mark is not None and mark[:2] != (local.id, local.started)):
         mark = None
-    if mark is None or (until is not None and now >= until):
+    keeps = record.grant in observed.kube_running or record.no_way_back
+    if mark is None or (until is not None and now >= until and not keeps):
         mark = until = None
     if (mark, until) == (record.unstartable, record.unstartable_until):
         return record
@@ -226,7 +230,9 @@ def _see_refusal(record: Record, observed: Observation, timing: Timing, now: flo
         return replace(record, local_back=False) if record.local_back else record
     refused = observed.no_admission
     made_room = record.mode is Mode.PENDING and observed.local is not None
-    if refused is None or record.local_back or not made_room:
+    # One that may be tried again is about to be.
+    lasts = refused is not None and now < refused.again_at
+    if refused is None or not lasts or record.local_back or not made_room:
         return record
     delay = _doubled(timing, refused.count - 1)
     return replace(record, local_back=True, refuse_until=max(record.refuse_until, now + delay))

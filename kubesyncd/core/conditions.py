@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.failed_action import START_AGES_S
 from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import lacked_memory
 from kubesyncd.core.labels import feature_label
@@ -121,15 +120,11 @@ def _no_way_back(feature: str, record: Record, observed: Observation) -> tuple[C
     if not lacks or not (record.no_way_back or observed.no_way_back):
         return ()
     follows = "nothing can run it here but Kubernetes"
-    if record.no_way_back:
+    if record.grant in observed.kube_running:
         follows = "the kube container is kept, also with owner local or a failure"
+    fix = f"run: docker rm {feature}, and its unit makes another one, or repair it and run: kubesync clear {feature}"
     if observed.no_way_back:
         fix = f"restore its image (docker load, docker pull), or create a container named {feature}"
-    elif record.unstartable_until is None:
-        fix = f"run: docker rm {feature}, and its unit makes another one, or: kubesync clear {feature}"
-    else:
-        tried = f"counts as untried {START_AGES_S / 60:g} min after it was tried"
-        fix = f"mend that; the container {tried}, or at once: kubesync clear {feature}"
     return (Condition(ConditionKind.NO_WAY_BACK, f"no way back: {lacks}, so {follows}", fix),)
 
 

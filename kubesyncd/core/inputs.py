@@ -87,7 +87,20 @@ class Inputs:
             start_deadline(self.record.start),
             unverified_deadline(self.record, self.timing),
         )
-        due = (*wakes, *skipped, stable_at, well_at, gate_at, stray_at, failed_at, start_at, unverified_at)
+        # Not while Kubernetes keeps the feature for it.
+        untried_at = None if self.record.no_way_back else self.record.unstartable_until
+        due = (
+            *wakes,
+            *skipped,
+            stable_at,
+            well_at,
+            gate_at,
+            stray_at,
+            failed_at,
+            start_at,
+            unverified_at,
+            untried_at,
+        )
         ahead = [t for t in due if t is not None]
         return Plan(self.state, None, min((t for t in ahead if t > self.now), default=None), why)
 

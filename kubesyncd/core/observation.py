@@ -86,10 +86,13 @@ class Observation:
         """Why the kube container that waits was not admitted when that was last tried."""
         return self.failed(Admit(self.waiter))
 
-    @property
-    def no_hand_over(self) -> FailedAction | None:
-        """Why no kube container took over from the local one when that was last tried: it could not be stored."""
-        return self.failed(SetMode(Mode.PENDING)) or self.no_admission
+    def takes_over(self, now: float) -> bool:
+        """Return whether a kube container waits that can take over from the local one.
+
+        It cannot while what must be stored for it has failed and is not tried again yet.
+        """
+        failures = (self.failed(SetMode(Mode.PENDING)), self.no_admission)
+        return bool(self.waiter) and all(f is None or now >= f.again_at for f in failures)
 
     @property
     def may_still_ask(self) -> bool:

@@ -11,7 +11,7 @@ from kubesyncd.core.actions import Admit, AdoptImage, Plan, SetMode
 from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import crash_loop
 from kubesyncd.core.inputs import label_step
-from kubesyncd.core.model import Mode
+from kubesyncd.core.model import Mode, Owner
 from kubesyncd.core.plan_local import restore_image, start_local
 from kubesyncd.core.reasons import (
     could_not_start,
@@ -21,7 +21,13 @@ from kubesyncd.core.reasons import (
     waits_for_kube,
     why_refused,
 )
-from kubesyncd.core.record import complaint_against, local_wanted, returns_to_local, uncertain
+from kubesyncd.core.record import (
+    complaint_against,
+    local_wanted,
+    returns_to_local,
+    uncertain,
+    wished_owner,
+)
 from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
@@ -130,7 +136,7 @@ def _nothing_runs(inputs: Inputs) -> Plan:
     if record.mode is Mode.READY:
         return _kube_ready(inputs)
     if inputs.state is State.LOCAL_EXITED:
-        if waiter:
+        if inputs.observed.takes_over(inputs.now):
             return inputs.act(
                 SetMode(Mode.PENDING), "the local container ended and a kube one waits: it takes over"
             )
@@ -214,7 +220,8 @@ def _kube_ready(inputs: Inputs) -> Plan:
             follows = "so nothing falls back until it is"
         return inputs.rest(f"{waits}; {lost}, {follows}")
     # Where Kubernetes cannot deploy, waiting for it only leaves the feature without a container.
-    due = inputs.now if record.local_due or record.failure or inputs.observed.no_deploy else None
+    soon = record.local_due or record.failure or inputs.observed.no_deploy
+    due = inputs.now if soon or wished_owner(inputs.config, record) is Owner.LOCAL else None
     if record.local_back or (inputs.observed.no_admission is not None and inputs.observed.local is not None):
         # Nor does it help that a kube container waits which cannot be admitted.
         due = inputs.now

@@ -86,10 +86,11 @@ class Record:
     cannot be, replaced as the local one. `boot_fallback`: a prepared reboot promised an immediate local container,
     until a kube container has proven stable again. `registered`: whether CONFIG_DB had a FEATURE row when it was last
     read; False only after it had one, None: it never had.
-    `no_way_back`: Kubernetes runs it, and no local container exists or can be made for certain, or it does not start.
+    `no_way_back`: Kubernetes runs it or ran it last, and no local container exists or can be made for certain, or it
+    does not start.
     `local_image`: the image that its local container was last made from.
     `unstartable`: the local container that could not be started, since when it has not run, and why;
-    `unstartable_until`: when it counts as untried again, where the reason may pass.
+    `unstartable_until`: when it counts as untried again, where the reason may pass and Kubernetes does not run it.
     `unpause`: a start found its container paused. `gates`: the running kube containers, and which have asked to be
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
@@ -148,23 +149,25 @@ def ruling_owner(config: FeatureConfig, record: Record) -> Owner:
     A rolled-back feature is local until the operator or a new image clears the failure. Kubernetes keeps a feature that
     it runs and that has no way back: the only container is not ended.
     """
-    if record.no_way_back:
-        return Owner.KUBE
+    return Owner.KUBE if record.no_way_back else wished_owner(config, record)
+
+
+def wished_owner(config: FeatureConfig, record: Record) -> Owner:
+    """Return the owner that should run the feature where both can."""
     return Owner.LOCAL if record.rolled_back else config.owner
 
 
 def local_wanted(config: FeatureConfig, record: Record) -> bool:
     """Return whether a local container should run while no kube container runs."""
     returns = config.fallback or record.boot_fallback or record.local_back
-    if ruling_owner(config, record) is Owner.LOCAL or returns:
+    if wished_owner(config, record) is Owner.LOCAL or returns:
         return True
     return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
 
 
 def falls_back(config: FeatureConfig, record: Record) -> bool:
     """Return whether a local container runs the feature, or may have to take over from Kubernetes."""
-    wanted = local_wanted(config, replace(record, no_way_back=False))
-    return wanted or config.policy is not FailurePolicy.ALERT
+    return local_wanted(config, record) or config.policy is not FailurePolicy.ALERT
 
 
 def lacking(record: Record, observed: Observation) -> str:
@@ -187,7 +190,7 @@ def returns_to_local(config: FeatureConfig, record: Record, observed: Observatio
     False where it failed to start when that was last tried: what runs is not ended for it.
     """
     up = record.system_state is SystemState.UP and ruling_owner(config, record) is Owner.KUBE
-    able = observed.local is not None and observed.no_comeback is None
+    able = observed.local is not None and observed.no_comeback is None and not lacking(record, observed)
     return up and local_wanted(config, record) and able and not observed.local_running
 
 
@@ -290,10 +293,13 @@ def cleared(record: Record) -> Record:
         crashes=0,
         refuse_until=0.0,
         restored="",
-        unstartable=None,
-        unstartable_until=None,
         health=health,
     )
+
+
+def repaired(record: Record) -> Record:
+    """Return the record after an operator's repair: cleared, and a start of the local container counts as untried."""
+    return replace(cleared(record), unstartable=None, unstartable_until=None)
 
 
 def rolled_back(record: Record, failure: str, failed_image: str, failed_newest: str) -> Record:

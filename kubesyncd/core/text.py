@@ -7,6 +7,8 @@ import re
 _SHOWN_MAX = 40
 _DIGITS_MAX = 20
 _UNPRINTABLE = re.compile(r"[^ -~]+")
+# Where an address's query or fragment begins.
+_QUERY = re.compile("[?#]")
 # Stands for a secret in a message.
 HIDDEN = "***"
 
@@ -51,7 +53,7 @@ def shortened(text: str, length_max: int) -> str:
 
 
 def public_address(address: str) -> str:
-    """Return the address without what may be secret in it: user and password, and the query.
+    """Return the address without what may be secret in it: user and password, query and fragment.
 
     Of an invalid address, too: a password that is not encoded may have any character in it.
     """
@@ -59,10 +61,11 @@ def public_address(address: str) -> str:
     if not scheme.isalnum():
         scheme, mark, rest = "", "", address
     user, at, place = rest.rpartition("@")
-    if (at and "?" in user) or place.startswith(":"):
+    if (at and _QUERY.search(user)) or place.startswith(":"):
         return f"{scheme}{mark}{HIDDEN}"
-    host, query, _ = place.partition("?")
-    return "".join((scheme, mark, HIDDEN if at else "", at, host, query, HIDDEN if query else ""))
+    query = _QUERY.search(place)
+    shown_place = place if query is None else f"{place[: query.end()]}{HIDDEN}"
+    return "".join((scheme, mark, HIDDEN if at else "", at, shown_place))
 
 
 def public_text(text: str) -> str:

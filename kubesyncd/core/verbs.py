@@ -270,8 +270,7 @@ def wait_code(
         return _code(record)
     if state_of(config, record, observed) is State.LOCAL_EXITED:
         # Where it cannot take over, the unit's restart brings the local container back.
-        able = observed.waiter and observed.no_hand_over is None
-        takes_over = able and ruling_owner(config, record) is Owner.KUBE
+        takes_over = observed.takes_over(now) and ruling_owner(config, record) is Owner.KUBE
         return None if takes_over else _code(record)
     return 1 if lost_since is not None and now >= lost_since + timing.local_wait_s else None
 

@@ -57,21 +57,28 @@ class Existence:
         self._name = name
         self._around = around
         self._backoff = around.runtime.backoff(around.timing)
-        # Until then systemd is not asked: there is a unit, or systemd did not answer.
+        # Until then systemd is not asked: there is a unit.
         self._unit_until = 0.0
+        # When to ask again after no answer; no event repeats it.
+        self.again_at: float | None = None
 
     async def absent(self, stored: Stored | None, containers: tuple[Container, ...]) -> bool:
         """Return whether the feature has no FEATURE row, no container and no unit, for certain."""
         if stored is None or stored.loading or stored.config is not None:
+            self.again_at = None
             return False
-        now = self._around.runtime.clock()
-        if now < self._unit_until or any(not container.gone for container in containers):
+        now, again_at = self._around.runtime.clock(), self.again_at
+        if any(not container.gone for container in containers):
+            self.again_at = None
+            return False
+        if now < self._unit_until or (again_at is not None and now < again_at):
             return False
         try:
             has_unit = await self._around.units.unit_exists(self._name)
         except Unavailable:
-            self._unit_until = self._around.runtime.clock() + self._backoff.next_s()
+            self.again_at = self._around.runtime.clock() + self._backoff.next_s()
             return False
+        self.again_at = None
         self._backoff.reset()
         if has_unit:
             self._unit_until = now + self._around.timing.audit_s

@@ -83,13 +83,14 @@ class FailedActions:
         """Return the failures that still count beside these containers; forget all others."""
         present = {c.id: c.running for c in containers if not c.gone}
         made = any(c.owner is Owner.LOCAL and not c.gone for c in containers)
+        runs = any(present.values())
         now = self._clock()
         if self._woken != self._around.wakes.all_woken:
             # Redis may have answered again since.
             self._woken = self._around.wakes.all_woken
             self.hurry(*_PACED)
         for key, failed in tuple(self._failures.items()):
-            if _is_over(failed, present, now, made=made):
+            if _is_over(failed, present, now, made=made, runs=runs):
                 self._forget(key)
         return tuple(self._failures.values())
 
@@ -103,15 +104,16 @@ class FailedActions:
             self._alerts.answers(key[0].value, surely=True)
 
 
-def _is_over(failed: FailedAction, present: dict[str, bool], now: float, *, made: bool) -> bool:
+def _is_over(failed: FailedAction, present: dict[str, bool], now: float, *, made: bool, runs: bool) -> bool:
     """Return whether Docker reports what the action was to bring about, or the action is not wanted any more.
 
-    `present`: whether each existing container runs. `made`: whether a local one exists.
+    `present`: whether each existing container runs. `made`: whether a local one exists, `runs`: whether any runs.
     """
     match failed.kind:
         case ActionKind.START_LOCAL:
-            # It stays true of this container, unless its reason may pass: a fallback to it would fail.
-            untried = failed.untried_at is not None and now >= failed.untried_at
+            # It stays true of this container, unless its reason may pass: a fallback to it would fail. What runs is
+            # not ended for a start that nothing has tried again.
+            untried = failed.untried_at is not None and now >= failed.untried_at and not runs
             return untried or present.get(failed.target, True)
         case ActionKind.STOP | ActionKind.KILL | ActionKind.UNPAUSE:
             over = not present.get(failed.target, False)

@@ -24,7 +24,7 @@ from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.model import Owner
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
-from kubesyncd.core.record import Record, cleared, lacking, state_of
+from kubesyncd.core.record import Record, lacking, repaired, state_of
 from kubesyncd.core.state import check
 from kubesyncd.core.verbs import Outcome, Start, accept
 from kubesyncd.features.container_reader import ContainerReader
@@ -167,7 +167,7 @@ class Reconciler:
     async def cleared(self) -> View:
         """Clear a failure, and try each failed action again where it is wanted. Raises Refused, Unavailable."""
         self._executor.failed.forget_all()
-        return await self.note(cleared)
+        return await self.note(repaired)
 
     def forget(self) -> None:
         """Answer all waiting clients: the feature is uninstalled."""
@@ -352,4 +352,10 @@ class _Sources:
         """When to repeat failed reads."""
         unread = self.store.failure
         again_at = None if unread is None else unread.again_at
-        return (again_at, self.store.gone_until, self.containers.again_at, self.way_back.again_at)
+        return (
+            again_at,
+            self.store.gone_until,
+            self.containers.again_at,
+            self.way_back.again_at,
+            self.existence.again_at,
+        )

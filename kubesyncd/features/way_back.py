@@ -64,7 +64,7 @@ class WayBack:
         self._asks = not exists and record.system_state is SystemState.UP and falls_back(config, record)
         if not self._asks:
             self._lacking, self._until = None, 0.0
-            self._answered()
+            self._rest(surely=False)
             return ""
         now = self._around.runtime.clock()
         waits = self.again_at is not None and now < self.again_at
@@ -82,7 +82,7 @@ class WayBack:
             self._silent = str(error)
             self._alerts.fails(TOPIC, error)
             return
-        self._answered(surely=True)
+        self._rest(surely=True)
         if changes == self._changes:
             self._lacking, self._until = answer, clock() + self._around.timing.audit_s
         else:
@@ -90,10 +90,10 @@ class WayBack:
             self._lacking = answer or self._lacking
             self._silent = "the images are changing"
 
-    def _answered(self, *, surely: bool = False) -> None:
-        if self.again_at is not None:
-            self.again_at = None
-            self._alerts.answers(TOPIC, surely=surely)
+    def _rest(self, *, surely: bool) -> None:
+        """Note an answer (`surely`), or that none is needed: then the outage ends at the first look that may end it."""
+        self.again_at = None
+        self._alerts.answers(TOPIC, surely=surely)
         self._backoff.reset()
 
     async def asked(self, record: Record) -> str:

@@ -56,12 +56,13 @@ from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import (
     Cause,
+    Exit,
     Record,
-    cleared,
     complaint_against,
     falls_back,
     local_wanted,
     project,
+    repaired,
     ruling_owner,
     state_of,
     with_grant,
@@ -369,7 +370,7 @@ def folded(w: World) -> World:
         gates=_folded_gates(r, names) if w.silent else (),
         asked=asked,
         unverified=_folded_unverified(r, names),
-        exit=replace(r.exit, container_id="") if r.local_exited and r.exit is not None else None,
+        exit=_folded_exit(w),
         health=_folded_health(w, names),
     )
     return replace(
@@ -399,6 +400,17 @@ def _folded_grant(w: World) -> float:
     if at >= NOW:
         return NOW
     return LONG_AGO if at < OLD and w.image and w.record.health.ends else OLD
+
+
+def _folded_exit(w: World) -> Exit | None:
+    """Only a local exit tells by itself, and Kubernetes' where the local container does not start."""
+    last, r = w.record.exit, w.record
+    if last is None:
+        return None
+    if r.local_exited:
+        return replace(last, container_id="")
+    kube = last.owner is Owner.KUBE and r.system_state is SystemState.UP and not w.local_starts
+    return Exit("", Owner.KUBE, None, Cause.STOP) if kube else None
 
 
 def _folded_gates(record: Record, names: dict[str, str]) -> tuple[GateWatch, ...]:
@@ -895,7 +907,7 @@ def unwell_moves(w: World) -> Iterator[tuple[str, World]]:
             record = replace(w.record, health=complain(w.record.health, said))
             yield f"kube container {k.id[:4]} says that it is unhealthy", replace(w, record=record)
     if w.record.failure:
-        yield "the operator clears the failure", replace(w, record=cleared(w.record))
+        yield "the operator clears the failure", replace(w, record=repaired(w.record))
     if w.record.rolled_back and w.api and not w.server_label:
         yield "the master's operator labels the node", replace(w, server_label=True)
         other = "B" if w.image == "A" else "A"
@@ -1015,6 +1027,16 @@ def _check_queue(w: World) -> None:
         raise Broken(f"S5: {w.labels.applied} counts as applied, the node has {w.server_label}")
 
 
+def _check_starting(w: World) -> None:
+    """L1: only a local container that does not start rests there, and only where no pod may come back."""
+    if w.local_starts or w.config.owner is Owner.KUBE:
+        raise Broken("L1: it comes to rest in STARTING although there is a local container")
+    if w.record.exit is not None and w.record.exit.owner is Owner.KUBE:
+        raise Broken(
+            "L1: kube has made room for a local container that does not start, and no pod may come back"
+        )
+
+
 def _check_down(w: World) -> None:
     """S7: a feature that is down stays down."""
     if w.slow and w.local_runs and not w.local_by_hand:
@@ -1038,8 +1060,8 @@ def _check_rests(w: World, state: State) -> None:
     )
     if state not in stable:
         raise Broken(f"L1: it comes to rest in {state}")
-    if state is State.STARTING and w.local_exists and (w.local_starts or w.config.owner is Owner.KUBE):
-        raise Broken("L1: it comes to rest in STARTING although there is a local container")
+    if state is State.STARTING and w.local_exists:
+        _check_starting(w)
     if state is State.KUBE_READY and facts_of(w).waiter:
         raise Broken("L1: nothing runs, and a kube container that waits is not admitted")
     kube_fallback = w.config.owner is Owner.KUBE and w.config.fallback and w.local_exists and w.local_starts

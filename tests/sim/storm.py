@@ -1,7 +1,8 @@
 """Run the real daemon for one virtual hour of faults per seed, and check its promises.
 
-Three acts: a storm of faults, operators and reboots; then the faults stop, and everything must come to rest (L1,
-L2, L3); then an hour with restarts of the daemon and a `config reload`, in which nothing may happen (L4, S2, S10).
+Four acts: a storm of faults, operators and reboots; then the faults stop, and everything must come to rest (L1,
+L2, L3); then an hour with restarts of the daemon and a `config reload`, in which nothing may happen (L4, S2, S10); at
+last every pod ends and stays away, and local containers return in time, not sooner (L3).
 `python -m tests.sim.storm --seeds 1000 --from 1` runs many and counts every kind of fault; a failing seed tells
 its story and how to replay it.
 """
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 CALM_S_MAX = 3 * 3600.0
 LOOK_S = 30.0
 QUIET_S = 3600.0
+# For the ends of pods, the starts of local containers, and what is unnoticed until an audit.
+RETURNS_S = 180.0
 # A rest is believed once nothing has happened for so long.
 STILL_S = 660.0
 # A run of fewer seeds says nothing of how often each kind of fault strikes.
@@ -68,12 +71,12 @@ class Storm:
         self.world = World(seed, self.chance, drawn_features(rng), TIMING)
         # A refused label is asked for once more by the next life; that must not look like a restart's effect.
         may = Fault.API_INVALID not in self.chance.armed
-        stays_away = may and rng.random() < 0.3
-        self._schedule = Schedule(self.world, master_stays_away=stays_away)
-        self._rest = Rest(self.world, master_stays_away=stays_away)
+        self._stays_away = may and rng.random() < 0.3
+        self._schedule = Schedule(self.world, master_stays_away=self._stays_away)
+        self._rest = Rest(self.world, master_stays_away=self._stays_away)
 
     async def run(self) -> Told:
-        """All three acts."""
+        """All acts."""
         world = self.world
         failure = asyncio.create_task(world.failed.wait())
         acts = asyncio.create_task(self._acts())
@@ -97,6 +100,8 @@ class Storm:
         await self._schedule.run()
         await self._calm()
         await self._quiet()
+        if not self._stays_away:
+            await self._withdrawn()
         kubelet.cancel()
         watch.cancel()
 
@@ -143,6 +148,15 @@ class Storm:
             if len(world.effects) != before:
                 names = {"kill": "S2", "stop": "S2", "reload": "S10", "rest": "L4"}
                 raise Broken(f"{names[what]}: in the quiet hour, after {what}: {world.effects[before:]}")
+        self._rest.check()
+
+    async def _withdrawn(self) -> None:
+        """Pods that have been well for an hour end, and none comes back."""
+        world = self.world
+        self.chance.tell("storm", "every manifest is withdrawn")
+        world.api.withdrawn.update(kube_features(world))
+        world.kubelet.ring()
+        await asyncio.sleep(world.timing.fallback_after_s + RETURNS_S)
         self._rest.check()
 
 

@@ -110,6 +110,26 @@ def test_a_crashed_local_container_is_not_left_to_a_kube_one_that_cannot_take_ov
         assert wait_code(FALLBACK, record, seen, TIMING, NOW) == code
 
 
+@pytest.mark.parametrize("failed", [REFUSED, NOT_PENDING], ids=["grant", "mode"])
+def test_wait_and_plan_agree_on_whether_a_kube_container_takes_over(failed: FailedAction) -> None:
+    """A failure is remembered for longer than it keeps the container out."""
+    seen = replace(NOTHING, failures=(failed,))
+    record, _ = look(
+        FALLBACK, up(local_id=LOCAL), replace(seen, containers=(local(running=False, code=3), kube()))
+    )
+    for now, code, action in ((NOW, 3, None), (failed.again_at, None, SetMode(Mode.PENDING))):
+        record, told = look(FALLBACK, record, seen, now)
+        assert wait_code(FALLBACK, record, told, TIMING, now) == code
+        made = plan(FALLBACK, record, seen, now)
+        assert made.action == action
+        assert action or made.wake_at == failed.again_at
+    pending = with_mode(record, Mode.PENDING)
+    assert plan(FALLBACK, pending, seen, failed.again_at).action == Admit(KUBE)
+    assert not look(FALLBACK, pending, seen, failed.again_at)[0].local_back, (
+        "only a refusal of this hand-over counts"
+    )
+
+
 def test_local_runs_beside_a_refused_one_until_the_hand_over_can_be_stored() -> None:
     made = plan(FALLBACK, PENDING, replace(BESIDE, failures=()))
     assert made.action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)

@@ -7,12 +7,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, RestartUnit, RestoreImage, SetMode
+from kubesyncd.core.actions import (
+    Admit,
+    EndContainer,
+    RequestLabel,
+    RestartUnit,
+    RestoreImage,
+    SetMode,
+    StartLocal,
+)
 from kubesyncd.core.conditions import ConditionKind, conditions
 from kubesyncd.core.failed_action import START_AGES_S, ActionKind, FailedAction
 from kubesyncd.core.health import Complaint, Health
 from kubesyncd.core.model import FailurePolicy, FeatureConfig, LabelView, Mode, Owner, SystemState
-from kubesyncd.core.record import Cause, Record, cleared, falls_back, lacking, ruling_owner, with_mode
+from kubesyncd.core.record import (
+    Cause,
+    Record,
+    falls_back,
+    lacking,
+    repaired,
+    returns_to_local,
+    ruling_owner,
+    with_mode,
+)
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Start, accept, outcome
 from tests.unit.core.given import (
@@ -269,13 +286,13 @@ def test_a_local_container_that_does_not_start_is_no_way_back(config: FeatureCon
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert found.text == (
         "no way back: its local container does not start: Docker: no such program, so the kube container is kept, "
-        "also with owner local or a failure; run: docker rm snmp, and its unit makes another one, or: "
-        "kubesync clear snmp"
+        "also with owner local or a failure; run: docker rm snmp, and its unit makes another one, or repair it and "
+        "run: kubesync clear snmp"
     )
     record, seen = look(config, record, replace(DEAD, failures=()))
     assert record.no_way_back, "over a restart of the daemon"
     assert lacking(record, seen) == "its local container does not start: Docker: no such program"
-    mended, seen = look(config, cleared(record), replace(DEAD, failures=()))
+    mended, seen = look(config, repaired(record), replace(DEAD, failures=()))
     assert not mended.no_way_back
     assert lacking(mended, seen) == ""
 
@@ -284,21 +301,103 @@ FULL = replace(BROKEN, text="Docker: no space left on device", at=NOW, passing=T
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_start_that_the_host_has_hindered_counts_as_untried_after_a_while(*, restarted: bool) -> None:
-    """The disk may be free again: kube's container has run since, so that nothing has tried another start."""
-    hindered = replace(DEAD, failures=(FULL,))
-    assert plan(LOCAL_CONFIG, granted(), hindered).action is None
-    record, seen = look(LOCAL_CONFIG, granted(), hindered)
+@pytest.mark.parametrize("config", [LOCAL_CONFIG, ROLLBACK, FALLBACK])
+def test_no_time_ends_a_kube_container_for_a_start_that_was_hindered(
+    config: FeatureConfig, *, restarted: bool
+) -> None:
+    """Docker blames the host (500) for many reasons that last; nothing has tried another start since."""
+    rolled_back, sick = config is ROLLBACK, Complaint(KUBE, "container", "no answer")
+    health = Health(complaints=(sick,)) if config is FALLBACK else Health()
+    record = granted(rolled_back=rolled_back, failure="bad", health=health)
+    record, seen = look(config, record, replace(DEAD, failures=(FULL,)))
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
-    assert found.text.endswith(
-        "mend that; the container counts as untried 10 min after it was tried, or at once: kubesync clear snmp"
-    )
-    later, due = replace(hindered, failures=() if restarted else (FULL,)), NOW + START_AGES_S
-    assert plan(LOCAL_CONFIG, record, later, due - 1.0).action is None
-    freed, seen = look(LOCAL_CONFIG, record, later, due)
-    assert (freed.no_way_back, freed.unstartable) == (False, None)
-    assert conditions("snmp", freed, seen, TIMING, due) == ()
-    assert plan(LOCAL_CONFIG, freed, later, due).action == RequestLabel(on=False)
+    assert found.text.endswith("repair it and run: kubesync clear snmp")
+    later = replace(DEAD, failures=() if restarted else (FULL,))
+    for after_s in (START_AGES_S, 100 * START_AGES_S):
+        made = plan(config, record, later, NOW + after_s)
+        assert (made.action, made.state) == (None, State.KUBE_RUNNING)
+        record, _ = look(config, record, later, NOW + after_s)
+        assert record.no_way_back
+    mended, seen = look(config, repaired(record), replace(DEAD, failures=()))
+    assert conditions("snmp", mended, seen, TIMING, NOW) == ()
+
+
+def test_a_start_that_the_host_has_hindered_counts_as_untried_after_a_while() -> None:
+    """The disk may be free again, and no kube container runs that would be ended for it."""
+    stopped = observed(local(running=False), label=ON)
+    record, _ = look(KUBE_CONFIG, up(mode=Mode.READY), replace(stopped, failures=(FULL,)))
+    assert look(KUBE_CONFIG, record, stopped, NOW + START_AGES_S - 1.0)[0].unstartable is not None
+    assert plan(KUBE_CONFIG, record, stopped).wake_at == NOW + START_AGES_S
+    freed, seen = look(KUBE_CONFIG, record, stopped, NOW + START_AGES_S)
+    assert freed.unstartable is None
+    assert lacking(freed, seen) == ""
+
+
+STOPPED = observed(local(running=False), label=ON)
+
+
+def test_the_local_container_is_tried_again_at_once_when_kube_s_ends_and_a_pod_may_come_back() -> None:
+    """Over a restart of the daemon, too, when nothing knows the refusal but the record."""
+    record, _ = look(LOCAL_CONFIG, granted(), replace(DEAD, failures=(FULL,)))
+    late = NOW + 2 * START_AGES_S
+    ended, seen = look(LOCAL_CONFIG, record, STOPPED, late)
+    assert ended.no_way_back
+    (found,) = conditions("snmp", ended, seen, TIMING, late)
+    assert ", so nothing can run it here but Kubernetes; run: docker rm snmp" in found.text
+    assert plan(LOCAL_CONFIG, ended, STOPPED, late).action == SetMode(Mode.NONE)
+    tried = with_mode(ended, Mode.NONE)
+    assert plan(LOCAL_CONFIG, tried, STOPPED, late).action == StartLocal(LOCAL), "the label stays meanwhile"
+    again = replace(FULL, at=late, again_at=late + 30.0)
+    refused = replace(STOPPED, failures=(again,))
+    assert plan(LOCAL_CONFIG, tried, refused, late).action == SetMode(Mode.READY)
+    waits = with_mode(tried, Mode.READY)
+    assert plan(LOCAL_CONFIG, waits, refused, late).wake_at == late + 30.0
+    assert plan(LOCAL_CONFIG, waits, replace(refused, label=OFF), late).action == RequestLabel(on=True)
+    assert plan(LOCAL_CONFIG, waits, refused, late + 30.0).action == StartLocal(LOCAL)
+    pod = replace(refused, containers=(*refused.containers, kube(KUBE2)), waiting=frozenset({KUBE2}))
+    assert plan(LOCAL_CONFIG, waits, pod, late).action == Admit(KUBE2)
+    runs = replace(STOPPED, containers=(local(),))
+    assert plan(LOCAL_CONFIG, waits, runs, late).action == SetMode(Mode.NONE)
+    assert plan(LOCAL_CONFIG, with_mode(waits, Mode.NONE), runs, late).action == RequestLabel(on=False)
+
+
+def test_a_pod_may_come_back_where_the_kube_container_has_made_room_for_one_that_does_not_start() -> None:
+    """`kubesync clear`, or a start that nothing had tried before: only Docker's answer to it tells."""
+    record, _ = look(LOCAL_CONFIG, granted(), replace(DEAD, failures=(FULL,)))
+    ending = replace(repaired(record), asked=(KUBE, Cause.STOP))
+    without = replace(STOPPED, label=OFF)
+    ended, _ = look(LOCAL_CONFIG, ending, without)
+    assert not ended.no_way_back
+    record = with_mode(ended, Mode.NONE)
+    assert plan(LOCAL_CONFIG, record, without).action == StartLocal(LOCAL)
+    refused = replace(without, failures=(replace(FULL, again_at=NOW + 30.0),))
+    record, _ = look(LOCAL_CONFIG, record, refused)
+    assert record.no_way_back
+    assert plan(LOCAL_CONFIG, record, refused).action == SetMode(Mode.READY)
+    assert plan(LOCAL_CONFIG, with_mode(record, Mode.READY), refused).action == RequestLabel(on=True)
+
+
+def test_what_never_ran_in_kubernetes_gets_no_label_for_a_start_that_is_refused() -> None:
+    refused = replace(STOPPED, label=OFF, failures=(FULL,))
+    record, _ = look(LOCAL_CONFIG, up(), refused)
+    assert not record.no_way_back
+    assert ruling_owner(LOCAL_CONFIG, record) is Owner.LOCAL
+
+
+def test_owner_local_forgets_a_failure_and_no_refused_start() -> None:
+    """A restart of the daemon may come between: only the record knows the refusal then."""
+    record, _ = look(FALLBACK, granted(failure="bad"), DEAD)
+    record, _ = look(LOCAL_CONFIG, record, replace(DEAD, failures=()))
+    assert (record.failure, record.no_way_back) == ("", True)
+    record, _ = look(LOCAL_CONFIG, record, replace(DEAD, failures=()))
+    assert record.no_way_back
+
+
+def test_a_reset_ends_no_kube_container_early_for_a_start_that_was_refused_before_a_restart() -> None:
+    record, _ = look(FALLBACK, granted(), DEAD)
+    leaving = replace(DEAD, failures=(), leaving=True, joined=False)
+    assert plan(FALLBACK, record, leaving).action is None
+    assert not returns_to_local(FALLBACK, record, leaving)
 
 
 def test_a_start_that_its_own_program_forbids_stays_in_the_way() -> None:
@@ -312,8 +411,6 @@ def test_a_local_container_that_may_yet_start_is_a_way_back() -> None:
     assert not look(LOCAL_CONFIG, granted(), unanswered)[0].no_way_back
     assert not look(KUBE_CONFIG, granted(), DEAD)[0].no_way_back, "nothing promises one"
     assert not look(LOCAL_CONFIG, up(), replace(DEAD, containers=(local(running=False),)))[0].no_way_back
-    over, _ = look(LOCAL_CONFIG, granted(no_way_back=True), replace(DEAD, containers=(local(running=False),)))
-    assert not over.no_way_back, "kube's has ended: the local one is tried again"
 
 
 def test_the_image_of_the_local_container_is_remembered() -> None:

@@ -431,6 +431,7 @@ def test_a_start_that_the_host_hindered_is_not_held_against_its_container_for_ev
         await asyncio.sleep(START_AGES_S - 1.0)
         assert kept.lasting((STOPPED,))
         await asyncio.sleep(1.0)
+        assert kept.lasting((STOPPED, kube())), "what runs is not ended for it"
         assert not kept.lasting((STOPPED,)), "the local container may take over again, also from a reset"
 
     loop.run(story())

@@ -171,6 +171,20 @@ async def test_a_verb_under_way_is_answered_when_the_feature_is_uninstalled() ->
     assert (outcome.code, outcome.text) == (1, GONE)
 
 
+def test_an_uninstalled_feature_is_forgotten_as_soon_as_systemd_answers() -> None:
+    async def story() -> None:
+        world = World((), config=None, unit=None)
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        await asyncio.sleep(1.0)
+        assert not running.done(), "it may have a unit"
+        world.unit = False
+        async with asyncio.timeout(60.0):
+            await running
+
+    loop.run(story())
+
+
 async def test_a_container_that_ignores_the_requested_signal_is_killed_by_the_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,6 +12,7 @@ from kubesyncd.core.model import FeatureConfig, Owner, Timing
 from kubesyncd.features.way_back import NO_SCRIPT, WayBack
 from kubesyncd.ports import Unavailable
 from tests.sim import loop
+from tests.sim.plain import PlainLog
 from tests.unit.core.given import FALLBACK, KUBE_CONFIG, NO_IMAGE, down, granted, kube, local
 from tests.unit.features.given import World, around
 
@@ -111,6 +112,29 @@ def test_without_an_answer_nothing_is_certain_and_what_was_known_stays(*, known:
         await asyncio.sleep(1.0)
         assert await asked(way) == ("", False), "asked again"
         assert way.again_at is None
+
+    loop.run(story())
+
+
+@pytest.mark.parametrize("asked_again", [False, True], ids=["not needed any more", "asked again"])
+def test_an_outage_ends_with_the_answer_and_the_next_one_is_told(*, asked_again: bool) -> None:
+    """What is asked may change within the seconds in which an outage may be about to end by itself."""
+
+    async def story() -> None:
+        world, log = World(unit=None), PlainLog()
+        surroundings = around(world, log)
+        way = WayBack("snmp", surroundings, surroundings.runtime.alert_log("snmp"))
+        assert await asked(way) == ("", True)
+        await asyncio.sleep(1.0)
+        made = (kube(), local(running=False))
+        await way.lacking(FALLBACK, granted(), made)
+        world.unit = True
+        await asyncio.sleep(60.0)
+        await way.lacking(FALLBACK, granted(), (kube(),) if asked_again else made)
+        assert [event for _, event, _ in log.lines] == ["way_back", "recovered"]
+        lldp = surroundings.runtime.alert_log("lldp")
+        lldp.fails("trouble", Unavailable("systemd", "Failed to connect to bus"))
+        assert [event for _, event, _ in log.lines][2:] == ["trouble"]
 
     loop.run(story())
 
