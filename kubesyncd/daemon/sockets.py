@@ -9,6 +9,7 @@ import socket
 import struct
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd.runtime.lock_holder import is_private, lock_holder
@@ -16,7 +17,6 @@ from kubesyncd.runtime.state_files import OPEN_FOLDER, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BACKLOG = 1024
 # Any user's client reads the mark of the boot; the folder's other names are not listed.
@@ -115,21 +115,28 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
 
 
 class RunFolder:
-    """The folder of the sockets and the ledger, as this run of the daemon has found it."""
+    """The folder of the sockets and the ledger, as this process has found it. It is kept over reloads."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._found = _stat(folder) if os.access(folder, os.W_OK) else None
+    def __init__(self) -> None:
+        self.path = Path()
+        self._found: os.stat_result | None = None
+
+    def find(self, folder: Path) -> None:
+        """Note the folder that a run begins with; one that was lost before stays so until it is usable again."""
+        if folder != self.path:
+            self.path, self._found = folder, None
+        if os.access(folder, os.W_OK):
+            self._found = _stat(folder)
 
     def is_lost(self) -> bool:
         """Return whether it is gone or another one, and this process may neither make it nor write to it.
 
         One that the daemon could not use from the start is not lost: there, a restart would not help.
         """
-        now = _stat(self._folder)
+        now = _stat(self.path)
         if self._found is None or (now is not None and os.path.samestat(now, self._found)):
             return False
-        nearest = next(each for each in (self._folder, *self._folder.parents) if each.exists())
+        nearest = next(each for each in (self.path, *self.path.parents) if each.exists())
         return not os.access(nearest, os.W_OK)
 
 
