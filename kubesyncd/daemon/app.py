@@ -134,10 +134,11 @@ class _Places:
 
     def look(self) -> None:
         """Put right what a cleaner of /run, or another program, has changed."""
-        for lock in self._locks:
-            lock.renew()
+        # The sockets first: of rights that their folder lacks there is an alert.
         for endpoint in self._endpoints:
             endpoint.look()
+        for lock in self._locks:
+            lock.renew()
         self._check_folder()
 
     async def end(self, server: Server) -> None:

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd.runtime.lock_holder import is_private, lock_holder
-from kubesyncd.runtime.state_files import OPEN_FOLDER, make_folder
+from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER, add_rights, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BACKLOG = 1024
-# Any user's client reads the mark of the boot; the folder's other names are not listed.
-STATE_MODE = 0o711
 _CREDENTIALS = struct.Struct("3i")
 # An access list (linux/posix_acl_xattr.h): its version; of each entry the kind, the rights, and whose they are.
 _ACL = "system.posix_acl_access"
@@ -39,7 +37,10 @@ class InUseError(Exception):
 
 
 class RunLock:
-    """The lock of the daemon that uses a folder, on the folder itself: a new file needs space."""
+    """The lock of the daemon that uses a folder, on the folder itself: a new file needs space.
+
+    `mode`: what the folder's mode has at least.
+    """
 
     def __init__(self, folder: Path, mode: int) -> None:
         self._folder = folder
@@ -57,6 +58,7 @@ class RunLock:
             raise
         self.release()
         self._fd = fd
+        add_rights(fd, self._mode)
 
     def take_if_alone(self, *, sure: bool) -> bool:
         """Lock the folder where that is possible; return whether no other daemon can run then.
@@ -75,9 +77,11 @@ class RunLock:
             return False
 
     def renew(self) -> None:
-        """Lock the folder that is there now, where it is not the locked one any more."""
+        """Lock the folder that is there now, where it is not the locked one any more, and keep it open to clients."""
         with suppress(OSError):
-            if not self._holds():
+            if self._holds():
+                add_rights(self._fd, self._mode)
+            else:
                 self.take()
 
     def _holds(self) -> bool:
@@ -103,7 +107,7 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     or locked, the daemon goes on without.
     """
     run = RunLock(run_dir, OPEN_FOLDER)
-    locks = (run,) if state_dir is None else (RunLock(state_dir, STATE_MODE), run)
+    locks = (run,) if state_dir is None else (RunLock(state_dir, STATE_FOLDER), run)
     sure = False
     try:
         for lock in locks:

@@ -424,3 +424,18 @@ def test_the_lock_follows_a_folder_that_was_replaced(tmp_path: Path) -> None:
         assert not locked(tmp_path / "old")
     until(lambda: not locked(run))
     assert not locked(state)
+
+
+def test_a_locked_folder_stays_open_to_those_who_look_up_a_file_in_it(tmp_path: Path) -> None:
+    run, state = tmp_path / "run", tmp_path / "state"
+    state.mkdir(mode=0o700)
+    with only_daemon(run, state) as locks:
+        assert state.stat().st_mode & 0o777 == 0o711
+        state.rename(tmp_path / "old")
+        state.mkdir(mode=0o700)
+        for found, wanted in ((0o700, 0o711), (0o700, 0o711), (0o770, 0o771)):
+            state.chmod(found)
+            for lock in locks:
+                lock.renew()
+            assert state.stat().st_mode & 0o777 == wanted
+            assert locked(state)
