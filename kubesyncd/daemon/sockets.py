@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubesyncd.runtime.lock_holder import is_private, lock_holder
+from kubesyncd.runtime.lock_holder import lock_holder
 from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER, add_rights, make_folder
 
 if TYPE_CHECKING:
@@ -60,21 +60,17 @@ class RunLock:
         self._fd = fd
         add_rights(fd, self._mode)
 
-    def take_if_alone(self, *, sure: bool) -> bool:
-        """Lock the folder where that is possible; return whether no other daemon can run then.
-
-        `sure`: that is known already. Raises StartError where another daemon holds the lock.
-        """
+    def take_if_alone(self) -> None:
+        """Lock the folder where that is possible. Raises StartError where another daemon holds the lock."""
         try:
             self.take()
-            return is_private(os.fstat(self._fd))
         except BlockingIOError as error:
             # Any user may lock a folder that all may open; that must not keep the daemon from starting.
-            if sure and not lock_holder((self._folder,)):
-                return False
-            raise StartError(f"{self._folder}: another kubesyncd uses this folder; stop it first") from error
+            if lock_holder((self._folder,)):
+                text = f"{self._folder}: another kubesyncd uses this folder; stop it first"
+                raise StartError(text) from error
         except OSError:
-            return False
+            pass
 
     def renew(self) -> None:
         """Lock the folder that is there now, where it is not the locked one any more, and keep it open to clients."""
@@ -108,10 +104,9 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     """
     run = RunLock(run_dir, OPEN_FOLDER)
     locks = (run,) if state_dir is None else (RunLock(state_dir, STATE_FOLDER), run)
-    sure = False
     try:
         for lock in locks:
-            sure |= lock.take_if_alone(sure=sure)
+            lock.take_if_alone()
         yield locks
     finally:
         for lock in locks:

@@ -115,13 +115,20 @@ def test_a_second_daemon_is_refused_also_where_only_the_state_is_shared(tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
-def test_a_lock_of_another_user_keeps_no_daemon_from_starting(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "mode", "held"), [("run", 0o711, "state"), ("run", 0o755, "state"), ("state", 0o755, "run")]
+)
+def test_a_lock_of_another_user_keeps_no_daemon_from_starting(
+    tmp_path: Path, which: str, mode: int, held: str
+) -> None:
+    """`mode`: of the state folder; an operator may have opened it to all."""
     run, state = tmp_path / "run", tmp_path / "state"
     with only_daemon(run, state):
         pass
+    state.chmod(mode)
     with subprocess.Popen(
         ["/bin/sh", "-c", "exec 9<. && flock -s 9 && echo locked && read _"],
-        cwd=run,
+        cwd=tmp_path / which,
         user=65534,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -129,8 +136,10 @@ def test_a_lock_of_another_user_keeps_no_daemon_from_starting(tmp_path: Path) ->
         assert stranger.stdout is not None
         assert stranger.stdout.readline() == b"locked\n"
         with only_daemon(run, state):
-            assert lock_holder((run,)) == 0
-            assert lock_holder((run, state)) == os.getpid()
+            assert lock_holder((tmp_path / which,)) == 0
+            assert lock_holder((tmp_path / held,)) == os.getpid()
+            with pytest.raises(StartError, match=f"{held}: another kubesyncd"), only_daemon(run, state):
+                pass
         stranger.kill()
 
 
