@@ -124,26 +124,25 @@ class RunFolder:
         """Note the folder that a run begins with; one that was lost before stays so until it is usable again."""
         if folder != self.path:
             self.path, self._found = folder, None
-        if os.access(folder, os.W_OK):
-            self._found = _stat(folder)
+        with suppress(OSError):
+            if os.access(folder, os.W_OK):
+                self._found = folder.stat()
 
     def is_lost(self) -> bool:
         """Return whether it is gone or another one, and this process may neither make it nor write to it.
 
-        One that the daemon could not use from the start is not lost: there, a restart would not help.
+        One that the daemon could not use from the start is not lost: there, a restart would not help. Nor is one that
+        cannot be read.
         """
-        now = _stat(self.path)
-        if self._found is None or (now is not None and os.path.samestat(now, self._found)):
+        if self._found is None:
             return False
-        nearest = next(each for each in (self.path, *self.path.parents) if each.exists())
+        try:
+            nearest = next(each for each in (self.path, *self.path.parents) if each.exists())
+            if nearest == self.path and os.path.samestat(nearest.stat(), self._found):
+                return False
+        except OSError:
+            return False
         return not os.access(nearest, os.W_OK)
-
-
-def _stat(folder: Path) -> os.stat_result | None:
-    try:
-        return folder.stat()
-    except OSError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

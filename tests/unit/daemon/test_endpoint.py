@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from kubesyncd.daemon import endpoint as endpoint_module
 from kubesyncd.daemon import sockets
 from kubesyncd.daemon.endpoint import Endpoint
-from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
+from kubesyncd.daemon.sockets import Rights, RunFolder, bind, gid_of, only_daemon
 from kubesyncd.runtime.alerts import AlertLog, Alerts
 from tests.wait import until, until_async
 
@@ -439,3 +439,39 @@ def test_a_locked_folder_stays_open_to_those_who_look_up_a_file_in_it(tmp_path: 
                 lock.renew()
             assert state.stat().st_mode & 0o777 == wanted
             assert locked(state)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_run_folder_that_cannot_be_read_is_not_known_to_be_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    folder = RunFolder()
+    folder.find(tmp_path)
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert not folder.is_lost()
+
+
+def test_a_run_folder_is_lost_where_this_process_can_make_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, path = RunFolder(), tmp_path / "in" / "run"
+    folder.find(path)
+    assert not folder.is_lost(), "it was never there"
+    path.mkdir(parents=True)
+    folder.find(path)
+    path.rmdir()
+    assert not folder.is_lost(), "it can be made again"
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda at, how: at == path and access(at, how))
+    assert folder.is_lost()
+    folder.find(path)
+    assert folder.is_lost(), "also in the next run of the process"
+    path.mkdir()
+    folder.find(path)
+    assert not folder.is_lost(), "systemd has made it again"
+    folder.find(tmp_path / "other")
+    assert not folder.is_lost(), "the settings name another one"
