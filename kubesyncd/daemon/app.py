@@ -110,22 +110,24 @@ class _Places:
     def __init__(self, locks: tuple[RunLock, ...]) -> None:
         self._locks = locks
         self._endpoints: list[Endpoint] = []
-        self._check_folder: Callable[[], None] = lambda: None
+        self._is_lost: Callable[[], bool] = lambda: False
         asyncio.get_running_loop().add_signal_handler(LOOK, self.look)
 
     def end_without(self, folder: RunFolder, alerts: AlertLog, ending: asyncio.Future[Ending]) -> None:
         """End the daemon once its run folder is gone and it may not make it again, as in its unit's sandbox."""
 
-        def check() -> None:
-            if folder.is_lost() and not ending.done():
+        def is_lost() -> bool:
+            lost = folder.is_lost()
+            if lost and not ending.done():
                 what = f"{folder.path} is gone, and kubesyncd may not make it again"
                 then = "it ends, and systemd starts it again with a new one"
                 alerts.begin(
                     "run_folder", f"{what}; {then}. Running containers reach it once they are started again"
                 )
                 ending.set_result(Ending.FOLDER_LOST)
+            return lost
 
-        self._check_folder = check
+        self._is_lost = is_lost
 
     def listen(self, endpoints: Callable[[Server], list[Endpoint]], server: Server) -> None:
         """Begin to serve the sockets."""
@@ -134,12 +136,13 @@ class _Places:
 
     def look(self) -> None:
         """Put right what a cleaner of /run, or another program, has changed."""
-        # The sockets first: of rights that their folder lacks there is an alert.
+        if self._is_lost():
+            return
+        # The sockets before the locks: of rights that their folder lacks there is an alert.
         for endpoint in self._endpoints:
             endpoint.look()
         for lock in self._locks:
             lock.renew()
-        self._check_folder()
 
     async def end(self, server: Server) -> None:
         """Stop listening and end every connection; clients ask the next daemon again."""
