@@ -376,6 +376,10 @@ async def test_without_descriptors_clients_wait_and_one_alert_says_so(
             client.sendall(b"ask\n")
             await until_async(lambda: lines)
             await asyncio.sleep(0.3)
+            monkeypatch.setattr(endpoint_module, "ACCEPT_QUIET_S", 0.0)
+            served.endpoint.look()
+            assert len(lines) == 1, "a time in which nobody connects is no recovery"
+            monkeypatch.setattr(endpoint_module, "ACCEPT_QUIET_S", 30.0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for each in filler:
