@@ -106,16 +106,23 @@ def _run(
     """Run the daemon, again with new settings after each reload."""
     # Not before `lean_imports.load`: these import the libraries that it reduces.
     from kubesyncd.daemon import app
-    from kubesyncd.daemon.sockets import StartError
+    from kubesyncd.daemon.sockets import RunFolder, StartError
     from kubesyncd.runtime.log import log_libraries, logger
 
-    refused = ""
+    run_folder, refused = RunFolder(), ""
     while True:
         log = logger(current.log, stderr)
         log_libraries(log)
         try:
             ending = asyncio.run(
-                app.run(current, log, inherited=inherited, identify=identify, refused=refused)
+                app.run(
+                    current,
+                    log,
+                    inherited=inherited,
+                    run_folder=run_folder,
+                    identify=identify,
+                    refused=refused,
+                )
             )
         except StartError as error:
             return _refuse([str(error)])

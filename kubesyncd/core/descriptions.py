@@ -160,7 +160,7 @@ class ClusterDescription(TypedDict):
     """The answer to `cluster`: the master, this node's labels, and the kubelet.
 
     Names with `_ts` are seconds since the epoch. `kubelet` is None while it has not been observed. `unwritten_files`:
-    why a file of the daemon cannot be written, and what that means; the ledger only where `files` was asked for.
+    why files of the daemon could not be written, and what that means, after a write for it where CHECK_FILES asks.
     """
 
     node: NotRequired[str]

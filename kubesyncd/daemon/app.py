@@ -22,7 +22,7 @@ from kubesyncd.api.connections import Connections, connections_max
 from kubesyncd.api.messages import Role
 from kubesyncd.daemon.endpoint import Endpoint
 from kubesyncd.daemon.parts import Boot
-from kubesyncd.daemon.sockets import Rights, RunFolder, bind, gid_of, only_daemon
+from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
 from kubesyncd.daemon.supervisor import Daemon
 from kubesyncd.daemon.wiring import build
 from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, begin_boot
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.api.peer import Peer
     from kubesyncd.api.server import Server
-    from kubesyncd.daemon.sockets import RunLock
+    from kubesyncd.daemon.sockets import RunFolder, RunLock
     from kubesyncd.daemon.wiring import Wired
     from kubesyncd.runtime.alerts import AlertLog
     from kubesyncd.runtime.context import Runtime
@@ -68,13 +68,14 @@ async def run(
     log: FilteringBoundLogger,
     *,
     inherited: Mapping[str, socket.socket],
+    run_folder: RunFolder,
     identify: Callable[[socket.socket], Peer] = peer.identify_peer,
     refused: str = "",
 ) -> Ending:
     """Run until a signal, or the loss of its run folder, ends the daemon. `inherited`: sockets from systemd, by role.
 
-    `refused`: why a reload has kept these settings. Raises StartError, and an ExceptionGroup of the errors that
-    stopped a part.
+    `run_folder`: the same one in each run of this process. `refused`: why a reload has kept these settings. Raises
+    StartError, and an ExceptionGroup of the errors that stopped a part.
     """
     ending = _ending_signal()
     # Before any part is made: a second daemon must not touch a container or a file.
@@ -83,8 +84,9 @@ async def run(
     with only_daemon(*folders) as locks, _sockets(wanted, inherited) as sockets:
         wired = build(settings, _begin_boot(settings, log), random.SystemRandom(), log)
         places = _Places(locks)
+        run_folder.find(folders[0])
         if is_supervised(os.environ):
-            places.end_without(folders[0], wired.parts.runtime.alert_log("run folder"), ending)
+            places.end_without(run_folder, wired.parts.runtime.alert_log("run folder"), ending)
         tell = partial(_tell, refused)
         try:
             daemon = Daemon(
@@ -108,23 +110,24 @@ class _Places:
     def __init__(self, locks: tuple[RunLock, ...]) -> None:
         self._locks = locks
         self._endpoints: list[Endpoint] = []
-        self._check_folder: Callable[[], None] = lambda: None
+        self._is_lost: Callable[[], bool] = lambda: False
         asyncio.get_running_loop().add_signal_handler(LOOK, self.look)
 
-    def end_without(self, folder: Path, alerts: AlertLog, ending: asyncio.Future[Ending]) -> None:
+    def end_without(self, folder: RunFolder, alerts: AlertLog, ending: asyncio.Future[Ending]) -> None:
         """End the daemon once its run folder is gone and it may not make it again, as in its unit's sandbox."""
-        kept = RunFolder(folder)
 
-        def check() -> None:
-            if kept.is_lost() and not ending.done():
-                what = f"{folder} is gone, and kubesyncd may not make it again"
+        def is_lost() -> bool:
+            lost = folder.is_lost()
+            if lost and not ending.done():
+                what = f"{folder.path} is gone, and kubesyncd may not make it again"
                 then = "it ends, and systemd starts it again with a new one"
                 alerts.begin(
                     "run_folder", f"{what}; {then}. Running containers reach it once they are started again"
                 )
                 ending.set_result(Ending.FOLDER_LOST)
+            return lost
 
-        self._check_folder = check
+        self._is_lost = is_lost
 
     def listen(self, endpoints: Callable[[Server], list[Endpoint]], server: Server) -> None:
         """Begin to serve the sockets."""
@@ -133,11 +136,13 @@ class _Places:
 
     def look(self) -> None:
         """Put right what a cleaner of /run, or another program, has changed."""
-        for lock in self._locks:
-            lock.renew()
+        if self._is_lost():
+            return
+        # The sockets before the locks: of rights that their folder lacks there is an alert.
         for endpoint in self._endpoints:
             endpoint.look()
-        self._check_folder()
+        for lock in self._locks:
+            lock.renew()
 
     async def end(self, server: Server) -> None:
         """Stop listening and end every connection; clients ask the next daemon again."""

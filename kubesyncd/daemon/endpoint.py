@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from kubesyncd.core.protocol import REQUEST_BYTES_MAX
 from kubesyncd.daemon.sockets import BACKLOG, InUseError, bound, has_rights, listener_of, place, set_rights
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
@@ -55,7 +55,7 @@ class Endpoint:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._resuming: asyncio.TimerHandle | None = None
-        self._refused_at = -ACCEPT_QUIET_S
+        self._refused_at: float | None = None
         sock.setblocking(False)
         # Also for a socket of systemd's: the kernel then names this process as the one that listens.
         sock.listen(BACKLOG)
@@ -72,8 +72,8 @@ class Endpoint:
 
         Call this now and then: it also notes the end of a time without connections.
         """
-        if self._loop.time() >= self._refused_at + ACCEPT_QUIET_S:
-            self._alerts.end("accept")
+        if self._refused_at is not None:
+            self._end_refusals(self._refused_at + ACCEPT_QUIET_S)
         try:
             problem = self._repaired()
         except InUseError as error:
@@ -188,6 +188,15 @@ class Endpoint:
         self._refused_at = self._loop.time()
         self._pause()
         self._resuming = self._loop.call_later(ACCEPT_PAUSE_S, self._resume)
+
+    def _end_refusals(self, quiet_at: float) -> None:
+        """Note that the system gives connections again, where that can be: also while none was asked for."""
+        if self._loop.time() < quiet_at:
+            return
+        with suppress(OSError):
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC).close()
+            self._refused_at = None
+            self._alerts.end("accept")
 
     async def _connected(self, link: socket.socket) -> None:
         try:

@@ -9,18 +9,16 @@ import socket
 import struct
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubesyncd.runtime.lock_holder import is_private, lock_holder
-from kubesyncd.runtime.state_files import OPEN_FOLDER, make_folder
+from kubesyncd.runtime.lock_holder import lock_holder
+from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER, add_rights, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BACKLOG = 1024
-# Any user's client reads the mark of the boot; the folder's other names are not listed.
-STATE_MODE = 0o711
 _CREDENTIALS = struct.Struct("3i")
 # An access list (linux/posix_acl_xattr.h): its version; of each entry the kind, the rights, and whose they are.
 _ACL = "system.posix_acl_access"
@@ -39,7 +37,10 @@ class InUseError(Exception):
 
 
 class RunLock:
-    """The lock of the daemon that uses a folder, on the folder itself: a new file needs space."""
+    """The lock of the daemon that uses a folder, on the folder itself: a new file needs space.
+
+    `mode`: what the folder's mode has at least.
+    """
 
     def __init__(self, folder: Path, mode: int) -> None:
         self._folder = folder
@@ -57,27 +58,26 @@ class RunLock:
             raise
         self.release()
         self._fd = fd
+        add_rights(fd, self._mode)
 
-    def take_if_alone(self, *, sure: bool) -> bool:
-        """Lock the folder where that is possible; return whether no other daemon can run then.
-
-        `sure`: that is known already. Raises StartError where another daemon holds the lock.
-        """
+    def take_if_alone(self) -> None:
+        """Lock the folder where that is possible. Raises StartError where another daemon holds the lock."""
         try:
             self.take()
-            return is_private(os.fstat(self._fd))
         except BlockingIOError as error:
             # Any user may lock a folder that all may open; that must not keep the daemon from starting.
-            if sure and not lock_holder((self._folder,)):
-                return False
-            raise StartError(f"{self._folder}: another kubesyncd uses this folder; stop it first") from error
+            if lock_holder((self._folder,)):
+                text = f"{self._folder}: another kubesyncd uses this folder; stop it first"
+                raise StartError(text) from error
         except OSError:
-            return False
+            pass
 
     def renew(self) -> None:
-        """Lock the folder that is there now, where it is not the locked one any more."""
+        """Lock the folder that is there now, where it is not the locked one any more, and keep it open to clients."""
         with suppress(OSError):
-            if not self._holds():
+            if self._holds():
+                add_rights(self._fd, self._mode)
+            else:
                 self.take()
 
     def _holds(self) -> bool:
@@ -103,11 +103,10 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
     or locked, the daemon goes on without.
     """
     run = RunLock(run_dir, OPEN_FOLDER)
-    locks = (run,) if state_dir is None else (RunLock(state_dir, STATE_MODE), run)
-    sure = False
+    locks = (run,) if state_dir is None else (RunLock(state_dir, STATE_FOLDER), run)
     try:
         for lock in locks:
-            sure |= lock.take_if_alone(sure=sure)
+            lock.take_if_alone()
         yield locks
     finally:
         for lock in locks:
@@ -115,29 +114,35 @@ def only_daemon(run_dir: Path, state_dir: Path | None = None) -> Iterator[tuple[
 
 
 class RunFolder:
-    """The folder of the sockets and the ledger, as this run of the daemon has found it."""
+    """The folder of the sockets and the ledger, as this process has found it. It is kept over reloads."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._found = _stat(folder) if os.access(folder, os.W_OK) else None
+    def __init__(self) -> None:
+        self.path = Path()
+        self._found: os.stat_result | None = None
+
+    def find(self, folder: Path) -> None:
+        """Note the folder that a run begins with; one that was lost before stays so until it is usable again."""
+        if folder != self.path:
+            self.path, self._found = folder, None
+        with suppress(OSError):
+            if os.access(folder, os.W_OK):
+                self._found = folder.stat()
 
     def is_lost(self) -> bool:
         """Return whether it is gone or another one, and this process may neither make it nor write to it.
 
-        One that the daemon could not use from the start is not lost: there, a restart would not help.
+        One that the daemon could not use from the start is not lost: there, a restart would not help. Nor is one that
+        cannot be read.
         """
-        now = _stat(self._folder)
-        if self._found is None or (now is not None and os.path.samestat(now, self._found)):
+        if self._found is None:
             return False
-        nearest = next(each for each in (self._folder, *self._folder.parents) if each.exists())
+        try:
+            nearest = next(each for each in (self.path, *self.path.parents) if each.exists())
+            if nearest == self.path and os.path.samestat(nearest.stat(), self._found):
+                return False
+        except OSError:
+            return False
         return not os.access(nearest, os.W_OK)
-
-
-def _stat(folder: Path) -> os.stat_result | None:
-    try:
-        return folder.stat()
-    except OSError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

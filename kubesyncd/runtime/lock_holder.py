@@ -29,7 +29,7 @@ def lock_holder(folders: Iterable[Path]) -> int:
             at = folder.stat()
         except OSError:
             continue
-        private = is_private(at)
+        private = _is_private(at)
         try:
             for pid in _locked_by(at):
                 if private or _owner_of(pid) in (0, os.geteuid()):
@@ -39,16 +39,16 @@ def lock_holder(folders: Iterable[Path]) -> int:
     return 0
 
 
-def is_private(at: os.stat_result) -> bool:
-    """Return whether only its owner may open the folder; others may look up a file in it."""
-    return not at.st_mode & 0o044
-
-
 def ask_to_look(pid: int) -> None:
     """Ask the daemon to look at its sockets; without the right to, it does so by itself a little later."""
     if pid > 0:
         with suppress(OSError):
             os.kill(pid, LOOK)
+
+
+def _is_private(at: os.stat_result) -> bool:
+    """Return whether only its owner may open the folder; others may look up a file in it."""
+    return not at.st_mode & 0o044
 
 
 def _locked_by(at: os.stat_result) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ BYTES_MAX = 8 << 20
 SETTLED_S_MAX = 10.0
 # Of a folder that all may enter.
 OPEN_FOLDER = 0o755
+# Of the state folder: any user's client reads the mark of the boot; the other names are not listed.
+STATE_FOLDER = 0o711
 
 
 def atomic_write(path: Path, data: bytes, mode: int) -> None:
@@ -66,6 +69,14 @@ def make_folder(folder: Path, mode: int) -> None:
                 each.chmod(mode if each == folder else OPEN_FOLDER)
 
 
+def add_rights(descriptor: int, mode: int) -> None:
+    """Give an open file or folder those of the rights in `mode` that it lacks, where this process may."""
+    with suppress(OSError):
+        found = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & ~found:
+            os.fchmod(descriptor, found | mode)
+
+
 class StateFile:
     """One small file that is read once and replaced often.
 
@@ -78,9 +89,10 @@ class StateFile:
         self._folder_mode = folder_mode
 
     def load(self) -> bytes | None:
-        """Read the content; None where the file does not exist. Raises Unavailable."""
+        """Read the content, and restore the rights that were taken away; None without a file. Raises Unavailable."""
         try:
             with self._path.open("rb") as file:
+                add_rights(file.fileno(), self._mode)
                 data = file.read(BYTES_MAX + 1)
         except FileNotFoundError:
             return None

@@ -209,3 +209,11 @@ def test_a_stop_grants_the_container_s_own_grace_unless_another_is_given() -> No
     hand_over = plan(KUBE_CONFIG, up(mode=Mode.PENDING, local_id=LOCAL), seen).action
     assert isinstance(hand_over, EndContainer)
     assert (hand_over.container_id, hand_over.grace_s) == (LOCAL, 45)
+
+
+def test_a_local_container_that_does_not_start_is_no_condition_where_nothing_promises_one() -> None:
+    failed = FailedAction(ActionKind.START_LOCAL, LOCAL, "no program", at=1.0, again_at=2.0, refused=True)
+    seen = observed(kube(), local(running=False), label=ON, failures=(failed,))
+    record, seen = look(KUBE_CONFIG, granted(), seen)
+    assert record.unstartable is not None
+    assert conditions("snmp", record, seen, TIMING, NOW) == ()

@@ -131,5 +131,10 @@ def test_wait_and_plan_agree_on_whether_a_kube_container_takes_over(failed: Fail
 
 
 def test_local_runs_beside_a_refused_one_until_the_hand_over_can_be_stored() -> None:
+    seen = replace(BESIDE, failures=(NOT_PENDING,))
+    held = plan(FALLBACK, up(), seen)
+    assert (held.action, held.wake_at) == (None, NOW + 5.0)
+    assert "no space left on device" in held.why
+    assert plan(FALLBACK, up(), seen, NOW + 5.0).action == SetMode(Mode.PENDING)
     made = plan(FALLBACK, PENDING, replace(BESIDE, failures=()))
     assert made.action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)

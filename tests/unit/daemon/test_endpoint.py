@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from kubesyncd.daemon import endpoint as endpoint_module
 from kubesyncd.daemon import sockets
 from kubesyncd.daemon.endpoint import Endpoint
-from kubesyncd.daemon.sockets import Rights, bind, gid_of, only_daemon
+from kubesyncd.daemon.sockets import Rights, RunFolder, bind, gid_of, only_daemon
 from kubesyncd.runtime.alerts import AlertLog, Alerts
 from tests.wait import until, until_async
 
@@ -376,6 +376,10 @@ async def test_without_descriptors_clients_wait_and_one_alert_says_so(
             client.sendall(b"ask\n")
             await until_async(lambda: lines)
             await asyncio.sleep(0.3)
+            monkeypatch.setattr(endpoint_module, "ACCEPT_QUIET_S", 0.0)
+            served.endpoint.look()
+            assert len(lines) == 1, "a time in which nobody connects is no recovery"
+            monkeypatch.setattr(endpoint_module, "ACCEPT_QUIET_S", 30.0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for each in filler:
@@ -424,3 +428,54 @@ def test_the_lock_follows_a_folder_that_was_replaced(tmp_path: Path) -> None:
         assert not locked(tmp_path / "old")
     until(lambda: not locked(run))
     assert not locked(state)
+
+
+def test_a_locked_folder_stays_open_to_those_who_look_up_a_file_in_it(tmp_path: Path) -> None:
+    run, state = tmp_path / "run", tmp_path / "state"
+    state.mkdir(mode=0o700)
+    with only_daemon(run, state) as locks:
+        assert state.stat().st_mode & 0o777 == 0o711
+        state.rename(tmp_path / "old")
+        state.mkdir(mode=0o700)
+        for found, wanted in ((0o700, 0o711), (0o700, 0o711), (0o770, 0o771)):
+            state.chmod(found)
+            for lock in locks:
+                lock.renew()
+            assert state.stat().st_mode & 0o777 == wanted
+            assert locked(state)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_run_folder_that_cannot_be_read_is_not_known_to_be_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    folder = RunFolder()
+    folder.find(tmp_path)
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert not folder.is_lost()
+
+
+def test_a_run_folder_is_lost_where_this_process_can_make_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, path = RunFolder(), tmp_path / "in" / "run"
+    folder.find(path)
+    assert not folder.is_lost(), "it was never there"
+    path.mkdir(parents=True)
+    folder.find(path)
+    path.rmdir()
+    assert not folder.is_lost(), "it can be made again"
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda at, how: at == path and access(at, how))
+    assert folder.is_lost()
+    folder.find(path)
+    assert folder.is_lost(), "also in the next run of the process"
+    path.mkdir()
+    folder.find(path)
+    assert not folder.is_lost(), "systemd has made it again"
+    folder.find(tmp_path / "other")
+    assert not folder.is_lost(), "the settings name another one"

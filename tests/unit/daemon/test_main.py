@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +18,7 @@ from kubesyncd.daemon.sockets import StartError, only_daemon
 from kubesyncd.runtime.lock_holder import LOOK, lock_holder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LIMIT_S = 60.0
@@ -112,13 +116,20 @@ def test_a_second_daemon_is_refused_also_where_only_the_state_is_shared(tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
-def test_a_lock_of_another_user_keeps_no_daemon_from_starting(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "mode", "held"), [("run", 0o711, "state"), ("run", 0o755, "state"), ("state", 0o755, "run")]
+)
+def test_a_lock_of_another_user_keeps_no_daemon_from_starting(
+    tmp_path: Path, which: str, mode: int, held: str
+) -> None:
+    """`mode`: of the state folder; an operator may have opened it to all."""
     run, state = tmp_path / "run", tmp_path / "state"
     with only_daemon(run, state):
         pass
+    state.chmod(mode)
     with subprocess.Popen(
         ["/bin/sh", "-c", "exec 9<. && flock -s 9 && echo locked && read _"],
-        cwd=run,
+        cwd=tmp_path / which,
         user=65534,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -126,8 +137,10 @@ def test_a_lock_of_another_user_keeps_no_daemon_from_starting(tmp_path: Path) ->
         assert stranger.stdout is not None
         assert stranger.stdout.readline() == b"locked\n"
         with only_daemon(run, state):
-            assert lock_holder((run,)) == 0
-            assert lock_holder((run, state)) == os.getpid()
+            assert lock_holder((tmp_path / which,)) == 0
+            assert lock_holder((tmp_path / held,)) == os.getpid()
+            with pytest.raises(StartError, match=f"{held}: another kubesyncd"), only_daemon(run, state):
+                pass
         stranger.kill()
 
 
@@ -157,17 +170,21 @@ class Sandboxed:
         self.systemd.bind(str(folder / "notify"))
         self.systemd.settimeout(LIMIT_S)
 
-    def started(self) -> subprocess.Popen[str]:
-        """One that is ready."""
+    @contextmanager
+    def started(self) -> Iterator[subprocess.Popen[str]]:
+        """One that is ready, until it is left."""
         command = [sys.executable, "-m", "kubesyncd", "--config", str(self.settings)]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", SANDBOX, "sh", str(self.run), *command],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "NOTIFY_SOCKET": str(self.systemd.getsockname())},
-        )
-        self.told("READY=1")
-        return process
+        ) as process:
+            try:
+                self.told("READY=1")
+                yield process
+            finally:
+                process.kill()
 
     def told(self, what: str) -> None:
         """Wait until systemd has been told this."""
@@ -175,25 +192,40 @@ class Sandboxed:
             pass
 
 
-@pytest.mark.slow("the daemon starts twice")
+@pytest.mark.slow("the daemon starts")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-def test_a_daemon_that_lost_its_run_folder_ends_to_get_another_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [LOOK, signal.SIGHUP])
+def test_a_daemon_that_lost_its_run_folder_ends_to_get_another_one(
+    tmp_path: Path, by: signal.Signals
+) -> None:
+    """Also where it reads its settings again before it has noticed the loss. The sockets need no alert of their own."""
+    own = tmp_path / "run" / "own"
+    own.mkdir(parents=True)
+    sandboxed = Sandboxed(tmp_path)
+    if by == LOOK:
+        text = sandboxed.settings.read_text()
+        sandboxed.settings.write_text(text.replace(f"{tmp_path}/host.sock", f"{own}/host.sock"))
+    with sandboxed.systemd, sandboxed.started() as process:
+        shutil.rmtree(own)
+        process.send_signal(by)
+        sandboxed.told("STOPPING=1")
+        _, said = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 75, said
+    alerts = [line["event"] for line in map(json.loads, said.splitlines()) if line.get("alert")]
+    assert (alerts.count("run_folder"), alerts.count("socket")) == (1, 0), said
+    assert f"{own} is gone, and kubesyncd may not make it again; it ends" in said
+    assert not own.exists()
+
+
+@pytest.mark.slow("the daemon starts")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_daemon_that_found_no_run_folder_does_not_end_for_another_one(tmp_path: Path) -> None:
     (tmp_path / "run" / "own").mkdir(parents=True)
     sandboxed = Sandboxed(tmp_path)
-    with sandboxed.systemd:
-        with sandboxed.started() as process:
-            assert process.stderr is not None
-            shutil.rmtree(tmp_path / "run" / "own")
-            process.send_signal(LOOK)
-            sandboxed.told("STOPPING=1")
-            said = process.stderr.read()
-        assert process.returncode == 75, said
-        assert said.count('"event": "run_folder"') == 1
-        assert f"{tmp_path}/run/own is gone, and kubesyncd may not make it again; it ends" in said
-        with sandboxed.started() as process:
-            process.send_signal(LOOK)
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.5)
-            process.terminate()
-            assert process.wait(LIMIT_S) == 0, "a start without the folder ends in no other one"
-    assert not (tmp_path / "run" / "own").exists()
+    (tmp_path / "run" / "own").rmdir()
+    with sandboxed.systemd, sandboxed.started() as process:
+        process.send_signal(LOOK)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.terminate()
+        assert process.wait(LIMIT_S) == 0

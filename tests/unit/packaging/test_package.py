@@ -14,7 +14,7 @@ from kubesyncd import settings
 from kubesyncd.adapters import docker_containers, redis_client
 from kubesyncd.api import connections
 from kubesyncd.api.messages import Role
-from kubesyncd.daemon import sockets
+from kubesyncd.runtime.state_files import STATE_FOLDER
 from tests.paths import ROOT
 from tests.system.installed_fixtures import build_packages
 
@@ -46,7 +46,7 @@ def test_every_unit_leaves_the_state_folder_the_rights_that_the_daemon_gives_it(
         for text in texts
         if "\nStateDirectory=" in text
     ]
-    assert modes == [[f"{sockets.STATE_MODE:04o}"]] * 3
+    assert modes == [[f"{STATE_FOLDER:04o}"]] * 3
 
 
 @pytest.mark.deep

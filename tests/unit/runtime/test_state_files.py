@@ -50,6 +50,15 @@ def test_a_missing_folder_of_a_file_for_all_can_be_entered_whatever_the_umask(tm
     assert found == [0o755, 0o755, 0o700]
 
 
+def test_a_reader_that_was_shut_out_is_let_in_again_by_the_next_look_at_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "for_all"
+    for mode, wanted in ((0o644, 0o644), (0o600, 0o640)):
+        StateFile(path, mode).save(b"x")
+        path.chmod(0o640 if mode == 0o600 else 0o600)
+        assert StateFile(path, mode).load() == b"x"
+        assert mode_of(path) == wanted, "what an operator gives away stays"
+
+
 def test_a_looser_mode_of_the_old_file_does_not_survive(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"old")

@@ -1,0 +1,43 @@
+"""Check the files that the daemon's parts are given."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from random import Random
+from typing import TYPE_CHECKING
+
+import structlog
+
+from kubesyncd.daemon.parts import Boot
+from kubesyncd.daemon.wiring import build
+from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER
+from kubesyncd.settings import PathsSettings, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_a_lost_folder_is_made_again_with_the_rights_that_clients_need(tmp_path: Path) -> None:
+    """Whichever file is written first, and under the umask of the daemon's unit."""
+    run, state = tmp_path / "run", tmp_path / "state"
+    wired = build(
+        Settings(paths=PathsSettings(run_dir=str(run), state_dir=str(state))),
+        Boot("this", frozenset()),
+        Random(1),
+        structlog.get_logger(),
+    )
+    made = []
+    before = os.umask(0o077)
+    try:
+        for file in wired.files:
+            await file.save(b"")
+            (folder,) = tmp_path.iterdir()
+            made.append((folder.name, folder.stat().st_mode & 0o777))
+            shutil.rmtree(folder)
+    finally:
+        os.umask(before)
+        await wired.containers.close(drain_s=0)
+        await wired.store.close()
+    assert set(made) == {("run", OPEN_FOLDER), ("state", STATE_FOLDER)}
+    assert len(made) > 3
