@@ -42,6 +42,10 @@ class StoreReader:
         """
         try:
             stored = await self._around.store.read(self._name, self._memory.known_config)
+            if self._memory.shows_loss(stored.row):
+                self._around.ledger_lost()
+                # A CONFIG_DB that is not complete is being loaded.
+                stored = await self._around.store.read(self._name, self._memory.known_config)
         except PortError as error:
             self._alerts.fails("store", error)
             self._fail(error)

@@ -14,7 +14,7 @@ from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Exit, Record, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
-from kubesyncd.core.unverified import Unverified, may_be_admitted, undecided, unverified_deadline
+from kubesyncd.core.unverified import Unverified, may_be_admitted, shows_loss, undecided, unverified_deadline
 from kubesyncd.core.verbs import DONE, Start, Stop, accept, outcome, wait_code
 from tests.unit.core.given import (
     FALLBACK,
@@ -37,6 +37,7 @@ from tests.unit.core.given import (
 )
 
 LOST = Unverified(lost=True)
+FIRST = Unverified(lost=True, first=True)
 STOPPED = local(running=False)
 # A wall clock far behind the time since the boot would make every row one of an earlier boot.
 WALL_S = 1_790_000_000
@@ -350,6 +351,30 @@ def test_a_row_of_an_earlier_boot_tells_nothing(record: Record) -> None:
     facts = observed(STOPPED, row=row, wall_s=WALL_S, boot=3)
     after = absorb(record, FALLBACK, facts, TIMING, NOW)
     assert (after.system_state, after.unverified) == (record.system_state, None)
+
+
+@pytest.mark.parametrize("row", [WAITS_NOTED, STOP_NOTED, replace(BY_KUBE, revision=9)])
+def test_a_row_of_this_boot_shows_that_a_missing_ledger_is_not_of_a_first_start(row: Row) -> None:
+    found = (STOPPED, kube(), kube(KUBE2))
+    first = Record(unverified=FIRST, boot_fallback=True)
+    assert shows_loss(first, row, 0)
+    assert seen(first, row, *found) == seen(replace(first, unverified=LOST), row, *found)
+    assert not shows_loss(seen(first, row, *found), row, 0), "it is compared once"
+    assert not shows_loss(replace(first, unverified=LOST), row, 0)
+
+
+@pytest.mark.parametrize("row", [Row(), BY_KUBE, replace(BY_KUBE, revision=(2 << COUNT_BITS) + 9)])
+def test_without_a_row_of_this_boot_a_missing_ledger_is_of_a_first_start(row: Row) -> None:
+    first = Record(unverified=FIRST, boot_fallback=True)
+    for containers in ((local(),), (STOPPED, kube())):
+        facts = observed(*containers, row=row, wall_s=WALL_S, boot=3)
+        assert not shows_loss(first, row, 3)
+        after = absorb(first, FALLBACK, facts, TIMING, NOW)
+        assert after == absorb(replace(first, unverified=None), FALLBACK, facts, TIMING, NOW)
+        stopped = accept(Stop(), FALLBACK, first, replace(facts, row=None))
+        assert isinstance(stopped, Record)
+        later = absorb(stopped, FALLBACK, facts, TIMING, NOW)
+        assert (later.system_state, later.unverified) == (SystemState.DOWN, None)
 
 
 def test_a_start_of_a_feature_whose_record_was_lost_keeps_what_runs() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.actions import StartLocal
 from kubesyncd.core.model import FeatureConfig, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import Cause
+from kubesyncd.core.revision import of_boot
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features import executor
@@ -18,7 +19,7 @@ from kubesyncd.features.waiters import GONE
 from kubesyncd.ports import NotSent, Refused, Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
-from tests.unit.core.given import KUBE, LOCAL, NO_IMAGE, kube, local, up
+from tests.unit.core.given import KUBE, KUBE_CONFIG, LOCAL, NO_IMAGE, granted, kube, local, up
 from tests.unit.features.given import NEW, World, around, reconciler_in
 from tests.wait import until_async
 
@@ -75,6 +76,52 @@ async def test_a_lost_ledger_waits_for_a_config_that_is_being_loaded() -> None:
     assert (view.record.grant, view.plan.state, world.stops) == (KUBE, State.KUBE_RUNNING, 0)
     running.cancel()
     await asyncio.wait([running])
+
+
+async def later(world: World, ledger: Ledger | None = None) -> Reconciler:
+    """The reconciler of another life of the daemon, a second after its first observation; it has ended."""
+    surroundings = around(world)
+    if ledger is not None:
+        surroundings = replace(surroundings, ledger=ledger)
+    reconciler = Reconciler("snmp", surroundings)
+    running = asyncio.create_task(reconciler.run())
+    await reconciler.seen()
+    await asyncio.sleep(1.0)
+    running.cancel()
+    await asyncio.wait([running])
+    return reconciler
+
+
+def test_a_start_while_no_ledger_has_been_written_since_the_boot_outlives_restarts() -> None:
+    async def story() -> None:
+        world = World((replace(local(running=False), id=NEW),))
+        world.file.full = True
+        assert (await carried_out(reconciler_in(world), Start())).code == 0
+        for _ in range(2):
+            reconciler = await later(world)
+            assert reconciler.view is not None
+            assert (reconciler.view.plan.state, reconciler.view.record.local_id) == (State.LOCAL, NEW)
+            assert (world.row.system_state, world.row.docker_id) == (SystemState.UP, NEW)
+            world.file.full = False
+
+    loop.run(story())
+
+
+def test_local_stays_away_from_an_admitted_container_whose_ledger_is_lost_and_never_had_a_mark() -> None:
+    """The mark's folder takes no writes since the boot, and the ledger is removed while the daemon is away."""
+
+    async def story() -> None:
+        world = World((replace(local(running=False), id=NEW), kube()), config=KUBE_CONFIG)
+        before = around(world).ledger
+        await before.save("snmp", granted(), KUBE_CONFIG)
+        await later(world, before)
+        assert (world.row.docker_id, of_boot(world.row.revision, before.boot.number)) == (KUBE, True)
+        world.file.data = None
+        assert (await carried_out(reconciler_in(world), Start())).code == 0
+        assert world.row.docker_id == KUBE
+        assert [c.running for c in world.containers] == [False, True], "S1"
+
+    loop.run(story())
 
 
 async def test_changes_between_two_observations_are_reported_as_one_change() -> None:
