@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.model import Mode, Owner, Row, SystemState
-from kubesyncd.core.revision import of_boot
+from kubesyncd.core.revision import ends, of_boot
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -98,7 +98,10 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
             state = SystemState.UP
-        record = replace(record, system_state=state, mode=row.transition_mode, ending=False)
+        # Where the row names the local container, the stop is over once that has ended.
+        goes_on = owner is not None or row.current_owner is not Owner.LOCAL
+        ending = state is SystemState.DOWN and ends(row.revision) and goes_on
+        record = replace(record, system_state=state, mode=row.transition_mode, ending=ending)
     # What an older copy says of containers is not known to be their last end.
     record = replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:

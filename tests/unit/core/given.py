@@ -153,7 +153,7 @@ def look(
     """The record that has absorbed the look, and the look with STATE_DB saying what the record makes."""
     record = absorb(record, config, seen, TIMING, now)
     row = project(record, seen)
-    record = replace(record, revision=revised(record.revision, row, row, seen.boot))
+    record = replace(record, revision=revised(record.revision, row, row, seen.boot, ending=record.ending))
     return record, replace(seen, row=project(record, seen))
 
 

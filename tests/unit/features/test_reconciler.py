@@ -124,6 +124,26 @@ def test_local_stays_away_from_an_admitted_container_whose_ledger_is_lost_and_ne
     loop.run(story())
 
 
+def test_a_stop_that_no_file_could_store_goes_on_over_a_restart() -> None:
+    async def story() -> None:
+        world = World((replace(local(running=False), id=NEW),))
+        assert (await carried_out(reconciler_in(world), Start())).code == 0
+        world.file.full = True
+        world.stop_raises = Unavailable("Docker", "no answer within 20 s")
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        outcome = await reconciler.carry_out(Stop())
+        assert (outcome.code, "it goes on" in outcome.text) == (75, True)
+        running.cancel()
+        await asyncio.wait([running])
+        world.stop_raises = None
+        await later(world)
+        assert not any(c.running for c in world.containers)
+        assert (world.row.system_state, world.row.current_owner) == (SystemState.DOWN, Owner.NONE)
+
+    loop.run(story())
+
+
 async def test_changes_between_two_observations_are_reported_as_one_change() -> None:
     world = World((replace(local(running=False), id=NEW),))
     assert (await carried_out(reconciler_in(world), Start())).code == 0
