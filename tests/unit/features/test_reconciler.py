@@ -78,6 +78,39 @@ async def test_a_lost_ledger_waits_for_a_config_that_is_being_loaded() -> None:
     await asyncio.wait([running])
 
 
+def test_a_load_of_config_db_that_does_not_end_is_one_alert_with_the_fix() -> None:
+    async def story() -> None:
+        world, log = World((local(),), config=None, loading=True), PlainLog()
+        world.file.data = b'{"version": 9, "boot_id": "boot"}'
+        shared = around(world, log)
+        reconcilers = [Reconciler(name, shared) for name in ("snmp", "lldp")]
+        running = [asyncio.create_task(r.run()) for r in reconcilers]
+
+        async def told_after(seconds: float) -> list[str]:
+            await asyncio.sleep(seconds)
+            for reconciler in reconcilers:
+                view = await reconciler.seen()
+                assert "only stop and kill are carried out" in view.plan.why
+            return [str(more["why"]) for more in log.of("store") if more.get("alert")]
+
+        assert await told_after(50.0) == []
+        told = await told_after(200.0)
+        assert len(told) == 1
+        assert "SET CONFIG_DB_INITIALIZED 1" in told[0]
+        view = await reconcilers[0].seen()
+        assert "SET CONFIG_DB_INITIALIZED 1" in view.plan.why
+        world.loading = False
+        await asyncio.sleep(60.0)
+        for reconciler in reconcilers:
+            assert "CONFIG_DB" not in (await reconciler.seen()).plan.why
+        assert log.count("recovered") == 1
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+
+    loop.run(story())
+
+
 async def later(world: World, ledger: Ledger | None = None) -> Reconciler:
     """The reconciler of another life of the daemon, a second after its first observation; it has ended."""
     surroundings = around(world)
