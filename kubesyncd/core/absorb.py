@@ -70,7 +70,7 @@ def absorb(
     row = project(record, observed)
     if row.current_owner is not record.owner:
         record = replace(record, owner=row.current_owner, owner_ts=observed.wall_s)
-    revision = revised(record.revision, row, observed.row, observed.boot)
+    revision = revised(record.revision, row, observed.row, observed.boot, ending=record.ending)
     return record if revision == record.revision else replace(record, revision=revision)
 
 

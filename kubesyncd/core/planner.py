@@ -72,14 +72,15 @@ def _wished(inputs: Inputs) -> Plan:
     record, observed = inputs.record, inputs.observed
     if observed.absent:
         return _absent(inputs)
-    if record.system_state is SystemState.ABSENT:
+    unread = observed.row is None and not inputs.config.always_local
+    if record.system_state is SystemState.ABSENT and not unread:
         return inputs.rest(meaning(State.UNKNOWN, inputs.feature))
     if record.system_state is SystemState.DOWN:
         return down(inputs)
     if observed.starting:
         # Whatever comes next depends on its result.
         return inputs.rest("docker start is under way; waiting for Docker to finish it")
-    if observed.row is None and not inputs.config.always_local:
+    if unread:
         return _unread(inputs)
     if undecided(record) is not None:
         return inputs.rest(
@@ -115,5 +116,5 @@ def _unread(inputs: Inputs) -> Plan:
     if unread is None:
         return inputs.rest("Redis does not answer; only stop and kill are carried out until it does")
     return inputs.rest(
-        f"{unread.text}; only stop and kill are carried out until Redis answers", unread.again_at
+        f"{unread.text}; only stop and kill are carried out until the row can be read", unread.again_at
     )

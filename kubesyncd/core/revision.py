@@ -2,7 +2,7 @@
 
 Knows no clock, no client, no coroutine. The record stores the number before the row does. So a row with a higher number
 than the record is newer: the ledger could not be written, or is an older copy. The higher bits of a number are the
-boot's: a row of an earlier boot tells nothing.
+boot's: a row of an earlier boot tells nothing. The lowest bit tells whether a stop or kill was being carried out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.model import Row
 
 
-# A number's lower bits count the changes of one boot.
+# A number's lower bits count the changes of one boot, in steps of two.
 COUNT_BITS = 32
 BOOTS = REVISION_MAX >> COUNT_BITS
 
@@ -37,10 +37,16 @@ def of_boot(number: int, boot: int) -> bool:
     return number >> COUNT_BITS == boot
 
 
-def revised(before: Revision, wanted: Row, stored: Row | None, boot: int) -> Revision:
+def ends(number: int) -> bool:
+    """Return whether a stop or kill was being carried out at this change."""
+    return number % 2 == 1
+
+
+def revised(before: Revision, wanted: Row, stored: Row | None, boot: int, *, ending: bool) -> Revision:
     """Return the revision of a record whose row should be `wanted`; `stored`: STATE_DB's, None: it cannot be read.
 
-    It is at least that of every row of this boot that was read before.
+    `ending`: a stop or kill is being carried out. The number is at least that of every row of this boot that was read
+    before.
     """
     if stored is None:
         return before
@@ -48,10 +54,11 @@ def revised(before: Revision, wanted: Row, stored: Row | None, boot: int) -> Rev
     if tells(wanted.system_state, wanted.current_owner):
         short = wanted.docker_id[:SHORT_ID]
         told = f"{wanted.system_state} {wanted.current_owner} {wanted.transition_mode} {short}"
+        told = f"{told} ending" if ending else told
     known = [n for n in (before.number, stored.revision) if n and of_boot(n, boot)]
     number = max(known, default=boot << COUNT_BITS)
-    if told != before.told or (told and not known):
-        number = min(number + 1, REVISION_MAX)
+    if told != before.told or (told and (not known or ends(number) is not ending)):
+        number = min(number - number % 2 + 2 + ending, REVISION_MAX)
     return before if not known and not told else Revision(number, told)
 
 

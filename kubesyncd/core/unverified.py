@@ -1,8 +1,9 @@
 """Compare the record that a start of the daemon begins with to STATE_DB's row and to what runs.
 
-The ledger may have been lost within the boot, or replaced by an older copy. What runs decides then, over what the file
-says: the running container that STATE_DB's row names is the owner, and any other running kube container counts as
-admitted unless it asks again.
+The ledger may have been lost within the boot, or replaced by an older copy. It may also never have been written: then a
+row of this boot is the only sign that this is not its first start. What runs decides then, over what the file says: the
+running container that STATE_DB's row names is the owner, and any other running kube container counts as admitted unless
+it asks again.
 
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds).
 """
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.model import Mode, Owner, Row, SystemState
-from kubesyncd.core.revision import of_boot
+from kubesyncd.core.revision import ends, of_boot
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 class Unverified:
     """Mark a record that is to be compared with STATE_DB's row and with what runs, as each is at the daemon's start.
 
-    `lost`: no file had it although the boot is not new; else it comes from the file. `since`: when it was compared with
+    `lost`: no file had it although the boot is not new; else it comes from the file. `first`: only a row of this boot
+    would show that the boot is not new; without one, this is its first start. `since`: when it was compared with
     the row (BOOTTIME seconds); None: not yet. `containers`: running kube containers that may have been admitted, and
     have time to ask again. `spoken`: a verb has been recorded since the daemon's start; it stands.
     """
 
     lost: bool = False
+    first: bool = False
     since: float | None = None
     containers: tuple[str, ...] = ()
     spoken: bool = False
@@ -53,6 +56,12 @@ def verified(record: Record, observed: Observation, timing: Timing, now: float) 
 def spoken(mark: Unverified | None) -> Unverified | None:
     """Return the mark after a verb: what the verb asks for stands."""
     return mark if mark is None or mark.since is not None else replace(mark, spoken=True)
+
+
+def shows_loss(record: Record, row: Row, boot: int) -> bool:
+    """Return whether the row, not compared yet, shows that what looks like the boot's first start is none."""
+    mark = record.unverified
+    return mark is not None and mark.first and row.revision != 0 and of_boot(row.revision, boot)
 
 
 def undecided(record: Record) -> Unverified | None:
@@ -79,6 +88,9 @@ def unverified_deadline(record: Record, timing: Timing) -> float | None:
 def _compared(record: Record, mark: Unverified, row: Row, observed: Observation, now: float) -> Record:
     if row.revision and not of_boot(row.revision, observed.boot):
         row = Row()
+    if mark.first and not row.revision:
+        return replace(record, unverified=None)
+    mark = replace(mark, first=False)
     owner = _owner(row, observed)
     if not mark.lost and not _is_newer(row, owner, record, observed, now):
         return replace(record, unverified=None)
@@ -86,7 +98,10 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
             state = SystemState.UP
-        record = replace(record, system_state=state, mode=row.transition_mode, ending=False)
+        # Where the row names the local container, the stop is over once that has ended.
+        goes_on = owner is not None or row.current_owner is not Owner.LOCAL
+        ending = state is SystemState.DOWN and ends(row.revision) and goes_on
+        record = replace(record, system_state=state, mode=row.transition_mode, ending=ending)
     # What an older copy says of containers is not known to be their last end.
     record = replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:

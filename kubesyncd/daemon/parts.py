@@ -5,7 +5,7 @@ Knows the ports and no adapter: `wiring` chooses the adapters, and the tests' si
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -140,6 +140,7 @@ def assemble(
             always_local=rules.always_local,
             first_record=partial(_first_record, images, boot.falls_back),
             told=partial(_report, reports),
+            ledger_lost=partial(_lose, ledger, ports.store, runtime),
         )
     )
     return Parts(
@@ -188,6 +189,13 @@ def _first_record(images: ImageStore, falls_back: frozenset[str], feature: str) 
     if not kept.failure:
         return record
     return rolled_back(record, kept.failure, kept.failed, kept.failed_newest)
+
+
+def _lose(ledger: Ledger, store: LoadingStore, runtime: Runtime) -> None:
+    """Take the ledger for lost, because a row of STATE_DB shows that this boot is not new."""
+    problem = ledger.lose()
+    store.config_load = replace(store.config_load, seen=ledger.config_loaded)
+    runtime.log.error("ledger_lost", alert=True, why=problem)
 
 
 def _report(reports: NodeReports, feature: str, view: View | None) -> None:

@@ -3,8 +3,9 @@
 Knows no feature's rules and no clock. Reading is total: an invalid ledger gives an empty one and a sentence, never
 an error at start.
 
-A ledger of another boot is ignored: it is this boot's first start. The boot's mark (see boot_mark) tells that apart
-from a ledger that is lost. Features without an entry in a lost ledger are unknown, until the next boot.
+A ledger of another boot is ignored: it is this boot's first start. The boot's mark (see boot_mark), or a row of this
+boot in STATE_DB, tells that apart from a ledger that is lost. Features without an entry in a lost ledger are unknown,
+until the next boot.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ MEANS = (
     "until it can be, no feature is handed over to Kubernetes, what runs runs on, and a restart of the daemon goes by "
     "STATE_DB's rows"
 )
+UNMARKED = "no ledger of this boot was found, although STATE_DB has rows of this boot"
 LOST = "what runs and STATE_DB's rows decide instead, and the ledger is written again"
 
 
@@ -124,11 +126,15 @@ class Ledger:
             return ""
         # Where the mark cannot be read, this boot may not be new.
         if named or marked is not False:
-            self.found = LedgerStart.LOST
-            # Where that is not known: an incomplete CONFIG_DB is waited for, and nothing is ended for it.
-            self.config_loaded = self.boot.config_loaded is not False
-            return f"{problem}, although this boot is not new; {LOST}"
+            return self.lose(f"{problem}, although this boot is not new")
         return f"{problem}; it is not used" if problem not in (MISSING, OTHER_BOOT) else ""
+
+    def lose(self, problem: str = UNMARKED) -> str:
+        """Take the ledger for one that was lost within this boot; return a sentence about it."""
+        self.found = LedgerStart.LOST
+        # Where that is not known: an incomplete CONFIG_DB is waited for, and nothing is ended for it.
+        self.config_loaded = self.boot.config_loaded is not False
+        return f"{problem}; {LOST}"
 
     def _read(self, tree: Mapping[str, object]) -> str:
         """Read a ledger of this boot; return why it is none, or an empty string. Raises Undecodable."""

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.kube_names import KubeClaim
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
-from kubesyncd.core.unverified import Unverified, undecided
+from kubesyncd.core.unverified import Unverified, shows_loss, undecided
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.core.actions import Plan
-    from kubesyncd.core.model import Stored
+    from kubesyncd.core.model import Row, Stored
     from kubesyncd.core.record import Record
     from kubesyncd.features.surroundings import Surroundings
     from kubesyncd.runtime.alerts import AlertLog
@@ -39,11 +39,11 @@ class Memory:
         # A record that was never compared with Redis may have been stored with the default configuration.
         compared = self.record.unverified is None or undecided(self.record) is not None
         self.config_read = name in around.always_local or (name in ledger.configs and compared)
-        if self.record.unverified is None and not ledger.first:
+        if self.record.unverified is None:
             # What the file says is compared once with STATE_DB's row and with what runs.
-            self.record = replace(
-                self.record, unverified=Unverified(lost=ledger.lost and name not in ledger.records)
-            )
+            lost = name not in ledger.records and (ledger.lost or ledger.first)
+            mark = Unverified(lost=lost, first=lost and ledger.first)
+            self.record = replace(self.record, unverified=mark)
         self.config = ledger.configs.get(name, self._default_config())
         self._config_known = name in ledger.configs
         self._claim_name(self.config)
@@ -61,6 +61,11 @@ class Memory:
             self.config = self._on_kubernetes(config)
             self.config_read = True
             self._config_known = stored.config is not None
+
+    def shows_loss(self, row: Row) -> bool:
+        """Return whether this row shows for the first time that the ledger was lost within this boot."""
+        ledger = self._around.ledger
+        return not ledger.lost and shows_loss(self.record, row, ledger.boot.number)
 
     def note_change(self, plan: Plan) -> None:
         """Add a change of state to the history, before the ledger is written with the record that caused it."""

@@ -80,7 +80,8 @@ class Surroundings:
     """What all reconcilers share.
 
     `first_record`: the initial record of a feature without one in the ledger. `told` is called with each view, and with
-    None when a feature is uninstalled.
+    None when a feature is uninstalled. `ledger_lost` is called when a row of this boot shows that the boot is not new,
+    although no file did.
     """
 
     store: FeatureStore
@@ -95,6 +96,7 @@ class Surroundings:
     always_local: frozenset[str]
     first_record: Callable[[str], Record] = lambda _: Record()
     told: Callable[[str, View | None], None] = lambda _name, _view: None
+    ledger_lost: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class Fault(StrEnum):
     SLOW_CRASH = "a kube container lives a little longer than kube_stable_s and ends, again and again"
     LEDGER_SLOW = "the ledger's disk takes seconds for a write"
     LEDGER_LOST = "the ledger is lost while the daemon is away"
+    MARK_LOST = "the boot's mark is gone, and takes no writes"
     FILE_UNWRITABLE = "one of the daemon's files takes no writes"
     START_LATE = "Docker carries out a start long after it was asked, also for a daemon that is gone"
     CONNECTION_LIMIT = "the daemon is at its limit of connections"
@@ -133,6 +134,7 @@ OWN_STREAM = (
     Fault.CONNECTION_LIMIT,
     Fault.LEDGER_LOST,
     Fault.FILE_UNWRITABLE,
+    Fault.MARK_LOST,
     Fault.REDIS_BUSY,
     Fault.REDIS_LOCKED,
     Fault.WAY_BACK_UNKNOWN,

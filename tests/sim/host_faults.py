@@ -12,6 +12,7 @@ from tests.sim.cast import MISSPELT
 from tests.sim.chance import Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from random import Random
 
     from tests.sim.chance import Act, Strike
@@ -45,6 +46,7 @@ class HostFaults:
             Fault.UNKNOWN_NAME: self._misspell,
             Fault.LEDGER_LOST: self._lose_ledger,
             Fault.FILE_UNWRITABLE: self._unwritable,
+            Fault.MARK_LOST: self._lose_mark,
         }
 
     def heal(self) -> None:
@@ -68,15 +70,15 @@ class HostFaults:
         self._world.skew_s += self._chance.one_of((-3600.0, 3600.0))
 
     async def _kill_daemon(self) -> None:
-        if self._world.ledger_file.stale:
-            return  # the daemon says in an alert that a restart would forget
+        if not self._survives_restart():
+            return
         self._chance.strike(Fault.DAEMON_KILLED)
         self._world.kill_daemon()
         await asyncio.sleep(self._chance.one_of((0.1, 1.0, 30.0)))
         self._world.start_daemon()
 
     async def _restart_daemon(self) -> None:
-        if self._world.ledger_file.stale:
+        if not self._survives_restart():
             return
         self._chance.strike(Fault.DAEMON_RESTARTED)
         await self._world.stop_daemon()
@@ -125,10 +127,11 @@ class HostFaults:
         how = rng.choice(("removed", "cut", "of another version", "of other features", "an older copy"))
         if how == "an older copy":
             await asyncio.sleep(rng.choice((1.0, 30.0, 200.0)))
-        if world.life is None or world.boots != boots or world.ledger_file.stale or not self._rows_agree():
+        data = world.ledger_file.data or b""
+        same = world.life is not None and world.boots == boots and not world.ledger_file.stale
+        if not same or not data.endswith(b"\n") or not self._rows_tell(_told(data)):
             return
         world.kill_daemon()
-        data = world.ledger_file.data or b""
         lost = {
             "removed": lambda: None,
             "cut": lambda: data[:40],
@@ -142,19 +145,36 @@ class HostFaults:
         await asyncio.sleep(rng.choice((0.0, 0.1)))
         world.start_daemon()
 
-    def _rows_agree(self) -> bool:
-        """Whether every feature's row tells its unit's last request, as the ledger does, and is as new."""
-        redis = self._world.redis
-        data = self._world.ledger_file.data or b""
-        if not redis.up or not redis.writable or not data.endswith(b"\n"):
+    def _survives_restart(self) -> bool:
+        """Whether the ledger has what the daemon knows; where it cannot be written, STATE_DB's rows must tell it."""
+        world = self._world
+        if not world.ledger_file.stale:
+            return True
+        # The daemon says in an alert that a restart goes by these rows.
+        ledger = None if world.life is None else world.life.ledger
+        if ledger is None or not self._rows_tell(
+            {name: (record.system_state, record.revision.number) for name, record in ledger.records.items()}
+        ):
             return False
-        records = {name: entry["record"] for name, entry in json.loads(data)["features"].items()}
+        world.promises.ledger_lost()
+        return True
+
+    def _rows_tell(self, records: Mapping[str, tuple[str, int]]) -> bool:
+        """Whether every feature's row tells its unit's last request, as its record does, and is as new."""
+        redis = self._world.redis
+        if not redis.up or not redis.writable:
+            return False
         rows = {name: redis.rows.get(name, Row()) for name in records}
         return all(
-            (rows[name].system_state, rows[name].revision)
-            == (record["system_state"], record["revision"]["number"])
-            for name, record in records.items()
+            (rows[name].system_state, rows[name].revision) == record for name, record in records.items()
         )
+
+    async def _lose_mark(self, rng: Random) -> None:
+        """No file tells that the boot is not new, as where the mark could not be written since its begin."""
+        mark = self._world.mark_file
+        mark.data, mark.unwritable = None, True
+        await asyncio.sleep(rng.choice((30.0, 300.0, 900.0)))
+        mark.unwritable = False
 
     async def _unwritable(self, rng: Random) -> None:
         """A file is read-only, over quota or without rights for a while."""
@@ -162,3 +182,9 @@ class HostFaults:
         file.unwritable = True
         await asyncio.sleep(rng.choice((1.0, 30.0, 120.0)))
         file.unwritable = False
+
+
+def _told(ledger: bytes) -> dict[str, tuple[str, int]]:
+    """Each feature's state and number of its last change, by the ledger's file."""
+    records = {name: entry["record"] for name, entry in json.loads(ledger)["features"].items()}
+    return {name: (r["system_state"], r["revision"]["number"]) for name, r in records.items()}

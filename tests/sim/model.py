@@ -68,7 +68,7 @@ from kubesyncd.core.record import (
     with_grant,
     with_mode,
 )
-from kubesyncd.core.revision import UNTOLD, Revision
+from kubesyncd.core.revision import UNTOLD, Revision, ends
 from kubesyncd.core.state import State, check
 from kubesyncd.core.unverified import Unverified, verified
 
@@ -631,24 +631,29 @@ def ledger_moves(w: World) -> Iterator[tuple[str, World]]:
     `row`: the current one, one from before the last action, or none. Not twice within minutes.
     """
     again = w.record.unverified is not None or (w.record.grant and w.record.start is not None)
-    if again or w.record.ending:
-        # The client of a stop under way asks again.
+    if again:
         return
-    row = project(w.record, facts_of(w))
+    row = _numbered(w.record, facts_of(w))
     yield "the ledger is lost while the daemon is away", ledger_lost(w, row)
     yield "the ledger and STATE_DB's row are lost while the daemon is away", ledger_lost(w, Row())
     if not w.starting:
         for state in (SystemState.UP, SystemState.DOWN):
             older = Record(state, unverified=Unverified(), revision=Revision(1))
-            newer = ledger_lost(w, replace(row, revision=2), older)
+            newer = ledger_lost(w, row, older)
             yield f"the ledger is an older copy, with the unit {state}, when the daemon comes back", newer
     seen, plan = look(w)
     if plan.action is not None:
-        behind, asked = project(seen.record, facts_of(w)), seen
+        behind, asked = _numbered(seen.record, facts_of(w)), seen
         if isinstance(plan.action, StartLocal):
             asked = replace(seen, record=_start_asked(seen))
         done = act(asked, plan)
         yield f"the reconciler: {plan.why}; it is killed, and its ledger is lost", ledger_lost(done, behind)
+
+
+def _numbered(record: Record, observed: Observation) -> Row:
+    """The row of this record, newer than any older copy of the ledger."""
+    row = project(record, observed)
+    return row if row.system_state is SystemState.ABSENT else replace(row, revision=2 + record.ending)
 
 
 def ledger_lost(w: World, row: Row, record: Record | None = None) -> World:
@@ -657,6 +662,8 @@ def ledger_lost(w: World, row: Row, record: Record | None = None) -> World:
     found = verified(again.record, replace(facts_of(again), row=row), again.timing, NOW)
     if row.system_state not in (SystemState.ABSENT, found.system_state):
         raise Broken("S7: the unit's last request is forgotten")
+    if w.local_runs and ends(row.revision) and not found.ending:
+        raise Broken("S7: a stop that goes on is forgotten")
     return replace(again, record=found)
 
 

@@ -185,14 +185,7 @@ class Promises:
         """A unit's verb has returned."""
         if verb == "start" and code == protocol.EXIT_UNAVAILABLE and not unit.unheard:
             self._waited_for_redis(unit)
-        # On a full disk a wish is remembered only for as long as the daemon lives; it says so in an alert.
-        if (
-            code == protocol.EXIT_DONE
-            and unit.last_verb == verb
-            and not unit.unheard
-            and not self._world.disk_full
-            and not self._world.ledger_file.unwritable
-        ):
+        if code == protocol.EXIT_DONE and unit.last_verb == verb and not unit.unheard:
             self._up[unit.feature] = verb == "start"
             self._down[unit.feature] = verb != "start"
 

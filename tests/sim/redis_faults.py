@@ -61,7 +61,8 @@ class RedisFaults:
         self._redis.up = True
 
     async def _flush(self) -> None:
-        if self._chance.struck[Fault.LEDGER_LOST] and not self._recovered():
+        doubtful = self._chance.struck[Fault.LEDGER_LOST] or self._world.ledger_file.stale
+        if doubtful and not self._recovered():
             return  # with neither ledger nor row, nothing tells a stopped unit from one that is up
         self._chance.strike(Fault.ROW_FLUSHED)
         self._redis.flush_state()

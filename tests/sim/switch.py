@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kubesyncd.api.messages import Role
     from kubesyncd.api.peer import Peer
     from kubesyncd.api.server import Server
+    from kubesyncd.features.ledger import Ledger
     from tests.sim.people import Writer
 
 ALWAYS_LOCAL = frozenset({"database"})
@@ -154,6 +155,7 @@ class Life:
         self.number = number
         self.dead = False
         self.server: Server | None = None
+        self.ledger: Ledger | None = None
         self._connections: list[asyncio.Task[None]] = []
         self._limits = Connections()
         self._stopping = asyncio.Event()
@@ -218,6 +220,7 @@ class Life:
             join=NoJoin(),  # type: ignore[arg-type]
             restorer=NoRestorer(),  # type: ignore[arg-type]
         )
+        self.ledger = parts.ledger
         daemon = Daemon(parts, identify=_identify, connections=self._limits)
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -132,7 +132,7 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         unpause=True,
         gates=(GateWatch(kube_id, 13.0, asked=True),),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
-        unverified=Unverified(lost=True, since=97.0, containers=(kube_id,), spoken=True),
+        unverified=Unverified(lost=True, first=True, since=97.0, containers=(kube_id,), spoken=True),
         local_back=True,
         revision=Revision(7, f"up kube kube_ready {kube_id[:12]}"),
         owner=Owner.KUBE,
@@ -153,7 +153,7 @@ def look(
     """The record that has absorbed the look, and the look with STATE_DB saying what the record makes."""
     record = absorb(record, config, seen, TIMING, now)
     row = project(record, seen)
-    record = replace(record, revision=revised(record.revision, row, row, seen.boot))
+    record = replace(record, revision=revised(record.revision, row, row, seen.boot, ending=record.ending))
     return record, replace(seen, row=project(record, seen))
 
 

@@ -8,42 +8,58 @@ from kubesyncd.core.absorb import absorb
 from kubesyncd.core.model import REVISION_MAX, Mode, Owner, Row, SystemState
 from kubesyncd.core.parse import parse_row
 from kubesyncd.core.record import Record, project
-from kubesyncd.core.revision import COUNT_BITS, UNTOLD, Revision, of_boot, revised
+from kubesyncd.core.revision import COUNT_BITS, UNTOLD, Revision, ends, of_boot, revised
 from tests.unit.core.given import FALLBACK, LOCAL, NOW, TIMING, local, observed, up
 
 RUNS = Row(SystemState.UP, Owner.LOCAL, Mode.NONE, LOCAL)
 STOPPED = Row(SystemState.DOWN)
 
 
+def numbered(
+    before: Revision, wanted: Row, stored: Row | None, boot: int = 0, *, ending: bool = False
+) -> Revision:
+    return revised(before, wanted, stored, boot, ending=ending)
+
+
 def test_a_change_of_the_row_takes_the_next_number_once() -> None:
-    first = revised(UNTOLD, RUNS, Row(), 0)
-    assert first == Revision(1, f"up local none {LOCAL[:12]}")
-    assert revised(first, replace(RUNS, update_ts=7, failure="x"), replace(RUNS, revision=1), 0) == first
-    second = revised(first, STOPPED, replace(RUNS, revision=1), 0)
-    assert second.number == 2
-    assert revised(second, STOPPED, replace(RUNS, revision=1), 0) == second, "the row is still to be written"
-    back = revised(second, RUNS, replace(RUNS, revision=1), 0)
-    assert back.number == 3
+    first = numbered(UNTOLD, RUNS, Row())
+    assert first == Revision(2, f"up local none {LOCAL[:12]}")
+    assert numbered(first, replace(RUNS, update_ts=7, failure="x"), replace(RUNS, revision=2)) == first
+    second = numbered(first, STOPPED, replace(RUNS, revision=2))
+    assert second.number == 4
+    assert numbered(second, STOPPED, replace(RUNS, revision=2)) == second, "the row is still to be written"
+    back = numbered(second, RUNS, replace(RUNS, revision=2))
+    assert back.number == 6
+
+
+def test_the_lowest_bit_of_a_number_tells_whether_a_stop_is_carried_out() -> None:
+    begun = numbered(Revision(4, "up none none "), STOPPED, Row(revision=4), ending=True)
+    assert (begun.number, ends(begun.number)) == (7, True)
+    assert numbered(begun, STOPPED, Row(revision=7), ending=True) == begun
+    over = numbered(begun, STOPPED, Row(revision=7))
+    assert (over.number, ends(over.number)) == (8, False)
+    assert numbered(over, STOPPED, Row(revision=11)).number == 12
+    assert numbered(begun, STOPPED, Row(revision=12), ending=True).number == 15
 
 
 def test_the_number_exceeds_that_of_each_row_of_the_boot() -> None:
-    assert revised(UNTOLD, RUNS, replace(STOPPED, revision=40), 0).number == 41
-    assert revised(Revision(3, "down none none "), STOPPED, replace(STOPPED, revision=9), 0).number == 9
+    assert numbered(UNTOLD, RUNS, replace(STOPPED, revision=40)).number == 42
+    assert numbered(Revision(2, "down none none "), STOPPED, replace(STOPPED, revision=8)).number == 8
 
 
 def test_each_boot_counts_for_itself() -> None:
     third = 3 << COUNT_BITS
-    begun = revised(UNTOLD, RUNS, replace(STOPPED, revision=(2 << COUNT_BITS) + 40), 3)
-    assert begun.number == third + 1
-    assert revised(begun, RUNS, replace(RUNS, revision=third + 1), 3) == begun
-    assert revised(Revision(9, f"up local none {LOCAL[:12]}"), RUNS, Row(), 3).number == third + 1
-    assert revised(Revision(REVISION_MAX), RUNS, Row(), REVISION_MAX >> COUNT_BITS).number == REVISION_MAX
-    assert (of_boot(third + 1, 3), of_boot(third + 1, 4)) == (True, False)
+    begun = numbered(UNTOLD, RUNS, replace(STOPPED, revision=(2 << COUNT_BITS) + 40), 3)
+    assert begun.number == third + 2
+    assert numbered(begun, RUNS, replace(RUNS, revision=third + 2), 3) == begun
+    assert numbered(Revision(8, f"up local none {LOCAL[:12]}"), RUNS, Row(), 3).number == third + 2
+    assert numbered(Revision(REVISION_MAX), RUNS, Row(), REVISION_MAX >> COUNT_BITS).number == REVISION_MAX
+    assert (of_boot(third + 2, 3), of_boot(third + 2, 4)) == (True, False)
 
 
 def test_without_a_row_nothing_is_numbered() -> None:
-    assert revised(UNTOLD, RUNS, None, 3) == UNTOLD
-    assert revised(UNTOLD, Row(), Row(), 3) == UNTOLD
+    assert numbered(UNTOLD, RUNS, None, 3) == UNTOLD
+    assert numbered(UNTOLD, Row(), Row(), 3) == UNTOLD
 
 
 def test_what_a_row_tells_without_a_unit_and_that_it_tells_nothing_any_more_are_numbered() -> None:
@@ -62,7 +78,7 @@ def test_a_feature_whose_unit_has_not_spoken_gets_no_row() -> None:
 def test_the_record_has_the_number_before_the_row() -> None:
     facts = observed(local(), row=Row())
     record = absorb(up(), FALLBACK, facts, TIMING, NOW)
-    assert record.revision.number == project(record, facts).revision == 1
+    assert record.revision.number == project(record, facts).revision == 2
     assert absorb(record, FALLBACK, facts, TIMING, NOW) == record
 
 

@@ -11,10 +11,10 @@ from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, WriteRow
 from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.model import Container, Mode, Owner, Row, SystemState
 from kubesyncd.core.planner import decide
-from kubesyncd.core.record import Cause, Exit, Record, state_of
+from kubesyncd.core.record import Cause, Exit, Record, project, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
-from kubesyncd.core.unverified import Unverified, may_be_admitted, undecided, unverified_deadline
+from kubesyncd.core.unverified import Unverified, may_be_admitted, shows_loss, undecided, unverified_deadline
 from kubesyncd.core.verbs import DONE, Start, Stop, accept, outcome, wait_code
 from tests.unit.core.given import (
     FALLBACK,
@@ -37,6 +37,7 @@ from tests.unit.core.given import (
 )
 
 LOST = Unverified(lost=True)
+FIRST = Unverified(lost=True, first=True)
 STOPPED = local(running=False)
 # A wall clock far behind the time since the boot would make every row one of an earlier boot.
 WALL_S = 1_790_000_000
@@ -275,8 +276,8 @@ def test_an_older_copy_yields_to_a_newer_row_that_names_what_runs(
 
 
 def test_an_older_copy_does_not_know_what_was_admitted_either() -> None:
-    row = Row(SystemState.UP, Owner.KUBE, Mode.READY, KUBE, WALL_S, revision=9)
-    older = up(revision=Revision(7), unverified=Unverified())
+    row = Row(SystemState.UP, Owner.KUBE, Mode.READY, KUBE, WALL_S, revision=8)
+    older = up(revision=Revision(6), unverified=Unverified())
     after = seen(older, row, STOPPED, kube(running=False), kube(KUBE2))
     assert after.unverified == Unverified(since=NOW, containers=(KUBE2,))
     assert may_be_admitted(after, observed(kube(KUBE2)))
@@ -295,19 +296,19 @@ def test_an_older_copy_knows_again_that_its_unit_is_up() -> None:
     assert known.system_state is SystemState.DOWN, "the file is newer: the unit went down since"
 
 
-AT_7, AT_9 = Revision(7, "up none kube_ready "), Revision(9, "")
-STOP_NOTED = Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", WALL_S - 5, revision=9)
-WAITS_NOTED = Row(SystemState.UP, Owner.NONE, Mode.READY, "", WALL_S - 5, revision=9)
+AT_6, AT_8 = Revision(6, "up none kube_ready "), Revision(8, "")
+STOP_NOTED = Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", WALL_S - 5, revision=8)
+WAITS_NOTED = Row(SystemState.UP, Owner.NONE, Mode.READY, "", WALL_S - 5, revision=8)
 
 
 @pytest.mark.parametrize(
     "older",
     [
-        granted(owner_ts=WALL_S - 5, revision=AT_7),
+        granted(owner_ts=WALL_S - 5, revision=AT_6),
         # The wall clock has been set back since, or the owner is the same.
-        granted(owner_ts=WALL_S + 3600, revision=AT_7),
-        up(mode=Mode.READY, owner_ts=WALL_S - 5, revision=AT_7),
-        up(local_id=LOCAL, owner_ts=WALL_S - 5, revision=AT_7),
+        granted(owner_ts=WALL_S + 3600, revision=AT_6),
+        up(mode=Mode.READY, owner_ts=WALL_S - 5, revision=AT_6),
+        up(local_id=LOCAL, owner_ts=WALL_S - 5, revision=AT_6),
     ],
 )
 def test_an_older_copy_does_not_undo_a_stop(older: Record) -> None:
@@ -318,21 +319,46 @@ def test_an_older_copy_does_not_undo_a_stop(older: Record) -> None:
     assert wait_code(FALLBACK, record, facts, TIMING, NOW, 0.0) == 0, "no exit is known"
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        up(local_id=LOCAL, revision=AT_6, unverified=Unverified()),
+        down(local_id=LOCAL, ending=True, revision=AT_6, unverified=Unverified()),
+        up(revision=AT_6, unverified=Unverified()),
+        Record(unverified=LOST),
+        Record(unverified=FIRST),
+    ],
+)
+def test_a_stop_under_way_goes_on_and_what_an_operator_has_started_since_its_end_runs_on(
+    found: Record,
+) -> None:
+    ending = Row(SystemState.DOWN, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S, revision=9)
+    stopping = seen(found, ending, local())
+    assert (stopping.system_state, stopping.ending) == (SystemState.DOWN, True)
+    facts = observed(local(), row=project(stopping, observed(local())), label=OFF)
+    assert plan(FALLBACK, stopping, facts).action == EndContainer(LOCAL, Cause.STOP, TIMING.stop_grace_s)
+    assert not seen(found, ending, STOPPED).ending, "it has ended meanwhile"
+    by_hand = seen(found, replace(ending, revision=10), local())
+    assert (by_hand.system_state, by_hand.ending) == (SystemState.DOWN, False)
+    facts = observed(local(), row=project(by_hand, observed(local())), label=OFF)
+    assert plan(FALLBACK, by_hand, facts).action is None
+
+
 def test_an_older_copy_does_not_undo_a_start() -> None:
-    record = seen(down(owner_ts=WALL_S - 5, revision=AT_7, unverified=Unverified()), WAITS_NOTED, STOPPED)
+    record = seen(down(owner_ts=WALL_S - 5, revision=AT_6, unverified=Unverified()), WAITS_NOTED, STOPPED)
     assert (record.system_state, record.mode) == (SystemState.UP, Mode.READY)
     facts = observed(STOPPED, row=WAITS_NOTED, label=ON)
     assert plan(KUBE_CONFIG, record, facts).action is None
     assert wait_code(KUBE_CONFIG, record, facts, TIMING, NOW, None) is None
 
 
-@pytest.mark.parametrize("revision", [AT_9, replace(AT_9, number=10)])
+@pytest.mark.parametrize("revision", [AT_8, replace(AT_8, number=10)])
 def test_a_file_that_is_as_new_as_the_row_stands(revision: Revision) -> None:
     """The daemon was killed between both writes; or another program has written the row, or deleted it."""
     record = seen(granted(revision=revision, unverified=Unverified()), STOP_NOTED, STOPPED, kube())
     assert (record.system_state, record.grant, record.unverified) == (SystemState.UP, KUBE, None)
     flushed = seen(granted(revision=revision, unverified=Unverified()), Row(), STOPPED, kube())
-    assert (flushed.grant, flushed.revision.number) == (KUBE, revision.number + 1)
+    assert (flushed.grant, flushed.revision.number) == (KUBE, revision.number + 2)
 
 
 def test_a_file_of_other_features_yields_to_a_row_of_this_boot() -> None:
@@ -346,10 +372,34 @@ def test_a_file_of_other_features_yields_to_a_row_of_this_boot() -> None:
     "record", [Record(unverified=LOST), Record(unverified=Unverified()), down(unverified=Unverified())]
 )
 def test_a_row_of_an_earlier_boot_tells_nothing(record: Record) -> None:
-    row = replace(WAITS_NOTED, revision=(2 << COUNT_BITS) + 9)
+    row = replace(WAITS_NOTED, revision=(2 << COUNT_BITS) + 8)
     facts = observed(STOPPED, row=row, wall_s=WALL_S, boot=3)
     after = absorb(record, FALLBACK, facts, TIMING, NOW)
     assert (after.system_state, after.unverified) == (record.system_state, None)
+
+
+@pytest.mark.parametrize("row", [WAITS_NOTED, STOP_NOTED, replace(BY_KUBE, revision=8)])
+def test_a_row_of_this_boot_shows_that_a_missing_ledger_is_not_of_a_first_start(row: Row) -> None:
+    found = (STOPPED, kube(), kube(KUBE2))
+    first = Record(unverified=FIRST, boot_fallback=True)
+    assert shows_loss(first, row, 0)
+    assert seen(first, row, *found) == seen(replace(first, unverified=LOST), row, *found)
+    assert not shows_loss(seen(first, row, *found), row, 0), "it is compared once"
+    assert not shows_loss(replace(first, unverified=LOST), row, 0)
+
+
+@pytest.mark.parametrize("row", [Row(), BY_KUBE, replace(BY_KUBE, revision=(2 << COUNT_BITS) + 8)])
+def test_without_a_row_of_this_boot_a_missing_ledger_is_of_a_first_start(row: Row) -> None:
+    first = Record(unverified=FIRST, boot_fallback=True)
+    for containers in ((local(),), (STOPPED, kube())):
+        facts = observed(*containers, row=row, wall_s=WALL_S, boot=3)
+        assert not shows_loss(first, row, 3)
+        after = absorb(first, FALLBACK, facts, TIMING, NOW)
+        assert after == absorb(replace(first, unverified=None), FALLBACK, facts, TIMING, NOW)
+        stopped = accept(Stop(), FALLBACK, first, replace(facts, row=None))
+        assert isinstance(stopped, Record)
+        later = absorb(stopped, FALLBACK, facts, TIMING, NOW)
+        assert (later.system_state, later.unverified) == (SystemState.DOWN, None)
 
 
 def test_a_start_of_a_feature_whose_record_was_lost_keeps_what_runs() -> None:

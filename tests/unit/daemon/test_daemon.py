@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import FeatureConfig, Owner, Row, Timing
+from kubesyncd.core.model import FeatureConfig, Owner, Row, Signal, Timing
 from kubesyncd.daemon.supervisor import AUDIT_STEP
 from kubesyncd.ports import Unavailable
 from tests.sim import loop
@@ -172,6 +172,40 @@ def test_an_image_that_is_pruned_while_no_event_arrives_is_noticed_when_events_a
         world.engine.die(pod, 1)
         await asyncio.sleep(timing.fallback_after_s + 20.0)
         assert "restart of unit snmp" not in " ".join(world.effects), "its script would fail"
+        world.kill_daemon()
+
+    loop.run(story())
+
+
+def test_a_row_of_this_boot_shows_a_loss_that_no_file_does_also_during_a_load_of_config_db() -> None:
+    """The default configuration, local, would end the admitted container."""
+
+    async def story() -> None:
+        chance = Chance(Random(1), asyncio.get_running_loop().time)
+        chance.calm = True
+        config = FeatureConfig(set_owner=Owner.KUBE, fallback=True)
+        world = World(1, chance, {"snmp": config}, Timing())
+        world.mark_file.unwritable = True
+        world.start_daemon()
+        world.people.start_unit("snmp")
+        await asyncio.sleep(20.0)
+        pod = world.engine.create("snmp", Owner.KUBE)
+        world.engine.start(pod)
+        await asyncio.sleep(60.0)
+        assert pod.past_up
+        row = world.redis.rows["snmp"]
+        world.kill_daemon()
+        world.ledger_file.data, world.redis.initialized, world.redis.configs = None, False, {}
+        world.start_daemon()
+        await asyncio.sleep(60.0)
+        assert (pod.runs, world.redis.rows["snmp"]) == (True, row)
+        assert chance.story.count("ledger_lost alert=True") == 1
+        world.redis.initialized, world.redis.configs = True, {"snmp": config}
+        world.redis.publish(Signal.GAP)
+        await asyncio.sleep(60.0)
+        shown = world.redis.rows["snmp"]
+        assert (pod.runs, shown.current_owner, shown.docker_id) == (True, Owner.KUBE, pod.id)
+        assert world.failures == []
         world.kill_daemon()
 
     loop.run(story())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.actions import StartLocal
 from kubesyncd.core.model import FeatureConfig, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import Cause
+from kubesyncd.core.revision import of_boot
 from kubesyncd.core.state import State
 from kubesyncd.core.verbs import Kill, Start, Stop
 from kubesyncd.features import executor
@@ -18,7 +19,7 @@ from kubesyncd.features.waiters import GONE
 from kubesyncd.ports import NotSent, Refused, Unavailable
 from tests.sim import loop
 from tests.sim.plain import PlainDisk, PlainLog
-from tests.unit.core.given import KUBE, LOCAL, NO_IMAGE, kube, local, up
+from tests.unit.core.given import KUBE, KUBE_CONFIG, LOCAL, NO_IMAGE, granted, kube, local, up
 from tests.unit.features.given import NEW, World, around, reconciler_in
 from tests.wait import until_async
 
@@ -75,6 +76,105 @@ async def test_a_lost_ledger_waits_for_a_config_that_is_being_loaded() -> None:
     assert (view.record.grant, view.plan.state, world.stops) == (KUBE, State.KUBE_RUNNING, 0)
     running.cancel()
     await asyncio.wait([running])
+
+
+def test_a_load_of_config_db_that_does_not_end_is_one_alert_with_the_fix() -> None:
+    async def story() -> None:
+        world, log = World((local(),), config=None, loading=True), PlainLog()
+        world.file.data = b'{"version": 9, "boot_id": "boot"}'
+        shared = around(world, log)
+        reconcilers = [Reconciler(name, shared) for name in ("snmp", "lldp")]
+        running = [asyncio.create_task(r.run()) for r in reconcilers]
+
+        async def told_after(seconds: float) -> list[str]:
+            await asyncio.sleep(seconds)
+            for reconciler in reconcilers:
+                view = await reconciler.seen()
+                assert "only stop and kill are carried out" in view.plan.why
+            return [str(more["why"]) for more in log.of("store") if more.get("alert")]
+
+        assert await told_after(50.0) == []
+        told = await told_after(200.0)
+        assert len(told) == 1
+        assert "SET CONFIG_DB_INITIALIZED 1" in told[0]
+        view = await reconcilers[0].seen()
+        assert "SET CONFIG_DB_INITIALIZED 1" in view.plan.why
+        world.loading = False
+        await asyncio.sleep(60.0)
+        for reconciler in reconcilers:
+            assert "CONFIG_DB" not in (await reconciler.seen()).plan.why
+        assert log.count("recovered") == 1
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+
+    loop.run(story())
+
+
+async def later(world: World, ledger: Ledger | None = None) -> Reconciler:
+    """The reconciler of another life of the daemon, a second after its first observation; it has ended."""
+    surroundings = around(world)
+    if ledger is not None:
+        surroundings = replace(surroundings, ledger=ledger)
+    reconciler = Reconciler("snmp", surroundings)
+    running = asyncio.create_task(reconciler.run())
+    await reconciler.seen()
+    await asyncio.sleep(1.0)
+    running.cancel()
+    await asyncio.wait([running])
+    return reconciler
+
+
+def test_a_start_while_no_ledger_has_been_written_since_the_boot_outlives_restarts() -> None:
+    async def story() -> None:
+        world = World((replace(local(running=False), id=NEW),))
+        world.file.full = True
+        assert (await carried_out(reconciler_in(world), Start())).code == 0
+        for _ in range(2):
+            reconciler = await later(world)
+            assert reconciler.view is not None
+            assert (reconciler.view.plan.state, reconciler.view.record.local_id) == (State.LOCAL, NEW)
+            assert (world.row.system_state, world.row.docker_id) == (SystemState.UP, NEW)
+            world.file.full = False
+
+    loop.run(story())
+
+
+def test_local_stays_away_from_an_admitted_container_whose_ledger_is_lost_and_never_had_a_mark() -> None:
+    """The mark's folder takes no writes since the boot, and the ledger is removed while the daemon is away."""
+
+    async def story() -> None:
+        world = World((replace(local(running=False), id=NEW), kube()), config=KUBE_CONFIG)
+        before = around(world).ledger
+        await before.save("snmp", granted(), KUBE_CONFIG)
+        await later(world, before)
+        assert (world.row.docker_id, of_boot(world.row.revision, before.boot.number)) == (KUBE, True)
+        world.file.data = None
+        assert (await carried_out(reconciler_in(world), Start())).code == 0
+        assert world.row.docker_id == KUBE
+        assert [c.running for c in world.containers] == [False, True], "S1"
+
+    loop.run(story())
+
+
+def test_a_stop_that_no_file_could_store_goes_on_over_a_restart() -> None:
+    async def story() -> None:
+        world = World((replace(local(running=False), id=NEW),))
+        assert (await carried_out(reconciler_in(world), Start())).code == 0
+        world.file.full = True
+        world.stop_raises = Unavailable("Docker", "no answer within 20 s")
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        outcome = await reconciler.carry_out(Stop())
+        assert (outcome.code, "it goes on" in outcome.text) == (75, True)
+        running.cancel()
+        await asyncio.wait([running])
+        world.stop_raises = None
+        await later(world)
+        assert not any(c.running for c in world.containers)
+        assert (world.row.system_state, world.row.current_owner) == (SystemState.DOWN, Owner.NONE)
+
+    loop.run(story())
 
 
 async def test_changes_between_two_observations_are_reported_as_one_change() -> None:
