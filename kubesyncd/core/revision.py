@@ -54,7 +54,6 @@ def revised(before: Revision, wanted: Row, stored: Row | None, boot: int, *, end
     if tells(wanted.system_state, wanted.current_owner):
         short = wanted.docker_id[:SHORT_ID]
         told = f"{wanted.system_state} {wanted.current_owner} {wanted.transition_mode} {short}"
-        told = f"{told} ending" if ending else told
     known = [n for n in (before.number, stored.revision) if n and of_boot(n, boot)]
     number = max(known, default=boot << COUNT_BITS)
     if told != before.told or (told and (not known or ends(number) is not ending)):

@@ -64,9 +64,9 @@ def test_without_a_row_nothing_is_numbered() -> None:
 
 def test_what_a_row_tells_without_a_unit_and_that_it_tells_nothing_any_more_are_numbered() -> None:
     by_hand = Row(current_owner=Owner.LOCAL, docker_id=LOCAL)
-    assert revised(UNTOLD, by_hand, Row(), 0) == Revision(1, f" local none {LOCAL[:12]}")
-    told = revised(UNTOLD, RUNS, Row(), 0)
-    assert revised(told, Row(), replace(RUNS, revision=told.number), 0) == Revision(2, "")
+    assert numbered(UNTOLD, by_hand, Row()) == Revision(2, f" local none {LOCAL[:12]}")
+    told = numbered(UNTOLD, RUNS, Row())
+    assert numbered(told, Row(), replace(RUNS, revision=told.number)) == Revision(4, "")
 
 
 def test_a_feature_whose_unit_has_not_spoken_gets_no_row() -> None:
