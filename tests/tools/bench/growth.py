@@ -73,10 +73,10 @@ def local_switch(folder: Path, count: int) -> Iterator[Switch]:
         yield switch
 
 
-def ask_all(switch: Switch, verb: str, names: list[str]) -> None:
+def ask_all(switch: Switch, verb: str, names: list[str], *arguments: str) -> None:
     """Ask the same of each feature, some at once."""
     with ThreadPoolExecutor(AT_ONCE) as clients:
-        codes = list(clients.map(lambda name: switch.ask(verb, name)[0], names))
+        codes = list(clients.map(lambda name: switch.ask(verb, name, *arguments)[0], names))
     assert not any(codes), codes
 
 

@@ -56,7 +56,8 @@ def _figures(switch: Switch, names: list[str], folder: Path) -> Iterator[Figure]
         with _late(switch, folder) as late:
             switch.wait_for(lambda: local_count(switch) == FEATURES, "all are LOCAL", PATIENCE_S)
             meeting.append(late())
-        ask_all(switch, "stop", names)
+        # At once: their containers ignore SIGTERM.
+        ask_all(switch, "stop", names, "0")
     for what, taken in (("started by verbs", verbs), ("met by a new daemon", meeting)):
         ours, busy, idle = (statistics.median(values) for values in zip(*taken, strict=True))
         name = f"{FEATURES} features {what}"
