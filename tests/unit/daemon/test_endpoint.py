@@ -47,11 +47,13 @@ class Served:
         self.endpoint = Endpoint(sock, path, rights, ours=inherited is None, serve=self._serve, alerts=alerts)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            if await reader.readline() == b"ask\n":
-                self.count += 1
-                writer.write(b"%d\n" % self.count)
-        writer.close()
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                if await reader.readline() == b"ask\n":
+                    self.count += 1
+                    writer.write(b"%d\n" % self.count)
+        finally:
+            writer.close()
 
     async def answers(self) -> bool:
         """Whether a client that connects to the path is answered."""
