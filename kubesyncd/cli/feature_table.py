@@ -64,9 +64,9 @@ def forget() -> None:
 
 def _file(switch: Switch) -> StateFile:
     from kubesyncd.runtime.feature_table_file import FILE
-    from kubesyncd.runtime.state_files import STATE_FOLDER, StateFile
+    from kubesyncd.runtime.state_files import state_file
 
-    return StateFile(Path(switch.settings.paths.state_dir) / FILE, folder_mode=STATE_FOLDER)
+    return state_file(Path(switch.settings.paths.state_dir) / FILE)
 
 
 def _load(switch: Switch) -> Saved | None:

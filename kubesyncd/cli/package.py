@@ -108,13 +108,13 @@ def _worker(switch: Switch) -> PackageSync:
 
 def _source(switch: Switch, files: ServerFiles) -> CatalogSource:
     """Return the configured server's metadata. Raises Failure without a server."""
-    from kubesyncd.runtime.state_files import STATE_FOLDER, DiskFile, StateFile
+    from kubesyncd.runtime.state_files import DiskFile, state_file
     from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
 
     server = switch.settings.packages
     if not server.url:
         raise Failure(NO_SERVER)
-    seen = DiskFile(StateFile(Path(switch.settings.paths.state_dir) / SEEN_FILE, folder_mode=STATE_FOLDER))
+    seen = DiskFile(state_file(Path(switch.settings.paths.state_dir) / SEEN_FILE))
     return CatalogSource(server.url, server.pubkey, files, switch.is_true, seen)
 
 

@@ -29,7 +29,7 @@ from kubesyncd.reboot.hold import HOLD_FILE
 from kubesyncd.runtime import feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
-from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER, DiskFile, StateFile
+from kubesyncd.runtime.state_files import OPEN_FOLDER, DiskFile, StateFile, state_file
 from kubesyncd.services.installed import FOLDER, InstalledServices
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     hooks, join_files = runtime.alert_log("hooks"), JoinFiles(settings)
     names = node_names(settings, join_files, _CertifiedName(join_files.kubeconfig))
     hold, labels, images, saved = (
-        DiskFile(StateFile(state_dir / name, folder_mode=STATE_FOLDER))
+        DiskFile(state_file(state_dir / name))
         for name in (HOLD_FILE, "labels.json", "images.json", feature_table_file.FILE)
     )
     # Any user's client reads these two where no daemon runs.
     ledger = DiskFile(StateFile(run_dir / "features.json", 0o644, folder_mode=OPEN_FOLDER))
-    mark = DiskFile(StateFile(state_dir / BOOT_MARK_FILE, 0o644, folder_mode=STATE_FOLDER))
+    mark = DiskFile(state_file(state_dir / BOOT_MARK_FILE, 0o644))
     installed = InstalledServices(state_dir / FOLDER)
     parts = assemble(
         Ports(
@@ -223,7 +223,7 @@ def _catalog_source(settings: Settings) -> CatalogSource:
     from kubesyncd.services.catalog_source import SEEN_FILE, CatalogSource
 
     wanted = settings.packages
-    seen = DiskFile(StateFile(Path(settings.paths.state_dir) / SEEN_FILE, folder_mode=STATE_FOLDER))
+    seen = DiskFile(state_file(Path(settings.paths.state_dir) / SEEN_FILE))
     return CatalogSource(wanted.url, wanted.pubkey, HttpsFiles(wanted.ca_file), is_true, seen)
 
 

@@ -227,7 +227,8 @@ class Executor:
     async def _end(self, action: EndContainer, state: State) -> None:
         container_id = action.container_id
         if state is State.LOCAL_TO_KUBE:
-            # The mode may have been stored by an earlier daemon: can the admission still be?
+            # The mode may have been stored by an earlier daemon. This one proves that it can store the admission,
+            # before local ends.
             await self._around.ledger.write()
         await self._memory.change(asked=(container_id, action.cause))
         if action.cause is Cause.KILL:

@@ -18,7 +18,7 @@ from kubesyncd.join.plan import Found
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime import codec
 from kubesyncd.runtime.codec import Undecodable
-from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER, StateFile, atomic_write, make_folder
+from kubesyncd.runtime.state_files import OPEN_FOLDER, StateFile, atomic_write, make_folder, state_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,11 +48,11 @@ class JoinFiles:
         self.admin_conf = Path(settings.kube.admin_conf)
         self.admin_conf_aside = self.admin_conf.with_name(f"{self.admin_conf.name}{ASIDE}")
         self.credential = self._run / CREDENTIAL_FILE
-        self._membership = StateFile(self._state / MEMBERSHIP_FILE, 0o644, folder_mode=STATE_FOLDER)
+        self._membership = state_file(self._state / MEMBERSHIP_FILE, 0o644)
         self._progress = StateFile(self._run / progress.FILE, 0o644, folder_mode=OPEN_FOLDER)
         self._request = self._run / progress.REQUEST_FILE
         self._lock = self._run / progress.LOCK_FILE
-        self._purge = StateFile(self._state / PURGE_FILE, 0o600, folder_mode=STATE_FOLDER)
+        self._purge = state_file(self._state / PURGE_FILE)
 
     # ---- for both -------------------------------------------------------------------------------
 

@@ -125,6 +125,11 @@ class StateFile:
             raise Unavailable(SERVICE, what, fix=fix, file=str(self._path)) from error
 
 
+def state_file(path: Path, mode: int = 0o600) -> StateFile:
+    """Return a file of the state folder."""
+    return StateFile(path, mode, folder_mode=STATE_FOLDER)
+
+
 class DiskFile:
     """ports.DurableFile: a StateFile that does not block the loop while the disk syncs.
 

@@ -146,6 +146,14 @@ def write_kubeconfig(path: Path, server: str, ca_pem: bytes, pair: Pair, *, inli
     _write(path, json.dumps(config, indent=1).encode())
 
 
+def write_kubeconfigs(authority: Authority, server: str, node: str, *, admin: Path, kubelet: Path) -> None:
+    """An administrator's and a kubelet's kubeconfig, with fresh certificates."""
+    issued = authority.issue("admin", "admin", "system:masters")
+    write_kubeconfig(admin, server, authority.pem, issued, inline=True)
+    issued = authority.issue("kubelet", f"system:node:{node}", "system:nodes")
+    write_kubeconfig(kubelet, server, authority.pem, issued, inline=False)
+
+
 def _name(common_name: str, organization: str) -> x509.Name:
     parts = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
     if organization:

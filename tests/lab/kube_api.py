@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from aiohttp import web
 
-from tests.lab.certificates import Authority, write_kubeconfig
+from tests.lab.certificates import Authority, write_kubeconfigs
 from tests.lab.kube_rules import (
     RESOURCES,
     ApiError,
@@ -107,10 +107,9 @@ class LabKube:
 
     def write_kubeconfigs(self) -> None:
         """admin.conf and kubelet.conf with fresh certificates."""
-        admin = self.authority.issue("admin", "admin", "system:masters")
-        write_kubeconfig(self.admin_conf, self.url, self.authority.pem, admin, inline=True)
-        kubelet = self.authority.issue("kubelet", f"system:node:{self.node}", "system:nodes")
-        write_kubeconfig(self.kubelet_conf, self.url, self.authority.pem, kubelet, inline=False)
+        write_kubeconfigs(
+            self.authority, self.url, self.node, admin=self.admin_conf, kubelet=self.kubelet_conf
+        )
 
     async def start(self) -> None:
         """Listen."""

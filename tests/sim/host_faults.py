@@ -70,7 +70,7 @@ class HostFaults:
         self._world.skew_s += self._chance.one_of((-3600.0, 3600.0))
 
     async def _kill_daemon(self) -> None:
-        if not self._survives_restart():
+        if not self._knows_after_restart():
             return
         self._chance.strike(Fault.DAEMON_KILLED)
         self._world.kill_daemon()
@@ -78,7 +78,7 @@ class HostFaults:
         self._world.start_daemon()
 
     async def _restart_daemon(self) -> None:
-        if not self._survives_restart():
+        if not self._knows_after_restart():
             return
         self._chance.strike(Fault.DAEMON_RESTARTED)
         await self._world.stop_daemon()
@@ -145,19 +145,21 @@ class HostFaults:
         await asyncio.sleep(rng.choice((0.0, 0.1)))
         world.start_daemon()
 
-    def _survives_restart(self) -> bool:
-        """Whether the ledger has what the daemon knows; where it cannot be written, STATE_DB's rows must tell it."""
-        world = self._world
-        if not world.ledger_file.stale:
+    def _knows_after_restart(self) -> bool:
+        """Whether the daemon would know after a restart what it knows now; it tells the promises what it goes by."""
+        if not self._world.ledger_file.stale:
             return True
-        # The daemon says in an alert that a restart goes by these rows.
-        ledger = None if world.life is None else world.life.ledger
-        if ledger is None or not self._rows_tell(
-            {name: (record.system_state, record.revision.number) for name, record in ledger.records.items()}
-        ):
+        if not self._rows_suffice():
             return False
-        world.promises.ledger_lost()
+        self._world.promises.ledger_lost()
         return True
+
+    def _rows_suffice(self) -> bool:
+        """Whether STATE_DB's rows tell what the ledger could not store: the daemon's alert says that they decide."""
+        ledger = None if self._world.life is None else self._world.life.ledger
+        return ledger is not None and self._rows_tell(
+            {name: (record.system_state, record.revision.number) for name, record in ledger.records.items()}
+        )
 
     def _rows_tell(self, records: Mapping[str, tuple[str, int]]) -> bool:
         """Whether every feature's row tells its unit's last request, as its record does, and is as new."""

@@ -24,7 +24,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.lab.certificates import Authority, Pair, service_account_keys, write_kubeconfig
+from tests.lab.certificates import Authority, Pair, service_account_keys, write_kubeconfigs
 from tests.lab.kube_api import free_port
 from tests.lab.kube_names import NAMESPACE
 from tests.lab.places import remove
@@ -142,10 +142,9 @@ class RealKube:
 
     def write_kubeconfigs(self) -> None:
         """admin.conf and kubelet.conf with fresh certificates."""
-        admin = self.authority.issue("admin", "admin", "system:masters")
-        write_kubeconfig(self.admin_conf, self.url, self.authority.pem, admin, inline=True)
-        kubelet = self.authority.issue("kubelet", f"system:node:{self.node}", "system:nodes")
-        write_kubeconfig(self.kubelet_conf, self.url, self.authority.pem, kubelet, inline=False)
+        write_kubeconfigs(
+            self.authority, self.url, self.node, admin=self.admin_conf, kubelet=self.kubelet_conf
+        )
 
     def stop(self, *names: str) -> None:
         """Stop these programs, or all; the folder stays."""
