@@ -85,8 +85,10 @@ cover: $(READY) ## every branch of the core by the core's own tests
 mutants: $(READY) ## change the core's code; its tests must notice each change; an hour; MUTANT_ARGS='--module protocol' for one module
 	$(BIN)/python -m tests.tools.mutate $(MUTANT_ARGS)
 
-deb: $(READY) ## the Debian packages, into dist/
-	PYTHON=$(BIN)/python packaging/build-deb
+# SUITE=trixie for Debian 13. DEB_ARCH=arm64 and CHROOT: packaging/build-deb.
+SUITE ?= bookworm
+deb: $(READY) ## the Debian packages, into dist/: Debian 12, or make deb SUITE=trixie for Debian 13
+	SUITE=$(SUITE) PYTHON=$(BIN)/python packaging/build-deb
 
 pictures: $(READY) ## draw the pictures of docs/ again: the states, and the figures of docs/performance.json
 	@$(BIN)/kubesync diagram --svg docs/states.svg

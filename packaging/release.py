@@ -21,7 +21,8 @@ BRANCH = "main"
 VERSION_FILE = Path("kubesyncd/__init__.py")
 CHANGES = Path("CHANGELOG.md")
 DEBIAN_CHANGES = Path("packaging/debian/changelog")
-CHECKS, ALL_CHECKS, PACKAGES = ["make", "lint", "test"], [".ci/run"], ["make", "deb"]
+CHECKS, ALL_CHECKS = ["make", "lint", "test"], [".ci/run"]
+PACKAGES = [["make", "deb", f"SUITE={suite}"] for suite in ("bookworm", "trixie")]
 
 
 def main() -> None:
@@ -89,7 +90,8 @@ def show(version: str, checks: list[str], texts: dict[Path, str]) -> None:
     for file, text in texts.items():
         lines = (file.read_text().splitlines(), text.splitlines())
         print(*difflib.unified_diff(*lines, f"a/{file}", f"b/{file}", n=0, lineterm=""), sep="\n")
-    print(f"would run: {' '.join(PACKAGES)}")
+    for build in PACKAGES:
+        print(f"would run: {' '.join(build)}")
     print(f"would commit 'Release {version}' and tag it v{version}")
 
 
@@ -101,7 +103,8 @@ def release(version: str, checks: list[str], texts: dict[Path, str]) -> None:
     for file, text in texts.items():
         file.write_text(text)
     try:
-        run(PACKAGES)
+        for build in PACKAGES:
+            run(build)
         git("commit", "--quiet", "--all", "--message", f"Release {version}")
         git("tag", "--annotate", f"v{version}", "--message", f"kubesyncd {version}")
     except BaseException:

@@ -5,7 +5,7 @@
 import sys
 
 # For this import alone: the other packages there are for kubesyncd's programs, not for sonic-utilities.
-OURS = "/usr/lib/kubesyncd/lib/python3.11/site-packages"
+OURS = "/usr/lib/kubesyncd/site-packages"
 sys.path.append(OURS)
 try:
     from kubesyncd.cli.plugins.config_kubesyncd import register  # noqa: F401

@@ -9,8 +9,10 @@ program it is typed like theirs, with the libraries that lie in SITE in place of
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -20,6 +22,17 @@ import click
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+
+# The versions that sonic-utilities pin: of 202405 and 202505, and of the newest that later ones accept.
+CLICKS = ("7.0", "8.1.8")
+
+
+def click_of(version: str) -> Path | None:
+    """The folder of one of CLICKS, where `make engines` has brought it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    found = cache / "kubesyncd" / f"click-{version}" / "click"
+    return found if found.exists() else None
 
 
 class AbbreviationGroup(click.Group):

@@ -44,6 +44,8 @@ MISSING: Mapping[str, Callable[[], str]] = {
     "kubeadm": missing_for_join,
     "systemd": missing_for_systemd,
     "deb": _missing("dpkg-deb", "strip", "lintian", "systemd-analyze"),
+    # Packages for the other architecture.
+    "deb-arm64": _missing("dpkg-deb", "aarch64-linux-gnu-strip"),
     "monit": _missing("monit"),
     "yang": _missing("yanglint"),
     # What a container without Python may have to dial with.

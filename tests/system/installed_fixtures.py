@@ -2,7 +2,8 @@
 
 `installed` has kubesyncd and kubesyncd-kube from the packages just built, `database` (which is Redis) and the local
 feature `snmp`, with units and scripts as SONiC writes them; it is shared, and a test leaves it as it found it.
-`bare_switches()` boots one of its own for a test that changes what is installed.
+`bare_switches()` boots one of its own for a test that changes what is installed. A test runs on the default suite's
+root, or on each by `@on_every_suite`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.installed_switch import ROOT, InstalledSwitch
+from tests.system.installed_switch import DEFAULT_SUITE, ROOT, SUITES, InstalledSwitch
 from tests.workers import once_per_run
 
 if TYPE_CHECKING:
@@ -96,27 +98,39 @@ class Packages:
     kube: Path
 
 
+class Builder:
+    """Builds both packages of a suite and an architecture, once per run; with a version, the same ones of that version.
+
+    Without an architecture it is this machine's.
+    """
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._built: dict[tuple[str, str, str], Packages] = {}
+
+    def __call__(self, version: str, suite: str, arch: str = "") -> Packages:
+        key = (version, suite, arch)
+        if key not in self._built:
+            self._built[key] = self._made(version, suite, arch)
+        return self._built[key]
+
+    def _made(self, version: str, suite: str, arch: str) -> Packages:
+        if version:
+            return renumber(self("", suite, arch), self._factory.mktemp("deb"), version)
+        build = partial(build_packages, suite=suite, arch=arch)
+        return once_per_run(self._factory, f"deb-{suite}-{arch}", build, found_packages)
+
+
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Packages]:
-    """`packages("")` builds both packages, once; `packages(version)` are the same ones with another version."""
-    built: dict[str, Packages] = {}
-
-    def build(version: str) -> Packages:
-        if version not in built:
-            built[version] = (
-                renumber(build(""), tmp_path_factory.mktemp("deb"), version)
-                if version
-                else once_per_run(tmp_path_factory, "deb", build_packages, found_packages)
-            )
-        return built[version]
-
-    return build
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Our packages of each suite and architecture."""
+    return Builder(tmp_path_factory)
 
 
-def build_packages(folder: Path) -> Packages:
+def build_packages(folder: Path, suite: str = DEFAULT_SUITE, arch: str = "") -> Packages:
     """Build both packages into `folder`."""
     command = [str(ROOT / "packaging/build-deb"), str(folder)]
-    environ = {**os.environ, "PYTHON": sys.executable}
+    environ = {**os.environ, "PYTHON": sys.executable, "SUITE": suite, **({"DEB_ARCH": arch} if arch else {})}
     made = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=BUILD_S, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     return found_packages(folder)
@@ -148,13 +162,29 @@ def _as(version: str) -> Callable[[re.Match[str]], str]:
     return lambda found: f"Version: {version}" if found[0].startswith("Version") else version
 
 
+# The tests that also run on the other root; all others run on the default one.
+on_every_suite = pytest.mark.parametrize("suite", SUITES, indirect=True)
+
+
 @pytest.fixture
-def bare_switches() -> Iterator[Callable[[], InstalledSwitch]]:
+def suite(request: pytest.FixtureRequest) -> str:
+    """The Debian suite of the test's switches: the default one, or each by `@on_every_suite`."""
+    return str(getattr(request, "param", DEFAULT_SUITE))
+
+
+@pytest.fixture
+def packages(builder: Builder, suite: str) -> Callable[[str], Packages]:
+    """`packages("")`: both packages for the test's suite; `packages(version)`: the same ones with another version."""
+    return partial(builder, suite=suite)
+
+
+@pytest.fixture
+def bare_switches(suite: str) -> Iterator[Callable[[], InstalledSwitch]]:
     """`bare_switches()` boots a switch with database, but without our packages."""
     with ExitStack() as stack:
 
         def boot() -> InstalledSwitch:
-            switch = stack.enter_context(InstalledSwitch())
+            switch = stack.enter_context(InstalledSwitch(suite))
             furnish(switch)
             return switch
 
@@ -162,19 +192,37 @@ def bare_switches() -> Iterator[Callable[[], InstalledSwitch]]:
 
 
 @pytest.fixture(scope="session")
-def installed(packages: Callable[[str], Packages]) -> Iterator[InstalledSwitch]:
+def shared_switches(builder: Builder) -> Iterator[Callable[[str], InstalledSwitch]]:
+    """The shared switch of each suite that a test has asked for."""
+    with ExitStack() as stack:
+        booted: dict[str, InstalledSwitch] = {}
+
+        def shared(suite: str) -> InstalledSwitch:
+            if suite not in booted:
+                booted[suite] = stack.enter_context(InstalledSwitch(suite))
+                prepare(booted[suite], builder("", suite))
+            return booted[suite]
+
+        yield shared
+
+
+@pytest.fixture
+def installed(suite: str, shared_switches: Callable[[str], InstalledSwitch]) -> InstalledSwitch:
     """The shared switch; see above."""
-    with InstalledSwitch() as switch:
-        furnish(switch)
-        install(switch, packages(""))
-        # A test's short-lived kube containers must not put off the next test's hand-over.
-        settings = switch.read(SETTINGS).replace(
-            "[timing]", "[timing]\nkube_stable_s = 0.5\nhandover_delay_s = 0.5", 1
-        )
-        switch.write(SETTINGS, settings)
-        switch.run("systemctl", "restart", "kubesyncd")
-        add_feature(switch, "snmp")
-        yield switch
+    return shared_switches(suite)
+
+
+def prepare(switch: InstalledSwitch, packages: Packages) -> None:
+    """What the shared switch has."""
+    furnish(switch)
+    install(switch, packages)
+    # A test's short-lived kube containers must not put off the next test's hand-over.
+    settings = switch.read(SETTINGS).replace(
+        "[timing]", "[timing]\nkube_stable_s = 0.5\nhandover_delay_s = 0.5", 1
+    )
+    switch.write(SETTINGS, settings)
+    switch.run("systemctl", "restart", "kubesyncd")
+    add_feature(switch, "snmp")
 
 
 def furnish(switch: InstalledSwitch) -> None:

@@ -1,7 +1,8 @@
 """Provide a switch with our packages installed: a Debian root with systemd as PID 1 and its own dockerd.
 
-The root is made by debootstrap once and kept outside the checkout; each switch is an overlay over it, in namespaces
-of its own (boot-switch). Tests act on it as an operator does, by commands inside. Knows nothing of kubesyncd's inside.
+One root for each Debian suite that SONiC's images are built of, made by debootstrap once and kept outside the
+checkout; each switch is an overlay over one, in namespaces of its own (boot-switch). Tests act on it as an operator
+does, by commands inside. Knows nothing of kubesyncd's inside.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PATIENCE_S = 90.0
 BOOTSTRAP_S = 1200.0
-# What a SONiC host has, as far as our packages and the tests touch it.
+# Per suite, the SONiC releases it stands for: bookworm 202405 and 202505, trixie 202511 and later.
+SUITES = ("bookworm", "trixie")
+DEFAULT_SUITE = SUITES[0]
+# A root stands for the host that SONiC's image build leaves (build_debian.sh, sonic_debian_extension.j2), as far as
+# our packages and the tests touch it: Python from Debian, and of Debian's Python packages none that we use. The
+# host's own click, jinja2, tabulate, PyYAML ... come by pip with sonic-utilities, pinned for it, and may be missing
+# or too old for us; so the root has none of them. It has no network either: `dpkg -i` must find all that it depends
+# on. Differs from an image: Docker is Debian's (20.10 and 26.1; an image has docker-ce 24 to 28), and Redis,
+# supervisor and busybox are there for the containers of tests, which have no image of their own to bring them.
 PACKAGES = (
     "busybox-static",
     "dbus",
@@ -38,17 +47,15 @@ PACKAGES = (
     "monit",
     "procps",
     "python3",
-    "python3-click",
-    "python3-jinja2",
-    "python3-rich",
-    "python3-yaml",
     "redis-server",
     "socat",
     "sudo",
     "supervisor",
     "systemd-sysv",
 )
-# There is no hardware, no console and no login; Redis runs in a container, supervisord in others.
+# What a suite has in a package of its own.
+MORE_PACKAGES = {"bookworm": (), "trixie": ("docker-cli",)}
+# There is no hardware, no kernel of its own, no console and no login; Redis runs in a container, supervisord in others.
 MASKED = (
     "console-getty.service",
     "dev-hugepages.mount",
@@ -58,6 +65,7 @@ MASKED = (
     "supervisor.service",
     "systemd-journald-audit.socket",
     "systemd-logind.service",
+    "systemd-modules-load.service",
     "systemd-udevd.service",
 )
 DOCKER_CONFIG = '{"iptables": false, "bridge": "none", "ip-forward": false}'
@@ -74,30 +82,35 @@ def missing_for_systemd() -> str:
     return "" if os.geteuid() == 0 else "namespaces with systemd must be made by root"
 
 
-def base_root() -> Path:
-    """The Debian root every switch is an overlay of; made on first use, which takes a minute.
+def base_root(suite: str = DEFAULT_SUITE) -> Path:
+    """The Debian root every switch of a suite is an overlay of; made on first use, which takes a minute.
 
-    `python -m tests.system.installed_switch` makes it ahead of the first test.
+    `python -m tests.system.installed_switch` makes those of all suites ahead of the first test.
     """
-    recipe = repr((PACKAGES, MASKED, DOCKER_CONFIG, HOST_NAME)).encode()
+    recipe = repr((suite, packages_of(suite), MASKED, DOCKER_CONFIG, HOST_NAME)).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kubesyncd"
-    base = cache / f"switch-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    base = cache / f"switch-{suite}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "switch.lock"):
+    with locked(cache / f"switch-{suite}.lock"):
         if not base.exists():
             made = Path(tempfile.mkdtemp(prefix="switch-new-", dir=cache))
-            _bootstrap(made / "root")
+            _bootstrap(made / "root", suite)
             (made / "root").rename(base)
             shutil.rmtree(made)
     return base
 
 
-def _bootstrap(root: Path) -> None:
+def packages_of(suite: str) -> tuple[str, ...]:
+    """The packages of a suite's root, besides those that Debian always installs."""
+    return tuple(sorted((*PACKAGES, *MORE_PACKAGES[suite])))
+
+
+def _bootstrap(root: Path, suite: str) -> None:
     command = [
         "debootstrap",
         "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
-        "bookworm",
+        f"--include={','.join(packages_of(suite))}",
+        suite,
         str(root),
     ]
     made = subprocess.run(command, capture_output=True, text=True, timeout=BOOTSTRAP_S, check=False)
@@ -124,7 +137,8 @@ class CommandError(AssertionError):
 class InstalledSwitch:
     """One switch: `with InstalledSwitch() as switch`. `root`: its files, seen from outside while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, suite: str = DEFAULT_SUITE) -> None:
+        self.suite = suite
         self.folder = disk_folder("ksw-")
         self._boot: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -148,7 +162,7 @@ class InstalledSwitch:
 
     def boot(self) -> None:
         """Power on; everything that starts at boot has when this returns."""
-        command = [str(HERE / "boot-switch"), str(base_root()), str(self.folder)]
+        command = [str(HERE / "boot-switch"), str(base_root(self.suite)), str(self.folder)]
         with (self.folder / "console").open("ab") as console:
             self._boot = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
@@ -291,4 +305,5 @@ def _remove_groups(group: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(base_root())
+    for each in SUITES:
+        print(base_root(each))

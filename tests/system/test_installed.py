@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.sonic_utilities import CLICKS, click_of
 from tests.paths import ROOT
-from tests.system.installed_fixtures import redis, row, running
+from tests.system.installed_fixtures import on_every_suite, redis, row, running
 from tests.system.installed_load import load
+from tests.system.installed_switch import SUITES
 
 if TYPE_CHECKING:
     from tests.system.installed_switch import InstalledSwitch
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.real("systemd")
 SONIC_UTILITIES = ROOT / "tests" / "lab" / "sonic_utilities.py"
 
 
+@on_every_suite
 def test_a_feature_is_started_stopped_and_restarted_by_systemctl(installed: InstalledSwitch) -> None:
     installed.wait_for(lambda: row(installed, "snmp").get("current_owner") == "local", "snmp runs locally")
     assert running(installed, "snmp")
@@ -36,6 +40,7 @@ def test_a_feature_is_started_stopped_and_restarted_by_systemctl(installed: Inst
     assert row(installed, "snmp")["system_state"] == "up"
 
 
+@on_every_suite
 def test_systemd_finds_nothing_wrong_with_our_units(installed: InstalledSwitch) -> None:
     files = installed.run("dpkg-query", "--listfiles", "kubesyncd").split("\n")
     units = [file for file in files if file.endswith((".service", ".socket", ".target"))]
@@ -44,13 +49,16 @@ def test_systemd_finds_nothing_wrong_with_our_units(installed: InstalledSwitch) 
     assert len(units) > 3
 
 
-def test_operators_ask_with_what_debian_has_of_click_and_rich(installed: InstalledSwitch) -> None:
+@on_every_suite
+def test_operators_ask_on_a_host_that_has_none_of_the_libraries(installed: InstalledSwitch) -> None:
+    for library in ("click", "jinja2", "rich", "yaml"):
+        assert not installed.succeeds("python3", "-c", f"import {library}"), library
     shown = json.loads(installed.run("kubesync", "show", "feature", "snmp", "--json"))
     assert "LOCAL" in json.dumps(shown)
     assert "snmp" in installed.run("kubesync", "show", "feature")
     assert "snmp" in installed.run("kubesync", "explain", "snmp")
     assert installed.process("kubesync", "doctor").returncode in (0, 1)
-    assert installed.run("kubesync", "--version").endswith(field(installed, "Version"))
+    assert installed.run("kubesync", "--version").split()[-1] == field(installed, "Version").partition("~")[0]
 
 
 def test_a_user_without_the_right_gets_one_line(installed: InstalledSwitch) -> None:
@@ -66,25 +74,46 @@ def test_a_user_without_the_right_gets_one_line(installed: InstalledSwitch) -> N
         assert "use sudo" in ended.stderr
 
 
+# What a process of sonic-utilities has loaded of our folder.
+LOADED = """
+import runpy, sys
+sys.argv[:] = ["sonic_utilities", *sys.argv[1:]]
+try:
+    runpy.run_path("/root/sonic_utilities.py", run_name="__main__")
+except SystemExit:
+    pass
+ours = "/usr/lib/kubesyncd/"
+files = {getattr(module, "__file__", None) or "" for module in sys.modules.values()}
+print(*sorted(file for file in files if file.startswith(ours) and "/site-packages/kubesyncd/" not in file))
+"""
+
+
+@on_every_suite
 def test_sonic_utilities_find_our_commands(installed: InstalledSwitch) -> None:
-    folder = "/usr/local/lib/python3.11/dist-packages"
+    click = click_of(CLICKS[SUITES.index(installed.suite)])
+    assert click is not None, "make engines brings it"
+    (version,) = installed.run("sh", "-c", "cd /usr/lib && ls -d python3.*").split()
+    folder = f"/usr/local/lib/{version}/dist-packages"
     for command in ("config", "show"):
         installed.write(f"{folder}/{command}/plugins/__init__.py", "")
         installed.write(f"{folder}/{command}/__init__.py", "")
-    # SONiC's own redis is older than what we need, and found first.
+    # SONiC's own click and redis are older than what we need, and found first.
     installed.write(f"{folder}/redis.py", "__version__ = '3.5.3'")
+    shutil.copytree(click, installed.root / folder[1:] / "click")
     installed.write("/root/sonic_utilities.py", SONIC_UTILITIES.read_text())
     installed.run("dpkg-reconfigure", "kubesyncd")
     show, config = (["python3", "/root/sonic_utilities.py", folder, name] for name in ("show", "config"))
     assert "snmp" in installed.run(*show, "feature")
     assert installed.run(*show, "feature", "status") == "sonic status [None]"
+    assert installed.run("python3", "-c", LOADED, folder, "show", "version") == "sonic version []"
     assert installed.run(*config, "feature", "snmp", "owner", "local", "-y").startswith("snmp: ")
     assert installed.run(*config, "load_minigraph") == "sonic load_minigraph []"
     assert "snmp" in installed.run("cat", "/var/lib/kubesyncd/feature-table.json")
     installed.run("rm", f"{folder}/redis.py", "/var/lib/kubesyncd/feature-table.json")
-    installed.run("rm", "-r", f"{folder}/config", f"{folder}/show")
+    installed.run("rm", "-r", f"{folder}/config", f"{folder}/show", f"{folder}/click")
 
 
+@on_every_suite
 def test_wherever_the_container_command_is_named_it_is_ours(installed: InstalledSwitch) -> None:
     whole = installed.run("container", "id", "snmp", user="admin")
     assert len(whole) == 64

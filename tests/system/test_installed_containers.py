@@ -15,6 +15,7 @@ from tests.system.installed_fixtures import (
     DEBIAN_INSIDE,
     IMAGE,
     add_feature,
+    on_every_suite,
     redis,
     remove_feature,
     row,
@@ -115,6 +116,7 @@ def heard(switch: InstalledSwitch, container: str) -> list[str]:
     return [event["said"] for event in events if event["container"] == container]
 
 
+@on_every_suite
 def test_under_supervisord_a_local_container_says_up_and_down(radv: InstalledSwitch) -> None:
     radv.wait_for(lambda: "app entered RUNNING" in log(radv, "local"), "the feature's program runs")
     assert row(radv, "radv")["current_owner"] == "local"
@@ -127,6 +129,7 @@ def test_under_supervisord_a_local_container_says_up_and_down(radv: InstalledSwi
     assert radv.show("radv", "Result") == "success"
 
 
+@on_every_suite
 def test_under_supervisord_a_kube_container_is_held_back_until_it_may(radv: InstalledSwitch) -> None:
     radv.wait_for(lambda: past(radv) == 1, "the local container is up")
     supervisord = ("supervisord", "-c", "/etc/lab/kube.conf")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.installed_fixtures import add_feature, install, redis, remove_feature, row, running
+from tests.system.installed_fixtures import (
+    add_feature,
+    install,
+    on_every_suite,
+    redis,
+    remove_feature,
+    row,
+    running,
+)
 from tests.system.installed_kube import KUBELET_UNIT, Master
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ def unit(switch: InstalledSwitch) -> tuple[str, str]:
     return switch.show("lldp", "NRestarts"), switch.show("lldp", "MainPID")
 
 
+@on_every_suite
 def test_hand_over_both_ways_leaves_the_unit_alone(lldp: InstalledSwitch, master: Master) -> None:
     before = unit(lldp)
     master.deploy("lldp")
@@ -63,6 +72,7 @@ def test_hand_over_both_ways_leaves_the_unit_alone(lldp: InstalledSwitch, master
     assert lldp.show("lldp", "Result") == "success"
 
 
+@on_every_suite
 def test_an_upgrade_leaves_a_feature_of_kubernetes_alone(
     lldp: InstalledSwitch, master: Master, packages: Callable[[str], Packages]
 ) -> None:

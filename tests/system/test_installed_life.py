@@ -14,6 +14,7 @@ from tests.system.installed_fixtures import (
     add_feature,
     install,
     install_files,
+    on_every_suite,
     redis,
     row,
     running,
@@ -54,6 +55,7 @@ def active(switch: InstalledSwitch, name: str) -> bool:
     return switch.show(name, "ActiveState") == "active"
 
 
+@on_every_suite
 def test_everything_is_up_again_after_a_boot_and_was_stopped_politely_before(fresh: InstalledSwitch) -> None:
     fresh.power_off()
     fresh.boot()
@@ -149,6 +151,7 @@ def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: In
 
 
 @pytest.mark.slow("packages are installed twice under load")
+@on_every_suite
 def test_upgrade_and_downgrade_under_load_are_not_noticed(
     fresh: InstalledSwitch, packages: Callable[[str], Packages]
 ) -> None:
@@ -163,6 +166,7 @@ def test_upgrade_and_downgrade_under_load_are_not_noticed(
     assert fresh.run("stat", "-c", "%i", "/run/kubesyncd/container") == folder, "containers have it mounted"
 
 
+@on_every_suite
 def test_removal_and_purge_leave_running_features_alone(
     fresh: InstalledSwitch, packages: Callable[[str], Packages]
 ) -> None:
@@ -288,6 +292,7 @@ def with_tables_replaced(settings: str, printed: str) -> str:
     return settings
 
 
+@on_every_suite
 def test_a_switch_of_ctrmgrds_moves_by_the_guide_and_back(
     bare_switches: Callable[[], InstalledSwitch], packages: Callable[[str], Packages]
 ) -> None:

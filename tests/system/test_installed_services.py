@@ -14,6 +14,7 @@ from tests.system.installed_fixtures import (
     IMAGE,
     SETTINGS,
     add_feature,
+    on_every_suite,
     redis,
     remove_feature,
     row,
@@ -202,6 +203,7 @@ LOST = (
 )
 
 
+@on_every_suite
 def test_a_service_goes_along_into_another_image_and_starts_there(
     bare_switches: Callable[[], InstalledSwitch], packages: Callable[[str], Packages]
 ) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from kubesyncd.cli.root import root as kubesync
 from tests.lab import sonic_utilities
-from tests.lab.sonic_utilities import Loader, command, group
+from tests.lab.sonic_utilities import CLICKS, Loader, click_of, command, group
 from tests.paths import ROOT
 from tests.unit.cli.operator import Operator, is_golden
 
@@ -214,7 +214,7 @@ def test_without_what_it_asks_show_says_so_in_one_line(show: Sonic, line: str) -
 OLD_REDIS = "__version__ = '3.5.3'\nclass Redis:\n    pass\n"
 
 
-@pytest.fixture(params=["ours", "7.0"])
+@pytest.fixture(params=["ours", *CLICKS])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """What sonic-utilities' Python finds before anything of ours: their plugins, their click, their redis."""
     folder = tmp_path / "site"
@@ -230,10 +230,9 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def old_click(version: str) -> Path:
-    """The click that sonic-utilities pin, where `make engines` has brought it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    found = cache / "kubesyncd" / f"click-{version}" / "click"
-    if not found.exists():
+    """The click that sonic-utilities pin; skips the test where it is missing."""
+    found = click_of(version)
+    if found is None:
         pytest.skip(f"click {version} is not there; bring it by: make engines")
     return found
 

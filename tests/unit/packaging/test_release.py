@@ -21,7 +21,9 @@ DEBIAN = """kubesyncd (0.1.0) unstable; urgency=medium
 
  -- The Maintainers <them@example>  Sun, 23 Nov 2025 00:00:00 +0000
 """
-MAKEFILE = "lint test deb:\n\t@echo $@ >>../steps\n\t@[ ! -e ../fails-$@ ]\n"
+MAKEFILE = "lint test deb:\n\t@echo $@ $(SUITE) >>../steps\n\t@[ ! -e ../fails-$@ ]\n"
+
+STEPS = ["lint", "test", "deb", "bookworm", "deb", "trixie"]
 
 
 class Checkout:
@@ -85,7 +87,7 @@ def test_a_release_checks_writes_the_version_builds_commits_and_tags(checkout: C
     ended = checkout.release("0.2.0")
     assert ended.returncode == 0, ended.stderr
     assert "git push origin main v0.2.0" in ended.stdout
-    assert checkout.made == ["lint", "test", "deb"]
+    assert checkout.made == STEPS
     assert '__version__ = "0.2.0"' in checkout.read("kubesyncd/__init__.py")
     assert re.search(r"## 0\.2\.0 \(\d{4}-\d\d-\d\d\)\n\n- New\.", checkout.read("CHANGELOG.md"))
     assert checkout.git("log", "-1", "--format=%s") == "Release 0.2.0"
@@ -120,7 +122,8 @@ def test_a_dry_run_shows_each_step_and_changes_nothing(checkout: Checkout) -> No
         '+__version__ = "0.2.0"',
         "-## 0.2.0 (unreleased)",
         "+kubesyncd (0.2.0) unstable; urgency=medium",
-        "would run: make deb",
+        "would run: make deb SUITE=bookworm",
+        "would run: make deb SUITE=trixie",
         "would commit 'Release 0.2.0' and tag it v0.2.0",
     ):
         assert line in ended.stdout.splitlines()
@@ -137,7 +140,7 @@ def test_a_tag_that_fails_takes_the_commit_back(checkout: Checkout) -> None:
     ended = checkout.release("0.2.0")
     assert ended.returncode == 1
     assert ended.stderr.startswith("release: git tag failed: ")
-    assert checkout.made == ["lint", "test", "deb"]
+    assert checkout.made == STEPS
     assert (checkout.git("rev-parse", "HEAD"), checkout.git("status", "--porcelain")) == (before, "")
     assert checkout.git("tag") == ""
 

@@ -1,4 +1,4 @@
-"""Check that the packages contain each Python package that the daemon reaches."""
+"""Check that the packages contain each Python package that the daemon and the operators' command reach."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 import kubesyncd
 from tests.paths import ROOT
+from tests.system.installed_switch import DEFAULT_SUITE, SUITES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ for found in pkgutil.walk_packages(kubesyncd.__path__, "kubesyncd."):
     try:
         importlib.import_module(found.name)
     except ModuleNotFoundError as error:
-        # Debian's packages for the operators' command, which the daemon does without.
+        # What only the operators' command imports, and the daemon does without.
         if str(error.name or error).partition(".")[0] not in operators:
             raise
 
@@ -79,13 +80,34 @@ print(*sorted({name.partition(".")[0] for name, module in sys.modules.items()
 """
 
 
-def locked(name: str) -> set[str]:
-    """The names in a lock file."""
-    return set(re.findall(r"(?m)^([\w-]+)==", (ROOT / "packaging" / name).read_text()))
+# Import each module of the operators' command with all that it imports later, and draw a table.
+OPERATORS = """
+import ast, importlib, pathlib, pkgutil
+import kubesyncd.cli
+for found in pkgutil.walk_packages(kubesyncd.cli.__path__, "kubesyncd.cli."):
+    module = importlib.import_module(found.name)
+    for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            theirs = importlib.import_module(node.module)
+            for name in node.names:
+                getattr(theirs, name.name, None) or importlib.import_module(f"{node.module}.{name.name}")
+import redis.asyncio, click.shell_completion
+from jinja2 import Environment
+from rich.console import Console
+from rich.table import Table
+table = Table("é", title="[bold]\N{wastebasket}[/]")
+table.add_row(Environment().from_string("{% for x in (1, 2) %}{{ x }}{% endfor %}").render())
+Console().print(table)
+"""
+
+
+def locked(name: str, suite: str = DEFAULT_SUITE) -> set[str]:
+    """The names in a suite's lock file."""
+    return set(re.findall(r"(?m)^([\w-]+)==", (ROOT / "packaging/suites" / suite / name).read_text()))
 
 
 def unreached() -> set[str]:
-    """The dependencies that packaging/lock leaves out."""
+    """The dependencies of the Kubernetes library that packaging/lock leaves out."""
     return set(runpy.run_path(str(ROOT / "packaging/lock"))["UNREACHED"])
 
 
@@ -113,11 +135,15 @@ def imports_of(tree: ast.Module) -> Iterator[str]:
             yield from names if node.module == "kubernetes_asyncio.client" else [node.module or ""]
 
 
-def test_the_locks_leave_out_the_unreached_packages_and_nothing_else() -> None:
-    assert not unreached() & (locked("kube.lock") | locked("daemon.lock"))
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_locks_leave_out_the_unreached_packages_and_nothing_else(suite: str) -> None:
+    daemon, cli, kube = (locked(f"{name}.lock", suite) for name in ("daemon", "cli", "kube"))
+    assert not unreached() & (kube | daemon)
+    assert not daemon & cli
+    assert not daemon & kube
     wanted = importlib.metadata.requires("kubernetes-asyncio") or []
     direct = {re.split(r"[^\w.-]", line)[0].lower() for line in wanted}
-    for name in locked("kube.lock") | unreached():
+    for name in kube | unreached():
         # tzdata is a dependency of dateutil.
         assert name in {"kubernetes-asyncio", "tzdata"} | direct, name
 
@@ -186,7 +212,22 @@ def test_the_packages_alone_are_enough_to_send_a_request(
     built = packages("")
     for package in (built.daemon, built.kube):
         subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True, timeout=60)
-    site = tmp_path / "usr/lib/kubesyncd/lib/python3.11/site-packages"
-    path = f"import sys; sys.path.append({str(site)!r})\n"
-    tops = played(["/usr/bin/python3", "-I", "-S", "-c", path + DAEMON, ""])
+    tops = played(["/usr/bin/python3", "-I", "-S", "-c", path_of(tmp_path, "site-packages") + DAEMON, ""])
     assert {"kubernetes_asyncio", "aiohttp", "redis", "yaml"} <= set(tops)
+
+
+@pytest.mark.real("deb")
+def test_the_daemons_package_alone_is_enough_for_operators(
+    packages: Callable[[str], Packages], tmp_path: Path
+) -> None:
+    subprocess.run(["dpkg-deb", "--extract", packages("").daemon, tmp_path], check=True, timeout=60)
+    path = path_of(tmp_path, "site-packages", "cli-packages")
+    command = ["/usr/bin/python3", "-I", "-S", "-X", "utf8", "-c", path + OPERATORS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "│ 12 │" in ended.stdout
+
+
+def path_of(root: Path, *folders: str) -> str:
+    """Code that takes imports from these folders of an unpacked package."""
+    return f"import sys; sys.path += {[str(root / 'usr/lib/kubesyncd' / folder) for folder in folders]}\n"
