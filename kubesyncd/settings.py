@@ -193,9 +193,9 @@ class ImagesSettings:
 class SchemaSettings:
     """Names of kubesyncd's database fields."""
 
-    names: Literal["hld", "sonic"] = "hld"
+    names: Literal["auto", "hld", "sonic"] = "auto"
     """`hld`: kubesyncd reads and writes the field names of the design document. `sonic`: it uses those that SONiC's
-    own tools read and write today."""
+    own tools read and write today. `auto`: `sonic` where the file of `[paths] sonic_version` exists, else `hld`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,8 @@ class PathsSettings:
     """File that identifies the current boot. When its content differs from the one in the ledger, the daemon ignores
     what it recorded before."""
     sonic_version: str = path_key("/etc/sonic/sonic_version.yml")
-    """File from which the node label `sonic_version` is read."""
+    """File from which the node label `sonic_version` is read. Where it exists, `[schema] names` is
+    `sonic` by default."""
     install_root: str = path_key("/")
     """Folder below which `config feature install` writes units and scripts. systemd only finds them below `/`."""
 

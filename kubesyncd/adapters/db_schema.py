@@ -101,6 +101,21 @@ class Schema:
         """Return kubesyncd's STATE_DB fields, as `normal` spells them; any other one belongs to another program."""
         return frozenset(field.name for field in self.row)
 
+    @property
+    def unread_config(self) -> Mapping[str, ConfigField]:
+        """Return the CONFIG_DB fields that only the other spelling has."""
+        return {field.name: field for field in self._other.config if field.name not in self.config_names}
+
+    @property
+    def unread_row(self) -> frozenset[str]:
+        """Return the STATE_DB fields that only the other spelling has."""
+        # sysmonitor writes the time, too.
+        return self._other.row_names - self.row_names - {"update_time"}
+
+    @property
+    def _other(self) -> Schema:
+        return SONIC if self is HLD else HLD
+
     def decode_config(
         self, stored: Mapping[str, str], problems: list[str], known: FeatureConfig | None = None
     ) -> FeatureConfig:
@@ -111,7 +126,7 @@ class Schema:
         return parse_feature_config(spelled, problems, known)
 
     def encode_config(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        """Encode the design document's CONFIG_DB fields (valid ones) in this spelling."""
+        """Encode the design document's CONFIG_DB fields (valid ones) in this spelling; empty: to be removed."""
         return {
             field.name: field.write(wanted[field.means]) for field in self.config if field.means in wanted
         }
@@ -193,7 +208,8 @@ def _read_no_fallback(text: str, problems: list[str], known: FeatureConfig | Non
 
 
 def _write_no_fallback(text: str) -> str:
-    return "false" if text == "true" else "true"
+    """Encode SONiC's inverted field: to fall back is its absence, because ctrmgrd takes any text there for yes."""
+    return "" if text == "true" else "true"
 
 
 def _read_detection(text: str, problems: list[str], known: FeatureConfig | None) -> str:

@@ -16,7 +16,7 @@ from kubesyncd.adapters.docker_containers import DockerContainers
 from kubesyncd.adapters.docker_images import DockerImages
 from kubesyncd.adapters.hooks import HookFolders
 from kubesyncd.adapters.redis_store import RedisStore
-from kubesyncd.adapters.sonic_files import image_name, os_version
+from kubesyncd.adapters.sonic_files import field_names, image_name, os_version
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.daemon.parts import Files, Ports, Rules, assemble
 from kubesyncd.features.boot_mark import BOOT_MARK_FILE
@@ -62,10 +62,12 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     source = _catalog_source(settings) if settings.packages.url else None
     state_dir, run_dir = Path(settings.paths.state_dir), Path(settings.paths.run_dir)
     runtime = Runtime(boottime, time.time, rng, log)
+    spelled = field_names(settings)
+    log.info("field_names", names=spelled.names, why=spelled.why)
     rules = Rules(settings.timing, frozenset(settings.features.always_local))
     store = RedisStore(
         settings.redis,
-        settings.schema.names,
+        spelled.names,
         rng,
         rules.always_local,
         kube=kube_lean.available(),
@@ -176,7 +178,7 @@ def _table_restorer(
         file=file,
         installed_rows=installed.rows,
         has_unit=units.has_unit,
-        ours=schema(settings.schema.names).own_config_names,
+        ours=schema(field_names(settings).names).own_config_names,
         normal=normal,
         wall=runtime.wall,
         log=runtime.log,

@@ -144,8 +144,8 @@ def test_a_section_must_be_a_table() -> None:
         ("systemd", "systemctl", [], "a non-empty list"),
         ("systemd", "systemctl", ["a", 5], "a non-empty list"),
         ("systemd", "systemctl", ["a", ""], "a non-empty list"),
-        ("schema", "names", "seed", "'hld', 'sonic'"),
-        ("schema", "names", ["hld"], "'hld', 'sonic'"),
+        ("schema", "names", "seed", "'auto', 'hld', 'sonic'"),
+        ("schema", "names", ["hld"], "'auto', 'hld', 'sonic'"),
         ("log", "level", "trace", "'debug', 'info'"),
     ],
 )

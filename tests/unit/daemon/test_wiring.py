@@ -8,11 +8,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import structlog
+import structlog.testing
 
+from kubesyncd.adapters.sonic_files import FieldNames, field_names
 from kubesyncd.daemon.parts import Boot
 from kubesyncd.daemon.wiring import build
 from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER
-from kubesyncd.settings import PathsSettings, Settings
+from kubesyncd.settings import PathsSettings, SchemaSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,3 +43,27 @@ async def test_a_lost_folder_is_made_again_with_the_rights_that_clients_need(tmp
         await wired.store.close()
     assert set(made) == {("run", OPEN_FOLDER), ("state", STATE_FOLDER)}
     assert len(made) > 3
+
+
+async def test_the_log_says_which_field_names_are_used_and_why(tmp_path: Path) -> None:
+    version = tmp_path / "sonic_version.yml"
+    paths = PathsSettings(
+        run_dir=str(tmp_path / "run"), state_dir=str(tmp_path / "state"), sonic_version=str(version)
+    )
+    cases = (
+        ("auto", False, "hld", f"{version} does not exist"),
+        ("auto", True, "sonic", f"{version} exists"),
+        ("hld", True, "hld", '[schema] names = "hld"'),
+        ("sonic", True, "sonic", '[schema] names = "sonic"'),
+    )
+    for wanted, there, names, why in cases:
+        if there:
+            version.touch()
+        settings = Settings(paths=paths, schema=SchemaSettings(names=wanted))  # type: ignore[arg-type]
+        with structlog.testing.capture_logs() as logged:
+            wired = build(settings, Boot("this", frozenset()), Random(1), structlog.get_logger())
+        await wired.containers.close(drain_s=0)
+        await wired.store.close()
+        said = [(line["names"], line["why"]) for line in logged if line["event"] == "field_names"]
+        assert said == [(names, why)]
+        assert field_names(settings) == FieldNames(names, why)
