@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from kubesyncd.settings import Settings
 
+# Files of ctrmgrd: on a switch that has one, ctrmgrd may have managed the features.
+CTRMGRD_UNIT = "/lib/systemd/system/ctrmgrd.service"
+CTRMGRD_SETTINGS = "/etc/sonic/remote_ctr.config.json"
 BYTES_MAX = 64 * 1024
 _BUILD = re.compile(r"^build_version:\s*['\"]?([^'\"\n]*?)['\"]?\s*$", re.MULTILINE)
 

@@ -106,12 +106,9 @@ def _row(switch: Switch, name: str) -> Iterator[CheckResult]:
         yield CheckResult("row", CheckGrade.BAD, text, fix or "delete it")
         return
     for problem in problems:
-        yield CheckResult(
-            "row",
-            CheckGrade.WARN,
-            f"FEATURE|{name}: {problem}",
-            f"set it: kubesync config feature {name} ...",
-        )
+        said, _, fix = problem.partition("; run: ")
+        fix = f"run: {fix}" if fix else f"set it: kubesync config feature {name} ..."
+        yield CheckResult("row", CheckGrade.WARN, f"FEATURE|{name}: {said}", fix)
 
 
 def field_names(diagnosis: Diagnosis) -> Iterator[CheckResult]:

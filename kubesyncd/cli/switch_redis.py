@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from kubesyncd.core.model import Row, valid_feature_name
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kubesyncd.adapters.db_schema import Schema
     from kubesyncd.adapters.redis_place import Place
     from kubesyncd.adapters.sonic_files import FieldNames
+    from kubesyncd.core.fallback_history import FallbackHistory
     from kubesyncd.core.model import FeatureConfig, MasterConfig
     from kubesyncd.settings import Settings
 
@@ -66,6 +68,23 @@ class SwitchRedis:
         from kubesyncd.adapters.sonic_files import field_names
 
         return field_names(self._settings)
+
+    @cached_property
+    def fallback_history(self) -> FallbackHistory | None:
+        """The daemon's record of features whose fallback stays as ctrmgrd took it; None where it has none."""
+        from kubesyncd.core.fallback_history import FallbackHistory
+        from kubesyncd.runtime import fallback_file
+        from kubesyncd.runtime.codec import Undecodable
+
+        if self.field_names.names != "sonic":
+            return None
+        try:
+            data = (Path(self._settings.paths.state_dir) / fallback_file.FILE).read_bytes()
+            return fallback_file.decode(data)
+        except FileNotFoundError:
+            return None
+        except (OSError, Undecodable):
+            return FallbackHistory()
 
     @cached_property
     def _place(self) -> Place:
@@ -115,12 +134,16 @@ class SwitchRedis:
 
     def feature_rows(self, feature: str) -> FeatureFields:
         """Return one feature's rows. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.db_schema import NO_FALLBACK, without_fallback
         from kubesyncd.adapters.redis_client import FEATURE
         from kubesyncd.adapters.redis_place import on_switch
 
         config, state = self._hash(0, f"{FEATURE}{feature}"), self._hash(1, f"{FEATURE}{feature}")
         problems: list[str] = []
         means = on_switch(self._place, self.schema.decode_config(_normal(config), problems))
+        history = self.fallback_history
+        if history is not None and history.keeps_off(feature, _normal(config).get(NO_FALLBACK, "")):
+            means = without_fallback(means, feature, problems)
         row = self.schema.decode_row(_normal(state), problems)
         return FeatureFields(config, state, means, row, tuple(problems))
 

@@ -16,6 +16,8 @@ from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, Diagnosis
 from kubesyncd.cli.doctor import examine
 from kubesyncd.cli.rules.daemonset import Local, daemonset
 from kubesyncd.cli.switch import Switch
+from kubesyncd.core.fallback_history import FallbackHistory
+from kubesyncd.runtime import fallback_file
 from kubesyncd.runtime.x509 import life
 from kubesyncd.settings import load
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
@@ -148,6 +150,27 @@ def test_rows_of_the_other_spelling_are_findings_that_their_commands_clear(healt
     ]
     assert "no_fallback_to_local" not in healthy.configured("FEATURE|snmp")
     assert healthy.configured("FEATURE|snmp")["remote_fail_detection"] == "10"
+
+
+def test_a_fallback_kept_from_ctrmgrds_time_is_a_finding_until_its_command_is_typed(
+    healthy: Operator,
+) -> None:
+    healthy.write_settings(
+        schema="sonic",
+        more=f'[paths]\nstate_dir = "{healthy.folder}/state"\nkubelet_dir = "{healthy.folder}"',
+    )
+    (healthy.folder / "state").mkdir()
+    history = FallbackHistory(frozenset({"lldp"}), frozenset({"snmp"}))
+    (healthy.folder / "state" / fallback_file.FILE).write_bytes(fallback_file.encode(history))
+    for name in ("snmp", "lldp"):
+        healthy.configure(f"FEATURE|{name}", no_fallback_to_local="false")
+    rows = [said for said in examine(diagnosis(healthy)) if said.subject == "row"]
+    assert [(said.grade, said.fix) for said in rows] == [
+        (CheckGrade.WARN, "run: kubesync config feature fallback lldp on (or off)")
+    ]
+    assert "lldp does not fall back" in rows[0].found
+    assert healthy.types("config feature fallback lldp on").exit_code == 0
+    assert not [said for said in examine(diagnosis(healthy)) if said.subject == "row"]
 
 
 def test_errors_of_the_settings_file_are_findings_and_the_rest_is_checked(healthy: Operator) -> None:
