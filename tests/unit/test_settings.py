@@ -300,6 +300,14 @@ def test_a_combination_that_can_never_work_is_refused_with_all_its_keys(
         (
             "kube",
             {
+                "client_certificate": "/c.pem",
+                "client_key": "/c.key",
+                "ca_cert_hash": f"sha256:{'0' * 64}",
+            },
+        ),
+        (
+            "kube",
+            {
                 "bootstrap_token_file": "/token",
                 "ca_cert_hash": f"sha256:{'0' * 64}",
                 "client_certificate": "/c.pem",
