@@ -37,7 +37,7 @@ from kubesyncd.core.registration import row_settled
 from kubesyncd.core.revision import UNTOLD, Revision, tells
 from kubesyncd.core.state import State, classify
 from kubesyncd.core.stray import LabelOff  # noqa: TC001 - the same
-from kubesyncd.core.unverified import Unverified  # noqa: TC001 - the same
+from kubesyncd.core.unverified import Unverified, keeps_row
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Timing
@@ -220,7 +220,7 @@ def project(record: Record, observed: Observation) -> Row:
 
 def row_told(record: Record, observed: Observation) -> bool:
     """Return whether STATE_DB shows the record, or can at the moment not be made to: then its row follows."""
-    if row_settled(project(record, observed), record.registered, observed):
+    if row_settled(project(record, observed), record.registered, observed, kept=keeps_row(record)):
         return True
     return observed.failure_of(ActionKind.WRITE_ROW) is not None
 
