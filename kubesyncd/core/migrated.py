@@ -42,6 +42,9 @@ def taken_over(record: Record, row: Row, owner: Container, observed: Observation
         system_state=SystemState.UP,
         owner=owner.owner,
         owner_ts=row.update_ts or observed.wall_s,
+        follows=True,
+        # It has passed another program's gate.
+        gates=tuple(watch for watch in record.gates if watch.container_id != owner.id),
     )
     if owner.owner is Owner.KUBE:
         return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)

@@ -95,7 +95,9 @@ class Record:
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
     what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
-    and returns at once, also without fallback. `revision`: how often what the row tells has changed.
+    and returns at once, also without fallback. `revision`: how often what the row tells has changed. `follows`: it was
+    taken over from another program, whose process the unit still waits by: it ends with the container, not with the
+    feature.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -133,6 +135,7 @@ class Record:
     start: AskedStart | None = None
     unverified: Unverified | None = None
     local_back: bool = False
+    follows: bool = False
     revision: Revision = UNTOLD
     owner: Owner = Owner.NONE
     owner_ts: int = 0
