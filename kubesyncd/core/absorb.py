@@ -49,7 +49,7 @@ def absorb(
     record: Record, config: FeatureConfig, observed: Observation, timing: Timing, now: float
 ) -> Record:
     """Return the record after this observation: exits, clocks and failures are updated. Idempotent."""
-    record = verified(record, observed, timing, now)
+    record = verified(record, observed, timing, now, local_only=config.local_only)
     asked = still_asked(record.start, observed, now)
     record = record if asked == record.start else replace(record, start=asked)
     record = _see_way_back(_see_start(_see_local(record, observed), observed, now), config, observed)

@@ -65,7 +65,12 @@ class EndContainer:
 
 @dataclass(frozen=True, slots=True)
 class RestartUnit:
-    """Ask systemd to restart the unit, whose script creates the missing local container."""
+    """Ask systemd to restart the unit, whose script creates the missing local container.
+
+    `renews`: instead, because its main process is another program's, and ends with the container that is about to end.
+    """
+
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)

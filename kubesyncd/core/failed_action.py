@@ -90,8 +90,8 @@ def kind_of(action: Action) -> tuple[ActionKind, str]:
             return ActionKind.UNPAUSE, container_id
         case EndContainer(container_id, _, _, signal):
             return ActionKind.KILL if signal else ActionKind.STOP, container_id
-        case RestartUnit():
-            return ActionKind.RESTART_UNIT, ""
+        case RestartUnit(renews):
+            return ActionKind.RESTART_UNIT, "renewal" if renews else ""
         case AdoptImage(image_id):
             return ActionKind.ADOPT_IMAGE, image_id
         case RestoreImage(failed_image):

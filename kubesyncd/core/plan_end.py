@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.actions import EndContainer, Plan
+from kubesyncd.core.actions import EndContainer, Plan, RestartUnit
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.inputs import label_step
 from kubesyncd.core.model import SHORT_ID
@@ -98,6 +98,17 @@ def end_kube(inputs: Inputs, targets: tuple[str, ...], because: str) -> Plan:
                     f"{because}; the label is removed, waiting for the kubelet to end the container", ended_by
                 )
     return _end(inputs, targets, because)
+
+
+def renew_unit(inputs: Inputs, because: str) -> Plan | None:
+    """Plan to restart the unit before the container ends that its main process waits for; None where none does.
+
+    Otherwise the unit ends with that container, and takes the other one down with it for its RestartSec.
+    """
+    if not inputs.record.follows:
+        return None
+    why = f"{because}: the unit waits by another program for the container that ends, and is restarted"
+    return inputs.attempt(RestartUnit(renews=True), why)
 
 
 def one_at_a_time(inputs: Inputs) -> Plan:

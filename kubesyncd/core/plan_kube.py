@@ -12,6 +12,7 @@ from kubesyncd.core.gate import ignoring
 from kubesyncd.core.health import crash_loop
 from kubesyncd.core.inputs import label_step
 from kubesyncd.core.model import Mode, Owner
+from kubesyncd.core.plan_end import renew_unit
 from kubesyncd.core.plan_local import restore_image, start_local
 from kubesyncd.core.reasons import (
     could_not_start,
@@ -70,7 +71,7 @@ def _kube_running(inputs: Inputs) -> Plan:
         )
     if inputs.observed.local is None:
         return inputs.rest(f"{record.failure}; no local container exists to take over")
-    return inputs.stop(
+    return renew_unit(inputs, record.failure) or inputs.stop(
         inputs.granted,
         f"{record.failure}: the kube container is stopped, the local one takes over",
         f"{record.failure}; the local container takes over once it has ended",
@@ -82,7 +83,7 @@ def _leave(inputs: Inputs) -> Plan:
     why, observed = "this switch leaves its master", inputs.observed
     if not returns_to_local(inputs.config, inputs.record, observed):
         return inputs.rest(f"{why}: the kube container ends with it")
-    return inputs.stop(
+    return renew_unit(inputs, why) or inputs.stop(
         inputs.granted,
         f"{why}: the kube container is stopped, the local one takes over",
         f"{why}: the local container takes over once the kube one has ended",
@@ -119,8 +120,9 @@ def _local(inputs: Inputs) -> Plan:
     if inputs.observed.local_running in inputs.observed.stopping:
         return inputs.rest("the kube container waits; the local one is being stopped")
     if waiter:
+        why = "the kube container waits"
         action = inputs.stopping(inputs.observed.local_running)
-        return inputs.act(action, "the kube container waits: the local one is stopped")
+        return renew_unit(inputs, why) or inputs.act(action, f"{why}: the local one is stopped")
     if inputs.observed.may_still_ask:
         return inputs.rest("the kube container may still ask again", inputs.now + inputs.timing.reask_s)
     return inputs.act(SetMode(Mode.NONE), "the kube container no longer waits: the local one stays")

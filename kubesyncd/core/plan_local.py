@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.actions import Plan, RestartUnit, RestoreImage, SetMode, StartLocal
 from kubesyncd.core.inputs import label_step
 from kubesyncd.core.model import Mode
-from kubesyncd.core.plan_end import end_kube
+from kubesyncd.core.plan_end import end_kube, renew_unit
 from kubesyncd.core.reasons import next_chance
 from kubesyncd.core.state import State
 
@@ -26,7 +26,7 @@ def up_local(inputs: Inputs) -> Plan:
     rolled_back = inputs.record.rolled_back
     because = f"rolled back ({inputs.record.failure})" if rolled_back else "set_owner=local"
     if inputs.granted:
-        return end_kube(inputs, (inputs.granted,), because)
+        return renew_unit(inputs, because) or end_kube(inputs, (inputs.granted,), because)
     if inputs.record.mode is not Mode.NONE:
         return inputs.act(SetMode(Mode.NONE), f"{because}: Kubernetes state cleared")
     plan = restore_image(inputs)

@@ -21,7 +21,7 @@ from kubesyncd.core.plan_local import up_local
 from kubesyncd.core.record import project, state_of
 from kubesyncd.core.registration import row_settled
 from kubesyncd.core.state import State, meaning
-from kubesyncd.core.unverified import undecided
+from kubesyncd.core.unverified import keeps_row, undecided
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import FeatureConfig, Timing
@@ -41,7 +41,7 @@ def decide(
     inputs = Inputs(config, record, observed, timing, now, state_of(config, record, observed), feature)
     plan = _wished(inputs)
     row = project(record, observed)
-    if row_settled(row, record.registered, observed):
+    if row_settled(row, record.registered, observed, kept=keeps_row(record)):
         return plan
     refused = observed.failure_of(ActionKind.WRITE_ROW)
     if refused is not None and plan.action is not None and not isinstance(plan.action, Forget):

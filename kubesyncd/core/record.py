@@ -37,7 +37,7 @@ from kubesyncd.core.registration import row_settled
 from kubesyncd.core.revision import UNTOLD, Revision, tells
 from kubesyncd.core.state import State, classify
 from kubesyncd.core.stray import LabelOff  # noqa: TC001 - the same
-from kubesyncd.core.unverified import Unverified  # noqa: TC001 - the same
+from kubesyncd.core.unverified import Unverified, keeps_row
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Timing
@@ -95,7 +95,9 @@ class Record:
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
     what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
-    and returns at once, also without fallback. `revision`: how often what the row tells has changed.
+    and returns at once, also without fallback. `revision`: how often what the row tells has changed. `follows`: it was
+    taken over from another program, whose process the unit still waits by: it ends with the container, not with the
+    feature.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -133,6 +135,7 @@ class Record:
     start: AskedStart | None = None
     unverified: Unverified | None = None
     local_back: bool = False
+    follows: bool = False
     revision: Revision = UNTOLD
     owner: Owner = Owner.NONE
     owner_ts: int = 0
@@ -220,7 +223,7 @@ def project(record: Record, observed: Observation) -> Row:
 
 def row_told(record: Record, observed: Observation) -> bool:
     """Return whether STATE_DB shows the record, or can at the moment not be made to: then its row follows."""
-    if row_settled(project(record, observed), record.registered, observed):
+    if row_settled(project(record, observed), record.registered, observed, kept=keeps_row(record)):
         return True
     return observed.failure_of(ActionKind.WRITE_ROW) is not None
 

@@ -21,12 +21,12 @@ def registered_after(before: bool | None, observed: Observation) -> bool | None:
     return observed.registered
 
 
-def row_settled(wanted: Row, registered: bool | None, observed: Observation) -> bool:
-    """Return whether STATE_DB's row needs no write: it is `wanted`, cannot be read, or is to stay deleted.
+def row_settled(wanted: Row, registered: bool | None, observed: Observation, *, kept: bool = False) -> bool:
+    """Return whether STATE_DB's row needs no write: it is `wanted`, cannot be read, or is to stay as it is.
 
-    A missing row stays deleted while a reboot is being prepared, and once the FEATURE row is deleted; it waits while
-    that has just gone.
+    `kept`: it is another program's. A missing row stays deleted while a reboot is being prepared, and once the FEATURE
+    row is deleted; it waits while that has just gone.
     """
-    if observed.row is None or observed.row == wanted:
+    if kept or observed.row is None or observed.row == wanted:
         return True
     return observed.row == Row() and (observed.hold or observed.settling or registered is False)

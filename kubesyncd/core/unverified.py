@@ -5,6 +5,8 @@ row of this boot is the only sign that this is not its first start. What runs de
 running container that STATE_DB's row names is the owner, and any other running kube container counts as admitted unless
 it asks again.
 
+A row without a number is another program's (see core.migrated): ctrmgrd may have run the feature until now.
+
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds).
 """
 
@@ -14,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
+from kubesyncd.core.migrated import owner_named, stands, taken_over
 from kubesyncd.core.model import Mode, Owner, Row, SystemState
 from kubesyncd.core.revision import ends, of_boot
 
@@ -30,7 +33,9 @@ class Unverified:
     `lost`: no file had it although the boot is not new; else it comes from the file. `first`: only a row of this boot
     would show that the boot is not new; without one, this is its first start. `since`: when it was compared with
     the row (BOOTTIME seconds); None: not yet. `containers`: running kube containers that may have been admitted, and
-    have time to ask again. `spoken`: a verb has been recorded since the daemon's start; it stands.
+    have time to ask again. `spoken`: a verb has been recorded since the daemon's start; it stands. `unmanaged`: no
+    file and no verb of this boot has told of the feature; until one does, a row without a number may be another
+    program's. `kept`: it is, and it is left unchanged.
     """
 
     lost: bool = False
@@ -38,16 +43,25 @@ class Unverified:
     since: float | None = None
     containers: tuple[str, ...] = ()
     spoken: bool = False
+    unmanaged: bool = False
+    kept: bool = False
 
 
-def verified(record: Record, observed: Observation, timing: Timing, now: float) -> Record:
-    """Return the record without its mark, as soon as what runs and STATE_DB's row have resolved it."""
+def verified(
+    record: Record, observed: Observation, timing: Timing, now: float, *, local_only: bool = False
+) -> Record:
+    """Return the record without its mark, as soon as what runs and STATE_DB's row have resolved it.
+
+    `local_only`: the feature can only be local, so no kube container is taken over from another program.
+    """
     mark = record.unverified
     if mark is None:
         return record
     if mark.since is None:
         if observed.row is None:
             return record
+        if mark.unmanaged and not observed.row.revision:
+            return _migrated(record, mark, observed.row, observed, now, local_only=local_only)
         record = _compared(record, mark, observed.row, observed, now)
         mark = record.unverified
     return record if mark is None else _resolved(record, mark, observed, timing, now)
@@ -56,6 +70,17 @@ def verified(record: Record, observed: Observation, timing: Timing, now: float) 
 def spoken(mark: Unverified | None) -> Unverified | None:
     """Return the mark after a verb: what the verb asks for stands."""
     return mark if mark is None or mark.since is not None else replace(mark, spoken=True)
+
+
+def compared(record: Record) -> bool:
+    """Return whether the record needs no comparison, or has been compared with STATE_DB's row at least once."""
+    mark = record.unverified
+    return mark is None or mark.since is not None or (mark.unmanaged and not mark.first)
+
+
+def keeps_row(record: Record) -> bool:
+    """Return whether STATE_DB's row is another program's and is left unchanged."""
+    return record.unverified is not None and record.unverified.kept
 
 
 def shows_loss(record: Record, row: Row, boot: int) -> bool:
@@ -83,6 +108,23 @@ def unverified_deadline(record: Record, timing: Timing) -> float | None:
     """Return when the containers that have not asked again count as admitted."""
     mark = record.unverified
     return None if mark is None or mark.since is None else mark.since + timing.reask_s
+
+
+def _migrated(
+    record: Record, mark: Unverified, row: Row, observed: Observation, now: float, *, local_only: bool
+) -> Record:
+    """Take over what the row names, as soon as Docker confirms it; leave the row unchanged until then."""
+    if mark.spoken or record.system_state is not SystemState.ABSENT:
+        return replace(record, unverified=None)
+    owner = owner_named(row, observed, local_only=local_only)
+    if owner is not None:
+        return taken_over(replace(record, unverified=None), row, owner, observed, now)
+    kept = stands(row, observed, now)
+    if observed.local_running and not kept:
+        # The row that tells of it is this daemon's.
+        return replace(record, unverified=None)
+    marked = replace(mark, lost=False, first=False, kept=kept)
+    return record if marked == mark else replace(record, unverified=marked)
 
 
 def _compared(record: Record, mark: Unverified, row: Row, observed: Observation, now: float) -> Record:
@@ -130,9 +172,10 @@ def _is_newer(row: Row, owner: Container | None, record: Record, observed: Obser
     """Return whether the row tells of what the file does not know: the file is an older copy, or of other features.
 
     Each change is stored in the file before it is written to the row. A row without a number, as before an upgrade,
-    counts if it names an owner that the file does not know.
+    counts if it names an owner that the file does not know; so does one with the file's own number, which another
+    program has changed since (ctrmgrd, while this daemon was not there).
     """
-    if row.revision:
+    if row.revision and row.revision != record.revision.number:
         return row.revision > record.revision.number
     if owner is None or owner.id in (record.grant, record.local_id) or record.grant in observed.kube_running:
         return False

@@ -126,6 +126,7 @@ def accept(verb: Verb, config: FeatureConfig, record: Record, observed: Observat
         exit=ended,
         unpause=False,
         unverified=spoken(record.unverified),
+        follows=False,
     )
 
 
@@ -144,6 +145,7 @@ def _accept_start(config: FeatureConfig, record: Record, observed: Observation) 
         registered=registered,
         unpause=observed.paused(owning),
         unverified=spoken(record.unverified),
+        follows=False,
     )
     if record.grant in observed.kube_running:
         return replace(started, mode=Mode.READY)

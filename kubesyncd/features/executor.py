@@ -131,7 +131,7 @@ class Executor:
                 return False
         except PortError as error:
             self.failed.fail(kind, target, error)
-            if isinstance(action, RestartUnit):
+            if isinstance(action, RestartUnit) and not action.renews:
                 await self._memory.change(unit_restarted=False)
             return False
         if kind not in BESIDE_THE_LOOP:
@@ -162,8 +162,9 @@ class Executor:
                 self._begin(action, around.containers.unpause(container_id))
             case EndContainer():
                 await self._end(action, view.plan.state)
-            case RestartUnit():
-                await memory.change(unit_restarted=True)
+            case RestartUnit(renews):
+                # Each once: where systemd does not renew it, what follows goes on, and the unit restarts by itself.
+                await (memory.change(follows=False) if renews else memory.change(unit_restarted=True))
                 await around.units.restart(self._name)
             case AdoptImage(image_id):
                 self._begin(action, self._adopt(image_id))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.kube_names import KubeClaim
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
-from kubesyncd.core.unverified import Unverified, shows_loss, undecided
+from kubesyncd.core.unverified import Unverified, compared, shows_loss
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ class Memory:
         self.history = deque(ledger.histories.get(name, ()), maxlen=HISTORY_MAX)
         self.record = ledger.records.get(name) or around.first_record(name)
         # A record that was never compared with Redis may have been stored with the default configuration.
-        compared = self.record.unverified is None or undecided(self.record) is not None
-        self.config_read = name in around.always_local or (name in ledger.configs and compared)
+        self.config_read = name in around.always_local or (name in ledger.configs and compared(self.record))
         if self.record.unverified is None:
             # What the file says is compared once with STATE_DB's row and with what runs.
-            lost = name not in ledger.records and (ledger.lost or ledger.first)
-            mark = Unverified(lost=lost, first=lost and ledger.first)
+            unknown = name not in ledger.records
+            lost = unknown and (ledger.lost or ledger.first)
+            unmanaged = unknown and not ledger.lost
+            mark = Unverified(lost=lost, first=lost and ledger.first, unmanaged=unmanaged)
             self.record = replace(self.record, unverified=mark)
         self.config = ledger.configs.get(name, self._default_config())
         self._config_known = name in ledger.configs

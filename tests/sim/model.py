@@ -501,6 +501,10 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
             if cause is Cause.KILL:
                 return replace(asked, killed=w.killed | {container_id})
             return replace(asked, stopping=w.stopping | {container_id})
+        case RestartUnit(renews=True):
+            if not (w.kube or w.local_runs):
+                raise Broken("the unit is restarted, and no container ends")
+            return replace(w, record=replace(w.record, follows=False), unit_restarts=True)
         case RestartUnit():
             if w.unsure or not w.script:
                 raise Broken("the unit is restarted, and its script can make no container for certain")
@@ -1162,6 +1166,24 @@ def handing_over_starts() -> Iterator[World]:
             record = Record(system_state=SystemState.UP, local_id=LOCAL)
             kube = (Kube(KUBE[0], asked=True),)
             yield folded(look(replace(runs, config=config, record=record, kube=kube))[0])
+
+
+def migrated_starts() -> Iterator[World]:
+    """The daemon's first start, on a switch where another program, ctrmgrd, runs the feature, by its row."""
+    for world in starts():
+        config = replace(world.config, set_owner=Owner.KUBE)
+        unmanaged = Record(unverified=Unverified(lost=True, first=True, unmanaged=True))
+        found = replace(world, config=config, record=unmanaged, server_label=True)
+        rows = [(replace(found, kube=(Kube(KUBE[0], asked=True, past_up=True),)), Owner.KUBE, KUBE[0][:12])]
+        if world.local_exists:
+            rows.append((replace(found, local_runs=True), Owner.LOCAL, ""))
+        for before, owner, container_id in rows:
+            mode = Mode.READY if owner is Owner.KUBE else Mode.NONE
+            row = Row(SystemState.UP, owner, mode, container_id, update_ts=1)
+            taken = verified(unmanaged, replace(facts_of(before), row=row), before.timing, NOW)
+            if not taken.follows:
+                raise Broken("S2: what another program runs is not taken over")
+            yield folded(look(replace(before, record=taken))[0])
 
 
 def failing_starts(*policies: FailurePolicy) -> Iterator[World]:

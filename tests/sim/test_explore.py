@@ -17,6 +17,7 @@ from tests.sim.model import (
     failing_starts,
     handing_over_starts,
     landing_starts,
+    migrated_starts,
     silent_starts,
     slow_starts,
     starts,
@@ -57,6 +58,15 @@ def test_everything_near_a_feature_that_kube_runs_keeps_every_promise(
     start: World, menu: frozenset[str]
 ) -> None:
     assert explore(menu, start, most=NEAR).states > NEAR, LOST
+
+
+@pytest.mark.parametrize("start", list(migrated_starts()), ids=_named)
+def test_everything_near_a_feature_taken_over_from_another_program_keeps_every_promise(start: World) -> None:
+    walk = Walk(frozenset({"restart", "fallback"}), start)
+    assert walk.run(NEAR // 2).states > NEAR // 2, LOST
+    seen = [walk.world(switch[0]) for switch in walk.parents]
+    if start.kube:
+        assert any(w.unit_restarts and not w.record.follows for w in seen), "before its container ends"
 
 
 @pytest.mark.parametrize("start", list(slow_starts()), ids=_named)

@@ -41,7 +41,7 @@ CORE = tuple(sorted({path.stem for path in PACKAGE.glob("*.py")} - {"__init__", 
 PLANS = (
     "core/test_planner", "core/test_foresee", "core/test_leaving", "core/test_failed_action", "core/test_docker_start",
     "core/test_gate", "core/test_way_back", "core/test_stray", "core/test_conditions", "core/test_crash_window",
-    "core/test_restart_policy", "core/test_asked_start", "core/test_unverified",
+    "core/test_restart_policy", "core/test_asked_start", "core/test_unverified", "core/test_migrated",
     "core/test_health", "core/test_verbs",
 )  # fmt: skip
 # Who judges a module: its own tests, and those of what is built right on it.
@@ -58,7 +58,8 @@ TESTS = {
         "core/test_restart_policy",
     ),
     "config_load": ("core/test_config_load",),
-    "unverified": ("core/test_unverified",),
+    "unverified": ("core/test_unverified", "core/test_migrated"),
+    "migrated": ("core/test_migrated",),
     "revision": ("core/test_revision", "core/test_unverified"),
     "fallback_history": ("core/test_fallback_history", "features/test_fallback_keeper"),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),

@@ -132,8 +132,11 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         unpause=True,
         gates=(GateWatch(kube_id, 13.0, asked=True),),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
-        unverified=Unverified(lost=True, first=True, since=97.0, containers=(kube_id,), spoken=True),
+        unverified=Unverified(
+            lost=True, first=True, since=97.0, containers=(kube_id,), spoken=True, unmanaged=True, kept=True
+        ),
         local_back=True,
+        follows=True,
         revision=Revision(7, f"up kube kube_ready {kube_id[:12]}"),
         owner=Owner.KUBE,
         owner_ts=1790000000,

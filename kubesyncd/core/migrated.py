@@ -1,0 +1,58 @@
+"""Take a feature over from another program that has run it in this boot: ctrmgrd.
+
+ctrmgrd's scripts write STATE_DB's row as well, without a number (see core.revision). The row alone is not trusted: the
+container that it names must run, as one of this feature. So nothing starts, ends or is admitted for a row.
+
+Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import Mode, Owner, Row, SystemState
+
+if TYPE_CHECKING:
+    from kubesyncd.core.model import Container
+    from kubesyncd.core.observation import Observation
+    from kubesyncd.core.record import Record
+
+
+def owner_named(row: Row, observed: Observation, *, local_only: bool) -> Container | None:
+    """Return the running container that the row names as the owner of a feature whose unit is up.
+
+    None where Docker does not confirm it. Where a local container runs too, the kube one may not be past its gate.
+    """
+    if row.system_state is not SystemState.UP:
+        return None
+    if row.current_owner is Owner.LOCAL:
+        running = (c for c in observed.containers if c.owner is Owner.LOCAL and c.running)
+        return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
+    if row.current_owner is not Owner.KUBE or not row.docker_id or observed.local_running or local_only:
+        return None
+    running = (c for c in observed.containers if c.owner is Owner.KUBE and c.running)
+    return next((c for c in running if c.id.startswith(row.docker_id)), None)
+
+
+def taken_over(record: Record, row: Row, owner: Container, observed: Observation, now: float) -> Record:
+    """Return the record of the feature that `owner` runs. Of the row, nothing changes."""
+    record = replace(
+        record,
+        system_state=SystemState.UP,
+        owner=owner.owner,
+        owner_ts=row.update_ts or observed.wall_s,
+        follows=True,
+        # It has passed another program's gate.
+        gates=tuple(watch for watch in record.gates if watch.container_id != owner.id),
+    )
+    if owner.owner is Owner.KUBE:
+        return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)
+    # A kube container may wait in the row's own protocol.
+    return replace(record, mode=Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE)
+
+
+def stands(row: Row, observed: Observation, now: float) -> bool:
+    """Return whether a row without a number tells of this boot: it is left to the program that wrote it."""
+    told = replace(row, update_ts=0, failure="") != Row()
+    return told and row.update_ts >= observed.wall_s - now
