@@ -60,6 +60,8 @@ LATER: dict[str, Any] = {
     "local_back": False,
     "follows": False,
     "revision": UNTOLD,
+    "unconfirmed": False,
+    "version": "",
 }
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)
