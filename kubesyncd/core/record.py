@@ -98,8 +98,8 @@ class Record:
     what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
     and returns at once, also without fallback. `revision`: how often what the row tells has changed. `follows`: it was
     taken over from another program, whose process the unit still waits by: it ends with the container, not with the
-    feature. `unconfirmed`: the admitted container has not asked over the socket, and its start-up script has not reported
-    that it has gone on. `version`: of the image that runs, or ran last.
+    feature. `unconfirmed`: the admitted container has not asked over the socket, and its start-up script has not
+    reported that it has gone on. `version`: of the image that runs, or ran last.
     """
 
     system_state: SystemState = SystemState.ABSENT
