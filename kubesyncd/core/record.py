@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import AskedStart  # noqa: TC001 - the ledger reads the types at run time
 from kubesyncd.core.failed_action import ActionKind
+from kubesyncd.core.feature_unit import NOT_STARTED, StartedBy
 from kubesyncd.core.gate import GateWatch  # noqa: TC001 - the same
 from kubesyncd.core.health import (
     WELL,
@@ -95,7 +96,8 @@ class Record:
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
     what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
-    and returns at once, also without fallback. `revision`: how often what the row tells has changed.
+    and returns at once, also without fallback. `revision`: how often what the row tells has changed. `started_by`:
+    its last start.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -134,6 +136,7 @@ class Record:
     unverified: Unverified | None = None
     local_back: bool = False
     revision: Revision = UNTOLD
+    started_by: StartedBy = NOT_STARTED
     owner: Owner = Owner.NONE
     owner_ts: int = 0
 

@@ -95,6 +95,7 @@ class Daemon:
             tasks.create_task(parts.packages.run(), name="packages")
         tasks.create_task(self._audit(), name="audit")
         tasks.create_task(parts.checks.run(), name="checks")
+        tasks.create_task(parts.unit_watch.run(), name="units")
         tasks.create_task(parts.images.run(), name="images")
         if watchdog_s is not None:
             tasks.create_task(self._feed_watchdog(watchdog_s / 2), name="watchdog")

@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from kubesyncd.cluster import queue_file
+from kubesyncd.core.feature_unit import StartedBy
 from kubesyncd.core.model import FeatureConfig
 from kubesyncd.core.record import Record
 from kubesyncd.core.revision import UNTOLD
@@ -59,6 +60,7 @@ LATER: dict[str, Any] = {
     "unverified": None,
     "local_back": False,
     "revision": UNTOLD,
+    "started_by": StartedBy(),
 }
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)
