@@ -61,8 +61,10 @@ class UnitWatch:
         unit = unit if runs_feature(unit, feature) else reconciler.unit
         if unit:
             now = self._clock()
+            look_at = now + LOOK_S
+            self._look_at = min(self._look_at, look_at) if self._heard else look_at
+            self._delay_s = LOOK_S
             self._heard[feature] = _Ending(unit, now + HEARD_S_MAX)
-            self._look_at, self._delay_s = now + LOOK_S, LOOK_S
             self._wake.set()
 
     async def run(self) -> None:

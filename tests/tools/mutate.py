@@ -62,6 +62,7 @@ TESTS = {
     "revision": ("core/test_revision", "core/test_unverified"),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),
     "feature_label": PLANS,
+    "feature_unit": ("core/test_feature_unit",),
     "gate": ("core/test_gate", *PLANS),
     "health": ("core/test_health", "core/test_crash_window", "core/test_record"),
     "host": ("core/test_host",),
