@@ -34,6 +34,7 @@ SHELLS = ("/bin/dash", "/bin/sh")
 FIRST_CONTACT_S = 2
 SETTLING_S = 1  # a new socket is given to its group a moment after it has been made
 VERB_S_MAX = 90  # a little more than the daemon allows itself
+UNIT_S_MAX = 2  # it delays the end of a unit
 STATE_S_MAX = 10  # docker's default grace: a container that reports `down` is about to be killed
 JOIN_S_MAX = 600  # kubeadm's own limits add up to less
 FOREVER_S = float("inf")
@@ -57,6 +58,7 @@ FORMS = {
     "id": "container id NAME",
     "inspect": "container inspect [docker options] NAME",
     "exec": "container exec [docker options] NAME COMMAND...",
+    "unit-ended": "container unit-ended NAME",
     "state": "container state NAME [up local | up kube | down | healthy | unhealthy REASON]",
     "container_state": "container_state NAME up|down [local|kube] | healthy | unhealthy REASON",
     "kube_join": "kube_join [-f]",
@@ -180,6 +182,21 @@ def wait(verb, args):
         raise ClientError(UNAVAILABLE, f"{name}: no shell to wait in; install /bin/sh") from None
 
 
+def unit_ended(verb, args):
+    """Tell the daemon that the unit of a feature ends: the unit's ExecStopPost, which neither fails nor waits long.
+
+    The daemon asks systemd what becomes of the unit. One that does not hear of it finds it out by itself later.
+    """
+    name, until = one_name(verb, options(verb, args, ())[1]), clock() + UNIT_S_MAX
+    try:
+        sock, _ = connect([HOST_SOCK])
+    except ClientError:
+        return 0  # a user without the right to use docker runs no feature
+    if sock:
+        converse(sock, [verb, name], until, None)
+    return 0
+
+
 def identify(verb, args):
     """Print the ID of the container that runs a feature."""
     name = one_name(verb, options(verb, args, ())[1])
@@ -262,6 +279,7 @@ VERBS = {
     "stop": stop,
     "kill": kill,
     "wait": wait,
+    "unit-ended": unit_ended,
     "id": identify,
     "inspect": inspect,
     "exec": execute,

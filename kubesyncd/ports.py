@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from kubesyncd.core.certificate_life import CertificateLife
+    from kubesyncd.core.feature_unit import UnitPhase
     from kubesyncd.core.image_model import Stock
     from kubesyncd.core.model import (
         Container,
@@ -295,6 +296,9 @@ class Units(Protocol):
 
     async def unit_exists(self, feature: str) -> bool:
         """Return whether systemd has a unit of the feature that can run; a masked one cannot. Raises Unavailable."""
+
+    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+        """Return what systemd does with each of these units. Raises Unavailable."""
 
 
 class Jobs(Protocol):

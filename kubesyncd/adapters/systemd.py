@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.feature_unit import UnitPhase
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.core.text import number_in
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.processes import run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from kubesyncd.settings import SystemdSettings
 
@@ -32,6 +33,9 @@ _NO_UNIT = frozenset({"not-found", "masked"})
 _INACTIVE = (3, 4)  # systemctl(1): the unit is not active, the unit does not exist
 # A unit that waits for its restart starts its containers by itself: it counts as running.
 _RUNNING_WORDS = frozenset({"active", "activating", "reloading", "refreshing"})
+_ENDED_WORDS = frozenset({"inactive", "failed"})
+# How many units one call describes.
+_UNITS_MAX = 64
 # A unit that systemd has restarted, and that has not run for this long since, may fail again.
 SETTLED_S = 60.0
 
@@ -92,6 +96,20 @@ class SystemdUnits:
         said = await self._loaded(feature, "FragmentPath")
         return bool(said) and not await asyncio.to_thread(_written_by_us, Path(said.get("FragmentPath", "")))
 
+    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+        """See ports.Units. Raises Unavailable."""
+        found: list[UnitPhase] = []
+        for begin in range(0, len(units), _UNITS_MAX):
+            some = units[begin : begin + _UNITS_MAX]
+            command = (*self._systemctl, "show", "--property=ActiveState,Job", *some)
+            ended = await run(command, self._look_s, SERVICE)
+            told = [_read_properties(each) for each in ended.out.strip().split("\n\n")]
+            if ended.code != 0 or len(told) != len(some) or not all(said.get("ActiveState") for said in told):
+                text = ended.reason or f"exit code {ended.code}, {len(told)} of {len(some)} units described"
+                raise Unavailable(SERVICE, f"show {some[0]}: {text}")
+            found += map(_phase, told)
+        return tuple(found)
+
     async def _loaded(self, feature: str, *names: str) -> dict[str, str]:
         """Return the unit's LoadState and the properties `names`; empty where no unit can run. Raises Unavailable."""
         if not valid_feature_name(feature):
@@ -114,8 +132,7 @@ class SystemdUnits:
     async def pending(self, unit: str) -> bool:
         """Return whether one of kubesyncd's oneshot units is queued, starting or running. Raises Unavailable."""
         said = await self._properties(unit, "ActiveState", "Job")
-        # Without a queued job, systemd prints nothing after Job=, or 0.
-        return said.get("Job", "") not in ("", "0") or said.get("ActiveState", "") in _RUNNING_WORDS
+        return _has_job(said) or said.get("ActiveState", "") in _RUNNING_WORDS
 
     async def active(self, feature: str) -> bool:
         """Return whether the feature's unit runs. Raises Unavailable."""
@@ -159,13 +176,29 @@ class SystemdUnits:
         ended = await run(command, self._look_s, SERVICE)
         if ended.code != 0:
             raise Unavailable(SERVICE, f"show {unit}: {ended.reason or f'exit code {ended.code}'}")
-        return dict(line.partition("=")[::2] for line in ended.out.splitlines())
+        return _read_properties(ended.out)
 
     async def _change(self, *arguments: str) -> None:
         ended = await run((*self._systemctl, *arguments), self._change_s, SERVICE)
         if ended.code != 0:
             reason = ended.reason or f"exit code {ended.code}"
             raise Refused(SERVICE, f"{' '.join(arguments)}: {reason}")
+
+
+def _read_properties(printed: str) -> dict[str, str]:
+    return dict(line.partition("=")[::2] for line in printed.splitlines())
+
+
+def _has_job(said: Mapping[str, str]) -> bool:
+    # Without a queued job, systemd prints nothing after Job=, or 0.
+    return said.get("Job", "") not in ("", "0")
+
+
+def _phase(said: Mapping[str, str]) -> UnitPhase:
+    """Return what systemd does with a unit, by its properties. One that waits for its restart is activating."""
+    if said["ActiveState"] in _ENDED_WORDS:
+        return UnitPhase.RUNS if _has_job(said) else UnitPhase.ENDED
+    return UnitPhase.ENDING if said["ActiveState"] == "deactivating" else UnitPhase.RUNS
 
 
 def _trouble(unit: str, said: Mapping[str, str], now: float) -> str:

@@ -10,6 +10,7 @@ from kubesyncd.api.feature_description import describe
 from kubesyncd.api.handlers import NO_SUCH_FEATURE, existing_reconciler, feature_name, known_reconciler
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol, verbs
+from kubesyncd.core.feature_unit import runs_feature
 from kubesyncd.core.model import Owner, valid_feature_name
 from kubesyncd.core.record import project
 
@@ -68,7 +69,8 @@ class FeatureHandlers:
         return failure(outcome.code, reconciler.name, outcome.text)
 
     async def _start(self, request: Request) -> Reply:
-        return await self._carry_out(request, verbs.Start())
+        name, unit = feature_name(request), request.peer.unit
+        return await self._carry_out(request, verbs.Start(unit if runs_feature(unit, name) else ""))
 
     async def _stop(self, request: Request) -> Reply:
         name, seconds = feature_name(request), request.argument(2)

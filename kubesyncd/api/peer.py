@@ -24,6 +24,8 @@ from kubesyncd.api.messages import AtLimit
 # A cgroup's last step for a container: docker's and the kubelet's plain ID, or a systemd scope such as
 # docker-<id>.scope, cri-containerd-<id>.scope, or kubepods-pod<uid>.slice:cri-containerd:<id>.
 _CONTAINER_STEP = re.compile(r"(?:[^/]*[-:])?([0-9a-f]{64})(?:\.scope)?")
+# A cgroup's step for a systemd service.
+_UNIT_STEP = re.compile(r"[A-Za-z0-9:_.@\\-]{1,255}\.service")
 _CREDENTIALS = struct.Struct("3i")
 # socket.SO_PEERPIDFD, missing in this Python: Linux 6.5. It refers to the process itself, not to its number.
 _SO_PEERPIDFD = 77
@@ -45,12 +47,16 @@ class PeerUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The connected process. `container_id`: 64 hexadecimal digits, None outside every container."""
+    """The connected process. `container_id`: 64 hexadecimal digits, None outside every container.
+
+    `unit`: the systemd service that it is a process of; empty for others, and in a container.
+    """
 
     pid: int
     uid: int
     gid: int
     container_id: str | None
+    unit: str = ""
 
 
 def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
@@ -73,9 +79,10 @@ def identify_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
     if _has_ended(sock):
         raise PeerGone(f"process {pid} has ended, and its number may belong to another process")
     try:
-        return Peer(pid, uid, gid, container_of(peers, own))
+        container_id = container_of(peers, own)
     except ValueError as error:
         raise PeerUnknown(f"process {pid}: {error}") from error
+    return Peer(pid, uid, gid, container_id, unit_of(peers) if container_id is None else "")
 
 
 def _has_ended(sock: socket.socket) -> bool:
@@ -106,6 +113,18 @@ def container_of(cgroup: str, own_cgroup: str) -> str | None:
     if len(found) > 1:
         raise ValueError(f"its cgroups name {len(found)} containers")
     return found.pop() if found else None
+
+
+def unit_of(cgroup: str) -> str:
+    """Return the systemd service of a process with this /proc/<pid>/cgroup; empty for a process of none."""
+    for line in cgroup.split("\n"):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers in ("", "name=systemd"):
+            services = [step for step in path.split("/") if _UNIT_STEP.fullmatch(step)]
+            if services:
+                return services[-1]
+    return ""
 
 
 def _below(path: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol
-from kubesyncd.core.text import shown
-from kubesyncd.reboot.hold import Kind
+from kubesyncd.reboot.hold import invalid_kind, kind_of
 
 if TYPE_CHECKING:
     from kubesyncd.api.handlers import Handler
@@ -29,11 +28,10 @@ class RebootHandlers:
         return {"reboot-prepare": self._prepare, "reboot-undo": self._undo}
 
     async def _prepare(self, request: Request) -> Reply:
-        kind, dry = request.argument(1), request.argument(2) == "1"
-        if kind not in tuple(Kind):
-            text = f"invalid kind of reboot {shown(kind)}; use {' or '.join(Kind)}"
-            return failure(protocol.EXIT_USAGE, "", text)
-        steps = await self._preparation.prepare(Kind(kind), dry=dry)
+        kind, dry = kind_of(request.argument(1)), request.argument(2) == "1"
+        if kind is None:
+            return failure(protocol.EXIT_USAGE, "", invalid_kind(request.argument(1)))
+        steps = await self._preparation.prepare(kind, dry=dry)
         return Reply(out="\n".join(json.dumps(_described(step)) for step in steps))
 
     async def _undo(self, _: Request) -> Reply:

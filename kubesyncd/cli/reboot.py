@@ -1,4 +1,4 @@
-"""Prepare this switch for a reboot: `reboot prepare warm|fast`, and restore after an upgrade.
+"""Prepare this switch for a reboot: `reboot prepare warm|fast|cold`, and restore after an upgrade.
 
 The daemon handles images, the hold and the kubelet. This module does what needs root's access to the whole system: it
 copies files of other programs and runs hooks. All steps together take at most `reboot_s_max`. One failed step undoes
@@ -23,7 +23,16 @@ from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.ports import PortError, Unavailable
 from kubesyncd.reboot.context_backup import ContextBackup, places, sources
-from kubesyncd.reboot.hold import HOLD_FILE, PROMISED_FILE, Grade, Kind, PreparationStep, decode
+from kubesyncd.reboot.hold import (
+    HOLD_FILE,
+    PROMISED_FILE,
+    WORDS,
+    Grade,
+    Kind,
+    PreparationStep,
+    decode,
+    kind_of,
+)
 from kubesyncd.runtime.clock import boot_id
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services.installed import FOLDER, read_manifests
@@ -43,6 +52,8 @@ UNDO_SHARE = 1 / 6
 ABORT = ".abort"
 # Below the install root, as manifests name it.
 HOOKS = "/etc/kubesyncd/hooks"
+# What SONiC's scripts say for the kinds.
+SAID = [word for words in WORDS.values() for word in words]
 SHOWN = {Grade.OK: "ok   ", Grade.WARN: "warn ", Grade.FAIL: "FAIL "}
 
 
@@ -52,12 +63,14 @@ def reboot() -> None:
 
 
 @reboot.command(cls=Command, options_metavar="[--undo] [--dry-run] [--json]")
-@click.argument("kind", metavar="warm|fast", type=click.Choice([kind.value for kind in Kind]), required=False)
+@click.argument("kind", metavar="|".join(Kind), type=click.Choice(SAID), required=False)
 @click.option("--undo", is_flag=True, help="Undo the preparation: the reboot is cancelled.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 @json_option
 def prepare(kind: str | None, undo: bool, dry_run: bool, as_json: bool) -> None:
     """Prepare features, images, kubelet and certificates for a reboot, within 30 seconds.
+
+    SONiC's own words are kinds too, such as the REBOOT_TYPE of its scripts: fastfast-reboot is a warm reboot.
 
     The last line begins with "prepared" (exit code 0) or "not prepared" (1, and nothing is held).
     Running it again is safe.
@@ -65,22 +78,23 @@ def prepare(kind: str | None, undo: bool, dry_run: bool, as_json: bool) -> None:
     if undo:
         click.echo(_taken_back(this_switch()))
         return
-    if kind is None:
-        raise click.UsageError("warm or fast is missing")
-    work = PreparationRun(this_switch(), Kind(kind), dry=dry_run)
+    wanted = kind_of(kind or "")
+    if wanted is None:
+        raise click.UsageError(f"the kind of reboot is missing; use {', '.join(Kind)}")
+    work = PreparationRun(this_switch(), wanted, dry=dry_run)
     steps = work.run()
     failed = [step for step in steps if step.grade is Grade.FAIL]
     if failed and not dry_run:
         steps.append(work.take_back())
     warnings = sum(step.grade is Grade.WARN for step in steps)
-    summary = _summary(kind, failed, warnings, time.monotonic() - work.begun, dry=dry_run)
+    summary = _summary(wanted, failed, warnings, time.monotonic() - work.begun, dry=dry_run)
     if as_json:
         told = [asdict(step) for step in steps]
         print_json(
             {
                 "prepared": not failed,
                 "dry_run": dry_run,
-                "kind": kind,
+                "kind": wanted,
                 "steps": told,
                 "warnings": warnings,
                 "summary": summary,

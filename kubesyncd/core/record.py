@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import AskedStart  # noqa: TC001 - the ledger reads the types at run time
 from kubesyncd.core.failed_action import ActionKind
+from kubesyncd.core.feature_unit import NOT_STARTED, StartedBy
 from kubesyncd.core.gate import GateWatch  # noqa: TC001 - the same
 from kubesyncd.core.health import (
     WELL,
@@ -99,7 +100,7 @@ class Record:
     and returns at once, also without fallback. `revision`: how often what the row tells has changed. `follows`: it was
     taken over from another program, whose process the unit still waits by: it ends with the container, not with the
     feature. `unconfirmed`: the admitted container has not asked over the socket, and its start-up script has not
-    reported that it has gone on. `version`: of the image that runs, or ran last.
+    reported that it has gone on. `version`: of the image that runs, or ran last. `started_by`: its last start.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -141,6 +142,7 @@ class Record:
     revision: Revision = UNTOLD
     unconfirmed: bool = False
     version: str = ""
+    started_by: StartedBy = NOT_STARTED
     owner: Owner = Owner.NONE
     owner_ts: int = 0
 

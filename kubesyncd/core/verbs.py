@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from kubesyncd.core import protocol
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.feature_label import label_missing
+from kubesyncd.core.feature_unit import StartedBy
 from kubesyncd.core.model import Mode, Owner, SystemState
 from kubesyncd.core.record import StopStyle, local_wanted, row_told, ruling_owner, state_of
 from kubesyncd.core.state import State
@@ -31,7 +32,9 @@ GRACE_S_MAX = 600
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The unit starts."""
+    """The unit starts; `unit`: its name, empty where another caller asks for the start."""
+
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,10 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The unit goes down immediately; without `kubelet_check`, label and kubelet are left unchanged."""
+    """The unit goes down immediately; without `kubelet_check`, label and kubelet are left unchanged.
+
+    While a reboot is prepared, every kill is one without: the scripts of SONiC's units do not ask for it.
+    """
 
     signal: str = "KILL"
     kubelet_check: bool = True
@@ -101,36 +107,58 @@ def overtaken(by: Verb) -> Outcome:
     )
 
 
-def accept(verb: Verb, config: FeatureConfig, record: Record, observed: Observation) -> Record | Outcome:
-    """Return the record with the verb's request, or the reason why it is declined."""
+def accept(
+    verb: Verb, config: FeatureConfig, record: Record, observed: Observation, *, asked_at: float = 0.0
+) -> Record | Outcome:
+    """Return the record with the verb's request, or the reason why it is declined.
+
+    `asked_at`: when the verb came (BOOTTIME seconds).
+    """
     if observed.absent:
         return NO_SUCH_FEATURE
     match verb:
-        case Start():
-            return _accept_start(config, record, observed)
+        case Start(unit):
+            return _accept_start(config, record, observed, StartedBy(unit, asked_at))
         case Stop(grace_s):
             style = StopStyle(grace_s=grace_s)
         case Kill(signal, kubelet_check):
-            style = StopStyle(signal=signal, kubelet_check=kubelet_check)
+            style = StopStyle(signal=signal, kubelet_check=kubelet_check and not observed.hold)
         case _:
             assert_never(verb)
     # A stop that finds nothing running ends nothing: an earlier exit is not its result.
     running = observed.local_running or observed.kube_running
     ended = record.exit if running or record.system_state is SystemState.DOWN else None
+    return replace(_down(record, style), exit=ended)
+
+
+def left_by_unit(record: Record, looked_at: float, *, hold: bool) -> Record:
+    """Return the record after systemd was found to run the feature's unit no more: the same as after a stop.
+
+    A script that calls no `stop` leaves the feature up: Kubernetes would go on to run it. Without an effect where the
+    feature is down already, by the verb that ended it, and where it was started after `looked_at`, when systemd was
+    asked (BOOTTIME seconds). `hold`: a reboot is being prepared, and labels are left unchanged.
+    """
+    if record.system_state is not SystemState.UP or record.started_by.at >= looked_at:
+        return record
+    return replace(_down(record, StopStyle(kubelet_check=not hold)), exit=None)
+
+
+def _down(record: Record, style: StopStyle) -> Record:
     return replace(
         record,
         system_state=SystemState.DOWN,
         style=style,
         ending=True,
         ending_since=None,
-        exit=ended,
         unpause=False,
         unverified=spoken(record.unverified),
         follows=False,
     )
 
 
-def _accept_start(config: FeatureConfig, record: Record, observed: Observation) -> Record | Outcome:
+def _accept_start(
+    config: FeatureConfig, record: Record, observed: Observation, started_by: StartedBy
+) -> Record | Outcome:
     if observed.row is None and not config.always_local:
         return redis_down(observed)
     came_up = record.system_state is not SystemState.UP
@@ -146,6 +174,7 @@ def _accept_start(config: FeatureConfig, record: Record, observed: Observation) 
         unpause=observed.paused(owning),
         unverified=spoken(record.unverified),
         follows=False,
+        started_by=started_by,
     )
     if record.grant in observed.kube_running:
         return replace(started, mode=Mode.READY)

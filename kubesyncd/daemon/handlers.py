@@ -13,6 +13,7 @@ from kubesyncd.api.messages import Role
 from kubesyncd.api.reboot_handlers import RebootHandlers
 from kubesyncd.api.refused_containers import RefusedContainers
 from kubesyncd.api.resource_handlers import ResourceHandlers
+from kubesyncd.api.unit_handlers import UnitHandlers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +36,7 @@ def handlers(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[st
         JoinHandlers(parts.join).handlers(),
         ImageHandlers(parts.images).handlers(),
         RebootHandlers(parts.preparation).handlers(),
+        UnitHandlers(parts.unit_watch).handlers(),
     )
     return {Role.HOST: one_table(groups), Role.CONTAINER: container}
 

@@ -18,6 +18,7 @@ from kubesyncd.features.health_checks import Checks
 from kubesyncd.features.ledger import Ledger
 from kubesyncd.features.registry import Reconcilers
 from kubesyncd.features.surroundings import Surroundings
+from kubesyncd.features.unit_watch import UnitWatch
 from kubesyncd.features.wakes import Wakes
 from kubesyncd.ports import FeatureStore
 from kubesyncd.reboot.preparation import Preparation
@@ -103,6 +104,7 @@ class Parts:
     join: JoinController
     restorer: TableRestorer
     checks: Checks
+    unit_watch: UnitWatch
     preparation: Preparation
     packages: CatalogWatcher | None = None
     fallbacks: FallbackKeeper | None = None
@@ -158,6 +160,7 @@ def assemble(
         join=join,
         restorer=restorer,
         checks=Checks(ports.hooks, reconcilers, rules.timing, runtime),
+        unit_watch=UnitWatch(reconcilers, ports.units, rules.timing, runtime),
         preparation=Preparation(
             hold=files.hold,
             boot_id=boot.id,

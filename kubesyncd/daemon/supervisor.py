@@ -97,6 +97,7 @@ class Daemon:
         if parts.fallbacks is not None:
             tasks.create_task(parts.fallbacks.run(), name="fallbacks")
         tasks.create_task(parts.checks.run(), name="checks")
+        tasks.create_task(parts.unit_watch.run(), name="units")
         tasks.create_task(parts.images.run(), name="images")
         if watchdog_s is not None:
             tasks.create_task(self._feed_watchdog(watchdog_s / 2), name="watchdog")

@@ -12,7 +12,7 @@ feature. Other components leave a request (a verb, a waiting container, "somethi
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,13 @@ from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Forget
 from kubesyncd.core.conditions import ALERTING, conditions
 from kubesyncd.core.failed_action import ActionKind
-from kubesyncd.core.model import Owner
+from kubesyncd.core.model import Owner, SystemState
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
 from kubesyncd.core.record import Record, lacking, repaired, state_of
 from kubesyncd.core.row_gate import with_row_asks
 from kubesyncd.core.state import check
-from kubesyncd.core.verbs import Outcome, Start, accept
+from kubesyncd.core.verbs import Outcome, Start, accept, left_by_unit
 from kubesyncd.features.container_reader import ContainerReader
 from kubesyncd.features.executor import Executor
 from kubesyncd.features.existence import Existence
@@ -125,10 +125,30 @@ class Reconciler:
         if isinstance(verb, Start) or (view is not None and view.observed.absent):
             return None
         observed = view.observed if view is not None else Observation(row=None)
+        # A reboot may be prepared since the last observation.
+        observed = replace(observed, hold=self._around.labels.hold)
         noted = accept(verb, memory.config, memory.record, observed)
         assert isinstance(noted, Record), "only a start can be declined"
         memory.record = noted
         return memory.remember(noted)
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit that has started the feature, which is up; empty where none has."""
+        record = self._memory.record
+        return record.started_by.unit if record.system_state is SystemState.UP else ""
+
+    async def unit_ended(self, unit: str, looked_at: float) -> None:
+        """Note that systemd runs the feature's unit no more, as asked `looked_at` (see verbs.left_by_unit)."""
+        memory = self._memory
+        noted = left_by_unit(memory.record, looked_at, hold=self._around.labels.hold)
+        if noted is not memory.record:
+            self._log.info(
+                "unit_ended", unit=unit, why="the unit has ended, and its script has called no stop"
+            )
+            memory.record = noted
+            self._observe_soon()
+            await memory.remember(noted)
 
     async def seen(self) -> View:
         """Return the view after an observation that begins now or later. Raises Unavailable without Docker."""

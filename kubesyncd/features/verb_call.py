@@ -90,7 +90,7 @@ class VerbCall:
         call = self._call
         if call is None or call.accepted or self._must_wait(call, config, observed):
             return None
-        noted = verbs.accept(call.verb, config, record, observed)
+        noted = verbs.accept(call.verb, config, record, observed, asked_at=call.asked_at)
         if isinstance(noted, Outcome):
             self.answer(noted)
             return None

@@ -30,10 +30,31 @@ FEATURES_MAX = 512
 
 
 class Kind(StrEnum):
-    """Kind of reboot."""
+    """Kind of reboot. Each has a folder of hooks."""
 
     WARM = "warm"
     FAST = "fast"
+    COLD = "cold"
+
+
+# SONiC's words for each kind: the REBOOT_TYPE of its scripts, and the SONIC_BOOT_TYPE that they pass to the kernel.
+# An express reboot stops the services of a warm one; a fastfast reboot is the warm one of Mellanox switches.
+WORDS = {
+    Kind.WARM: ("warm", "warm-reboot", "fastfast", "fastfast-reboot", "express", "express-reboot"),
+    Kind.FAST: ("fast", "fast-reboot"),
+    Kind.COLD: ("cold", "cold-reboot", "reboot", "soft", "soft-reboot"),
+}
+
+
+def kind_of(word: str) -> Kind | None:
+    """Return the kind of reboot that SONiC calls by this word; None for any other word."""
+    return next((kind for kind, words in WORDS.items() if word in words), None)
+
+
+def invalid_kind(word: str) -> str:
+    """Return the message for a word that names no kind of reboot, with those that do."""
+    known = "; ".join(f"{kind}: {', '.join(words)}" for kind, words in WORDS.items())
+    return f"invalid kind of reboot {shown(word)}; use one of {known}"
 
 
 class Grade(StrEnum):

@@ -108,7 +108,7 @@ class Preparation:
         # Its own deadline is shorter than the caller's: the result then names what is missing.
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.kubelet_stop_s):
-                while self._cluster.kubelet_running:  # noqa: ASYNC110 - systemd sends no event for it
+                while self._cluster.kubelet_running or self._hold_unseen:  # noqa: ASYNC110 - no event tells
                     await asyncio.sleep(LOOK_S)
         if self._cluster.kubelet_running:
             return PreparationStep(
@@ -117,6 +117,11 @@ class Preparation:
                 "it does not stop; it would restart containers that the reboot stops",
             )
         return PreparationStep(Grade.OK, "kubelet", f"stopped; fallback to local after the boot for {many}")
+
+    @property
+    def _hold_unseen(self) -> bool:
+        """True while a kill of the reboot script would still withdraw the label."""
+        return self._cluster.joined and not self._cluster.hold
 
     async def undo(self) -> PreparationStep:
         """Lift the hold. Raises Unavailable."""

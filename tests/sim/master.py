@@ -16,8 +16,9 @@ from tests.sim.chance import Fault
 from tests.sim.engine import CUT, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from kubesyncd.core.feature_unit import UnitPhase
     from kubesyncd.core.node_condition import NodeCondition
     from tests.sim.engine import Box
     from tests.sim.switch import Life, World
@@ -378,6 +379,12 @@ class UnitsPort:
     async def unit_exists(self, feature: str) -> bool:
         self._life.check()
         return self._world.people.has_unit(feature)
+
+    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+        self._life.check()
+        await asyncio.sleep(0.02)
+        self._life.check()
+        return tuple(self._world.people.phase(unit.removesuffix(".service")) for unit in units)
 
     async def _reach(self) -> None:
         self._life.check()

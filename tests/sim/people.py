@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.api.messages import Role
 from kubesyncd.api.peer import Peer
 from kubesyncd.core import protocol
+from kubesyncd.core.feature_unit import UnitPhase
 from kubesyncd.core.model import Owner
 from tests.sim.chance import Fault
 
@@ -257,6 +258,13 @@ class People:
     def has_unit(self, feature: str) -> bool:
         """Whether systemd has a unit of the feature."""
         return feature in self.units
+
+    def phase(self, feature: str) -> UnitPhase:
+        """What systemd does with the feature's unit."""
+        unit = self.units[feature]
+        if unit.ending is not None and not unit.ending.done():
+            return UnitPhase.ENDING
+        return UnitPhase.ENDED if unit.life is None or unit.life.done() else UnitPhase.RUNS
 
     def start_unit(self, feature: str) -> None:
         """systemctl start."""

@@ -11,12 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kubesyncd.core.feature_unit import UnitPhase
 from kubesyncd.core.model import MasterConfig, NodeSeen
 from kubesyncd.images.policy import ImageRecord
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 
     from kubesyncd.core.node_condition import NodeCondition
 
@@ -226,7 +227,10 @@ class PlainStore:
 
 @dataclass
 class PlainUnits:
-    """A kubelet's unit; `looks` and `examined` count how often it was asked whether it runs, and how well."""
+    """A kubelet's unit; `looks` and `examined` count how often it was asked whether it runs, and how well.
+
+    `phase`: of the features' units that do not run.
+    """
 
     running: bool = False
     broken: bool = False
@@ -234,6 +238,7 @@ class PlainUnits:
     calls: list[str] = field(default_factory=list)
     looks: int = 0
     examined: int = 0
+    phase: dict[str, UnitPhase] = field(default_factory=dict)
 
     async def kubelet_trouble(self) -> str:
         self.examined += 1
@@ -260,6 +265,9 @@ class PlainUnits:
 
     async def unit_exists(self, feature: str) -> bool:
         raise AssertionError(feature)
+
+    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+        return tuple(self.phase.get(unit, UnitPhase.RUNS) for unit in units)
 
     def _do(self, call: str, *, running: bool) -> None:
         self.calls.append(call)

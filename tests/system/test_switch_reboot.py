@@ -255,7 +255,7 @@ def test_a_daemon_that_is_not_there_is_one_line_and_69(switch: Switch) -> None:
     assert code == 69
     assert len(lines) == 1
     assert switch.kubesync("reboot", "prepare").returncode == 64
-    assert switch.kubesync("reboot", "prepare", "cold").returncode == 64
+    assert switch.kubesync("reboot", "prepare", "halt").returncode == 64
 
 
 def test_a_full_disk_prepares_nothing_and_breaks_nothing(switch: Switch) -> None:

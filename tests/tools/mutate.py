@@ -65,6 +65,7 @@ TESTS = {
     "fallback_history": ("core/test_fallback_history", "features/test_fallback_keeper"),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),
     "feature_label": PLANS,
+    "feature_unit": ("core/test_feature_unit",),
     "gate": ("core/test_gate", *PLANS),
     "health": ("core/test_health", "core/test_crash_window", "core/test_record"),
     "host": ("core/test_host",),

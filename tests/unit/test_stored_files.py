@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from kubesyncd.cluster import queue_file
+from kubesyncd.core.feature_unit import StartedBy
 from kubesyncd.core.model import FeatureConfig
 from kubesyncd.core.record import Record
 from kubesyncd.core.revision import UNTOLD
@@ -62,6 +63,7 @@ LATER: dict[str, Any] = {
     "revision": UNTOLD,
     "unconfirmed": False,
     "version": "",
+    "started_by": StartedBy(),
 }
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)

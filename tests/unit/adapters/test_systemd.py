@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.adapters.systemd import SystemdUnits
+from kubesyncd.core.feature_unit import UnitPhase
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.sdnotify import listen_fds, notify, watchdog_s
 from kubesyncd.settings import SystemdSettings
@@ -334,6 +335,34 @@ async def test_a_unit_that_cannot_run_does_not_exist(tmp_path: Path, state: str,
 async def test_a_systemd_that_does_not_answer_leaves_a_unit_unknown(tmp_path: Path, said: str) -> None:
     with pytest.raises(Unavailable, match=r"show snmp\.service: "):
         await FakeSystemctl(tmp_path, said).units().unit_exists("snmp")
+
+
+async def test_units_are_described_by_one_call_in_their_order(tmp_path: Path) -> None:
+    told = (
+        "ActiveState=active", "ActiveState=deactivating\\nJob=7", "ActiveState=inactive", "ActiveState=failed\\nJob=0",
+        "ActiveState=activating", "ActiveState=inactive\\nJob=8", "ActiveState=reloading\\nJob=",
+    )  # fmt: skip
+    shown = "\\n\\n".join(told)
+    fake = FakeSystemctl(tmp_path, f"show) printf '{shown}\\n';;")
+    units = tuple(f"{name}.service" for name in "abcdefg")
+    runs, ending, ended = UnitPhase
+    assert await fake.units().phases(units) == (runs, ending, ended, ended, runs, runs, runs)
+    assert fake.calls == [f"show --property=ActiveState,Job {' '.join(units)}"]
+
+
+async def test_hundreds_of_units_are_described_by_some_calls(tmp_path: Path) -> None:
+    script = 'show) shift 2; for unit; do printf "ActiveState=active\\n\\n"; done;;'
+    fake = FakeSystemctl(tmp_path, script)
+    assert await fake.units().phases([f"u{n}.service" for n in range(150)]) == (UnitPhase.RUNS,) * 150
+    assert len(fake.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "said", ["echo no bus >&2; exit 1", "exit 0", "echo Job=0", "printf 'ActiveState=active\\n'"]
+)
+async def test_units_that_systemd_does_not_describe_are_unknown(tmp_path: Path, said: str) -> None:
+    with pytest.raises(Unavailable, match=r"show a\.service: "):
+        await FakeSystemctl(tmp_path, f"show) {said};;").units().phases(("a.service", "b.service"))
 
 
 @pytest.mark.parametrize(("state", "head", "makes"), [

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.api.peer import Peer, PeerGone, PeerUnknown, container_of, identify_peer, start_ticks
+from kubesyncd.api.peer import Peer, PeerGone, PeerUnknown, container_of, identify_peer, start_ticks, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +88,24 @@ def test_hierarchies_that_name_different_containers_identify_no_peer() -> None:
 @pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
 def test_a_cgroup_named_like_a_second_line_does_not_make_one(end: str) -> None:
     assert container_of(f"0::/docker/{A}/evil{end}0::{B}\n", HOST) == A
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        ("0::/system.slice/snmp.service\n", "snmp.service"),
+        ("0::/system.slice/system-swss.slice/swss@0.service\n", "swss@0.service"),
+        ("0::/system.slice/snmp.service/.control\n", "snmp.service"),
+        (f"0::/docker/{A}/system.slice/dhcp_relay.service\n", "dhcp_relay.service"),
+        ("12:memory:/x\n1:name=systemd:/system.slice/snmp.service\n0::/\n", "snmp.service"),
+        ("12:memory:/system.slice/snmp.service\n1:name=systemd:/user.slice\n0::/\n", ""),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", ""),
+        ("0::/.service\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_process_of_a_service_names_it(cgroup: str, unit: str) -> None:
+    assert unit_of(cgroup) == unit
 
 
 PIECES = st.sampled_from(

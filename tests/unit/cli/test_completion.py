@@ -79,6 +79,7 @@ def test_a_shell_completes_commands_names_and_settings(terminal: Operator, shell
         ("config feature snmp fal", {"fallback"}),
         ("config feature snmp owner kube ", {"fallback", "failmode", "policy"}),
         ("config feature snmp owner ", {"local", "kube"}),
+        ("reboot prepare fastf", {"fastfast", "fastfast-reboot"}),
     ],
 )
 def test_completion_knows_commands_names_and_values(terminal: Operator, line: str, offers: set[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kubesyncd.core import protocol
 
 if TYPE_CHECKING:
@@ -24,3 +26,28 @@ def test_a_declined_undo_is_one_more_step_of_the_report(bare_terminal: Operator)
         "FAIL undo: the disk is full; run: kubesync reboot prepare --undo",
         "not prepared for a warm reboot: images: no space is left",
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("warm", "warm"),
+        ("fastfast-reboot", "warm"),
+        ("express-reboot", "warm"),
+        ("fast-reboot", "fast"),
+        ("soft-reboot", "cold"),
+    ],
+)
+def test_the_words_of_sonics_scripts_are_understood(bare_terminal: Operator, word: str, kind: str) -> None:
+    daemon = bare_terminal.daemon
+    daemon.replies["reboot-prepare"] = protocol.out(json.dumps(FAILED)) + protocol.result(0)
+    daemon.replies["reboot-undo"] = protocol.out(json.dumps({**FAILED, "grade": "ok"})) + protocol.result(0)
+    result = bare_terminal.types(f"reboot prepare {word}")
+    assert result.stdout.splitlines()[-1].startswith(f"not prepared for a {kind} reboot: ")
+
+
+def test_another_word_gets_those_that_are_understood(bare_terminal: Operator) -> None:
+    result = bare_terminal.types("reboot prepare halt")
+    assert result.exit_code == protocol.EXIT_USAGE
+    assert "'fastfast-reboot'" in result.stderr
+    assert bare_terminal.types("reboot prepare").exit_code == protocol.EXIT_USAGE

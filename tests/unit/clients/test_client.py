@@ -201,6 +201,7 @@ REQUESTS = [
     (["container", "kill", "--no-kubelet-check", "--signal=9", "snmp"], ["kill", "snmp", "9", "1"]),
     (["container", "kill", "snmp", "-s", "rtmin+3"], ["kill", "snmp", "RTMIN+3", "0"]),
     (["container", "wait", "snmp"], ["wait", "snmp"]),
+    (["container", "unit-ended", "swss0"], ["unit-ended", "swss0"]),
     (["container", "id", "snmp"], ["id", "snmp"]),
     (["container", "state", "snmp"], ["state", "snmp", "", ""]),
     (["container", "state", "snmp", "up", "local"], ["state", "snmp", "up", "local"]),
@@ -504,6 +505,20 @@ def test_exec_leaves_standard_input_to_docker(one_switch: Switch) -> None:
     one_switch.host.start(protocol.out(ID) + DONE)
     process = one_switch.begin("container", "exec", "-i", "snmp", "cat", stdin=subprocess.PIPE)
     assert process.communicate("typed\n", timeout=LIMIT_S) == ("typed\n", "")
+
+
+def test_the_end_of_a_unit_is_told_without_a_wait_and_without_a_failure(one_switch: Switch) -> None:
+    """For the ExecStopPost of a unit: no daemon, one at its limits, one that is silent, a user without the right."""
+    tell = ("container", "unit-ended", "snmp")
+    assert one_switch.run(*tell) == (0, "", "")
+    one_switch.host.start(protocol.busy("127 connections are open", 5.0), END, HOLD)
+    for _ in range(3):
+        begun = time.monotonic()
+        assert one_switch.run(*tell) == (0, "", "")
+        assert time.monotonic() - begun < LIMIT_S / 3
+    assert one_switch.host.requests == [["unit-ended", "snmp"]] * 3
+    assert one_switch.said_to("docker") is None
+    assert one_switch.run("container", "unit-ended", "../x")[0] == 64
 
 
 # Nobody listens.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.core import verbs
+from kubesyncd.core.feature_unit import StartedBy
 from kubesyncd.core.model import FeatureConfig, KubeLabel, LabelView, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
 from kubesyncd.core.verbs import (
@@ -18,6 +19,7 @@ from kubesyncd.core.verbs import (
     Start,
     Stop,
     accept,
+    left_by_unit,
     outcome,
     wait_code,
     wait_follows,
@@ -234,6 +236,54 @@ def test_stop_waits_for_the_label_to_be_on_its_way_and_for_the_row() -> None:
     look = told()
     assert outcome(Stop(), LOCAL_CONFIG, down(), replace(look, row=Row(failure="x"))) is None
     assert outcome(Stop(), LOCAL_CONFIG, down(), replace(look, row=Row(failure="x"), hold=True)) is DONE
+
+
+def test_a_kill_while_a_reboot_is_prepared_leaves_labels_and_the_kubelet_alone() -> None:
+    prepared = noted(Kill(), up(), told(local(), hold=True))
+    assert prepared.style == StopStyle(signal="KILL", kubelet_check=False)
+    assert noted(Kill(), up(), told(local())).style.kubelet_check
+    assert noted(Stop(), up(), told(local(), hold=True)).style.kubelet_check, "a stop may take its time"
+
+
+# ---- the unit's end -----------------------------------------------------------------------------
+
+
+def started(at: float, **more: object) -> Record:
+    return up(started_by=StartedBy("snmp.service", at), **more)
+
+
+def test_a_start_notes_which_unit_asked_for_it_and_when() -> None:
+    record = accept(Start("snmp.service"), LOCAL_CONFIG, down(), told(STOPPED), asked_at=NOW)
+    assert isinstance(record, Record)
+    assert record.started_by == StartedBy("snmp.service", NOW)
+
+
+def test_the_end_of_the_unit_is_as_a_stop() -> None:
+    left = left_by_unit(started(NOW, mode=Mode.READY), NOW + 1, hold=False)
+    stopped = noted(Stop(), started(NOW, mode=Mode.READY), told())
+    assert left == stopped
+    assert (left.system_state, left.ending, left.style) == (SystemState.DOWN, True, StopStyle())
+    ended = started(NOW, exit=Exit(LOCAL, Owner.LOCAL, 139, Cause.ITSELF), unpause=True, ending_since=NOW)
+    left = left_by_unit(ended, NOW + 1, hold=False)
+    assert (left.exit, left.unpause, left.ending_since) == (None, False, None)
+
+
+def test_the_end_of_the_unit_while_a_reboot_is_prepared_leaves_labels_alone() -> None:
+    assert left_by_unit(up(), NOW, hold=True).style == StopStyle(kubelet_check=False)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        down(style=StopStyle(signal="KILL", kubelet_check=False), ending=True),
+        down(style=StopStyle(grace_s=60.0), ending=True),
+        Record(),
+        started(NOW),
+        started(NOW + 5),
+    ],
+)
+def test_the_end_of_the_unit_changes_nothing_where_it_is_down_or_started_since(record: Record) -> None:
+    assert left_by_unit(record, NOW, hold=False) is record
 
 
 def test_an_overtaken_verb_says_by_what() -> None:

@@ -318,6 +318,49 @@ def test_a_start_during_a_kill_is_done_once_the_container_runs_again() -> None:
     loop.run(story())
 
 
+def test_the_end_of_the_unit_counts_at_once_also_while_docker_does_not_answer() -> None:
+    world = World(containers=(local(),), config=FeatureConfig())
+
+    async def story() -> None:
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        assert reconciler.unit == ""
+        assert (await reconciler.carry_out(Start("snmp.service"))).code == 0
+        assert reconciler.unit == "snmp.service"
+        began = asyncio.get_running_loop().time()
+        world.docker_fails = Unavailable("Docker", "it does not answer")
+        await asyncio.sleep(1.0)
+        await reconciler.unit_ended("snmp.service", began - 1.0)
+        assert reconciler.unit == "snmp.service", "it was started since systemd was asked"
+        await reconciler.unit_ended("snmp.service", began + 1.0)
+        assert reconciler.unit == ""
+        assert b'"system_state": "down"' in (world.file.data or b"")
+        world.docker_fails = None
+        await asyncio.sleep(60.0)
+        assert world.stops == 1, "what the unit has left is ended"
+        assert world.row.system_state is SystemState.DOWN
+        running.cancel()
+
+    loop.run(story())
+
+
+def test_a_kill_right_after_a_preparation_is_the_quick_one() -> None:
+    world = World(containers=(local(),), config=FeatureConfig())
+
+    async def story() -> None:
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        assert (await reconciler.carry_out(Start())).code == 0
+        # Nothing has been observed since.
+        world.hold = True
+        assert (await reconciler.carry_out(Kill())).code == 0
+        assert reconciler.view is not None
+        assert not reconciler.view.record.style.kubelet_check
+        running.cancel()
+
+    loop.run(story())
+
+
 def test_a_bug_in_docker_stop_is_paced_and_does_not_prevent_a_kill() -> None:
     async def story() -> None:
         world, log = World((local(),), stop_raises=TypeError("a bug")), PlainLog()

@@ -57,6 +57,29 @@ def bin_(tmp_path: Path) -> Bin:
     return Bin(folder)
 
 
+# ---- the generator ------------------------------------------------------------------------------
+
+WAITS = {
+    "snmp.service": "ExecStart=/usr/local/bin/snmp.sh wait",
+    "swss@.service": "ExecStart=/usr/local/bin/swss.sh wait %i",
+    "tap.service": "ExecStart=/usr/bin/container wait tap",
+}
+
+
+def test_each_unit_that_waits_for_a_container_tells_when_it_ends(bin_: Bin, tmp_path: Path) -> None:
+    units, made = tmp_path / "units", tmp_path / "made"
+    units.mkdir()
+    for name, line in {**WAITS, "ssh.service": "ExecStart=/usr/sbin/sshd -D"}.items():
+        (units / name).write_text(f"[Service]\n{line}\n")
+    generator = ROOT / "packaging/systemd/kubesyncd-features"
+    assert bin_.run(generator, str(made), KUBESYNCD_UNIT_FOLDERS=str(units)) == (0, "")
+    dropins = {file.parent.name: file.read_text().splitlines() for file in made.glob("*/20-kubesyncd.conf")}
+    assert dropins.keys() == {f"{name}.d" for name in WAITS}
+    for lines in dropins.values():
+        # systemd makes `swss0` of swss@0.service, and no failure of it is the unit's.
+        assert "ExecStopPost=-/usr/bin/container unit-ended %p%i" in lines[lines.index("[Service]") :]
+
+
 # ---- what a removal leaves in our place ---------------------------------------------------------
 
 
@@ -77,6 +100,12 @@ def test_without_us_docker_does_it(bin_: Bin, words: str, docker: str) -> None:
     bin_.add("docker", "exit 7")
     assert bin_.run(LIB / "container-without", *words.split()) == (7, "")
     assert bin_.called() == [f"docker {docker}"]
+
+
+def test_the_end_of_a_unit_is_nothing_to_docker(bin_: Bin) -> None:
+    bin_.add("docker")
+    assert bin_.run(LIB / "container-without", "unit-ended", "snmp") == (0, "")
+    assert bin_.called() == []
 
 
 @pytest.mark.parametrize("words", ["", "state snmp up", "--help"])

@@ -11,7 +11,7 @@ from kubesyncd.core.absorb import absorb
 from kubesyncd.core.model import Mode
 from kubesyncd.core.record import Record, local_wanted
 from kubesyncd.core.verbs import Start, accept
-from kubesyncd.reboot.hold import PreparedReboot, begin_boot, decode, encode
+from kubesyncd.reboot.hold import Kind, PreparedReboot, begin_boot, decode, encode, invalid_kind, kind_of
 from kubesyncd.runtime.state_files import StateFile
 from tests.unit.core.given import KUBE_CONFIG, NOW, TIMING, granted, kube, local, look, observed
 
@@ -73,6 +73,27 @@ def test_a_full_disk_keeps_the_kubelet_off_and_the_promise_all_the_same(
     unwritable = StateFile(tmp_path / "file" / "promised")
     assert begin_boot(hold, unwritable, "boot-2", LOG) == {"lldp", "snmp"}
     assert hold.load() is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        # REBOOT_TYPE and SONIC_BOOT_TYPE in fast-reboot (warm-reboot and express-reboot are links to it), reboot and
+        # soft-reboot.
+        (Kind.WARM, "warm-reboot warm fastfast-reboot fastfast express-reboot express"),
+        (Kind.FAST, "fast-reboot fast"),
+        (Kind.COLD, "reboot cold soft-reboot soft cold-reboot"),
+    ],
+)
+def test_each_word_of_sonic_is_a_kind_of_reboot(kind: Kind, words: str) -> None:
+    assert {kind_of(word) for word in words.split()} == {kind}
+
+
+@pytest.mark.parametrize("word", ["", "Warm", "warmreboot", "halt", "-reboot"])
+def test_any_other_word_gets_a_list_of_those_that_are(word: str) -> None:
+    assert kind_of(word) is None
+    for known in ("fastfast-reboot", "express-reboot", "soft-reboot"):
+        assert known in invalid_kind(word)
 
 
 def test_after_a_prepared_reboot_the_local_container_starts_whatever_fallback_says() -> None:
