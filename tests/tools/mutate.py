@@ -42,6 +42,7 @@ PLANS = (
     "core/test_planner", "core/test_foresee", "core/test_leaving", "core/test_failed_action", "core/test_docker_start",
     "core/test_gate", "core/test_way_back", "core/test_stray", "core/test_conditions", "core/test_crash_window",
     "core/test_restart_policy", "core/test_asked_start", "core/test_unverified",
+    "core/test_unasked_start",
     "core/test_health", "core/test_verbs",
 )  # fmt: skip
 # Who judges a module: its own tests, and those of what is built right on it.
@@ -56,8 +57,10 @@ TESTS = {
         "core/test_gate",
         "core/test_stray",
         "core/test_restart_policy",
+        "core/test_unasked_start",
     ),
     "config_load": ("core/test_config_load",),
+    "unasked_start": ("core/test_unasked_start",),
     "unverified": ("core/test_unverified",),
     "revision": ("core/test_revision", "core/test_unverified"),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),

@@ -58,6 +58,7 @@ LATER: dict[str, Any] = {
     "start": None,
     "unverified": None,
     "local_back": False,
+    "unasked": None,
     "revision": UNTOLD,
 }
 FULL = full(KUBE, LOCAL)

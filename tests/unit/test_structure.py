@@ -21,7 +21,7 @@ ATTRIBUTES_MAX = 15
 # one observation and of one container, and the objects of the wire protocol.
 VALUES = {
     "Timing": 25,
-    "Record": 38,
+    "Record": 39,
     "Observation": 22,
     "ContainerDescription": 18,
     "Container": 17,

@@ -25,6 +25,7 @@ from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
 from kubesyncd.core.revision import Revision, revised
 from kubesyncd.core.state import State, Transition
+from kubesyncd.core.unasked_start import UnaskedStart
 from kubesyncd.core.unverified import Unverified
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
         unverified=Unverified(lost=True, first=True, since=97.0, containers=(kube_id,), spoken=True),
         local_back=True,
+        unasked=UnaskedStart(local_id, 95.0),
         revision=Revision(7, f"up kube kube_ready {kube_id[:12]}"),
         owner=Owner.KUBE,
         owner_ts=1790000000,
