@@ -272,6 +272,13 @@ def cluster(program, args):
     return ask(["reset"] if program == "kube_reset" else ["join", str(len(args))], bound_s=JOIN_S_MAX)
 
 
+def docker_front(_program, args):
+    """Become docker, with features' names replaced."""
+    import docker_front as front
+
+    return front.run(args)
+
+
 VERBS = {
     "start": start,
     "stop": stop,
@@ -282,7 +289,12 @@ VERBS = {
     "exec": execute,
     "state": state,
 }
-PROGRAMS = {"container_state": container_state, "kube_join": cluster, "kube_reset": cluster}
+PROGRAMS = {
+    "container_state": container_state,
+    "docker_front": docker_front,
+    "kube_join": cluster,
+    "kube_reset": cluster,
+}
 
 
 # The command line.
@@ -790,8 +802,17 @@ def gone():
 def become_docker(arguments):
     """Become docker, from PATH, with unchanged environment, terminal and exit code. Never returns."""
     path = posix.environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
-    become([f"{folder}/docker" for folder in path.split(":") if folder], ["docker", *arguments])
+    found = [f"{folder}/docker" for folder in path.split(":") if folder]
+    become([docker for docker in found if not is_front(docker)], ["docker", *arguments])
     raise ClientError(UNAVAILABLE, "docker: not found in PATH; install docker or set PATH")
+
+
+def is_front(path):
+    """Return whether this is a link to our own docker command, which would ask for the name once more."""
+    try:
+        return posix.readlink(path).endswith("/clients/docker")
+    except OSError:
+        return False
 
 
 def become(programs, arguments):
