@@ -123,3 +123,80 @@ def test_a_unit_stops_its_local_container_with_the_daemon_stopped(
         assert radv.show("radv", "Result") == "success"
     finally:
         radv.run("systemctl", "start", "kubesyncd")
+
+
+# In the shape of a post-start action: it waits for the container, puts files into it, and takes one from it.
+POST_START = """#!/bin/bash
+until [[ ($(docker inspect -f '{{.State.Running}}' radv) == "true") ]]; do sleep 0.1; done
+docker exec radv rm -f /ready
+docker cp /etc/hostname radv:/tmp/from-host || exit 1
+docker exec radv touch /ready
+docker exec -i radv test -f /ready || exit 1
+docker cp radv:/tmp/from-host /var/tmp/from-radv
+"""
+FRONT = "/usr/local/bin/docker"
+
+
+@pytest.fixture
+def front(radv: InstalledSwitch) -> Iterator[InstalledSwitch]:
+    """The switch, with our docker before Docker's."""
+    radv.run("ln", "-s", "/usr/lib/kubesyncd/clients/docker", FRONT)
+    yield radv
+    radv.run("rm", FRONT)
+
+
+def test_docker_by_a_feature_s_name_reaches_the_container_that_kubernetes_runs(
+    front: InstalledSwitch, master: Master
+) -> None:
+    switch = front
+    assert switch.run("docker", "exec", "radv", "sh", "-c", "echo $RUNTIME_OWNER") == "local"
+    local = switch.run("docker", "inspect", "-f", "{{.Id}}", "radv")
+    master.deploy("radv")
+    owner(switch, "kube")
+    owned_by(switch, "kube")
+    kube = row(switch, "radv")["docker_id"]
+    for user in ("root", "admin"):
+        assert switch.run("docker", "inspect", "-f", "{{.Id}}", "radv", user=user) == kube
+        assert (
+            switch.run("docker", "exec", "-u", "0", "radv", "sh", "-c", "echo $RUNTIME_OWNER.", user=user)
+            == "."
+        )
+    assert (
+        switch.run("docker", "--log-level", "error", "container", "exec", "-w", "/tmp", "radv", "pwd")
+        == "/tmp"
+    )
+    assert "lab-feature" in switch.run("docker", "top", "radv")
+    assert kube[:12] in switch.run("docker", "stats", "--no-stream", "radv")
+    switch.run("docker", "logs", "--tail", "1", "radv")
+
+    switch.write("/var/tmp/post-start.sh", POST_START, mode=0o755)
+    switch.run("/var/tmp/post-start.sh")
+    assert switch.read("/var/tmp/from-radv") == switch.read("/etc/hostname")
+    assert (
+        switch.run("/usr/bin/docker", "exec", kube, "cat", "/tmp/from-host")
+        == switch.read("/etc/hostname").strip()
+    )
+
+    # A script's start() means the container that it makes.
+    assert '"Name": "/radv"' in switch.run("docker", "inspect", "--type", "container", "radv")
+    switch.run("docker", "rm", "-f", "radv")
+    assert switch.code("/usr/bin/docker", "inspect", local) != 0
+    switch.run("/usr/bin/radv.sh", "start")
+    assert switch.run("/usr/bin/docker", "inspect", "-f", "{{.State.Status}}", "radv") == "created"
+    assert switch.run("docker", "inspect", "-f", "{{.State.Running}} {{.Id}}", "radv") == f"true {kube}"
+
+    # Without an answer of the daemon docker works as ever: the name is the local container's.
+    switch.run("systemctl", "kill", "--signal=STOP", "kubesyncd")
+    try:
+        assert '"Name": "/radv"' in switch.run("docker", "inspect", "radv")
+    finally:
+        switch.run("systemctl", "kill", "--signal=CONT", "kubesyncd")
+    switch.run("systemctl", "stop", "kubesyncd")
+    try:
+        assert '"Name": "/radv"' in switch.run("docker", "inspect", "radv")
+    finally:
+        switch.run("systemctl", "start", "kubesyncd")
+
+    owner(switch, "local")
+    owned_by(switch, "local")
+    assert switch.run("docker", "exec", "radv", "sh", "-c", "echo $RUNTIME_OWNER") == "local"
