@@ -88,6 +88,21 @@ shift
 exec "$@"
 """
 DOCKER_WAIT = 'code=$(docker wait "$1") || exit; exit "$code"'
+# Ends with docker's options what runs of a feature: by its name, and the kube container with this ID.
+DOCKER_END = r"""
+name=$1 grant=$2 code=$3
+shift 3
+running=$(docker ps --no-trunc --format '{{.ID}} {{.Names}}') || exit
+ids=
+while read -r id names; do
+  case ",$names," in *",$name,"*) ids="$ids $id" ;; esac
+  [ -z "$grant" ] || [ "$id" != "$grant" ] || ids="$ids $id"
+done <<END
+$running
+END
+[ -z "$ids" ] || docker "$@" $ids >/dev/null || exit
+exit "$code"
+"""
 
 
 class ClientError(Exception):
@@ -274,6 +289,13 @@ def cluster(program, args):
     return ask(["reset"] if program == "kube_reset" else ["join", str(len(args))], bound_s=JOIN_S_MAX)
 
 
+def docker_front(_program, args):
+    """Become docker, with features' names replaced."""
+    import docker_front as front
+
+    return front.run(args)
+
+
 VERBS = {
     "start": start,
     "stop": stop,
@@ -285,7 +307,12 @@ VERBS = {
     "exec": execute,
     "state": state,
 }
-PROGRAMS = {"container_state": container_state, "kube_join": cluster, "kube_reset": cluster}
+PROGRAMS = {
+    "container_state": container_state,
+    "docker_front": docker_front,
+    "kube_join": cluster,
+    "kube_reset": cluster,
+}
 
 
 # The command line.
@@ -422,6 +449,8 @@ def ask(request, socks=(HOST_SOCK,), bound_s=VERB_S_MAX, docker=None, take=None)
         raise unreachable(subject, socks, runs)
     if docker is None:
         raise AbsentError(subject)
+    if docker[0] in ("stop", "kill"):
+        return end_without_daemon(docker)
     only_if_local(subject)
     if take is None:
         say_docker(docker)
@@ -669,13 +698,13 @@ def owner_of(pid):
         return -1
 
 
-def say_docker(arguments):
+def say_docker(arguments, more=""):
     """Say that docker does what was asked of the daemon; where nothing reads that, docker does it all the same."""
     import select
 
     reader = select.poll()
     reader.register(2, select.POLLOUT)
-    line = f"container: {arguments[-1]}: kubesyncd is not running; docker {arguments[0]} is used"
+    line = f"container: {arguments[-1]}: kubesyncd is not running; docker {arguments[0]} is used{more}"
     if reader.poll(0):
         say(sys.stderr, line.encode())
 
@@ -684,23 +713,53 @@ def only_if_local(name):
     """Raise AbsentError where Kubernetes runs, or should run, this feature, and where that is not known.
 
     Docker takes the name for the local container. It could start that one beside Kubernetes', describe it in place of
-    the feature's, report an end that is none, and call a feature stopped that runs, or is started again.
+    the feature's, and report an end that is none.
     """
     try:
-        config, record = remembered(name)
+        of_kube = kube_entry(name)[0]
     except LostError as lost:
         raise AbsentError(name, str(lost)) from None
-    local_only = config.get("always_local") or config.get("local_only")
-    if record.get("grant") or (config.get("set_owner") == "kube" and not local_only):
+    if of_kube:
         raise AbsentError(name)
+
+
+def end_without_daemon(docker):
+    """End by docker stop or docker kill the local and the admitted kube container of a feature: its unit goes down.
+
+    The kubelet may start a kube container again: its next one waits for a daemon. With a lost ledger only the local
+    one is known: it ends, and the code says that the feature may run on.
+    """
+    verb, name = docker[0], docker[-1]
+    try:
+        of_kube, grant = kube_entry(name)
+        code, more = 0, f"; the kubelet may start {name} again, which then waits for kubesyncd" if grant else ""
+    except LostError as lost:
+        of_kube, grant, code = True, "", UNAVAILABLE
+        more = f" on its local container, but {lost}; Kubernetes may run {name}: run systemctl start kubesyncd"
+    say_docker([verb, name], more)
+    if not of_kube:
+        return become_docker(docker)
+    become(SHELLS, ["sh", "-c", DOCKER_END, "container", name, grant, str(code), *docker[:-1]])
+    raise ClientError(UNAVAILABLE, f"{name}: no shell to run docker in; install /bin/sh")
 
 
 def granted(name):
     """Return the ID of the kube container that owns the feature by the ledger; empty without one."""
     try:
-        return str(remembered(name)[1].get("grant") or "")
+        return kube_entry(name)[1]
     except LostError:
         return ""
+
+
+def kube_entry(name):
+    """Return whether Kubernetes runs, or should run, this feature by the ledger, and the container that it admitted.
+
+    Raises LostError.
+    """
+    config, record = remembered(name)
+    grant = str(record.get("grant") or "")
+    local_only = config.get("always_local") or config.get("local_only")
+    return bool(grant) or (config.get("set_owner") == "kube" and not local_only), grant
 
 
 def remembered(name):
@@ -761,8 +820,17 @@ def gone():
 def become_docker(arguments):
     """Become docker, from PATH, with unchanged environment, terminal and exit code. Never returns."""
     path = posix.environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
-    become([f"{folder}/docker" for folder in path.split(":") if folder], ["docker", *arguments])
+    found = [f"{folder}/docker" for folder in path.split(":") if folder]
+    become([docker for docker in found if not is_front(docker)], ["docker", *arguments])
     raise ClientError(UNAVAILABLE, "docker: not found in PATH; install docker or set PATH")
+
+
+def is_front(path):
+    """Return whether this is a link to our own docker command, which would ask for the name once more."""
+    try:
+        return posix.readlink(path).endswith("/clients/docker")
+    except OSError:
+        return False
 
 
 def become(programs, arguments):

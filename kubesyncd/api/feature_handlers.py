@@ -11,7 +11,7 @@ from kubesyncd.api.handlers import NO_SUCH_FEATURE, existing_reconciler, feature
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol, verbs
 from kubesyncd.core.feature_unit import runs_feature
-from kubesyncd.core.model import Owner, valid_feature_name
+from kubesyncd.core.model import Owner, Row, valid_feature_name
 from kubesyncd.core.record import project
 
 if TYPE_CHECKING:
@@ -103,8 +103,20 @@ class FeatureHandlers:
         return await self._resolved(request, ended=False)
 
     async def _resolve(self, request: Request) -> Reply:
-        """Reply with what docker has to be given for the feature: an ended container has the feature's name."""
+        """Reply with what docker has to be given for the feature: an ended container has the feature's name.
+
+        With `kube`, reply at once with the kube container that runs the feature, and with nothing where none does.
+        """
+        if request.argument(2) == "kube":
+            return self._kube_container(feature_name(request))
         return await self._resolved(request, ended=True)
+
+    def _kube_container(self, name: str) -> Reply:
+        """Reply without an observation: docker waits for the answer, in a script that calls it often."""
+        reconciler = self._reconcilers.known(name)
+        view = None if reconciler is None else reconciler.view
+        row = Row() if view is None else project(view.record, view.observed)
+        return Reply(out=row.docker_id if row.current_owner is Owner.KUBE else "")
 
     async def _resolved(self, request: Request, *, ended: bool) -> Reply:
         name = feature_name(request)

@@ -29,6 +29,7 @@ from kubesyncd.core.record import (
     failure_deadline,
     falls_back,
     lasted,
+    local_barred,
     project,
     ruling_owner,
     settled,
@@ -37,6 +38,7 @@ from kubesyncd.core.registration import registered_after
 from kubesyncd.core.revision import revised
 from kubesyncd.core.row_gate import see_startup, watch_row
 from kubesyncd.core.stray import blocked, strays, watch_label_off
+from kubesyncd.core.unasked_start import watch_unasked
 from kubesyncd.core.unverified import verified
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def absorb(
 ) -> Record:
     """Return the record after this observation: exits, clocks and failures are updated. Idempotent."""
     record = verified(record, observed, timing, now, local_only=config.local_only)
+    record = _see_unasked(record, config, observed, now)
     asked = still_asked(record.start, observed, now)
     record = record if asked == record.start else replace(record, start=asked)
     record = _see_way_back(_see_start(_see_local(record, observed), observed, now), config, observed)
@@ -73,6 +76,22 @@ def absorb(
         record = replace(record, owner=row.current_owner, owner_ts=observed.wall_s)
     revision = revised(record.revision, row, observed.row, observed.boot, ending=record.ending)
     return record if revision == record.revision else replace(record, revision=revision)
+
+
+def _see_unasked(record: Record, config: FeatureConfig, observed: Observation, now: float) -> Record:
+    """Note a start of the local container by another program, before its running counts as known."""
+    barred = local_barred(config, record, observed)
+    found = watch_unasked(
+        record.unasked,
+        observed,
+        known=record.local_id,
+        asked=record.start,
+        barred=barred,
+        now=now,
+    )
+    if ruling_owner(config, record) is not Owner.KUBE:
+        found = None
+    return record if found == record.unasked else replace(record, unasked=found)
 
 
 def _see_local(record: Record, observed: Observation) -> Record:

@@ -15,6 +15,7 @@ from kubesyncd.core.labels import feature_label
 from kubesyncd.core.model import SHORT_ID, Owner, SystemState
 from kubesyncd.core.record import Cause, lacking
 from kubesyncd.core.row_gate import stuck
+from kubesyncd.core.unasked_start import unasked_runs
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -27,6 +28,7 @@ class ConditionKind(StrEnum):
 
     BY_POLICY = "container_started_by_docker"
     RESTART_POLICY = "restart_policy"
+    UNASKED_START = "local_started_by_another"
     UNREAD = "container_not_read"
     GATE_IGNORED = "gate_ignored"
     GATE_SHARED = "gate_shared"
@@ -44,6 +46,7 @@ class ConditionKind(StrEnum):
 ALERTING = frozenset(
     {
         ConditionKind.BY_POLICY,
+        ConditionKind.UNASKED_START,
         ConditionKind.UNREAD,
         ConditionKind.GATE_IGNORED,
         ConditionKind.NOT_GONE_ON,
@@ -88,6 +91,7 @@ def conditions(
     return (
         *_no_way_back(feature, record, observed),
         *_by_policy(feature, record, observed),
+        *_unasked_start(feature, record, observed),
         *(condition for c in observed.containers for condition in _of_container(feature, c)),
         *(Condition(ConditionKind.OOM_KILLED, _oom(c), _OOM_FIX) for c in _oom_killed(record, observed)),
         *(
@@ -150,6 +154,26 @@ def _by_policy(feature: str, record: Record, observed: Observation) -> tuple[Con
     return tuple(found)
 
 
+def _unasked_start(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:
+    """Name the likely callers of a start that kubesyncd undoes; a restart policy has a condition of its own."""
+    local, unasked = observed.local, record.unasked
+    if unasked is None or (local is not None and local.restarts):
+        return ()
+    why = (
+        "Kubernetes runs the feature"
+        if record.grant in observed.kube_running
+        else "only Kubernetes may run it"
+    )
+    ends = "is stopped" if unasked_runs(unasked, observed) else "was stopped"
+    text = (
+        f"another program started the local container {unasked.container_id[:SHORT_ID]} although {why}: it {ends}. "
+        f"Likely callers are `update-containers {feature}`, which the unit's script runs after each start, and "
+        "`docker start` of an operator"
+    )
+    fix = f"to run it locally: kubesync config feature {feature} owner local"
+    return (Condition(ConditionKind.UNASKED_START, text, fix),)
+
+
 def _although(record: Record, observed: Observation) -> str:
     """Return what forbids a local container that has a restart policy; empty where nothing does.
 
@@ -157,6 +181,8 @@ def _although(record: Record, observed: Observation) -> str:
     """
     if record.grant in observed.kube_running:
         return "Kubernetes runs the feature"
+    if unasked_runs(record.unasked, observed):
+        return "only Kubernetes may run it"
     # A stop or kill under way ends what has run rightly until then. An operator may start it while the unit is down.
     started = observed.by_policy is not None and not record.ending
     return "its unit is down" if started and record.system_state is SystemState.DOWN else ""

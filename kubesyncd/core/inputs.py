@@ -16,6 +16,7 @@ from kubesyncd.core.gate import gate_deadline
 from kubesyncd.core.model import KubeLabel, Owner
 from kubesyncd.core.record import Cause, failure_deadline, lasts_at, ruling_owner
 from kubesyncd.core.stray import stray_deadline
+from kubesyncd.core.unasked_start import shown_until
 from kubesyncd.core.unverified import unverified_deadline
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Inputs:
             unverified_at,
             untried_at,
             stuck_at,
+            shown_until(self.record.unasked),
         )
         ahead = [t for t in due if t is not None]
         return Plan(self.state, None, min((t for t in ahead if t > self.now), default=None), why)

@@ -31,6 +31,7 @@ from kubesyncd.core.record import (
 )
 from kubesyncd.core.row_gate import given_up
 from kubesyncd.core.state import State
+from kubesyncd.core.unasked_start import unasked_runs
 
 if TYPE_CHECKING:
     from kubesyncd.core.inputs import Inputs
@@ -116,6 +117,12 @@ def _local(inputs: Inputs) -> Plan:
     """Keep a local container running, or hand over to kube (LOCAL and LOCAL_TO_KUBE)."""
     waiter, record = inputs.observed.waiter, inputs.record
     if record.mode is Mode.READY:
+        if unasked_runs(record.unasked, inputs.observed) and not local_wanted(inputs.config, record):
+            return inputs.stop(
+                inputs.observed.local_running,
+                "only Kubernetes may run it: the local container, started by another program, is stopped",
+                "only Kubernetes may run it; waiting for the local container to end",
+            )
         return inputs.act(
             SetMode(Mode.NONE), "a local container was started: Kubernetes takes over from there"
         )

@@ -39,6 +39,7 @@ from kubesyncd.core.revision import UNTOLD, Revision, tells
 from kubesyncd.core.row_gate import shown, waits_at_row
 from kubesyncd.core.state import State, classify
 from kubesyncd.core.stray import LabelOff  # noqa: TC001 - the same
+from kubesyncd.core.unasked_start import UnaskedStart  # noqa: TC001 - the same
 from kubesyncd.core.unverified import Unverified, keeps_row
 
 if TYPE_CHECKING:
@@ -97,10 +98,11 @@ class Record:
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
     what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
-    and returns at once, also without fallback. `revision`: how often what the row tells has changed. `follows`: it was
-    taken over from another program, whose process the unit still waits by: it ends with the container, not with the
-    feature. `unconfirmed`: the admitted container has not asked over the socket, and its start-up script has not
-    reported that it has gone on. `version`: of the image that runs, or ran last. `started_by`: its last start.
+    and returns at once, also without fallback. `unasked`: the last start of the local container by another program,
+    while it may not run. `revision`: how often what the row tells has changed. `follows`: it was taken over from another
+    program, whose process the unit still waits by: it ends with the container, not with the feature. `unconfirmed`: the
+    admitted container has not asked over the socket, and its start-up script has not reported that it has gone on.
+    `version`: of the image that runs, or ran last. `started_by`: its last start.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -139,6 +141,7 @@ class Record:
     unverified: Unverified | None = None
     local_back: bool = False
     follows: bool = False
+    unasked: UnaskedStart | None = None
     revision: Revision = UNTOLD
     unconfirmed: bool = False
     version: str = ""
@@ -172,6 +175,14 @@ def local_wanted(config: FeatureConfig, record: Record) -> bool:
     if wished_owner(config, record) is Owner.LOCAL or returns:
         return True
     return bool(record.failure) and config.policy is FailurePolicy.SWITCH_TO_LOCAL
+
+
+def local_barred(config: FeatureConfig, record: Record, observed: Observation) -> bool:
+    """Return whether no local container may run now: Kubernetes runs the feature, or is the only one that may."""
+    if record.system_state is not SystemState.UP or ruling_owner(config, record) is not Owner.KUBE:
+        return False
+    awaited = record.mode is Mode.READY and not local_wanted(config, record)
+    return awaited or record.grant in observed.kube_running
 
 
 def falls_back(config: FeatureConfig, record: Record) -> bool:

@@ -200,7 +200,8 @@ class World:
 
     `sent`: so many queued labels are in the PATCH that is under way; `landed`: the master has taken it, and we have
     not heard so yet. `deployed`: the master has a manifest. `silent`: its image has no gate. `script`: the unit
-    makes a local container; `unsure`: systemd does not say. `local_starts`: docker start of the local container
+    makes a local container; `unsure`: systemd does not say. `local_unasked`: another program has started the local
+    container while it may not run. `local_starts`: docker start of the local container
     works; `no_local`: when it is tried again after it has failed. `slow`: docker start takes long; `starting`: one
     is under way, `known` to the daemon, or `lost` over its restart. `leaving`: a reset waits for the features, or
     runs. `barred`: the Node takes no pods. `writable`: STATE_DB takes writes; `recordable`: so does the ledger's file.
@@ -217,6 +218,7 @@ class World:
     local_runs: bool = False
     local_by_hand: bool = False
     local_by_policy: bool = False
+    local_unasked: bool = False
     local_paused: bool = False
     silent: bool = False
     local_starts: bool = True
@@ -367,6 +369,7 @@ def folded(w: World) -> World:
         revision=UNTOLD,
         unstartable=None,
         unstartable_until=None,
+        unasked=None if r.unasked is None or not w.local_runs else replace(r.unasked, at=OLD),
         gates=_folded_gates(r, names) if w.silent else (),
         asked=asked,
         unverified=_folded_unverified(r, names),
@@ -484,6 +487,10 @@ def act(w: World, plan: Plan) -> World:  # noqa: C901 - one case per action
         case WriteRow():
             raise Broken("a row is written although it says what is")
         case SetMode(mode):
+            if w.record.mode is Mode.READY and w.local_unasked and _only_kube(w):
+                raise Broken(
+                    "a local container that another program has started takes the feature from Kubernetes"
+                )
             return _checked(w, replace(w, record=with_mode(w.record, mode)))
         case Admit(container_id):
             return _checked(w, _granted(w, container_id))
@@ -556,8 +563,16 @@ def _may_end(w: World, container_id: str) -> None:
         or w.config.owner is not Owner.KUBE
     ):
         return
+    if w.local_unasked and _only_kube(w):
+        return
     if not {k.id for k in w.kube} - w.stopping - w.killed:
         raise Broken("the local container is stopped for a kube one that is being ended")
+
+
+def _only_kube(w: World) -> bool:
+    """Whether the feature is up, and Kubernetes the only one that may run it while no kube container does."""
+    up = w.record.system_state is SystemState.UP and ruling_owner(w.config, w.record) is Owner.KUBE
+    return up and not local_wanted(w.config, w.record)
 
 
 def _local_started(w: World) -> World:
@@ -589,7 +604,14 @@ def _start_asked(w: World) -> Record:
 def _ended(w: World, container_id: str) -> World:
     w = replace(w, stopping=w.stopping - {container_id}, killed=w.killed - {container_id})
     if container_id == LOCAL:
-        return replace(w, local_runs=False, local_by_hand=False, local_by_policy=False, local_paused=False)
+        return replace(
+            w,
+            local_runs=False,
+            local_by_hand=False,
+            local_by_policy=False,
+            local_unasked=False,
+            local_paused=False,
+        )
     return replace(w, kube=tuple(k for k in w.kube if k.id != container_id))
 
 
@@ -860,6 +882,12 @@ def engine_moves(w: World) -> Iterator[tuple[str, World]]:
 # ---- people and faults --------------------------------------------------------------------------
 
 
+def _barred(w: World) -> bool:
+    """Whether no local container may start: a kube one runs the feature, or nothing else may while none does."""
+    waits = w.record.mode is Mode.READY and _only_kube(w)
+    return waits or any(k.id == w.record.grant for k in w.kube)
+
+
 def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
     """Operators, systemd and crashes of containers, as far as they are on the menu."""
     other = Owner.KUBE if w.config.set_owner is Owner.LOCAL else Owner.LOCAL
@@ -870,8 +898,10 @@ def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
     if w.local_runs:
         yield "the local container crashes", _ended(w, LOCAL)
     elif w.local_exists and "hand" in menu:
-        yield "someone starts the local container by hand", replace(w, local_runs=True, local_by_hand=True)
-        by_policy = replace(w, local_runs=True, local_by_hand=True, local_by_policy=True)
+        unasked = w.record.start is None and _barred(w)
+        by_hand = replace(w, local_runs=True, local_by_hand=True, local_unasked=unasked)
+        yield "someone starts the local container by hand", by_hand
+        by_policy = replace(by_hand, local_by_policy=True)
         yield "Docker restarts and starts the local container by its policy", by_policy
     if w.local_runs and not w.local_paused and "pause" in menu:
         yield "someone pauses the local container", replace(w, local_paused=True)
@@ -1009,6 +1039,7 @@ def check_rest(w: World) -> None:
     observed = facts_of(w)
     state = state_of(w.config, w.record, observed)
     _check_rests(w, state)
+    _check_unasked(w)
     _check_queue(w)
     wish = verbs.Start() if w.record.system_state is SystemState.UP else verbs.Stop()
     if state is not State.UNKNOWN and verbs.outcome(wish, w.config, w.record, observed) is None:
@@ -1036,6 +1067,12 @@ def _check_queue(w: World) -> None:
         raise Broken("L2: the label queue is not empty")
     if w.labels.applied is not w.server_label:
         raise Broken(f"S5: {w.labels.applied} counts as applied, the node has {w.server_label}")
+
+
+def _check_unasked(w: World) -> None:
+    """S1: what another program has started does not run on while Kubernetes runs the feature, or is to."""
+    if w.local_unasked and w.record.mode is Mode.READY and w.record.system_state is SystemState.UP:
+        raise Broken("S1: a local container that another program has started beside Kubernetes runs on")
 
 
 def _check_starting(w: World) -> None:

@@ -1,8 +1,9 @@
 """Run the real daemon for one virtual hour of faults per seed, and check its promises.
 
-Four acts: a storm of faults, operators and reboots; then the faults stop, and everything must come to rest (L1,
-L2, L3); then an hour with restarts of the daemon and a `config reload`, in which nothing may happen (L4, S2, S10); at
-last every pod ends and stays away, and local containers return in time, not sooner (L3).
+Five acts: a storm of faults, operators and reboots; then the faults stop, and everything must come to rest (L1,
+L2, L3); then an hour with restarts of the daemon and a `config reload`, in which nothing may happen (L4, S2, S10); then
+another program starts local containers beside Kubernetes, which end at once (S1); at last every pod ends and stays
+away, and local containers return in time, not sooner (L3).
 `python -m tests.sim.storm --seeds 1000 --from 1` runs many and counts every kind of fault; a failing seed tells
 its story and how to replay it.
 """
@@ -21,6 +22,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.model import Mode, Owner, SystemState
 from tests.sim import loop as virtual
 from tests.sim.cast import TIMING, drawn_features, kube_features
 from tests.sim.chance import Chance, Fault
@@ -32,11 +34,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
+    from tests.sim.engine import Box
+
 CALM_S_MAX = 3 * 3600.0
 LOOK_S = 30.0
 QUIET_S = 3600.0
 # For the ends of pods, the starts of local containers, and what is unnoticed until an audit.
 RETURNS_S = 180.0
+# A container that must not run ends within its grace.
+ENDED_S = 30.0
 # A rest is believed once nothing has happened for so long.
 STILL_S = 660.0
 # A run of fewer seeds says nothing of how often each kind of fault strikes.
@@ -100,6 +106,7 @@ class Storm:
         await self._schedule.run()
         await self._calm()
         await self._quiet()
+        await self._started_by_another()
         if not self._stays_away:
             await self._withdrawn()
         kubelet.cancel()
@@ -149,6 +156,34 @@ class Storm:
                 names = {"kill": "S2", "stop": "S2", "reload": "S10", "rest": "L4"}
                 raise Broken(f"{names[what]}: in the quiet hour, after {what}: {world.effects[before:]}")
         self._rest.check()
+
+    async def _started_by_another(self) -> None:
+        """Another program starts each local container that may not run: it is ended, and nothing else changes."""
+        world, draws = self.world, self.chance.rng.getstate()
+        started = [box for box in map(self._barred, kube_features(world)) if box is not None]
+        units = [world.people.units[box.feature] for box in started]
+        lives = [(unit.life, unit.restarts) for unit in units]
+        for box in started:
+            world.engine.start(box, by_hand=True)
+        await asyncio.sleep(ENDED_S)
+        for box, unit, life in zip(started, units, lives, strict=True):
+            if box.runs:
+                raise Broken(f"S1: another program has started {box.id[:9]} of {box.feature}, and it runs on")
+            if (unit.life, unit.restarts) != life:
+                raise Broken(f"the unit of {box.feature} is restarted, for a start of another program")
+        self._rest.check()
+        self.chance.rng.setstate(draws)
+
+    def _barred(self, feature: str) -> Box | None:
+        """The feature's local container, where at rest only Kubernetes runs the feature, or may."""
+        world = self.world
+        unit, box = world.people.units[feature], world.engine.local(feature)
+        row, config = world.redis.rows.get(feature), world.redis.configs.get(feature)
+        if box is None or box.runs or box.restarting or row is None or config is None:
+            return None
+        heard = unit.wanted and bool(unit.last_verb) and not unit.unheard
+        waits = row.transition_mode is Mode.READY and row.system_state is SystemState.UP
+        return box if heard and waits and config.owner is Owner.KUBE else None
 
     async def _withdrawn(self) -> None:
         """Pods that have been well for an hour end, and none comes back."""

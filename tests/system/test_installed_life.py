@@ -209,6 +209,7 @@ def test_scripts_that_call_us_by_full_path_outlive_the_package(
 ) -> None:
     switch, path = bare_switches(), "/usr/local/bin/container"
     switch.run("ln", "-s", "/usr/bin/container", path)  # as docs/sonic.md has an image build make it
+    switch.run("ln", "-s", "/usr/lib/kubesyncd/clients/docker", "/usr/local/bin/docker")
     install(switch, packages(""))
     add_feature(switch, "snmp", container=BY_FULL_PATH)
     switch.wait_for(lambda: row(switch, "snmp").get("current_owner") == "local", "snmp runs locally")
@@ -224,6 +225,7 @@ def test_scripts_that_call_us_by_full_path_outlive_the_package(
 
     switch.write("/var/lib/dpkg/info/kubesyncd.prerm", prerm, mode=0o755)
     switch.run("dpkg", "--purge", "kubesyncd-kube", "kubesyncd")
+    assert switch.run("which", "docker") == "/usr/bin/docker"
     assert (unit(switch), started_at(switch)) == (before, started)
     for what, runs in (("restart", True), ("stop", False), ("start", True)):
         switch.run("systemctl", what, "snmp")

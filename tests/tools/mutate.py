@@ -43,6 +43,7 @@ PLANS = (
     "core/test_gate", "core/test_way_back", "core/test_stray", "core/test_conditions", "core/test_crash_window",
     "core/test_restart_policy", "core/test_asked_start", "core/test_unverified", "core/test_migrated",
     "core/test_health", "core/test_verbs", "core/test_row_gate",
+    "core/test_unasked_start",
 )  # fmt: skip
 # Who judges a module: its own tests, and those of what is built right on it.
 TESTS = {
@@ -57,10 +58,12 @@ TESTS = {
         "core/test_row_gate",
         "core/test_stray",
         "core/test_restart_policy",
+        "core/test_unasked_start",
     ),
     "config_load": ("core/test_config_load",),
     "unverified": ("core/test_unverified", "core/test_migrated"),
     "migrated": ("core/test_migrated",),
+    "unasked_start": ("core/test_unasked_start",),
     "revision": ("core/test_revision", "core/test_unverified"),
     "fallback_history": ("core/test_fallback_history", "features/test_fallback_keeper"),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),

@@ -60,6 +60,7 @@ LATER: dict[str, Any] = {
     "unverified": None,
     "local_back": False,
     "follows": False,
+    "unasked": None,
     "revision": UNTOLD,
     "unconfirmed": False,
     "version": "",

@@ -21,7 +21,7 @@ ATTRIBUTES_MAX = 15
 # one observation and of one container, and the objects of the wire protocol.
 VALUES = {
     "Timing": 25,
-    "Record": 42,
+    "Record": 43,
     "Observation": 23,
     "ContainerDescription": 19,
     "Container": 18,

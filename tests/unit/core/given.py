@@ -25,6 +25,7 @@ from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
 from kubesyncd.core.revision import Revision, revised
 from kubesyncd.core.state import State, Transition
+from kubesyncd.core.unasked_start import UnaskedStart
 from kubesyncd.core.unverified import Unverified
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         ),
         local_back=True,
         follows=True,
+        unasked=UnaskedStart(local_id, 95.0),
         revision=Revision(7, f"up kube kube_ready {kube_id[:12]}"),
         unconfirmed=True,
         version="20251110.7",

@@ -46,6 +46,7 @@ def test_what_a_log_filter_matches_keeps_its_name() -> None:
         "gate_ignored",
         "healthcheck_fails",
         "label_contested",
+        "local_started_by_another",
         "no_way_back",
         "out_of_memory",
         "pod_does_not_follow_label",

@@ -117,7 +117,7 @@ def test_a_feature_that_is_to_start_locally_does() -> None:
 
 
 def test_a_silent_container_is_a_condition_while_it_runs() -> None:
-    record, seen = look(KUBE_CONFIG, READY, observed(kube(), local()))
+    record, seen = look(FALLBACK, READY, observed(kube(), local()))
     (found,) = conditions("snmp", record, seen, TIMING, NOW)
     assert found.kind is ConditionKind.GATE_IGNORED
     assert "is not the owner while another container runs" in found.text

@@ -10,11 +10,24 @@ from kubesyncd.adapters.redis_refusals import REFUSALS
 from kubesyncd.api.connections import WAITING_FOR_ONE_MAX
 from kubesyncd.core.conditions import ALERTING, ConditionKind, conditions
 from kubesyncd.core.failed_action import ActionKind
-from kubesyncd.core.model import SHORT_ID
+from kubesyncd.core.model import SHORT_ID, Mode
 from kubesyncd.core.plan_kube import MAY_START
 from kubesyncd.features.ledger import LOST, MEANS, MISSING
 from tests.paths import CLIENTS, DOCS, ROOT
-from tests.unit.core.given import LOCAL, LOCAL_CONFIG, NOW, TIMING, down, granted, kube, local, look, observed
+from tests.unit.core.given import (
+    KUBE_CONFIG,
+    LOCAL,
+    LOCAL_CONFIG,
+    NOW,
+    TIMING,
+    down,
+    granted,
+    kube,
+    local,
+    look,
+    observed,
+    up,
+)
 
 PAGE = (DOCS / "host.md").read_text()
 ONE_LINE = " ".join(PAGE.split())
@@ -34,16 +47,18 @@ def told(kind: ConditionKind) -> str:
     records = (
         (granted(), observed(kube(), no_way_back=IMAGE_GONE)),
         (down(), observed(local(restart_policy="always", by_policy=True))),
+        (up(mode=Mode.READY), observed(local())),
     )
     for record, seen in records:
-        found = conditions("snmp", *look(LOCAL_CONFIG, record, seen), TIMING, NOW)
+        config = KUBE_CONFIG if kind is ConditionKind.UNASKED_START else LOCAL_CONFIG
+        found = conditions("snmp", *look(config, record, seen), TIMING, NOW)
         if text := next((c.text for c in found if c.kind is kind), ""):
             return text
     raise AssertionError(kind)
 
 
 def test_each_section_has_the_same_four_parts_and_its_tests() -> None:
-    assert [int(title.partition(".")[0]) for title, _ in SECTIONS] == list(range(1, 13))
+    assert [int(title.partition(".")[0]) for title, _ in SECTIONS] == list(range(1, 14))
     for title, text in SECTIONS:
         assert [text.count(part) for part in PARTS] == [1] * len(PARTS), title
         assert sorted(PARTS, key=text.index) == list(PARTS), title
@@ -70,6 +85,7 @@ def test_every_link_to_a_section_of_a_page_leads_there() -> None:
         f"/run/kubesyncd/features.json cannot be written: No space left on device: {MEANS};",
         told(ConditionKind.NO_WAY_BACK),
         told(ConditionKind.RESTART_POLICY).replace(LOCAL[:SHORT_ID], "ID").replace("snmp", "NAME"),
+        told(ConditionKind.UNASKED_START).replace(LOCAL[:SHORT_ID], "ID").replace("snmp", "NAME"),
         told(ConditionKind.BY_POLICY).replace(LOCAL[:SHORT_ID], "ID").replace("snmp", "NAME"),
         f"{MISSING}, although this boot is not new; {LOST}",
         MAY_START,

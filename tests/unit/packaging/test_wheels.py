@@ -95,7 +95,7 @@ import redis.asyncio, click.shell_completion
 from jinja2 import Environment
 from rich.console import Console
 from rich.table import Table
-table = Table("é", title="[bold]\N{wastebasket}[/]")
+table = Table("é", title="[bold]\N{WASTEBASKET}[/]")
 table.add_row(Environment().from_string("{% for x in (1, 2) %}{{ x }}{% endfor %}").render())
 Console().print(table)
 """
