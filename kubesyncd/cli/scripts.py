@@ -22,6 +22,7 @@ FOLDERS = (
     "/usr/bin",
     "/usr/sbin",
     "/usr/local/bin",
+    "/usr/local/bin/debug-dump",
     "/usr/local/sbin",
     "/etc/resolvconf/update-libc.d",
     "/usr/share/sonic/scripts",

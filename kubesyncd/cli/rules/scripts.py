@@ -46,9 +46,9 @@ AT_START = (
 # What upstream's scripts do to the local container just before and after its start.
 START_ACTIONS = frozenset({"preStartAction", "postStartAction", "updateSyslogConf"})
 TAGGED = 'kubesync reboot prepare "$REBOOT_TYPE" || exit 1, before any container ends (docs/reboot.md)'
-# Scripts whose calls kubesyncd itself makes good: it ends a container that update-containers starts, and writes to
-# STATE_DB what container_checker reads.
-NO_CHANGE = frozenset({"update-containers", "container_checker"})
+# Scripts that need no change: kubesyncd ends a container that update-containers starts, writes to STATE_DB what
+# container_checker reads, and leaves the memory limit of a Kubernetes container to its manifest (memory_checker).
+NO_CHANGE = frozenset({"update-containers", "container_checker", "memory_checker"})
 
 _PROGRAM = r"(?P<path>(?:/usr(?:/local)?)?/bin/)?docker"
 _VERBS = "|".join((*REPLACED, *BY_ID, *_OTHERS))
@@ -67,6 +67,7 @@ _LIBRARY = re.compile(r"\b(?:containers|ctrs)\.get\(")
 _TAGS = re.compile(r"(?<!-f )(?<!-x )(?:/usr/local/bin/)?ctrmgr_tools\.py\s+(?:tag-all|kill-all)\b")
 # A script that ends or creates what it lists or removes: its own checks of the local container are right.
 _ENDS = re.compile(r"container\s+(?:stop|kill)\b|\.sh\s+(?:stop|kill)\b|^\s*stop\s*$", re.MULTILINE)
+_UNIT_STOPPED = re.compile(r"\bsystemctl\s+stop\s+([\w-]+)")
 _CREATES = re.compile(r"docker\s+(?:container\s+)?(?:create|run)\b")
 _WORD = re.compile(r"""(?:[^\s"'`;|&()<>\\]|\\.|\$\([^()]*\)|"[^"]*"|'[^']*')+""")
 _VALUED = frozenset(
@@ -112,10 +113,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a script says about its variables, and which features never leave docker."""
+    """What a script says about its variables, which units it stops, and which features never leave docker."""
 
     ids: frozenset[str]
     values: dict[str, str]
+    stopped: frozenset[str]
     local: frozenset[str]
 
     def passes(self, name: str) -> bool:
@@ -206,6 +208,9 @@ def _replacement(verb: str, rest: str, names: Names) -> str:
         operands = [one.partition(":")[0] for one in operands if ":" in one]
     if not operands and verb in (*BY_ID, *_OTHERS):
         return ""
+    # Where the unit has been stopped, a kill is for what may be left of the local container.
+    if verb in ("kill", "stop") and operands and operands[0] in names.stopped:
+        return ""
     if operands and all(names.passes(one) for one in operands[: 2 if verb == "cp" else 1]):
         return ""
     if verb == "inspect" and operands and _IMAGE.search(operands[0]) and "{}" not in operands[0]:
@@ -258,14 +263,15 @@ def _names(lines: list[Line], local: frozenset[str]) -> Names:
                 ids.add(found[1])
         elif (found := _ASSIGNED.match(line.text)) is not None:
             values.setdefault(found[1], found[2])
-    return Names(frozenset(ids), values, local)
+    stopped = {found[1] for line in lines for found in _UNIT_STOPPED.finditer(line.text)}
+    return Names(frozenset(ids), values, frozenset(stopped), local)
 
 
 def _python(text: str, local: frozenset[str], *, front: bool) -> Iterator[Call]:
     """Yield the calls of a Python script. Raises ValueError if it is none."""
     strings, lists, asked = python_code(text)
     source = text.split("\n")
-    names = Names(frozenset(), {}, local)
+    names = Names(frozenset(), {}, frozenset(), local)
     found: list[Call] = []
     for line in strings:
         # A command begins the string, or follows the words of another one.

@@ -118,6 +118,7 @@ FINE = [
     "docker kill database-chassis",
     "docker cp dump.rdb database0:/var/lib/redis/",
     "docker-rs wait database",
+    "systemctl stop pmon || true\ndocker kill pmon &> /dev/null || RC=$?",
     "DOCKERNAME=database\ndocker start ${DOCKERNAME}\ndocker wait $DOCKERNAME",
 ]
 FINE_IN_PYTHON = [
