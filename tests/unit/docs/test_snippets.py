@@ -139,8 +139,31 @@ sudo cp $BUILD_TEMPLATES/buffers_config.j2 $FILESYSTEM_ROOT_USR_SHARE_SONIC_TEMP
 sudo cp $BUILD_TEMPLATES/qos_config.j2 $FILESYSTEM_ROOT_USR_SHARE_SONIC_TEMPLATES/
 """
 FAST_REBOOT = r"""#!/bin/bash -e
-REBOOT_TYPE=$1
-@@
+REBOOT_TYPE=$(basename $0)
+TAG_LATEST=yes
+function clear_boot()
+{
+    /sbin/kexec -u -a || /bin/true
+    echo "cleared"
+}
+case "$REBOOT_TYPE" in
+    "warm-reboot")
+        [ -z "$MELLANOX" ] || REBOOT_TYPE="fastfast-reboot"
+        trap clear_boot EXIT HUP INT QUIT TERM
+        ;;
+    *)
+        trap clear_boot EXIT HUP INT QUIT TERM
+        ;;
+esac
+if test -f $CTRMGR_TOOLS
+then
+    if [[ x"${TAG_LATEST}" == x"yes" ]]; then
+        /usr/local/bin/ctrmgr_tools.py tag-all
+    fi
+fi
+[ -z "$GIVEN_UP" ] || exit 21
+set +e
+trap '' EXIT HUP INT QUIT TERM
 for service in lldp snmp; do
     echo "stop $service"
 done
@@ -151,7 +174,7 @@ APPLIED = {
     ("sonic.md", "ini"): "below",
     ("sonic.md", "console"): "below; tests/system/test_installed_life.py",
     ("migrate.md", "console"): "tests/system/test_installed_life.py",
-    ("reboot.md", "sh"): "below",
+    ("reboot.md", "sh"): "below: its line is that of sonic.md",
     ("failure.md", "sh"): "below",
     ("features.md", "yaml"): "tests/unit/services/test_definition.py",
     ("features.md", "toml"): "tests/unit/services/test_definition.py",
@@ -334,27 +357,51 @@ def test_monit_accepts_the_check_of_the_guide(tmp_path: Path) -> None:
         assert (ended.returncode == 0) is accepted, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("word", ["warm-reboot", "fast-reboot"])
-def test_the_reboot_hook_prepares_before_any_service_stops(tmp_path: Path, word: str) -> None:
-    hook = next(one.text for one in snippets("reboot.md", "sh") if "reboot prepare" in one.text)
-    before = hook.partition("...")[0]
-    script = tmp_path / "fast-reboot"
-    script.write_text(FAST_REBOOT.replace("@@", before))
-    lint(script)
+def reboot(tmp_path: Path, word: str, code: int = 0, **environ: str) -> tuple[int, list[str]]:
+    """The exit code and the output of a reboot script with the guide's diff; `kubesync reboot` returns this code."""
+    file = tmp_path / "scripts/fast-reboot"
+    file.parent.mkdir()
+    file.write_text(FAST_REBOOT)
+    apply(diff_of("sonic.md", "fast-reboot"), tmp_path, 1)
+    lint(file)
+    script = file.rename(file.with_name(word))
+    (tmp_path / "tools").touch()
     kubesync = tmp_path / "kubesync"
-    ended = []
-    for code in (0, 1):
-        kubesync.write_text(f'#!/bin/sh\necho "kubesync $*"\nexit {code}\n')
-        kubesync.chmod(0o755)
-        environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-        command = ["bash", str(script), word]
-        ended.append(
-            subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-        )
-    lines = ended[0].stdout.splitlines()
-    assert lines[1:] == ["stop lldp", "stop snmp"]
-    assert (ended[1].returncode, ended[1].stdout.splitlines()) == (1, lines[:1]), "not prepared: no reboot"
-    accepted(lines[0])
+    kubesync.write_text(f'#!/bin/sh\necho "kubesync $*"\n[ "$3" = --undo ] || exit {code}\n')
+    kubesync.chmod(0o755)
+    environ |= {"PATH": f"{tmp_path}:/usr/bin:/bin", "CTRMGR_TOOLS": str(tmp_path / "tools")}
+    command = ["bash", str(script)]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    return ended.returncode, ended.stdout.splitlines()
+
+
+UNDONE = ["kubesync reboot prepare --undo", "cleared"]
+
+
+@pytest.mark.parametrize("word", ["warm-reboot", "fast-reboot", "express-reboot"])
+def test_the_reboot_script_prepares_before_any_service_stops(tmp_path: Path, word: str) -> None:
+    assert reboot(tmp_path, word) == (0, [f"kubesync reboot prepare {word}", "stop lldp", "stop snmp"])
+
+
+def test_the_reboot_script_passes_the_word_that_it_has_decided_on(tmp_path: Path) -> None:
+    _, lines = reboot(tmp_path, "warm-reboot", MELLANOX="y")
+    assert lines[0] == "kubesync reboot prepare fastfast-reboot"
+
+
+def test_a_preparation_that_fails_ends_the_reboot(tmp_path: Path) -> None:
+    assert reboot(tmp_path, "warm-reboot", 1) == (1, ["kubesync reboot prepare warm-reboot", *UNDONE])
+
+
+def test_a_reboot_that_is_given_up_takes_the_preparation_back(tmp_path: Path) -> None:
+    code, lines = reboot(tmp_path, "fast-reboot", GIVEN_UP="y")
+    assert (code, lines) == (21, ["kubesync reboot prepare fast-reboot", *UNDONE])
+    accepted(UNDONE[0])
+
+
+def test_the_page_about_reboots_shows_that_line() -> None:
+    (hook,) = (one.text for one in snippets("reboot.md", "sh") if "reboot prepare" in one.text)
+    (line,) = (line for line in hook.splitlines() if "reboot prepare" in line)
+    assert re.fullmatch(r'kubesync reboot prepare "\$\{?REBOOT_TYPE(%-reboot)?\}?" \|\| exit 1', line)
 
 
 def accepted(line: str) -> None:
