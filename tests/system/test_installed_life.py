@@ -267,6 +267,18 @@ def master_by_doctor(switch: InstalledSwitch) -> str:
     return str(found)
 
 
+def calls_by_name_are_named(switch: InstalledSwitch) -> None:
+    """`doctor --scripts` reads every folder of SONiC's scripts, and names what needs a change."""
+    updater = '#!/bin/bash\nid=$(docker ps -aq -f "name=^$1$")\ndocker start $id\n'
+    switch.write("/etc/resolvconf/update-libc.d/update-containers", updater, mode=0o755)
+    switch.write("/usr/local/sbin/mine", "#!/bin/bash\ndocker exec snmp true\n", mode=0o755)
+    ended = switch.process("kubesync", "doctor", "--scripts", "--json")
+    (found,) = json.loads(ended.stdout)
+    assert (found["file"], found["instead"]) == ("/usr/local/sbin/mine", "container exec ...")
+    assert ended.returncode == 1
+    switch.run("rm", "-r", "/etc/resolvconf", "/usr/local/sbin/mine")
+
+
 # What scripts of SONiC call where its image has no Kubernetes: plain docker.
 CTRMGRD = '#!/bin/sh\nexec docker "$@"\n'
 
@@ -286,18 +298,6 @@ def with_tables_replaced(settings: str, printed: str) -> str:
         )
         assert times == 1, f"the shipped file has {head} once"
     return settings
-
-
-def calls_by_name_are_named(switch: InstalledSwitch) -> None:
-    """`doctor --scripts` reads every folder of SONiC's scripts, and names what needs a change."""
-    updater = '#!/bin/bash\nid=$(docker ps -aq -f "name=^$1$")\ndocker start $id\n'
-    switch.write("/etc/resolvconf/update-libc.d/update-containers", updater, mode=0o755)
-    switch.write("/usr/local/sbin/mine", "#!/bin/bash\ndocker exec snmp true\n", mode=0o755)
-    ended = switch.process("kubesync", "doctor", "--scripts", "--json")
-    (found,) = json.loads(ended.stdout)
-    assert (found["file"], found["instead"]) == ("/usr/local/sbin/mine", "container exec ...")
-    assert ended.returncode == 1
-    switch.run("rm", "-r", "/etc/resolvconf", "/usr/local/sbin/mine")
 
 
 def test_a_switch_of_ctrmgrds_moves_by_the_guide_and_back(
