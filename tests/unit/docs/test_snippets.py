@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -17,6 +18,7 @@ import yaml
 from click.testing import CliRunner
 
 from kubesyncd.cli.root import root
+from kubesyncd.settings import check as check_settings
 from tests.paths import DOCS, ROOT
 from tests.unit.docs.snippets import LIMIT_S, apply, diff_of, lint, snippets
 
@@ -182,6 +184,7 @@ APPLIED = {
     ("fleet.md", "sh"): "tests/system/test_fleet_docs.py",
     ("fleet.md", "yaml"): "tests/system/test_fleet_docs.py",
     ("images.md", "yaml"): "below",
+    ("security.md", "toml"): "below",
 }
 MONITRC = "set daemon 60\nset idfile {0}/id\nset statefile {0}/state\nset pidfile {0}/pid\n"
 FEATURES = ("database", "snmp", "swss", "teamd", "dhcp_server")
@@ -436,3 +439,10 @@ def test_the_kubelets_settings_are_yaml_of_the_kubelets_types() -> None:
         settings = yaml.safe_load(one.text)
         assert settings["imageGCLowThresholdPercent"] < settings["imageGCHighThresholdPercent"] <= 100
         assert all(isinstance(value, str) for value in settings["evictionHard"].values())
+
+
+def test_a_table_for_kubesyncds_settings_is_one_that_it_accepts() -> None:
+    tables = [one for one in snippets() if one.language == "toml"]
+    assert len(tables) > 1
+    for one in tables:
+        assert check_settings(tomllib.loads(one.text), one.page).valid()
