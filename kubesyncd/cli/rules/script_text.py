@@ -25,6 +25,8 @@ _MESSAGES = re.compile(
 _KEYWORDS = frozenset(
     {"then", "do", "else", "elif", "if", "while", "until", "!", "sudo", "time", "{", "exec"}
 )
+_TEMPLATE_COMMENT = re.compile(r"\{#.*?#\}")
+_TO_ERRORS = re.compile(r"\d?>&\d")
 _HEREDOC = re.compile(r"(?<!<)<<-?\s*(?P<quote>['\"\\]?)(?P<end>\w+)")
 _PRINTED = re.compile(r"^\s*(?:sudo\s+)?(?:cat|read|echo|printf|:)\b[^>|]*<<-?[^>|]*$")
 _FUNCTION = re.compile(r"^(?:function\s+([\w-]+)|([\w-]+)\s*\(\))")
@@ -64,7 +66,7 @@ def shell_lines(text: str) -> Iterator[Line]:
                 yield Line(number, raw, raw.strip(), tuple(conditions), function)
             continue
         _follow(conditions, raw)
-        code = without_comment(raw)
+        code = without_comment(_TEMPLATE_COMMENT.sub("", raw))
         if (named := _FUNCTION.match(code)) is not None:
             function = named[1] or named[2]
         elif code.startswith("}"):
@@ -72,7 +74,7 @@ def shell_lines(text: str) -> Iterator[Line]:
         if code.strip():
             yield Line(number, code, raw.strip(), tuple(conditions), function)
         if (found := _HEREDOC.search(code)) is not None:
-            end, skipped = found["end"], _PRINTED.match(code) is not None
+            end, skipped = found["end"], _PRINTED.match(_TO_ERRORS.sub("", code)) is not None
 
 
 def _joined(text: str) -> Iterator[tuple[int, str]]:
@@ -125,10 +127,26 @@ def without_comment(line: str) -> str:
 
 def is_message(before: str) -> bool:
     """Return whether the command that the text before a word begins with only prints or logs its arguments."""
-    starts = [0]
-    quotes = [""]
+    for word in before[_scan(before)[0] :].split():
+        if word not in _KEYWORDS:
+            return _MESSAGES.fullmatch(word.partition("(")[0].rpartition(".")[2].lower()) is not None
+    return False
+
+
+def in_same_string(before: str, after: str) -> str:
+    """Return the part of the text after a word that is in the same string of the shell, or all of it."""
+    quote = _scan(before)[1]
+    if not quote:
+        return after
+    end = re.search(rf"(?<!\\){quote}", after)
+    return after if end is None else after[: end.start()]
+
+
+def _scan(text: str) -> tuple[int, str]:
+    """Return where the last command of a shell text begins, and the quote that is open at its end."""
+    starts, quotes = [0], [""]
     skip = False
-    for at, char in enumerate(before):
+    for at, char in enumerate(text):
         quote = quotes[-1]
         if skip:
             skip = False
@@ -136,7 +154,7 @@ def is_message(before: str) -> bool:
             skip = True
         elif quote == "'":
             quotes[-1] = "" if char == "'" else quote
-        elif before.startswith("$(", at) or (char == "`" and quote != "`" and "`" not in quotes):
+        elif text.startswith("$(", at) or (char == "`" and quote != "`" and "`" not in quotes):
             starts.append(at + (2 if char == "$" else 1))
             quotes.append("`" if char == "`" else "")
         elif (char == "`" or (char == ")" and not quote)) and len(starts) > 1:
@@ -146,10 +164,7 @@ def is_message(before: str) -> bool:
             quotes[-1] = "" if char == quote else char
         elif char in ";|&({" and quote in ("", "`") and at >= starts[-1]:
             starts[-1] = at + 1
-    for word in before[starts[-1] :].split():
-        if word not in _KEYWORDS:
-            return _MESSAGES.fullmatch(word.partition("(")[0].rpartition(".")[2].lower()) is not None
-    return False
+    return starts[-1], quotes[-1]
 
 
 def python_code(text: str) -> tuple[list[Line], list[Words], list[tuple[int, str | None]]]:

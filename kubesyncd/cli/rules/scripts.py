@@ -11,7 +11,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.cli.rules.script_text import LINE_CHARS_MAX, Line, is_message, python_code, shell_lines
+from kubesyncd.cli.rules.script_text import (
+    LINE_CHARS_MAX,
+    Line,
+    in_same_string,
+    is_message,
+    python_code,
+    shell_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +30,8 @@ CALLS_A_LINE_MAX = 20
 REPLACED = ("start", "stop", "kill", "wait", "inspect", "exec")
 # Verbs that take the ID instead of the name.
 BY_ID = ("cp", "logs", "top", "stats", "port", "diff", "export", "attach", "commit")
+# Verbs that take several names.
+MANY = ("start", "stop", "kill", "wait", "inspect", "restart", "rm", "pause", "unpause", "stats", "update")
 _OTHERS = {
     "restart": "systemctl restart NAME",
     "rm": "container stop NAME first: docker rm removes the local container only",
@@ -54,7 +63,7 @@ _PROGRAM = r"(?P<path>(?:/usr(?:/local)?)?/bin/)?docker"
 _VERBS = "|".join((*REPLACED, *BY_ID, *_OTHERS))
 _SHELL = re.compile(
     rf"(?<![\w./-]){_PROGRAM}\s+(?:container\s+)?"
-    rf"(?:-[cHl]\s+\S+\s+|-(?![cHl]\s)\S+\s+)*(?P<verb>{_VERBS})(?![\w.=-])"
+    rf"(?:(?:-[cHl]|--(?:context|host|log-level|config))\s+\S+\s+|-(?![cHl]\s)\S+\s+)*(?P<verb>{_VERBS})(?![\w.=-])"
 )
 _WAITER = re.compile(r"(?:(?<![\w./-])|/bin/)docker-(?P<verb>wait-any(?:-rs)?|rs[\s-]+wait)(?![\w-])")
 _LISTING = re.compile(
@@ -67,9 +76,9 @@ _LIBRARY = re.compile(r"\b(?:containers|ctrs)\.get\(")
 _TAGS = re.compile(r"(?<!-f )(?<!-x )(?:/usr/local/bin/)?ctrmgr_tools\.py\s+(?:tag-all|kill-all)\b")
 # A script that ends or creates what it lists or removes: its own checks of the local container are right.
 _ENDS = re.compile(r"container\s+(?:stop|kill)\b|\.sh\s+(?:stop|kill)\b|^\s*stop\s*$", re.MULTILINE)
-_UNIT_STOPPED = re.compile(r"\bsystemctl\s+stop\s+([\w-]+)")
+_UNIT_STOPPED = re.compile(r"\bsystemctl\s+stop\s+[\"']?([\w$@{}-]+)")
 _CREATES = re.compile(r"docker\s+(?:container\s+)?(?:create|run)\b")
-_WORD = re.compile(r"""(?:[^\s"'`;|&()<>\\]|\\.|\$\([^()]*\)|"[^"]*"|'[^']*')+""")
+_WORD = re.compile(r"""(?:\$\([^()]*\)|[^\s"'`;|&()<>\\]|\\.|"[^"]*"|'[^']*')+""")
 _VALUED = frozenset(
     (
         *("-e", "--env", "--env-file", "-u", "--user", "-w", "--workdir", "--detach-keys", "-t", "--time"),
@@ -181,7 +190,7 @@ def _on_line(line: Line, names: Names, *, front: bool, ends: bool, creates: bool
     for count, found in enumerate(_SHELL.finditer(text)):
         if count == CALLS_A_LINE_MAX:
             break
-        verb, rest = found["verb"], text[found.end() :]
+        verb, rest = found["verb"], in_same_string(text[: found.start()], text[found.end() :])
         carried = front and verb in CARRIED and not found["path"]
         if carried or (verb == "rm" and creates) or is_message(text[: found.start()]):
             continue
@@ -209,9 +218,9 @@ def _replacement(verb: str, rest: str, names: Names) -> str:
     if not operands and verb in (*BY_ID, *_OTHERS):
         return ""
     # Where the unit has been stopped, a kill is for what may be left of the local container.
-    if verb in ("kill", "stop") and operands and operands[0] in names.stopped:
+    if verb in ("kill", "stop") and operands and names.stopped.issuperset(operands):
         return ""
-    if operands and all(names.passes(one) for one in operands[: 2 if verb == "cp" else 1]):
+    if operands and all(names.passes(one) for one in (operands if verb in ("cp", *MANY) else operands[:1])):
         return ""
     if verb == "inspect" and operands and _IMAGE.search(operands[0]) and "{}" not in operands[0]:
         return ""
@@ -240,9 +249,11 @@ def _operands(verb: str, rest: str) -> list[str]:
             skip = False
         elif word[0].startswith("-"):
             skip = word[0] in takes
+        elif word[0].isdigit() and rest[at : at + 1] == ">":
+            break  # a redirection
         else:
-            found.append(word[0])
-            if verb == "exec" or len(found) == 2:
+            found.append(word[0].strip("\"'"))
+            if verb == "exec":
                 break
     return found
 
