@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 FILE_BYTES_MAX = 1 << 20
 SCRIPTS_MAX = 2_000
-# Every folder that SONiC's image build installs scripts in, and the patterns of the platforms' own ones.
+# Every folder that SONiC's image build installs scripts in, and the patterns of this platform's own ones.
 FOLDERS = (
     "/usr/bin",
     "/usr/sbin",
@@ -29,8 +30,9 @@ FOLDERS = (
     "/etc/rc.local",
     "/usr/share/sonic/templates/docker_image_ctl.j2",
 )
-PLATFORM_SCRIPTS = ("*/*reboot*", "*/*_plugin", "*/plugins/*")
+PLATFORM_SCRIPTS = ("*reboot*", "*_plugin", "plugins")
 PLATFORMS = Path("/usr/share/sonic/device")
+MACHINE_FILE = Path("/host/machine.conf")
 # The docker front (docs/sonic.md), where an operator or image has enabled it.
 FRONT = Path("/usr/local/bin/docker")
 OURS = Path("/usr/lib/kubesyncd")
@@ -69,7 +71,18 @@ def check_scripts(paths: Iterable[Path], *, local: frozenset[str], as_json: bool
 
 def _everywhere() -> tuple[Path, ...]:
     fixed = [path for path in map(Path, FOLDERS) if path.exists()]
-    return (*fixed, *(path for pattern in PLATFORM_SCRIPTS for path in sorted(PLATFORMS.glob(pattern))))
+    platform = _platform()
+    own = (sorted((PLATFORMS / platform).glob(pattern)) for pattern in PLATFORM_SCRIPTS) if platform else ()
+    return (*fixed, *(path for found in own for path in found))
+
+
+def _platform() -> str:
+    """Return the name of this switch's platform, as the installer has written it; empty if unknown."""
+    try:
+        found = re.search(r"^(?:onie|aboot)_platform=([\w.-]+)$", MACHINE_FILE.read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        return ""
+    return found[1] if found else ""
 
 
 def _scripts(paths: Iterable[Path]) -> list[Path]:
