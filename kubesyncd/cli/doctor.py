@@ -16,6 +16,7 @@ from kubesyncd.cli import migrate as migration
 from kubesyncd.cli.click_groups import Command, failure_of
 from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, Diagnosis, split_fix
 from kubesyncd.cli.output import json_option, print_json, put, this_switch
+from kubesyncd.cli.scripts import check_scripts
 from kubesyncd.cli.switch_daemon import Declined
 from kubesyncd.core import protocol
 from kubesyncd.ports import Forbidden, PortError
@@ -29,22 +30,27 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, options_metavar="[--json]")
+@click.argument(
+    "paths", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="[--scripts [PATH]...]"
+)
 @click.option("--migrate", is_flag=True, help="Print the steps to migrate from ctrmgrd; change nothing.")
 @click.option(
     "--scripts",
-    type=click.Path(exists=True, path_type=Path),
-    multiple=True,
-    metavar="PATH",
-    help="Print the docker calls left in a script, or in a folder's scripts.",
+    is_flag=True,
+    help="Print the docker calls in scripts that miss a container of Kubernetes: in the scripts and folders PATH, or"
+    " wherever SONiC has scripts.",
 )
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, migrate: bool, scripts: tuple[Path, ...]) -> None:
+def doctor(ctx: click.Context, paths: tuple[Path, ...], as_json: bool, migrate: bool, scripts: bool) -> None:
     """Check all that kubesyncd needs; each line names the fix."""
     if scripts:
+        local = frozenset(this_switch().settings.features.always_local)
         ctx.exit(
-            protocol.EXIT_DONE if migration.check_scripts(scripts, as_json=as_json) else protocol.EXIT_FAILED
+            protocol.EXIT_DONE if check_scripts(paths, local=local, as_json=as_json) else protocol.EXIT_FAILED
         )
+    if paths:
+        raise click.UsageError("a PATH needs --scripts: kubesync doctor --scripts PATH")
     if migrate:
         migration.migrate(this_switch(), as_json=as_json)
         return

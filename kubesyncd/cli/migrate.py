@@ -1,4 +1,4 @@
-"""Guide a migration from ctrmgrd: `doctor --migrate` and `doctor --scripts` print what to do and do nothing."""
+"""Guide a migration from ctrmgrd: `doctor --migrate` prints what to do and does nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ import click
 from kubesyncd.cli.click_groups import Failure
 from kubesyncd.cli.output import print_json
 from kubesyncd.cli.rules.ctrmgrd import LEFTOVERS, SETTINGS_FILE, Advice, Old, Way, advise
-from kubesyncd.cli.rules.scripts import check_script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from kubesyncd.cli.switch import Switch
 
 FILE_BYTES_MAX = 1 << 20
-SCRIPTS_MAX = 2_000
 
 
 def migrate(switch: Switch, *, as_json: bool, file: Path = Path(SETTINGS_FILE)) -> None:
@@ -74,47 +72,3 @@ def _formatted(advice: list[Advice]) -> Iterator[str]:
     if known:
         yield "\n# to know"
         yield from (f"# {one.text} ({one.because})" for one in known)
-
-
-def check_scripts(paths: Iterable[Path], *, as_json: bool) -> bool:
-    """Print the docker calls left in scripts, with replacements; return True if there are none. Raises Failure."""
-    found = [(path, call) for path in _scripts(paths) for call in check_script(_text(path))]
-    if as_json:
-        print_json([{"file": str(path), **asdict(call)} for path, call in found])
-        return not found
-    for path, call in found:
-        click.echo(f"{path}:{call.line}: {call.text}\n    write: {call.instead}")
-    if not found:
-        click.echo("no docker calls left")
-    return not found
-
-
-def _scripts(paths: Iterable[Path]) -> list[Path]:
-    """Return the files; a folder stands for the scripts in it."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(entry for entry in path.iterdir() if entry.is_file() and _is_script(entry))
-        else:
-            files.append(path)
-    if len(files) > SCRIPTS_MAX:
-        raise Failure(f"{len(files)} scripts are more than {SCRIPTS_MAX}; name a smaller folder")
-    return files
-
-
-def _is_script(path: Path) -> bool:
-    try:
-        with path.open("rb") as opened:
-            return path.suffix in (".sh", ".py", ".j2") or opened.read(2) == b"#!"
-    except OSError:
-        return False
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as opened:
-            return opened.read(FILE_BYTES_MAX).decode(errors="replace")
-    except OSError as error:
-        raise Failure(
-            f"{path} cannot be read: {error.strerror}; run it with sudo, or name another"
-        ) from error

@@ -273,6 +273,18 @@ def master_by_doctor(switch: InstalledSwitch) -> str:
     return str(found)
 
 
+def calls_by_name_are_named(switch: InstalledSwitch) -> None:
+    """`doctor --scripts` reads every folder of SONiC's scripts, and names what needs a change."""
+    updater = '#!/bin/bash\nid=$(docker ps -aq -f "name=^$1$")\ndocker start $id\n'
+    switch.write("/etc/resolvconf/update-libc.d/update-containers", updater, mode=0o755)
+    switch.write("/usr/local/sbin/mine", "#!/bin/bash\ndocker exec snmp true\n", mode=0o755)
+    ended = switch.process("kubesync", "doctor", "--scripts", "--json")
+    (found,) = json.loads(ended.stdout)
+    assert (found["file"], found["instead"]) == ("/usr/local/sbin/mine", "container exec ...")
+    assert ended.returncode == 1
+    switch.run("rm", "-r", "/etc/resolvconf", "/usr/local/sbin/mine")
+
+
 # What scripts of SONiC call where its image has no Kubernetes: plain docker.
 CTRMGRD = '#!/bin/sh\nexec docker "$@"\n'
 
@@ -314,6 +326,7 @@ def test_a_switch_of_ctrmgrds_moves_by_the_guide_and_back(
         else:
             told.append(switch.run("sh", "-c", command))
     assert told[-1] == "no docker calls left"
+    calls_by_name_are_named(switch)
     settings = told[-2].partition("\n# to run")[0].partition("\n# to know")[0]
     assert "fallback_after_s = 360" in settings
     assert "/usr/local/bin/container" not in told[-2], "it is in its place already"

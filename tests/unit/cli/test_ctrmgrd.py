@@ -15,8 +15,6 @@ from kubesyncd import settings
 from kubesyncd.cli.rules.ctrmgrd import LABELS_KEY, LEFTOVERS, Old, Way, advise
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.cli.operator import Operator
 
 # As SONiC ships it.
@@ -159,16 +157,3 @@ def test_the_command_reads_the_switch_and_prints_it(bare_terminal: Operator) -> 
         "run",
         "know",
     }
-
-
-def test_the_command_names_docker_calls_left_in_scripts(bare_terminal: Operator, tmp_path: Path) -> None:
-    folder = tmp_path / "scripts"
-    folder.mkdir()
-    (folder / "snmp.sh").write_text("#!/bin/bash\ndocker stop snmp\n")
-    (folder / "notes").write_text("docker stop snmp\n")
-    result = bare_terminal.types(f"doctor --scripts {folder}")
-    assert result.exit_code == 1
-    assert result.stdout == f"{folder}/snmp.sh:2: docker stop snmp\n    write: container stop ...\n"
-    (folder / "snmp.sh").write_text("#!/bin/bash\ncontainer stop snmp\n")
-    assert bare_terminal.types(f"doctor --scripts {folder}").exit_code == 0
-    assert bare_terminal.types(f"doctor --scripts {folder}/none").exit_code == 64

@@ -11,40 +11,95 @@ import pytest
 
 from kubesyncd.adapters.db_schema import HLD, SONIC
 from tests.paths import ROOT
+from tests.unit.docs.snippets import apply, diff_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MODELS = ROOT / "etc/yang"
-# SONiC's model as far as ours hooks into it, with the two lines of docs/sonic.md.
-SONIC_FEATURE = """
-module sonic-feature {
+# In the shape of SONiC's own model, as far as ours hooks into it: its order of statements, another import, a leaf of
+# another module's type. Our own writing.
+SONIC_TYPES = """
+module sonic-types {
     yang-version 1.1;
+    namespace "http://github.com/sonic-net/sonic-types";
+    prefix stypes;
+    typedef boolean_type { type string { pattern "true|false|True|False"; } }
+}
+"""
+SONIC_FEATURE = """module sonic-feature{
+
+    yang-version 1.1;
+
     namespace "http://github.com/sonic-net/sonic-feature";
     prefix feature;
-    import sonic-kubesyncd { prefix kubesyncd; }
+
+    import sonic-types {
+        prefix stypes;
+    }
+
+    description "FEATURE as CONFIG_DB has it";
+
+    typedef feature-owner {
+        type string {
+            pattern "kube|local";
+        }
+    }
+
     container sonic-feature {
+
         container FEATURE {
+
             list FEATURE_LIST {
+
                 key "name";
-                leaf name { type string { length 1..32; } }
-                leaf set_owner { type string { pattern "kube|local"; } default "local"; }
-                leaf has_per_asic_scope { type string; }
-                uses kubesyncd:feature-fields;
+
+                leaf name {
+                    type string {
+                        length 1..32;
+                    }
+                }
+
+                leaf has_per_asic_scope {
+                    type string;
+                }
+
+                leaf set_owner {
+                    type feature-owner;
+                    default "local";
+                }
+
+                leaf check_up_status {
+                    type stypes:boolean_type;
+                }
             }
         }
     }
 }
 """
+IMPORT = "    import sonic-kubesyncd { prefix kubesyncd; }\n"
 # Everything SONiC's own model has.
-NOT_OURS = {"set_owner", "has_per_asic_scope"}
+NOT_OURS = {"set_owner", "has_per_asic_scope", "check_up_status"}
 
 
 pytestmark = pytest.mark.real("yang")
 
 
+def furnish(folder: Path) -> str:
+    """Write SONiC's models, changed as docs/sonic.md says; return the changed one."""
+    models = folder / "yang-models"
+    models.mkdir(exist_ok=True)
+    (models / "sonic-types.yang").write_text(SONIC_TYPES)
+    (models / "sonic-feature.yang").write_text(SONIC_FEATURE)
+    apply(diff_of("sonic.md", "sonic-feature.yang"), folder, 1)
+    for model in models.iterdir():
+        model.replace(folder / model.name)
+    return (folder / "sonic-feature.yang").read_text()
+
+
 def yanglint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "sonic-feature.yang").write_text(SONIC_FEATURE)
+    if not (folder / "sonic-feature.yang").exists():
+        furnish(folder)
     command = ["yanglint", "-p", str(MODELS), "-p", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
@@ -63,11 +118,23 @@ def test_the_model_is_valid_yang(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_the_validated_model_has_the_lines_of_the_guide() -> None:
-    diff = (MODELS.parents[1] / "docs/sonic.md").read_text().partition("```diff\n module sonic-feature")[2]
-    added = [line[1:].strip() for line in diff.partition("```")[0].splitlines() if line.startswith("+")]
-    assert len(added) == 2
-    assert all(line in SONIC_FEATURE for line in added)
+def test_sonics_model_with_the_lines_of_the_guide_loads_and_validates_its_own_leaves(tmp_path: Path) -> None:
+    assert IMPORT in furnish(tmp_path)
+    assert problem(tmp_path, set_owner="kube", check_up_status="true") == ""
+    assert "set_owner" in problem(tmp_path, set_owner="cluster")
+    assert "check_up_status" in problem(tmp_path, check_up_status="maybe")
+
+
+@pytest.mark.parametrize(
+    "below", ["module sonic-feature{\n", '    description "FEATURE as CONFIG_DB has it";\n']
+)
+def test_the_import_in_another_place_lets_no_model_load(tmp_path: Path, below: str) -> None:
+    """Then SONiC's tools validate nothing: what the guide once said."""
+    right = furnish(tmp_path)
+    wrong = right.replace(IMPORT, "").replace(below, below + IMPORT)
+    assert wrong != right
+    (tmp_path / "sonic-feature.yang").write_text(wrong)
+    assert "import" in problem(tmp_path, set_owner="kube")
 
 
 def test_older_translators_of_sonic_find_every_field() -> None:
