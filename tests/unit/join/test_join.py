@@ -144,6 +144,7 @@ def test_an_impossible_name_never_joins_and_says_why_until_it_is_corrected(switc
 # ---- the job itself ------------------------------------------------------------------------------
 
 
+@pytest.mark.upstream("ctrmgrd/no-master", "differs")
 def test_nothing_configured_and_nothing_happens_ever(switches: Make) -> None:
     switch = power_on(switches())
     switch.wait_for(
@@ -160,6 +161,8 @@ def test_a_join_without_a_master_is_refused_with_the_command_that_sets_one(switc
     assert "no master is configured; run: config kube server ip ADDRESS" in ended.stderr
 
 
+@pytest.mark.upstream("kube_commands/join-ready", "same")
+@pytest.mark.upstream("kube_commands/reset", "same")
 def test_the_operator_joins_resets_and_joins_again(switches: Make, server: AdminConfServer) -> None:
     switch = power_on(switches(join_boot_delay_s=10_000_000))
     switch.join()
@@ -291,6 +294,7 @@ def test_a_bootstrap_token_joins_without_any_admin_conf(switches: Make, server: 
     assert "abcdef" not in commands
 
 
+@pytest.mark.upstream("kube_commands/join-certificate", "differs")
 def test_a_client_certificate_on_the_switch_joins_without_any_admin_conf(
     switches: Make, server: AdminConfServer, pki: Path
 ) -> None:
@@ -305,6 +309,7 @@ def test_a_client_certificate_on_the_switch_joins_without_any_admin_conf(
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
+@pytest.mark.upstream("kube_commands/join-not-ready", "differs")
 def test_a_master_that_does_not_answer_causes_no_reset(switches: Make) -> None:
     switch = switches()
     switch.join()
@@ -320,6 +325,7 @@ def test_a_master_that_does_not_answer_causes_no_reset(switches: Make) -> None:
     assert switch.job("join").returncode == 0, "and it is joined still"
 
 
+@pytest.mark.upstream("kube_commands/join-order", "differs")
 def test_a_forced_join_removes_the_node_and_joins_again(switches: Make) -> None:
     switch = switches()
     switch.join()
@@ -373,6 +379,7 @@ def test_only_a_changed_address_is_joined_again(switches: Make) -> None:
     switch.wait_for(lambda: switch.connected == "True", "connected again")
 
 
+@pytest.mark.upstream("ctrmgrd/join-retried", "same")
 def test_a_failed_join_leaves_nothing_half_done_and_is_tried_again(switches: Make) -> None:
     switch = power_on(switches())
     switch.kubeadm_fails("join")
@@ -404,6 +411,7 @@ def test_what_kubeadm_says_is_what_the_operator_reads(switches: Make) -> None:
         ({"host": "127.0.0.2"}, "IP address mismatch"),
     ],
 )
+@pytest.mark.upstream("kube_commands/join-insecure", "differs")
 def test_a_master_that_cannot_prove_itself_gets_no_data(
     switches: Make, lab_docker: LabDockerProcess, master: LabKubeProcess, pki: Path, tmp_path: Path,
     issue: dict[str, Any], reason: str,
@@ -442,6 +450,7 @@ def test_an_api_server_that_admin_conf_s_authority_did_not_sign_is_not_joined(
     assert not switch.admin_conf.exists()
 
 
+@pytest.mark.upstream("kube_commands/reset-not-connected", "differs")
 def test_a_reset_without_the_master_does_the_rest_and_says_what_is_left_over(switches: Make) -> None:
     switch = power_on(switches())
     switch.join()
@@ -475,6 +484,7 @@ def test_a_reset_forgets_queued_labels_also_while_the_daemon_is_away(switches: M
     assert not (switch.folder / "state" / "purge").exists()
 
 
+@pytest.mark.upstream("kube_commands/join-busy", "same")
 def test_only_one_job_works_at_a_time(switches: Make) -> None:
     switch = switches()
     switch.tell_kubeadm(delay_s=100)
@@ -501,6 +511,7 @@ def test_a_restart_of_the_daemon_does_not_disturb_a_join(switches: Make) -> None
     assert switch.kubeadm_calls == ["join"]
 
 
+@pytest.mark.upstream("ctrmgrd/join-config-changed", "same")
 def test_a_config_change_while_a_join_works_wins(switches: Make) -> None:
     switch = power_on(switches())
     switch.tell_kubeadm(delay_s=60)
@@ -524,6 +535,7 @@ def test_a_join_that_was_killed_is_noticed_and_done_again(switches: Make) -> Non
     until_joined(switch)
 
 
+@pytest.mark.upstream("ctrmgrd/join-self-labels", "same")
 def test_the_switch_describes_itself_with_labels(switches: Make, tmp_path: Path) -> None:
     switch = switches()
     switch.config_db.hset(
@@ -566,6 +578,7 @@ def test_status_shows_each_step_and_why_it_failed(switches: Make) -> None:
     assert json.dumps(status)
 
 
+@pytest.mark.upstream("ctrmgrd/join-delayed", "same")
 def test_after_a_boot_a_join_waits_for_its_turn_but_an_operator_does_not(switches: Make) -> None:
     switch = switches(join_boot_delay_s=10_000_000)
     switch.join()
@@ -573,3 +586,23 @@ def test_after_a_boot_a_join_waits_for_its_turn_but_an_operator_does_not(switche
     switch.wait_for(lambda: "join_waits" in switch.told(), "it waits")
     assert switch.kubeadm_calls == []
     assert switch.clients.run("kube_join").returncode == 0
+
+
+@pytest.mark.upstream("ctrmgrd/joined-before", "differs")
+def test_a_switch_that_has_joined_connects_at_once_and_a_disabled_master_is_left_once(switches: Make) -> None:
+    switch = power_on(switches(join_boot_delay_s=10_000_000))
+    switch.join()
+    assert switch.clients.run("kube_join").returncode == 0
+    until_joined(switch)
+    switch.daemon.stop()
+    switch.state_db.flushdb()
+    switch.daemon.start()
+    switch.wait_for(lambda: switch.connected == "True", "connected at once, although nothing may join yet")
+    assert switch.kubeadm_calls == ["join"]
+    assert switch.kubelet_runs
+    switch.join(disable="true")
+    switch.wait_for(lambda: switch.connected == "False", "STATE_DB says so")
+    switch.wait_for(lambda: not switch.kube.kubelet_conf.exists(), "the credential is gone")
+    switch.wait_for(lambda: switch.status["membership"].get("phase") != "running", "the reset is over")
+    assert not switch.kubelet_runs
+    assert switch.kubeadm_calls == ["join", "reset"]
