@@ -1,7 +1,8 @@
 """Check the cases of upstream's tests of its daemon and of its calls of kubectl.
 
-docs/migrate.md lists them under "Upstream's test cases". Joins are in tests/unit/join/test_join.py, images in tests/unit/images and test_switch_images. With SONiC's field names;
-the tests share one switch, and each has a feature of its own.
+docs/migrate.md lists them under "Upstream's test cases". Joins are in tests/unit/join/test_join.py, images in
+tests/unit/images and test_switch_images. With SONiC's field names; the tests share one switch, and each has a feature
+of its own.
 """
 
 from __future__ import annotations
