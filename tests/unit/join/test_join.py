@@ -306,6 +306,22 @@ def test_a_client_certificate_on_the_switch_joins_without_any_admin_conf(
     assert not switch.admin_conf.exists()
 
 
+@pytest.mark.parametrize(("group", "deletes"), [("system:masters", True), ("system:nodes", False)])
+def test_a_client_certificate_that_may_delete_the_node_does_so_when_the_switch_leaves(
+    switches: Make, pki: Path, group: str, deletes: bool
+) -> None:
+    pair = Authority(pki).issue("provisioned", "admin", "system:masters")
+    switch = switches(client_certificate=str(pair.certificate), client_key=str(pair.key))
+    switch.join()
+    assert switch.job("join").returncode == 0
+    switch.wait_for(lambda: switch.node_exists, "the kubelet has made its Node")
+    Authority(pki).issue("provisioned", f"system:node:{switch.kube.node}", group)
+    assert switch.job("reset").returncode == 0
+    assert switch.node_exists is not deletes
+    assert (switch.progress.left_over == ()) is deletes
+    assert not (switch.folder / "run" / "join.conf").exists(), "no copy of the key stays behind"
+
+
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
