@@ -119,7 +119,14 @@ class SwitchSteps:
                 )  # fmt: skip
                 said = "a bootstrap token"
             case JoinMethod.CERTIFICATE:
-                document = self._certificate(where)
+                if not self._kube.ca_file:
+                    raise Refused(SERVICE, "a client certificate needs [kube] ca_file, the CA to trust")
+                document = credential.from_certificate(
+                    where,
+                    _read(self._kube.ca_file),
+                    _read(self._kube.client_certificate),
+                    _read(self._kube.client_key),
+                )
                 said = f"the client certificate {self._kube.client_certificate}"
             case JoinMethod.ADMIN_CONF:
                 document, said = await self._admin_conf(where)
@@ -127,16 +134,6 @@ class SwitchSteps:
                 assert_never(self.how)
         self._files.write_secret(self._files.credential, document)
         return said
-
-    def _certificate(self, where: str) -> bytes:
-        if not self._kube.ca_file:
-            raise Refused(SERVICE, "a client certificate needs [kube] ca_file, the CA to trust")
-        return credential.from_certificate(
-            where,
-            _read(self._kube.ca_file),
-            _read(self._kube.client_certificate),
-            _read(self._kube.client_key),
-        )
 
     async def _admin_conf(self, where: str) -> tuple[bytes, str]:
         """Fetch the master's admin.conf; return the kept copy where the master's cannot be fetched."""
@@ -222,7 +219,6 @@ class SwitchSteps:
     async def _leave(self) -> str:
         """Delete the Node by the best available credential."""
         last: PortError = Forbidden(SERVICE, "no credential is available")
-        self._introduce_again()
         for kubeconfig in self._credentials():
             try:
                 async with self._node(kubeconfig) as node:
@@ -236,22 +232,14 @@ class SwitchSteps:
             return "not deleted (this switch's credential does not allow it), but marked not ready"
         raise type(last)(SERVICE, f"{last.detail}; run: kubectl delete node {self._leaves_as}")
 
-    def _introduce_again(self) -> None:
-        """Use the client certificate by which a switch has joined to leave, too: it may have the right to."""
-        if self._job is Job.RESET and self.how is JoinMethod.CERTIFICATE and self._rejoins:
-            try:
-                self._files.write_secret(self._files.credential, self._certificate(address(self._master)))
-            except (Refused, Unavailable) as error:
-                self._log.warning("no_client_certificate", why=error.detail)
-
     @property
     def _rejoins(self) -> bool:
-        """Whether the master being left is the configured one."""
+        """Whether the next join is to the same master as the one being left."""
         return self._files.found().belongs_to(self._master)
 
     def _credentials(self) -> list[Path]:
         """Return kubeconfigs for the master being left, those with more rights first."""
-        fresh = self._rejoins and self.how is not JoinMethod.BOOTSTRAP
+        fresh = self._job is Job.JOIN and self._rejoins and self.how is not JoinMethod.BOOTSTRAP
         paths = (*([self._files.credential] if fresh else []), self._files.admin_conf, self._files.kubeconfig)
         return [path for path in paths if path.exists()]
 
