@@ -18,6 +18,7 @@ from kubesyncd.core.model import (
     Mode,
     Owner,
     Row,
+    Startup,
     SystemState,
     valid_feature_name,
 )
@@ -40,6 +41,7 @@ CLOCK_FORMAT = "%Y-%m-%d %H:%M:%S"
 # The last year that `CLOCK_FORMAT` can be read back from has four digits in every time zone.
 CLOCK_TS_MAX = 253_370_764_800
 
+_STARTUPS = {Startup.WAIT: "pending", Startup.GO: "ready"}
 _REMOTE_STATES = {
     "none": Mode.NONE,
     "pending": Mode.PENDING,
@@ -237,14 +239,18 @@ def _read_remote_state(text: str, problems: list[str]) -> str:
 def _remote_state(_feature: str, row: Row) -> str:
     """Return SONiC's word for the progress of Kubernetes.
 
-    `ready` is a container that may continue at once, as a feature that waits for its deployment promises; `stopped` is
-    one whose unit is down.
+    Any start-up script of a kube container that reads `ready` goes on, and `none`, `running` and `stopped` make it ask.
     """
+    if row.startup is not Startup.NONE:
+        return _STARTUPS[row.startup]
     if row.transition_mode is not Mode.READY:
         return "pending" if row.transition_mode is Mode.PENDING else "none"
-    if row.current_owner is Owner.KUBE:
-        return "running"
-    return "stopped" if row.system_state is SystemState.DOWN else "ready"
+    return "running" if row.current_owner is Owner.KUBE else "stopped"
+
+
+def _read_startup(text: str, _problems: list[str]) -> str:
+    word = text.strip().lower()
+    return next((startup.value for startup, said in _STARTUPS.items() if said == word), "")
 
 
 def _read_container_id(text: str, problems: list[str]) -> str:
@@ -329,6 +335,9 @@ SONIC = Schema(
             default="none",
             shown=True,
         ),
+        # The same field: it tells two things.
+        RowField("remote_state", "startup", _read_startup, _remote_state, default="none", shown=True),
+        RowField("container_version", "version", _as_it_is, lambda _, row: row.version),
         _FAILURE,
         _REVISION,
     ),

@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd.core.model import Container, Owner, valid_feature_name
+from kubesyncd.core.model import Container, Owner, image_version, valid_feature_name
 from kubesyncd.core.text import one_line
 from kubesyncd.core.verbs import GRACE_S_MAX
 from kubesyncd.ports import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from aiodocker.containers import DockerContainer
 
@@ -58,6 +58,7 @@ class Described:
     oom_killed: bool
     unhealthy: str
     stop_timeout_s: int | None
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ def describe(found: DockerContainer) -> Described:
             oom_killed=bool(state.get("OOMKilled")),
             unhealthy=_unhealthy(state.get("Health") or {}),
             stop_timeout_s=_stop_timeout(config.get("StopTimeout")),
+            version=_version(config.get("Env") or ()),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Unavailable("Docker", f"an unreadable container: {error!r}") from error
@@ -161,6 +163,7 @@ def container_of(found: Described, owner: Owner) -> Container:
         unhealthy=found.unhealthy if found.running else "",
         stop_timeout_s=found.stop_timeout_s,
         pod=_pod_of(found.name),
+        version=found.version,
     )
 
 
@@ -207,6 +210,12 @@ def _stop_timeout(stored: Any) -> int | None:
     if stored is None:
         return None
     return int(stored) if 0 <= int(stored) <= GRACE_S_MAX else GRACE_S_MAX
+
+
+def _version(env: Iterable[object]) -> str:
+    """Return the version that SONiC's builds put into an image's environment."""
+    given = (str(entry).partition("=") for entry in env)
+    return next((image_version(value) for name, _, value in given if name == "IMAGE_VERSION"), "")
 
 
 def _pod_of(name: str) -> str:

@@ -45,7 +45,7 @@ def describe(reconciler: Reconciler, view: View, now: float) -> FeatureDescripti
         "joined": view.observed.joined,
         "no_deploy": view.observed.no_deploy,
         "no_way_back": lacking(record, view.observed),
-        "waiting": sorted(view.observed.waiting),
+        "waiting": sorted(view.observed.asking),
         "stopping": sorted(view.observed.stopping),
         "granted": record.grant,
         "proven": record.proven,
@@ -97,6 +97,8 @@ def describe_row(row: Row) -> RowDescription:
         "update_ts": row.update_ts,
         "failure": row.failure,
         "revision": row.revision,
+        "startup": row.startup.value,
+        "version": row.version,
     }
 
 
@@ -133,6 +135,7 @@ def describe_container(container: Container) -> ContainerDescription:
         "unhealthy": container.unhealthy,
         "stop_timeout_s": container.stop_timeout_s,
         "pod": container.pod,
+        "version": container.version,
         "restarts": container.restarts,
     }
 

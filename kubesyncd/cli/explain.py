@@ -215,6 +215,8 @@ def _how(container: ContainerDescription) -> str:
     if container.get("restarting"):
         return "is restarted by its restart policy"
     how = "runs, as Docker lists it" if container.get("unread") else "runs"
+    if version := container.get("version", ""):
+        how = f"{how}, version {version}"
     if not container.get("restarts"):
         return how
     policy = container.get("restart_policy", "")

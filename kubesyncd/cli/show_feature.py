@@ -164,6 +164,9 @@ def side_by_side(stored: FeatureFields) -> Table:
     """Build a table of both raw rows; IDs are shortened, and the daemon's own number left out. JSON has all."""
     config = sorted(stored.config.items())
     state = sorted((field, value) for field, value in stored.state.items() if field != "revision")
+    if stored.state.get("remote_state") == "pending":
+        waits = f"{stored.state.get('container_version', '')} (of the kube container that waits)"
+        state = [(field, waits if field == "container_version" else value) for field, value in state]
     made = table("CONFIG_DB", "", "STATE_DB", "")
     made.columns[0].no_wrap = made.columns[2].no_wrap = True
     for at in range(max(len(config), len(state))):

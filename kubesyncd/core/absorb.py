@@ -35,6 +35,7 @@ from kubesyncd.core.record import (
 )
 from kubesyncd.core.registration import registered_after
 from kubesyncd.core.revision import revised
+from kubesyncd.core.row_gate import see_startup, watch_row
 from kubesyncd.core.stray import blocked, strays, watch_label_off
 from kubesyncd.core.unverified import verified
 
@@ -58,7 +59,7 @@ def absorb(
     health = see_starts(record.health, observed.containers, timing, now)
     record = replace(record, health=health, registered=registered)
     record = _see_grant(record, config, observed, timing, now)
-    record = _see_refusal(record, observed, timing, now)
+    record = _see_refusal(see_startup(record, observed), observed, timing, now)
     record = replace(record, health=_see_health(record, config, observed))
     record = _keep_clocks(record, config, observed, now)
     judged = _judge(record, config, observed, timing, now)
@@ -113,7 +114,7 @@ def _see_label_off(
 
 
 def _see_gate(record: Record, observed: Observation, now: float) -> Record:
-    gates = watch_gate(record.gates, observed, record.grant, now)
+    gates = watch_row(watch_gate(record.gates, observed, record.grant, now), record, observed)
     unpause = record.unpause and any(c.paused for c in observed.containers)
     if (gates, unpause) == (record.gates, record.unpause):
         return record

@@ -14,6 +14,7 @@ from kubesyncd.core.health import lacked_memory
 from kubesyncd.core.labels import feature_label
 from kubesyncd.core.model import SHORT_ID, Owner, SystemState
 from kubesyncd.core.record import Cause, lacking
+from kubesyncd.core.row_gate import stuck
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -28,6 +29,8 @@ class ConditionKind(StrEnum):
     RESTART_POLICY = "restart_policy"
     UNREAD = "container_not_read"
     GATE_IGNORED = "gate_ignored"
+    GATE_SHARED = "gate_shared"
+    NOT_GONE_ON = "startup_waits"
     NO_WAY_BACK = "no_way_back"
     PAUSED = "container_paused"
     RESTARTING = "container_restarting"
@@ -43,6 +46,7 @@ ALERTING = frozenset(
         ConditionKind.BY_POLICY,
         ConditionKind.UNREAD,
         ConditionKind.GATE_IGNORED,
+        ConditionKind.NOT_GONE_ON,
         ConditionKind.OOM_KILLED,
         ConditionKind.UNHEALTHY,
         ConditionKind.CONTESTED,
@@ -90,6 +94,7 @@ def conditions(
             Condition(ConditionKind.GATE_IGNORED, _ignored(feature, container_id, record, timing))
             for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now))
         ),
+        *_at_the_row(record, observed, timing, now),
         *([Condition(ConditionKind.CONTESTED, observed.label.contested)] if observed.label.contested else ()),
         *_stray(feature, record, observed),
     )
@@ -202,6 +207,28 @@ def _ignored(feature: str, container_id: str, record: Record, timing: Timing) ->
         f"admitted; {follows}. Its image has no gate: start it with `start-hook` or `entrypoint`, "
         f"which run: container state {feature} up kube"
     )
+
+
+def _at_the_row(record: Record, observed: Observation, timing: Timing, now: float) -> tuple[Condition, ...]:
+    """Say why the start-up script of a kube container that asks by STATE_DB's row waits on."""
+    found, running = [], len(observed.kube_running)
+    if observed.row_asks and running > 1:
+        text = (
+            f"{running} kube containers run, and one of them asks by STATE_DB's row: what it reads there would let "
+            "each of them go on, so none is admitted by it until only one runs"
+        )
+        fix = "delete the pod that should not run, or wait until it has ended"
+        found.append(Condition(ConditionKind.GATE_SHARED, text, fix))
+    if stuck(record, timing.gate_after_s, now):
+        short = record.grant[:SHORT_ID]
+        text = (
+            f"the kube container {short} was admitted {timing.gate_after_s:g} s ago, and its container_startup.py has "
+            "not gone on"
+        )
+        found.append(
+            Condition(ConditionKind.NOT_GONE_ON, text, f"run: docker logs {short}; docker kill {short}")
+        )
+    return tuple(found)
 
 
 def _stray(feature: str, record: Record, observed: Observation) -> tuple[Condition, ...]:

@@ -31,6 +31,8 @@ class RowDescription(TypedDict):
     update_ts: int
     failure: str
     revision: int
+    startup: NotRequired[str]
+    version: NotRequired[str]
 
 
 class LabelDescription(TypedDict):
@@ -66,6 +68,7 @@ class ContainerDescription(TypedDict):
     unhealthy: NotRequired[str]
     stop_timeout_s: NotRequired[int | None]
     pod: NotRequired[str]
+    version: NotRequired[str]
 
 
 class ComplaintDescription(TypedDict):

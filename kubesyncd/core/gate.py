@@ -1,11 +1,11 @@
-"""Watch whether the running kube containers ask to be admitted (`state up kube`), and find those that do not.
+"""Watch whether the running kube containers ask to be admitted, and find those that do not.
 
 Knows no clock, no client, no coroutine: time comes in as `now` (BOOTTIME seconds).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GateWatch:
-    """A running kube container, since when it has been observed running, and whether it has asked to be admitted."""
+    """A running kube container, since when it has been observed running, and whether it has asked to be admitted.
+
+    `asks`: the version with which its start-up script has asked by STATE_DB's row; empty: it has not. `given_up`: that
+    script does not wait any more (see core.row_gate).
+    """
 
     container_id: str
     since: float
     asked: bool = False
+    asks: str = ""
+    given_up: bool = False
 
 
 def watch_gate(
@@ -26,12 +32,13 @@ def watch_gate(
 ) -> tuple[GateWatch, ...]:
     """Return the watches after this observation, one for each running kube container."""
     known = {watch.container_id: watch for watch in watched}
+    asking = observed.waiting | {container_id for container_id, _ in observed.row_asks}
 
     def seen(container_id: str) -> GateWatch:
         # What was admitted before it was watched has asked.
         watch = known.get(container_id) or GateWatch(container_id, now, asked=container_id == grant)
         since = now if observed.paused(container_id) else watch.since
-        return GateWatch(container_id, since, watch.asked or container_id in observed.waiting)
+        return replace(watch, since=since, asked=watch.asked or container_id in asking)
 
     return tuple(seen(container_id) for container_id in sorted(observed.kube_running))
 

@@ -82,6 +82,8 @@ class Inputs:
         gate_at = gate_deadline(self.record.gates, self.timing.gate_after_s, self.now)
         skipped = [f.again_at for f in self.observed.failures if f.kind in SKIPPED]
         stray_at = stray_deadline(self.record.off, self.observed, self.record.grant)
+        unconfirmed = self.record.unconfirmed and self.record.grant
+        stuck_at = self.record.granted_at + self.timing.gate_after_s if unconfirmed else None
         failed_at = failure_deadline(self.record, self.config)
         start_at, unverified_at = (
             start_deadline(self.record.start),
@@ -100,6 +102,7 @@ class Inputs:
             start_at,
             unverified_at,
             untried_at,
+            stuck_at,
         )
         ahead = [t for t in due if t is not None]
         return Plan(self.state, None, min((t for t in ahead if t > self.now), default=None), why)

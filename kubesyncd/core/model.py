@@ -23,12 +23,19 @@ FEATURE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[0-9]{1,3})?")
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 NAME_RULE = "a feature's name begins with a letter and has lower-case letters, digits, - and _, at most 63"
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
+# The version of an image, as SONiC builds put it into IMAGE_VERSION.
+IMAGE_VERSION = re.compile(r"[!-~]{1,64}")
 # The starts of kube containers that are remembered per feature.
 STARTS_MAX = 64
 # Higher numbers of changes are taken as absent.
 REVISION_MAX = 2**53
 # Length of the short ID that `docker ps` shows, and by which SONiC records a kube container.
 SHORT_ID = 12
+
+
+def image_version(text: str) -> str:
+    """Return the version of an image as given by it; empty where it is not one."""
+    return text if IMAGE_VERSION.fullmatch(text) else ""
 
 
 def valid_feature_name(name: str) -> bool:
@@ -69,6 +76,17 @@ class Mode(StrEnum):
     NONE = "none"
     PENDING = "kube_pending"
     READY = "kube_ready"
+
+
+class Startup(StrEnum):
+    """What the row says to the start-up script of a kube container that asks by it (see core.row_gate)."""
+
+    NONE = ""
+    """Nothing: no such script waits."""
+    WAIT = "wait"
+    """One waits, and is not admitted."""
+    GO = "go"
+    """The script of the admitted container may go on. Every script that reads this goes on."""
 
 
 class FailurePolicy(StrEnum):
@@ -199,6 +217,8 @@ class Row:
     """Our fields of STATE_DB `FEATURE|<name>`; a missing field is the empty value.
 
     `revision`: the number of the last change of state, owner, mode or container (see core.revision); 0: none.
+    `startup`, `version`: only SONiC's names have them. `version`: of the image that runs, or ran last; of the one
+    that waits, where `startup` says so: its script gives up for ever where the row has another one.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -208,6 +228,8 @@ class Row:
     update_ts: int = 0
     failure: str = ""
     revision: int = 0
+    startup: Startup = Startup.NONE
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +275,7 @@ class Container:
     Docker itself started. `unread`: why Docker did not describe it; then it runs as far as Docker's list shows.
     `oom_killed`: the kernel ended a process of it for lack of memory. `unhealthy`: the output of a failing HEALTHCHECK,
     else empty. `stop_timeout_s`: the grace it was created with; None: Docker's default.
-    `pod`: namespace and name of a kube container's pod.
+    `pod`: namespace and name of a kube container's pod. `version`: its image's IMAGE_VERSION; empty: none.
     """
 
     id: str
@@ -273,6 +295,7 @@ class Container:
     unhealthy: str = ""
     stop_timeout_s: int | None = None
     pod: str = ""
+    version: str = ""
 
     @property
     def restarts(self) -> bool:

@@ -31,7 +31,8 @@ class Observation:
     not known.
     `registered`: CONFIG_DB has a FEATURE row; None: not known. `absent`: the feature has no FEATURE row, no container
     and no unit, for certain. `settling`: the FEATURE row has just gone, and may be written again in a moment.
-    `boot`: this boot's number, by which the row tells whether it is of this one.
+    `boot`: this boot's number, by which the row tells whether it is of this one. `row_asks`: kube containers whose
+    start-up script waits at the row, each with the version that it asks for (see core.row_gate).
     """
 
     row: Row | None
@@ -56,6 +57,7 @@ class Observation:
     working: bool = False
     no_way_back: str = ""
     way_back_unknown: str = ""
+    row_asks: tuple[tuple[str, str], ...] = ()
 
     def failed(self, action: Action) -> FailedAction | None:
         """Return the failure of this action, if it failed when it was last tried."""
@@ -158,9 +160,14 @@ class Observation:
         return tuple(c.id for c in sorted(running, key=lambda c: (c.started, c.id), reverse=True))
 
     @property
+    def asking(self) -> frozenset[str]:
+        """Kube containers that wait to be admitted: in `up kube`, or at the row where no other one can be meant."""
+        return self.waiting | {c for c, _ in self.row_asks if self.kube_running == (c,)}
+
+    @property
     def waiter(self) -> str:
-        """The kube container that waits in `up kube` and is not about to end, or an empty string."""
-        return self.newest_staying(self.waiting)
+        """The kube container that waits to be admitted and is not about to end, or an empty string."""
+        return self.newest_staying(self.asking)
 
     def newest_staying(self, among: frozenset[str]) -> str:
         """Return the newest of these kube containers that runs and is not about to end, or an empty string.

@@ -20,7 +20,9 @@ from kubesyncd.core.model import (
     Mode,
     Owner,
     Row,
+    Startup,
     SystemState,
+    image_version,
     valid_feature_name,
 )
 from kubesyncd.core.text import escaped, shown
@@ -177,6 +179,10 @@ def parse_row(fields: Mapping[str, str], problems: list[str]) -> Row:
         ),
         failure=got.get("failure", ""),
         revision=parse_int("revision", got.get("revision", ""), problems, default=0, most=REVISION_MAX),
+        startup=parse_choice(
+            "startup", got.get("startup", ""), problems, allowed=tuple(Startup), default=Startup.NONE
+        ),
+        version=image_version(got.get("version", "")),
     )
 
 

@@ -28,6 +28,7 @@ from kubesyncd.core.record import (
     uncertain,
     wished_owner,
 )
+from kubesyncd.core.row_gate import given_up
 from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def up_kube(inputs: Inputs) -> Plan:
 
     One that is rolled back is among them while it has no way back: the image from before the failure may be one.
     """
-    plan = label_step(inputs) or restore_image(inputs)
+    plan = label_step(inputs) or restore_image(inputs) or _wake_up(inputs)
     if plan is not None:
         return plan
     if inputs.granted:
@@ -54,6 +55,15 @@ def up_kube(inputs: Inputs) -> Plan:
     if inputs.observed.local_running:
         return _local(inputs)
     return _nothing_runs(inputs)
+
+
+def _wake_up(inputs: Inputs) -> Plan | None:
+    """Plan to end a kube container whose start-up script has given up: the next one asks again; None: none has."""
+    found = given_up(inputs.record, inputs.observed)
+    if not found:
+        return None
+    why = "STATE_DB's row had lost the version that the kube container's start-up script waits with: it is ended"
+    return inputs.attempt(inputs.stopping(found), f"{why}, and the kubelet starts it again")
 
 
 def _kube_running(inputs: Inputs) -> Plan:

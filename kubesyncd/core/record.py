@@ -35,6 +35,7 @@ from kubesyncd.core.model import (
 from kubesyncd.core.reasons import could_not_start
 from kubesyncd.core.registration import row_settled
 from kubesyncd.core.revision import UNTOLD, Revision, tells
+from kubesyncd.core.row_gate import shown, waits_at_row
 from kubesyncd.core.state import State, classify
 from kubesyncd.core.stray import LabelOff  # noqa: TC001 - the same
 from kubesyncd.core.unverified import Unverified  # noqa: TC001 - the same
@@ -95,7 +96,9 @@ class Record:
     admitted. `off`: since when Kubernetes must not run it, and the label is off. `start`: a docker start of the local
     container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
     what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
-    and returns at once, also without fallback. `revision`: how often what the row tells has changed.
+    and returns at once, also without fallback. `revision`: how often what the row tells has changed. `unconfirmed`: the
+    admitted container has not asked over the socket, and its start-up script has not reported that it has gone on.
+    `version`: of the image that runs, or ran last.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -134,6 +137,8 @@ class Record:
     unverified: Unverified | None = None
     local_back: bool = False
     revision: Revision = UNTOLD
+    unconfirmed: bool = False
+    version: str = ""
     owner: Owner = Owner.NONE
     owner_ts: int = 0
 
@@ -204,6 +209,7 @@ def project(record: Record, observed: Observation) -> Row:
         owner, docker_id = Owner.LOCAL, observed.local_running
     else:
         owner, docker_id = Owner.NONE, ""
+    startup, version = shown(record, observed)
     return Row(
         system_state=record.system_state,
         current_owner=owner,
@@ -215,6 +221,8 @@ def project(record: Record, observed: Observation) -> Row:
         or _no_local(record, observed, owner)
         or _unread(observed),
         revision=record.revision.number if tells(record.system_state, owner) else 0,
+        startup=startup,
+        version=version,
     )
 
 
@@ -247,7 +255,12 @@ def with_mode(record: Record, mode: Mode) -> Record:
 def with_grant(record: Record, container_id: str, now: float) -> Record:
     """Return the record after the reconciler has admitted this kube container."""
     return replace(
-        with_mode(record, Mode.READY), grant=container_id, granted_at=now, proven=False, local_back=False
+        with_mode(record, Mode.READY),
+        grant=container_id,
+        granted_at=now,
+        proven=False,
+        local_back=False,
+        unconfirmed=waits_at_row(record, container_id),
     )
 
 

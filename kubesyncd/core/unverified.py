@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
-from kubesyncd.core.model import Mode, Owner, Row, SystemState
+from kubesyncd.core.model import Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.revision import ends, of_boot
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def may_be_admitted(record: Record, observed: Observation) -> bool:
     if mark is None or (mark.since is None and not mark.lost):
         return False
     unknown = observed.kube_running if mark.since is None else mark.containers
-    return any(c in observed.kube_running and c not in observed.waiting for c in unknown)
+    return any(c in observed.kube_running and c not in observed.asking for c in unknown)
 
 
 def unverified_deadline(record: Record, timing: Timing) -> float | None:
@@ -105,7 +105,7 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     # What an older copy says of containers is not known to be their last end.
     record = replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
-        return _granted(record, owner.id, now)
+        return _granted(record, owner.id, row, now)
     if observed.local_running:
         return record
     local = observed.local
@@ -142,18 +142,18 @@ def _is_newer(row: Row, owner: Container | None, record: Record, observed: Obser
 def _resolved(record: Record, mark: Unverified, observed: Observation, timing: Timing, now: float) -> Record:
     """Take the newest container for the owner that has not asked again in time; one that asks was not admitted."""
     running = observed.kube_running
-    left = tuple(c for c in running if c in mark.containers and c not in observed.waiting)
+    left = tuple(c for c in running if c in mark.containers and c not in observed.asking)
     if not left:
         return replace(record, unverified=None)
     due = mark.since is not None and now >= mark.since + timing.reask_s
     # A stop waits for the end of what may have been admitted.
     if due or observed.local_running or record.system_state is SystemState.DOWN:
-        return _granted(replace(record, unverified=None), left[0], now)
+        return _granted(replace(record, unverified=None), left[0], observed.row, now)
     return replace(record, unverified=replace(mark, containers=left))
 
 
-def _granted(record: Record, container_id: str, now: float) -> Record:
-    """Return the record with this owner. What runs was started for a unit that is up."""
+def _granted(record: Record, container_id: str, row: Row | None, now: float) -> Record:
+    """Return the record with this owner. What runs was started for a unit that is up; its script may still wait."""
     down = record.system_state is SystemState.DOWN
     return replace(
         record,
@@ -162,4 +162,5 @@ def _granted(record: Record, container_id: str, now: float) -> Record:
         grant=container_id,
         granted_at=now,
         exit=None,
+        unconfirmed=row is not None and row.startup is Startup.GO,
     )

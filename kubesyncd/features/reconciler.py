@@ -25,6 +25,7 @@ from kubesyncd.core.model import Owner
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
 from kubesyncd.core.record import Record, lacking, repaired, state_of
+from kubesyncd.core.row_gate import with_row_asks
 from kubesyncd.core.state import check
 from kubesyncd.core.verbs import Outcome, Start, accept
 from kubesyncd.features.container_reader import ContainerReader
@@ -246,6 +247,7 @@ class Reconciler:
         self.waiters.begin()
         observed = await self._observe()
         now, timing, memory = self._now(), self._around.timing, self._memory
+        observed = with_row_asks(memory.record, observed)
         config = memory.config
         record = absorb(memory.record, config, observed, timing, now)
         while self._notes:

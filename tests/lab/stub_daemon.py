@@ -162,6 +162,8 @@ def feature(name: str, state: State, why: str, **said: Any) -> dict[str, Any]:
             "update_ts": 0,
             "failure": "",
             "revision": 0,
+            "startup": "",
+            "version": "",
         },
         "joined": True,
         "no_deploy": "",
@@ -214,5 +216,6 @@ def container(owner: str, container_id: str, *, code: int | None = None) -> dict
         "unhealthy": "",
         "stop_timeout_s": None,
         "pod": "",
+        "version": "",
         "restarts": False,
     }

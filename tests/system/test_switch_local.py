@@ -365,7 +365,7 @@ def test_s3_a_local_switch_hears_nothing_of_kubernetes(switch: Switch) -> None:
 
 
 def test_s8_only_our_own_fields_are_written(switch: Switch) -> None:
-    theirs = {"state": "enabled", "up_status": "true", "fail_reason": "", "container_version": "7"}
+    theirs = {"state": "enabled", "up_status": "true", "fail_reason": "", "container_stable_version": "7"}
     switch.state_db.hset("FEATURE|snmp", mapping=theirs)
     switch.state_db.hset("PORT_TABLE|Ethernet0", "oper_status", "up")
     switch.config_db.hset("DEVICE_METADATA|localhost", mapping={"hwsku": "lab"})

@@ -42,7 +42,7 @@ PLANS = (
     "core/test_planner", "core/test_foresee", "core/test_leaving", "core/test_failed_action", "core/test_docker_start",
     "core/test_gate", "core/test_way_back", "core/test_stray", "core/test_conditions", "core/test_crash_window",
     "core/test_restart_policy", "core/test_asked_start", "core/test_unverified",
-    "core/test_health", "core/test_verbs",
+    "core/test_health", "core/test_verbs", "core/test_row_gate",
 )  # fmt: skip
 # Who judges a module: its own tests, and those of what is built right on it.
 TESTS = {
@@ -54,6 +54,7 @@ TESTS = {
         "core/test_conditions",
         "core/test_way_back",
         "core/test_gate",
+        "core/test_row_gate",
         "core/test_stray",
         "core/test_restart_policy",
     ),
@@ -95,6 +96,7 @@ TESTS = {
     "setting_rules": ("test_settings",),
     "setting_text": ("test_settings",),
     "setting_values": ("test_settings",),
+    "row_gate": ("core/test_row_gate",),
     "saved_features": ("features/test_table_restorer",),
     "state": ("core/test_state", "core/test_planner"),
     "stray": ("core/test_stray", "core/test_gate"),

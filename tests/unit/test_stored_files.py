@@ -59,6 +59,8 @@ LATER: dict[str, Any] = {
     "unverified": None,
     "local_back": False,
     "revision": UNTOLD,
+    "unconfirmed": False,
+    "version": "",
 }
 FULL = full(KUBE, LOCAL)
 RECORD = replace(FULL, health=replace(FULL.health, ends=(), pods=(), looping=""), **LATER)

@@ -21,10 +21,10 @@ ATTRIBUTES_MAX = 15
 # one observation and of one container, and the objects of the wire protocol.
 VALUES = {
     "Timing": 25,
-    "Record": 38,
-    "Observation": 22,
-    "ContainerDescription": 18,
-    "Container": 17,
+    "Record": 40,
+    "Observation": 23,
+    "ContainerDescription": 19,
+    "Container": 18,
     "FeatureDescription": 29,
     "ClusterDescription": 30,
     "KubeSettings": 16,

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubesyncd.adapters.db_schema import CLOCK_TS_MAX, HLD, SONIC, VALUE_BYTES_MAX, Schema, normal, schema
-from kubesyncd.core.model import CONTAINER_ID, FailurePolicy, FeatureConfig, Mode, Owner, Row, SystemState
+from kubesyncd.core.model import (
+    CONTAINER_ID,
+    FailurePolicy,
+    FeatureConfig,
+    Mode,
+    Owner,
+    Row,
+    Startup,
+    SystemState,
+)
 
 ID = "0123456789abcdef" * 4
 both = pytest.mark.parametrize("spelling", [HLD, SONIC], ids=["hld", "sonic"])
@@ -125,7 +134,9 @@ def test_a_unit_that_has_spoken_spells_out_none() -> None:
     [
         (Row(SystemState.UP, Owner.LOCAL, Mode.NONE, ID), "none"),
         (Row(SystemState.UP, Owner.LOCAL, Mode.PENDING, ID), "pending"),
-        (Row(SystemState.UP, Owner.NONE, Mode.READY), "ready"),
+        (Row(SystemState.UP, Owner.NONE, Mode.READY), "stopped"),
+        (Row(SystemState.UP, Owner.KUBE, Mode.READY, ID, startup=Startup.GO), "ready"),
+        (Row(SystemState.UP, Owner.LOCAL, Mode.PENDING, ID, startup=Startup.WAIT), "pending"),
         (Row(SystemState.UP, Owner.KUBE, Mode.READY, ID), "running"),
         (Row(SystemState.DOWN, Owner.NONE, Mode.READY), "stopped"),
     ],

@@ -337,7 +337,12 @@ class TestWritingRows:
         self, redis_server: RedisServer, names: str, state_db: redis.Redis
     ) -> None:
         store = make_store(redis_server, names)
-        theirs = {"state": "enabled", "up_status": "True", "container_version": "1.0", "fail_reason": "-"}
+        theirs = {
+            "state": "enabled",
+            "up_status": "True",
+            "container_stable_version": "1.0",
+            "fail_reason": "-",
+        }
         state_db.hset("FEATURE|snmp", mapping=theirs)
         for row in (LOCAL, KUBE, Row(SystemState.DOWN), Row()):
             await store.write_row("snmp", row)

@@ -1,0 +1,161 @@
+"""Follow the kube containers whose start-up script asks by STATE_DB's row to be admitted, as SONiC's own images do.
+
+Knows no clock, no client, no coroutine. Such a script writes its image's version and `Startup.WAIT` to the row, goes on
+at `Startup.GO`, and then reports itself as the owner. It names no container when it asks: what runs tells which one it
+is. It gives up for ever where the row has another version. Every script that reads `Startup.GO` goes on, so the row
+says it only while the admitted container is the only one of the feature. What a script says of its ID is not used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kubesyncd.core.model import Mode, Owner, Startup, SystemState
+
+if TYPE_CHECKING:
+    from kubesyncd.core.gate import GateWatch
+    from kubesyncd.core.model import Row
+    from kubesyncd.core.observation import Observation
+    from kubesyncd.core.record import Record
+
+
+def with_row_asks(record: Record, observed: Observation) -> Observation:
+    """Return the observation with the kube containers whose script waits at the row, and their versions."""
+    waiting = _remembered(record, observed)
+    return replace(observed, row_asks=(*waiting, *_new_asks(record, replace(observed, row_asks=waiting))))
+
+
+def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observation) -> tuple[GateWatch, ...]:
+    """Return the watches with what each container has asked by the row, and whether its script has given up."""
+    asks = dict(observed.row_asks)
+
+    def seen(watch: GateWatch) -> GateWatch:
+        if watch.container_id in observed.waiting:
+            return replace(watch, asks="", given_up=False)
+        version = watch.asks or asks.get(watch.container_id, "")
+        waits = version and (watch.container_id != record.grant or record.unconfirmed)
+        given_up = watch.given_up or bool(waits and _another_version(version, observed.row))
+        return replace(watch, asks=version, given_up=given_up)
+
+    return tuple(seen(watch) for watch in gates)
+
+
+def shown(record: Record, observed: Observation) -> tuple[Startup, str]:
+    """Return what the row says to start-up scripts, and the version that it names."""
+    admitted = record.unconfirmed and record.grant in observed.kube_running
+    asks = dict(observed.row_asks)
+    if admitted:
+        asks[record.grant] = _asks(record, record.grant)
+    newest = next((asks[c] for c in observed.kube_running if asks.get(c)), record.version)
+    if admitted:
+        return (Startup.GO if _alone(record, observed) else Startup.WAIT), newest
+    return (Startup.WAIT if asks else Startup.NONE), newest
+
+
+def see_startup(record: Record, observed: Observation) -> Record:
+    """Note whether the script of the admitted container has gone on, and the version of the image that runs."""
+    running = record.grant in observed.kube_running
+    unconfirmed = running and (
+        _unconfirmed(record, observed) if record.unconfirmed else _asks_again(record, observed)
+    )
+    version = record.version
+    owner = observed.container(record.grant if running else observed.local_running)
+    if owner is not None and not owner.unread:
+        version = (_asks(record, owner.id) if running else "") or owner.version
+    if (unconfirmed, version) == (record.unconfirmed, record.version):
+        return record
+    return replace(record, unconfirmed=unconfirmed, version=version)
+
+
+def waits_at_row(record: Record, container_id: str) -> bool:
+    """Return whether this container, once admitted, has to be told by the row: it has not asked over the socket."""
+    return any(w.container_id == container_id and (w.asks or not w.asked) for w in record.gates)
+
+
+def given_up(record: Record, observed: Observation) -> str:
+    """Return the one kube container that runs, where its script has given up waiting; else empty.
+
+    Beside another one it is left: each would make the other's script give up.
+    """
+    running = observed.kube_running
+    if len(running) != 1 or running[0] in observed.being_ended:
+        return ""
+    return running[0] if any(w.given_up and w.container_id == running[0] for w in record.gates) else ""
+
+
+def stuck(record: Record, gate_after_s: float, now: float) -> bool:
+    """Return whether the script of the admitted container has not gone on for `gate_after_s`."""
+    waits = record.unconfirmed and bool(_asks(record, record.grant))
+    return waits and now >= record.granted_at + gate_after_s
+
+
+def _remembered(record: Record, observed: Observation) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (watch.container_id, watch.asks)
+        for watch in record.gates
+        if watch.asks
+        and not watch.given_up
+        and _may_ask(watch.container_id, record, observed)
+        and not _another_version(watch.asks, observed.row)
+    )
+
+
+def _new_asks(record: Record, observed: Observation) -> tuple[tuple[str, str], ...]:
+    """Return the containers that must have written the row: not what this daemon has written, nor another container."""
+    row, (startup, version) = observed.row, shown(record, observed)
+    if row is None or not row.version:
+        return ()
+    waits = row.startup is Startup.WAIT
+    asks = waits and startup is not Startup.WAIT and record.mode is not Mode.PENDING
+    # A script that finds the row at Startup.WAIT writes only its version.
+    named = row.version != version and (waits or row.current_owner is not Owner.KUBE)
+    known = {watch.container_id for watch in record.gates if watch.asks}
+    new = [c for c in observed.containers if c.id not in known and _may_ask(c.id, record, observed)]
+    meant = [c for c in new if ((asks or named) and c.version == row.version) or (asks and not c.version)]
+    return tuple((c.id, row.version) for c in meant)
+
+
+def _may_ask(container_id: str, record: Record, observed: Observation) -> bool:
+    """Return whether it runs, is not admitted, and does not ask over the socket."""
+    running = container_id in observed.kube_running
+    return running and container_id != record.grant and container_id not in observed.waiting
+
+
+def _another_version(version: str, row: Row | None) -> bool:
+    return row is not None and row.version != version
+
+
+def _alone(record: Record, observed: Observation) -> bool:
+    up = record.system_state is SystemState.UP
+    return (
+        up
+        and observed.kube_running == (record.grant,)
+        and not observed.local_running
+        and record.start is None
+    )
+
+
+def _unconfirmed(record: Record, observed: Observation) -> bool:
+    """Return whether the script of the admitted container has not reported itself as the owner yet.
+
+    This daemon writes no such row while that is so. An image without such a script reports nothing.
+    """
+    silent = any(w.container_id == record.grant and not w.asked for w in record.gates)
+    if record.grant in observed.waiting or (record.proven and silent):
+        return False
+    row = observed.row
+    if row is None or row.startup is not Startup.NONE or row.transition_mode is not Mode.READY:
+        return True
+    return row.current_owner is not Owner.KUBE or not record.grant.startswith(row.docker_id)
+
+
+def _asks_again(record: Record, observed: Observation) -> bool:
+    """Return whether the admitted container asks once more, as one does whose start-up script is run again."""
+    row = observed.row
+    asks = row is not None and row.startup is Startup.WAIT and row.current_owner is Owner.KUBE
+    return asks and not observed.row_asks and _alone(record, observed) and record.mode is Mode.READY
+
+
+def _asks(record: Record, container_id: str) -> str:
+    return next((watch.asks for watch in record.gates if watch.container_id == container_id), "")

@@ -1,0 +1,457 @@
+"""Check how kube containers that ask by STATE_DB's row are admitted.
+
+`Script` does what the start-up script of SONiC's images does (container_startup.py of sonic-ctrmgrd): it writes its
+version and `pending`, polls until the row says `ready`, gives up for ever where the row has another version, and then
+reports itself as the owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from kubesyncd.core.absorb import absorb
+from kubesyncd.core.actions import Admit, EndContainer, Plan, RequestLabel, SetMode, StartLocal, WriteRow
+from kubesyncd.core.conditions import ConditionKind, conditions
+from kubesyncd.core.model import Container, FeatureConfig, LabelView, Mode, Owner, Row, Startup, SystemState
+from kubesyncd.core.observation import Observation
+from kubesyncd.core.planner import decide
+from kubesyncd.core.record import Cause, Record, project, with_grant, with_mode
+from kubesyncd.core.row_gate import with_row_asks
+from kubesyncd.core.unverified import Unverified
+from tests.unit.core.given import (
+    FALLBACK,
+    KUBE,
+    KUBE2,
+    KUBE_CONFIG,
+    LOCAL,
+    LOCAL_CONFIG,
+    NOW,
+    OFF,
+    ON,
+    TIMING,
+    granted,
+    kube,
+    local,
+    up,
+)
+
+OLD_VERSION, NEW_VERSION = "20240510.1", "20251110.7"
+LOCAL_CONTAINER = local(version=OLD_VERSION)
+
+
+@dataclass
+class Switch:
+    """One feature: what is remembered, what runs, and the row. Docker does at once what it is asked."""
+
+    config: FeatureConfig = KUBE_CONFIG
+    record: Record = up(mode=Mode.READY)  # noqa: RUF009 - a frozen value
+    containers: tuple[Container, ...] = ()
+    row: Row | None = None
+    waiting: frozenset[str] = frozenset()
+    now: float = NOW
+    label: LabelView = ON
+
+    def __post_init__(self) -> None:
+        if self.row is None:
+            self.row = project(self.record, self.observed())
+
+    def observed(self) -> Observation:
+        return Observation(
+            row=self.row,
+            containers=self.containers,
+            waiting=self.waiting,
+            label=self.label,
+            joined=True,
+            kubelet=True,
+        )
+
+    def look(self) -> Plan:
+        observed = with_row_asks(self.record, self.observed())
+        self.record = absorb(self.record, self.config, observed, TIMING, self.now)
+        return decide(self.config, self.record, observed, TIMING, self.now, "snmp")
+
+    def settle(self) -> list[str]:
+        """Plan and act until nothing is left to do; return what was done."""
+        done = []
+        for _ in range(20):
+            plan = self.look()
+            match plan.action:
+                case None:
+                    return done
+                case WriteRow(row):
+                    self.row = row
+                    continue
+                case SetMode(mode):
+                    self.record = with_mode(self.record, mode)
+                    done.append(f"mode {mode.value}")
+                case Admit(container_id):
+                    self.record = with_grant(self.record, container_id, self.now)
+                    done.append(f"admit {container_id[:4]}")
+                case EndContainer(container_id):
+                    self.record = replace(self.record, asked=(container_id, Cause.STOP))
+                    self.end(container_id)
+                    done.append(f"end {container_id[:4]}")
+                case RequestLabel(on):
+                    self.label = ON if on else OFF
+                case StartLocal():
+                    self.containers = (*(c for c in self.containers if c.id != LOCAL), LOCAL_CONTAINER)
+                    done.append("start local")
+                case other:
+                    raise AssertionError(other)
+        raise AssertionError(f"it does not come to rest: {done}")
+
+    def run(self, *containers: Container) -> None:
+        self.containers = (*self.containers, *containers)
+
+    def end(self, container_id: str) -> None:
+        ended = tuple(c for c in self.containers if c.id != container_id)
+        stays = container_id == LOCAL
+        self.containers = (*ended, local(running=False, version=OLD_VERSION)) if stays else ended
+
+    def script(self, version: str = NEW_VERSION, *, its_id: str = "") -> Script:
+        script = Script(self, version, its_id)
+        script.begin()
+        return script
+
+
+@dataclass
+class Script:
+    """The start-up script of one kube container. `its_id`: what it finds as its ID; with cgroup v2, nothing."""
+
+    switch: Switch
+    version: str
+    its_id: str = ""
+    passed: bool = False
+    frozen: bool = False
+
+    def begin(self) -> None:
+        row = self.switch.row
+        assert row is not None
+        if row.system_state is SystemState.ABSENT:
+            self.passed = True
+            return
+        if self.switch.config.owner is Owner.LOCAL or row.system_state is SystemState.DOWN:
+            self.frozen = True
+            return
+        asks = row.startup is Startup.NONE
+        self.switch.row = replace(row, version=self.version)
+        if asks:
+            self.switch.row = replace(self.switch.row, startup=Startup.WAIT, transition_mode=Mode.PENDING)
+        if row.startup is Startup.GO:
+            self.report()
+
+    def poll(self) -> None:
+        row = self.switch.row
+        assert row is not None
+        if self.passed or self.frozen:
+            return
+        if row.version != self.version:
+            self.frozen = True
+        elif row.startup is Startup.GO:
+            self.report()
+
+    def report(self) -> None:
+        self.passed = True
+        assert self.switch.row is not None
+        self.switch.row = replace(
+            self.switch.row,
+            current_owner=Owner.KUBE,
+            docker_id=self.its_id,
+            transition_mode=Mode.READY,
+            startup=Startup.NONE,
+            version=self.version,
+        )
+
+
+def pod(container_id: str = KUBE, version: str = NEW_VERSION, started: str = "2026-01-02") -> Container:
+    return kube(container_id, version=version, started=started)
+
+
+@pytest.mark.parametrize("its_id", ["", KUBE[:12], "f00d" * 3, "docker-1a2b3"])
+def test_a_script_that_asks_is_admitted_and_its_report_confirmed(its_id: str) -> None:
+    switch = Switch()
+    assert switch.row == Row(SystemState.UP, Owner.NONE, Mode.READY, version="", startup=Startup.NONE)
+    switch.run(pod())
+    script = switch.script(its_id=its_id if its_id != "docker-1a2b3" else "")
+    assert not script.passed, "nothing lets it through before it is admitted"
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    wanted = Row(SystemState.UP, Owner.KUBE, Mode.READY, KUBE, version=NEW_VERSION, startup=Startup.GO)
+    assert switch.row is not None
+    assert replace(switch.row, update_ts=0, revision=0) == wanted
+    script.poll()
+    assert script.passed
+    switch.settle()
+    assert (switch.row.docker_id, switch.row.current_owner) == (KUBE, Owner.KUBE)
+    made_up = its_id.startswith("f00d")
+    assert switch.record.unconfirmed is made_up, "a made-up ID confirms nothing"
+
+
+def test_a_hand_over_ends_the_local_container_first() -> None:
+    switch = Switch(FALLBACK, up(local_id=LOCAL), (LOCAL_CONTAINER,))
+    switch.settle()
+    assert switch.row is not None
+    assert (switch.row.startup, switch.row.version) == (Startup.NONE, OLD_VERSION)
+    switch.run(pod())
+    script = switch.script()
+    assert switch.settle() == ["mode kube_pending", f"end {LOCAL[:4]}", f"admit {KUBE[:4]}"]
+    script.poll()
+    assert script.passed
+    assert switch.settle() == []
+    assert (switch.row.startup, switch.row.version) == (Startup.NONE, NEW_VERSION)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        up(local_id=LOCAL, refuse_until=NOW + 60.0, crashes=1),
+        up(local_id=LOCAL, rolled_back=True, failure="failed"),
+    ],
+    ids=["refused", "rolled back"],
+)
+def test_one_that_is_refused_waits_on(record: Record) -> None:
+    switch = Switch(FALLBACK, record, (LOCAL_CONTAINER,))
+    switch.settle()
+    switch.run(pod())
+    script = switch.script()
+    for _ in range(3):
+        assert "admit" not in str(switch.settle())
+        assert switch.row is not None
+        assert (switch.row.startup, switch.row.version) == (Startup.WAIT, NEW_VERSION)
+        assert switch.row.current_owner is Owner.LOCAL
+        script.poll()
+        assert not script.passed
+        assert not script.frozen, "its version stays in the row while it waits"
+    switch.end(KUBE)
+    switch.settle()
+    assert (switch.row.startup, switch.row.version) == (Startup.NONE, OLD_VERSION), "what runs, again"
+
+
+def test_a_row_that_no_kube_container_can_have_written_changes_nothing() -> None:
+    asks = {"startup": Startup.WAIT, "transition_mode": Mode.PENDING}
+    for containers, version in (
+        ((LOCAL_CONTAINER,), NEW_VERSION),
+        ((LOCAL_CONTAINER, pod(version="3.0")), NEW_VERSION),
+        ((LOCAL_CONTAINER, pod()), ""),
+        ((LOCAL_CONTAINER, pod()), OLD_VERSION),
+    ):
+        switch = Switch(FALLBACK, up(local_id=LOCAL), containers)
+        switch.settle()
+        right = switch.row
+        assert right is not None
+        switch.row = replace(right, version=version, **asks)  # type: ignore[arg-type]
+        assert switch.settle() == []
+        assert switch.row == right
+
+
+def test_an_image_without_a_version_is_believed_where_it_alone_can_have_asked() -> None:
+    switch = Switch()
+    switch.run(pod(version=""))
+    script = switch.script("7")
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    script.poll()
+    assert script.passed
+    switch.settle()
+    assert switch.record.version == "7"
+
+
+def test_a_container_that_asks_over_the_socket_is_not_told_by_the_row() -> None:
+    switch = Switch(waiting=frozenset({KUBE}))
+    switch.run(pod())
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    assert switch.row is not None
+    assert switch.row.startup is Startup.NONE
+
+
+def test_of_two_none_is_admitted_until_one_has_ended() -> None:
+    switch = Switch()
+    switch.run(pod(), pod(KUBE2, started="2026-01-03"))
+    first, second = switch.script(), switch.script()
+    assert switch.settle() == []
+    assert switch.row is not None
+    assert switch.row.startup is Startup.WAIT
+    observed = with_row_asks(switch.record, switch.observed())
+    found = conditions("snmp", switch.record, observed, TIMING, NOW)
+    assert [c.kind for c in found] == [ConditionKind.GATE_SHARED]
+    for script in (first, second):
+        script.poll()
+    assert not first.passed
+    assert not second.passed
+    switch.end(KUBE)
+    assert switch.settle() == [f"admit {KUBE2[:4]}"]
+    second.poll()
+    assert second.passed
+
+
+def test_a_second_one_takes_the_permission_back() -> None:
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    assert switch.settle() == []
+    assert switch.row is not None
+    assert switch.row.startup is Startup.WAIT
+    second = switch.script()
+    for each in (script, second):
+        each.poll()
+    assert not script.passed
+    assert not second.passed
+    switch.end(KUBE2)
+    switch.settle()
+    script.poll()
+    assert script.passed
+
+
+def test_one_beside_an_owner_waits_and_takes_over_from_it() -> None:
+    switch = Switch(record=granted(version=OLD_VERSION))
+    switch.run(pod(version=OLD_VERSION))
+    switch.settle()
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    script = switch.script()
+    assert switch.settle() == []
+    assert switch.row is not None
+    assert (switch.row.current_owner, switch.row.docker_id) == (Owner.KUBE, KUBE)
+    assert (switch.row.startup, switch.row.version) == (Startup.WAIT, NEW_VERSION)
+    switch.end(KUBE)
+    assert switch.settle() == [f"admit {KUBE2[:4]}"]
+    script.poll()
+    assert script.passed
+
+
+def test_the_owner_may_ask_once_more() -> None:
+    """supervisord runs start.sh again, or start.sh calls both start-up scripts."""
+    switch = Switch(record=granted(version=NEW_VERSION))
+    switch.run(pod())
+    switch.settle()
+    script = switch.script()
+    assert switch.settle() == []
+    script.poll()
+    assert script.passed
+    switch.settle()
+    assert switch.row is not None
+    assert (switch.row.startup, switch.record.unconfirmed) == (Startup.NONE, False)
+
+
+def test_it_is_remembered_over_the_loss_of_the_row_and_one_that_gave_up_is_ended() -> None:
+    switch = Switch(FALLBACK, up(local_id=LOCAL, refuse_until=NOW + 60.0, crashes=1), (LOCAL_CONTAINER,))
+    switch.settle()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    switch.row = Row()
+    script.poll()
+    assert script.frozen, "as the real one: it will never go on"
+    assert switch.settle() == [f"end {KUBE[:4]}"], "the kubelet starts it again, and that one asks"
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    again = switch.script()
+    switch.now += 61.0
+    assert switch.settle() == ["mode kube_pending", f"end {LOCAL[:4]}", f"admit {KUBE2[:4]}"]
+    again.poll()
+    assert again.passed
+
+
+def test_one_admitted_that_gave_up_is_ended() -> None:
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    switch.row = Row()
+    script.poll()
+    assert script.frozen
+    assert switch.settle() == [f"end {KUBE[:4]}"]
+    assert switch.record.crashes == 0, "it has not crashed"
+
+
+def test_one_that_does_not_go_on_is_one_alert_and_nothing_else() -> None:
+    switch = Switch()
+    switch.run(pod())
+    switch.script()
+    switch.settle()
+    wake_at = switch.look().wake_at
+    assert wake_at is not None
+    switch.now += TIMING.gate_after_s
+    assert wake_at <= switch.now
+    assert switch.settle() == []
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.NOT_GONE_ON]
+    assert f"docker kill {KUBE[:12]}" in found[0].text
+
+
+def test_what_never_asked_and_runs_alone_is_told_too_until_it_is_stable() -> None:
+    """Its ask may have been lost: the row said `pending` for another container then."""
+    switch = Switch()
+    switch.run(pod())
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    assert switch.row is not None
+    assert switch.row.startup is Startup.GO
+    switch.now += TIMING.kube_stable_s
+    switch.settle()
+    assert switch.row.startup is Startup.NONE
+
+
+@pytest.mark.parametrize("said", [Startup.WAIT, Startup.GO])
+def test_a_lost_ledger_forgets_no_script(said: Startup) -> None:
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    if said is Startup.GO:
+        switch.settle()
+        assert switch.row is not None
+        switch.row = replace(switch.row, revision=0)
+    switch.record = Record(unverified=Unverified(lost=True))
+    switch.settle()
+    script.poll()
+    switch.settle()
+    assert script.passed
+    assert switch.record.grant == KUBE
+    assert not switch.record.unconfirmed
+
+
+def test_nothing_is_admitted_for_an_owner_local_or_a_unit_that_is_down() -> None:
+    for config, record in ((LOCAL_CONFIG, up(local_id=LOCAL)), (KUBE_CONFIG, Record(SystemState.DOWN))):
+        switch = Switch(config, record, (LOCAL_CONTAINER,) if config is LOCAL_CONFIG else ())
+        switch.run(pod())
+        script = switch.script()
+        assert script.frozen
+        assert "admit" not in str([switch.look().why for _ in range(3)])
+
+
+def test_the_report_of_a_local_container_changes_no_owner() -> None:
+    """Its script reports owner, name, version and time at once, and waits for nothing."""
+    switch = Switch(LOCAL_CONFIG, up(local_id=LOCAL), (LOCAL_CONTAINER,))
+    switch.settle()
+    right = switch.row
+    assert right is not None
+    switch.row = replace(
+        right, current_owner=Owner.LOCAL, docker_id="", update_ts=1_700_000_000, version=OLD_VERSION
+    )
+    assert switch.settle() == []
+    assert switch.row == right
+
+
+def test_the_version_is_kept_after_the_end_of_what_ran() -> None:
+    switch = Switch(LOCAL_CONFIG, up(local_id=LOCAL), (LOCAL_CONTAINER,))
+    switch.settle()
+    switch.end(LOCAL)
+    switch.settle()
+    assert switch.row is not None
+    assert (switch.row.current_owner, switch.row.version) == (Owner.NONE, OLD_VERSION)
+
+
+def test_the_permission_ends_with_the_container_before_anything_else_starts() -> None:
+    switch = Switch(FALLBACK)
+    switch.run(pod(), local(running=False, version=OLD_VERSION))
+    switch.script()
+    switch.settle()
+    switch.end(KUBE)
+    first = switch.look()
+    assert isinstance(first.action, WriteRow)
+    assert first.action.row.startup is Startup.NONE
+    late = pod(KUBE2, started="2026-01-03")
+    switch.settle()
+    switch.run(late)
+    assert not switch.script().passed
