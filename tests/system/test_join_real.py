@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
@@ -648,14 +649,18 @@ def their_daemonset() -> dict[str, Any]:
 @pytest.mark.slow("two joins by the real kubeadm, and two resets")
 def test_upstream_s_own_story_join_deploy_withdraw_and_leave_twice(lab: Lab, server: AdminConfServer) -> None:
     """The steps of KubeSonic's test in sonic-mgmt, with the commands that it types, and a feature beside its pod."""
-    # As there: a certificate with an administrator's rights, and no admin.conf anywhere.
+    # As there: the certificate of the switch's REST API has an administrator's rights, and no admin.conf is served.
     pair = lab.cluster.authority.issue("restapiserver", "restapi.example", "system:masters")
-    ways = {"client_certificate": str(pair.certificate), "client_key": str(pair.key)}
+    way = {"admin_conf_url": "https://127.0.0.1:1/", "ca_file": "", "ca_cert_hash": lab.cluster.ca_hash}
     theirs = "/apis/apps/v1/namespaces/default/daemonsets"
     admin(lab, "post", theirs, their_daemonset())
     try:
-        with a_switch(lab, server, "sonic", admin_conf_url="https://127.0.0.1:1/", **ways) as switch:
+        with a_switch(lab, server, "sonic", **way) as switch:
             site = sonic_cli(switch)
+            folder = switch.etc / "credentials"
+            folder.mkdir()
+            for file in (pair.certificate, pair.key):
+                shutil.copy(file, folder)
             switch.boot_local("snmp")
             switch.master.deploy("snmp")
             for _ in range(2):

@@ -102,7 +102,7 @@ def test_no_fallback_to_local_false_means_that_the_feature_falls_back(sonic_swit
     switch.until_row("bmp", current_owner="local", container_id="bmp")
 
 
-@pytest.mark.upstream("container/start-after-stop", "differs")
+@pytest.mark.upstream("container/start-after-stop", "same")
 def test_start_of_a_stopped_kube_feature_asks_for_its_pod_and_touches_no_container(
     sonic_switch: Switch,
 ) -> None:
@@ -114,7 +114,7 @@ def test_start_of_a_stopped_kube_feature_asks_for_its_pod_and_touches_no_contain
     switch.until_row("pmon", remote_state="stopped", system_state="down")
     label(switch, "pmon", "")
     switch.done("start", "pmon")
-    switch.until_row("pmon", remote_state="ready", current_owner="none", container_id="", system_state="up")
+    switch.until_row("pmon", remote_state="stopped", current_owner="none", container_id="", system_state="up")
     label(switch, "pmon", "true")
     assert docker_calls(switch, "pmon") == []
 
@@ -251,7 +251,7 @@ def test_wait_for_a_pod_that_does_not_come_goes_on_and_falls_back(sonic_switch: 
     switch.create_local("teamd")
     switch.done("start", "teamd")
     waiter = switch.waits("teamd")
-    switch.until_row("teamd", remote_state="ready", container_id="")
+    switch.until_row("teamd", remote_state="stopped", container_id="", system_state="up")
     # With fallback the local container comes after `fallback_after_s`, and the unit keeps waiting.
     switch.config("teamd", no_fallback_to_local="false")
     switch.until_row("teamd", remote_state="none", current_owner="local", container_id="teamd")
