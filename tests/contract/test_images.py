@@ -65,6 +65,7 @@ async def test_a_tag_moves_and_the_image_that_had_it_stays(bench: ImageBench) ->
         await bench.port.tag(f"sha256:{'0' * 64}", LOCAL)
 
 
+@pytest.mark.upstream("kube_commands/clean-error", "differs")
 async def test_an_image_in_use_is_never_removed_and_one_gone_is_success(bench: ImageBench) -> None:
     bench.image(LOCAL)
     container = bench.create()

@@ -146,7 +146,7 @@ def authorize(caller: Caller | None, verb: str, resource: Resource, name: str) -
     if caller.admin:
         return
     allowed = {
-        "nodes": {"get", "list", "watch", "create", "patch", "delete"},
+        "nodes": {"get", "list", "watch", "create", "patch"},
         "pods": {"get", "list", "watch", "create", "patch", "delete"},
         "events": {"create", "patch"},
         "configmaps": {"get"},

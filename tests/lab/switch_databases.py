@@ -46,7 +46,7 @@ class SwitchDatabases:
 
     @property
     def connected(self) -> str:
-        """Whether the master answers, by STATE_DB: True, False, or nothing."""
+        """Whether the master answers, by STATE_DB: True, False, or nothing; in lower case with SONiC's names."""
         return str(self.state_db.hget("KUBERNETES_MASTER|SERVER", "connected") or "")
 
     @property

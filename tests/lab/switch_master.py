@@ -71,6 +71,10 @@ class SwitchMaster:
             return {}
         return found
 
+    def set_label(self, key: str, value: str | None) -> None:
+        """Set a label of our Node, or with None take it away, as an administrator does."""
+        self.call("patch", f"{NODES}/{self._kube.node}", {"metadata": {"labels": {key: value}}})
+
     def label_of(self, feature: str) -> str:
         """The feature's node label; empty without."""
         return self.labels.get(f"{feature}_enabled", "")

@@ -128,6 +128,20 @@ def lab_kube_switch(lab_kube_switches: MakeSwitch) -> Switch:
     return switch
 
 
+@pytest.fixture(scope="module")
+def sonic_switch(lab_docker: LabDockerProcess, lab_kube: LabKubeProcess) -> Iterator[Switch]:
+    """A joined switch on the lab's engines with SONiC's field names: the tests of a module share it.
+
+    Each test has a feature of its own. `local_wait_s` and `fallback_after_s` are short, as ctrmgrd's tests set them.
+    """
+    settings = {"schema": {"names": "sonic"}}
+    timing = {"fallback_after_s": 2.0}
+    with ExitStack() as stack:
+        switch = _powered(stack, Switch(lab_docker, lab_kube, settings=settings, timing=timing))
+        joined(switch)
+        yield switch
+
+
 @pytest.fixture
 def kube_switch(kube_switches: MakeSwitch) -> Switch:
     """A switch that has joined its master, and its kubelet runs."""
@@ -139,7 +153,7 @@ def kube_switch(kube_switches: MakeSwitch) -> Switch:
 def joined(switch: Switch) -> None:
     """The master is configured, and everything that follows from that has come."""
     switch.join()
-    switch.wait_for(lambda: switch.connected == "True", "connected to the master")
+    switch.wait_for(lambda: switch.connected.lower() == "true", "connected to the master")
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
     switch.wait_for(lambda: switch.master.labels, "the Node is registered")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -21,8 +24,9 @@ from tests.lab.join_switch import JoinSwitch
 from tests.lab.kube_client import NODES, KubeClient, KubeError
 from tests.lab.kube_client import node as node_named
 from tests.lab.places import remove
+from tests.paths import ROOT
 from tests.system.docker_engine import RealDocker
-from tests.system.kube_cluster import API_SERVER, programs_folder
+from tests.system.kube_cluster import API_SERVER, PAUSE_IMAGE, programs_folder
 from tests.system.kube_join import TOKEN, JoinableKube, NodeFolders
 from tests.workers import locked
 
@@ -105,8 +109,13 @@ def server(lab: Lab) -> Iterator[AdminConfServer]:
 
 
 @contextmanager
-def a_switch(lab: Lab, server: AdminConfServer, **kube_settings: Any) -> Iterator[JoinSwitch]:
-    """A switch that has not joined, its daemon running; whatever becomes of it, its node is gone afterwards."""
+def a_switch(
+    lab: Lab, server: AdminConfServer, names: str = "hld", **kube_settings: Any
+) -> Iterator[JoinSwitch]:
+    """A switch that has not joined, its daemon running; whatever becomes of it, its node is gone afterwards.
+
+    `names`: those of the fields in its databases.
+    """
     folder = Path(tempfile.mkdtemp(prefix="node-", dir=lab.folder))
     with NodeFolders(folder, str(lab.docker.socket), NODE) as node:
         switch = JoinSwitch(
@@ -117,7 +126,7 @@ def a_switch(lab: Lab, server: AdminConfServer, **kube_settings: Any) -> Iterato
             kubeadm=node.kubeadm,
             python=node.python(),
             kube_settings={"ignore_preflight_errors": ["all"], **kube_settings},
-            settings={"paths": {"kubelet_dir": "/var/lib/kubelet"}},
+            settings={"paths": {"kubelet_dir": "/var/lib/kubelet"}, "schema": {"names": names}},
         )
         node.use_systemctl(switch.units.systemctl)
         switch.credential = node.seen("/etc/kubernetes/kubelet.conf")
@@ -152,7 +161,7 @@ JOB_S_MAX = sum(STEP_S_MAX[step] for step in (JobStep.JOIN, JobStep.RECORD, JobS
 
 
 def connected(switch: JoinSwitch) -> None:
-    switch.wait_for(lambda: switch.connected == "True", "connected", JOB_S_MAX)
+    switch.wait_for(lambda: switch.connected.lower() == "true", "connected", JOB_S_MAX)
     switch.wait_for(lambda: switch.progress.phase is not JobPhase.RUNNING, "the job is done", JOB_S_MAX)
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs")
     switch.wait_for(lambda: switch.master.labels, "the Node is there")
@@ -581,3 +590,121 @@ def test_a_joined_switch_lives_a_whole_boot_without_its_master(lab: Lab, server:
         assert switch.running("snmp"), "nothing was stopped by the master's return"
         assert admin(lab, "get", f"{NODES}/{NODE}")["metadata"]["uid"] == uid, "never re-joined"
         assert switch.membership.at == joined_at
+
+
+# ---- upstream's system test of this feature ------------------------------------------------------
+
+THEIR_LABEL = "deployDaemonset"
+
+
+def sonic_cli(switch: JoinSwitch) -> Path:
+    """What sonic-utilities' `config` finds: our plugin, as the package brings it, and `kubesync`."""
+    site = switch.folder / "site"
+    plugins = site / "config" / "plugins"
+    plugins.mkdir(parents=True)
+    (plugins.parent / "__init__.py").touch()
+    (plugins / "__init__.py").touch()
+    (plugins / "kubesyncd.py").write_text((ROOT / "packaging/plugins/config.py").read_text())
+    program = site / "bin" / "kubesync"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m kubesyncd.cli "$@"\n')
+    program.chmod(0o755)
+    return site
+
+
+def typed(switch: JoinSwitch, site: Path, line: str) -> None:
+    """Type a line of sonic-utilities' `config`; it must succeed."""
+    environ = {**switch.clients.environment, "KUBESYNCD_CONFIG": str(switch.paths.settings)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.lab.sonic_utilities", str(site), *line.split()],
+        env={**environ, "PATH": f"{site}/bin:{environ['PATH']}"}, cwd=ROOT, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, f"{line}: {ended}\n{switch.told()}"
+
+
+def their_daemonset() -> dict[str, Any]:
+    """A pod of another's on each node with their label: a pause container in the host's network."""
+    metadata = {"labels": {"group": "test-ds-pod"}}
+    container = {"name": "mock-ds-container", "image": PAUSE_IMAGE, "imagePullPolicy": "Never"}
+    spec = {
+        "nodeSelector": {THEIR_LABEL: "true"},
+        "hostNetwork": True,
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "test-daemonset"},
+        "spec": {
+            "selector": {"matchLabels": metadata["labels"]},
+            "template": {"metadata": metadata, "spec": spec},
+        },
+    }
+
+
+@pytest.mark.upstream("kubesonic/join-deploy-leave", "differs")
+@pytest.mark.slow("two joins by the real kubeadm, and two resets")
+def test_upstream_s_own_story_join_deploy_withdraw_and_leave_twice(lab: Lab, server: AdminConfServer) -> None:
+    """The steps of KubeSonic's test in sonic-mgmt, with the commands that it types, and a feature beside its pod."""
+    # As there: the certificate of the switch's REST API has an administrator's rights, and no admin.conf is served.
+    pair = lab.cluster.authority.issue("restapiserver", "restapi.example", "system:masters")
+    way = {"admin_conf_url": "https://127.0.0.1:1/", "ca_file": "", "ca_cert_hash": lab.cluster.ca_hash}
+    theirs = "/apis/apps/v1/namespaces/default/daemonsets"
+    admin(lab, "post", theirs, their_daemonset())
+    try:
+        with a_switch(lab, server, "sonic", **way) as switch:
+            site = sonic_cli(switch)
+            folder = switch.etc / "credentials"
+            folder.mkdir()
+            for file in (pair.certificate, pair.key):
+                shutil.copy(file, folder)
+            switch.boot_local("snmp")
+            switch.master.deploy("snmp")
+            for _ in range(2):
+                joins_deploys_withdraws_and_leaves(lab, switch, site)
+            assert server.requests == [], "admin.conf was never asked for"
+    finally:
+        admin(lab, "delete", f"{theirs}/test-daemonset")
+
+
+def joins_deploys_withdraws_and_leaves(lab: Lab, switch: JoinSwitch, site: Path) -> None:
+    host, _, port = lab.cluster.url.removeprefix("https://").rpartition(":")
+    typed(switch, site, f"config kube server port {port}")
+    typed(switch, site, f"config kube server ip {host}")
+    typed(switch, site, "config kube server disable off")
+    connected(switch)
+    assert switch.state_db.hget("KUBERNETES_MASTER|SERVER", "connected") == "true"
+
+    # A feature's pod comes through the gate; the other one's has nothing to do with any feature.
+    typed(switch, site, "config feature snmp owner kube -y")
+    switch.until_row("snmp", current_owner="kube", remote_state="running")
+    (ours,) = switch.running("snmp")
+    assert switch.row("snmp")["container_id"] == ours[:12]
+    switch.master.set_label(THEIR_LABEL, "true")
+    switch.wait_for(lambda: their_containers(switch), "the pod of their DaemonSet runs")
+    assert switch.row("snmp")["container_id"] == ours[:12]
+
+    switch.master.set_label(THEIR_LABEL, None)
+    typed(switch, site, "config feature snmp owner local -y")
+    switch.until_row("snmp", current_owner="local", remote_state="none", container_id="snmp")
+    assert switch.master.label_of("snmp") == ""
+    switch.wait_for(lambda: ours not in switch.running("snmp"), "the feature's pod is gone")
+    switch.wait_for(lambda: not their_containers(switch), "the pod of their DaemonSet is gone")
+
+    # Leaving ends what Kubernetes runs, so a script confirms it.
+    typed(switch, site, "config kube server disable on -y")
+    switch.wait_for(lambda: not switch.node_exists, "the node is gone", JOB_S_MAX)
+    switch.wait_for(lambda: switch.progress.phase is not JobPhase.RUNNING, "the job is done", JOB_S_MAX)
+    assert not switch.credential.exists()
+    assert not switch.kubelet_runs
+    switch.wait_for(
+        lambda: switch.state_db.hget("KUBERNETES_MASTER|SERVER", "connected") == "false", "STATE_DB says so"
+    )
+
+
+def their_containers(switch: JoinSwitch) -> list[dict[str, Any]]:
+    """The running containers of their DaemonSet, by Docker's word."""
+    return switch.docker.list(label=["io.kubernetes.container.name=mock-ds-container"], status=["running"])

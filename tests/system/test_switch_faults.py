@@ -370,6 +370,7 @@ def test_s10_a_flush_of_redis_while_kube_runs_moves_nothing(switches: MakeSwitch
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["alone", "with-a-daemon-restart"])
+@pytest.mark.upstream("ctrmgrd/config-reload", "same")
 def test_s10_a_config_reload_moves_nothing(switches: MakeSwitch, restart: bool) -> None:
     """`config reload` empties CONFIG_DB and fills it row by row; only then it says CONFIG_DB_INITIALIZED again."""
     switch = switches(timing={"audit_s": 0.3, "fallback_after_s": 0.5})

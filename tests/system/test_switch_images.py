@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.lab.docker_client import DockerError
 from tests.system.test_switch_failure import crash, to_kube
 
@@ -45,6 +47,8 @@ def made_from(switch: Switch, feature: str) -> str:
     return ""
 
 
+@pytest.mark.upstream("ctrmgrd/tag-after-delay", "differs")
+@pytest.mark.upstream("kube_commands/tag", "differs")
 def test_an_image_that_runs_well_becomes_the_local_one_and_fallback_starts_from_it(
     switches: MakeSwitch,
 ) -> None:
@@ -73,6 +77,7 @@ def test_an_image_that_runs_well_becomes_the_local_one_and_fallback_starts_from_
     assert not [call for call in switch.units.calls if "snmp" in call]
 
 
+@pytest.mark.upstream("kube_commands/clean", "same")
 def test_older_images_go_and_a_restart_adopts_nothing_again(switches: MakeSwitch) -> None:
     switch = switches(timing=SOON)
     v1 = booted(switch)

@@ -278,6 +278,7 @@ def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_
     assert switch.running("snmp") == []
 
 
+@pytest.mark.upstream("ctrmgrd/labels-offline", "differs")
 def test_s5_ten_label_commands_offline_are_one_patch_later_and_the_last_value_per_key_holds(
     kube_switch: Switch,
 ) -> None:
@@ -639,6 +640,7 @@ def test_a_label_removed_by_another_client_is_set_again(lab_kube_switch: Switch)
     switch.until_state("snmp", "KUBE_RUNNING")
 
 
+@pytest.mark.upstream("ctrmgrd/labels-retried", "differs")
 def test_l2_l4_after_an_outage_the_queue_is_empty_the_kubelet_runs_and_nothing_more_happens(
     kube_switches: MakeSwitch,
 ) -> None:
@@ -742,6 +744,7 @@ def says(switch: Switch, words: str) -> None:
 
 @pytest.mark.real("kubelet")
 @pytest.mark.slow("the master waits 40 s for a heartbeat before a Node is not ready")
+@pytest.mark.upstream("kube_commands/node-ready", "differs")
 def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_returns_at_once(
     real_switch: Switch, kubelet_real: RealKubelet
 ) -> None:

@@ -196,6 +196,7 @@ def test_a_dry_run_says_everything_and_does_nothing(switch: Switch) -> None:
 
 
 @pytest.mark.story
+@pytest.mark.upstream("ctrmgr_tools/tag-all", "differs")
 def test_a_feature_without_a_local_image_gets_the_deployed_one(switch: Switch) -> None:
     switch.config("snmp", set_owner="kube")
     image_id = switch.images.make(f"{KUBE}:v2")

@@ -347,6 +347,7 @@ def test_a_failed_label_stops_the_kubelet_until_it_is_applied() -> None:
     play(story, **JOINED)
 
 
+@pytest.mark.upstream("kube_commands/labels-timeout", "differs")
 def test_a_silent_master_is_a_failure_after_the_call_s_own_deadline() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
@@ -358,6 +359,7 @@ def test_a_silent_master_is_a_failure_after_the_call_s_own_deadline() -> None:
     play(story, **JOINED)
 
 
+@pytest.mark.upstream("kube_commands/labels-error", "differs")
 def test_a_label_stays_queued_when_the_master_fails_without_a_reason() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()

@@ -391,6 +391,7 @@ def test_health_counts_not_age() -> None:
     assert plan(KUBE_CONFIG, record, observed(GOOD, label=ON)).action is None
 
 
+@pytest.mark.upstream("kube_commands/tag-error", "same")
 def test_an_adoption_that_failed_is_tried_again_later() -> None:
     record = granted(granted_at=1.0, adopt_at=NOW + 7)
     waits = plan(KUBE_CONFIG, record, observed(GOOD, label=ON))

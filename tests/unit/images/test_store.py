@@ -64,6 +64,7 @@ def bench(engine: Docker, tmp_path: Path) -> Iterator[ImageBench]:
     made.clear()
 
 
+@pytest.mark.upstream("kube_commands/clean-local-to-kube", "differs")
 async def test_both_modes_share_one_image_and_the_one_before_is_kept(bench: ImageBench) -> None:
     v1 = bench.boot()
     v2 = bench.image(f"{REPOSITORY}:v2")

@@ -145,6 +145,7 @@ def test_an_impossible_name_never_joins_and_says_why_until_it_is_corrected(switc
 # ---- the job itself ------------------------------------------------------------------------------
 
 
+@pytest.mark.upstream("ctrmgrd/no-master", "differs")
 def test_nothing_configured_and_nothing_happens_ever(switches: Make) -> None:
     switch = power_on(switches())
     switch.wait_for(
@@ -161,6 +162,8 @@ def test_a_join_without_a_master_is_refused_with_the_command_that_sets_one(switc
     assert "no master is configured; run: config kube server ip ADDRESS" in ended.stderr
 
 
+@pytest.mark.upstream("kube_commands/join-ready", "same")
+@pytest.mark.upstream("kube_commands/reset", "same")
 def test_the_operator_joins_resets_and_joins_again(switches: Make, server: AdminConfServer) -> None:
     switch = power_on(switches(join_boot_delay_s=10_000_000))
     switch.join()
@@ -303,6 +306,22 @@ def test_a_client_certificate_on_the_switch_joins_without_any_admin_conf(
     assert not switch.admin_conf.exists()
 
 
+@pytest.mark.parametrize(("group", "deletes"), [("system:masters", True), ("system:nodes", False)])
+def test_a_client_certificate_that_may_delete_the_node_does_so_when_the_switch_leaves(
+    switches: Make, pki: Path, group: str, deletes: bool
+) -> None:
+    pair = Authority(pki).issue("provisioned", "admin", "system:masters")
+    switch = switches(client_certificate=str(pair.certificate), client_key=str(pair.key))
+    switch.join()
+    assert switch.job("join").returncode == 0
+    switch.wait_for(lambda: switch.node_exists, "the kubelet has made its Node")
+    Authority(pki).issue("provisioned", f"system:node:{switch.kube.node}", group)
+    assert switch.job("reset").returncode == 0
+    assert switch.node_exists is not deletes
+    assert (switch.progress.left_over == ()) is deletes
+    assert not (switch.folder / "run" / "join.conf").exists(), "no copy of the key stays behind"
+
+
 def publish_ca(switch: JoinSwitch, pem: bytes) -> None:
     """What Kubernetes 1.20 and newer publish in each namespace."""
     path = "/api/v1/namespaces/default/configmaps"
@@ -325,6 +344,7 @@ def install_certificate(switch: JoinSwitch, pki: Path) -> None:
 NOT_SERVED = "https://127.0.0.1:1/admin.conf"
 
 
+@pytest.mark.upstream("kube_commands/join-certificate", "differs")
 def test_the_installed_certificate_joins_where_no_admin_conf_is_served_and_the_ca_is_pinned(
     switches: Make, pki: Path
 ) -> None:
@@ -397,6 +417,7 @@ def test_a_served_admin_conf_comes_before_the_installed_certificate(
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
+@pytest.mark.upstream("kube_commands/join-not-ready", "differs")
 def test_a_master_that_does_not_answer_causes_no_reset(switches: Make) -> None:
     switch = switches()
     switch.join()
@@ -412,6 +433,7 @@ def test_a_master_that_does_not_answer_causes_no_reset(switches: Make) -> None:
     assert switch.job("join").returncode == 0, "and it is joined still"
 
 
+@pytest.mark.upstream("kube_commands/join-order", "differs")
 def test_a_forced_join_removes_the_node_and_joins_again(switches: Make) -> None:
     switch = switches()
     switch.join()
@@ -465,6 +487,7 @@ def test_only_a_changed_address_is_joined_again(switches: Make) -> None:
     switch.wait_for(lambda: switch.connected == "True", "connected again")
 
 
+@pytest.mark.upstream("ctrmgrd/join-retried", "same")
 def test_a_failed_join_leaves_nothing_half_done_and_is_tried_again(switches: Make) -> None:
     switch = power_on(switches())
     switch.kubeadm_fails("join")
@@ -496,6 +519,7 @@ def test_what_kubeadm_says_is_what_the_operator_reads(switches: Make) -> None:
         ({"host": "127.0.0.2"}, "IP address mismatch"),
     ],
 )
+@pytest.mark.upstream("kube_commands/join-insecure", "differs")
 def test_a_master_that_cannot_prove_itself_gets_no_data(
     switches: Make, lab_docker: LabDockerProcess, master: LabKubeProcess, pki: Path, tmp_path: Path,
     issue: dict[str, Any], reason: str,
@@ -534,6 +558,7 @@ def test_an_api_server_that_admin_conf_s_authority_did_not_sign_is_not_joined(
     assert not switch.admin_conf.exists()
 
 
+@pytest.mark.upstream("kube_commands/reset-not-connected", "differs")
 def test_a_reset_without_the_master_does_the_rest_and_says_what_is_left_over(switches: Make) -> None:
     switch = power_on(switches())
     switch.join()
@@ -567,6 +592,7 @@ def test_a_reset_forgets_queued_labels_also_while_the_daemon_is_away(switches: M
     assert not (switch.folder / "state" / "purge").exists()
 
 
+@pytest.mark.upstream("kube_commands/join-busy", "same")
 def test_only_one_job_works_at_a_time(switches: Make) -> None:
     switch = switches()
     switch.tell_kubeadm(delay_s=100)
@@ -593,6 +619,7 @@ def test_a_restart_of_the_daemon_does_not_disturb_a_join(switches: Make) -> None
     assert switch.kubeadm_calls == ["join"]
 
 
+@pytest.mark.upstream("ctrmgrd/join-config-changed", "same")
 def test_a_config_change_while_a_join_works_wins(switches: Make) -> None:
     switch = power_on(switches())
     switch.tell_kubeadm(delay_s=60)
@@ -616,6 +643,7 @@ def test_a_join_that_was_killed_is_noticed_and_done_again(switches: Make) -> Non
     until_joined(switch)
 
 
+@pytest.mark.upstream("ctrmgrd/join-self-labels", "same")
 def test_the_switch_describes_itself_with_labels(switches: Make, tmp_path: Path) -> None:
     switch = switches()
     switch.config_db.hset(
@@ -658,6 +686,7 @@ def test_status_shows_each_step_and_why_it_failed(switches: Make) -> None:
     assert json.dumps(status)
 
 
+@pytest.mark.upstream("ctrmgrd/join-delayed", "same")
 def test_after_a_boot_a_join_waits_for_its_turn_but_an_operator_does_not(switches: Make) -> None:
     switch = switches(join_boot_delay_s=10_000_000)
     switch.join()
@@ -665,3 +694,23 @@ def test_after_a_boot_a_join_waits_for_its_turn_but_an_operator_does_not(switche
     switch.wait_for(lambda: "join_waits" in switch.told(), "it waits")
     assert switch.kubeadm_calls == []
     assert switch.clients.run("kube_join").returncode == 0
+
+
+@pytest.mark.upstream("ctrmgrd/joined-before", "differs")
+def test_a_switch_that_has_joined_connects_at_once_and_a_disabled_master_is_left_once(switches: Make) -> None:
+    switch = power_on(switches(join_boot_delay_s=10_000_000))
+    switch.join()
+    assert switch.clients.run("kube_join").returncode == 0
+    until_joined(switch)
+    switch.daemon.stop()
+    switch.state_db.flushdb()
+    switch.daemon.start()
+    switch.wait_for(lambda: switch.connected == "True", "connected at once, although nothing may join yet")
+    assert switch.kubeadm_calls == ["join"]
+    assert switch.kubelet_runs
+    switch.join(disable="true")
+    switch.wait_for(lambda: switch.connected == "False", "STATE_DB says so")
+    switch.wait_for(lambda: not switch.kube.kubelet_conf.exists(), "the credential is gone")
+    switch.wait_for(lambda: switch.status["membership"].get("phase") != "running", "the reset is over")
+    assert not switch.kubelet_runs
+    assert switch.kubeadm_calls == ["join", "reset"]
