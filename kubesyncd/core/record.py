@@ -99,10 +99,10 @@ class Record:
     container whose outcome is not known; it is stored before Docker is asked. `unverified`: why the record may not be
     what happened last. `local_back`: the local container made room for a kube one whose admission could not be stored,
     and returns at once, also without fallback. `unasked`: the last start of the local container by another program,
-    while it may not run. `revision`: how often what the row tells has changed. `follows`: it was taken over from another
-    program, whose process the unit still waits by: it ends with the container, not with the feature. `unconfirmed`: the
-    admitted container has not asked over the socket, and its start-up script has not reported that it has gone on.
-    `version`: of the image that runs, or ran last. `started_by`: its last start.
+    while it may not run. `revision`: how often what the row tells has changed. `follows`: it was taken over from
+    another program, whose process the unit still waits by: it ends with the container, not with the feature.
+    `unconfirmed`: the admitted container has not asked over the socket, and its start-up script has not reported that
+    it has gone on. `version`: of the image that runs, or ran last. `started_by`: its last start.
     """
 
     system_state: SystemState = SystemState.ABSENT
