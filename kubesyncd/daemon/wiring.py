@@ -62,7 +62,9 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     source = _catalog_source(settings) if settings.packages.url else None
     state_dir, run_dir = Path(settings.paths.state_dir), Path(settings.paths.run_dir)
     runtime = Runtime(boottime, time.time, rng, log)
-    rules = Rules(settings.timing, frozenset(settings.features.always_local))
+    rules = Rules(
+        settings.timing, frozenset(settings.features.always_local), settings.schema.names == "sonic"
+    )
     store = RedisStore(
         settings.redis,
         settings.schema.names,

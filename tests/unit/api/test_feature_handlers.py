@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import nullcontext
 
 import pytest
@@ -10,16 +11,23 @@ from kubesyncd.api.feature_handlers import FeatureHandlers
 from kubesyncd.api.messages import Denied, Reply, Request, Role
 from kubesyncd.api.peer import Peer
 from kubesyncd.core import protocol
+from kubesyncd.core.model import Mode, SystemState
+from kubesyncd.core.record import Record
 from kubesyncd.features.registry import Reconcilers
+from tests.unit.core.given import KUBE, LOCAL, kube, local
 from tests.unit.features.given import World, around
 
 
-async def reply(*arguments: str) -> Reply:
+async def reply(*arguments: str, known: Reconcilers | None = None, short_ids: bool = False) -> Reply:
     """Return the reply to a request on the host's socket."""
     surroundings = around(World())
     runtime = surroundings.runtime
     handlers = FeatureHandlers(
-        Reconcilers(surroundings), surroundings.containers, runtime.clock, runtime.log
+        known or Reconcilers(surroundings),
+        surroundings.containers,
+        runtime.clock,
+        runtime.log,
+        short_ids=short_ids,
     ).handlers()
     request = Request(list(arguments), Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
     return await handlers[arguments[0]](request)
@@ -40,3 +48,26 @@ async def test_an_invalid_grace_time_is_refused_with_the_feature_s_name() -> Non
     refused = await reply("stop", "snmp", "soon")
     assert refused.code == protocol.EXIT_USAGE
     assert refused.err.startswith("container: snmp: -t 'soon': invalid number of seconds")
+
+
+async def test_the_id_is_docker_s_or_with_sonic_s_names_what_its_scripts_expect() -> None:
+    by_kube = Record(SystemState.UP, Mode.READY, grant=KUBE)
+    for record, containers, whole, short in (
+        (Record(SystemState.UP), (local(),), LOCAL, "snmp"),
+        (by_kube, (local(running=False), kube()), KUBE, KUBE[:12]),
+    ):
+        surroundings = around(World(containers))
+        surroundings.ledger.records["snmp"] = record
+        known = Reconcilers(surroundings)
+        running = asyncio.create_task(known.get("snmp").run())
+        assert (await reply("id", "snmp", known=known)).out == whole
+        assert (await reply("id", "snmp", known=known, short_ids=True)).out == short
+        assert (await reply("resolve", "snmp", known=known, short_ids=True)).out == whole
+        running.cancel()
+        await asyncio.wait([running])
+    nothing = around(World((local(running=False),)))
+    known = Reconcilers(nothing)
+    running = asyncio.create_task(known.get("snmp").run())
+    assert (await reply("id", "snmp", known=known, short_ids=True)).code == protocol.EXIT_FAILED
+    running.cancel()
+    await asyncio.wait([running])
