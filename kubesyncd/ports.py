@@ -110,8 +110,8 @@ class FeatureStore(Protocol):
     async def master(self) -> MasterConfig:
         """Return the master's configuration."""
 
-    async def write_master(self, *, connected: bool, ts: int) -> None:
-        """Write STATE_DB `KUBERNETES_MASTER|SERVER`: connected, and since when (seconds since the epoch)."""
+    async def write_master(self, *, connected: bool, ts: int, ip: str = "", port: int = 0) -> None:
+        """Write STATE_DB `KUBERNETES_MASTER|SERVER`: connected, since when (seconds since the epoch), the address."""
 
     async def write_pending(self, labels: tuple[str, ...]) -> None:
         """Mirror the label queue (`key=value`, `key-`) to STATE_DB `KUBE_SERVER|PENDING_LABELS`."""

@@ -89,6 +89,8 @@ class Schema:
     """`connected` in the master's status: no, yes."""
     connected_since: tuple[str, Callable[[int], str]]
     """The name and the spelling of the time (seconds since the epoch) since which the status is unchanged."""
+    shows_address: bool = False
+    """Whether the master's status also has its `ip` and `port`: SONiC's `show kubernetes server status` reads them."""
 
     @property
     def config_names(self) -> frozenset[str]:
@@ -149,10 +151,11 @@ class Schema:
             field.name: text for field, text in texts if text != field.default or (spoken and field.shown)
         }
 
-    def encode_master(self, *, connected: bool, ts: int) -> dict[str, str]:
-        """Encode STATE_DB `KUBERNETES_MASTER|SERVER`; `ts` is in seconds since the epoch."""
+    def encode_master(self, *, connected: bool, ts: int, ip: str = "", port: int = 0) -> dict[str, str]:
+        """Encode STATE_DB `KUBERNETES_MASTER|SERVER`; `ts` is in seconds since the epoch. No `ip`: no master."""
         name, spell = self.connected_since
-        return {"connected": self.connected[connected], name: spell(ts)}
+        address = {"ip": ip, "port": str(port) if ip else ""} if self.shows_address else {}
+        return {**address, "connected": self.connected[connected], name: spell(ts)}
 
 
 def normal(name: str) -> str:
@@ -343,4 +346,5 @@ SONIC = Schema(
     ),
     connected=("false", "true"),
     connected_since=("update_time", _clock),
+    shows_address=True,
 )

@@ -247,17 +247,20 @@ class RedisStore:
             self._refuse_loading(initialized)
             return hash_of(stored, problems)
 
-    async def write_master(self, *, connected: bool, ts: int) -> None:
+    async def write_master(self, *, connected: bool, ts: int, ip: str = "", port: int = 0) -> None:
         """Write STATE_DB `KUBERNETES_MASTER|SERVER`: connected, and since when (`ts`, seconds since the epoch).
 
-        Nothing is written, and the stored time stays, while `connected` is the stored value.
+        SONiC's spelling also has the address. The stored time stays while `connected` is the stored value.
         """
-        fields = self._schema.encode_master(connected=connected, ts=ts)
+        fields = self._schema.encode_master(connected=connected, ts=ts, ip=ip, port=port)
         wanted = {name.encode(): value.encode() for name, value in fields.items()}
+        since = self._schema.connected_since[0].encode()
         async with self._client.edge(f"STATE_DB {MASTER}"):
             state = self._client.open().state
             stored = await hgetall(state, MASTER)
-            if stored.get(b"connected") != wanted[b"connected"] or not wanted.keys() <= stored.keys():
+            if stored.get(b"connected") == wanted[b"connected"] and since in stored:
+                wanted[since] = stored[since]
+            if not wanted.items() <= stored.items():
                 await update(state, MASTER, {}, wanted)
 
     async def write_pending(self, labels: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from kubesyncd.api.handlers import NO_SUCH_FEATURE, existing_reconciler, feature
 from kubesyncd.api.messages import Reply, failure
 from kubesyncd.core import protocol, verbs
 from kubesyncd.core.feature_unit import runs_feature
-from kubesyncd.core.model import Owner, Row, valid_feature_name
+from kubesyncd.core.model import SHORT_ID, Owner, Row, valid_feature_name
 from kubesyncd.core.record import project
 
 if TYPE_CHECKING:
@@ -37,11 +37,14 @@ class FeatureHandlers:
         containers: Containers,
         clock: Callable[[], float],
         log: FilteringBoundLogger,
+        *,
+        short_ids: bool = False,
     ) -> None:
         self._reconcilers = reconcilers
         self._containers = containers
         self._clock = clock
         self._log = log
+        self._short_ids = short_ids
 
     def handlers(self) -> dict[str, Handler]:
         """Return each verb and its handler."""
@@ -99,8 +102,18 @@ class FeatureHandlers:
             return Reply(await reconciler.waiters.ended(request.say))
 
     async def _id(self, request: Request) -> Reply:
-        """Reply with the ID of the container that runs the feature."""
-        return await self._resolved(request, ended=False)
+        """Reply with the ID of the container that runs the feature.
+
+        With SONiC's names: what its scripts expect, the feature's name where it is local, else a short ID.
+        """
+        resolved = await self._resolved(request, ended=False)
+        if not self._short_ids or resolved.code != protocol.EXIT_DONE:
+            return resolved
+        name = feature_name(request)
+        reconciler = self._reconcilers.known(name)
+        view = None if reconciler is None else reconciler.view
+        granted = "" if view is None else view.record.grant
+        return Reply(out=resolved.out[:SHORT_ID] if resolved.out == granted else name)
 
     async def _resolve(self, request: Request) -> Reply:
         """Reply with what docker has to be given for the feature: an ended container has the feature's name.

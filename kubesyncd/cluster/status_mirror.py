@@ -56,7 +56,7 @@ class StatusMirror:
         self._backoff = runtime.backoff(timing)
         self._due = asyncio.Event()
         self._restate = True
-        self._told: tuple[bool, int] | None = None
+        self._told: tuple[bool, int, str, int] | None = None
         self._told_pending: tuple[str, ...] = ()
 
     def wake(self, *, restate: bool = False) -> None:
@@ -96,9 +96,11 @@ class StatusMirror:
 
     async def _write_connected(self, *, again: bool) -> None:
         connected, ts = self._shown.link_state()
-        if connected is not None and (again or (connected, ts) != self._told):
-            await self._store.write_master(connected=connected, ts=ts)
-            self._told = (connected, ts)
+        master = self._config.master
+        ip, port = (master.ip, master.port) if master is not None else ("", 0)
+        if connected is not None and (again or (connected, ts, ip, port) != self._told):
+            await self._store.write_master(connected=connected, ts=ts, ip=ip, port=port)
+            self._told = (connected, ts, ip, port)
 
     async def _write_pending(self, *, again: bool) -> None:
         pending = self._shown.pending()

@@ -30,7 +30,9 @@ def handlers(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[st
     container = ContainerHandlers(parts.reconcilers, containers, refusals, log).handlers()
     groups = (
         container,
-        FeatureHandlers(parts.reconcilers, containers, parts.runtime.clock, log).handlers(),
+        FeatureHandlers(
+            parts.reconcilers, containers, parts.runtime.clock, log, short_ids=parts.rules.short_ids
+        ).handlers(),
         ClusterHandlers(parts.cluster, parts.join, refusals, parts.ledger).handlers(),
         ResourceHandlers(parts.reconcilers, connections).handlers(),
         JoinHandlers(parts.join).handlers(),

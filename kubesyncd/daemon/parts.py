@@ -78,10 +78,14 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The settings that decisions depend on."""
+    """The settings that decisions depend on.
+
+    `short_ids`: a container is named to scripts as SONiC's scripts expect it: by its feature, or 12 characters.
+    """
 
     timing: Timing
     always_local: frozenset[str]
+    short_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     runtime = Runtime(boottime, time.time, rng, log)
     spelled = field_names(settings)
     log.info("field_names", names=spelled.names, why=spelled.why)
-    rules = Rules(settings.timing, frozenset(settings.features.always_local))
+    rules = Rules(settings.timing, frozenset(settings.features.always_local), spelled.names == "sonic")
     mark = DiskFile(state_file(state_dir / BOOT_MARK_FILE, 0o644))
     # Any user's command reads it.
     history = DiskFile(state_file(state_dir / fallback_file.FILE, 0o644))

@@ -185,6 +185,7 @@ class PlainStore:
     writes: list[object] = field(default_factory=list)
     connected: bool | None = None
     ts: int = 0
+    address: tuple[str, int] = ("", 0)
     pending: tuple[str, ...] = ()
 
     async def master(self) -> MasterConfig:
@@ -195,8 +196,9 @@ class PlainStore:
         self._check()
         return self.metadata
 
-    async def write_master(self, *, connected: bool, ts: int) -> None:
+    async def write_master(self, *, connected: bool, ts: int, ip: str = "", port: int = 0) -> None:
         self._check("write_master")
+        self.address = ip, port
         if connected is not self.connected:
             self.connected, self.ts = connected, ts
             self.writes.append(connected)

@@ -156,7 +156,7 @@ class RedisPort:
         await self._reach(whole=True)
         return self._redis.master
 
-    async def write_master(self, *, connected: bool, ts: int) -> None:
+    async def write_master(self, *, connected: bool, ts: int, ip: str = "", port: int = 0) -> None:
         await self._reach(writes=True)
         if self._redis.connected is None or self._redis.connected[0] is not connected:
             self._redis.connected = (connected, ts)

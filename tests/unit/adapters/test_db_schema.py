@@ -203,8 +203,14 @@ def test_a_failure_too_long_to_be_read_is_cut(spelling: Schema) -> None:
 
 def test_the_masters_status_is_spelled_as_each_reader_expects() -> None:
     assert HLD.encode_master(connected=True, ts=7) == {"connected": "True", "last_update_ts": "7"}
-    sonic = SONIC.encode_master(connected=False, ts=1_700_000_000)
-    assert sonic["connected"] == "false"
+    assert HLD.encode_master(connected=True, ts=7, ip="10.0.0.1", port=6443).keys() == {
+        "connected",
+        "last_update_ts",
+    }
+    sonic = SONIC.encode_master(connected=False, ts=1_700_000_000, ip="10.0.0.1", port=7443)
+    assert (sonic["connected"], sonic["ip"], sonic["port"]) == ("false", "10.0.0.1", "7443")
+    none = SONIC.encode_master(connected=False, ts=1_700_000_000, port=6443)
+    assert (none["ip"], none["port"]) == ("", ""), "no master is configured"
     assert sonic["update_time"].startswith("2023-11-1")
 
 

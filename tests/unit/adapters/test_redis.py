@@ -542,6 +542,23 @@ class TestWriting:
         status = state_db.hgetall("KUBERNETES_MASTER|SERVER")
         assert (status["connected"], status["last_update_ts"]) == ("False", "300")
 
+    async def test_sonics_master_status_has_the_address_and_keeps_its_time(
+        self, redis_server: RedisServer, state_db: redis.Redis
+    ) -> None:
+        store = make_store(redis_server, "sonic")
+        key = "KUBERNETES_MASTER|SERVER"
+        await store.write_master(connected=True, ts=100, ip="10.0.0.1", port=6443)
+        first = state_db.hgetall(key)
+        assert (first["ip"], first["port"], first["connected"]) == ("10.0.0.1", "6443", "true")
+        await store.write_master(connected=True, ts=90_000, ip="10.0.0.2", port=7443)
+        moved = {**first, "ip": "10.0.0.2", "port": "7443"}
+        assert state_db.hgetall(key) == moved, "it has been connected since then"
+        await store.write_master(connected=False, ts=90_000)
+        gone = state_db.hgetall(key)
+        assert (gone["ip"], gone["port"], gone["connected"]) == ("", "", "false")
+        assert gone["update_time"] != moved["update_time"]
+        await store.close()
+
     async def test_the_label_queue_is_mirrored_and_gone_when_empty(
         self, store: RedisStore, state_db: redis.Redis
     ) -> None:

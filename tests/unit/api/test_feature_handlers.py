@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import nullcontext
 
 import pytest
@@ -11,23 +12,28 @@ from kubesyncd.api.messages import Denied, Reply, Request, Role
 from kubesyncd.api.peer import Peer
 from kubesyncd.core import protocol
 from kubesyncd.core.actions import Plan
-from kubesyncd.core.model import Container, FeatureConfig, Mode, Owner, SystemState
+from kubesyncd.core.model import Container, FeatureConfig, Mode, SystemState
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.record import Record
 from kubesyncd.core.state import State
 from kubesyncd.features.registry import Reconcilers
 from kubesyncd.features.surroundings import View
+from tests.unit.core.given import KUBE, LOCAL, kube, local
 from tests.unit.features.given import World, around
 
 
-async def reply(*arguments: str, view: View | None = None) -> Reply:
+async def reply(
+    *arguments: str, known: Reconcilers | None = None, view: View | None = None, short_ids: bool = False
+) -> Reply:
     """Return the reply to a request on the host's socket; `view`: of the feature snmp."""
     surroundings = around(World())
     runtime = surroundings.runtime
-    reconcilers = Reconcilers(surroundings)
+    reconcilers = known or Reconcilers(surroundings)
     if view is not None:
         reconcilers.get("snmp").waiters.view = view
-    handlers = FeatureHandlers(reconcilers, surroundings.containers, runtime.clock, runtime.log).handlers()
+    handlers = FeatureHandlers(
+        reconcilers, surroundings.containers, runtime.clock, runtime.log, short_ids=short_ids
+    ).handlers()
     request = Request(list(arguments), Peer(1, 0, 0, None), Role.HOST, lambda _: None, nullcontext)
     return await handlers[arguments[0]](request)
 
@@ -49,9 +55,6 @@ async def test_an_invalid_grace_time_is_refused_with_the_feature_s_name() -> Non
     assert refused.err.startswith("container: snmp: -t 'soon': invalid number of seconds")
 
 
-KUBE, LOCAL = "aaaa" * 16, "10ca1" * 12 + "0000"
-
-
 def seen(record: Record, *containers: Container) -> View:
     """A view of a feature with these containers."""
     return View(FeatureConfig(), record, Observation(None, containers), Plan(State.LOCAL, None, None, ""), ())
@@ -59,16 +62,37 @@ def seen(record: Record, *containers: Container) -> View:
 
 @pytest.mark.parametrize("grant", [KUBE, ""])
 async def test_docker_is_told_at_once_which_kube_container_runs_a_feature(grant: str) -> None:
-    kube = Container(KUBE, Owner.KUBE, running=True, started="2026-01-02")
     record = Record(system_state=SystemState.UP, mode=Mode.READY, grant=grant)
-    assert await reply("resolve", "snmp", "kube", view=seen(record, kube)) == Reply(out=grant)
+    assert await reply("resolve", "snmp", "kube", view=seen(record, kube())) == Reply(out=grant)
 
 
 async def test_it_is_told_of_no_local_container_and_of_no_unknown_feature() -> None:
-    local = Container(LOCAL, Owner.LOCAL, running=True, started="2026-01-02")
     record = Record(system_state=SystemState.UP, local_id=LOCAL)
-    assert await reply("resolve", "snmp", "kube", view=seen(record, local)) == Reply()
-    assert await reply("resolve", "snmp", view=seen(record, local)) == Reply(out=LOCAL)
+    assert await reply("resolve", "snmp", "kube", view=seen(record, local())) == Reply()
+    assert await reply("resolve", "snmp", view=seen(record, local())) == Reply(out=LOCAL)
     assert await reply("resolve", "snmp", "kube") == Reply()
     with pytest.raises(Denied):
         await reply("resolve", "../x", "kube")
+
+
+async def test_the_id_is_docker_s_or_with_sonic_s_names_what_its_scripts_expect() -> None:
+    by_kube = Record(SystemState.UP, Mode.READY, grant=KUBE)
+    for record, containers, whole, short in (
+        (Record(SystemState.UP), (local(),), LOCAL, "snmp"),
+        (by_kube, (local(running=False), kube()), KUBE, KUBE[:12]),
+    ):
+        surroundings = around(World(containers))
+        surroundings.ledger.records["snmp"] = record
+        known = Reconcilers(surroundings)
+        running = asyncio.create_task(known.get("snmp").run())
+        assert (await reply("id", "snmp", known=known)).out == whole
+        assert (await reply("id", "snmp", known=known, short_ids=True)).out == short
+        assert (await reply("resolve", "snmp", known=known, short_ids=True)).out == whole
+        running.cancel()
+        await asyncio.wait([running])
+    nothing = around(World((local(running=False),)))
+    known = Reconcilers(nothing)
+    running = asyncio.create_task(known.get("snmp").run())
+    assert (await reply("id", "snmp", known=known, short_ids=True)).code == protocol.EXIT_FAILED
+    running.cancel()
+    await asyncio.wait([running])

@@ -947,6 +947,18 @@ def test_a_flushed_state_db_is_written_again() -> None:
     play(story, **JOINED)
 
 
+def test_the_status_has_the_configured_address() -> None:
+    async def story(switch: Switch) -> None:
+        await switch.settled()
+        assert switch.store.address == (MASTER.ip, MASTER.port)
+        await switch.configure(replace(MASTER, port=7443))
+        await switch.until(lambda: switch.store.address == (MASTER.ip, 7443), 61)
+        await switch.configure(MasterConfig())
+        await switch.until(lambda: switch.store.address[0] == "", 61)
+
+    play(story, **JOINED)
+
+
 def test_connected_follows_the_truth_both_ways_and_is_written_only_on_change() -> None:
     async def story(switch: Switch) -> None:
         await switch.settled()
