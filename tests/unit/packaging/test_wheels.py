@@ -87,15 +87,20 @@ import kubesyncd.cli
 for found in pkgutil.walk_packages(kubesyncd.cli.__path__, "kubesyncd.cli."):
     module = importlib.import_module(found.name)
     for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text())):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            theirs = importlib.import_module(node.module)
+        if isinstance(node, ast.ImportFrom):
+            try:
+                theirs = importlib.import_module(node.module)
+            except ImportError as error:
+                # The Kubernetes library is a package of its own.
+                assert "kubesyncd[kube]" in str(error), error
+                continue
             for name in node.names:
-                getattr(theirs, name.name, None) or importlib.import_module(f"{node.module}.{name.name}")
+                hasattr(theirs, name.name) or importlib.import_module(f"{node.module}.{name.name}")
 import redis.asyncio, click.shell_completion
 from jinja2 import Environment
 from rich.console import Console
 from rich.table import Table
-table = Table("é", title="[bold]\N{wastebasket}[/]")
+table = Table("é", title="[bold]\N{WASTEBASKET}[/]")
 table.add_row(Environment().from_string("{% for x in (1, 2) %}{{ x }}{% endfor %}").render())
 Console().print(table)
 """
