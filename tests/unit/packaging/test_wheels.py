@@ -153,6 +153,20 @@ def test_the_locks_leave_out_the_unreached_packages_and_nothing_else(suite: str)
         assert name in {"kubernetes-asyncio", "tzdata"} | direct, name
 
 
+def test_every_suite_has_the_same_versions() -> None:
+    pinned = [
+        dict(
+            re.findall(
+                r"(?m)^([\w-]+)==(\S+)",
+                "".join(file.read_text() for file in (ROOT / "packaging/suites" / suite).glob("*.lock")),
+            )
+        )
+        for suite in SUITES
+    ]
+    for name in set.intersection(*map(set, pinned)):
+        assert len({each[name] for each in pinned}) == 1, name
+
+
 def test_the_client_library_imports_nothing_that_is_neither_locked_nor_kept_out() -> None:
     from kubesyncd.adapters.kube_lean import UNREACHED
 
