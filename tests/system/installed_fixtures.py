@@ -15,12 +15,19 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.installed_switch import DEFAULT_SUITE, ROOT, SUITES, InstalledSwitch
+from tests.system.installed_switch import (
+    DEFAULT_SUITE,
+    ROOT,
+    SUITES,
+    InstalledSwitch,
+    base_root,
+    missing_for_systemd,
+)
 from tests.workers import once_per_run
 
 if TYPE_CHECKING:
@@ -109,6 +116,7 @@ class Builder:
         self._built: dict[tuple[str, str, str], Packages] = {}
 
     def __call__(self, version: str, suite: str, arch: str = "") -> Packages:
+        arch = arch or native_architecture()
         key = (version, suite, arch)
         if key not in self._built:
             self._built[key] = self._made(version, suite, arch)
@@ -129,11 +137,23 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
 
 def build_packages(folder: Path, suite: str = DEFAULT_SUITE, arch: str = "") -> Packages:
     """Build both packages into `folder`."""
+    native = native_architecture()
+    arch = arch or native
     command = [str(ROOT / "packaging/build-deb"), str(folder)]
-    environ = {**os.environ, "PYTHON": sys.executable, "SUITE": suite, **({"DEB_ARCH": arch} if arch else {})}
+    environ = {**os.environ, "PYTHON": sys.executable, "SUITE": suite, "DEB_ARCH": arch}
+    if arch == native and not missing_for_systemd():
+        # The suite's own Python loads what is built for it.
+        environ["CHROOT"] = str(base_root(suite))
     made = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=BUILD_S, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     return found_packages(folder)
+
+
+@cache
+def native_architecture() -> str:
+    """Debian's name of this machine's architecture."""
+    command = ["dpkg", "--print-architecture"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
 def found_packages(folder: Path) -> Packages:

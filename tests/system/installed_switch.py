@@ -35,8 +35,8 @@ DEFAULT_SUITE = SUITES[0]
 # A root stands for the host that SONiC's image build leaves (build_debian.sh, sonic_debian_extension.j2), as far as
 # our packages and the tests touch it: Python from Debian, and of Debian's Python packages none that we use. The
 # host's own click, jinja2, tabulate, PyYAML ... come by pip with sonic-utilities, pinned for it, and may be missing
-# or too old for us; so the root has none of them. It has no network either: `dpkg -i` must find all that it depends
-# on. Differs from an image: Docker is Debian's (20.10 and 26.1; an image has docker-ce 24 to 28), and Redis,
+# or too old for us; so the root has none of them. A switch reaches no archive: `dpkg -i` must find all that the package
+# depends on. Differs from an image: Docker is Debian's (20.10 and 26.1; an image has docker-ce 24 to 28), and Redis,
 # supervisor and busybox are there for the containers of tests, which have no image of their own to bring them.
 PACKAGES = (
     "busybox-static",

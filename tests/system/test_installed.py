@@ -51,8 +51,18 @@ def test_systemd_finds_nothing_wrong_with_our_units(installed: InstalledSwitch) 
 
 @on_every_suite
 def test_operators_ask_on_a_host_that_has_none_of_the_libraries(installed: InstalledSwitch) -> None:
-    for library in ("click", "jinja2", "rich", "yaml"):
-        assert not installed.succeeds("python3", "-c", f"import {library}"), library
+    # And the daemon's Python has only what the daemon imports.
+    for python, libraries in (
+        ("python3", ("click", "jinja2", "rich", "yaml")),
+        ("/usr/lib/kubesyncd/bin/python3", ("click", "jinja2", "rich")),
+    ):
+        for library in libraries:
+            assert not installed.succeeds(python, "-I", "-c", f"import {library}"), (python, library)
+    count = (
+        "cd /usr/lib/kubesyncd && find *-packages -name '*.py' | wc -l; find *-packages -name '*.pyc' | wc -l"
+    )
+    written, compiled = installed.run("sh", "-c", count).split()
+    assert written == compiled, "at installation, so that no start has to"
     shown = json.loads(installed.run("kubesync", "show", "feature", "snmp", "--json"))
     assert "LOCAL" in json.dumps(shown)
     assert "snmp" in installed.run("kubesync", "show", "feature")

@@ -171,6 +171,13 @@ def test_removal_and_purge_leave_running_features_alone(
     fresh: InstalledSwitch, packages: Callable[[str], Packages]
 ) -> None:
     before, started = unit(fresh), started_at(fresh)
+    # The folders of sonic-utilities, those of a python3 that the image no longer has among them.
+    plugins = [f"/usr/{where}/dist-packages/show/plugins" for where in ("local/lib/python3.9", "lib/python3")]
+    for folder in plugins:
+        fresh.write(f"{folder}/__pycache__/kubesyncd.cpython-39.pyc", "what Python keeps beside a plugin")
+    fresh.run("dpkg-reconfigure", "kubesyncd")
+    for folder in plugins:
+        assert fresh.run("readlink", f"{folder}/kubesyncd.py") == "/usr/lib/kubesyncd/plugins/show.py"
     fresh.write("/etc/sonic/kubesyncd/kube_admin.conf", "a credential")
     fresh.run("dpkg", "--remove", "kubesyncd-kube", "kubesyncd")
     fresh.run("dpkg", "--purge", "kubesyncd-kube", "kubesyncd")

@@ -87,10 +87,15 @@ import kubesyncd.cli
 for found in pkgutil.walk_packages(kubesyncd.cli.__path__, "kubesyncd.cli."):
     module = importlib.import_module(found.name)
     for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text())):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            theirs = importlib.import_module(node.module)
+        if isinstance(node, ast.ImportFrom):
+            try:
+                theirs = importlib.import_module(node.module)
+            except ImportError as error:
+                # The Kubernetes library is a package of its own.
+                assert "kubesyncd[kube]" in str(error), error
+                continue
             for name in node.names:
-                getattr(theirs, name.name, None) or importlib.import_module(f"{node.module}.{name.name}")
+                hasattr(theirs, name.name) or importlib.import_module(f"{node.module}.{name.name}")
 import redis.asyncio, click.shell_completion
 from jinja2 import Environment
 from rich.console import Console
@@ -146,6 +151,20 @@ def test_the_locks_leave_out_the_unreached_packages_and_nothing_else(suite: str)
     for name in kube | unreached():
         # tzdata is a dependency of dateutil.
         assert name in {"kubernetes-asyncio", "tzdata"} | direct, name
+
+
+def test_every_suite_has_the_same_versions() -> None:
+    pinned = [
+        dict(
+            re.findall(
+                r"(?m)^([\w-]+)==(\S+)",
+                "".join(file.read_text() for file in (ROOT / "packaging/suites" / suite).glob("*.lock")),
+            )
+        )
+        for suite in SUITES
+    ]
+    for name in set.intersection(*map(set, pinned)):
+        assert len({each[name] for each in pinned}) == 1, name
 
 
 def test_the_client_library_imports_nothing_that_is_neither_locked_nor_kept_out() -> None:
