@@ -104,6 +104,8 @@ class Fault(StrEnum):
     REDIS_BUSY = "Redis answers that it is busy"
     REDIS_LOCKED = "Redis asks for another password"
     WAY_BACK_UNKNOWN = "systemd or Docker does not say whether a local container can be made"
+    SCRIPT_SILENT = "a unit ends, and its script calls no stop"
+    UNITS_SILENT = "systemd does not say whether units have ended"
 
 
 # Each of these draws from a random stream of its own, so that a storm in which it is not armed plays as it did before
@@ -138,6 +140,8 @@ OWN_STREAM = (
     Fault.REDIS_BUSY,
     Fault.REDIS_LOCKED,
     Fault.WAY_BACK_UNKNOWN,
+    Fault.SCRIPT_SILENT,
+    Fault.UNITS_SILENT,
 )
 
 
