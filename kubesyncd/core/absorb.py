@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.asked_start import still_asked
+from kubesyncd.core.asked_start import OUTSTANDING_S, still_asked
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.gate import watch_gate
 from kubesyncd.core.health import (
@@ -56,7 +56,7 @@ def absorb(
     record = _see_unasked(record, config, observed, now)
     asked = still_asked(record.start, observed, now)
     record = record if asked == record.start else replace(record, start=asked)
-    record = _see_way_back(_see_start(_see_local(record, observed), observed, now), config, observed)
+    record = _see_way_back(_see_start(_see_local(record, observed, now), observed, now), config, observed)
     record = _see_label_off(record, config, observed, timing, now)
     registered = registered_after(record.registered, observed)
     health = see_starts(record.health, observed.containers, timing, now)
@@ -94,7 +94,7 @@ def _see_unasked(record: Record, config: FeatureConfig, observed: Observation, n
     return record if found == record.unasked else replace(record, unasked=found)
 
 
-def _see_local(record: Record, observed: Observation) -> Record:
+def _see_local(record: Record, observed: Observation, now: float) -> Record:
     running = observed.local_running
     if record.local_id and record.local_id != running:
         ended = _exit_of(record, record.local_id, Owner.LOCAL, observed)
@@ -107,11 +107,22 @@ def _see_local(record: Record, observed: Observation) -> Record:
         record = replace(record, local_id=running, local_due=False, unit_restarted=False, exit=last)
     if observed.local is not None and not observed.local.unread:
         record = replace(record, local_image=observed.local.image)
-    may_start = observed.local_may_start or record.start is not None
+    may_start = _may_start(observed, now) or record.start is not None
     kept = may_start or record.grant in observed.kube_running
     if record.ending and not running and not kept:
         record = replace(record, ending=False)
     return record
+
+
+def _may_start(observed: Observation, now: float) -> bool:
+    """Return whether Docker may still be starting the local container.
+
+    A start without an answer counts no longer than it is outstanding; its failure stays known until it is tried again.
+    """
+    local, unanswered = observed.local, observed.start_unanswered
+    unread = local is not None and bool(local.unread)
+    old = unanswered is not None and now >= unanswered.at + OUTSTANDING_S
+    return observed.local_may_start and (observed.local_starting or unread or not old)
 
 
 def _see_label_off(

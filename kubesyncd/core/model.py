@@ -171,8 +171,8 @@ class Timing:
     """Time after which a verb that is not done returns exit code 75, while the daemon continues the work. Keep it below
     the time limit of the features' units, which is 90 s by systemd's default."""
     audit_s: float = seconds(60.0, least=0.1)
-    """Interval at which the daemon observes every feature and its node again, even without an event. A smaller value
-    finds a missed event earlier, and asks Redis, Docker and the API server more often."""
+    """Interval at which the daemon observes every feature, its unit and its node again, even without an event. A
+    smaller value finds a missed event earlier, and asks Redis, Docker, systemd and the API server more often."""
     backoff_s: float = seconds(0.8, most=DAY_S)
     """Limit of the delay before the first retry of a failed operation. Each delay is random, and the limit doubles
     with each failure up to `backoff_s_max`."""

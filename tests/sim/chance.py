@@ -105,6 +105,8 @@ class Fault(StrEnum):
     REDIS_LOCKED = "Redis asks for another password"
     ROW_POD = "a kube container's image is SONiC's own, and asks by STATE_DB's row"
     WAY_BACK_UNKNOWN = "systemd or Docker does not say whether a local container can be made"
+    SCRIPT_SILENT = "a unit ends, and its script calls no stop"
+    UNITS_SILENT = "systemd does not say whether units have ended"
 
 
 # Each of these draws from a random stream of its own, so that a storm in which it is not armed plays as it did before
@@ -140,6 +142,8 @@ OWN_STREAM = (
     Fault.REDIS_LOCKED,
     Fault.WAY_BACK_UNKNOWN,
     Fault.ROW_POD,
+    Fault.SCRIPT_SILENT,
+    Fault.UNITS_SILENT,
 )
 
 

@@ -384,6 +384,8 @@ class UnitsPort:
         self._life.check()
         await asyncio.sleep(0.02)
         self._life.check()
+        if self._world.chance.strikes(Fault.UNITS_SILENT):
+            raise Unavailable("systemd", "Failed to connect to bus")
         return tuple(self._world.people.phase(unit.removesuffix(".service")) for unit in units)
 
     async def _reach(self) -> None:

@@ -888,13 +888,21 @@ def _barred(w: World) -> bool:
     return waits or any(k.id == w.record.grant for k in w.kube)
 
 
+def unit_moves(w: World) -> Iterator[tuple[str, World]]:
+    """The unit and scripts speak, or the unit ends without a word."""
+    for wish in (verbs.Start(), verbs.Stop(), verbs.Kill()):
+        yield f"container {type(wish).__name__.lower()}", verb(w, wish)
+    yield "container kill --no-kubelet-check", verb(w, verbs.Kill(kubelet_check=False))
+    if w.record.system_state is SystemState.UP:
+        left = verbs.left_by_unit(w.record, NOW, hold=w.hold)
+        yield "the unit ends, and its script calls no stop", replace(w, record=left)
+
+
 def people_moves(w: World, menu: frozenset[str]) -> Iterator[tuple[str, World]]:
     """Operators, systemd and crashes of containers, as far as they are on the menu."""
     other = Owner.KUBE if w.config.set_owner is Owner.LOCAL else Owner.LOCAL
     yield f"set_owner={other}", replace(w, config=replace(w.config, set_owner=other))
-    for wish in (verbs.Start(), verbs.Stop(), verbs.Kill()):
-        yield f"container {type(wish).__name__.lower()}", verb(w, wish)
-    yield "container kill --no-kubelet-check", verb(w, verbs.Kill(kubelet_check=False))
+    yield from unit_moves(w)
     if w.local_runs:
         yield "the local container crashes", _ended(w, LOCAL)
     elif w.local_exists and "hand" in menu:

@@ -102,18 +102,19 @@ class People:
         self,
         *request: str,
         box: Box | None = None,
+        unit: str = "",
         bound_s: float | None = None,
         sent: Callable[[], object] = lambda: None,
     ) -> int | None:
         """What clients/client.py does: ask, and ask again where the daemon went away. None: no daemon listens.
 
-        `sent` is told each time that the request is on its way.
+        `unit`: of the asking process. `sent` is told each time that the request is on its way.
         """
         met = False
         with suppress(TimeoutError):
             async with asyncio.timeout(bound_s):
                 while True:
-                    reply = await self._ask_once(request, box, sent)
+                    reply = await self._ask_once(request, box, unit, sent)
                     if reply is not None:
                         code, answered = reply
                         met = met or answered
@@ -127,13 +128,13 @@ class People:
         return protocol.EXIT_TIMED_OUT
 
     async def _ask_once(
-        self, request: tuple[str, ...], box: Box | None, sent: Callable[[], object]
+        self, request: tuple[str, ...], box: Box | None, unit: str, sent: Callable[[], object]
     ) -> tuple[int | None, bool] | None:
         """One connection: the code, if it came; None where no daemon listens."""
         life = self._world.life
         if life is None or life.server is None:
             return None
-        writer = Writer(Peer(1, 0, 0, box.id if box is not None else None))
+        writer = Writer(Peer(1, 0, 0, box.id if box is not None else None, unit))
         reader = asyncio.StreamReader()
         role = Role.CONTAINER if box is not None else Role.HOST
         life.serve(role, reader, writer)
@@ -319,7 +320,25 @@ class People:
         """One job at a time."""
         if before is not None and not before.done():
             await asyncio.wait([before])
-        await self._verb(unit, verb)
+        started = unit.last_verb == "start" and not unit.unheard
+        if verb == "stop" and started and self._world.chance.drawn(Fault.SCRIPT_SILENT, 0.4, unit.feature):
+            await self._ended_silently(unit)
+        else:
+            await self._verb(unit, verb)
+
+    async def _ended_silently(self, unit: Unit) -> None:
+        """The script has found no container by docker ps; only the unit's ExecStopPost says that it ends.
+
+        Where no daemon hears that, the next one asks systemd; which unit it is stands in the ledger alone.
+        """
+        self._world.promises.asked(unit, "stop")
+        life = self._world.life
+        code = await self._ask_once(
+            ("unit-ended", unit.feature), None, f"{unit.feature}.service", lambda: None
+        )
+        heard = code is not None and self._world.life is life
+        forgets = (Fault.LEDGER_LOST, Fault.FILE_UNWRITABLE, Fault.DISK_FULL, Fault.LEDGER_SLOW)
+        unit.unheard = not heard and any(fault in self._world.chance.armed for fault in forgets)
 
     async def _unit(self, unit: Unit) -> None:
         """Start, wait, and again: Restart=always."""
@@ -351,7 +370,7 @@ class People:
             request = (self._world.chance.one_of(SIGNALS), self._world.chance.one_of(("", "1")))
         self._world.promises.asked(unit, verb)
         self._world.chance.tell("systemd", f"{name}: container {verb} {' '.join(request)}".rstrip())
-        code = await self.ask(verb, name, *request, bound_s=VERB_S)
+        code = await self.ask(verb, name, *request, unit=f"{name}.service", bound_s=VERB_S)
         unit.unheard = code is None
         if code is None:
             code = await self._without_daemon(unit, verb)

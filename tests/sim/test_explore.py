@@ -146,7 +146,7 @@ def test_one_that_owns_and_one_that_waits_keep_every_promise_beside_each_other()
 def test_every_actor_has_a_move() -> None:
     missing = {
         "set_owner=local", "fallback=True", "container start", "container stop", "container kill",
-        "container kill --no-kubelet-check",
+        "container kill --no-kubelet-check", "its script calls no stop",
         "disables the master", "resets", "a reboot is prepared", "the manifest is withdrawn", "changes our label",
         "the daemon is killed", "before it remembers", "the local container crashes", "by hand", "by its policy",
         "the kubelet deploys", "calls `up kube`", "returns to container", "unhealthy", "crashes",

@@ -79,7 +79,6 @@ def test_a_shell_completes_commands_names_and_settings(terminal: Operator, shell
         ("config feature snmp fal", {"fallback"}),
         ("config feature snmp owner kube ", {"fallback", "failmode", "policy"}),
         ("config feature snmp owner ", {"local", "kube"}),
-        ("reboot prepare fastf", {"fastfast", "fastfast-reboot"}),
     ],
 )
 def test_completion_knows_commands_names_and_values(terminal: Operator, line: str, offers: set[str]) -> None:
@@ -93,3 +92,9 @@ def test_names_come_from_the_switch_of_the_settings_file_on_the_line(
     complete = ShellComplete(root, {}, "kubesync", "_KUBESYNC_COMPLETE")
     line = ["--config", str(terminal.settings), "show", "feature"]
     assert [each.value for each in complete.get_completions(line, "sn")] == ["snmp"]
+
+
+def test_the_words_of_sonics_reboot_scripts_are_completed() -> None:
+    complete = ShellComplete(root, {}, "kubesync", "_KUBESYNC_COMPLETE")
+    offers = complete.get_completions(["reboot", "prepare"], "fastf")
+    assert [each.value for each in offers] == ["fastfast", "fastfast-reboot"]

@@ -8,6 +8,7 @@ import pytest
 
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import EndContainer, SetMode, StartLocal
+from kubesyncd.core.asked_start import OUTSTANDING_S
 from kubesyncd.core.failed_action import ActionKind, FailedAction
 from kubesyncd.core.model import Container, Mode
 from kubesyncd.core.record import Cause
@@ -31,7 +32,8 @@ from tests.unit.core.given import (
 STOPPED = local(running=False)
 SECRET = replace(STOPPED, unread="no answer within 10 s")
 UNDER_WAY = frozenset({LOCAL})
-UNANSWERED = FailedAction(ActionKind.START_LOCAL, LOCAL, "no answer within 60 s", again_at=NOW + 5)
+UNANSWERED = FailedAction(ActionKind.START_LOCAL, LOCAL, "no answer within 60 s", at=NOW, again_at=NOW + 5)
+OLD = replace(UNANSWERED, at=NOW - OUTSTANDING_S)
 
 
 def test_nothing_else_is_planned_while_a_docker_start_is_under_way() -> None:
@@ -72,7 +74,10 @@ def test_a_start_is_answered_and_a_wait_ends_only_after_the_docker_start_under_w
     ("container", "failures", "kept"),
     [
         (STOPPED, (UNANSWERED,), True),
+        (STOPPED, (replace(OLD, at=OLD.at + 1),), True),
+        (STOPPED, (OLD,), False),
         (SECRET, (), True),
+        (SECRET, (OLD,), True),
         (STOPPED, (), False),
         (STOPPED, (replace(UNANSWERED, refused=True),), False),
         (STOPPED, (replace(UNANSWERED, target=KUBE),), False),
