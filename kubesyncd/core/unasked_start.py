@@ -43,16 +43,15 @@ def watch_unasked(
     was not known; `barred`: the feature is up, and no local container may run now.
     """
     running = observed.local_running
-    if before is not None:
-        # One that may run by now is the feature's own.
-        taken = running == before.container_id == known and not barred
-        if taken or (running != before.container_id and now >= before.at + SHOWN_S):
-            before = None
-    if not running or running == known or not barred:
-        return before
-    if asked is not None and asked.container_id == running:
-        return before
-    return UnaskedStart(running, now)
+    new = running not in ("", known)
+    wished = asked is not None and asked.container_id == running
+    if new and barred and not wished:
+        return UnaskedStart(running, now)
+    if running and (not barred or wished):
+        # It is the feature's own one by now.
+        return None
+    over = before is not None and running != before.container_id and now >= before.at + SHOWN_S
+    return None if over else before
 
 
 def unasked_runs(unasked: UnaskedStart | None, observed: Observation) -> bool:

@@ -173,6 +173,21 @@ def test_one_that_runs_on_is_shown_however_long_it_takes() -> None:
     assert (shown_until(None), shown_until(STARTED)) == (None, NOW + SHOWN_S)
 
 
+def test_it_is_shown_for_an_hour_whatever_the_unit_does_meanwhile() -> None:
+    assert SHOWN_S == 3600.0
+    ended = observed(local(running=False), label=ON)
+    for record in (down(unasked=STARTED), up(unasked=STARTED), waits(unasked=STARTED)):
+        assert look(ONLY_KUBE, record, ended, NOW + 1)[0].unasked == STARTED
+
+
+def test_a_later_start_that_was_asked_for_is_none_of_them() -> None:
+    asked = waits(unasked=STARTED, start=AskedStart(LOCAL, "before", NOW + 1))
+    record, seen = look(ONLY_KUBE, asked, observed(local(), label=ON), NOW + 1)
+    assert record.unasked is None
+    assert plan(ONLY_KUBE, record, seen, NOW + 1).action == SetMode(Mode.NONE)
+    assert look(FALLBACK, waits(unasked=STARTED), observed(local(), label=ON), NOW + 1)[0].unasked is None
+
+
 def test_a_restart_policy_has_its_own_condition() -> None:
     policy = local(restart_policy="always")
     assert not told(ONLY_KUBE, waits(), policy)
