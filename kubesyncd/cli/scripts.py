@@ -11,10 +11,13 @@ import click
 
 from kubesyncd.cli.click_groups import Failure
 from kubesyncd.cli.output import print_json
-from kubesyncd.cli.rules.scripts import check_script
+from kubesyncd.cli.rules.scripts import Features, check_script
+from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from kubesyncd.cli.switch import Switch
 
 FILE_BYTES_MAX = 1 << 20
 SCRIPTS_MAX = 2_000
@@ -48,17 +51,18 @@ HINT = (
 )
 
 
-def check_scripts(paths: Iterable[Path], *, local: frozenset[str], as_json: bool) -> bool:
+def check_scripts(switch: Switch, paths: Iterable[Path], *, as_json: bool) -> bool:
     """Print the calls left in scripts, with replacements; return True if there are none. Raises Failure.
 
-    Without paths, every folder that SONiC runs scripts from. `local`: features that always run locally.
+    Without paths, every folder that SONiC runs scripts from.
     """
     named = tuple(paths)
-    front = _is_ours(FRONT)
+    local = frozenset(switch.settings.features.always_local)
+    features = Features(local, _owned_by_kubernetes(switch), _is_ours(FRONT))
     found = [
         (path, call)
         for path in _scripts(named or _everywhere())
-        for call in check_script(_text(path), path.name, local=local, front=front)
+        for call in check_script(_text(path), path.name, features)
     ]
     if as_json:
         print_json([{"file": str(path), **asdict(call)} for path, call in found])
@@ -67,6 +71,15 @@ def check_scripts(paths: Iterable[Path], *, local: frozenset[str], as_json: bool
         click.echo(f"{path}:{call.line}: {call.text}\n    instead: {call.instead}")
     click.echo(f"\n{HINT}" if found else "no docker calls left")
     return not found
+
+
+def _owned_by_kubernetes(switch: Switch) -> frozenset[str] | None:
+    """Return the features with owner kube; None while Redis does not say."""
+    try:
+        rows = switch.redis.config_rows()
+    except PortError:
+        return None
+    return frozenset(name for name, row in rows.items() if row.get("set_owner", "").strip().lower() == "kube")
 
 
 def _everywhere() -> tuple[Path, ...]:

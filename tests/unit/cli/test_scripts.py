@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from kubesyncd.cli import scripts
 from kubesyncd.cli.rules.script_text import LINE_CHARS_MAX
-from kubesyncd.cli.rules.scripts import ASKED, AT_START, LISTED, TAGGED, WAITED, check_script
+from kubesyncd.cli.rules.scripts import (
+    ANY,
+    ASKED,
+    AT_START,
+    LISTED,
+    TAGGED,
+    WAITED,
+    Features,
+    check_script,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,8 +213,8 @@ container kill lldp
 """
 
 
-def said(text: str, name: str = "", **more: bool) -> list[tuple[int, str]]:
-    return [(call.line, call.instead) for call in check_script(text, name, **more)]
+def said(text: str, name: str = "", features: Features = ANY) -> list[tuple[int, str]]:
+    return [(call.line, call.instead) for call in check_script(text, name, features)]
 
 
 @pytest.mark.parametrize(("line", "instead"), LEFT, ids=[line for line, _ in LEFT])
@@ -264,12 +273,29 @@ def test_the_reboot_script_is_told_of_the_preparation_and_a_plain_reboot_is_not(
 def test_features_that_are_always_local_are_passed_over() -> None:
     script = "#!/bin/bash\ndocker exec -i syncd$DEV true\ndocker kill swss\n"
     assert len(said(script)) == 2
-    assert list(check_script(script, local=frozenset({"database", "swss", "syncd"}))) == []
+    assert said(script, features=Features(frozenset({"database", "swss", "syncd"}))) == []
 
 
 def test_with_the_docker_front_calls_that_it_carries_need_no_change() -> None:
     script = "#!/bin/bash\ndocker exec snmp ls\n/usr/bin/docker exec snmp ls\ndocker cp x snmp:/\ndocker stop snmp\n"
-    assert said(script, front=True) == [(3, "container exec ..."), (5, "container stop ...")]
+    assert said(script, features=Features(front=True)) == [
+        (3, "container exec ..."),
+        (5, "container stop ..."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kube", "left"), [(None, 2), ((), 0), (("snmp",), 0), (("snmp", "syncd"), 2), (("bgp",), 1)]
+)
+def test_waiting_for_several_containers_matters_where_kubernetes_owns_one(
+    kube: tuple[str, ...] | None, left: int
+) -> None:
+    script = (
+        "#!/bin/bash\nSERVICE=swss\n"
+        "docker-wait-any -s ${SERVICE}$DEV -d ${PEER} ${ALL}\ndocker-wait-any-rs -s bgp -d syncd\n"
+    )
+    owned = None if kube is None else frozenset(kube)
+    assert [instead for _, instead in said(script, features=Features(kube=owned))] == [WAITED] * left
 
 
 def test_calls_come_in_order() -> None:
@@ -352,6 +378,14 @@ def test_backups_replaced_programs_and_kubesyncds_own_are_passed_over_in_a_folde
     (folder / "gone").symlink_to(folder / "nothing")
     assert bare_terminal.types(f"doctor --scripts {folder}").exit_code == 0
     assert bare_terminal.types(f"doctor --scripts {folder}/container.ctrmgrd").exit_code == 1
+
+
+def test_the_command_knows_what_kubernetes_owns(bare_terminal: Operator, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, swss="#!/bin/bash\ndocker-wait-any-rs -s swss -d syncd\n")
+    bare_terminal.configure("FEATURE|snmp", set_owner="kube")
+    assert bare_terminal.types(f"doctor --scripts {folder}").exit_code == 0
+    bare_terminal.configure("FEATURE|syncd", set_owner="kube")
+    assert "keep each feature that it names local" in bare_terminal.types(f"doctor --scripts {folder}").stdout
 
 
 def test_a_script_with_several_names_is_read_once(bare_terminal: Operator, tmp_path: Path) -> None:
