@@ -127,15 +127,17 @@ class KubeSettings:
     """Address from which a join downloads the administrator's credential; `{ip}` and `{port}` are the master's."""
     ca_file: str = path_key("", optional=True)
     """File of the certificate authorities that a join accepts for the API server and for `admin_conf_url`. A join by
-    client certificate needs it. Empty: the system's authorities for `admin_conf_url`."""
+    client certificate needs it, or `ca_cert_hash`. Empty: the system's authorities for `admin_conf_url`."""
     bootstrap_token_file: str = secret_path("")
     """File with a bootstrap token. If set, the node joins with it, without an administrator's credential; this needs
     `ca_cert_hash`."""
     ca_cert_hash: str = ca_hash("")
-    """Hash of the cluster's certificate authority, `sha256:...`, that a join by bootstrap token checks."""
+    """Hash of the cluster's certificate authority, `sha256:...`, as kubeadm prints it. A join by bootstrap token checks
+    it. A join by client certificate without `ca_file` asks the master for its authority, and accepts only this one."""
     client_certificate: str = path_key("", optional=True)
     """File of a client certificate. If set, and `bootstrap_token_file` is not, the node joins with it; this needs
-    `client_key` and `ca_file`."""
+    `client_key`, and `ca_file` or `ca_cert_hash`. Empty: where the master does not serve `admin_conf_url`, the node
+    joins with `credentials/restapiserver.crt` and `.key` beside `admin_conf`, if they exist."""
     client_key: str = secret_path("")
     """File of the private key of `client_certificate`."""
     cri_socket: str = cri_url("")
@@ -193,9 +195,9 @@ class ImagesSettings:
 class SchemaSettings:
     """Names of kubesyncd's database fields."""
 
-    names: Literal["hld", "sonic"] = "hld"
+    names: Literal["auto", "hld", "sonic"] = "auto"
     """`hld`: kubesyncd reads and writes the field names of the design document. `sonic`: it uses those that SONiC's
-    own tools read and write today."""
+    own tools read and write today. `auto`: `sonic` where the file of `[paths] sonic_version` exists, else `hld`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,8 @@ class PathsSettings:
     """File that identifies the current boot. When its content differs from the one in the ledger, the daemon ignores
     what it recorded before."""
     sonic_version: str = path_key("/etc/sonic/sonic_version.yml")
-    """File from which the node label `sonic_version` is read."""
+    """File from which the node label `sonic_version` is read. Where it exists, `[schema] names` is
+    `sonic` by default."""
     install_root: str = path_key("/")
     """Folder below which `config feature install` writes units and scripts. systemd only finds them below `/`."""
 

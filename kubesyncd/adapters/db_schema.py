@@ -7,9 +7,10 @@ words, which `core.parse` parses. The only system call is local time, for SONiC'
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.fallback_history import kept_off
 from kubesyncd.core.model import (
     CONTAINER_ID,
     SHORT_ID,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # Longest value to write: an ID has 64 characters, a failure's sentence a few hundred.
 VALUE_BYTES_MAX = 512
+NO_FALLBACK = "no_fallback_to_local"
 CLOCK_FORMAT = "%Y-%m-%d %H:%M:%S"
 # The last year that `CLOCK_FORMAT` can be read back from has four digits in every time zone.
 CLOCK_TS_MAX = 253_370_764_800
@@ -101,6 +103,21 @@ class Schema:
         """Return kubesyncd's STATE_DB fields, as `normal` spells them; any other one belongs to another program."""
         return frozenset(field.name for field in self.row)
 
+    @property
+    def unread_config(self) -> Mapping[str, ConfigField]:
+        """Return the CONFIG_DB fields that only the other spelling has."""
+        return {field.name: field for field in self._other.config if field.name not in self.config_names}
+
+    @property
+    def unread_row(self) -> frozenset[str]:
+        """Return the STATE_DB fields that only the other spelling has."""
+        # sysmonitor writes the time, too.
+        return self._other.row_names - self.row_names - {"update_time"}
+
+    @property
+    def _other(self) -> Schema:
+        return SONIC if self is HLD else HLD
+
     def decode_config(
         self, stored: Mapping[str, str], problems: list[str], known: FeatureConfig | None = None
     ) -> FeatureConfig:
@@ -111,7 +128,7 @@ class Schema:
         return parse_feature_config(spelled, problems, known)
 
     def encode_config(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        """Encode the design document's CONFIG_DB fields (valid ones) in this spelling."""
+        """Encode the design document's CONFIG_DB fields (valid ones) in this spelling; empty: to be removed."""
         return {
             field.name: field.write(wanted[field.means]) for field in self.config if field.means in wanted
         }
@@ -152,6 +169,13 @@ def schema(names: str) -> Schema:
     return {"hld": HLD, "sonic": SONIC}[names]
 
 
+def without_fallback(config: FeatureConfig, feature: str, problems: list[str]) -> FeatureConfig:
+    """Return a config whose fallback stays off, because ctrmgrd took it so; where kube owns it, that is a problem."""
+    if config.set_owner is Owner.KUBE:
+        problems.append(kept_off(feature))
+    return replace(config, fallback=False)
+
+
 def _as_it_is(text: str, _problems: list[str]) -> str:
     return text
 
@@ -189,11 +213,12 @@ def _read_clock(text: str, problems: list[str]) -> str:
 def _read_no_fallback(text: str, problems: list[str], known: FeatureConfig | None) -> str:
     """Decode SONiC's inverted field; an absent field means: fall back."""
     default = bool(text.strip()) and known is not None and not known.fallback
-    return str(not parse_bool("no_fallback_to_local", text, problems, default=default)).lower()
+    return str(not parse_bool(NO_FALLBACK, text, problems, default=default)).lower()
 
 
 def _write_no_fallback(text: str) -> str:
-    return "false" if text == "true" else "true"
+    """Encode SONiC's inverted field: to fall back is its absence, because ctrmgrd takes any text there for yes."""
+    return "" if text == "true" else "true"
 
 
 def _read_detection(text: str, problems: list[str], known: FeatureConfig | None) -> str:
@@ -286,7 +311,7 @@ HLD = Schema(
 SONIC = Schema(
     config=(
         _config_as_it_is("set_owner"),
-        ConfigField("no_fallback_to_local", "fallback_to_local", _read_no_fallback, _write_no_fallback),
+        ConfigField(NO_FALLBACK, "fallback_to_local", _read_no_fallback, _write_no_fallback),
         ConfigField("remote_fail_detection", "kube_failure_detection", _read_detection),
         _config_as_it_is("failure_policy"),
         _config_as_it_is("has_per_asic_scope"),

@@ -47,6 +47,7 @@ DETAIL_MAX = 240
 _JSON = "application/json"
 _MERGE = "application/merge-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
+_ROOT_CA = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt"
 _MIRROR = "kubernetes.io/config.mirror"
 
 
@@ -106,6 +107,16 @@ class Member:
         """Return the API server's version. Raises Forbidden where it does not accept the credential, Unavailable."""
         answer = await self._call("GET", "/version")
         return str(answer.get("gitVersion", "")) if isinstance(answer, dict) else ""
+
+    async def root_ca(self) -> bytes:
+        """Return the cluster's CAs (PEM), as it publishes them to its pods. Raises PortError."""
+        try:
+            answer = await self._call("GET", _ROOT_CA)
+            with _edge(self._server):
+                return str(answer["data"]["ca.crt"]).encode()
+        except Missing as error:
+            detail = "the master has no ConfigMap default/kube-root-ca.crt; set [kube] ca_file to its CA"
+            raise Missing(SERVICE, detail) from error
 
     async def drain(self) -> str:
         """Withdraw the feature labels, forbid new pods, end the others; return when these pods have ended.

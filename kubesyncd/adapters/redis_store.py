@@ -11,7 +11,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd.adapters.db_schema import VALUE_BYTES_MAX, schema, shared_row
+from kubesyncd.adapters.db_schema import NO_FALLBACK, VALUE_BYTES_MAX, schema, shared_row, without_fallback
 from kubesyncd.adapters.redis_client import (
     CALL_S,
     CONNECTIONS_MAX,
@@ -63,7 +63,8 @@ class RedisStore:
     would be incomplete; `read` reports `loading`. `always_local` features have such a config even without a FEATURE
     row. `look_s`: see RedisEvents. `kube`: whether the Kubernetes packages are installed; without
     them, every feature is local. `restores`: rows that a load has lost are restored before it counts as over.
-    `connect` opens a client of one database. The ledger restores `load`.
+    `connect` opens a client of one database. The ledger restores `load`. `keeps_off`: see FallbackKeeper, where there
+    is one.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class RedisStore:
         self._schema = schema(schema_names)
         self._always_local = always_local
         self._kube = kube
+        self.keeps_off: Callable[..., bool] | None = None
         self._turns = asyncio.Semaphore(TURNS)
         self._answered_at = 0.0
         self.config_load = ConfigLoad(restores=restores)
@@ -149,9 +151,10 @@ class RedisStore:
             config, initialized, keys, of_shared, row = await _look(databases, key, shared)
             in_config: list[str] = []
             in_state: list[str] = []
-            found = self._config(feature, hash_of(config, in_config), in_config, known)
+            whole = initialized == b"1"
+            found = self._config(feature, hash_of(config, in_config), in_config, known, whole=whole)
             if found is None and shared:
-                found = self._config(shared, hash_of(of_shared, in_config), in_config, known)
+                found = self._config(shared, hash_of(of_shared, in_config), in_config, known, whole=whole)
                 found = found if found is not None and (found.local_only or found.always_local) else None
             if found is not None and not self._kube:
                 found = replace(found, local_only=True)
@@ -166,7 +169,13 @@ class RedisStore:
             )
 
     def _config(
-        self, feature: str, stored: Hash, problems: list[str], known: FeatureConfig | None
+        self,
+        feature: str,
+        stored: Hash,
+        problems: list[str],
+        known: FeatureConfig | None,
+        *,
+        whole: bool,
     ) -> FeatureConfig | None:
         always_local = feature in self._always_local
         if problems and known is not None:
@@ -175,6 +184,8 @@ class RedisStore:
             return FeatureConfig(always_local=True) if always_local else None
         texts = texts_of(stored, self._schema.config_names, problems)
         config = on_switch(self._client.open().place, self._schema.decode_config(texts, problems, known))
+        if self.keeps_off is not None and self.keeps_off(feature, texts.get(NO_FALLBACK, ""), whole=whole):
+            config = without_fallback(config, feature, problems)
         return replace(config, always_local=True) if always_local else config
 
     def _row(self, feature: str, stored: Hash, problems: list[str]) -> Row:

@@ -1,16 +1,44 @@
-"""Read SONiC's version and its names of images from two of its files."""
+"""Read SONiC's version and its names of images from two of its files, and what the version file decides."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kubesyncd.settings import Settings
+
+# Files of ctrmgrd: on a switch that has one, ctrmgrd may have managed the features.
+CTRMGRD_UNIT = "/lib/systemd/system/ctrmgrd.service"
+CTRMGRD_SETTINGS = "/etc/sonic/remote_ctr.config.json"
 BYTES_MAX = 64 * 1024
 _BUILD = re.compile(r"^build_version:\s*['\"]?([^'\"\n]*?)['\"]?\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """The field names that kubesyncd uses in the databases: `hld` or `sonic`; `why`: what decides that."""
+
+    names: str
+    why: str
+
+
+def field_names(settings: Settings) -> FieldNames:
+    """Return the field names by `[schema] names`; `auto` is decided by whether SONiC's version file exists.
+
+    The daemon, the jobs and the operators' commands all ask here.
+    """
+    wanted, file = settings.schema.names, settings.paths.sonic_version
+    if wanted != "auto":
+        return FieldNames(wanted, f'[schema] names = "{wanted}"')
+    if os.path.exists(file):  # Path.exists raises where the folder cannot be searched
+        return FieldNames("sonic", f"{file} exists")
+    return FieldNames("hld", f"{file} does not exist")
 
 
 def os_version(file: Path) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, split_fix
+from kubesyncd.cli.feature_settings import command_for
 from kubesyncd.cli.output import count
 from kubesyncd.core.kube_names import kube_name
 from kubesyncd.core.model import SHORT_ID
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.cli.diagnosis import Diagnosis
     from kubesyncd.cli.switch import Switch
+    from kubesyncd.cli.switch_redis import SwitchRedis
 
 
 def settings_file(diagnosis: Diagnosis) -> Iterator[CheckResult]:
@@ -103,11 +106,35 @@ def _row(switch: Switch, name: str) -> Iterator[CheckResult]:
         yield CheckResult("row", CheckGrade.BAD, text, fix or "delete it")
         return
     for problem in problems:
+        said, _, fix = problem.partition("; run: ")
+        fix = f"run: {fix}" if fix else f"set it: kubesync config feature {name} ..."
+        yield CheckResult("row", CheckGrade.WARN, f"FEATURE|{name}: {said}", fix)
+
+
+def field_names(diagnosis: Diagnosis) -> Iterator[CheckResult]:
+    """Tell which field names are used in the databases, and which rows have those that are not read."""
+    redis = diagnosis.switch.redis
+    used = redis.field_names
+    whose = "SONiC's" if used.names == "sonic" else "the design document's"
+    found = f"the databases have {whose} field names ({used.names}): {used.why}"
+    yield CheckResult("names", CheckGrade.GOOD, found)
+    for name in redis.feature_names():
+        with suppress(Refused):  # `redis` tells what cannot be read
+            yield from _unread(redis, name)
+
+
+def _unread(redis: SwitchRedis, name: str) -> Iterator[CheckResult]:
+    """Find the fields of one feature that are spelled in the other way. Raises Refused."""
+    stored = redis.feature_rows(name)
+    for field, (setting, value) in redis.unread_settings(stored).items():
+        text = f"CONFIG_DB FEATURE|{name} has {field}={stored.config[field][:40]!a}, which is not read"
+        yield CheckResult("names", CheckGrade.WARN, text, f"set it: {command_for(name, setting, value)}")
+    if fields := redis.unread_state(stored):
+        text = f"STATE_DB FEATURE|{name} has {', '.join(fields)}, not read and not kept up to date"
+        remove = f"run: sonic-db-cli STATE_DB HDEL 'FEATURE|{name}' {' '.join(fields)}"
+        change = 'set [schema] names = "sonic" if SONiC\'s tools shall read them'
         yield CheckResult(
-            "row",
-            CheckGrade.WARN,
-            f"FEATURE|{name}: {problem}",
-            f"set it: kubesync config feature {name} ...",
+            "names", CheckGrade.WARN, text, remove if redis.field_names.names == "sonic" else change
         )
 
 

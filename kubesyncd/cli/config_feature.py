@@ -106,14 +106,15 @@ def set_feature(name: str, change: FeatureChange, *, sure: bool, force: bool = F
         not lacking or change.owner is not Owner.LOCAL or force,
         f"{name} has {lacking}: nothing would run; repair that first, or set it all the same with --force",
     )
-    fields = {**row, **switch.redis.schema.encode_config(change.fields())}
+    fields = {**row, **switch.redis.changes(stored, change.fields())}
     if not row and _is_configured(stored, fields):
         click.echo(f"{name}: nothing to change, already configured this way")
         return
     sentence, asks = consequence(name, stored, change, joined=_joined(switch), lacking=lacking)
     ask_first(sentence, "Go on?", sure=sure or not asks)
     switch.redis.write_feature(name, fields)
-    click.echo(f"{name}: {', '.join(f'{key}={value}' for key, value in fields.items())}")
+    told = (f"{key}={value}" if value else f"{key} is absent" for key, value in fields.items())
+    click.echo(f"{name}: {', '.join(told)}")
     note_if_daemon_absent(switch)
 
 
@@ -161,9 +162,9 @@ def _lacking(switch: Switch, name: str, stored: FeatureFields) -> str:
 
 
 def _is_configured(stored: FeatureFields, fields: Mapping[str, str]) -> bool:
-    """Return whether all fields have these values already."""
+    """Return whether all fields have these values already; an empty one is absent."""
     there = {name.lower(): value for name, value in stored.config.items()}
-    return all(there.get(name.lower()) == value for name, value in fields.items())
+    return all(there.get(name.lower(), "") == value for name, value in fields.items())
 
 
 def _joined(switch: Switch) -> bool | None:

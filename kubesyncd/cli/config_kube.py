@@ -110,7 +110,7 @@ def _set_master(field: str, value: str) -> None:
         hint = f"; set its port separately: server port {number[:5]}" if with_port else ""
         raise click.UsageError(f"invalid address or host name {value[:64]!a}{hint}")
     switch = this_switch()
-    name = field.lower() if switch.settings.schema.names == "sonic" else field
+    name = field.lower() if switch.redis.field_names.names == "sonic" else field
     stored, _, _ = switch.redis.master()
     before = next((text for key, text in stored.items() if key.lower() == field.lower()), None)
     if before is not None and _same(field, before, value):

@@ -105,6 +105,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("daemon", checks_switch.daemon),
     ("socket", checks_switch.sockets),
     ("redis", checks_switch.redis),
+    ("names", checks_switch.field_names),
     ("docker", checks_switch.docker),
     ("files", checks_switch.files),
     ("container", checks_switch.containers),

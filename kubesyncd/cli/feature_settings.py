@@ -40,6 +40,13 @@ class FeatureChange:
         return {name: value for name, value in wanted.items() if value is not None}
 
 
+def command_for(feature: str, setting: str, value: str) -> str:
+    """Return the command that sets a feature's CONFIG_DB setting (the design document's name) to its parsed value."""
+    if setting == "fallback_to_local":
+        return f"kubesync config feature fallback {feature} {'on' if value == 'true' else 'off'}"
+    return f"kubesync config feature {feature} failmode {value or 0}"
+
+
 def parse_change(words: Sequence[str]) -> FeatureChange:
     """Parse `owner kube fallback true …`, in any order, each setting at most once. Raises UsageError."""
     got: dict[str, str] = {}

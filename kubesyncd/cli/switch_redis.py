@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from kubesyncd.core.model import Row, valid_feature_name
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from kubesyncd.adapters.db_schema import Schema
     from kubesyncd.adapters.redis_place import Place
+    from kubesyncd.adapters.sonic_files import FieldNames
+    from kubesyncd.core.fallback_history import FallbackHistory
     from kubesyncd.core.model import FeatureConfig, MasterConfig
     from kubesyncd.settings import Settings
 
@@ -54,10 +57,34 @@ class SwitchRedis:
 
     @cached_property
     def schema(self) -> Schema:
-        """The configured spelling of the fields."""
+        """The spelling of the fields that the daemon uses."""
         from kubesyncd.adapters.db_schema import schema
 
-        return schema(self._settings.schema.names)
+        return schema(self.field_names.names)
+
+    @cached_property
+    def field_names(self) -> FieldNames:
+        """The names of the fields, and what decides them."""
+        from kubesyncd.adapters.sonic_files import field_names
+
+        return field_names(self._settings)
+
+    @cached_property
+    def fallback_history(self) -> FallbackHistory | None:
+        """The daemon's record of features whose fallback stays as ctrmgrd took it; None where it has none."""
+        from kubesyncd.core.fallback_history import FallbackHistory
+        from kubesyncd.runtime import fallback_file
+        from kubesyncd.runtime.codec import Undecodable
+
+        if self.field_names.names != "sonic":
+            return None
+        try:
+            data = (Path(self._settings.paths.state_dir) / fallback_file.FILE).read_bytes()
+            return fallback_file.decode(data)
+        except FileNotFoundError:
+            return None
+        except (OSError, Undecodable):
+            return FallbackHistory()
 
     @cached_property
     def _place(self) -> Place:
@@ -107,14 +134,48 @@ class SwitchRedis:
 
     def feature_rows(self, feature: str) -> FeatureFields:
         """Return one feature's rows. Raises Unavailable, Refused."""
+        from kubesyncd.adapters.db_schema import NO_FALLBACK, without_fallback
         from kubesyncd.adapters.redis_client import FEATURE
         from kubesyncd.adapters.redis_place import on_switch
 
         config, state = self._hash(0, f"{FEATURE}{feature}"), self._hash(1, f"{FEATURE}{feature}")
         problems: list[str] = []
         means = on_switch(self._place, self.schema.decode_config(_normal(config), problems))
+        history = self.fallback_history
+        if history is not None and history.keeps_off(feature, _normal(config).get(NO_FALLBACK, "")):
+            means = without_fallback(means, feature, problems)
         row = self.schema.decode_row(_normal(state), problems)
         return FeatureFields(config, state, means, row, tuple(problems))
+
+    def unread_settings(self, stored: FeatureFields) -> dict[str, tuple[str, str]]:
+        """Return the CONFIG_DB fields that only the other spelling has.
+
+        Each with the design document's name and value of its setting.
+        """
+        from kubesyncd.adapters.db_schema import normal
+
+        known = self.schema.unread_config
+        settings = ((field, value, known.get(normal(field))) for field, value in stored.config.items())
+        return {
+            field: (setting.means, setting.read(value, [], None))
+            for field, value, setting in settings
+            if setting is not None
+        }
+
+    def unread_state(self, stored: FeatureFields) -> list[str]:
+        """Return the STATE_DB fields that only the other spelling has."""
+        from kubesyncd.adapters.db_schema import normal
+
+        return sorted(field for field in stored.state if normal(field) in self.schema.unread_row)
+
+    def changes(self, stored: FeatureFields, wanted: Mapping[str, str]) -> dict[str, str]:
+        """Return the CONFIG_DB fields that make these settings hold (by the design document's names).
+
+        An empty value removes a field. One of the other spelling is removed with the setting that it is.
+        """
+        made = self.schema.encode_config(wanted)
+        unread = self.unread_settings(stored)
+        return {**made, **{field: "" for field, (setting, _) in unread.items() if setting in wanted}}
 
     def master(self) -> tuple[Mapping[str, str], Mapping[str, str], MasterConfig]:
         """Return the master's rows in CONFIG_DB and STATE_DB, and the first one parsed. Raises Unavailable, Refused."""
@@ -151,7 +212,10 @@ class SwitchRedis:
         return self._hash(0, METADATA)
 
     def write_feature(self, feature: str, fields: Mapping[str, str]) -> None:
-        """Set these fields of the feature's CONFIG_DB row, all in one write. Raises Unavailable, Refused."""
+        """Set these fields of the feature's CONFIG_DB row, and remove those with an empty value.
+
+        Raises Unavailable, Refused.
+        """
         from kubesyncd.adapters.redis_client import FEATURE
 
         self._write(f"{FEATURE}{feature}", fields)
@@ -203,12 +267,26 @@ class SwitchRedis:
         return found
 
     def _write(self, key: str, fields: Mapping[str, str]) -> None:
-        """Write fields; one stored in another spelling (`IP`, `ip`) keeps it, so that no field is stored twice."""
+        """Write fields, and remove those with an empty value.
+
+        One stored in another spelling (`IP`, `ip`) keeps it, so that no field is stored twice.
+        """
         from kubesyncd.adapters.db_schema import normal
 
         there = {normal(name): name for name in self._hash(0, key)}
         spelled = {there.get(normal(name), name): value for name, value in fields.items()}
-        self._ask(f"CONFIG_DB {key}", lambda databases: databases[0].hset(key, mapping=spelled))
+        wanted = {name: value for name, value in spelled.items() if value}
+        gone = [name for name, value in spelled.items() if not value and name in there.values()]
+
+        def write(databases: tuple[Client, Client]) -> None:
+            pipe = databases[0].pipeline(transaction=True)
+            if wanted:
+                pipe.hset(key, mapping=wanted)
+            if gone:
+                pipe.hdel(key, *gone)
+            pipe.execute()
+
+        self._ask(f"CONFIG_DB {key}", write)
 
     def _ask(self, what: str, call: Callable[[tuple[Client, Client]], Answer]) -> Answer:
         """Return what Redis answers to `call`; ask again while it says that it is busy or loading.

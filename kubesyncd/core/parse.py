@@ -49,6 +49,11 @@ def unusable_names(names: Iterable[str]) -> str:
     return f"{told}{more}: invalid name, not managed: {NAME_RULE}; rename or delete the row"
 
 
+def is_true(value: str) -> bool:
+    """Return whether a text of a yes-or-no field means yes."""
+    return value.strip().lower() in _TRUE
+
+
 def parse_bool(key: str, value: str, problems: list[str], *, default: bool) -> bool:
     """Parse `true|false|on|off` in any case; anything else is `default` and a problem."""
     word = value.strip().lower()

@@ -71,10 +71,13 @@ RULES: tuple[SettingRule, ...] = (
     ),
     SettingRule(
         "kube",
-        ("client_certificate", "client_key", "ca_file"),
-        "client_key and ca_file with client_certificate, because a join by client certificate needs all three",
+        ("client_certificate", "client_key", "ca_file", "ca_cert_hash"),
+        "client_key, and ca_file or ca_cert_hash, with client_certificate, because a join by client certificate "
+        "needs its key, and the master's CA",
         lambda kube: bool(
-            not kube.client_certificate or kube.bootstrap_token_file or (kube.client_key and kube.ca_file)
+            not kube.client_certificate
+            or kube.bootstrap_token_file
+            or (kube.client_key and (kube.ca_file or kube.ca_cert_hash))
         ),
     ),
     _at_most("kube", "join_retry_s", "join_retry_s_max"),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kubesyncd.cluster.status import NodeNaming
     from kubesyncd.core.config_load import ConfigLoad
     from kubesyncd.core.model import MasterConfig, Timing
+    from kubesyncd.features.fallback_keeper import FallbackKeeper
     from kubesyncd.features.surroundings import View
     from kubesyncd.features.table_restorer import TableRestorer
     from kubesyncd.images.store import ImageStore
@@ -87,7 +88,7 @@ class Parts:
     """The parts of one run of the daemon.
 
     `restorer` restores a loaded CONFIG_DB before any component reads it. Without `packages`, no service packages are
-    configured.
+    configured; without `fallbacks`, the databases do not have SONiC's field names.
     """
 
     ports: Ports
@@ -104,6 +105,7 @@ class Parts:
     checks: Checks
     preparation: Preparation
     packages: CatalogWatcher | None = None
+    fallbacks: FallbackKeeper | None = None
 
 
 def assemble(

@@ -94,6 +94,8 @@ class Daemon:
         if parts.packages is not None:
             tasks.create_task(parts.packages.run(), name="packages")
         tasks.create_task(self._audit(), name="audit")
+        if parts.fallbacks is not None:
+            tasks.create_task(parts.fallbacks.run(), name="fallbacks")
         tasks.create_task(parts.checks.run(), name="checks")
         tasks.create_task(parts.images.run(), name="images")
         if watchdog_s is not None:
@@ -105,6 +107,8 @@ class Daemon:
         """Load the stored state, and make a reconciler for each feature in the ledger."""
         self._cluster.load()
         self._parts.images.load()
+        if self._parts.fallbacks is not None:
+            self._parts.fallbacks.load()
         problem = self._load_ledger()
         if self._ledger.lost and problem:
             self._log.error("ledger_lost", alert=True, why=problem)

@@ -5,8 +5,10 @@ The only module that knows all adapters. It uses no file, socket or service: tha
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +18,24 @@ from kubesyncd.adapters.docker_containers import DockerContainers
 from kubesyncd.adapters.docker_images import DockerImages
 from kubesyncd.adapters.hooks import HookFolders
 from kubesyncd.adapters.redis_store import RedisStore
-from kubesyncd.adapters.sonic_files import image_name, os_version
+from kubesyncd.adapters.sonic_files import (
+    CTRMGRD_SETTINGS,
+    CTRMGRD_UNIT,
+    field_names,
+    image_name,
+    os_version,
+)
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.daemon.parts import Files, Ports, Rules, assemble
 from kubesyncd.features.boot_mark import BOOT_MARK_FILE
+from kubesyncd.features.fallback_keeper import FallbackKeeper
 from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.images.store import ImageStore
 from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.join.node_names import NodeNames, node_names
 from kubesyncd.reboot.hold import HOLD_FILE
-from kubesyncd.runtime import feature_table_file
+from kubesyncd.runtime import fallback_file, feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER, DiskFile, StateFile
@@ -62,15 +71,23 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     source = _catalog_source(settings) if settings.packages.url else None
     state_dir, run_dir = Path(settings.paths.state_dir), Path(settings.paths.run_dir)
     runtime = Runtime(boottime, time.time, rng, log)
+    spelled = field_names(settings)
+    log.info("field_names", names=spelled.names, why=spelled.why)
     rules = Rules(settings.timing, frozenset(settings.features.always_local))
+    mark = DiskFile(StateFile(state_dir / BOOT_MARK_FILE, 0o644, folder_mode=STATE_FOLDER))
+    # Any user's command reads it.
+    history = DiskFile(StateFile(state_dir / fallback_file.FILE, 0o644, folder_mode=STATE_FOLDER))
+    fallbacks = FallbackKeeper(history, partial(_was_ctrmgrds, settings), settings.timing, runtime)
     store = RedisStore(
         settings.redis,
-        settings.schema.names,
+        spelled.names,
         rng,
         rules.always_local,
         kube=kube_lean.available(),
         restores=True,
     )
+    if spelled.names == "sonic":
+        store.keeps_off = fallbacks.keeps_off
     containers, units = (
         DockerContainers(settings.docker, settings.kube.namespaces, rng, names=runtime.kube_names),
         SystemdUnits(settings.systemd),
@@ -83,7 +100,6 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     )
     # Any user's client reads these two where no daemon runs.
     ledger = DiskFile(StateFile(run_dir / "features.json", 0o644, folder_mode=OPEN_FOLDER))
-    mark = DiskFile(StateFile(state_dir / BOOT_MARK_FILE, 0o644, folder_mode=STATE_FOLDER))
     installed = InstalledServices(state_dir / FOLDER)
     parts = assemble(
         Ports(
@@ -106,9 +122,19 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         join=_join_controller(settings, runtime, store, units, join_files, names),
         restorer=_table_restorer(settings, runtime, store, units, installed, saved),
     )
+    if spelled.names == "sonic":
+        parts = replace(parts, fallbacks=fallbacks)
     if source is not None:
         parts = replace(parts, packages=_catalog_watcher(settings, source, units, installed, parts))
-    return Wired(parts, store, containers, (ledger, hold, labels, images, saved, mark))
+    return Wired(parts, store, containers, (ledger, hold, labels, images, saved, mark, history))
+
+
+def _was_ctrmgrds(settings: Settings) -> bool:
+    """Return whether ctrmgrd's files are on this switch, and no start of kubesyncd has marked it."""
+    root, mark = settings.paths.install_root, Path(settings.paths.state_dir) / BOOT_MARK_FILE
+    return not mark.exists() and any(
+        os.path.exists(f"{root}{path}") for path in (CTRMGRD_UNIT, CTRMGRD_SETTINGS)
+    )
 
 
 def _image_store(settings: Settings, runtime: Runtime, file: DiskFile) -> ImageStore:
@@ -176,7 +202,7 @@ def _table_restorer(
         file=file,
         installed_rows=installed.rows,
         has_unit=units.has_unit,
-        ours=schema(settings.schema.names).own_config_names,
+        ours=schema(field_names(settings).names).own_config_names,
         normal=normal,
         wall=runtime.wall,
         log=runtime.log,

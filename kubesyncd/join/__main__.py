@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from kubesyncd import settings
 from kubesyncd.adapters.kube_credential import CertifiedName
 from kubesyncd.adapters.redis_store import RedisStore
+from kubesyncd.adapters.sonic_files import field_names
 from kubesyncd.core import protocol
 from kubesyncd.core.model import MasterConfig
 from kubesyncd.join.files import JoinFiles
@@ -116,7 +117,7 @@ async def _configuration(job: Job, current: Settings, log: FilteringBoundLogger)
     What an operator has to mend is not waited for.
     """
     rng = random.SystemRandom()
-    store = RedisStore(current.redis, current.schema.names, rng, frozenset())
+    store = RedisStore(current.redis, field_names(current).names, rng, frozenset())
     backoff, why = Backoff(rng, 0.8, 4.0), ""
     try:
         async with asyncio.timeout(CONFIGURATION_S_MAX):

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from kubesyncd.adapters import kube_member
 from kubesyncd.adapters.kube_member import Member
 from kubesyncd.adapters.kubeadm import Kubeadm
 from kubesyncd.adapters.kubelet_config import KubeletConfig
 from kubesyncd.adapters.systemd import SystemdUnits
-from kubesyncd.core.text import public_address
 from kubesyncd.join import credential
+from kubesyncd.join.credential_fetch import CredentialSource, JoinMethod, read_file
 from kubesyncd.join.plan import STEP_S_MAX, Job, JobStep, Membership, Standing, address
-from kubesyncd.ports import Forbidden, PortError, Refused, Unavailable
+from kubesyncd.ports import Forbidden, PortError, Refused
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -32,15 +31,6 @@ if TYPE_CHECKING:
     from kubesyncd.settings import Settings
 
 SERVICE = "Kubernetes"
-FILE_BYTES_MAX = 256 * 1024
-
-
-class JoinMethod(StrEnum):
-    """The credential by which a switch joins, as the membership records it."""
-
-    ADMIN_CONF = "admin.conf"
-    BOOTSTRAP = "token"
-    CERTIFICATE = "certificate"
 
 
 class SwitchSteps:
@@ -66,19 +56,18 @@ class SwitchSteps:
         self._log = log
         self._units = SystemdUnits(settings.systemd)
         self._kubeadm = Kubeadm(settings.systemd, self._kube, log)
+        self._source = CredentialSource(self._kube, master, files, self._kubeadm, log)
 
     @property
     def how(self) -> JoinMethod:
         """The credential by which this switch joins."""
-        if self._kube.bootstrap_token_file:
-            return JoinMethod.BOOTSTRAP
-        return JoinMethod.CERTIFICATE if self._kube.client_certificate else JoinMethod.ADMIN_CONF
+        return self._source.method
 
     async def do(self, step: JobStep) -> str:
         """See runner.JoinSteps."""
         match step:
             case JobStep.FETCH:
-                return await self._fetch()
+                return await self._source.fetch()
             case JobStep.ASK:
                 return await self._ask()
             case JobStep.TRY:
@@ -106,59 +95,6 @@ class SwitchSteps:
 
     # ---- join -----------------------------------------------------------------------------------
 
-    async def _fetch(self) -> str:
-        where = address(self._master)
-        match self.how:
-            case JoinMethod.BOOTSTRAP:
-                token = _read(self._kube.bootstrap_token_file).decode(errors="replace").strip()
-                if not self._kube.ca_cert_hash:
-                    raise Refused(SERVICE, 'a bootstrap token needs [kube] ca_cert_hash = "sha256:…"')
-                document = credential.from_token(
-                    where, token, self._kube.ca_cert_hash, self._joins_as, self._kube.cri_socket,
-                    await self._kubeadm.version(),
-                )  # fmt: skip
-                said = "a bootstrap token"
-            case JoinMethod.CERTIFICATE:
-                if not self._kube.ca_file:
-                    raise Refused(SERVICE, "a client certificate needs [kube] ca_file, the CA to trust")
-                document = credential.from_certificate(
-                    where,
-                    _read(self._kube.ca_file),
-                    _read(self._kube.client_certificate),
-                    _read(self._kube.client_key),
-                )
-                said = f"the client certificate {self._kube.client_certificate}"
-            case JoinMethod.ADMIN_CONF:
-                document, said = await self._admin_conf(where)
-            case _:
-                assert_never(self.how)
-        self._files.write_secret(self._files.credential, document)
-        return said
-
-    async def _admin_conf(self, where: str) -> tuple[bytes, str]:
-        """Fetch the master's admin.conf; return the kept copy where the master's cannot be fetched."""
-        url = self._kube.admin_conf_url.replace("{ip}", where.rpartition(":")[0])
-        url = url.replace("{port}", str(self._master.port))
-        told = public_address(url)
-        if self._master.insecure:
-            self._log.warning(
-                "insecure_master", url=told, why="any certificate is accepted; see insecure off"
-            )
-        ca = _read(self._kube.ca_file) if self._kube.ca_file else None
-        try:
-            fetched = await kube_member.fetch(url, ca_file=self._kube.ca_file, insecure=self._master.insecure)
-            return credential.for_master(fetched, where, ca), f"from {told}"
-        except Unavailable as error:
-            kept = next((path for path in self._kept() if path.exists()), None)
-            if kept is None:
-                raise
-            self._log.warning("admin_conf_kept", why=f"{error.detail}; the kept {kept} is used")
-            return credential.for_master(_read(str(kept)), where, ca), f"kept in {kept}"
-
-    def _kept(self) -> tuple[Path, Path]:
-        """Return where an administrator's credential may be on this switch: in use, or moved aside by a reset."""
-        return self._files.admin_conf, self._files.admin_conf_aside
-
     async def _ask(self) -> str:
         """Check kubeadm, the API server and the credential, before any step that removes something."""
         await self._kubeadm.version()
@@ -181,7 +117,7 @@ class SwitchSteps:
     def _record(self) -> str:
         self._files.record(self._membership(Standing.JOINED))
         if not self._kube.keep_admin_conf:
-            self._files.forget(*self._kept())
+            self._files.forget(*self._source.kept())
         elif self.how is JoinMethod.ADMIN_CONF:
             self._keep_admin_conf()
         self._files.forget(self._files.credential)
@@ -190,12 +126,12 @@ class SwitchSteps:
     def _keep_admin_conf(self) -> None:
         """Keep the credential of this join, with the configured address."""
         self._move_aside()
-        self._files.write_secret(self._files.admin_conf, _read(str(self._files.credential)))
+        self._files.write_secret(self._files.admin_conf, read_file(self._files.credential))
 
     def _move_aside(self) -> str:
         """Move an admin.conf that an operator has put there aside: no other copy of it may exist."""
-        current, aside = self._kept()
-        if not current.exists() or credential.is_ours(_read(str(current))):
+        current, aside = self._source.kept()
+        if not current.exists() or credential.is_ours(read_file(current)):
             return ""
         self._files.move(current, aside)
         return f"{current} was not written by kubesyncd: moved to {aside}, which a later join uses"
@@ -240,8 +176,16 @@ class SwitchSteps:
     def _credentials(self) -> list[Path]:
         """Return kubeconfigs for the master being left, those with more rights first."""
         fresh = self._job is Job.JOIN and self._rejoins and self.how is not JoinMethod.BOOTSTRAP
-        paths = (*([self._files.credential] if fresh else []), self._files.admin_conf, self._files.kubeconfig)
+        own = self._source.for_reset() if self._job is Job.RESET and self._by_certificate else None
+        own = self._files.credential if fresh else own
+        paths = (*([own] if own is not None else []), self._files.admin_conf, self._files.kubeconfig)
         return [path for path in paths if path.exists()]
+
+    @property
+    def _by_certificate(self) -> bool:
+        """Whether this switch has joined by a client certificate."""
+        known = self._files.found().membership
+        return known is not None and known.how == JoinMethod.CERTIFICATE.value
 
     def _node(self, kubeconfig: Path) -> AbstractAsyncContextManager[Member]:
         return Member.open(kubeconfig, self._leaves_as, insecure=self._master.insecure)
@@ -267,12 +211,3 @@ class SwitchSteps:
         master = self._master
         node = self._joins_as if standing is Standing.JOINED else self._leaves_as
         return Membership(standing, master.ip, master.port, node, self.how.value, int(time.time()))
-
-
-def _read(path: str) -> bytes:
-    """Read a small file. Raises Refused with its name."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(FILE_BYTES_MAX)
-    except OSError as error:
-        raise Refused(SERVICE, f"{path} cannot be read: {error.strerror}") from error

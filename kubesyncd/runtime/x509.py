@@ -1,4 +1,4 @@
-"""Read the validity and the subject's common name of a certificate, without a library.
+"""Read the validity, the subject's common name and the key's hash of a certificate, without a library.
 
 Pure. Checks nothing else: OpenSSL verifies certificates.
 """
@@ -6,6 +6,7 @@ Pure. Checks nothing else: OpenSSL verifies certificates.
 from __future__ import annotations
 
 import calendar
+import hashlib
 import ssl
 import time
 
@@ -41,13 +42,37 @@ def common_name(pem: bytes) -> str:
         raise ValueError("its certificate is cut short") from None
 
 
+def key_hash(pem: bytes) -> str:
+    """Return the hash of the first certificate's public key, as kubeadm spells it: `sha256:...`. Raises ValueError."""
+    try:
+        to_be_signed = _to_validity(pem)
+        for _ in ("validity", "subject"):
+            to_be_signed.skip()
+        return f"sha256:{hashlib.sha256(to_be_signed.whole()).hexdigest()}"
+    except IndexError:
+        raise ValueError("its certificate is cut short") from None
+
+
+def pinned(pem: bytes, pin: str) -> bytes:
+    """Return the certificates in `pem` whose public key has this hash (see key_hash). Raises ValueError."""
+    found = (one for one in _certificates(pem) if key_hash(one.encode()) == pin)
+    return "".join(f"{one}\n" for one in found).encode()
+
+
+def _certificates(pem: bytes) -> list[str]:
+    """Return each certificate of `pem` as PEM. Raises ValueError without one."""
+    text, found, at = pem.decode("ascii", errors="replace"), [], 0
+    while (begin := text.find(_BEGIN, at)) >= 0 and (end := text.find(_END, begin)) >= 0:
+        at = end + len(_END)
+        found.append(text[begin:at])
+    if not found:
+        raise ValueError("no certificate found in it")
+    return found
+
+
 def _to_validity(pem: bytes) -> _Reader:
     """Return a reader of tbsCertificate that is before its validity (RFC 5280, section 4.1)."""
-    text = pem.decode("ascii", errors="replace")
-    begin, end = text.find(_BEGIN), text.find(_END)
-    if not 0 <= begin < end:
-        raise ValueError("no certificate found in it")
-    certificate = _Reader(ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])).enter()
+    certificate = _Reader(ssl.PEM_cert_to_DER_cert(_certificates(pem)[0])).enter()
     to_be_signed = certificate.enter()
     if to_be_signed.tag == _VERSION:
         to_be_signed.skip()
@@ -95,6 +120,12 @@ class _Reader:
             raise IndexError
         self._at = at + length
         return self._data[at : self._at]
+
+    def whole(self) -> bytes:
+        """Read the next element; return it with its tag and length."""
+        begin = self._at
+        self.skip()
+        return self._data[begin : self._at]
 
     def enter(self) -> _Reader:
         """Read the next element, a sequence; return a reader of its elements."""

@@ -270,7 +270,7 @@ def speak(switch: InstalledSwitch, settings: str) -> None:
 def sonic_names(installed: InstalledSwitch) -> Iterator[InstalledSwitch]:
     """The shared switch, as it speaks SONiC's own field names."""
     before = installed.read(SETTINGS)
-    speak(installed, before.replace('# names = "hld"', 'names = "sonic"'))
+    speak(installed, before.replace('# names = "auto"', 'names = "sonic"'))
     yield installed
     speak(installed, before)
 

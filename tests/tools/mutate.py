@@ -60,6 +60,7 @@ TESTS = {
     "config_load": ("core/test_config_load",),
     "unverified": ("core/test_unverified",),
     "revision": ("core/test_revision", "core/test_unverified"),
+    "fallback_history": ("core/test_fallback_history", "features/test_fallback_keeper"),
     "failed_action": ("core/test_failed_action", "features/test_failed_actions", *PLANS),
     "feature_label": PLANS,
     "gate": ("core/test_gate", *PLANS),

@@ -144,8 +144,8 @@ def test_a_section_must_be_a_table() -> None:
         ("systemd", "systemctl", [], "a non-empty list"),
         ("systemd", "systemctl", ["a", 5], "a non-empty list"),
         ("systemd", "systemctl", ["a", ""], "a non-empty list"),
-        ("schema", "names", "seed", "'hld', 'sonic'"),
-        ("schema", "names", ["hld"], "'hld', 'sonic'"),
+        ("schema", "names", "seed", "'auto', 'hld', 'sonic'"),
+        ("schema", "names", ["hld"], "'auto', 'hld', 'sonic'"),
         ("log", "level", "trace", "'debug', 'info'"),
     ],
 )
@@ -297,6 +297,14 @@ def test_a_combination_that_can_never_work_is_refused_with_all_its_keys(
     [
         ("kube", {"bootstrap_token_file": "/token", "ca_cert_hash": f"sha256:{'0' * 64}"}),
         ("kube", {"client_certificate": "/c.pem", "client_key": "/c.key", "ca_file": "/ca.pem"}),
+        (
+            "kube",
+            {
+                "client_certificate": "/c.pem",
+                "client_key": "/c.key",
+                "ca_cert_hash": f"sha256:{'0' * 64}",
+            },
+        ),
         (
             "kube",
             {

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) -> None:
-    """Extend `config`; `run` executes the words typed. Its `feature` group keeps all its commands.
+    """Extend `config`; `run` executes the words typed. Its `feature` group keeps its commands, except `fallback`.
 
+    Theirs writes a text that ctrmgrd takes for the opposite, and that does not end a setting kept from ctrmgrd's time.
     Its `load_minigraph` keeps the Kubernetes fields of FEATURE. Its `kubernetes` group writes for another daemon:
     labels that kubesyncd does not read, and a master that is never verified. Our commands replace those of the same
     name there.
@@ -29,6 +30,7 @@ def register(cli: click.Group, run: Callable[[Sequence[str]], None] = become) ->
     if their_feature is None:
         cli.add_command(feature)
     elif isinstance(their_feature, click.Group):
+        their_feature.add_command(feature.commands["fallback"], "fallback")
         add_missing(their_feature, feature)
         accept_names(their_feature, feature.each, is_name)
     their_kube = cli.commands.get("kubernetes")

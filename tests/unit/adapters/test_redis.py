@@ -495,6 +495,31 @@ class TestWriting:
         assert state_db.hget("KUBERNETES_MASTER|SERVER", "connected") == "true"
         await store.close()
 
+    async def test_fallback_stays_off_where_ctrmgrd_took_it_so(
+        self, redis_server: RedisServer, config_db: redis.Redis
+    ) -> None:
+        store = make_store(redis_server, "sonic")
+        asked = []
+
+        def keeps_off(feature: str, text: str, *, whole: bool) -> bool:
+            asked.append((feature, text, whole))
+            return text == "false"
+
+        store.keeps_off = keeps_off
+        config_db.hset("FEATURE|snmp", mapping={"set_owner": "kube", "no_fallback_to_local": "false"})
+        config_db.hset("FEATURE|lldp", mapping={"set_owner": "local", "no_fallback_to_local": "false"})
+        config_db.hset("FEATURE|bgp", mapping={"set_owner": "kube"})
+        told = await store.read("snmp")
+        assert told.config == FeatureConfig(Owner.KUBE, fallback=False)
+        assert [problem.partition("; ")[2] for problem in told.problems] == [
+            "run: kubesync config feature fallback snmp on (or off)"
+        ]
+        config_db.set("CONFIG_DB_INITIALIZED", "1")
+        assert (await store.read("lldp")).problems == (), "it has no effect there"
+        assert (await store.read("bgp")).config == FeatureConfig(Owner.KUBE, fallback=True)
+        assert asked == [("snmp", "false", False), ("lldp", "false", True), ("bgp", "", True)]
+        await store.close()
+
     async def test_the_masters_status_is_written_only_when_it_changes(
         self, store: RedisStore, state_db: redis.Redis
     ) -> None:

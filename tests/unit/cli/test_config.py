@@ -263,9 +263,49 @@ def test_all_settings_of_a_feature_are_written_at_once(terminal: Operator) -> No
 
 def test_sonics_field_names_are_written_where_they_are_spoken(terminal: Operator) -> None:
     terminal.write_settings(schema="sonic")
-    assert terminal.types("config feature bgp fallback true failmode 5 -y").exit_code == 0
+    assert terminal.types("config feature bgp fallback false failmode 5 -y").exit_code == 0
     row = terminal.configured("FEATURE|bgp")
-    assert (row["no_fallback_to_local"], row["remote_fail_detection"]) == ("false", "5")
+    assert (row["no_fallback_to_local"], row["remote_fail_detection"]) == ("true", "5")
+    assert not {"fallback_to_local", "kube_failure_detection"} & row.keys(), "the other spelling's are gone"
+
+
+def test_fallback_in_sonics_names_is_the_absent_field_which_no_daemon_misreads(
+    bare_terminal: Operator,
+) -> None:
+    """ctrmgrd takes any text of no_fallback_to_local for yes, "false" as well."""
+    bare_terminal.write_settings(schema="sonic")
+    bare_terminal.configure("FEATURE|bgp", state="enabled", no_fallback_to_local="false")
+    result = bare_terminal.types("config feature fallback bgp on")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "bgp: nothing restarts\nbgp: no_fallback_to_local is absent\n",
+    )
+    assert bare_terminal.configured("FEATURE|bgp") == {"state": "enabled"}
+    assert "nothing to change" in bare_terminal.types("config feature fallback bgp on").stdout
+    assert bare_terminal.types("config feature fallback bgp off").exit_code == 0
+    assert bare_terminal.configured("FEATURE|bgp") == {"state": "enabled", "no_fallback_to_local": "true"}
+
+
+def test_the_field_names_are_those_of_the_switch_unless_they_are_set(bare_terminal: Operator) -> None:
+    version = bare_terminal.folder / "sonic_version.yml"
+    more = f'[paths]\nsonic_version = "{version}"\nstate_dir = "{bare_terminal.folder}/state"'
+    for wanted, there, field in (
+        ("auto", True, "no_fallback_to_local"),
+        ("auto", False, "fallback_to_local"),
+        ("hld", True, "fallback_to_local"),
+        ("sonic", False, "no_fallback_to_local"),
+    ):
+        version.unlink(missing_ok=True)
+        if there:
+            version.write_text("build_version: '202411.1'\n")
+        bare_terminal.write_settings(schema=wanted, more=more)
+        bare_terminal.configure("FEATURE|bgp", state="enabled")
+        assert bare_terminal.types("config feature fallback bgp off").exit_code == 0
+        assert field in bare_terminal.configured("FEATURE|bgp")
+        bare_terminal.types("config kube server ip 10.1.2.3")
+        assert ("ip" in bare_terminal.configured("KUBERNETES_MASTER|SERVER")) == field.startswith("no_")
+        with bare_terminal.redis.client(CONFIG_DB) as client:
+            client.flushdb()
 
 
 def test_a_field_that_stands_in_another_case_is_not_written_twice(bare_terminal: Operator) -> None:

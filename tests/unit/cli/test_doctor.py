@@ -16,11 +16,14 @@ from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, Diagnosis
 from kubesyncd.cli.doctor import examine
 from kubesyncd.cli.rules.daemonset import Local, daemonset
 from kubesyncd.cli.switch import Switch
+from kubesyncd.core.fallback_history import FallbackHistory
+from kubesyncd.runtime import fallback_file
 from kubesyncd.runtime.x509 import life
 from kubesyncd.settings import load
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
 from tests.lab.kube_names import kube_box
 from tests.lab.stub_daemon import cluster
+from tests.unit.cli.operator import STATE_DB
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -112,6 +115,64 @@ def test_a_healthy_switch_has_no_findings(healthy: Operator) -> None:
     assert not any(line.startswith(("FAIL", "warn")) for line in result.stdout.splitlines())
 
 
+def test_the_field_names_in_use_are_told_with_what_decides_them(healthy: Operator) -> None:
+    said = found(healthy)["names"]
+    assert (said.grade, said.found) == (
+        CheckGrade.GOOD,
+        'the databases have the design document\'s field names (hld): [schema] names = "hld"',
+    )
+
+
+def test_rows_of_the_other_spelling_are_findings_that_their_commands_clear(healthy: Operator) -> None:
+    version = healthy.folder / "sonic_version.yml"
+    version.write_text("build_version: '202411.1'\n")
+    healthy.write_settings(
+        schema="auto",
+        more=f'[paths]\nsonic_version = "{version}"\nkubelet_dir = "{healthy.folder}"',
+    )
+    told = [said for said in examine(diagnosis(healthy)) if said.subject == "names"]
+    assert told[0].found == f"the databases have SONiC's field names (sonic): {version} exists"
+    assert all(said.grade is CheckGrade.WARN for said in told[1:])
+    assert [said.fix.removeprefix("set it: ") for said in told if "snmp has fallback" in said.found] == [
+        "kubesync config feature fallback snmp on"
+    ]
+    for said in told[1:]:
+        command = said.fix.removeprefix("set it: ").removeprefix("run: ")
+        if command.startswith("kubesync "):
+            assert healthy.types(command.removeprefix("kubesync ")).exit_code == 0
+        else:
+            _, database, verb, key, *fields = command.split()
+            assert (database, verb) == ("STATE_DB", "HDEL")
+            with healthy.redis.client(STATE_DB) as client:
+                assert client.hdel(key.strip("'"), *fields) == len(fields)
+    assert [said.grade for said in examine(diagnosis(healthy)) if said.subject == "names"] == [
+        CheckGrade.GOOD
+    ]
+    assert "no_fallback_to_local" not in healthy.configured("FEATURE|snmp")
+    assert healthy.configured("FEATURE|snmp")["remote_fail_detection"] == "10"
+
+
+def test_a_fallback_kept_from_ctrmgrds_time_is_a_finding_until_its_command_is_typed(
+    healthy: Operator,
+) -> None:
+    healthy.write_settings(
+        schema="sonic",
+        more=f'[paths]\nstate_dir = "{healthy.folder}/state"\nkubelet_dir = "{healthy.folder}"',
+    )
+    (healthy.folder / "state").mkdir()
+    history = FallbackHistory(frozenset({"lldp"}), frozenset({"snmp"}))
+    (healthy.folder / "state" / fallback_file.FILE).write_bytes(fallback_file.encode(history))
+    for name in ("snmp", "lldp"):
+        healthy.configure(f"FEATURE|{name}", no_fallback_to_local="false")
+    rows = [said for said in examine(diagnosis(healthy)) if said.subject == "row"]
+    assert [(said.grade, said.fix) for said in rows] == [
+        (CheckGrade.WARN, "run: kubesync config feature fallback lldp on (or off)")
+    ]
+    assert "lldp does not fall back" in rows[0].found
+    assert healthy.types("config feature fallback lldp on").exit_code == 0
+    assert not [said for said in examine(diagnosis(healthy)) if said.subject == "row"]
+
+
 def test_errors_of_the_settings_file_are_findings_and_the_rest_is_checked(healthy: Operator) -> None:
     healthy.write_settings(more='[timing]\nverb_s_max = 3\ncri_socket = "x"')
     result = healthy.types("doctor --json")
@@ -142,6 +203,8 @@ def test_with_everything_down_each_service_is_named_once_and_the_rest_is_checked
         ("FAIL", "socket"),
         ("FAIL", "socket"),
         ("FAIL", "redis"),
+        ("ok", "names"),
+        ("-", "names"),
         ("FAIL", "docker"),
         *(("-", subject) for subject in SKIPPED),
     ]

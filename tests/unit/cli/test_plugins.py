@@ -106,7 +106,6 @@ def test_a_feature_is_configured_under_sonics_config(config: Sonic) -> None:
     ("line", "answer"),
     [
         ("feature owner bgp kube", "sonic owner ['bgp', 'kube']"),
-        ("feature fallback bgp on", "sonic fallback ['bgp', 'on']"),
         ("feature state bgp enabled", "sonic state ['bgp', 'enabled']"),
         ("feature auto bgp enabled", "sonic autorestart ['bgp', 'enabled']"),
         ("kdump", "sonic kdump []"),
@@ -117,6 +116,15 @@ def test_a_feature_is_configured_under_sonics_config(config: Sonic) -> None:
 def test_every_command_of_sonics_config_stays_what_it_was(config: Sonic, line: str, answer: str) -> None:
     result = config.types(line)
     assert (result.exit_code, result.stdout) == (0, f"{answer}\n")
+
+
+def test_fallback_is_ours_because_sonics_writes_what_ctrmgrd_takes_for_the_opposite(config: Sonic) -> None:
+    config.operator.write_settings(schema="sonic")
+    config.operator.configure("FEATURE|bgp", no_fallback_to_local="false")
+    assert config.types("feature fallback bgp on").exit_code == 0
+    assert "no_fallback_to_local" not in config.operator.configured("FEATURE|bgp")
+    assert config.types("feature fallback bgp off").exit_code == 0
+    assert config.operator.configured("FEATURE|bgp")["no_fallback_to_local"] == "true"
 
 
 def test_the_master_is_ours_to_configure_under_both_names(config: Sonic) -> None:

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,11 +17,12 @@ import yaml
 
 from kubesyncd.join.plan import Standing
 from kubesyncd.join.progress import JobPhase
+from kubesyncd.runtime.x509 import key_hash
 from tests.lab.admin_conf import AdminConfServer
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
 from tests.lab.engines import ROOT, LabKubeProcess
 from tests.lab.join_switch import JoinSwitch
-from tests.lab.kube_client import NODES, KubeClient
+from tests.lab.kube_client import NODES, KubeClient, KubeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -300,6 +301,97 @@ def test_a_client_certificate_on_the_switch_joins_without_any_admin_conf(
     assert switch.job("join").returncode == 0
     assert server.requests == []
     assert not switch.admin_conf.exists()
+
+
+def publish_ca(switch: JoinSwitch, pem: bytes) -> None:
+    """What Kubernetes 1.20 and newer publish in each namespace."""
+    path = "/api/v1/namespaces/default/configmaps"
+    with suppress(KubeError):
+        switch.master.call("delete", f"{path}/kube-root-ca.crt")
+    body = {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": pem.decode()}}
+    switch.master.call("post", path, body)
+
+
+def install_certificate(switch: JoinSwitch, pki: Path) -> None:
+    """The certificate that fleets of SONiC 202405 and newer have on each switch; this one may do anything."""
+    pair = Authority(pki).issue("restapi", "admin", "system:masters")
+    folder = switch.etc / "credentials"
+    folder.mkdir()
+    for name, file in (("crt", pair.certificate), ("key", pair.key)):
+        (folder / f"restapiserver.{name}").write_bytes(file.read_bytes())
+        (folder / f"restapiserver.{name}").chmod(0o600)
+
+
+NOT_SERVED = "https://127.0.0.1:1/admin.conf"
+
+
+def test_the_installed_certificate_joins_where_no_admin_conf_is_served_and_the_ca_is_pinned(
+    switches: Make, pki: Path
+) -> None:
+    pin = key_hash(Authority(pki).pem)
+    switch = switches(admin_conf_url=NOT_SERVED, ca_file="", ca_cert_hash=pin)
+    install_certificate(switch, pki)
+    switch.join(insecure="True")
+    other = Authority(pki / "other").pem
+    publish_ca(switch, other)
+    before = set(switch.folder.rglob("*"))
+    ended = switch.job("join")
+    assert ended.returncode == 1
+    assert "is not the pinned one; correct [kube] ca_cert_hash" in switch.progress.why
+    assert switch.kubeadm_calls == []
+
+    publish_ca(switch, other + Authority(pki).pem)
+    assert switch.job("join").returncode == 0
+    assert switch.membership is not None
+    assert switch.membership.how == "certificate"
+    assert not switch.admin_conf.exists()
+    key = (switch.etc / "credentials/restapiserver.key").read_bytes()
+    copies = [path for path in switch.folder.rglob("*") if path not in before and path.is_file()]
+    assert not [
+        path for path in copies if key in path.read_bytes() or b"client-key-data" in path.read_bytes()
+    ]
+
+    assert switch.job("join", "-f").returncode == 0, "used again"
+    assert switch.job("reset").returncode == 0
+    assert not switch.node_exists, "the certificate that joined it may delete it"
+    assert not (switch.folder / "run" / "join.conf").exists()
+
+
+def test_an_installed_certificate_is_not_used_before_the_ca_is_pinned(switches: Make, pki: Path) -> None:
+    switch = switches(admin_conf_url=NOT_SERVED, ca_file="")
+    install_certificate(switch, pki)
+    switch.join()
+    publish_ca(switch, Authority(pki).pem)
+    assert switch.job("join").returncode == 1
+    assert switch.progress.why.endswith(
+        'restapiserver.crt is not pinned; set [kube] ca_cert_hash = "sha256:…"; the master prints it: '
+        "kubeadm token create --print-join-command"
+    )
+    assert switch.kubeadm_calls == []
+
+
+def test_an_admin_conf_that_ctrmgrd_has_left_is_used_until_the_ca_is_pinned(
+    switches: Make, master: LabKubeProcess, pki: Path
+) -> None:
+    switch = switches(admin_conf_url=NOT_SERVED, ca_file="")
+    install_certificate(switch, pki)
+    switch.admin_conf.write_bytes(master.admin_conf.read_bytes())
+    switch.join()
+    assert switch.job("join").returncode == 0
+    assert switch.membership is not None
+    assert switch.membership.how == "admin.conf"
+
+
+def test_a_served_admin_conf_comes_before_the_installed_certificate(
+    switches: Make, server: AdminConfServer, pki: Path
+) -> None:
+    switch = switches(ca_cert_hash=key_hash(Authority(pki).pem))
+    install_certificate(switch, pki)
+    switch.join()
+    assert switch.job("join").returncode == 0
+    assert server.requests == ["/admin.conf"]
+    assert switch.membership is not None
+    assert switch.membership.how == "admin.conf"
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import hashlib
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -15,7 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kubesyncd.core.certificate_life import CertificateLife
-from kubesyncd.runtime.x509 import common_name, life
+from kubesyncd.runtime.x509 import common_name, key_hash, life, pinned
+from tests.lab.certificates import Authority
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -106,3 +112,17 @@ def cut(pem: bytes) -> bytes:
     der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
     text = base64.encodebytes(der[: len(der) // 3])
     return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"
+
+
+def test_a_key_is_pinned_as_kubeadm_does(tmp_path: Path) -> None:
+    """By the SHA-256 of its SubjectPublicKeyInfo in DER."""
+    ours, theirs = Authority(tmp_path / "ours").pem, Authority(tmp_path / "theirs").pem
+    key = x509.load_pem_x509_certificate(ours).public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pin = f"sha256:{hashlib.sha256(der).hexdigest()}"
+    assert key_hash(ours) == pin
+    assert pinned(b"# a bundle\n" + theirs + ours, pin) == ours
+    assert pinned(theirs, pin) == b""
+    for wrong in (b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        with pytest.raises(ValueError, match="certificate"):
+            pinned(wrong, pin)
