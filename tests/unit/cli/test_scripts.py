@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.cli import scripts
 from kubesyncd.cli.rules.script_text import LINE_CHARS_MAX
 from kubesyncd.cli.rules.scripts import (
     ANY,
@@ -26,6 +25,7 @@ from kubesyncd.cli.rules.scripts import (
     Features,
     check_script,
 )
+from kubesyncd.cli.scripts import FOLDERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -394,22 +394,19 @@ def test_a_script_with_several_names_is_read_once(bare_terminal: Operator, tmp_p
     assert bare_terminal.types(f"doctor --scripts {folder}").stdout.count("instead") == 1
 
 
-def test_without_a_path_every_folder_of_sonics_scripts_is_read(
-    bare_terminal: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert {"/usr/bin", "/usr/sbin", "/usr/local/bin", "/etc/resolvconf/update-libc.d"} <= set(
-        scripts.FOLDERS
-    )
-    folder = folder_of(tmp_path, mine="#!/bin/bash\ndocker stop snmp\n")
-    hook = tmp_path / "device/x86_64-dell/pre_reboot_hook"
-    hook.parent.mkdir(parents=True)
-    hook.write_text("#!/bin/bash\ndocker stop lldp\n")
-    other = tmp_path / "device/another"
-    other.mkdir()
-    (other / "pre_reboot_hook").write_text(hook.read_text())
-    (tmp_path / "machine.conf").write_text("onie_version=1\nonie_platform=x86_64-dell\n")
-    monkeypatch.setattr(scripts, "FOLDERS", (str(folder), str(tmp_path / "none")))
-    monkeypatch.setattr(scripts, "PLATFORMS", tmp_path / "device")
-    monkeypatch.setattr(scripts, "MACHINE_FILE", tmp_path / "machine.conf")
-    found = json.loads(bare_terminal.types("doctor --scripts --json").stdout)
-    assert [one["file"] for one in found] == [f"{folder}/mine", str(hook)]
+@pytest.mark.parametrize("name", [*FOLDERS, "/usr/share/sonic/device/x86_64-dell/pre_reboot_hook"])
+def test_without_a_path_every_place_of_sonics_scripts_is_read(bare_terminal: Operator, name: str) -> None:
+    assert {"/usr/bin", "/usr/sbin", "/usr/local/bin", "/etc/resolvconf/update-libc.d"} <= set(FOLDERS)
+    root = bare_terminal.folder / "root"
+    bare_terminal.write_settings(more=f'[paths]\ninstall_root = "{root}"\n')
+    machine = root / "host/machine.conf"
+    machine.parent.mkdir(parents=True)
+    machine.write_text("onie_version=1\nonie_platform=x86_64-dell\n")
+    is_file = name.endswith((".local", ".j2", "hook"))
+    script = root / name[1:] if is_file else root / name[1:] / "mine"
+    other = root / "usr/share/sonic/device/another/pre_reboot_hook"
+    for file in (script, other):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("#!/bin/bash\ndocker stop snmp\n")
+    (found,) = json.loads(bare_terminal.types("doctor --scripts --json").stdout)
+    assert found["file"] == str(script)
