@@ -45,10 +45,8 @@ if TYPE_CHECKING:
 def doctor(ctx: click.Context, paths: tuple[Path, ...], as_json: bool, migrate: bool, scripts: bool) -> None:
     """Check all that kubesyncd needs; each line names the fix."""
     if scripts:
-        local = frozenset(this_switch().settings.features.always_local)
-        ctx.exit(
-            protocol.EXIT_DONE if check_scripts(paths, local=local, as_json=as_json) else protocol.EXIT_FAILED
-        )
+        left = not check_scripts(this_switch(), paths, as_json=as_json)
+        ctx.exit(protocol.EXIT_FAILED if left else protocol.EXIT_DONE)
     if paths:
         raise click.UsageError("a PATH needs --scripts: kubesync doctor --scripts PATH")
     if migrate:

@@ -11,10 +11,13 @@ import click
 
 from kubesyncd.cli.click_groups import Failure
 from kubesyncd.cli.output import print_json
-from kubesyncd.cli.rules.scripts import check_script
+from kubesyncd.cli.rules.scripts import Features, check_script
+from kubesyncd.ports import PortError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from kubesyncd.cli.switch import Switch
 
 FILE_BYTES_MAX = 1 << 20
 SCRIPTS_MAX = 2_000
@@ -31,10 +34,10 @@ FOLDERS = (
     "/usr/share/sonic/templates/docker_image_ctl.j2",
 )
 PLATFORM_SCRIPTS = ("*reboot*", "*_plugin", "plugins")
-PLATFORMS = Path("/usr/share/sonic/device")
-MACHINE_FILE = Path("/host/machine.conf")
+PLATFORMS = "/usr/share/sonic/device"
+MACHINE_FILE = "/host/machine.conf"
 # The docker front (docs/sonic.md), where an operator or image has enabled it.
-FRONT = Path("/usr/local/bin/docker")
+FRONT = "/usr/local/bin/docker"
 OURS = Path("/usr/lib/kubesyncd")
 # ctrmgrd's own programs, which kubesyncd replaces as a whole, and copies that are never run.
 _REPLACED = frozenset(
@@ -48,17 +51,19 @@ HINT = (
 )
 
 
-def check_scripts(paths: Iterable[Path], *, local: frozenset[str], as_json: bool) -> bool:
+def check_scripts(switch: Switch, paths: Iterable[Path], *, as_json: bool) -> bool:
     """Print the calls left in scripts, with replacements; return True if there are none. Raises Failure.
 
-    Without paths, every folder that SONiC runs scripts from. `local`: features that always run locally.
+    Without paths, every folder that SONiC runs scripts from.
     """
     named = tuple(paths)
-    front = _is_ours(FRONT)
+    root = Path(switch.settings.paths.install_root)
+    local = frozenset(switch.settings.features.always_local)
+    features = Features(local, _owned_by_kubernetes(switch), _is_ours(root / FRONT[1:]))
     found = [
         (path, call)
-        for path in _scripts(named or _everywhere())
-        for call in check_script(_text(path), path.name, local=local, front=front)
+        for path in _scripts(named or _everywhere(root))
+        for call in check_script(_text(path), path.name, features)
     ]
     if as_json:
         print_json([{"file": str(path), **asdict(call)} for path, call in found])
@@ -69,17 +74,27 @@ def check_scripts(paths: Iterable[Path], *, local: frozenset[str], as_json: bool
     return not found
 
 
-def _everywhere() -> tuple[Path, ...]:
-    fixed = [path for path in map(Path, FOLDERS) if path.exists()]
-    platform = _platform()
-    own = (sorted((PLATFORMS / platform).glob(pattern)) for pattern in PLATFORM_SCRIPTS) if platform else ()
+def _owned_by_kubernetes(switch: Switch) -> frozenset[str] | None:
+    """Return the features with owner kube; None while Redis does not say."""
+    try:
+        rows = switch.redis.config_rows()
+    except PortError:
+        return None
+    return frozenset(name for name, row in rows.items() if row.get("set_owner", "").strip().lower() == "kube")
+
+
+def _everywhere(root: Path) -> tuple[Path, ...]:
+    fixed = [path for path in (root / name[1:] for name in FOLDERS) if path.exists()]
+    platform = _platform(root / MACHINE_FILE[1:])
+    folder = root / PLATFORMS[1:] / platform
+    own = (sorted(folder.glob(pattern)) for pattern in PLATFORM_SCRIPTS) if platform else ()
     return (*fixed, *(path for found in own for path in found))
 
 
-def _platform() -> str:
+def _platform(machine: Path) -> str:
     """Return the name of this switch's platform, as the installer has written it; empty if unknown."""
     try:
-        found = re.search(r"^(?:onie|aboot)_platform=([\w.-]+)$", MACHINE_FILE.read_text(), re.MULTILINE)
+        found = re.search(r"^(?:onie|aboot)_platform=([\w.-]+)$", machine.read_text(), re.MULTILINE)
     except (OSError, ValueError):
         return ""
     return found[1] if found else ""

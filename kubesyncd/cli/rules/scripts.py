@@ -55,6 +55,8 @@ AT_START = (
 # What upstream's scripts do to the local container just before and after its start.
 START_ACTIONS = frozenset({"preStartAction", "postStartAction", "updateSyslogConf"})
 TAGGED = 'kubesync reboot prepare "$REBOOT_TYPE" || exit 1, before any container ends (docs/reboot.md)'
+# What SONiC's scripts wait for together, by variables.
+PEERS = frozenset({"swss", "syncd", "gbsyncd", "teamd"})
 # Scripts that need no change: kubesyncd ends a container that update-containers starts, writes to STATE_DB what
 # container_checker reads, and leaves the memory limit of a Kubernetes container to its manifest (memory_checker).
 NO_CHANGE = frozenset({"update-containers", "container_checker", "memory_checker"})
@@ -95,6 +97,7 @@ _FLAGS = {
     "rm": "-f",
     "logs": "-f -t",
     "stats": "-a",
+    "wait-any": "-s",
 }
 _IDS = re.compile(
     r"""^\s*(?:local\s+|export\s+|readonly\s+)*(\w+)=["'`]*\$?\(?\s*"""
@@ -121,13 +124,37 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """What is known of features: those that always run by plain docker, and Kubernetes' own (None: not known).
+
+    `front`: the docker front is installed, so a call of `docker` without its path reaches Kubernetes' container too.
+    """
+
+    local: frozenset[str] = frozenset({"database"})
+    kube: frozenset[str] | None = None
+    front: bool = False
+
+
+ANY = Features()
+
+
+@dataclass(frozen=True, slots=True)
 class Names:
-    """What a script says about its variables, which units it stops, and which features never leave docker."""
+    """What a script says about its variables, which units it stops, and what is known of features."""
 
     ids: frozenset[str]
     values: dict[str, str]
     stopped: frozenset[str]
-    local: frozenset[str]
+    features: Features
+
+    def waits_for_kubernetes(self, operands: list[str]) -> bool:
+        """Return whether one of the features that docker-wait-any names may be run by Kubernetes."""
+        if self.features.kube is None:
+            return True
+        named = {
+            self.values.get(found[1], "") if (found := _VARIABLE.match(one)) else one for one in operands
+        }
+        return not self.features.kube.isdisjoint(named | PEERS)
 
     def passes(self, name: str) -> bool:
         """Return whether a container's name needs no change: it is an ID, or a feature that is always local."""
@@ -139,42 +166,38 @@ class Names:
                 return True
             bare = self.values.get(found[1], bare)
         # database0, database$DEV, database-chassis, databasedpu1
-        return any(re.fullmatch(rf"{re.escape(one)}(?:[-$\d{{].*|dpu.*)?", bare) for one in self.local)
+        return any(
+            re.fullmatch(rf"{re.escape(one)}(?:[-$\d{{].*|dpu.*)?", bare) for one in self.features.local
+        )
 
 
-def check_script(
-    text: str, name: str = "", *, local: frozenset[str] = frozenset({"database"}), front: bool = False
-) -> Iterator[Call]:
-    """Yield the calls in one script, in order.
-
-    `name`: the script's file name. `local`: features that always run by plain docker. `front`: the docker front is
-    installed, so a call of `docker` without its path reaches Kubernetes' container too.
-    """
+def check_script(text: str, name: str = "", features: Features = ANY) -> Iterator[Call]:
+    """Yield the calls in one script, in order. `name`: the script's file name."""
     if name in NO_CHANGE:
         return
     meant = {number for number, line in enumerate(text.split("\n"), 1) if MEANT in line}
     said: set[Call] = set()
-    for call in _calls(text, name, local, front=front):
+    for call in _calls(text, name, features):
         if call.line not in meant and call not in said:
             said.add(call)
             yield call
 
 
-def _calls(text: str, name: str, local: frozenset[str], *, front: bool) -> Iterator[Call]:
+def _calls(text: str, name: str, features: Features) -> Iterator[Call]:
     if name.endswith(".py") or re.match(r"#!.*python", text):
         try:
-            yield from _python(text, local, front=front)
+            yield from _python(text, features)
         except ValueError:
             pass
         else:
             return
     lines = list(shell_lines(text))
-    names = _names(lines, local)
+    names = _names(lines, features)
     ends, creates = _ENDS.search(text) is not None, _CREATES.search(text) is not None
     for line in lines:
-        if any(re.search(rf"\w == [\"']{one}[\"']", test) for one in local for test in line.only_if):
+        if any(re.search(rf"\w == [\"']{one}[\"']", test) for one in features.local for test in line.only_if):
             continue
-        for call in _on_line(line, names, front=front, ends=ends, creates=creates):
+        for call in _on_line(line, names, ends=ends, creates=creates):
             yield replace(call, instead=AT_START) if line.function in START_ACTIONS else call
         if (listed := _LIST.search(line.text)) is not None:
             yield _call(line, _instead(listed["verb"]))
@@ -184,24 +207,26 @@ def _calls(text: str, name: str, local: frozenset[str], *, front: bool) -> Itera
             yield _call(line, TAGGED)
 
 
-def _on_line(line: Line, names: Names, *, front: bool, ends: bool, creates: bool) -> Iterator[Call]:
+def _on_line(line: Line, names: Names, *, ends: bool, creates: bool) -> Iterator[Call]:
     """Yield the calls on a line of shell code."""
     text = line.text[:LINE_CHARS_MAX]
     for count, found in enumerate(_SHELL.finditer(text)):
         if count == CALLS_A_LINE_MAX:
             break
         verb, rest = found["verb"], in_same_string(text[: found.start()], text[found.end() :])
-        carried = front and verb in CARRIED and not found["path"]
+        carried = names.features.front and verb in CARRIED and not found["path"]
         if carried or (verb == "rm" and creates) or is_message(text[: found.start()]):
             continue
         if instead := _replacement(verb, rest, names):
             yield _call(line, instead)
     for found in _WAITER.finditer(text):
         if not is_message(text[: found.start()]):
-            named = _operands("wait", text[found.end() :])
+            named = _operands("wait-any", text[found.end() :])
             single = found["verb"].startswith("rs")
-            if not (single and any(names.passes(name) for name in named)):
-                yield _call(line, "container wait NAME" if single else WAITED)
+            if single and not any(names.passes(name) for name in named):
+                yield _call(line, "container wait NAME")
+            elif not single and names.waits_for_kubernetes(named):
+                yield _call(line, WAITED)
     if not ends and (listing := _LISTING.search(text)) is not None:
         searched = text[listing.end() :].lstrip("/")
         if not names.passes(searched.partition('$"')[0].rstrip("$\"' ")):
@@ -258,7 +283,7 @@ def _operands(verb: str, rest: str) -> list[str]:
     return found
 
 
-def _names(lines: list[Line], local: frozenset[str]) -> Names:
+def _names(lines: list[Line], features: Features) -> Names:
     """Read which variables hold IDs, and the constant values of the others."""
     ids: set[str] = set()
     values: dict[str, str] = {}
@@ -275,34 +300,36 @@ def _names(lines: list[Line], local: frozenset[str]) -> Names:
         elif (found := _ASSIGNED.match(line.text)) is not None:
             values.setdefault(found[1], found[2])
     stopped = {found[1] for line in lines for found in _UNIT_STOPPED.finditer(line.text)}
-    return Names(frozenset(ids), values, frozenset(stopped), local)
+    return Names(frozenset(ids), values, frozenset(stopped), features)
 
 
-def _python(text: str, local: frozenset[str], *, front: bool) -> Iterator[Call]:
+def _python(text: str, features: Features) -> Iterator[Call]:
     """Yield the calls of a Python script. Raises ValueError if it is none."""
     strings, lists, asked = python_code(text)
     source = text.split("\n")
-    names = Names(frozenset(), {}, frozenset(), local)
+    names = Names(frozenset(), {}, frozenset(), features)
     found: list[Call] = []
     for line in strings:
         # A command begins the string, or follows the words of another one.
-        found += _on_line(line, names, front=front, ends=bool(_ENDS.search(text)), creates=False)
+        found += _on_line(line, names, ends=bool(_ENDS.search(text)), creates=False)
     for one in lists:
         line = Line(one.number, "", source[one.number - 1].strip())
-        found += [_call(line, instead) for instead in _listed(one.words, names, front=front)]
+        found += [_call(line, instead) for instead in _listed(one.words, names)]
     for number, name in asked:
         if name is None or not names.passes(name):
             found.append(_call(Line(number, "", source[number - 1].strip()), ASKED))
     yield from sorted(found, key=lambda call: call.line)
 
 
-def _listed(words: tuple[str | None, ...], names: Names, *, front: bool) -> Iterator[str]:
+def _listed(words: tuple[str | None, ...], names: Names) -> Iterator[str]:
     """Yield the replacement of a command that is a list of words."""
     for at, word in enumerate(words[:-1]):
         verb = words[at + 1]
         if word is None or word.rpartition("/")[2] != "docker" or verb is None:
             continue
-        if verb in (*REPLACED, *BY_ID, *_OTHERS) and not (front and verb in CARRIED and word == "docker"):
+        if verb in (*REPLACED, *BY_ID, *_OTHERS) and not (
+            names.features.front and verb in CARRIED and word == "docker"
+        ):
             rest = " ".join(
                 "{}" if one is None else f"'{one}'" if " " in one else one for one in words[at + 2 :]
             )

@@ -14,9 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubesyncd.cli import scripts
 from kubesyncd.cli.rules.script_text import LINE_CHARS_MAX
-from kubesyncd.cli.rules.scripts import ASKED, AT_START, LISTED, TAGGED, WAITED, check_script
+from kubesyncd.cli.rules.scripts import (
+    ANY,
+    ASKED,
+    AT_START,
+    LISTED,
+    TAGGED,
+    WAITED,
+    Features,
+    check_script,
+)
+from kubesyncd.cli.scripts import FOLDERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,8 +213,8 @@ container kill lldp
 """
 
 
-def said(text: str, name: str = "", **more: bool) -> list[tuple[int, str]]:
-    return [(call.line, call.instead) for call in check_script(text, name, **more)]
+def said(text: str, name: str = "", features: Features = ANY) -> list[tuple[int, str]]:
+    return [(call.line, call.instead) for call in check_script(text, name, features)]
 
 
 @pytest.mark.parametrize(("line", "instead"), LEFT, ids=[line for line, _ in LEFT])
@@ -264,12 +273,29 @@ def test_the_reboot_script_is_told_of_the_preparation_and_a_plain_reboot_is_not(
 def test_features_that_are_always_local_are_passed_over() -> None:
     script = "#!/bin/bash\ndocker exec -i syncd$DEV true\ndocker kill swss\n"
     assert len(said(script)) == 2
-    assert list(check_script(script, local=frozenset({"database", "swss", "syncd"}))) == []
+    assert said(script, features=Features(frozenset({"database", "swss", "syncd"}))) == []
 
 
 def test_with_the_docker_front_calls_that_it_carries_need_no_change() -> None:
     script = "#!/bin/bash\ndocker exec snmp ls\n/usr/bin/docker exec snmp ls\ndocker cp x snmp:/\ndocker stop snmp\n"
-    assert said(script, front=True) == [(3, "container exec ..."), (5, "container stop ...")]
+    assert said(script, features=Features(front=True)) == [
+        (3, "container exec ..."),
+        (5, "container stop ..."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kube", "left"), [(None, 2), ((), 0), (("snmp",), 0), (("snmp", "syncd"), 2), (("bgp",), 1)]
+)
+def test_waiting_for_several_containers_matters_where_kubernetes_owns_one(
+    kube: tuple[str, ...] | None, left: int
+) -> None:
+    script = (
+        "#!/bin/bash\nSERVICE=swss\n"
+        "docker-wait-any -s ${SERVICE}$DEV -d ${PEER} ${ALL}\ndocker-wait-any-rs -s bgp -d syncd\n"
+    )
+    owned = None if kube is None else frozenset(kube)
+    assert [instead for _, instead in said(script, features=Features(kube=owned))] == [WAITED] * left
 
 
 def test_calls_come_in_order() -> None:
@@ -354,28 +380,33 @@ def test_backups_replaced_programs_and_kubesyncds_own_are_passed_over_in_a_folde
     assert bare_terminal.types(f"doctor --scripts {folder}/container.ctrmgrd").exit_code == 1
 
 
+def test_the_command_knows_what_kubernetes_owns(bare_terminal: Operator, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, swss="#!/bin/bash\ndocker-wait-any-rs -s swss -d syncd\n")
+    bare_terminal.configure("FEATURE|snmp", set_owner="kube")
+    assert bare_terminal.types(f"doctor --scripts {folder}").exit_code == 0
+    bare_terminal.configure("FEATURE|syncd", set_owner="kube")
+    assert "keep each feature that it names local" in bare_terminal.types(f"doctor --scripts {folder}").stdout
+
+
 def test_a_script_with_several_names_is_read_once(bare_terminal: Operator, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, fast_reboot="#!/bin/bash\ndocker kill pmon\n")
     (folder / "warm-reboot").symlink_to("fast_reboot")
     assert bare_terminal.types(f"doctor --scripts {folder}").stdout.count("instead") == 1
 
 
-def test_without_a_path_every_folder_of_sonics_scripts_is_read(
-    bare_terminal: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert {"/usr/bin", "/usr/sbin", "/usr/local/bin", "/etc/resolvconf/update-libc.d"} <= set(
-        scripts.FOLDERS
-    )
-    folder = folder_of(tmp_path, mine="#!/bin/bash\ndocker stop snmp\n")
-    hook = tmp_path / "device/x86_64-dell/pre_reboot_hook"
-    hook.parent.mkdir(parents=True)
-    hook.write_text("#!/bin/bash\ndocker stop lldp\n")
-    other = tmp_path / "device/another"
-    other.mkdir()
-    (other / "pre_reboot_hook").write_text(hook.read_text())
-    (tmp_path / "machine.conf").write_text("onie_version=1\nonie_platform=x86_64-dell\n")
-    monkeypatch.setattr(scripts, "FOLDERS", (str(folder), str(tmp_path / "none")))
-    monkeypatch.setattr(scripts, "PLATFORMS", tmp_path / "device")
-    monkeypatch.setattr(scripts, "MACHINE_FILE", tmp_path / "machine.conf")
-    found = json.loads(bare_terminal.types("doctor --scripts --json").stdout)
-    assert [one["file"] for one in found] == [f"{folder}/mine", str(hook)]
+@pytest.mark.parametrize("name", [*FOLDERS, "/usr/share/sonic/device/x86_64-dell/pre_reboot_hook"])
+def test_without_a_path_every_place_of_sonics_scripts_is_read(bare_terminal: Operator, name: str) -> None:
+    assert {"/usr/bin", "/usr/sbin", "/usr/local/bin", "/etc/resolvconf/update-libc.d"} <= set(FOLDERS)
+    root = bare_terminal.folder / "root"
+    bare_terminal.write_settings(more=f'[paths]\ninstall_root = "{root}"\n')
+    machine = root / "host/machine.conf"
+    machine.parent.mkdir(parents=True)
+    machine.write_text("onie_version=1\nonie_platform=x86_64-dell\n")
+    is_file = name.endswith((".local", ".j2", "hook"))
+    script = root / name[1:] if is_file else root / name[1:] / "mine"
+    other = root / "usr/share/sonic/device/another/pre_reboot_hook"
+    for file in (script, other):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("#!/bin/bash\ndocker stop snmp\n")
+    (found,) = json.loads(bare_terminal.types("doctor --scripts --json").stdout)
+    assert found["file"] == str(script)
