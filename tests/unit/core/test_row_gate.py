@@ -13,6 +13,7 @@ import pytest
 
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Admit, EndContainer, Plan, RequestLabel, SetMode, StartLocal, WriteRow
+from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.conditions import ConditionKind, conditions
 from kubesyncd.core.model import Container, FeatureConfig, LabelView, Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.observation import Observation
@@ -299,6 +300,25 @@ def test_a_second_one_takes_the_permission_back() -> None:
     assert not script.passed
     assert not second.passed
     switch.end(KUBE2)
+    switch.settle()
+    script.poll()
+    assert script.passed
+
+
+def test_a_local_container_takes_the_permission_back_until_it_is_ended() -> None:
+    """Someone starts it by hand, or Docker may still start it, before the script has read its permission."""
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    switch.run(LOCAL_CONTAINER)
+    first = switch.look()
+    assert isinstance(first.action, WriteRow)
+    assert first.action.row.startup is Startup.WAIT
+    assert switch.settle() == [f"end {LOCAL[:4]}"]
+    switch.record = replace(switch.record, start=asked_start(LOCAL, None, NOW))
+    assert project(switch.record, switch.observed()).startup is Startup.WAIT
+    switch.record = replace(switch.record, start=None)
     switch.settle()
     script.poll()
     assert script.passed
