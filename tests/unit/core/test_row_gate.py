@@ -495,3 +495,25 @@ def test_a_container_of_the_local_version_that_asks_is_admitted() -> None:
     switch = Switch(containers=(local(running=False, version=OLD_VERSION),), waiting=frozenset({KUBE}))
     switch.run(pod(version=OLD_VERSION))
     assert switch.settle() == [f"admit {KUBE[:4]}"]
+
+
+def test_a_container_that_has_not_asked_may_have_started_at_the_wrong_moment() -> None:
+    """While the owner is local, the unit is down or CONFIG_DB is loaded, SONiC's script waits for ever."""
+    switch = Switch(containers=(pod(),))
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    switch.settle()
+    (found,) = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert found.kind is ConditionKind.GATE_IGNORED
+    assert f"docker kill {KUBE[:12]}" in found.text
+
+
+def test_a_row_that_is_behind_is_no_request() -> None:
+    """STATE_DB takes no writes: the row still has the version of a kube container that has ended."""
+    switch = Switch(FALLBACK, up(local_id=LOCAL, version=NEW_VERSION), (LOCAL_CONTAINER,))
+    stale = switch.row
+    assert stale is not None
+    switch.settle()
+    switch.row = stale
+    switch.run(pod())
+    assert not with_row_asks(switch.record, switch.observed()).row_asks
