@@ -49,7 +49,8 @@ def taken_over(record: Record, row: Row, owner: Container, observed: Observation
     if owner.owner is Owner.KUBE:
         return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)
     # A kube container may wait in the row's own protocol.
-    return replace(record, mode=Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE)
+    mode = Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE
+    return replace(record, mode=mode, local_id=owner.id)
 
 
 def stands(row: Row, observed: Observation, now: float) -> bool:

@@ -15,7 +15,15 @@ from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Record, project, row_told, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
-from kubesyncd.core.unverified import Unverified, compared, keeps_row, may_be_admitted, shows_loss, undecided
+from kubesyncd.core.unverified import (
+    Unverified,
+    compared,
+    keeps_row,
+    may_be_admitted,
+    shows_loss,
+    undecided,
+    verified,
+)
 from kubesyncd.core.verbs import Start, Stop, accept
 from tests.unit.core.given import (
     FALLBACK,
@@ -81,6 +89,7 @@ def test_a_running_local_container_that_the_row_names_is_the_owner() -> None:
         after = seen(NEW, look, config)
         assert (after.system_state, after.mode, after.grant) == (SystemState.UP, Mode.NONE, "")
         assert state_of(config, after, look) is State.LOCAL
+        assert verified(NEW, look, TIMING, NOW).local_id == LOCAL, "its unit asked for it"
         wanted = project(after, look)
         assert replace(wanted, docker_id="", revision=0) == BY_LOCAL
         assert decide(config, after, replace(look, row=wanted), TIMING, NOW, "snmp").action is None
@@ -135,6 +144,7 @@ def test_a_row_that_docker_does_not_confirm_opens_nothing_and_is_left_alone(
         assert row_told(after, look)
         plan = decide(config, after, look, TIMING, NOW, "snmp")
         assert (plan.state, plan.action) == (State.UNKNOWN, None)
+        assert plan.why.endswith("STATE_DB's row is another program's, and unchanged")
         assert seen(after, look, config) == after
         assert (undecided(after), may_be_admitted(after, look), compared(after)) == (None, False, True)
 
