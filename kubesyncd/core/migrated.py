@@ -53,7 +53,10 @@ def taken_over(record: Record, row: Row, owner: Container, observed: Observation
     return replace(record, mode=mode, local_id=owner.id)
 
 
-def stands(row: Row, observed: Observation, now: float) -> bool:
-    """Return whether a row without a number tells of this boot: it is left to the program that wrote it."""
+def stands(row: Row, observed: Observation, now: float, *, before: bool) -> bool:
+    """Return whether a row without a number tells of this boot: it is left to the program that wrote it.
+
+    `before`: it did at the last observation; the wall clock may have been set since.
+    """
     told = replace(row, update_ts=0, failure="") != Row()
-    return told and row.update_ts >= observed.wall_s - now
+    return told and (before or row.update_ts >= observed.wall_s - now)

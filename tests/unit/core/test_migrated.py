@@ -245,6 +245,14 @@ def test_the_clock_does_not_matter_where_docker_confirms_the_row() -> None:
     assert (after.grant, after.owner_ts) == (KUBE, WALL_S)
 
 
+def test_a_row_that_is_left_alone_stays_so_when_the_wall_clock_is_set() -> None:
+    kept = seen(NEW, facts(WAITS, STOPPED))
+    later = replace(facts(WAITS, STOPPED), wall_s=WALL_S + 10_000_000)
+    assert keeps_row(seen(kept, later))
+    assert not keeps_row(seen(NEW, later))
+    assert not keeps_row(seen(kept, facts(Row(), STOPPED))), "it was deleted"
+
+
 def test_a_local_container_without_a_row_is_told_by_the_daemon_s_own_row() -> None:
     after = seen(NEW, facts(Row(), local()), LOCAL_CONFIG)
     assert (after.unverified, after.system_state) == (None, SystemState.ABSENT)
