@@ -31,8 +31,7 @@ def owner_named(row: Row, observed: Observation, *, local_only: bool) -> Contain
         return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
     if row.current_owner is not Owner.KUBE or not row.docker_id or observed.local_running or local_only:
         return None
-    running = (c for c in observed.containers if c.owner is Owner.KUBE and c.running)
-    return next((c for c in running if c.id.startswith(row.docker_id)), None)
+    return next((c for c in observed.containers if c.running and c.id.startswith(row.docker_id)), None)
 
 
 def taken_over(record: Record, row: Row, owner: Container, observed: Observation, now: float) -> Record:

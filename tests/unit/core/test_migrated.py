@@ -120,7 +120,8 @@ LEFT = [
     (BY_KUBE, (local(), kube())),
     (BY_LOCAL, (STOPPED, kube())),
     (BY_LOCAL, (local(by_policy=True, restart_policy="always"),)),
-    # Nobody owns it, or the unit is down.
+    # It has no owner, or the unit is down.
+    (replace(BY_KUBE, current_owner=Owner.NONE), (STOPPED, kube())),
     (WAITS, (STOPPED, kube())),
     (IN_WAIT, (STOPPED, kube())),
     (replace(BY_KUBE, system_state=SystemState.DOWN), (STOPPED, kube())),
@@ -147,6 +148,11 @@ def test_a_row_that_docker_does_not_confirm_opens_nothing_and_is_left_alone(
         assert plan.why.endswith("STATE_DB's row is another program's, and unchanged")
         assert seen(after, look, config) == after
         assert (undecided(after), may_be_admitted(after, look), compared(after)) == (None, False, True)
+
+
+def test_a_local_container_that_is_being_ended_is_not_taken_over() -> None:
+    look = facts(BY_LOCAL, local(), stopping=frozenset({LOCAL}))
+    assert seen(NEW, look, LOCAL_CONFIG).system_state is SystemState.ABSENT
 
 
 def test_what_docker_confirms_later_is_taken_over_then() -> None:
