@@ -31,8 +31,7 @@ def owner_named(row: Row, observed: Observation, *, local_only: bool) -> Contain
         return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
     if row.current_owner is not Owner.KUBE or not row.docker_id or observed.local_running or local_only:
         return None
-    running = (c for c in observed.containers if c.owner is Owner.KUBE and c.running)
-    return next((c for c in running if c.id.startswith(row.docker_id)), None)
+    return next((c for c in observed.containers if c.running and c.id.startswith(row.docker_id)), None)
 
 
 def taken_over(record: Record, row: Row, owner: Container, observed: Observation, now: float) -> Record:
@@ -49,10 +48,14 @@ def taken_over(record: Record, row: Row, owner: Container, observed: Observation
     if owner.owner is Owner.KUBE:
         return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)
     # A kube container may wait in the row's own protocol.
-    return replace(record, mode=Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE)
+    mode = Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE
+    return replace(record, mode=mode, local_id=owner.id)
 
 
-def stands(row: Row, observed: Observation, now: float) -> bool:
-    """Return whether a row without a number tells of this boot: it is left to the program that wrote it."""
+def stands(row: Row, observed: Observation, now: float, *, before: bool) -> bool:
+    """Return whether a row without a number tells of this boot: it is left to the program that wrote it.
+
+    `before`: it did at the last observation; the wall clock may have been set since.
+    """
     told = replace(row, update_ts=0, failure="") != Row()
-    return told and row.update_ts >= observed.wall_s - now
+    return told and (before or row.update_ts >= observed.wall_s - now)

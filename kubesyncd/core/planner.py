@@ -74,7 +74,8 @@ def _wished(inputs: Inputs) -> Plan:
         return _absent(inputs)
     unread = observed.row is None and not inputs.config.always_local
     if record.system_state is SystemState.ABSENT and not unread:
-        return inputs.rest(meaning(State.UNKNOWN, inputs.feature))
+        whose = "; until then STATE_DB's row is another program's, and unchanged" if keeps_row(record) else ""
+        return inputs.rest(f"{meaning(State.UNKNOWN, inputs.feature)}{whose}")
     if record.system_state is SystemState.DOWN:
         return down(inputs)
     if observed.starting:

@@ -119,7 +119,7 @@ def _migrated(
     owner = owner_named(row, observed, local_only=local_only)
     if owner is not None:
         return taken_over(replace(record, unverified=None), row, owner, observed, now)
-    kept = stands(row, observed, now)
+    kept = stands(row, observed, now, before=mark.kept)
     if observed.local_running and not kept:
         # The row that tells of it is this daemon's.
         return replace(record, unverified=None)

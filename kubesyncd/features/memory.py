@@ -136,7 +136,7 @@ class Memory:
         return FeatureConfig(always_local=self._name in self._around.always_local)
 
     def _log_health(self, before: Record, after: Record) -> None:
-        """Log each failure, each complaint about a local container and each end of a failure once."""
+        """Log once each failure and its end, each complaint about a local container, and what is taken over."""
         if after.failure and not before.failure:
             self._log.error("kube_failed", alert=True, why=after.failure, policy=self.config.policy.value)
         if before.failure and not after.failure:
@@ -145,6 +145,8 @@ class Memory:
             self._log.warning("rolled_back", why=after.failure, image=after.health.failed_image)
         if before.rolled_back and not after.rolled_back:
             self._log.info("rollback_over", why=before.failure)
+        if after.follows and not before.follows:
+            self._log.info("taken_over", owner=after.owner.value, container=after.grant or after.local_id)
         local = after.health.complaint_about(after.local_id) if after.local_id else None
         if local is not None and local not in before.health.complaints:
             self._log.error("local_unhealthy", alert=True, why=local.reason, source=local.source)

@@ -287,6 +287,19 @@ class People:
         if unit.life is None or unit.life.done():
             unit.life = self._world.spawn(self._unit(unit))
 
+    def follow(self, feature: str, box: Box) -> None:
+        """The unit is up, and its main process is another program's, which waits for this container."""
+        unit = self.units[feature]
+        unit.wanted = True
+        unit.life = self._world.spawn(self._follow(unit, box))
+
+    async def _follow(self, unit: Unit, box: Box) -> None:
+        await box.over.wait()
+        await self._verb(unit, "stop")
+        await asyncio.sleep(RESTART_SEC)
+        unit.restarts += 1
+        await self._unit(unit)
+
     def stop_unit(self, feature: str, verb: str = "stop") -> None:
         """systemctl stop; `verb` kill: what reboot scripts do besides."""
         unit = self.units[feature]

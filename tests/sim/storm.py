@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from kubesyncd.core.model import Mode, Owner, SystemState
 from tests.sim import loop as virtual
+from tests.sim import migrated
 from tests.sim.cast import TIMING, drawn_features, kube_features
 from tests.sim.chance import Chance, Fault
 from tests.sim.rest import Rest
@@ -100,9 +101,11 @@ class Storm:
     async def _acts(self) -> None:
         world = self.world
         kubelet, watch = world.spawn(world.kubelet.run()), world.spawn(world.promises.watch_kubelet())
+        taken_over = migrated.begin(world)
         world.start_daemon()
         for feature in world.features:
-            world.people.start_unit(feature)
+            if feature not in taken_over:
+                world.people.start_unit(feature)
         await self._schedule.run()
         await self._calm()
         await self._quiet()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab import system_health as lab
 from tests.system.installed_fixtures import (
     add_feature,
     install,
@@ -191,6 +194,79 @@ def reported(switch: InstalledSwitch) -> set[str]:
     }
     by_docker = set(switch.run("docker", "ps", "--format", "{{.Names}}").split())
     return expected - by_docker - {name for name in features if row(switch, name).get("container_id")}
+
+
+SYSTEM_HEALTH = "[Service]\nType=oneshot\nEnvironment=PYTHONPATH=/opt/lab\nExecStart=/usr/local/bin/healthd\n"
+DB_CLI = '#!/bin/sh\n[ "$1" = STATE_DB ] && shift && exec redis-cli -s /run/redis/redis.sock -n 6 "$@"\n'
+
+
+@pytest.fixture
+def system_health(installed: InstalledSwitch) -> Iterator[InstalledSwitch]:
+    """The switch with what stands for SONiC's system-health daemon; each start of its unit is one look at lldp."""
+    lab.package(installed.root / "opt/lab")
+    program = lab.healthd(json.dumps({"lldp": {"state": "enabled"}}))
+    installed.write("/usr/local/bin/healthd", f"#!/usr/bin/python3\n{program}", mode=0o755)
+    installed.write("/usr/local/bin/sonic-db-cli", DB_CLI, mode=0o755)
+    installed.write("/lib/systemd/system/system-health.service", SYSTEM_HEALTH)
+    installed.run("systemctl", "daemon-reload")
+    yield installed
+    files = (
+        "/usr/local/bin/healthd",
+        "/usr/local/bin/sonic-db-cli",
+        "/lib/systemd/system/system-health.service",
+    )
+    installed.run("rm", "-rf", "/opt/lab", *files)
+    installed.run("systemctl", "daemon-reload")
+
+
+def unhealthy(switch: InstalledSwitch) -> list[str]:
+    """What the program of SONiC's unit says when it looks: ours, by the drop-in."""
+    program = re.search(r"path=(\S+)", switch.show("system-health", "ExecStart"))
+    assert program is not None
+    return switch.run("env", "PYTHONPATH=/opt/lab", program[1]).splitlines()
+
+
+def test_system_health_finds_a_feature_that_kubernetes_runs(
+    system_health: InstalledSwitch, sonic_names: InstalledSwitch, lldp: InstalledSwitch, master: Master
+) -> None:
+    assert unhealthy(lldp) == []
+    redis(lldp, 4, "hset", "FEATURE|lldp", "no_fallback_to_local", "true")
+    master.deploy("lldp")
+    owner(lldp, "kube")
+    owned_by(lldp, "kube")
+    assert unhealthy(lldp) == []
+    alone = lldp.run("env", "PYTHONPATH=/opt/lab", "/usr/local/bin/healthd")
+    assert alone == "Container 'lldp' is not running", "as SONiC's daemon says without the drop-in"
+    assert len(lldp.run("container", "id", "lldp")) == 12
+
+    # A package upgrade of SONiC's writes the row again: deleted, then set within 200 ms.
+    before = (unit(lldp), row(lldp, "lldp")["container_id"])
+    asked = lldp.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"action": "label')
+    fields = [word for item in config_names(lldp).items() for word in item]
+    for _ in range(3):
+        rewrite = 'r="redis-cli -s /run/redis/redis.sock -n 4"; $r del "$0"; sleep 0.15; $r hset "$0" "$@"'
+        lldp.run("sh", "-c", rewrite, "FEATURE|lldp", *fields)
+        assert (unit(lldp), row(lldp, "lldp")["container_id"]) == before
+    assert (master.labels() or {})["lldp_enabled"] == "true"
+    lldp.run("journalctl", "--sync")
+    assert lldp.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"action": "label') == asked
+
+    master.withdraw("lldp")
+    owned_by(lldp, "none")
+    assert unhealthy(lldp) == ["Container 'lldp' is not running"], "it waits for its deployment"
+    owner(lldp, "local")
+    owned_by(lldp, "local")
+    assert lldp.run("container", "id", "lldp") == "lldp"
+
+    # As featured does for a feature that is deregistered.
+    lldp.run("systemctl", "stop", "lldp")
+    redis(lldp, 4, "del", "FEATURE|lldp")
+    redis(lldp, 6, "del", "FEATURE|lldp")
+    told = ("kubesync", "show", "feature", "lldp", "--json")
+    lldp.wait_for(lambda: lldp.succeeds(*told), "the daemon has looked")
+    lldp.run("systemctl", "restart", "kubesyncd")
+    assert lldp.succeeds(*told)
+    assert redis(lldp, 6, "exists", "FEATURE|lldp") == "0", "no row is written back"
 
 
 def test_sonics_own_tools_read_what_they_expect_in_both_modes(

@@ -75,6 +75,8 @@ def moves_back(switch: InstalledSwitch) -> None:
     switch.run("dpkg", "-r", "kubesyncd-kube", "kubesyncd")
     switch.run("systemctl", "enable", "--now", "ctrmgrd")
     for name in FEATURES:
+        if not active(switch, name):
+            continue
         told = f"seen {name} "
         switch.wait_for(
             lambda told=told: (
@@ -84,11 +86,8 @@ def moves_back(switch: InstalledSwitch) -> None:
         )
 
 
-@pytest.mark.slow("installs and removes the packages twice")
-def test_a_switch_of_ctrmgrds_moves_and_back_without_a_restart(
-    bare_switches: Callable[[], InstalledSwitch], packages: Callable[[str], Packages]
-) -> None:
-    switch = bare_switches()
+def features_of_ctrmgrd(switch: InstalledSwitch) -> str:
+    """snmp runs locally, lldp waits for its pod, and radv's pod runs; return its container's ID."""
     furnish_ctrmgrd(switch)
     kube_only = {"set_owner": "kube", "no_fallback_to_local": "true", "state": "enabled"}
     add_feature(switch, "snmp", container=BY_FULL_PATH, set_owner="local", state="enabled")
@@ -99,49 +98,75 @@ def test_a_switch_of_ctrmgrds_moves_and_back_without_a_restart(
     for name in FEATURES:
         redis(switch, 6, "hset", f"FEATURE|{name}", "state", "enabled", "up_status", "true")
     switch.wait_for(lambda: switch.succeeds("pgrep", "-fx", f"docker wait {by_kube[:12]}"), "its unit waits")
+    return by_kube
 
-    before = seen(switch)
-    assert before.rows["radv"]["current_owner"] == "kube"
-    moves(switch, packages(""))
-    switch.wait_for(lambda: state(switch, "radv") == "state=KUBE_RUNNING", "radv is taken over")
-    switch.wait_for(lambda: state(switch, "snmp") == "state=LOCAL", "snmp is taken over")
-    assert state(switch, "lldp") == "state=UNKNOWN"
-    assert seen(switch) == before
-    assert switch.run("container", "exec", "radv", "hostname")
-    assert switch.run("container", "inspect", "-f", "{{.Id}}", "radv") == by_kube
-    for _ in range(2):
-        switch.run("systemctl", "restart", "kubesyncd")
-        assert state(switch, "radv") == "state=KUBE_RUNNING"
-    assert seen(switch) == before
 
-    # The pod that lldp waits for comes in ctrmgrd's way, and the unit's own process lets it pass.
-    late = pod(switch, "lldp", "lab-feature")
+def is_in(switch: InstalledSwitch, name: str, wanted: str) -> None:
+    switch.wait_for(lambda: state(switch, name) == f"state={wanted}", f"{name} is {wanted}")
+
+
+def comes_and_ends(switch: InstalledSwitch) -> None:
+    """The pod that lldp waits for comes in ctrmgrd's way, past the unit's own process, and ends by itself."""
+    late, before = pod(switch, "lldp", "lab-feature"), seen(switch).units
     admitted(switch, "lldp", late, "20240510.1")
-    switch.wait_for(lambda: state(switch, "lldp") == "state=KUBE_RUNNING", "lldp is taken over")
-    assert seen(switch).units == before.units
+    is_in(switch, "lldp", "KUBE_RUNNING")
+    assert seen(switch).units == before
+    switch.run("docker", "kill", late)
+    waits = ("pgrep", "-f", "container wait lldp")
+    switch.wait_for(lambda: switch.succeeds(*waits), "systemd has restarted its unit, as under ctrmgrd")
+    assert switch.show("lldp", "NRestarts") == "1"
+    is_in(switch, "lldp", "KUBE_READY")
+    pod(switch, "lldp", ENTRYPOINT, "lldp", "lab-feature", folders=(SOCKET,))
+    is_in(switch, "lldp", "KUBE_RUNNING")
 
+
+def hands_over_both_ways(switch: InstalledSwitch) -> None:
+    """The first one restarts the unit, which has waited by ctrmgrd's program; it does not end by itself."""
     redis(switch, 4, "hset", "FEATURE|radv", "set_owner", "local")
-    switch.wait_for(lambda: row(switch, "radv").get("current_owner") == "local", "radv is handed over")
-    switch.wait_for(
-        lambda: switch.succeeds("pgrep", "-f", "container wait radv"), "its unit waits by kubesyncd"
-    )
-    restarts = switch.show("radv", "NRestarts")
-    assert restarts == "0", "restarted by kubesyncd, not after its end"
+    waits = ("pgrep", "-f", "container wait radv")
+    switch.wait_for(lambda: switch.succeeds(*waits), "its unit waits by kubesyncd")
+    is_in(switch, "radv", "LOCAL")
     redis(switch, 4, "hset", "FEATURE|radv", "set_owner", "kube")
     by_kube = pod(switch, "radv", ENTRYPOINT, "radv", "lab-feature", folders=(SOCKET,))
     switch.wait_for(lambda: row(switch, "radv").get("container_id") == by_kube[:12], "and back")
-    assert switch.show("radv", "NRestarts") == restarts
+    assert switch.show("radv", "NRestarts") == "0"
+
+
+@pytest.mark.slow("installs and removes the packages twice")
+def test_a_switch_of_ctrmgrds_moves_and_back_without_a_restart(
+    bare_switches: Callable[[], InstalledSwitch], packages: Callable[[str], Packages]
+) -> None:
+    switch = bare_switches()
+    by_kube = features_of_ctrmgrd(switch)
+    before = seen(switch)
+    assert before.rows["radv"]["current_owner"] == "kube"
+    moves(switch, packages(""))
+    is_in(switch, "radv", "KUBE_RUNNING")
+    is_in(switch, "snmp", "LOCAL")
+    is_in(switch, "lldp", "UNKNOWN")
+    assert seen(switch) == before
+    assert switch.run("container", "exec", "radv", "hostname")
+    assert switch.run("container", "inspect", "-f", "{{.Id}}", "radv") == by_kube
+    assert switch.run("container", "id", "radv") == by_kube[:12]
+    for _ in range(2):
+        switch.run("systemctl", "restart", "kubesyncd")
+        is_in(switch, "radv", "KUBE_RUNNING")
+    assert seen(switch) == before
+
+    comes_and_ends(switch)
+    hands_over_both_ways(switch)
 
     before = seen(switch)
     moves_back(switch)
     assert seen(switch) == before
     moves(switch, packages(""))
-    switch.wait_for(lambda: state(switch, "radv") == "state=KUBE_RUNNING", "radv is taken over")
+    is_in(switch, "radv", "KUBE_RUNNING")
     assert seen(switch) == before
+    switch.run("systemctl", "stop", "lldp")
+    assert row(switch, "lldp")["system_state"] == "down"
+    assert switch.run("docker", "ps", "-q", "--filter", "name=k8s_lldp_") == ""
+    before = seen(switch)
     moves_back(switch)
     assert seen(switch) == before
     switch.run("systemctl", "restart", "snmp")
     assert running(switch, "snmp")
-    switch.run("systemctl", "stop", "lldp")
-    assert row(switch, "lldp")["system_state"] == "down"
-    assert late not in switch.run("docker", "ps", "-q", "--no-trunc").split()

@@ -15,7 +15,15 @@ from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Record, project, row_told, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
-from kubesyncd.core.unverified import Unverified, compared, keeps_row, may_be_admitted, shows_loss, undecided
+from kubesyncd.core.unverified import (
+    Unverified,
+    compared,
+    keeps_row,
+    may_be_admitted,
+    shows_loss,
+    undecided,
+    verified,
+)
 from kubesyncd.core.verbs import Start, Stop, accept
 from tests.unit.core.given import (
     FALLBACK,
@@ -81,6 +89,7 @@ def test_a_running_local_container_that_the_row_names_is_the_owner() -> None:
         after = seen(NEW, look, config)
         assert (after.system_state, after.mode, after.grant) == (SystemState.UP, Mode.NONE, "")
         assert state_of(config, after, look) is State.LOCAL
+        assert verified(NEW, look, TIMING, NOW).local_id == LOCAL, "its unit asked for it"
         wanted = project(after, look)
         assert replace(wanted, docker_id="", revision=0) == BY_LOCAL
         assert decide(config, after, replace(look, row=wanted), TIMING, NOW, "snmp").action is None
@@ -111,7 +120,8 @@ LEFT = [
     (BY_KUBE, (local(), kube())),
     (BY_LOCAL, (STOPPED, kube())),
     (BY_LOCAL, (local(by_policy=True, restart_policy="always"),)),
-    # Nobody owns it, or the unit is down.
+    # It has no owner, or the unit is down.
+    (replace(BY_KUBE, current_owner=Owner.NONE), (STOPPED, kube())),
     (WAITS, (STOPPED, kube())),
     (IN_WAIT, (STOPPED, kube())),
     (replace(BY_KUBE, system_state=SystemState.DOWN), (STOPPED, kube())),
@@ -135,8 +145,14 @@ def test_a_row_that_docker_does_not_confirm_opens_nothing_and_is_left_alone(
         assert row_told(after, look)
         plan = decide(config, after, look, TIMING, NOW, "snmp")
         assert (plan.state, plan.action) == (State.UNKNOWN, None)
+        assert plan.why.endswith("STATE_DB's row is another program's, and unchanged")
         assert seen(after, look, config) == after
         assert (undecided(after), may_be_admitted(after, look), compared(after)) == (None, False, True)
+
+
+def test_a_local_container_that_is_being_ended_is_not_taken_over() -> None:
+    look = facts(BY_LOCAL, local(), stopping=frozenset({LOCAL}))
+    assert seen(NEW, look, LOCAL_CONFIG).system_state is SystemState.ABSENT
 
 
 def test_what_docker_confirms_later_is_taken_over_then() -> None:
@@ -233,6 +249,14 @@ def test_the_clock_does_not_matter_where_docker_confirms_the_row() -> None:
     """The wall clock was set after ctrmgrd had written the row: a running container is of this boot."""
     after = seen(NEW, facts(replace(BY_KUBE, update_ts=0), STOPPED, kube()))
     assert (after.grant, after.owner_ts) == (KUBE, WALL_S)
+
+
+def test_a_row_that_is_left_alone_stays_so_when_the_wall_clock_is_set() -> None:
+    kept = seen(NEW, facts(WAITS, STOPPED))
+    later = replace(facts(WAITS, STOPPED), wall_s=WALL_S + 10_000_000)
+    assert keeps_row(seen(kept, later))
+    assert not keeps_row(seen(NEW, later))
+    assert not keeps_row(seen(kept, facts(Row(), STOPPED))), "it was deleted"
 
 
 def test_a_local_container_without_a_row_is_told_by_the_daemon_s_own_row() -> None:

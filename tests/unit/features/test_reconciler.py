@@ -140,6 +140,26 @@ def test_a_start_while_no_ledger_has_been_written_since_the_boot_outlives_restar
     loop.run(story())
 
 
+def test_a_row_of_another_program_is_left_alone_over_restarts_until_docker_confirms_it() -> None:
+    async def story() -> None:
+        row = Row(SystemState.UP, Owner.NONE, Mode.READY, "", 1_700_000_000)
+        world = World((replace(local(running=False), id=NEW), kube()), config=KUBE_CONFIG, row=row)
+        for _ in range(3):
+            reconciler = await later(world)
+            assert reconciler.view is not None
+            assert (reconciler.view.plan.state, world.row) == (State.UNKNOWN, row)
+        named = replace(row, current_owner=Owner.KUBE, docker_id=KUBE[:12])
+        world.row = named
+        for _ in range(2):
+            reconciler = await later(world)
+            assert reconciler.view is not None
+            assert (reconciler.view.plan.state, reconciler.view.record.grant) == (State.KUBE_RUNNING, KUBE)
+            assert replace(world.row, docker_id=world.row.docker_id[:12], revision=0) == named
+        assert [c.running for c in world.containers] == [False, True]
+
+    loop.run(story())
+
+
 def test_local_stays_away_from_an_admitted_container_whose_ledger_is_lost_and_never_had_a_mark() -> None:
     """The mark's folder takes no writes since the boot, and the ledger is removed while the daemon is away."""
 
