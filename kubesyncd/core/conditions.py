@@ -14,7 +14,7 @@ from kubesyncd.core.health import lacked_memory
 from kubesyncd.core.labels import feature_label
 from kubesyncd.core.model import SHORT_ID, Owner, SystemState
 from kubesyncd.core.record import Cause, lacking
-from kubesyncd.core.row_gate import stuck
+from kubesyncd.core.row_gate import dry_runs, stuck
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -30,6 +30,7 @@ class ConditionKind(StrEnum):
     UNREAD = "container_not_read"
     GATE_IGNORED = "gate_ignored"
     GATE_SHARED = "gate_shared"
+    DRY_RUN = "dry_run"
     NOT_GONE_ON = "startup_waits"
     NO_WAY_BACK = "no_way_back"
     PAUSED = "container_paused"
@@ -90,10 +91,7 @@ def conditions(
         *_by_policy(feature, record, observed),
         *(condition for c in observed.containers for condition in _of_container(feature, c)),
         *(Condition(ConditionKind.OOM_KILLED, _oom(c), _OOM_FIX) for c in _oom_killed(record, observed)),
-        *(
-            Condition(ConditionKind.GATE_IGNORED, _ignored(feature, container_id, record, timing))
-            for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now))
-        ),
+        *_ungated(feature, record, observed, timing, now),
         *_at_the_row(record, observed, timing, now),
         *([Condition(ConditionKind.CONTESTED, observed.label.contested)] if observed.label.contested else ()),
         *_stray(feature, record, observed),
@@ -207,6 +205,24 @@ def _ignored(feature: str, container_id: str, record: Record, timing: Timing) ->
         f"admitted; {follows}. Its image has no gate: start it with `start-hook` or `entrypoint`, "
         f"which run: container state {feature} up kube"
     )
+
+
+def _ungated(
+    feature: str, record: Record, observed: Observation, timing: Timing, now: float
+) -> tuple[Condition, ...]:
+    """Say of each container that has not asked for long what its image does."""
+    same, found = dry_runs(observed) - {record.grant}, []
+    for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now)):
+        if container_id in same:
+            text = (
+                f"the kube container {container_id[:SHORT_ID]} has the local one's version: SONiC's start-up script "
+                "keeps it waiting (a dry run)"
+            )
+            found.append(Condition(ConditionKind.DRY_RUN, text, "deploy another version to hand over"))
+        else:
+            ignored = _ignored(feature, container_id, record, timing)
+            found.append(Condition(ConditionKind.GATE_IGNORED, ignored))
+    return tuple(found)
 
 
 def _at_the_row(record: Record, observed: Observation, timing: Timing, now: float) -> tuple[Condition, ...]:

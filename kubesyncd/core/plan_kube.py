@@ -28,7 +28,7 @@ from kubesyncd.core.record import (
     uncertain,
     wished_owner,
 )
-from kubesyncd.core.row_gate import given_up
+from kubesyncd.core.row_gate import dry_runs, given_up
 from kubesyncd.core.state import State
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ def _nothing_runs(inputs: Inputs) -> Plan:
 def _admission(inputs: Inputs) -> Plan | None:
     """Plan to admit a kube container, or to wait for what must be known before; None where none is to be admitted."""
     waiter, record = inputs.observed.waiter, inputs.record
-    silent = inputs.observed.newest_staying(ignoring(record.gates, inputs.timing.gate_after_s, inputs.now))
+    ungated = ignoring(record.gates, inputs.timing.gate_after_s, inputs.now) - dry_runs(inputs.observed)
+    silent = inputs.observed.newest_staying(ungated)
     if record.mode is Mode.NONE or not (waiter or silent):
         return None
     if record.start is not None:

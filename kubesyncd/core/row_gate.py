@@ -90,6 +90,13 @@ def stuck(record: Record, gate_after_s: float, now: float) -> bool:
     return waits and now >= record.granted_at + gate_after_s
 
 
+def dry_runs(observed: Observation) -> frozenset[str]:
+    """Return the kube containers of the local container's version: SONiC's script never lets such a one go on."""
+    version = "" if observed.local is None else observed.local.version
+    kube = (c for c in observed.containers if c.owner is Owner.KUBE and c.running)
+    return frozenset(c.id for c in kube if version and c.version == version)
+
+
 def _remembered(record: Record, observed: Observation) -> tuple[tuple[str, str], ...]:
     return tuple(
         (watch.container_id, watch.asks)

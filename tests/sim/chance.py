@@ -103,6 +103,7 @@ class Fault(StrEnum):
     CONNECTION_LIMIT = "the daemon is at its limit of connections"
     REDIS_BUSY = "Redis answers that it is busy"
     REDIS_LOCKED = "Redis asks for another password"
+    ROW_POD = "a kube container's image is SONiC's own, and asks by STATE_DB's row"
     WAY_BACK_UNKNOWN = "systemd or Docker does not say whether a local container can be made"
 
 
@@ -138,6 +139,7 @@ OWN_STREAM = (
     Fault.REDIS_BUSY,
     Fault.REDIS_LOCKED,
     Fault.WAY_BACK_UNKNOWN,
+    Fault.ROW_POD,
 )
 
 

@@ -34,7 +34,8 @@ class Box:
     """One container. `past_up`: let through `state up` (a local one is so from its start).
 
     `restarts`: it has a restart policy, which holds until it is `told` to end; `by_policy`: by one, Docker has started
-    it with itself. `silent`: its image has no gate.
+    it with itself. `silent`: its image has no gate. `version`: its image's; such an image asks by STATE_DB's row, until
+    its script has `given_up`.
     """
 
     id: str
@@ -52,6 +53,8 @@ class Box:
     told: bool = False
     by_policy: bool = False
     silent: bool = False
+    version: str = ""
+    given_up: bool = False
     body: asyncio.Task[None] | None = None
     term: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,6 +72,7 @@ class Box:
             self.started,
             restarting=self.restarting,
             restart_policy="always" if self.restarts or self.by_policy else "",
+            version=self.version,
         )
 
 

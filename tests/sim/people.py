@@ -17,6 +17,7 @@ from kubesyncd.api.peer import Peer
 from kubesyncd.core import protocol
 from kubesyncd.core.model import Owner
 from tests.sim.chance import Fault
+from tests.sim.row_pods import VERSION, let_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,7 +212,10 @@ class People:
             if box.silent:
                 self._world.promises.ungated.add(box.feature)
                 await asyncio.Event().wait()
-            code = await self.ask("state", box.feature, "up", "kube", box=box)
+            if chance.drawn(Fault.ROW_POD, 0.7, box.feature):
+                code = await self._by_row(box)
+            else:
+                code = await self.ask("state", box.feature, "up", "kube", box=box)
             if code != protocol.EXIT_DONE:
                 # `up kube` fails where there is no daemon: the container's script gives up.
                 self._world.engine.die(box, 1)
@@ -227,6 +231,15 @@ class People:
         if chance.strikes(fault, box.feature):
             await asyncio.sleep(chance.one_of((0.0, 1.0, 20.0, 59.9, 90.0)) * chance.between(0.9, 1.1))
             self._world.engine.die(box, chance.one_of((0, 1, 139)))
+
+    async def _by_row(self, box: Box) -> int:
+        """Ask by STATE_DB's row; one that nothing has admitted runs all the same."""
+        box.version = VERSION
+        if not await let_through(self._world, box):
+            box.silent = True
+            self._world.promises.ungated.add(box.feature)
+            await asyncio.Event().wait()
+        return protocol.EXIT_DONE
 
     async def _crash_slowly(self, box: Box) -> None:
         """End by itself, once it counts as one that has stayed up."""

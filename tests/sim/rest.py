@@ -82,6 +82,9 @@ class Rest:
             raise Broken(
                 f"L1: {feature} runs only {silent[0].id[:9]}, which has no gate, and it owns nothing: {row}"
             )
+        lost = [b for b in boxes if b.runs and b.given_up]
+        if lost and not local and not kube and config.owner is Owner.KUBE:
+            raise Broken(f"L1: {feature} runs only {lost[0].id[:9]}, whose script has given up: {row}")
         shown = (row.current_owner, row.docker_id)
         truth = (
             (Owner.KUBE, kube[0].id) if kube else (Owner.LOCAL, local[0].id) if local else (Owner.NONE, "")

@@ -14,9 +14,23 @@ from kubesyncd.core.labels import feature_label
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Variables that the image sets itself, or that differ between local and kube.
+# Variables that the image sets itself, or that differ between local and kube. The version of the local image, given to
+# another one, would have SONiC's start-up script take it for the local one, and wait for ever.
 _LEFT_OUT = frozenset(
-    {"PATH", "HOME", "HOSTNAME", "DEBIAN_FRONTEND", "RUNTIME_OWNER", "KUBESYNCD_CONTAINER_SOCK"}
+    {
+        "PATH",
+        "HOME",
+        "HOSTNAME",
+        "DEBIAN_FRONTEND",
+        "IMAGE_VERSION",
+        "RUNTIME_OWNER",
+        "KUBESYNCD_CONTAINER_SOCK",
+    }
+)
+# SONiC's own check of a container's start, which ends with the image's own one; an image may have neither.
+READY = (
+    "for check in /usr/bin/readiness_probe.sh /usr/bin/readiness_probe_hook; do "
+    "[ ! -x $check ] || exec $check; done"
 )
 
 
@@ -59,6 +73,11 @@ def daemonset(
             for key, value in {**local.environment, "RUNTIME_OWNER": "kube"}.items()
             if is_env_name(key)
         ],
+        "readinessProbe": {
+            "exec": {"command": ["/bin/sh", "-c", READY]},
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+        },
         "lifecycle": {"preStop": {"exec": {"command": [f"{HOOKS}/pre-stop", feature]}}},
         "volumeMounts": mounts,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,6 +84,34 @@ def test_what_docker_says_of_the_local_container_is_taken_over() -> None:
         environment={"DEV": "x=y"},
     )
     assert local_of({}) == Local()
+
+
+@pytest.mark.parametrize(
+    ("scripts", "code"),
+    [
+        ({}, 0),
+        ({"readiness_probe.sh": 2}, 2),
+        ({"readiness_probe.sh": 0, "readiness_probe_hook": 7}, 0),
+        ({"readiness_probe_hook": 7}, 7),
+        ({"readiness_probe_hook": 0}, 0),
+    ],
+)
+def test_an_image_that_brings_a_readiness_probe_is_asked_by_it(
+    scripts: dict[str, int], code: int, tmp_path: Path
+) -> None:
+    """SONiC's own one exits with 2 while start.sh goes on, and so while the container waits to be admitted."""
+    shell, option, text = container(good())["readinessProbe"]["exec"]["command"]
+    for name, exits in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {exits}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "readme").write_text("")
+    ran = subprocess.run([shell, option, text.replace("/usr/bin", str(tmp_path))], check=False, timeout=30)
+    assert ran.returncode == code
+
+
+def test_the_version_of_the_local_image_is_not_given_to_another_one() -> None:
+    inspected = {"Config": {"Image": "docker-lldp:latest", "Env": ["IMAGE_VERSION=20240510.12"]}}
+    assert local_of(inspected).environment == {}
 
 
 def change(**edits: Any) -> Any:

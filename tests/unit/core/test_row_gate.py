@@ -455,3 +455,23 @@ def test_the_permission_ends_with_the_container_before_anything_else_starts() ->
     switch.settle()
     switch.run(late)
     assert not switch.script().passed
+
+
+def test_a_container_of_the_local_version_is_a_dry_run_and_never_the_owner() -> None:
+    """SONiC's script keeps it waiting for ever: it does not ask, and what it would run does not run."""
+    ended = local(running=False, version=OLD_VERSION)
+    switch = Switch(containers=(ended,))
+    switch.run(pod(version=OLD_VERSION))
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == []
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.DRY_RUN]
+    assert "(a dry run)" in found[0].text
+
+
+def test_a_container_of_the_local_version_that_asks_is_admitted() -> None:
+    """An image with kubesyncd's start hook asks, whatever its version is."""
+    switch = Switch(containers=(local(running=False, version=OLD_VERSION),), waiting=frozenset({KUBE}))
+    switch.run(pod(version=OLD_VERSION))
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
