@@ -153,6 +153,12 @@ class SystemdUnits:
         ended = await run((*self._systemctl, "is-enabled", f"{feature}.service"), self._look_s, SERVICE)
         return ended.code == 0
 
+    async def in_use(self, unit: str) -> bool:
+        """Return whether a unit is enabled, or is active or about to be. Raises Unavailable."""
+        said = await self._properties(unit, "ActiveState", "UnitFileState")
+        idle = said.get("ActiveState", "") in ("", "inactive", "failed")
+        return not idle or said.get("UnitFileState", "") in ("enabled", "enabled-runtime")
+
     async def _properties(self, unit: str, *names: str) -> dict[str, str]:
         """Return properties of the unit; those that systemd does not know are missing. Raises Unavailable."""
         command = (*self._systemctl, "show", f"--property={','.join(names)}", unit)

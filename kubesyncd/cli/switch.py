@@ -59,6 +59,10 @@ class Switch:
             self._systemd(ask) for ask in (lambda u: u.starts_at_boot(feature), lambda u: u.active(feature))
         )
 
+    def unit_in_use(self, unit: str) -> bool:
+        """Return whether a unit is enabled, or is active or about to be. Raises Unavailable."""
+        return self._systemd(lambda units: units.in_use(unit))
+
     def kubelet_running(self) -> bool:
         """Return whether the kubelet's unit is active. Raises Unavailable."""
         return self._systemd(lambda units: units.kubelet_running())

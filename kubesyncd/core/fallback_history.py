@@ -35,7 +35,7 @@ class FallbackHistory:
 
     def observed(self, feature: str, text: str) -> FallbackHistory:
         """Return the history once the field has had this text (empty: absent) in a complete CONFIG_DB."""
-        if feature in self.settled or len(self.kept_off | self.settled) >= FEATURES_MAX:
+        if len(self.kept_off | self.settled) >= FEATURES_MAX:
             return self
         if self.keeps_off(feature, text):
             return replace(self, kept_off=self.kept_off | {feature})

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import calendar
 import hashlib
-import re
 import ssl
 import time
 
 from kubesyncd.core.certificate_life import CertificateLife
 
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN = "-----BEGIN CERTIFICATE-----"
+_END = "-----END CERTIFICATE-----"
 
 _SEQUENCE = 0x30
 _UTC_TIME = 0x17
@@ -60,8 +60,11 @@ def pinned(pem: bytes, pin: str) -> bytes:
 
 
 def _certificates(pem: bytes) -> list[str]:
-    """Return each certificate of `pem` as PEM. Raises ValueError where there is none."""
-    found = _PEM.findall(pem.decode("ascii", errors="replace"))
+    """Return each certificate of `pem` as PEM. Raises ValueError without one."""
+    text, found, at = pem.decode("ascii", errors="replace"), [], 0
+    while (begin := text.find(_BEGIN, at)) >= 0 and (end := text.find(_END, begin)) >= 0:
+        at = end + len(_END)
+        found.append(text[begin:at])
     if not found:
         raise ValueError("no certificate found in it")
     return found

@@ -88,7 +88,9 @@ class StubDaemon:
                 return protocol.out(self.features[name]["no_way_back"]) + protocol.result(0)
             case ["cluster", *_]:
                 return protocol.out(json.dumps(self.cluster)) + protocol.result(0)
-            case ["label", *_]:
+            case ["label", change]:
+                key, _, value = change.partition("=")
+                self.cluster["wished"] = {**self.cluster["wished"], key: value}
                 return protocol.out("applied") + protocol.result(0)
             case [verb, *_]:
                 return protocol.err(f"container: unknown verb {verb!a}; use one of: show") + protocol.result(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -305,7 +305,24 @@ def refusal(lab: Lab, kubeconfig: Path, verb: str, *arguments: Any) -> int:
     return 0
 
 
-@pytest.mark.parametrize("way", ["token", "certificate"])
+def let_read_ca(lab: Lab) -> None:
+    """What a fleet's cluster has for its switches: the CA that Kubernetes publishes, and the right to read it."""
+    path, name = "/api/v1/namespaces/default/configmaps", "kube-root-ca.crt"
+    with suppress(KubeError):  # the controller has made it already
+        pem = lab.cluster.authority.pem.decode()
+        admin(lab, "post", path, {"metadata": {"name": name}, "data": {"ca.crt": pem}})
+    rights = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}
+    subject = {"kind": "Group", "name": BOOTSTRAPPERS, "apiGroup": "rbac.authorization.k8s.io"}
+    role = {"kind": "Role", "name": "read-ca", "apiGroup": "rbac.authorization.k8s.io"}
+    with suppress(KubeError):
+        admin(lab, "post", f"{rights}/roles", {"metadata": {"name": "read-ca"}, "rules": [rule]})
+    with suppress(KubeError):
+        body = {"metadata": {"name": "read-ca"}, "subjects": [subject], "roleRef": role}
+        admin(lab, "post", f"{rights}/rolebindings", body)
+
+
+@pytest.mark.parametrize("way", ["token", "certificate", "installed"])
 def test_a_switch_joins_and_joins_again_without_an_administrator(
     lab: Lab, server: AdminConfServer, way: str
 ) -> None:
@@ -315,8 +332,19 @@ def test_a_switch_joins_and_joins_again_without_an_administrator(
     ways = {
         "token": {"bootstrap_token_file": str(token), "ca_cert_hash": lab.cluster.ca_hash},
         "certificate": {"client_certificate": str(pair.certificate), "client_key": str(pair.key)},
+        "installed": {
+            "ca_file": "",
+            "ca_cert_hash": lab.cluster.ca_hash,
+            "admin_conf_url": "https://127.0.0.1:1/",
+        },
     }
     with a_switch(lab, server, **ways[way]) as switch:
+        if way == "installed":
+            let_read_ca(lab)
+            folder = switch.admin_conf.parent / "credentials"
+            folder.mkdir()
+            (folder / "restapiserver.crt").write_bytes(pair.certificate.read_bytes())
+            (folder / "restapiserver.key").write_bytes(pair.key.read_bytes())
         switch.join()
         connected(switch)
         assert not switch.admin_conf.exists()

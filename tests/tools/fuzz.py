@@ -22,6 +22,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from kubesyncd.api import peer
 from kubesyncd.cli.rules import daemonset, daemonset_lint
 from kubesyncd.cluster import queue_file
 from kubesyncd.core import label_queue, protocol
+from kubesyncd.core.fallback_history import FallbackHistory
 from kubesyncd.core.labels import Change
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.parse import parse_master_config
@@ -50,7 +52,7 @@ from kubesyncd.images import store
 from kubesyncd.join import credential, plan, progress
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.reboot import hold
-from kubesyncd.runtime import feature_table_file, x509, yaml_reader
+from kubesyncd.runtime import fallback_file, feature_table_file, x509, yaml_reader
 from kubesyncd.runtime.codec import Undecodable
 from kubesyncd.runtime.kube_names import KubeNames
 from kubesyncd.services import catalog, definition, installed, package_archive
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SLOW_S = 1.0
+PIN = f"sha256:{'0' * 64}"
 # What a reader may leave behind in memory, once it has seen a good share of its inputs.
 LEFT_BYTES_MAX = 5 << 20
 # What it may need besides while it reads.
@@ -206,6 +209,7 @@ def targets(folder: Path) -> tuple[Target, ...]:
         Target("what join knows", _membership_files(), plan.decode_membership, (), 2),
         Target("how far join has come", _progress_files(), progress.decode, (), 2),
         Target("the saved FEATURE table", _saved_tables(), feature_table_file.decode, (Undecodable,), 2),
+        Target("the history of fallback", _fallbacks(), fallback_file.decode, (Undecodable,), 1),
         Target("an installed service's manifest", _installed(), _read_installed, (Undecodable,), 2),
         Target("an admin.conf", _admin_confs(), _read_admin_conf, (Refused,), 2),
         Target("a manifest to check", _manifests(), _check_manifest, (ValueError,), 1),
@@ -221,7 +225,8 @@ def targets(folder: Path) -> tuple[Target, ...]:
             5,
         ),
         Target("a kubeconfig", _kubeconfigs(), _kubeconfig_reader(folder), (Unavailable,), 1),
-        Target("a certificate", _certificates(), x509.life, (ValueError,), 5),
+        Target("a certificate", _certificates(), x509.life, (ValueError,), 4),
+        Target("a master's CAs", _certificates(), partial(x509.pinned, pin=PIN), (ValueError,), 1),
         Target(
             "SONiC's database_config.json", _database_configs(), _database_reader(folder), (Unavailable,), 2
         ),
@@ -398,6 +403,10 @@ def _progress_files() -> tuple[bytes, ...]:
 def _saved_tables() -> tuple[bytes, ...]:
     rows = {"snmp": {"set_owner": "kube", "fallback_to_local": "true"}}
     return (feature_table_file.encode(Saved(rows, 1790000000.0, armed=True)),)
+
+
+def _fallbacks() -> tuple[bytes, ...]:
+    return (fallback_file.encode(FallbackHistory(frozenset({"snmp"}), frozenset({"lldp", "bgp"}))),)
 
 
 def _installed() -> tuple[bytes, ...]:

@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from kubesyncd.cluster import queue_file
+from kubesyncd.core.fallback_history import FallbackHistory
 from kubesyncd.core.model import FeatureConfig
 from kubesyncd.core.record import Record
 from kubesyncd.core.revision import UNTOLD
@@ -32,7 +33,7 @@ from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.reboot import hold
 from kubesyncd.reboot.context_backup import MANIFEST, RESTORED, ContextBackup
 from kubesyncd.reboot.hold import PreparedReboot
-from kubesyncd.runtime import feature_table_file
+from kubesyncd.runtime import fallback_file, feature_table_file
 from kubesyncd.runtime.state_files import StateFile
 from kubesyncd.services import installed
 from kubesyncd.services.catalog_source import CatalogSource
@@ -171,6 +172,12 @@ def test_the_copy_of_the_feature_table() -> None:
     saved = feature_table_file.decode(stored("feature-table.json"))
     assert saved == Saved(rows, 1790000000.5)
     assert_same(feature_table_file.encode(saved), "feature-table.json")
+
+
+def test_the_history_of_fallback() -> None:
+    history = fallback_file.decode(stored("fallback.json"))
+    assert history == FallbackHistory(frozenset({"lldp"}), frozenset({"bgp", "snmp"}))
+    assert_same(fallback_file.encode(history), "fallback.json")
 
 
 def test_the_manifests_of_installed_services(tmp_path: Path) -> None:

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import tomllib
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubesyncd import settings
-from kubesyncd.cli.rules.ctrmgrd import LABELS_KEY, LEFTOVERS, Old, Way, advise
+from kubesyncd.adapters import sonic_files
+from kubesyncd.cli.root import root
+from kubesyncd.cli.rules.ctrmgrd import (
+    LABELS_KEY,
+    LEFTOVERS,
+    SETTINGS_FILE,
+    UNIT_FILE,
+    InstalledCertificate,
+    Old,
+    Present,
+    Way,
+    advise,
+)
+from kubesyncd.core.fallback_history import FallbackHistory
+from kubesyncd.runtime import fallback_file
+from kubesyncd.runtime.x509 import key_hash
+from tests.lab.certificates import Authority, write_kubeconfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +61,11 @@ def toml(old: Old) -> settings.Settings:
     return settings.check(tomllib.loads(text), "advised").valid()
 
 
-def said(old: Old, way: Way) -> list[str]:
-    return [one.text for one in advise(old) if one.way is way]
+SONIC = Present(names="sonic")
+
+
+def said(old: Old, way: Way, now: Present = SONIC) -> list[str]:
+    return [one.text for one in advise(old, now) if one.way is way]
 
 
 def test_the_shipped_file_becomes_settings_the_daemon_takes() -> None:
@@ -126,7 +148,61 @@ def test_the_fields_of_kube_features_are_explained() -> None:
     assert "lldp stays with Kubernetes, without its local image to fall back on" in known
     assert "lldp counts as failed after 300 minutes without a stable container" in known
     assert not any("bgp" in text for text in known)
-    assert said(Old(features=features), Way.RUN) == ["kubesync config feature pmon fallback true"]
+    assert said(Old(features=features), Way.RUN) == ["kubesync config feature fallback pmon on"]
+
+
+def test_a_fallback_that_ctrmgrd_took_for_off_is_told_with_the_command_that_keeps_it() -> None:
+    old = {"snmp": {"set_owner": "kube", "no_fallback_to_local": "false"}}
+    command = "kubesync config feature fallback snmp off"
+    kept = Old(features=old, fallback=FallbackHistory(frozenset({"snmp"})))
+    assert said(kept, Way.RUN) == [command]
+    assert said(kept, Way.KNOW) == [
+        "snmp stays with Kubernetes, without its local image to fall back on",
+    ]
+    late = Old(features=old)
+    assert said(late, Way.RUN) == []
+    assert f"snmp falls back now, and did not with ctrmgrd; as before: {command}" in said(late, Way.KNOW)
+    settled = {"snmp": {"set_owner": "kube", "no_fallback_to_local": "true"}}
+    assert said(Old(features=settled, fallback=FallbackHistory(frozenset({"snmp"}))), Way.RUN) == []
+
+
+def test_no_command_is_printed_that_depends_on_names_not_in_use_yet() -> None:
+    old = Old(features={"snmp": {"set_owner": "kube", "fallback_to_local": "true"}})
+    assert said(old, Way.RUN, Present(names="hld")) == []
+    assert said(old, Way.KNOW, Present(names="hld"))[0].startswith("run doctor --migrate again")
+
+
+def test_the_pin_of_the_ca_is_proposed_where_the_switch_has_its_own_certificate() -> None:
+    pin = f"sha256:{'0' * 64}"
+    known = Old(certificate=InstalledCertificate("/c.crt", pin, "/etc/kubernetes/kubelet.conf"))
+    assert f'ca_cert_hash = "{pin}"' in said(known, Way.SET)
+    assert toml(known).kube.ca_cert_hash == pin
+    unknown = said(Old(certificate=InstalledCertificate("/c.crt")), Way.KNOW)
+    text = 'before the next join, set [kube] ca_cert_hash = "sha256:…", as the master prints it: '
+    assert unknown == [f"{text}kubeadm token create --print-join-command"]
+    for key in ("ca_file", "ca_cert_hash", "client_certificate", "bootstrap_token_file"):
+        chosen = Present(names="sonic", settings={"kube": {key: "x"}})
+        assert said(known, Way.SET, chosen) == []
+
+
+def test_what_holds_already_is_not_advised_again() -> None:
+    old = Old(settings=SHIPPED, labels={"rack": "r7", "row": "3"})
+    current = asdict(toml(old))
+    now = Present("sonic", current, {"rack": "r7", "row": "4"})
+    assert said(old, Way.SET, now) == []
+    assert said(old, Way.RUN, now) == ["kubesync config kube label add row 3"]
+
+
+def test_a_daemon_that_does_not_answer_is_started_before_the_commands_that_need_it() -> None:
+    old = Old(labels={"rack": "r7"}, there=frozenset(LEFTOVERS))
+    commands = said(old, Way.RUN, Present(names="sonic", running=False))
+    assert commands[0] == "systemctl disable --now ctrmgrd"
+    assert commands[-2:] == ["systemctl start kubesyncd", "kubesync config kube label add rack r7"]
+
+
+def test_a_label_that_the_kubelet_sets_is_no_command() -> None:
+    known = said(Old(labels={"kubernetes.io/arch": "arm64"}), Way.KNOW)
+    assert known == ["nothing: label 'kubernetes.io/arch' describes the node and is set by its kubelet"]
 
 
 def test_a_master_that_was_never_verified_is_verified_after_the_migration() -> None:
@@ -172,3 +248,108 @@ def test_the_command_names_docker_calls_left_in_scripts(bare_terminal: Operator,
     (folder / "snmp.sh").write_text("#!/bin/bash\ncontainer stop snmp\n")
     assert bare_terminal.types(f"doctor --scripts {folder}").exit_code == 0
     assert bare_terminal.types(f"doctor --scripts {folder}/none").exit_code == 64
+
+
+def commands(stdout: str) -> list[str]:
+    """The commands of `doctor --migrate`, as an operator copies them."""
+    _, _, printed = stdout.partition("# to run\n")
+    return [line.partition("  # ")[0] for line in printed.partition("\n\n")[0].splitlines()]
+
+
+def left_by_ctrmgrd(operator: Operator, **daemon: object) -> None:
+    """A switch as a fleet of 202405 has it: a joined master that was never verified, labels, fields of both kinds."""
+    root = operator.folder / "root"
+    (root / "etc/sonic").mkdir(parents=True)
+    (root / SETTINGS_FILE[1:]).write_text(json.dumps({**SHIPPED, "retry_join_interval_seconds": 900}))
+    (operator.folder / "state").mkdir()
+    history = FallbackHistory(frozenset({"lldp"}), frozenset({"snmp", "pmon"}))
+    (operator.folder / "state" / fallback_file.FILE).write_bytes(fallback_file.encode(history))
+    operator.configure("KUBERNETES_MASTER|SERVER", ip="10.1.2.3", insecure="True", disable="False")
+    operator.configure("FEATURE|snmp", set_owner="kube", state="enabled", fallback_to_local="true")
+    operator.configure("FEATURE|lldp", set_owner="kube", state="enabled", no_fallback_to_local="false")
+    operator.configure("FEATURE|pmon", set_owner="kube", state="enabled", no_fallback_to_local="true")
+    operator.configure("FEATURE|owner", set_owner="kube", state="enabled", fallback_to_local="false")
+    operator.state(LABELS_KEY, rack="r7", empty="", snmp_enabled="true", bad="two words", hwsku="ACS")
+    operator.daemon.cluster.update(daemon)
+    authority = Authority(operator.folder / "pki")
+    node = authority.issue("node", "system:node:switch1", "system:nodes")
+    write_kubeconfig(
+        operator.folder / "kubelet.conf", "https://10.1.2.3:6443", authority.pem, node, inline=False
+    )
+    (operator.folder / "credentials").mkdir()
+    for name in ("crt", "key"):
+        (operator.folder / "credentials" / f"restapiserver.{name}").touch()
+
+
+def paths(operator: Operator) -> str:
+    return f'[paths]\nstate_dir = "{operator.folder}/state"\ninstall_root = "{operator.folder}/root"\n'
+
+
+@pytest.mark.parametrize("schema", ["sonic", "hld"])
+@pytest.mark.parametrize("daemon", [{}, {"joined": False, "connected": False, "node_exists": None}])
+def test_every_printed_step_works_in_its_state_and_then_nothing_is_left_to_do(
+    bare_terminal: Operator, schema: str, daemon: dict[str, object]
+) -> None:
+    operator = bare_terminal
+    more = paths(operator) + "[timing]\nverb_s_max = 80\ntag_after_s = 300\n"
+    operator.write_settings(schema=schema, more=more)
+    left_by_ctrmgrd(operator, **daemon)
+    printed = operator.types("doctor --migrate").stdout
+    tables = printed.partition("\n# to ")[0]
+    pin = key_hash((operator.folder / "pki/ca.crt").read_bytes())
+    assert (
+        f'ca_cert_hash = "{pin}"  # a later join by {operator.folder}/credentials/restapiserver.crt' in tables
+    )
+    assert "verb_s_max = 80  # as it is" in tables
+
+    before = settings.load(operator.settings)
+    text = operator.settings.read_text()
+    for table in re.findall(r"(?m)^\[[^\[]*", tables):
+        text = re.sub(
+            rf"(?m)^{re.escape(table.splitlines()[0])}\n(?:(?!\[).*\n?)*", lambda _, new=table: new, text
+        )
+    operator.settings.write_text(text)
+    after = settings.load(operator.settings)
+    assert (after.timing.fallback_after_s, after.timing.tag_after_s, after.timing.verb_s_max) == (
+        360,
+        600,
+        80,
+    )
+    assert (after.kube.join_retry_s, after.kube.join_retry_s_max) == (900, 900)
+    assert (after.kube.ca_cert_hash, after.kube.kubeconfig) == (pin, before.kube.kubeconfig)
+
+    printed = operator.types("doctor --migrate").stdout
+    assert commands(printed) == [
+        "kubesync config kube server insecure off",
+        "kubesync config feature fallback lldp off",
+        "kubesync config feature fallback owner on",
+        "kubesync config feature fallback snmp on",
+        "kubesync config kube label add empty ''",
+        "kubesync config kube label add rack r7",
+    ]
+    for command in commands(printed):
+        done = CliRunner(env=operator.environ).invoke(root, shlex.split(command)[1:])
+        assert done.exit_code == 0, f"{command}: {done.stderr}"
+    assert operator.configured("FEATURE|lldp")["no_fallback_to_local"] == "true"
+    assert operator.configured("FEATURE|snmp") == {"set_owner": "kube", "state": "enabled"}
+    said = operator.types("doctor --migrate").stdout
+    assert said.startswith("# nothing is left to do\n")
+    assert not commands(said)
+
+
+def test_with_the_daemon_down_its_start_comes_first_and_what_needs_no_daemon_works(
+    bare_terminal: Operator,
+) -> None:
+    operator = bare_terminal
+    operator.write_settings(schema="sonic", more=paths(operator))
+    left_by_ctrmgrd(operator)
+    operator.daemon.stop()
+    printed = commands(operator.types("doctor --migrate").stdout)
+    assert printed[0] == "systemctl start kubesyncd"
+    for command in printed[1:]:
+        done = CliRunner(env=operator.environ).invoke(root, shlex.split(command)[1:])
+        assert (done.exit_code == 0) == ("label add" not in command), f"{command}: {done.stderr}"
+
+
+def test_the_files_of_ctrmgrd_are_those_that_the_first_start_looks_for() -> None:
+    assert (sonic_files.CTRMGRD_UNIT, sonic_files.CTRMGRD_SETTINGS) == (UNIT_FILE, SETTINGS_FILE)
