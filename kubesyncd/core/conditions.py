@@ -221,6 +221,9 @@ def _ungated(
             found.append(Condition(ConditionKind.DRY_RUN, text, "deploy another version to hand over"))
         else:
             ignored = _ignored(feature, container_id, record, timing)
+            container = observed.container(container_id)
+            if container is not None and container.version:
+                ignored += f", or its container_startup.py waits for ever: run: docker kill {container_id[:SHORT_ID]}"
             found.append(Condition(ConditionKind.GATE_IGNORED, ignored))
     return tuple(found)
 

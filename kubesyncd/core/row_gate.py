@@ -115,8 +115,9 @@ def _new_asks(record: Record, observed: Observation) -> tuple[tuple[str, str], .
         return ()
     waits = row.startup is Startup.WAIT
     asks = waits and startup is not Startup.WAIT and record.mode is not Mode.PENDING
-    # A script that finds the row at Startup.WAIT writes only its version.
-    named = row.version != version and (waits or row.current_owner is not Owner.KUBE)
+    # A script that finds the row at Startup.WAIT writes only its version. A row that is to be written is not judged.
+    written = row.revision == record.revision.number
+    named = written and row.version != version and (waits or row.current_owner is not Owner.KUBE)
     known = {watch.container_id for watch in record.gates if watch.asks}
     new = [c for c in observed.containers if c.id not in known and _may_ask(c.id, record, observed)]
     meant = [c for c in new if ((asks or named) and c.version == row.version) or (asks and not c.version)]

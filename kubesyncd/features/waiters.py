@@ -154,8 +154,11 @@ def _may_proceed(view: View, container_id: str) -> bool:
     """Return whether the container is admitted, runs alone, and STATE_DB (where it can be written) shows it."""
     if view.record.grant != container_id or container_id not in view.observed.kube_running:
         return False
-    if view.record.system_state is SystemState.DOWN or view.record.unconfirmed:
-        # It is being ended, or the row still tells it that it may go on.
+    if view.record.system_state is SystemState.DOWN:
+        # It is being ended.
+        return False
+    if view.record.unconfirmed:
+        # The row tells it that it may go on, until it is known to ask here.
         return False
     if view.observed.local_running or view.record.start is not None:
         # The local container is being stopped, or Docker may still start it.

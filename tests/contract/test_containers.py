@@ -88,7 +88,7 @@ class Api:
             "Image": "busybox:lab",
             "Cmd": command,
             "Labels": dict(labels),
-            "Env": [f"MARK=mark-{name}"],
+            "Env": [f"MARK=mark-{name}", "IMAGE_VERSION=20240510.12"],
             "HostConfig": {"NetworkMode": "none", "RestartPolicy": {"Name": restart}},
         }
         status, answer = await self.ask("POST", "/containers/create", params={"name": name}, json=body)
@@ -234,7 +234,7 @@ class TestWhatIsListed:
         (found,) = await containers.list(feature)
 
         assert (found.id, found.owner, found.running, found.exit_code) == (snmp, Owner.LOCAL, True, None)
-        assert found.image == "busybox:lab"
+        assert (found.image, found.version) == ("busybox:lab", "20240510.12")
 
     async def test_a_kube_container_is_found_by_its_label_and_its_sandbox_is_not_counted(
         self, containers: DockerContainers, api: Api, feature: str

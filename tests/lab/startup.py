@@ -7,7 +7,7 @@ says so already, remote_state=pending, and polls until the row says ready. It gi
 another version. Then it reports itself as the owner; with cgroup v2 it finds no ID of its own.
 
 Needs nothing but Python: a real image has swsscommon. REDIS_SOCKET is the switch's Redis, POLL_S the time between two
-looks (the real one: 2 s), ITS_ID what it takes for its ID.
+looks (the real one: 2 s), ITS_ID what it takes for its ID, FROZEN the file that tells of one that waits for ever.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Redis:
 
 def freeze(why: str) -> None:
     """Wait for ever: the feature's program must not start."""
-    print(f"frozen: {why}", flush=True)
+    with open(os.environ["FROZEN"], "a") as marks:
+        marks.write(f"{why}\n")
     while True:
         time.sleep(60)
 

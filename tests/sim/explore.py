@@ -27,6 +27,7 @@ from tests.sim.model import (
     crashing_starts,
     failing_starts,
     folded,
+    row_starts,
     silent_starts,
     starts,
     working_starts,
@@ -413,6 +414,11 @@ def main(argv: list[str] | None = None) -> int:
             (f"one without a gate {_named(menu)} {_of(w)}", partial(_walked, menu, (w,)))
             for menu in MENUS
             for w in silent_starts()
+        ]
+        walks += [
+            (f"one that asks by the row {_named(menu)} {_of(w)}", partial(_walked, menu, (w,)))
+            for menu in MENUS
+            for w in row_starts()
         ]
         walks += [(f"one that crashes {_of(w)}", partial(_walked, UNWELL, (w,))) for w in crashing_starts()]
     if chosen.only in (None, "unwell"):

@@ -49,6 +49,7 @@ from kubesyncd.core.model import (
     Mode,
     Owner,
     Row,
+    Startup,
     SystemState,
     Timing,
 )
@@ -91,6 +92,7 @@ LOCAL = "10ca1" * 12 + "0000"
 KUBE = ("aaaa" * 16, "bbbb" * 16)
 GONE = "dead" * 16
 KEY = "snmp_enabled"
+VERSION = "20251110.7"
 # The reconciler itself gives up after more; a shortest way to rest has eight (test_planner.py).
 PLANS_MAX = 16
 
@@ -199,7 +201,8 @@ class World:
     """Everything there is for one feature, as one hashable value.
 
     `sent`: so many queued labels are in the PATCH that is under way; `landed`: the master has taken it, and we have
-    not heard so yet. `deployed`: the master has a manifest. `silent`: its image has no gate. `script`: the unit
+    not heard so yet. `deployed`: the master has a manifest. `silent`: its image has no gate. `by_row`: its image is
+    SONiC's own, and asks by STATE_DB's row, which tells of nothing else here. `script`: the unit
     makes a local container; `unsure`: systemd does not say. `local_starts`: docker start of the local container
     works; `no_local`: when it is tried again after it has failed. `slow`: docker start takes long; `starting`: one
     is under way, `known` to the daemon, or `lost` over its restart. `leaving`: a reset waits for the features, or
@@ -219,6 +222,7 @@ class World:
     local_by_policy: bool = False
     local_paused: bool = False
     silent: bool = False
+    by_row: bool = False
     local_starts: bool = True
     script: bool = True
     unsure: bool = False
@@ -273,13 +277,18 @@ def facts_of(w: World) -> Observation:
             )
         )
     containers += [
-        Container(k.id, Owner.KUBE, True, None, _started(i), image_id=k.image) for i, k in enumerate(w.kube)
+        Container(
+            k.id, Owner.KUBE, True, None, _started(i), image_id=k.image, version=VERSION if w.by_row else ""
+        )
+        for i, k in enumerate(w.kube)
     ]
+    asking = frozenset(k.id for k in w.kube if k.asked and not k.past_up)
     since = OLD if w.waited else NOW
     observed = Observation(
         row=None,
         containers=tuple(containers),
-        waiting=frozenset(k.id for k in w.kube if k.asked and not k.past_up),
+        waiting=frozenset() if w.by_row else asking,
+        row_asks=tuple((c, VERSION) for c in sorted(asking - {w.record.grant})) if w.by_row else (),
         reasking=w.reasking,
         stopping=w.stopping,
         killed=w.killed,
@@ -339,7 +348,11 @@ def _told(w: World, record: Record, observed: Observation) -> Observation:
     """STATE_DB says what the record makes of it; where it takes no writes, nothing."""
     if not w.redis:
         return observed
-    return replace(observed, row=project(record, observed) if w.writable else Row())
+    row = project(record, observed)
+    if any(w.by_row and k.past_up and k.id == record.grant for k in w.kube):
+        # Its script has reported that it has gone on.
+        row = replace(row, startup=Startup.NONE)
+    return replace(observed, row=row if w.writable else replace(Row(), version=row.version))
 
 
 def folded(w: World) -> World:
@@ -367,7 +380,8 @@ def folded(w: World) -> World:
         revision=UNTOLD,
         unstartable=None,
         unstartable_until=None,
-        gates=_folded_gates(r, names) if w.silent else (),
+        gates=_folded_gates(r, names) if w.silent or w.by_row else (),
+        version="",
         asked=asked,
         unverified=_folded_unverified(r, names),
         exit=_folded_exit(w),
@@ -415,7 +429,7 @@ def _folded_exit(w: World) -> Exit | None:
 
 def _folded_gates(record: Record, names: dict[str, str]) -> tuple[GateWatch, ...]:
     return tuple(
-        GateWatch(names[g.container_id], _clock(g.since) or OLD, g.asked)
+        GateWatch(names[g.container_id], _clock(g.since) or OLD, g.asked, g.asks, g.given_up)
         for g in record.gates
         if g.container_id in names
     )
@@ -604,7 +618,13 @@ def reconciler_moves(w: World) -> Iterator[tuple[str, World]]:
         yield "Docker has started the local container", _start_lands(w)
     for k in w.kube:
         alone = not w.local_runs and w.record.start is None and w.record.system_state is SystemState.UP
-        if k.asked and not k.past_up and w.record.grant == k.id and alone:
+        if w.by_row:
+            # The row is the last one written, and that is before each action.
+            shown = project(w.record, facts_of(w)).startup
+            if k.asked and not k.past_up and w.redis and w.writable and shown is Startup.GO:
+                story = f"the start-up script of container {k.id[:4]} goes on"
+                yield story, _with_kube(w, k.id, past_up=True)
+        elif k.asked and not k.past_up and w.record.grant == k.id and alone:
             yield f"`up kube` returns to container {k.id[:4]}", _with_kube(w, k.id, past_up=True)
     if w.unit_restarts:
         yield "systemd restarts the unit, whose script creates the local container", restart_unit(w)
@@ -685,7 +705,9 @@ def restart_unit(w: World) -> World:
 
 def daemon_restarts(w: World) -> World:
     """Memory is lost, the PATCH under way has no owner, callers ask again."""
-    kube = tuple(replace(k, asked=k.past_up and not w.silent) for k in w.kube)
+    kube = w.kube
+    if not w.by_row:
+        kube = tuple(replace(k, asked=k.past_up and not w.silent) for k in w.kube)
     return replace(
         w,
         reasking=True,
@@ -848,7 +870,8 @@ def engine_moves(w: World) -> Iterator[tuple[str, World]]:
         yield "the kubelet deploys a container", replace(w, kube=(Kube(KUBE[0], image=w.image),))
     for k in w.kube:
         if not k.asked and not w.silent:
-            yield f"kube container {k.id[:4]} calls `up kube`", _with_kube(w, k.id, asked=True)
+            asks = "asks by the row" if w.by_row else "calls `up kube`"
+            yield f"kube container {k.id[:4]} {asks}", _with_kube(w, k.id, asked=True)
         if w.kubelet and w.api and not wanted:
             yield f"the kubelet ends container {k.id[:4]}", _ended(w, k.id)
 
@@ -1136,6 +1159,13 @@ def landing_starts() -> Iterator[World]:
         labels = Labels(applied=True)
         begun = act(*look(asks))
         yield folded(replace(begun, config=config, kube=(kube,), labels=labels, server_label=True))
+
+
+def row_starts() -> Iterator[World]:
+    """The unit is up, kube is the owner by now, and has deployed SONiC's own image; a local container runs or not."""
+    for world in (*waiting_starts(), *handing_over_starts()):
+        kube = (Kube(KUBE[0]),)
+        yield folded(replace(world, kube=kube, by_row=True))
 
 
 def silent_starts() -> Iterator[World]:

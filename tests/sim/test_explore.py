@@ -17,6 +17,7 @@ from tests.sim.model import (
     failing_starts,
     handing_over_starts,
     landing_starts,
+    row_starts,
     silent_starts,
     slow_starts,
     starts,
@@ -30,9 +31,11 @@ SILENT = list(silent_starts())
 CRASHING = list(crashing_starts())
 WAITING = list(waiting_starts())
 FAILING = list(starts(policies=(FailurePolicy.SWITCH_TO_LOCAL, FailurePolicy.ROLLBACK, FailurePolicy.ALERT)))
+ASKING = [world for world in row_starts() if world.local_exists]
 UNWELL_WORLDS = list(failing_starts())
 LOST = "the model has lost its actors"
 NEAR = 600
+ROW_MENUS = (frozenset({"restart", "fallback"}), frozenset({"hand", "redis", "writes"}))
 
 
 def _named(world: World) -> str:
@@ -100,6 +103,14 @@ def test_everything_near_a_kube_container_that_waits_keeps_every_promise(start: 
 @pytest.mark.parametrize("start", SILENT, ids=_named)
 def test_an_image_without_the_gate_keeps_every_promise(start: World) -> None:
     assert explore(frozenset({"restart", "fallback"}), start, most=NEAR).states > NEAR, LOST
+
+
+@pytest.mark.parametrize("start", ASKING, ids=_named)
+@pytest.mark.parametrize("menu", ROW_MENUS, ids=lambda menu: "+".join(sorted(menu)))
+def test_an_image_that_asks_by_the_row_keeps_every_promise(start: World, menu: frozenset[str]) -> None:
+    walk = Walk(menu, start)
+    assert walk.run(NEAR // 2).states > NEAR // 2, LOST
+    assert any(k.past_up for world in walk._all.worlds for k in world.kube), "its script goes on"
 
 
 @pytest.mark.parametrize("start", FAILING, ids=_named)

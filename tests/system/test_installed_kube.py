@@ -213,7 +213,7 @@ def test_sonics_own_tools_read_what_they_expect_in_both_modes(
 
     master.withdraw("lldp")
     owned_by(lldp, "none")
-    lldp.wait_for(lambda: row(lldp, "lldp")["remote_state"] == "ready", "it waits for its deployment")
+    lldp.wait_for(lambda: row(lldp, "lldp")["remote_state"] == "stopped", "it waits for its deployment")
     assert reported(lldp) == {"lldp"}, "it is enabled and does not run"
     lldp.run("systemctl", "stop", "lldp")
     assert row(lldp, "lldp")["remote_state"] == "stopped"

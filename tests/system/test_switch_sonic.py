@@ -30,7 +30,13 @@ def switch(switches: MakeSwitch) -> Switch:
 def image(switch: Switch, version: str, **environ: str) -> dict[str, Any]:
     """What a container of an image of this version is made with."""
     containers = switch.containers
-    env = {"REDIS_SOCKET": str(switch.redis.socket), "IMAGE_VERSION": version, "POLL_S": "0.2", **environ}
+    env = {
+        "REDIS_SOCKET": str(switch.redis.socket),
+        "IMAGE_VERSION": version,
+        "POLL_S": "0.2",
+        "FROZEN": str(switch.paths.marks / "snmp.frozen"),
+        **environ,
+    }
     binds = [f"{a}:{a}{m}" for a, m in containers.mounts.items()]
     folder = switch.redis.socket.parent
     return {
@@ -67,9 +73,10 @@ def crash(switch: Switch, container_id: str) -> None:
     switch.until_ups("snmp", "local", "kube", "local")
 
 
-def frozen(switch: Switch, container_id: str) -> bool:
-    """Whether its start-up script waits for ever."""
-    return "frozen" in switch.docker.text("GET", f"/containers/{container_id}/logs", stdout="1")
+def frozen(switch: Switch) -> list[str]:
+    """Why start-up scripts wait for ever, in order."""
+    marks = switch.paths.marks / "snmp.frozen"
+    return marks.read_text().splitlines() if marks.exists() else []
 
 
 def waits(switch: Switch, version: str, *, owner: str) -> None:
@@ -121,7 +128,7 @@ def test_a_deployment_of_what_runs_locally_restarts_nothing(switch: Switch) -> N
     local = boot(switch)
     switch.config("snmp", set_owner="kube", no_fallback_to_local="false")
     same = deploy(switch, ONE)
-    switch.wait_for(lambda: frozen(switch, same), "its script is frozen")
+    switch.wait_for(lambda: frozen(switch) == ["this version runs locally"], "its script is frozen")
     time.sleep(QUIET_S)
     assert set(switch.running("snmp")) == {local, same}
     row = switch.row("snmp")

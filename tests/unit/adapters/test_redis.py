@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ from kubesyncd.core.model import (
     Owner,
     Row,
     Signal,
+    Startup,
     SystemState,
     valid_feature_name,
 )
@@ -317,6 +319,33 @@ class TestWritingRows:
         await store.write_row("snmp", row)
         stored = await store.read("snmp")
         assert (stored.row, stored.problems) == (row, ())
+        await store.close()
+
+    async def test_a_start_up_script_and_the_daemon_read_each_other(
+        self, redis_server: RedisServer, names: str, state_db: redis.Redis
+    ) -> None:
+        """What SONiC's container_startup.py writes, and reads; the design document's names have no such script."""
+        store, key = make_store(redis_server, names), "FEATURE|snmp"
+        waits = Row(SystemState.UP, Owner.NONE, Mode.READY, version="20240510.1")
+        await store.write_row("snmp", waits)
+        if names == "hld":
+            assert not {"remote_state", "container_version"} & state_db.hgetall(key).keys()
+            await store.close()
+            return
+        assert state_db.hget(key, "remote_state") == "stopped", "what makes it ask"
+        state_db.hset(key, "container_version", "20251110.7")
+        state_db.hset(key, "remote_state", "pending")
+        asks = (await store.read("snmp")).row
+        assert (asks.startup, asks.version) == (Startup.WAIT, "20251110.7")
+        goes = Row(SystemState.UP, Owner.KUBE, Mode.READY, ID, startup=Startup.GO, version="20251110.7")
+        await store.write_row("snmp", goes)
+        assert state_db.hmget(key, "remote_state", "container_version") == ["ready", "20251110.7"]
+        report = {"current_owner": "kube", "container_id": "", "remote_state": "running"}
+        state_db.hset(key, mapping=report)
+        done = (await store.read("snmp")).row
+        assert (done.startup, done.current_owner, done.docker_id) == (Startup.NONE, Owner.KUBE, "")
+        await store.write_row("snmp", replace(goes, startup=Startup.NONE))
+        assert state_db.hmget(key, "remote_state", "container_id") == ["running", ID[:12]]
         await store.close()
 
     async def test_an_equal_row_is_not_written_again_not_even_after_a_restart(

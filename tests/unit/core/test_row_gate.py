@@ -13,6 +13,7 @@ import pytest
 
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Admit, EndContainer, Plan, RequestLabel, SetMode, StartLocal, WriteRow
+from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.conditions import ConditionKind, conditions
 from kubesyncd.core.model import Container, FeatureConfig, LabelView, Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.observation import Observation
@@ -304,6 +305,25 @@ def test_a_second_one_takes_the_permission_back() -> None:
     assert script.passed
 
 
+def test_a_local_container_takes_the_permission_back_until_it_is_ended() -> None:
+    """Someone starts it by hand, or Docker may still start it, before the script has read its permission."""
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    switch.run(LOCAL_CONTAINER)
+    first = switch.look()
+    assert isinstance(first.action, WriteRow)
+    assert first.action.row.startup is Startup.WAIT
+    assert switch.settle() == [f"end {LOCAL[:4]}"]
+    switch.record = replace(switch.record, start=asked_start(LOCAL, None, NOW))
+    assert project(switch.record, switch.observed()).startup is Startup.WAIT
+    switch.record = replace(switch.record, start=None)
+    switch.settle()
+    script.poll()
+    assert script.passed
+
+
 def test_one_beside_an_owner_waits_and_takes_over_from_it() -> None:
     switch = Switch(record=granted(version=OLD_VERSION))
     switch.run(pod(version=OLD_VERSION))
@@ -475,3 +495,25 @@ def test_a_container_of_the_local_version_that_asks_is_admitted() -> None:
     switch = Switch(containers=(local(running=False, version=OLD_VERSION),), waiting=frozenset({KUBE}))
     switch.run(pod(version=OLD_VERSION))
     assert switch.settle() == [f"admit {KUBE[:4]}"]
+
+
+def test_a_container_that_has_not_asked_may_have_started_at_the_wrong_moment() -> None:
+    """While the owner is local, the unit is down or CONFIG_DB is loaded, SONiC's script waits for ever."""
+    switch = Switch(containers=(pod(),))
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    switch.settle()
+    (found,) = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert found.kind is ConditionKind.GATE_IGNORED
+    assert f"docker kill {KUBE[:12]}" in found.text
+
+
+def test_a_row_that_is_behind_is_no_request() -> None:
+    """STATE_DB takes no writes: the row still has the version of a kube container that has ended."""
+    switch = Switch(FALLBACK, up(local_id=LOCAL, version=NEW_VERSION), (LOCAL_CONTAINER,))
+    stale = switch.row
+    assert stale is not None
+    switch.settle()
+    switch.row = stale
+    switch.run(pod())
+    assert not with_row_asks(switch.record, switch.observed()).row_asks
