@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -159,10 +159,10 @@ def joined(switch: Switch) -> None:
 
 
 @contextmanager
-def powered_on(docker: Docker) -> Iterator[Switch]:
-    """A switch without a master, for a test that needs one after the other."""
+def powered_on(docker: Docker, **options: Any) -> Iterator[Switch]:
+    """A switch without a master, for a test that needs one after the other, or for several tests."""
     with ExitStack() as stack:
-        yield _powered(stack, Switch(docker))
+        yield _powered(stack, Switch(docker, **options))
 
 
 def _powered(stack: ExitStack, switch: Switch) -> Switch:

@@ -149,8 +149,11 @@ def test_a_start_that_fails_says_so_and_leaves_no_owner(sonic_switch: Switch) ->
 @pytest.mark.upstream("container/stop-local", "same")
 def test_stop_of_a_local_feature_stops_its_container_and_keeps_its_version(sonic_switch: Switch) -> None:
     switch = sonic_switch
-    local_runs(switch, "eventd")
-    switch.state_db.hset("FEATURE|eventd", "container_version", "20240531.1")
+    switch.config("eventd", **LOCAL)
+    environ = {**switch.containers.environment, "IMAGE_VERSION": "20240531.1"}
+    switch.create_local("eventd", docker={"Env": [f"{key}={value}" for key, value in environ.items()]})
+    switch.done("start", "eventd")
+    switch.until_row("eventd", current_owner="local", container_version="20240531.1")
     switch.done("stop", "eventd")
     switch.until_row("eventd", current_owner="none", container_id="", system_state="down")
     assert switch.row("eventd")["container_version"] == "20240531.1"
