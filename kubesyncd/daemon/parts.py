@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kubesyncd.cluster.controller import ClusterController, ClusterPorts
 from kubesyncd.cluster.listeners import Listeners
@@ -24,7 +24,7 @@ from kubesyncd.ports import FeatureStore
 from kubesyncd.reboot.preparation import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Mapping
 
     from kubesyncd.cluster.status import NodeNaming
     from kubesyncd.core.config_load import ConfigLoad
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from kubesyncd.join.controller import JoinController
     from kubesyncd.ports import Cluster, Containers, DurableFile, Hooks, SwitchFiles, Units
     from kubesyncd.runtime.context import Runtime
-    from kubesyncd.services.catalog_watcher import CatalogWatcher
 
 
 class LoadingStore(FeatureStore, Protocol):
@@ -92,8 +91,8 @@ class Rules:
 class Parts:
     """The parts of one run of the daemon.
 
-    `restorer` restores a loaded CONFIG_DB before any component reads it. Without `packages`, no service packages are
-    configured; without `fallbacks`, the databases do not have SONiC's field names.
+    `restorer` restores a loaded CONFIG_DB before any component reads it. `background`: the work, by name, of components
+    that no other one calls. Without `fallbacks`, the databases do not have SONiC's field names.
     """
 
     ports: Ports
@@ -107,10 +106,9 @@ class Parts:
     images: ImageStore
     join: JoinController
     restorer: TableRestorer
-    checks: Checks
     unit_watch: UnitWatch
     preparation: Preparation
-    packages: CatalogWatcher | None = None
+    background: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
     fallbacks: FallbackKeeper | None = None
 
 
@@ -163,7 +161,6 @@ def assemble(
         images=images,
         join=join,
         restorer=restorer,
-        checks=Checks(ports.hooks, reconcilers, rules.timing, runtime),
         unit_watch=UnitWatch(reconcilers, ports.units, rules.timing, runtime),
         preparation=Preparation(
             hold=files.hold,
@@ -174,6 +171,7 @@ def assemble(
             timing=rules.timing,
             log=runtime.log,
         ),
+        background={"checks": Checks(ports.hooks, reconcilers, rules.timing, runtime).run},
     )
 
 

@@ -91,12 +91,11 @@ class Daemon:
         tasks.create_task(parts.cluster.run(), name="cluster")
         tasks.create_task(parts.reports.run(parts.cluster), name="reports")
         tasks.create_task(parts.join.run(parts.cluster, parts.reconcilers.returning), name="join")
-        if parts.packages is not None:
-            tasks.create_task(parts.packages.run(), name="packages")
         tasks.create_task(self._audit(), name="audit")
         if parts.fallbacks is not None:
             tasks.create_task(parts.fallbacks.run(), name="fallbacks")
-        tasks.create_task(parts.checks.run(), name="checks")
+        for name, work in parts.background.items():
+            tasks.create_task(work(), name=name)
         tasks.create_task(parts.unit_watch.run(), name="units")
         tasks.create_task(parts.images.run(), name="images")
         if watchdog_s is not None:

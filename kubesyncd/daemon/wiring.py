@@ -125,7 +125,8 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     if spelled.names == "sonic":
         parts = replace(parts, fallbacks=fallbacks)
     if source is not None:
-        parts = replace(parts, packages=_catalog_watcher(settings, source, units, installed, parts))
+        packages = _catalog_watcher(settings, source, units, installed, parts)
+        parts = replace(parts, background={**parts.background, "packages": packages.run})
     return Wired(parts, store, containers, (ledger, hold, labels, images, saved, mark, history))
 
 
