@@ -90,8 +90,8 @@ exec "$@"
 DOCKER_WAIT = 'code=$(docker wait "$1") || exit; exit "$code"'
 # Ends with docker's options what runs of a feature: by its name, and the kube container with this ID.
 DOCKER_END = r"""
-name=$1 grant=$2 code=$3
-shift 3
+name=$1 grant=$2
+shift 2
 running=$(docker ps --no-trunc --format '{{.ID}} {{.Names}}') || exit
 ids=
 while read -r id names; do
@@ -100,8 +100,7 @@ while read -r id names; do
 done <<END
 $running
 END
-[ -z "$ids" ] || docker "$@" $ids >/dev/null || exit
-exit "$code"
+[ -z "$ids" ] || docker "$@" $ids >/dev/null
 """
 
 
@@ -726,20 +725,18 @@ def only_if_local(name):
 def end_without_daemon(docker):
     """End by docker stop or docker kill the local and the admitted kube container of a feature: its unit goes down.
 
-    The kubelet may start a kube container again: its next one waits for a daemon. With a lost ledger only the local
-    one is known: it ends, and the code says that the feature may run on.
+    The kubelet may start a kube container again: its next one waits for a daemon. Raises AbsentError where the ledger
+    is lost: which kube container is the feature's is not known then.
     """
-    verb, name = docker[0], docker[-1]
+    name = docker[-1]
     try:
         of_kube, grant = kube_entry(name)
-        code, more = 0, f"; the kubelet may start {name} again, which then waits for kubesyncd" if grant else ""
     except LostError as lost:
-        of_kube, grant, code = True, "", UNAVAILABLE
-        more = f" on its local container, but {lost}; Kubernetes may run {name}: run systemctl start kubesyncd"
-    say_docker([verb, name], more)
+        raise AbsentError(name, str(lost)) from None
+    say_docker(docker, f"; the kubelet may start {name} again, which then waits for kubesyncd" if grant else "")
     if not of_kube:
         return become_docker(docker)
-    become(SHELLS, ["sh", "-c", DOCKER_END, "container", name, grant, str(code), *docker[:-1]])
+    become(SHELLS, ["sh", "-c", DOCKER_END, "container", name, grant, *docker[:-1]])
     raise ClientError(UNAVAILABLE, f"{name}: no shell to run docker in; install /bin/sh")
 
 
