@@ -153,7 +153,7 @@ def _unconfirmed(record: Record, observed: Observation) -> bool:
     if record.grant in observed.waiting or (record.proven and silent):
         return False
     row = observed.row
-    if row is None or row.startup is not Startup.NONE or row.transition_mode is not Mode.READY:
+    if row is None or row.startup is not Startup.NONE:
         return True
     return row.current_owner is not Owner.KUBE or not record.grant.startswith(row.docker_id)
 
@@ -162,7 +162,7 @@ def _asks_again(record: Record, observed: Observation) -> bool:
     """Return whether the admitted container asks once more, as one does whose start-up script is run again."""
     row = observed.row
     asks = row is not None and row.startup is Startup.WAIT and row.current_owner is Owner.KUBE
-    return asks and not observed.row_asks and _alone(record, observed) and record.mode is Mode.READY
+    return asks and _alone(record, observed)
 
 
 def _asks(record: Record, container_id: str) -> str:

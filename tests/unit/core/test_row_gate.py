@@ -15,11 +15,20 @@ from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Admit, EndContainer, Plan, RequestLabel, SetMode, StartLocal, WriteRow
 from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.conditions import ConditionKind, conditions
+from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.model import Container, FeatureConfig, LabelView, Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Record, project, with_grant, with_mode
-from kubesyncd.core.row_gate import with_row_asks
+from kubesyncd.core.row_gate import (
+    given_up,
+    see_startup,
+    shown,
+    stuck,
+    waits_at_row,
+    watch_row,
+    with_row_asks,
+)
 from kubesyncd.core.unverified import Unverified
 from tests.unit.core.given import (
     FALLBACK,
@@ -236,6 +245,7 @@ def test_a_row_that_no_kube_container_can_have_written_changes_nothing() -> None
         ((LOCAL_CONTAINER, pod(version="3.0")), NEW_VERSION),
         ((LOCAL_CONTAINER, pod()), ""),
         ((LOCAL_CONTAINER, pod()), OLD_VERSION),
+        ((LOCAL_CONTAINER, pod(version="")), ""),
     ):
         switch = Switch(FALLBACK, up(local_id=LOCAL), containers)
         switch.settle()
@@ -517,3 +527,145 @@ def test_a_row_that_is_behind_is_no_request() -> None:
     switch.row = stale
     switch.run(pod())
     assert not with_row_asks(switch.record, switch.observed()).row_asks
+
+
+# ---- single facts --------------------------------------------------------------------------------
+
+WAITING = GateWatch(KUBE, NOW, asked=True, asks=NEW_VERSION)
+OTHER = GateWatch(KUBE2, NOW, asked=True)
+SECOND = pod(KUBE2, started="2026-01-03")
+ADMITTED = granted(unconfirmed=True, gates=(WAITING, OTHER), proven=False)
+SAYS_GO = Row(SystemState.UP, Owner.KUBE, Mode.READY, KUBE, startup=Startup.GO, version=NEW_VERSION)
+REPORTS = Row(SystemState.UP, Owner.KUBE, Mode.READY, version=NEW_VERSION)
+
+
+@pytest.mark.parametrize(
+    ("record", "row", "containers", "waiting", "unconfirmed"),
+    [
+        (ADMITTED, SAYS_GO, (pod(),), (), True),
+        (ADMITTED, REPORTS, (pod(),), (), False),
+        (ADMITTED, replace(REPORTS, current_owner=Owner.NONE), (pod(),), (), True),
+        (ADMITTED, replace(REPORTS, docker_id=KUBE2), (pod(),), (), True),
+        (ADMITTED, None, (pod(),), (), True),
+        (ADMITTED, SAYS_GO, (pod(),), (KUBE,), False),
+        (ADMITTED, SAYS_GO, (), (), False),
+        (replace(ADMITTED, proven=True), SAYS_GO, (pod(),), (), True),
+        (replace(ADMITTED, proven=True, gates=(GateWatch(KUBE, NOW), OTHER)), SAYS_GO, (pod(),), (), False),
+        (replace(ADMITTED, gates=(GateWatch(KUBE, NOW),)), SAYS_GO, (pod(),), (), True),
+        (granted(), replace(REPORTS, startup=Startup.WAIT), (pod(),), (), True),
+        (granted(), replace(REPORTS, startup=Startup.WAIT), (pod(), SECOND), (), False),
+        (granted(), replace(REPORTS, startup=Startup.WAIT, current_owner=Owner.NONE), (pod(),), (), False),
+        (granted(), replace(REPORTS, startup=Startup.WAIT), (), (), False),
+        (granted(), REPORTS, (pod(),), (), False),
+        (granted(), None, (pod(),), (), False),
+    ],
+)
+def test_what_says_that_a_script_has_gone_on(
+    record: Record,
+    row: Row | None,
+    containers: tuple[Container, ...],
+    waiting: tuple[str, ...],
+    unconfirmed: bool,
+) -> None:
+    seen = Observation(row=row, containers=containers, waiting=frozenset(waiting))
+    assert see_startup(record, seen).unconfirmed is unconfirmed
+
+
+def test_the_version_is_that_of_the_owner_as_far_as_docker_describes_it() -> None:
+    seen = Observation(row=None, containers=(replace(LOCAL_CONTAINER, version="", unread="500"),))
+    assert see_startup(up(version="1"), seen).version == "1"
+    assert (
+        see_startup(up(version="1"), Observation(row=None, containers=(LOCAL_CONTAINER,))).version
+        == OLD_VERSION
+    )
+    asked = replace(ADMITTED, gates=(OTHER, replace(WAITING, asks="7")))
+    assert see_startup(asked, Observation(row=None, containers=(pod(),))).version == "7"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (ADMITTED, Startup.GO),
+        (replace(ADMITTED, system_state=SystemState.DOWN), Startup.WAIT),
+        (replace(ADMITTED, unconfirmed=False), Startup.NONE),
+        (replace(ADMITTED, grant=KUBE2), Startup.NONE),
+    ],
+)
+def test_what_the_row_says_to_the_admitted_one(record: Record, said: Startup) -> None:
+    assert shown(record, Observation(row=None, containers=(pod(),)))[0] is said
+
+
+def test_one_that_gave_up_is_ended_once_and_only_alone() -> None:
+    record = up(gates=(OTHER, replace(WAITING, given_up=True)))
+    seen = Observation(row=None, containers=(pod(),))
+    assert given_up(record, seen) == KUBE
+    assert given_up(record, replace(seen, stopping=frozenset({KUBE}))) == ""
+    assert given_up(record, replace(seen, containers=(pod(), SECOND))) == ""
+    assert given_up(up(gates=(WAITING,)), seen) == ""
+
+
+def test_a_row_without_the_version_is_given_up_by_those_who_wait_alone() -> None:
+    lost = Observation(row=Row(), containers=(pod(),))
+    assert watch_row((WAITING,), up(), lost)[0].given_up
+    assert watch_row((WAITING,), ADMITTED, lost)[0].given_up
+    assert not watch_row((WAITING,), granted(), lost)[0].given_up, "its script has gone on"
+    assert not watch_row((WAITING,), up(), replace(lost, row=None))[0].given_up, "Redis does not answer"
+    asks_here = watch_row((replace(WAITING, given_up=True),), up(), replace(lost, waiting=frozenset({KUBE})))
+    assert asks_here == (replace(WAITING, asks=""),)
+
+
+def test_only_a_script_that_waits_is_stuck() -> None:
+    late = ADMITTED.granted_at + 60.0
+    assert stuck(ADMITTED, 60.0, late)
+    assert not stuck(ADMITTED, 60.0, late - 1.0)
+    assert not stuck(replace(ADMITTED, unconfirmed=False), 60.0, late)
+    assert not stuck(replace(ADMITTED, gates=(OTHER,)), 60.0, late)
+
+
+def test_only_one_that_has_not_asked_over_the_socket_waits_at_the_row() -> None:
+    gates = (OTHER, WAITING)
+    assert waits_at_row(up(gates=gates), KUBE)
+    assert not waits_at_row(up(gates=gates), KUBE2)
+    assert waits_at_row(up(gates=(GateWatch(KUBE, NOW), OTHER)), KUBE)
+
+
+ASKS = Row(SystemState.UP, Owner.NONE, Mode.PENDING, startup=Startup.WAIT, version=NEW_VERSION)
+
+
+@pytest.mark.parametrize(
+    ("record", "row", "containers", "waiting", "asks"),
+    [
+        (up(mode=Mode.READY), ASKS, (pod(),), (), (KUBE,)),
+        (up(mode=Mode.READY), ASKS, (pod(version=""),), (), (KUBE,)),
+        (up(mode=Mode.READY), ASKS, (pod(),), (KUBE,), ()),
+        (up(mode=Mode.READY), ASKS, (pod(),), (KUBE2,), (KUBE,)),
+        (up(mode=Mode.READY), None, (pod(),), (), ()),
+        # This daemon has written `pending` itself, for a container that asks over the socket.
+        (up(mode=Mode.PENDING), ASKS, (pod(version=""),), (), ()),
+        (up(mode=Mode.PENDING, version=NEW_VERSION), ASKS, (pod(),), (), ()),
+        (up(mode=Mode.PENDING), ASKS, (pod(),), (), (KUBE,)),
+        # It has written it for another container that asks by the row.
+        (up(gates=(WAITING,)), ASKS, (pod(), replace(SECOND, version="")), (), (KUBE,)),
+        # The script of a container beside the owner writes its version, and `pending`.
+        (granted(grant=KUBE2), replace(ASKS, current_owner=Owner.KUBE), (pod(), SECOND), (), (KUBE,)),
+        # The owner's version differs from what is remembered: no request.
+        (up(mode=Mode.READY), replace(REPORTS, docker_id=KUBE), (pod(),), (), ()),
+        (up(mode=Mode.READY), replace(REPORTS, current_owner=Owner.NONE), (pod(),), (), (KUBE,)),
+        (
+            up(mode=Mode.READY, version=NEW_VERSION),
+            replace(REPORTS, current_owner=Owner.NONE),
+            (pod(),),
+            (),
+            (),
+        ),
+    ],
+)
+def test_who_asks_by_the_row(
+    record: Record,
+    row: Row | None,
+    containers: tuple[Container, ...],
+    waiting: tuple[str, ...],
+    asks: tuple[str, ...],
+) -> None:
+    seen = Observation(row=row, containers=containers, waiting=frozenset(waiting))
+    assert tuple(c for c, _ in with_row_asks(record, seen).row_asks) == asks
