@@ -32,14 +32,18 @@ def switch(lab_docker: LabDockerProcess) -> Iterator[Switch]:
 
 
 def image(switch: Switch, feature: str, version: str, owner: str = "kube") -> dict[str, Any]:
-    """What a container of an image of this version is made with; what its start-up script says is in `said`."""
+    """What a container of an image of this version is made with."""
     marks, redis = switch.paths.marks, switch.redis.socket.parent
-    env = {"REDIS_SOCKET": str(switch.redis.socket), "IMAGE_VERSION": version, "POLL_S": "0.2"}
+    env = {
+        "REDIS_SOCKET": str(switch.redis.socket),
+        "IMAGE_VERSION": version,
+        "POLL_S": "0.2",
+        "FROZEN": str(marks / f"{feature}.frozen"),
+    }
     env |= {"RUNTIME_OWNER": owner} if owner == "local" else {}
-    script = f"exec sh {LAB}/sonic_feature.sh {feature} {LAB} {marks} >>{marks}/{feature}.{owner}.said 2>&1"
     binds = [f"{path}:{path}{mode}" for path, mode in switch.containers.mounts.items()]
     return {
-        "command": ["/bin/sh", "-c", script],
+        "command": ["/bin/sh", str(LAB / "sonic_feature.sh"), feature, str(LAB), str(marks)],
         "docker": {
             "Env": [f"{key}={value}" for key, value in env.items()],
             "HostConfig": {"Binds": [*binds, f"{redis}:{redis}"]},
@@ -64,10 +68,10 @@ def deploy(switch: Switch, feature: str, version: str) -> str:
 
 
 def frozen(switch: Switch, feature: str) -> str:
-    """Why the start-up script of the feature's kube container waits for ever, once it does."""
-    said = switch.paths.marks / f"{feature}.kube.said"
-    switch.wait_for(lambda: said.exists() and "frozen: " in said.read_text(), "the start-up script is frozen")
-    return said.read_text().partition("frozen: ")[2].strip()
+    """Why the start-up script of the feature's container waits for ever, once it does."""
+    file = switch.paths.marks / f"{feature}.frozen"
+    switch.wait_for(lambda: file.exists() and file.read_text(), "the start-up script is frozen")
+    return file.read_text().strip()
 
 
 def row(switch: Switch, feature: str) -> dict[str, str]:
