@@ -88,19 +88,23 @@ shift
 exec "$@"
 """
 DOCKER_WAIT = 'code=$(docker wait "$1") || exit; exit "$code"'
-# Ends with docker's options what runs of a feature: by its name, and the kube container with this ID.
+# Ends a feature's local container where it runs, and tells whether the admitted kube container runs on.
 DOCKER_END = r"""
-name=$1 grant=$2
-shift 2
+trap '' PIPE
+name=$1 grant=$2 used=$3 kept=$4
+shift 4
 running=$(docker ps --no-trunc --format '{{.ID}} {{.Names}}') || exit
-ids=
+ids= left=
 while read -r id names; do
   case ",$names," in *",$name,"*) ids="$ids $id" ;; esac
-  [ -z "$grant" ] || [ "$id" != "$grant" ] || ids="$ids $id"
+  [ "$id" != "${grant:-none}" ] || left=yes
 done <<END
 $running
 END
-[ -z "$ids" ] || docker "$@" $ids >/dev/null
+[ -z "$ids" ] || docker "$@" $ids >/dev/null || exit
+[ -z "$left" ] || { echo "$kept" >&2; exit 69; }
+echo "$used" >&2
+exit 0
 """
 
 
@@ -113,12 +117,12 @@ class ClientError(Exception):
 
 
 class AbsentError(ClientError):
-    """No daemon runs, for FIRST_CONTACT_S at least. `why`: why it is not known whose the feature is, if so."""
+    """No daemon runs, for FIRST_CONTACT_S at least. `why`: why docker does not do it, `so`: and what follows."""
 
-    def __init__(self, name, why=""):
+    def __init__(self, name, why="", so=""):
         what = "kubesyncd is not running"
         if why:
-            what += f", and {why}; Kubernetes may run {name}, so docker is not used"
+            what += f", and {why}; {so or f'Kubernetes may run {name}, so docker is not used'}"
         super().__init__(UNAVAILABLE, f"{name}: {what}; run systemctl start kubesyncd")
 
 
@@ -697,15 +701,19 @@ def owner_of(pid):
         return -1
 
 
-def say_docker(arguments, more=""):
+def say_docker(arguments):
     """Say that docker does what was asked of the daemon; where nothing reads that, docker does it all the same."""
     import select
 
     reader = select.poll()
     reader.register(2, select.POLLOUT)
-    line = f"container: {arguments[-1]}: kubesyncd is not running; docker {arguments[0]} is used{more}"
     if reader.poll(0):
-        say(sys.stderr, line.encode())
+        say(sys.stderr, used(arguments).encode())
+
+
+def used(arguments):
+    """Return the line that says so."""
+    return f"container: {arguments[-1]}: kubesyncd is not running; docker {arguments[0]} is used"
 
 
 def only_if_local(name):
@@ -723,20 +731,21 @@ def only_if_local(name):
 
 
 def end_without_daemon(docker):
-    """End by docker stop or docker kill the local and the admitted kube container of a feature: its unit goes down.
+    """End the local container of a feature by docker stop or docker kill: its unit goes down.
 
-    The kubelet may start a kube container again: its next one waits for a daemon. Raises AbsentError where the ledger
-    is lost: which kube container is the feature's is not known then.
+    An admitted kube container is left: the kubelet would start it again, and the daemon admit it. The code tells where
+    it runs on. Raises AbsentError where the ledger is lost: whose the feature is is not known then.
     """
     name = docker[-1]
     try:
         of_kube, grant = kube_entry(name)
     except LostError as lost:
         raise AbsentError(name, str(lost)) from None
-    say_docker(docker, f"; the kubelet may start {name} again, which then waits for kubesyncd" if grant else "")
     if not of_kube:
+        say_docker(docker)
         return become_docker(docker)
-    become(SHELLS, ["sh", "-c", DOCKER_END, "container", name, grant, *docker[:-1]])
+    kept = f"container: {AbsentError(name, 'Kubernetes runs its container', 'that one runs on')}"
+    become(SHELLS, ["sh", "-c", DOCKER_END, "container", name, grant, used(docker), kept, *docker[:-1]])
     raise ClientError(UNAVAILABLE, f"{name}: no shell to run docker in; install /bin/sh")
 
 

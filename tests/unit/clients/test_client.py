@@ -642,30 +642,35 @@ PS = (
 ASKED = ["ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}"]
 OWNED = {"record": {"grant": ID}, "config": {"set_owner": "kube"}}
 WAITED_FOR = {"record": {"grant": ""}, "config": {"set_owner": "kube"}}
-ENDS_AGAIN = "; the kubelet may start snmp again, which then waits for kubesyncd"
-# The verb; the ledger's entry; what docker is told; what the client says besides.
-ENDED: list[tuple[list[str], dict[str, Any], list[str], str]] = [
-    (["stop", "snmp"], WAITED_FOR, ["stop", "a" * 64], ""),
-    (["stop", "-t", "5", "snmp"], WAITED_FOR, ["stop", "-t", "5", "a" * 64], ""),
-    (["kill", "-s", "TERM", "snmp"], WAITED_FOR, ["kill", "-s", "TERM", "a" * 64], ""),
-    (["kill", "--no-kubelet-check", "snmp"], WAITED_FOR, ["kill", "a" * 64], ""),
-    (["stop", "snmp"], OWNED, ["stop", "a" * 64, ID], ENDS_AGAIN),
-    (["kill", "snmp"], OWNED, ["kill", "a" * 64, ID], ENDS_AGAIN),
-    (["stop", "pmon"], WAITED_FOR, [], ""),
+GONE_SINCE = {"record": {"grant": "e" * 64}, "config": {"set_owner": "kube"}}
+KEPT = (
+    "container: snmp: kubesyncd is not running, and Kubernetes runs its container; that one runs on; "
+    "run systemctl start kubesyncd\n"
+)
+# The verb; the ledger's entry; what docker is told; whether the admitted kube container runs on.
+ENDED: list[tuple[list[str], dict[str, Any], list[str], bool]] = [
+    (["stop", "snmp"], WAITED_FOR, ["stop", "a" * 64], False),
+    (["stop", "-t", "5", "snmp"], WAITED_FOR, ["stop", "-t", "5", "a" * 64], False),
+    (["kill", "-s", "TERM", "snmp"], WAITED_FOR, ["kill", "-s", "TERM", "a" * 64], False),
+    (["kill", "--no-kubelet-check", "snmp"], WAITED_FOR, ["kill", "a" * 64], False),
+    (["stop", "snmp"], GONE_SINCE, ["stop", "a" * 64], False),
+    (["stop", "snmp"], OWNED, ["stop", "a" * 64], True),
+    (["kill", "snmp"], OWNED, ["kill", "a" * 64], True),
+    (["stop", "pmon"], WAITED_FOR, [], False),
 ]
 
 
-def test_without_a_daemon_a_stop_ends_what_runs_of_a_kube_feature(tmp_path: Path) -> None:
+def test_without_a_daemon_a_stop_ends_what_runs_of_a_kube_feature_locally(tmp_path: Path) -> None:
     begun = []
-    for number, (args, entry, told, more) in enumerate(ENDED):
+    for number, (args, entry, told, kept) in enumerate(ENDED):
         (tmp_path / str(number)).mkdir()
         place = Switch(tmp_path / str(number), PYTHONS[number % len(PYTHONS)])
         place.stand_in("docker", PS)
         place.ledger.write_text(ledger({args[-1]: entry}))
-        begun.append((place, place.begin("container", *args), args, told, more))
-    for place, process, args, told, more in begun:
-        line = DOCKER_IS_USED.format(args[-1], args[0]).rstrip() + more
-        assert (end(process), place.said_to("docker")) == ((0, "", f"{line}\n"), ASKED + told)
+        begun.append((place, place.begin("container", *args), args, told, kept))
+    for place, process, args, told, kept in begun:
+        expected = (69, "", KEPT) if kept else (0, "", DOCKER_IS_USED.format(args[-1], args[0]))
+        assert (end(process), place.said_to("docker")) == (expected, ASKED + told)
 
 
 def test_a_stop_by_docker_that_fails_is_a_failure(one_switch: Switch) -> None:
