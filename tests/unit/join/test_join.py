@@ -540,6 +540,33 @@ def test_a_master_that_cannot_prove_itself_gets_no_data(
         assert "any certificate is accepted" in loud.stderr
 
 
+@pytest.mark.upstream("kube_commands/join-certificate", "differs")
+@pytest.mark.parametrize("source", ["fetched", "kept", "ca_file"])
+def test_a_pinned_ca_is_the_only_one_whatever_names_another(
+    switches: Make, master: LabKubeProcess, pki: Path, tmp_path: Path, source: str
+) -> None:
+    """Also with `insecure on`, where anyone may serve the admin.conf, and may have served the kept one."""
+    other, pin = Authority(tmp_path / "other"), key_hash(Authority(pki).pem)
+    theirs = tmp_path / "admin.conf"
+    pair = Authority(pki).issue("admin3", "admin", "system:masters")
+    write_kubeconfig(theirs, master.url, other.pem, pair, inline=True)
+    with AdminConfServer(theirs, other.issue("bad", "master", server=True)) as liar:
+        named = {
+            "fetched": {"admin_conf_url": liar.url, "ca_file": ""},
+            "kept": {"admin_conf_url": NOT_SERVED, "ca_file": ""},
+            "ca_file": {"admin_conf_url": NOT_SERVED, "ca_file": str(tmp_path / "other/ca.crt")},
+        }
+        switch = switches(**named[source], ca_cert_hash=pin)
+        if source == "kept":
+            switch.admin_conf.write_bytes(theirs.read_bytes())
+        if source == "ca_file":
+            install_certificate(switch, pki)
+        switch.join(insecure="on")
+        assert switch.job("join").returncode == 1
+    assert "is not the pinned one; correct [kube] ca_cert_hash" in switch.progress.why
+    assert switch.kubeadm_calls == []
+
+
 def test_an_api_server_that_admin_conf_s_authority_did_not_sign_is_not_joined(
     switches: Make, master: LabKubeProcess, pki: Path, tmp_path: Path
 ) -> None:
