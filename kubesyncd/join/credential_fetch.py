@@ -166,13 +166,13 @@ class CredentialSource:
     ) -> tuple[bytes, str]:
         """Return a credential of this switch in place of the master's admin.conf. Raises PortError.
 
-        A pinned CA is for the installed certificate: it comes before an admin.conf that ctrmgrd has left.
+        Where the CA is known, the installed certificate comes before an admin.conf that ctrmgrd has left.
         """
         pair = self._installed()
-        kept = next((path for path in self.kept() if path.exists()), None)
-        if pair is not None and (self._kube.ca_cert_hash or (kept is None and self._kube.ca_file)):
+        if pair is not None and (self._kube.ca_cert_hash or self._kube.ca_file):
             self._log.info("installed_certificate", why=f"{not_served.detail}; {pair[0]} is used")
             return await self._certificate(where, pair), f"the installed certificate {pair[0]}"
+        kept = next((path for path in self.kept() if path.exists()), None)
         if kept is not None and isinstance(not_served, Unavailable):
             self._log.warning("admin_conf_kept", why=f"{not_served.detail}; the kept {kept} is used")
             pin = self._kube.ca_cert_hash

@@ -390,16 +390,26 @@ def test_an_installed_certificate_is_not_used_before_the_ca_is_pinned(switches: 
     assert switch.kubeadm_calls == []
 
 
-def test_an_admin_conf_that_ctrmgrd_has_left_is_used_until_the_ca_is_pinned(
-    switches: Make, master: LabKubeProcess, pki: Path
+@pytest.mark.parametrize(("refused", "known"), [(False, False), (True, False), (True, True)])
+def test_an_admin_conf_that_ctrmgrd_has_left_is_used_until_the_ca_is_known(
+    switches: Make, master: LabKubeProcess, server: AdminConfServer, pki: Path, known: bool, refused: bool
 ) -> None:
-    switch = switches(admin_conf_url=NOT_SERVED, ca_file="")
+    """And then only while nothing answers: a master that answers 404 has withdrawn it."""
+    url = f"{server.url}.gone" if refused else NOT_SERVED
+    switch = switches(ca_file=str(pki / "ca.crt") if known else "", admin_conf_url=url)
     install_certificate(switch, pki)
     switch.admin_conf.write_bytes(master.admin_conf.read_bytes())
-    switch.join()
-    assert switch.job("join").returncode == 0
+    switch.join(insecure="on")
+    ended = switch.job("join")
+    if refused and not known:
+        assert ended.returncode == 1
+        assert "is answered with 404" in switch.progress.why
+        assert 'set [kube] ca_cert_hash = "sha256:…"' in switch.progress.why
+        assert switch.kubeadm_calls == []
+        return
+    assert ended.returncode == 0, ended.stderr
     assert switch.membership is not None
-    assert switch.membership.how == "admin.conf"
+    assert switch.membership.how == ("certificate" if known else "admin.conf")
 
 
 def test_a_served_admin_conf_comes_before_the_installed_certificate(
