@@ -198,7 +198,8 @@ class SchemaSettings:
 
     names: Literal["auto", "hld", "sonic"] = "auto"
     """`hld`: kubesyncd reads and writes the field names of the design document. `sonic`: it uses those that SONiC's
-    own tools read and write today. `auto`: `sonic` where the file of `[paths] sonic_version` exists, else `hld`."""
+    own tools read and write today. `auto`: `sonic` where the file of `[paths] sonic_version` exists, else `hld`. A
+    switch that has used `hld` keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
