@@ -132,8 +132,9 @@ class KubeSettings:
     """File with a bootstrap token. If set, the node joins with it, without an administrator's credential; this needs
     `ca_cert_hash`."""
     ca_cert_hash: str = ca_hash("")
-    """Hash of the cluster's certificate authority, `sha256:...`, as kubeadm prints it. A join by bootstrap token checks
-    it. A join by client certificate without `ca_file` asks the master for its authority, and accepts only this one."""
+    """Hash of the cluster's certificate authority, `sha256:...`, as kubeadm prints it. If set, every join accepts only
+    this authority: of those in the master's answer, in an `admin.conf` and in `ca_file`. A join by client certificate
+    without `ca_file` asks the master for its authority."""
     client_certificate: str = path_key("", optional=True)
     """File of a client certificate. If set, and `bootstrap_token_file` is not, the node joins with it; this needs
     `client_key`, and `ca_file` or `ca_cert_hash`. Empty: where the master does not serve `admin_conf_url`, the node
@@ -197,7 +198,8 @@ class SchemaSettings:
 
     names: Literal["auto", "hld", "sonic"] = "auto"
     """`hld`: kubesyncd reads and writes the field names of the design document. `sonic`: it uses those that SONiC's
-    own tools read and write today. `auto`: `sonic` where the file of `[paths] sonic_version` exists, else `hld`."""
+    own tools read and write today. `auto`: `sonic` where the file of `[paths] sonic_version` exists, else `hld`. A
+    switch that has used `hld` keeps it."""
 
 
 @dataclass(frozen=True, slots=True)

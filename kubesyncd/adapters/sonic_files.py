@@ -6,11 +6,12 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from kubesyncd.runtime.boot_mark_file import used_hld
 
+if TYPE_CHECKING:
     from kubesyncd.settings import Settings
 
 # Files of ctrmgrd: on a switch that has one, ctrmgrd may have managed the features.
@@ -22,23 +23,30 @@ _BUILD = re.compile(r"^build_version:\s*['\"]?([^'\"\n]*?)['\"]?\s*$", re.MULTIL
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """The field names that kubesyncd uses in the databases: `hld` or `sonic`; `why`: what decides that."""
+    """The field names that kubesyncd uses in the databases: `hld` or `sonic`; `why`: what decides that.
+
+    `kept`: they are the design document's only because this switch has used them before.
+    """
 
     names: str
     why: str
+    kept: bool = False
 
 
 def field_names(settings: Settings) -> FieldNames:
     """Return the field names by `[schema] names`; `auto` is decided by whether SONiC's version file exists.
 
-    The daemon, the jobs and the operators' commands all ask here.
+    But a switch that has used the design document's keeps them: an absent field means something else in the other
+    spelling, so fallback would change without a word. The daemon, the jobs and the operators' commands all ask here.
     """
     wanted, file = settings.schema.names, settings.paths.sonic_version
     if wanted != "auto":
         return FieldNames(wanted, f'[schema] names = "{wanted}"')
-    if os.path.exists(file):  # Path.exists raises where the folder cannot be searched
-        return FieldNames("sonic", f"{file} exists")
-    return FieldNames("hld", f"{file} does not exist")
+    if not os.path.exists(file):  # Path.exists raises where the folder cannot be searched
+        return FieldNames("hld", f"{file} does not exist")
+    if used_hld(Path(settings.paths.state_dir)):
+        return FieldNames("hld", "this switch has used them before", kept=True)
+    return FieldNames("sonic", f"{file} exists")
 
 
 def os_version(file: Path) -> str:

@@ -11,7 +11,7 @@ from kubesyncd.cli.diagnosis import CheckGrade, CheckResult, split_fix
 from kubesyncd.cli.output import count, span
 from kubesyncd.cli.rules import daemonset_lint
 from kubesyncd.cli.rules.tree import at
-from kubesyncd.cli.switch import certificate_life
+from kubesyncd.cli.switch import certificate_life, may_exist
 from kubesyncd.core.labels import feature_of
 from kubesyncd.ports import Forbidden, PortError
 
@@ -138,7 +138,7 @@ def certificates(diagnosis: Diagnosis) -> Iterator[CheckResult]:
         ),
         (Path(kube.admin_conf), "admin.conf's certificate", "fetch a new one: kubesync config kube join -f"),
     ):
-        if not _is_there(file):
+        if not may_exist(file):
             continue
         yield _certificate(file, what, fix)
         if file.name == Path(kube.admin_conf).name and stat.S_IMODE(file.stat().st_mode) & 0o077:
@@ -166,13 +166,6 @@ def _certificate(file: Path, what: str, fix: str) -> CheckResult:
         text = f"{what} expires in {span(left_s)}, in the last tenth of its lifetime"
         return CheckResult("certificate", CheckGrade.WARN, text, fix)
     return CheckResult("certificate", CheckGrade.GOOD, f"{what} is valid for {span(left_s)}")
-
-
-def _is_there(file: Path) -> bool:
-    try:
-        return file.exists()
-    except PermissionError:
-        return True
 
 
 def clock_skew(diagnosis: Diagnosis) -> Iterator[CheckResult]:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from kubesyncd.cli.switch import Switch
     from kubesyncd.cli.switch_redis import SwitchRedis
 
+KEPT_NAMES = (
+    'set [schema] names = "hld" to keep them, or "sonic": '
+    "an absent no_fallback_to_local then turns fallback on"
+)
+
 
 def settings_file(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     """Check that the settings file has no error."""
@@ -117,7 +122,12 @@ def field_names(diagnosis: Diagnosis) -> Iterator[CheckResult]:
     used = redis.field_names
     whose = "SONiC's" if used.names == "sonic" else "the design document's"
     found = f"the databases have {whose} field names ({used.names}): {used.why}"
-    yield CheckResult("names", CheckGrade.GOOD, found)
+    if used.kept:
+        yield CheckResult(
+            "names", CheckGrade.WARN, f"{found}, and SONiC's tools do not read them", KEPT_NAMES
+        )
+    else:
+        yield CheckResult("names", CheckGrade.GOOD, found)
     for name in redis.feature_names():
         with suppress(Refused):  # `redis` tells what cannot be read
             yield from _unread(redis, name)

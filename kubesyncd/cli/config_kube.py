@@ -85,6 +85,8 @@ kube.add_command(disable)
 
 def _confirm_departure() -> None:
     """List what becomes of each feature, and ask. Raises Failure unless the answer is yes. Not joined: nothing ends."""
+    from kubesyncd.cli.switch import may_exist
+
     switch = this_switch()
     try:
         if not switch.daemon.cluster()["joined"]:
@@ -92,7 +94,7 @@ def _confirm_departure() -> None:
         lines = list(effects(switch.daemon.features()))
     except (PortError, Declined):
         # The daemon does this once it runs, where the kubelet has a credential.
-        if not Path(switch.settings.kube.kubeconfig).exists():
+        if not may_exist(Path(switch.settings.kube.kubeconfig)):
             return
         lines = [INTRODUCTION, "  kubesyncd does not answer, so what becomes of the features is not known"]
     ask_first("\n".join(lines), "Leave the master?", sure=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import os
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -79,7 +79,7 @@ def _is_left(switch: Switch, path: str) -> bool:
     Its unit does while it is enabled or runs; any other, until it is a link to a file of ours.
     """
     file = _below_root(switch, path)
-    if not file.exists():
+    if not os.path.exists(file):  # Path.exists raises where a folder cannot be searched
         return False
     if path == UNIT_FILE:
         return switch.unit_in_use(file.name)
@@ -87,19 +87,32 @@ def _is_left(switch: Switch, path: str) -> bool:
 
 
 def _certificate(switch: Switch) -> InstalledCertificate | None:
-    """Find the client certificate that SONiC has installed, and the CA that this switch trusts."""
+    """Find the client certificate that SONiC has installed, and the CA that this switch trusts.
+
+    An ordinary user may not search the folder of the first, nor read the files of the second.
+    """
     kube = switch.settings.kube
     folder = Path(kube.admin_conf).parent / "credentials"
     certificate, key = folder / "restapiserver.crt", folder / "restapiserver.key"
-    if not (certificate.exists() and key.exists()):
+    try:
+        certificate.stat()
+        key.stat()
+    except PermissionError:
+        return InstalledCertificate(str(certificate), hidden=str(folder))
+    except OSError:
         return None
+    hidden = ""
     for file in (kube.kubeconfig, kube.admin_conf):
-        with suppress(OSError, LookupError, ValueError):
+        try:
             config = kubeconfig.parse(Path(file).read_bytes())
             named = Path(file).parent / config.ca.file
             ca = config.ca.decoded() if config.ca.inline else named.read_bytes()
             return InstalledCertificate(str(certificate), x509.key_hash(ca), file)
-    return InstalledCertificate(str(certificate))
+        except PermissionError:
+            hidden = file
+        except (OSError, LookupError, ValueError):
+            continue
+    return InstalledCertificate(str(certificate), hidden=hidden)
 
 
 def _settings(file: Path) -> dict[str, Any]:

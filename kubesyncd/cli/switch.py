@@ -143,7 +143,7 @@ class Switch:
 
         kube = self.settings.kube
         admin_conf, kubeconfig = Path(kube.admin_conf), Path(kube.kubeconfig)
-        return ClusterLists(admin_conf if _exists(admin_conf) else kubeconfig, insecure=insecure)
+        return ClusterLists(admin_conf if may_exist(admin_conf) else kubeconfig, insecure=insecure)
 
 
 def certificate_life(kubeconfig: Path) -> CertificateLife:
@@ -167,7 +167,8 @@ def certificate_life(kubeconfig: Path) -> CertificateLife:
         ) from error
 
 
-def _exists(path: Path) -> bool:
+def may_exist(path: Path) -> bool:
+    """Return whether a file exists, or is in a folder that this user may not search."""
     with suppress(PermissionError):
         return path.exists()
     return True

@@ -27,7 +27,6 @@ from kubesyncd.adapters.sonic_files import (
 )
 from kubesyncd.adapters.systemd import SystemdUnits
 from kubesyncd.daemon.parts import Files, Ports, Rules, assemble
-from kubesyncd.features.boot_mark import BOOT_MARK_FILE
 from kubesyncd.features.fallback_keeper import FallbackKeeper
 from kubesyncd.features.table_restorer import TableRestorer
 from kubesyncd.images.store import ImageStore
@@ -35,7 +34,7 @@ from kubesyncd.join.controller import JoinController
 from kubesyncd.join.files import JoinFiles
 from kubesyncd.join.node_names import NodeNames, node_names
 from kubesyncd.reboot.hold import HOLD_FILE
-from kubesyncd.runtime import fallback_file, feature_table_file
+from kubesyncd.runtime import boot_mark_file, fallback_file, feature_table_file
 from kubesyncd.runtime.clock import boottime
 from kubesyncd.runtime.context import Runtime
 from kubesyncd.runtime.state_files import OPEN_FOLDER, DiskFile, StateFile, state_file
@@ -74,7 +73,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
     spelled = field_names(settings)
     log.info("field_names", names=spelled.names, why=spelled.why)
     rules = Rules(settings.timing, frozenset(settings.features.always_local), spelled.names == "sonic")
-    mark = DiskFile(state_file(state_dir / BOOT_MARK_FILE, 0o644))
+    mark = DiskFile(state_file(state_dir / boot_mark_file.FILE, 0o644))
     # Any user's command reads it.
     history = DiskFile(state_file(state_dir / fallback_file.FILE, 0o644))
     fallbacks = FallbackKeeper(history, partial(_was_ctrmgrds, settings), settings.timing, runtime)
@@ -122,6 +121,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
         join=_join_controller(settings, runtime, store, units, join_files, names),
         restorer=_table_restorer(settings, runtime, store, units, installed, saved),
     )
+    parts.ledger.boot.names = spelled.names
     if spelled.names == "sonic":
         parts = replace(parts, fallbacks=fallbacks)
     if source is not None:
@@ -132,7 +132,7 @@ def build(settings: Settings, boot: Boot, rng: Random, log: FilteringBoundLogger
 
 def _was_ctrmgrds(settings: Settings) -> bool:
     """Return whether ctrmgrd's files are on this switch, and no start of kubesyncd has marked it."""
-    root, mark = settings.paths.install_root, Path(settings.paths.state_dir) / BOOT_MARK_FILE
+    root, mark = settings.paths.install_root, Path(settings.paths.state_dir) / boot_mark_file.FILE
     return not mark.exists() and any(
         os.path.exists(f"{root}{path}") for path in (CTRMGRD_UNIT, CTRMGRD_SETTINGS)
     )

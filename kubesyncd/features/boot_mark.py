@@ -1,7 +1,7 @@
 """Note outside the ledger that a boot has one, so that a lost ledger is not taken for the first start of the boot.
 
 The mark is a file in the state folder, on another file system than the ledger, with the ID of the boot in which the
-ledger was written last, and whether CONFIG_DB had been loaded by then.
+ledger was written last, whether CONFIG_DB had been loaded by then, and the field names that were used in it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from kubesyncd.ports import DurableFile
 
-# In the state folder.
-BOOT_MARK_FILE = "boot.json"
 VERSION = 1
 CHECK_S = 3.0
 MEANS = "until it can be, no label, no image and no hold of a reboot is stored in its folder"
@@ -35,17 +33,20 @@ class _Mark:
 
     boot_id: str
     config_loaded: bool
+    names: str
 
 
 class BootMark:
     """The mark, and the boot that it is compared with. Without a file, no boot is marked.
 
-    `config_loaded`: what the mark of this boot says of CONFIG_DB; None: not known.
+    `config_loaded`: what the mark of this boot says of CONFIG_DB; None: not known. `names`: the field names that this
+    start of the daemon uses, which the mark is to tell the next one.
     """
 
     def __init__(self, boot_id: str, file: DurableFile | None) -> None:
         self.boot_id = boot_id
         self.config_loaded: bool | None = None
+        self.names = ""
         self._file = file
         self._wanted: bytes | None = None
         self._due = asyncio.Event()
@@ -74,7 +75,7 @@ class BootMark:
 
     def note(self, *, config_loaded: bool) -> None:
         """Note that this boot has a ledger, and whether CONFIG_DB has been loaded: the mark may be written."""
-        wanted = codec.encode(_Mark(self.boot_id, config_loaded), version=VERSION)
+        wanted = codec.encode(_Mark(self.boot_id, config_loaded, self.names), version=VERSION)
         if wanted != self._wanted:
             self._wanted = wanted
             self._due.set()

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from kubesyncd.ports import Refused
-from kubesyncd.runtime import kubeconfig
+from kubesyncd.runtime import kubeconfig, x509
 
 if TYPE_CHECKING:
     from kubesyncd.runtime.kubeconfig import Kubeconfig
@@ -29,10 +29,27 @@ _CA_KEY = "certificate-authority-data"
 _V1BETA3_SINCE = (1, 22)
 
 
-def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
+def only_pinned(ca: bytes, pin: str, source: str) -> bytes:
+    """Return what of `ca` (PEM, from `source`) the pin names; without a pin, all. Raises Refused where none is."""
+    if not pin:
+        return ca
+    try:
+        found = x509.pinned(ca, pin)
+    except ValueError as error:
+        raise Refused(SERVICE, f"the CA that {source} gives cannot be read: {error}") from error
+    if not found:
+        raise Refused(
+            SERVICE,
+            f"the CA that {source} gives is not the pinned one; correct [kube] ca_cert_hash, or that CA",
+        )
+    return found
+
+
+def for_master(document: bytes, master: str, ca: bytes | None, pin: str, source: str) -> bytes:
     """Build from `document`'s current context a kubeconfig for `master` (`ip:port`), with nothing else of it.
 
-    `ca`: used when the document has no CA. Raises Refused where the document cannot be used to join.
+    `ca`: used when the document has no CA. `pin`: see only_pinned; `source`: where the document is from. Raises
+    Refused where the document cannot be used to join.
     """
     config = _current(document)
     foreign = sorted(config.user_keys.difference(_USER_KEYS))
@@ -48,6 +65,7 @@ def for_master(document: bytes, master: str, ca: bytes | None) -> bytes:
             SERVICE,
             "the master's admin.conf has no certificate-authority-data; put the CA in it or set [kube] ca_file",
         )
+    inside = _only_pinned_inline(inside, pin, source)
     found = zip(_USER_KEYS, (config.certificate.inline, config.key.inline, config.token), strict=True)
     return _kubeconfig(master, inside, {key: value for key, value in found if value})
 
@@ -107,6 +125,16 @@ def _kubeconfig(master: str, ca: str, user: dict[str, str]) -> bytes:
         "current-context": _CONTEXT,
     }
     return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def _only_pinned_inline(inline: str, pin: str, source: str) -> str:
+    if not pin:
+        return inline
+    try:
+        ca = base64.b64decode(inline, validate=True)
+    except ValueError as error:
+        raise Refused(SERVICE, f"the CA that {source} gives cannot be read: {error}") from error
+    return _base64(only_pinned(ca, pin, source))
 
 
 def _base64(pem: bytes) -> str:

@@ -15,7 +15,7 @@ from kubesyncd.core.text import public_address
 from kubesyncd.join import credential
 from kubesyncd.join.plan import address
 from kubesyncd.ports import PortError, Refused, Unavailable
-from kubesyncd.runtime import kubeconfig, x509
+from kubesyncd.runtime import kubeconfig
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -126,8 +126,8 @@ class CredentialSource:
         """Build the kubeconfig of a client certificate; its CA is `ca_file`, or the master's own one, if pinned."""
         self.method = JoinMethod.CERTIFICATE
         certificate, key = (read_file(path) for path in pair)
-        if self._kube.ca_file:
-            ca = read_file(Path(self._kube.ca_file))
+        if file := self._kube.ca_file:
+            ca = credential.only_pinned(read_file(Path(file)), self._kube.ca_cert_hash, file)
         elif self._kube.ca_cert_hash:
             ca = await self._pinned_ca(where, certificate, key)
         else:
@@ -140,16 +140,7 @@ class CredentialSource:
         self._files.write_secret(asking, credential.from_certificate(where, b"", certificate, key))
         async with Member.open(asking, self._kube.node_name, insecure=True) as member:
             given = await member.root_ca()
-        try:
-            found = x509.pinned(given, self._kube.ca_cert_hash)
-        except ValueError as error:
-            raise Refused(SERVICE, f"the CA that {where} gives cannot be read: {error}") from error
-        if not found:
-            raise Refused(
-                SERVICE,
-                f"the CA that {where} gives is not the pinned one; correct [kube] ca_cert_hash, or the address",
-            )
-        return found
+        return credential.only_pinned(given, self._kube.ca_cert_hash, where)
 
     # ---- admin.conf -----------------------------------------------------------------------------
 
@@ -167,23 +158,25 @@ class CredentialSource:
             fetched = await kube_member.fetch(url, ca_file=self._kube.ca_file, insecure=self._master.insecure)
         except (Refused, Unavailable) as error:
             return await self._on_switch(where, ca, error)
-        return credential.for_master(fetched, where, ca), f"from {told}"
+        pin = self._kube.ca_cert_hash
+        return credential.for_master(fetched, where, ca, pin, told), f"from {told}"
 
     async def _on_switch(
         self, where: str, ca: bytes | None, not_served: Refused | Unavailable
     ) -> tuple[bytes, str]:
         """Return a credential of this switch in place of the master's admin.conf. Raises PortError.
 
-        A pinned CA is for the installed certificate: it comes before an admin.conf that ctrmgrd has left.
+        Where the CA is known, the installed certificate comes before an admin.conf that ctrmgrd has left.
         """
         pair = self._installed()
-        kept = next((path for path in self.kept() if path.exists()), None)
-        if pair is not None and (self._kube.ca_cert_hash or (kept is None and self._kube.ca_file)):
+        if pair is not None and (self._kube.ca_cert_hash or self._kube.ca_file):
             self._log.info("installed_certificate", why=f"{not_served.detail}; {pair[0]} is used")
             return await self._certificate(where, pair), f"the installed certificate {pair[0]}"
+        kept = next((path for path in self.kept() if path.exists()), None)
         if kept is not None and isinstance(not_served, Unavailable):
             self._log.warning("admin_conf_kept", why=f"{not_served.detail}; the kept {kept} is used")
-            return credential.for_master(read_file(kept), where, ca), f"kept in {kept}"
+            pin = self._kube.ca_cert_hash
+            return credential.for_master(read_file(kept), where, ca, pin, str(kept)), f"kept in {kept}"
         if pair is None:
             raise not_served
         why = (

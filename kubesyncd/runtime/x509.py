@@ -5,12 +5,17 @@ Pure. Checks nothing else: OpenSSL verifies certificates.
 
 from __future__ import annotations
 
+import base64
 import calendar
 import hashlib
 import ssl
 import time
+from typing import TYPE_CHECKING
 
 from kubesyncd.core.certificate_life import CertificateLife
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _BEGIN = "-----BEGIN CERTIFICATE-----"
 _END = "-----END CERTIFICATE-----"
@@ -19,6 +24,8 @@ _SEQUENCE = 0x30
 _UTC_TIME = 0x17
 _GENERALIZED_TIME = 0x18
 _VERSION = 0xA0
+# Behind these bits the tag goes on.
+_LONG_TAG = 0x1F
 # The object identifier 2.5.4.3.
 _COMMON_NAME = b"\x55\x04\x03"
 
@@ -54,25 +61,42 @@ def key_hash(pem: bytes) -> str:
 
 
 def pinned(pem: bytes, pin: str) -> bytes:
-    """Return the certificates in `pem` whose public key has this hash (see key_hash). Raises ValueError."""
-    found = (one for one in _certificates(pem) if key_hash(one.encode()) == pin)
-    return "".join(f"{one}\n" for one in found).encode()
+    """Return the certificates in `pem` whose public key has this hash (see key_hash), encoded here. Raises ValueError.
+
+    Only what was hashed is passed on: another reader of the same text could find other certificates in it.
+    """
+    encoded = map(ssl.DER_cert_to_PEM_cert, _certificates(pem))
+    return "".join(one for one in encoded if key_hash(one.encode()) == pin).encode()
 
 
-def _certificates(pem: bytes) -> list[str]:
-    """Return each certificate of `pem` as PEM. Raises ValueError without one."""
-    text, found, at = pem.decode("ascii", errors="replace"), [], 0
+def _certificates(pem: bytes) -> Iterator[bytes]:
+    """Yield each certificate of `pem` in DER. Raises ValueError without one, or where one is not exactly that."""
+    text, at = pem.decode("ascii", errors="replace"), 0
     while (begin := text.find(_BEGIN, at)) >= 0 and (end := text.find(_END, begin)) >= 0:
         at = end + len(_END)
-        found.append(text[begin:at])
-    if not found:
+        yield _decoded(text[begin + len(_BEGIN) : end])
+    if not at:
         raise ValueError("no certificate found in it")
-    return found
+
+
+def _decoded(body: str) -> bytes:
+    """Decode the lines of a PEM block: base64 alone, of one element alone. Raises ValueError."""
+    try:
+        der = base64.b64decode("".join(body.split()), validate=True)
+    except ValueError:
+        raise ValueError("its certificate is not valid base64") from None
+    try:
+        whole = _Reader(der).whole()
+    except IndexError:
+        raise ValueError("its certificate is cut short") from None
+    if whole != der:
+        raise ValueError("its certificate has other data behind it")
+    return der
 
 
 def _to_validity(pem: bytes) -> _Reader:
     """Return a reader of tbsCertificate that is before its validity (RFC 5280, section 4.1)."""
-    certificate = _Reader(ssl.PEM_cert_to_DER_cert(_certificates(pem)[0])).enter()
+    certificate = _Reader(next(_certificates(pem))).enter()
     to_be_signed = certificate.enter()
     if to_be_signed.tag == _VERSION:
         to_be_signed.skip()
@@ -111,11 +135,18 @@ class _Reader:
         return self._at < len(self._data)
 
     def skip(self) -> bytes:
-        """Read the next element; return its content."""
+        """Read the next element; return its content.
+
+        DER has one spelling of each length. Other readers take others of BER in other ways, and a pin must not.
+        """
+        if self.tag & _LONG_TAG == _LONG_TAG:
+            raise ValueError("its certificate is not valid DER")
         length, at = self._data[self._at + 1], self._at + 2
         if length & 0x80:
             count = length & 0x7F
             length, at = int.from_bytes(self._data[at : at + count], "big"), at + count
+            if length < 0x80 or length >> 8 * (count - 1) == 0:
+                raise ValueError("its certificate is not valid DER")
         if at + length > len(self._data):
             raise IndexError
         self._at = at + length

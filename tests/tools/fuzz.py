@@ -431,7 +431,7 @@ users: [{name: u, user: {token: abc}}]
 
 
 def _read_admin_conf(data: bytes) -> object:
-    return credential.for_master(data, "10.0.0.1:6443", None)
+    return credential.for_master(data, "10.0.0.1:6443", None, "", "it")
 
 
 def _manifests() -> tuple[bytes, ...]:

@@ -86,11 +86,15 @@ class Old:
 
 @dataclass(frozen=True, slots=True)
 class InstalledCertificate:
-    """The client certificate in `file` by which a later join goes; `ca_hash`: of the CA in `ca_file`, if known."""
+    """The client certificate in `file` by which a later join goes; `ca_hash`: of the CA in `ca_file`, if known.
+
+    `hidden`: what this user may not read, where more may be known.
+    """
 
     file: str
     ca_hash: str = ""
     ca_file: str = ""
+    hidden: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,10 @@ def _certificate(found: InstalledCertificate | None, kube: Mapping[str, object])
             f"a later join by {found.file} needs the CA's pin; this is the CA in {found.ca_file}: {compare}"
         )
         yield Advice(Way.SET, f'ca_cert_hash = "{found.ca_hash}"', because, "kube")
+        return
+    if found.hidden:
+        text = "run doctor --migrate with sudo: it tells whether a later join needs [kube] ca_cert_hash"
+        yield Advice(Way.KNOW, text, f"{found.hidden} cannot be read by this user")
         return
     text = 'before the next join, set [kube] ca_cert_hash = "sha256:…", as the master prints it: '
     because = f"a join by {found.file} needs the CA's pin, and no CA is known on this switch"

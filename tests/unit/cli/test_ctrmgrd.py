@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
 import tomllib
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -181,6 +183,28 @@ def test_the_pin_of_the_ca_is_proposed_where_the_switch_has_its_own_certificate(
     for key in ("ca_file", "ca_cert_hash", "client_certificate", "bootstrap_token_file"):
         chosen = Present(names="sonic", settings={"kube": {key: "x"}})
         assert said(known, Way.SET, chosen) == []
+
+
+@pytest.mark.parametrize("hidden", ["credentials", "kubelet.conf"])
+def test_a_user_who_may_not_see_the_credentials_is_told_to_use_sudo(
+    bare_terminal: Operator, monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    left_by_ctrmgrd(bare_terminal)
+    bare_terminal.write_settings(schema="sonic", more=paths(bare_terminal))
+    folder = bare_terminal.folder / hidden
+
+    def refuse(path: Path) -> None:
+        if path == folder or folder in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for name in ("stat", "read_bytes"):
+        real = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda path, real=real, **more: refuse(path) or real(path, **more))
+    result = bare_terminal.types("doctor --migrate")
+    assert result.exit_code == 0, result.stderr
+    assert "run doctor --migrate with sudo: it tells whether a later join needs" in result.stdout
+    assert f"{hidden} cannot be read by this user" in result.stdout
+    assert "no CA is known" not in result.stdout
 
 
 def test_what_holds_already_is_not_advised_again() -> None:

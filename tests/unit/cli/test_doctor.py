@@ -17,7 +17,7 @@ from kubesyncd.cli.doctor import examine
 from kubesyncd.cli.rules.daemonset import Local, daemonset
 from kubesyncd.cli.switch import Switch
 from kubesyncd.core.fallback_history import FallbackHistory
-from kubesyncd.runtime import fallback_file
+from kubesyncd.runtime import boot_mark_file, fallback_file
 from kubesyncd.runtime.x509 import life
 from kubesyncd.settings import load
 from tests.lab.certificates import DAY, Authority, write_kubeconfig
@@ -128,8 +128,17 @@ def test_rows_of_the_other_spelling_are_findings_that_their_commands_clear(healt
     version.write_text("build_version: '202411.1'\n")
     healthy.write_settings(
         schema="auto",
-        more=f'[paths]\nsonic_version = "{version}"\nkubelet_dir = "{healthy.folder}"',
+        more=f'[paths]\nsonic_version = "{version}"\nkubelet_dir = "{healthy.folder}"\n'
+        f'state_dir = "{healthy.folder}/state"',
     )
+    mark = healthy.folder / "state" / boot_mark_file.FILE
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text("{}")
+    kept = next(said for said in examine(diagnosis(healthy)) if said.subject == "names")
+    assert kept.grade is CheckGrade.WARN
+    assert "the design document's field names (hld): this switch has used them before" in kept.found
+    assert kept.fix.startswith('set [schema] names = "hld" to keep them, or "sonic"')
+    mark.unlink()
     told = [said for said in examine(diagnosis(healthy)) if said.subject == "names"]
     assert told[0].found == f"the databases have SONiC's field names (sonic): {version} exists"
     assert all(said.grade is CheckGrade.WARN for said in told[1:])

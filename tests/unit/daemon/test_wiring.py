@@ -7,13 +7,14 @@ import shutil
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
+import pytest
 import structlog
 import structlog.testing
 
 from kubesyncd.adapters.sonic_files import CTRMGRD_SETTINGS, CTRMGRD_UNIT, FieldNames, field_names
 from kubesyncd.daemon.parts import Boot
 from kubesyncd.daemon.wiring import build
-from kubesyncd.features.boot_mark import BOOT_MARK_FILE
+from kubesyncd.runtime import boot_mark_file
 from kubesyncd.runtime.state_files import OPEN_FOLDER, STATE_FOLDER
 from kubesyncd.settings import PathsSettings, SchemaSettings, Settings
 
@@ -70,6 +71,35 @@ async def test_the_log_says_which_field_names_are_used_and_why(tmp_path: Path) -
         assert field_names(settings) == FieldNames(names, why)
 
 
+@pytest.mark.parametrize(
+    ("mark", "names"),
+    [
+        ('{"version": 1, "boot_id": "b", "config_loaded": true}', "hld"),
+        ('{"version": 1, "boot_id": "b", "config_loaded": true, "names": "hld"}', "hld"),
+        ('{"version": 1, "boot_id": "b", "config_loaded": true, "names": "sonic"}', "sonic"),
+        ("{", "sonic"),
+        ("[]", "sonic"),
+    ],
+)
+async def test_a_switch_that_has_used_the_design_documents_names_keeps_them(
+    tmp_path: Path, mark: str, names: Literal["hld", "sonic"]
+) -> None:
+    """They were the default of earlier builds; an absent field means fallback in the other spelling, and did not."""
+    version, state = tmp_path / "sonic_version.yml", tmp_path / "state"
+    version.touch()
+    state.mkdir()
+    (state / boot_mark_file.FILE).write_text(mark)
+    paths = PathsSettings(run_dir=str(tmp_path / "run"), state_dir=str(state), sonic_version=str(version))
+    for wanted in ("auto", "hld", "sonic"):
+        settings = Settings(paths=paths, schema=SchemaSettings(names=wanted))  # type: ignore[arg-type]
+        wired = build(settings, Boot("this", frozenset()), Random(1), structlog.get_logger())
+        await wired.containers.close(drain_s=0)
+        await wired.store.close()
+        used = field_names(settings)
+        assert (used.names, used.kept) == ((names, names == "hld") if wanted == "auto" else (wanted, False))
+        assert wired.parts.ledger.boot.names == used.names, "the next start knows it"
+
+
 async def test_the_first_start_beside_ctrmgrds_files_keeps_its_fallback_settings(tmp_path: Path) -> None:
     root, state = tmp_path / "root", tmp_path / "state"
 
@@ -92,5 +122,5 @@ async def test_the_first_start_beside_ctrmgrds_files_keeps_its_fallback_settings
         assert await kept("sonic")
     assert not await kept("hld"), "no field of ctrmgrd's is read"
     state.mkdir()
-    (state / BOOT_MARK_FILE).touch()
+    (state / boot_mark_file.FILE).touch()
     assert not await kept("sonic"), "kubesyncd has run here before"

@@ -460,13 +460,14 @@ def test_the_mark_is_written_once_the_boot_has_a_ledger_and_kept() -> None:
     async def story() -> None:
         ledger = Ledger(PlainDisk(), BOOT, PlainDisk(file))
         ledger.load()
+        ledger.boot.names = "hld"
         ledger.boot.check()
         marking = asyncio.create_task(ledger.boot.write())
         await asyncio.sleep(0.01)
         assert not marking.done()
         await ledger.save("snmp", FULL, ROLLBACK)
         await marking
-        marked = {"version": 1, "boot_id": BOOT, "config_loaded": False}
+        marked = {"version": 1, "boot_id": BOOT, "config_loaded": False, "names": "hld"}
         assert found() == marked
         saves = file.saves
         ledger.boot.check()

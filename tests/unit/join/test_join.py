@@ -390,16 +390,26 @@ def test_an_installed_certificate_is_not_used_before_the_ca_is_pinned(switches: 
     assert switch.kubeadm_calls == []
 
 
-def test_an_admin_conf_that_ctrmgrd_has_left_is_used_until_the_ca_is_pinned(
-    switches: Make, master: LabKubeProcess, pki: Path
+@pytest.mark.parametrize(("refused", "known"), [(False, False), (True, False), (True, True)])
+def test_an_admin_conf_that_ctrmgrd_has_left_is_used_until_the_ca_is_known(
+    switches: Make, master: LabKubeProcess, server: AdminConfServer, pki: Path, known: bool, refused: bool
 ) -> None:
-    switch = switches(admin_conf_url=NOT_SERVED, ca_file="")
+    """And then only while nothing answers: a master that answers 404 has withdrawn it."""
+    url = f"{server.url}.gone" if refused else NOT_SERVED
+    switch = switches(ca_file=str(pki / "ca.crt") if known else "", admin_conf_url=url)
     install_certificate(switch, pki)
     switch.admin_conf.write_bytes(master.admin_conf.read_bytes())
-    switch.join()
-    assert switch.job("join").returncode == 0
+    switch.join(insecure="on")
+    ended = switch.job("join")
+    if refused and not known:
+        assert ended.returncode == 1
+        assert "is answered with 404" in switch.progress.why
+        assert 'set [kube] ca_cert_hash = "sha256:…"' in switch.progress.why
+        assert switch.kubeadm_calls == []
+        return
+    assert ended.returncode == 0, ended.stderr
     assert switch.membership is not None
-    assert switch.membership.how == "admin.conf"
+    assert switch.membership.how == ("certificate" if known else "admin.conf")
 
 
 def test_a_served_admin_conf_comes_before_the_installed_certificate(
@@ -538,6 +548,33 @@ def test_a_master_that_cannot_prove_itself_gets_no_data(
         loud = switch.job("join")
         assert loud.returncode == 0, loud.stderr
         assert "any certificate is accepted" in loud.stderr
+
+
+@pytest.mark.upstream("kube_commands/join-certificate", "differs")
+@pytest.mark.parametrize("source", ["fetched", "kept", "ca_file"])
+def test_a_pinned_ca_is_the_only_one_whatever_names_another(
+    switches: Make, master: LabKubeProcess, pki: Path, tmp_path: Path, source: str
+) -> None:
+    """Also with `insecure on`, where anyone may serve the admin.conf, and may have served the kept one."""
+    other, pin = Authority(tmp_path / "other"), key_hash(Authority(pki).pem)
+    theirs = tmp_path / "admin.conf"
+    pair = Authority(pki).issue("admin3", "admin", "system:masters")
+    write_kubeconfig(theirs, master.url, other.pem, pair, inline=True)
+    with AdminConfServer(theirs, other.issue("bad", "master", server=True)) as liar:
+        named = {
+            "fetched": {"admin_conf_url": liar.url, "ca_file": ""},
+            "kept": {"admin_conf_url": NOT_SERVED, "ca_file": ""},
+            "ca_file": {"admin_conf_url": NOT_SERVED, "ca_file": str(tmp_path / "other/ca.crt")},
+        }
+        switch = switches(**named[source], ca_cert_hash=pin)
+        if source == "kept":
+            switch.admin_conf.write_bytes(theirs.read_bytes())
+        if source == "ca_file":
+            install_certificate(switch, pki)
+        switch.join(insecure="on")
+        assert switch.job("join").returncode == 1
+    assert "is not the pinned one; correct [kube] ca_cert_hash" in switch.progress.why
+    assert switch.kubeadm_calls == []
 
 
 def test_an_api_server_that_admin_conf_s_authority_did_not_sign_is_not_joined(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -29,6 +29,11 @@ from kubesyncd.join.plan import (
 )
 from kubesyncd.join.progress import JobPhase, Progress, StepReport
 from kubesyncd.ports import Refused
+from kubesyncd.runtime.x509 import key_hash
+from tests.lab.certificates import Authority
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HERE = MasterConfig(ip="10.0.0.1")
 NONE = MasterConfig()
@@ -224,7 +229,7 @@ def admin_conf(user: dict[str, Any], cluster: dict[str, Any] | None = None) -> b
 
 @pytest.mark.parametrize("user", [PAIR, {"token": "t"}])
 def test_of_an_admin_conf_the_credential_is_kept_and_the_address_is_ours(user: dict[str, str]) -> None:
-    made = yaml.safe_load(credential.for_master(admin_conf(user), "10.0.0.1:6443", None))
+    made = yaml.safe_load(credential.for_master(admin_conf(user), "10.0.0.1:6443", None, "", "it"))
     assert made["clusters"] == [
         {"name": "master", "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority-data": CA}}
     ]
@@ -232,7 +237,7 @@ def test_of_an_admin_conf_the_credential_is_kept_and_the_address_is_ours(user: d
 
 
 def test_a_document_of_ours_is_told_from_an_operator_s() -> None:
-    ours = credential.for_master(admin_conf(PAIR), "10.0.0.1:6443", None)
+    ours = credential.for_master(admin_conf(PAIR), "10.0.0.1:6443", None, "", "it")
     assert credential.is_ours(ours)
     assert credential.is_ours(ours.replace(b"10.0.0.1", b"10.0.0.2")), "an edit does not change whose it is"
     for theirs in (admin_conf(PAIR), b"", b"[]", b"{}", b"\xff", b"[" * 100_000):
@@ -252,15 +257,34 @@ def test_a_document_of_ours_is_told_from_an_operator_s() -> None:
 )
 def test_an_admin_conf_that_runs_programs_or_reads_files_is_refused(user: dict[str, Any]) -> None:
     with pytest.raises(Refused, match="must be inline"):
-        credential.for_master(admin_conf(user), "10.0.0.1:6443", None)
+        credential.for_master(admin_conf(user), "10.0.0.1:6443", None, "", "it")
 
 
 def test_a_ca_that_is_pinned_fills_in_for_a_missing_one_and_without_any_the_fix_is_named() -> None:
     bare = admin_conf(PAIR, {"server": "https://172.16.1.1:6443"})
-    made = yaml.safe_load(credential.for_master(bare, "10.0.0.1:6443", b"the CA"))
+    made = yaml.safe_load(credential.for_master(bare, "10.0.0.1:6443", b"the CA", "", "it"))
     assert made["clusters"][0]["cluster"]["certificate-authority-data"] == CA
     with pytest.raises(Refused, match=r"set \[kube\] ca_file"):
-        credential.for_master(bare, "10.0.0.1:6443", None)
+        credential.for_master(bare, "10.0.0.1:6443", None, "", "it")
+
+
+def test_of_an_admin_conf_s_authorities_only_the_pinned_one_is_kept(tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path / "ours").pem, Authority(tmp_path / "theirs").pem
+    pin = key_hash(ours)
+
+    def made(ca: str) -> bytes:
+        named = {"server": "https://172.16.1.1:6443", "certificate-authority-data": ca}
+        document = credential.for_master(admin_conf(PAIR, named), "10.0.0.1:6443", theirs, pin, "it")
+        cluster = yaml.safe_load(document)["clusters"][0]["cluster"]
+        return base64.b64decode(cluster["certificate-authority-data"])
+
+    assert made(base64.b64encode(theirs + ours).decode()) == ours
+    for wrong in (base64.b64encode(theirs).decode(), ""):
+        with pytest.raises(Refused, match="the CA that it gives is not the pinned one"):
+            made(wrong)
+    for wrong in (CA, "!"):
+        with pytest.raises(Refused, match="the CA that it gives cannot be read"):
+            made(wrong)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +303,7 @@ def test_a_ca_that_is_pinned_fills_in_for_a_missing_one_and_without_any_the_fix_
 )
 def test_an_invalid_admin_conf_is_refused_in_a_sentence(document: bytes) -> None:
     with pytest.raises(Refused, match=r"admin\.conf"):
-        credential.for_master(document, "10.0.0.1:6443", None)
+        credential.for_master(document, "10.0.0.1:6443", None, "", "it")
 
 
 @pytest.mark.parametrize(

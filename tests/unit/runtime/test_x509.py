@@ -126,3 +126,48 @@ def test_a_key_is_pinned_as_kubeadm_does(tmp_path: Path) -> None:
     for wrong in (b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         with pytest.raises(ValueError, match="certificate"):
             pinned(wrong, pin)
+
+
+def body(pem: bytes) -> bytes:
+    return b"".join(pem.splitlines(keepends=True)[1:-1])
+
+
+def block(*lines: bytes) -> bytes:
+    return b"-----BEGIN CERTIFICATE-----\n" + b"".join(lines) + b"-----END CERTIFICATE-----\n"
+
+
+def test_only_what_was_hashed_is_passed_on(tmp_path: Path) -> None:
+    """Text that Go and OpenSSL read as another certificate than Python does would get round the pin."""
+    ours, theirs = Authority(tmp_path / "ours").pem, Authority(tmp_path / "theirs").pem
+    pin, der, other = key_hash(ours), *(base64.b64decode(body(pem)) for pem in (ours, theirs))
+    for wrong in (
+        block(body(ours), b"-----BEGIN CERTIFICATE-----\n", body(theirs)),
+        block(body(ours), body(theirs)),
+        block(base64.encodebytes(der + other)),
+        block(base64.encodebytes(der + b"\0")),
+        block(b"Comment: none\n\n", body(ours)),
+        block(body(ours), b"=\n", body(theirs)),
+        block(body(ours), b"\xc3\xa9\n"),
+        block(body(ours)) + block(b"!\n", body(theirs)),
+    ):
+        with pytest.raises(ValueError, match="certificate"):
+            pinned(wrong, pin)
+    for around in (
+        ours.replace(b"\n", b"\r\n"),
+        theirs + b"said: " + ours + b"-----BEGIN CERTIFICATE-----\n",
+    ):
+        assert pinned(around, pin) == ours
+
+
+@pytest.mark.parametrize("length", [b"\x80", b"\x81\x03", b"\x82\x00\x85", b"\x83\x00\x01\x05"])
+def test_a_length_in_another_spelling_than_ders_is_an_error(length: bytes) -> None:
+    """OpenSSL reads an element without a length to its end; taken for an empty one, the next would be hashed."""
+    with pytest.raises(ValueError, match="not valid DER"):
+        key_hash(block(base64.encodebytes(b"\x30" + length + bytes(0x105))))
+
+
+def test_a_long_tag_is_an_error() -> None:
+    inner = b"\x1f\x02\x01\x00"
+    for depth in (inner, b"\x30\x08\x30\x06\xa0\x00" + inner):
+        with pytest.raises(ValueError, match="not valid DER"):
+            key_hash(block(base64.encodebytes(depth)))
