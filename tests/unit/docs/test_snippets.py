@@ -142,7 +142,7 @@ sudo cp $BUILD_TEMPLATES/qos_config.j2 $FILESYSTEM_ROOT_USR_SHARE_SONIC_TEMPLATE
 """
 FAST_REBOOT = r"""#!/bin/bash -e
 REBOOT_TYPE=$(basename $0)
-TAG_LATEST=yes
+TAG_LATEST=${TAGS:-yes}
 function clear_boot()
 {
     /sbin/kexec -u -a || /bin/true
@@ -157,7 +157,7 @@ case "$REBOOT_TYPE" in
         trap clear_boot EXIT HUP INT QUIT TERM
         ;;
 esac
-if test -f $CTRMGR_TOOLS
+if test -f /usr/local/bin/ctrmgr_tools.py
 then
     if [[ x"${TAG_LATEST}" == x"yes" ]]; then
         /usr/local/bin/ctrmgr_tools.py tag-all
@@ -360,19 +360,28 @@ def test_monit_accepts_the_check_of_the_guide(tmp_path: Path) -> None:
         assert (ended.returncode == 0) is accepted, ended.stdout + ended.stderr
 
 
-def reboot(tmp_path: Path, word: str, code: int = 0, **environ: str) -> tuple[int, list[str]]:
-    """The exit code and the output of a reboot script with the guide's diff; `kubesync reboot` returns this code."""
+def reboot(
+    tmp_path: Path, word: str, code: int = 0, *, tools: bool = True, **environ: str
+) -> tuple[int, list[str]]:
+    """The exit code and the output of a reboot script with the guide's diff; `kubesync reboot` returns this code.
+
+    `tools`: the image has ctrmgrd's tools.
+    """
     file = tmp_path / "scripts/fast-reboot"
     file.parent.mkdir()
     file.write_text(FAST_REBOOT)
     apply(diff_of("sonic.md", "fast-reboot"), tmp_path, 1)
     lint(file)
     script = file.rename(file.with_name(word))
-    (tmp_path / "tools").touch()
+    theirs = tmp_path / "ctrmgr_tools.py"
+    script.write_text(script.read_text().replace("/usr/local/bin/ctrmgr_tools.py", str(theirs)))
+    if tools:
+        theirs.write_text('#!/bin/sh\necho "tools $*"\n')
+        theirs.chmod(0o755)
     kubesync = tmp_path / "kubesync"
     kubesync.write_text(f'#!/bin/sh\necho "kubesync $*"\n[ "$3" = --undo ] || exit {code}\n')
     kubesync.chmod(0o755)
-    environ |= {"PATH": f"{tmp_path}:/usr/bin:/bin", "CTRMGR_TOOLS": str(tmp_path / "tools")}
+    environ |= {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     command = ["bash", str(script)]
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     return ended.returncode, ended.stdout.splitlines()
@@ -384,6 +393,16 @@ UNDONE = ["kubesync reboot prepare --undo", "cleared"]
 @pytest.mark.parametrize("word", ["warm-reboot", "fast-reboot", "express-reboot"])
 def test_the_reboot_script_prepares_before_any_service_stops(tmp_path: Path, word: str) -> None:
     assert reboot(tmp_path, word) == (0, [f"kubesync reboot prepare {word}", "stop lldp", "stop snmp"])
+
+
+@pytest.mark.parametrize("tags", ["yes", "no"])
+@pytest.mark.parametrize("tools", [True, False])
+def test_the_reboot_script_prepares_whatever_becomes_of_ctrmgrds_tags(
+    tmp_path: Path, *, tools: bool, tags: str
+) -> None:
+    code, lines = reboot(tmp_path, "warm-reboot", tools=tools, TAGS=tags)
+    assert (code, lines[0]) == (0, "kubesync reboot prepare warm-reboot")
+    assert not any(line.startswith("tools") for line in lines)
 
 
 def test_the_reboot_script_passes_the_word_that_it_has_decided_on(tmp_path: Path) -> None:
