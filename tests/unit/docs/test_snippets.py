@@ -7,6 +7,7 @@ and the script of warm and fast reboots.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import subprocess
 import tomllib
@@ -306,9 +307,43 @@ def test_an_image_build_installs_the_package_and_the_link(tmp_path: Path, kubern
     subprocess.run(["bash", str(script)], env=environ, capture_output=True, timeout=LIMIT_S, check=True)
     assert (image / "usr/local/bin/container").readlink().as_posix() == "/usr/bin/container"
     calls = (image / "calls").read_text()
-    assert "installed target/debs/bookworm/kubesyncd_*.deb target/debs/bookworm/kubesyncd-kube_*.deb" in calls
+    debs = (f"target/debs/bookworm/{name}_*+deb12_*.deb" for name in ("kubesyncd", "kubesyncd-kube"))
+    assert f"installed {' '.join(debs)}\n" in calls
     assert f"chroot {image} systemctl disable ctrmgrd.service" in calls
     assert {path.name for path in (tmp_path / "shared").iterdir()} == {"buffers_config.j2", "qos_config.j2"}
+
+
+# One folder with every package that `make deb` has made.
+BUILT = [
+    f"{name}_0.1.0+{release}_{arch}.deb"
+    for release in ("deb12", "deb13")
+    for name, arch in (("kubesyncd", "amd64"), ("kubesyncd-kube", "all"))
+]
+
+
+def test_each_name_of_a_package_to_install_is_that_of_one_debian_release() -> None:
+    pages = [one.text for one in snippets()] + [(ROOT / "README.md").read_text()]
+    lines = [line for text in pages for line in text.splitlines() if re.search(r"(dpkg -i|install_deb)", line)]
+    assert len(lines) > 2
+    for line in lines:
+        named = [word.rpartition("/")[2] for word in line.split() if word.endswith(".deb")]
+        found = [name for pattern in named for name in fnmatch.filter(BUILT, pattern)]
+        assert found == BUILT[:2], line
+
+
+def test_a_running_switch_keeps_the_program_that_the_link_replaces(tmp_path: Path) -> None:
+    """The guide has one sequence, and typing it again loses nothing."""
+    forced = [one.text for one in snippets(language="console") if re.search(r"ln -\w*f", one.text)]
+    assert forced == [], "only an image build replaces the program for good"
+    (block,) = (one.text for one in snippets(language="console") if "/usr/bin/container " in one.text)
+    steps = [line[2:] for line in block.splitlines() if "/usr/local/bin/container" in line]
+    (tmp_path / "container").write_text("theirs")
+    for _ in range(2):
+        for step in steps:
+            command = ["sh", "-c", step.replace("/usr/local/bin", str(tmp_path))]
+            subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=False)
+        assert (tmp_path / "container").readlink().as_posix() == "/usr/bin/container"
+        assert (tmp_path / "container.ctrmgrd").read_text() == "theirs"
 
 
 def test_the_yang_diff_applies_on_a_switch_by_the_command_beside_it(tmp_path: Path) -> None:
