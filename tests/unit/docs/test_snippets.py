@@ -323,7 +323,9 @@ BUILT = [
 
 def test_each_name_of_a_package_to_install_is_that_of_one_debian_release() -> None:
     pages = [one.text for one in snippets()] + [(ROOT / "README.md").read_text()]
-    lines = [line for text in pages for line in text.splitlines() if re.search(r"(dpkg -i|install_deb)", line)]
+    lines = [
+        line for text in pages for line in text.splitlines() if re.search(r"(dpkg -i|install_deb)", line)
+    ]
     assert len(lines) > 2
     for line in lines:
         named = [word.rpartition("/")[2] for word in line.split() if word.endswith(".deb")]
