@@ -86,7 +86,7 @@ def elsewhere():
 def context_elsewhere():
     """Return whether `docker context use` has chosen another engine; docker reads it where the environment has none.
 
-    Raises ValueError for a configuration that is no JSON.
+    Raises ValueError if the configuration is not JSON.
     """
     if posix.environ.get(b"DOCKER_HOST") or posix.environ.get(b"DOCKER_CONTEXT"):
         return False
