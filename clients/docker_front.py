@@ -11,6 +11,8 @@ import client
 
 ANSWER_S = 1  # for all names of one command
 REPLY_MAX = 4096
+NOT_FOUND = 127  # as a shell says it of a command that it cannot find
+CONFIG_MAX = 1 << 20
 HERE = ("unix:///var/run/docker.sock", "unix:///run/docker.sock")  # the engine that the daemon knows
 
 # docker's commands: the options that take a value, its short ones that take none, and which arguments name a container.
@@ -33,11 +35,13 @@ def run(args):
     """Become docker with these arguments, in which names of features have been replaced. Returns an exit code."""
     try:
         changed = replaced(args, Names())
+        if changed != args and context_elsewhere():
+            changed = args
     except Exception:  # noqa: BLE001 - whatever it is, docker has to work
         changed = args
     docker = posix.environ.get(b"KUBESYNCD_DOCKER", b"/usr/bin/docker")
     client.become([docker], ["docker", *changed])
-    raise client.ClientError(client.UNAVAILABLE, f"{client.printable(docker)} cannot be run; reinstall docker")
+    raise client.ClientError(NOT_FOUND, f"{client.printable(docker)} cannot be run; reinstall docker")
 
 
 def replaced(args, container_of):
@@ -77,6 +81,29 @@ def elsewhere():
     """Return whether the environment names another engine than this machine's."""
     host, context = posix.environ.get(b"DOCKER_HOST", b""), posix.environ.get(b"DOCKER_CONTEXT", b"")
     return (host != b"" and host.decode(errors="replace") not in HERE) or context not in (b"", b"default")
+
+
+def context_elsewhere():
+    """Return whether `docker context use` has chosen another engine; docker reads it where the environment has none.
+
+    Raises ValueError if the configuration is not JSON.
+    """
+    if posix.environ.get(b"DOCKER_HOST") or posix.environ.get(b"DOCKER_CONTEXT"):
+        return False
+    folder = posix.environ.get(b"DOCKER_CONFIG") or posix.environ.get(b"HOME", b"") + b"/.docker"
+    try:
+        file = posix.open(folder + b"/config.json", posix.O_RDONLY | posix.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        text = posix.read(file, CONFIG_MAX)
+    finally:
+        posix.close(file)
+    if b"currentContext" not in text:
+        return False
+    import json  # only where a context is named: it takes longer than all else here
+
+    return json.loads(text).get("currentContext") not in (None, "", "default")
 
 
 def positions(args, valued, switches):

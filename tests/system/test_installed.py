@@ -68,7 +68,7 @@ def test_operators_ask_on_a_host_that_has_none_of_the_libraries(installed: Insta
     assert "snmp" in installed.run("kubesync", "show", "feature")
     assert "snmp" in installed.run("kubesync", "explain", "snmp")
     assert installed.process("kubesync", "doctor").returncode in (0, 1)
-    assert installed.run("kubesync", "--version").split()[-1] == field(installed, "Version").partition("~")[0]
+    assert installed.run("kubesync", "--version").split()[-1] == field(installed, "Version").partition("+")[0]
 
 
 def test_a_user_without_the_right_gets_one_line(installed: InstalledSwitch) -> None:

@@ -55,6 +55,10 @@ AT_START = (
 # What upstream's scripts do to the local container just before and after its start.
 START_ACTIONS = frozenset({"preStartAction", "postStartAction", "updateSyslogConf"})
 TAGGED = 'kubesync reboot prepare "$REBOOT_TYPE" || exit 1, before any container ends (docs/reboot.md)'
+UNTAGGED = (
+    "nothing: remove the call. ctrmgrd's tool removes stopped local containers, which are the fallback. A script that"
+    " makes a warm or fast reboot runs kubesync reboot prepare (docs/reboot.md)"
+)
 # What SONiC's scripts wait for together, by variables.
 PEERS = frozenset({"swss", "syncd", "gbsyncd", "teamd"})
 # Scripts that need no change: kubesyncd ends a container that update-containers starts, writes to STATE_DB what
@@ -75,7 +79,13 @@ _LISTING = re.compile(
 # Python inside a shell script, and Python that Python 3 cannot read.
 _LIST = re.compile(rf"""["'](?:/\S+/)?docker["']\s*,\s*["'](?P<verb>{_VERBS})["']""")
 _LIBRARY = re.compile(r"\b(?:containers|ctrs)\.get\(")
-_TAGS = re.compile(r"(?<!-f )(?<!-x )(?:/usr/local/bin/)?ctrmgr_tools\.py\s+(?:tag-all|kill-all)\b")
+_TOOL = "ctrmgr_tools.py"
+_TAG_VERBS = ("tag", "tag-all", "kill-all")
+_TAGS = re.compile(rf"{re.escape(_TOOL)}[\"']?\s+[\"']?(?:{'|'.join(_TAG_VERBS)})(?![\w.=-])")
+# A script of warm and fast reboots tells the kinds apart by these words. A plain `reboot` has the call of the tool
+# too, and never gets to it.
+_KINDS = re.compile(r"[\"'](?:warm|fast|fastfast|express)-reboot[\"']")
+_TAGS_OFF, _TAGS_ON = (re.compile(rf"^\s*TAG_LATEST=[\"']?{word}\b", re.MULTILINE) for word in ("no", "yes"))
 # A script that ends or creates what it lists or removes: its own checks of the local container are right.
 _ENDS = re.compile(r"container\s+(?:stop|kill)\b|\.sh\s+(?:stop|kill)\b|^\s*stop\s*$", re.MULTILINE)
 _UNIT_STOPPED = re.compile(r"\bsystemctl\s+stop\s+[\"']?([\w$@{}-]+)")
@@ -140,12 +150,16 @@ ANY = Features()
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a script says about its variables, which units it stops, and what is known of features."""
+    """What a script says about its variables, which units it stops, and what is known of features.
+
+    `tagged`: the replacement of ctrmgrd's tool; empty if the script never gets to it.
+    """
 
     ids: frozenset[str]
     values: dict[str, str]
     stopped: frozenset[str]
     features: Features
+    tagged: str
 
     def waits_for_kubernetes(self, operands: list[str]) -> bool:
         """Return whether one of the features that docker-wait-any names may be run by Kubernetes."""
@@ -192,7 +206,7 @@ def _calls(text: str, name: str, features: Features) -> Iterator[Call]:
         else:
             return
     lines = list(shell_lines(text))
-    names = _names(lines, features)
+    names = _names(lines, features, _tagged(text))
     ends, creates = _ENDS.search(text) is not None, _CREATES.search(text) is not None
     for line in lines:
         if any(re.search(rf"\w == [\"']{one}[\"']", test) for one in features.local for test in line.only_if):
@@ -203,13 +217,13 @@ def _calls(text: str, name: str, features: Features) -> Iterator[Call]:
             yield _call(line, _instead(listed["verb"]))
         if _LIBRARY.search(line.text):
             yield _call(line, ASKED)
-        if _TAGS.search(line.text) and "warm-reboot" in text:
-            yield _call(line, TAGGED)
 
 
 def _on_line(line: Line, names: Names, *, ends: bool, creates: bool) -> Iterator[Call]:
     """Yield the calls on a line of shell code."""
     text = line.text[:LINE_CHARS_MAX]
+    if (found := _TAGS.search(text)) is not None and names.tagged and not is_message(text[: found.start()]):
+        yield _call(line, names.tagged)
     for count, found in enumerate(_SHELL.finditer(text)):
         if count == CALLS_A_LINE_MAX:
             break
@@ -283,7 +297,14 @@ def _operands(verb: str, rest: str) -> list[str]:
     return found
 
 
-def _names(lines: list[Line], features: Features) -> Names:
+def _tagged(text: str) -> str:
+    """Return the replacement of ctrmgrd's tool in a script; empty if the script never gets to it."""
+    if _TAGS_OFF.search(text) is not None and _TAGS_ON.search(text) is None:
+        return ""
+    return TAGGED if _KINDS.search(text) is not None else UNTAGGED
+
+
+def _names(lines: list[Line], features: Features, tagged: str) -> Names:
     """Read which variables hold IDs, and the constant values of the others."""
     ids: set[str] = set()
     values: dict[str, str] = {}
@@ -300,14 +321,14 @@ def _names(lines: list[Line], features: Features) -> Names:
         elif (found := _ASSIGNED.match(line.text)) is not None:
             values.setdefault(found[1], found[2])
     stopped = {found[1] for line in lines for found in _UNIT_STOPPED.finditer(line.text)}
-    return Names(frozenset(ids), values, frozenset(stopped), features)
+    return Names(frozenset(ids), values, frozenset(stopped), features, tagged)
 
 
 def _python(text: str, features: Features) -> Iterator[Call]:
     """Yield the calls of a Python script. Raises ValueError if it is none."""
     strings, lists, asked = python_code(text)
     source = text.split("\n")
-    names = Names(frozenset(), {}, frozenset(), features)
+    names = Names(frozenset(), {}, frozenset(), features, _tagged(text))
     found: list[Call] = []
     for line in strings:
         # A command begins the string, or follows the words of another one.
@@ -325,6 +346,8 @@ def _listed(words: tuple[str | None, ...], names: Names) -> Iterator[str]:
     """Yield the replacement of a command that is a list of words."""
     for at, word in enumerate(words[:-1]):
         verb = words[at + 1]
+        if word is not None and word.rpartition("/")[2] == _TOOL and verb in _TAG_VERBS and names.tagged:
+            yield names.tagged
         if word is None or word.rpartition("/")[2] != "docker" or verb is None:
             continue
         if verb in (*REPLACED, *BY_ID, *_OTHERS) and not (

@@ -21,6 +21,7 @@ from kubesyncd.cli.rules.scripts import (
     AT_START,
     LISTED,
     TAGGED,
+    UNTAGGED,
     WAITED,
     Features,
     check_script,
@@ -92,6 +93,8 @@ LEFT_IN_PYTHON = [
     ('run(f"docker exec {name} ls")', "container exec ..."),
     ("COMMAND = 'docker inspect {} --format \"{{{{.State}}}}\"'", "container inspect ..."),
     ("container = client.containers.get(name)", ASKED),
+    ('run(["/usr/local/bin/ctrmgr_tools.py", "tag-all"])', UNTAGGED),
+    ("os.system('ctrmgr_tools.py tag -f snmp')", UNTAGGED),
 ]
 FINE = [
     "# docker start snmp",
@@ -208,9 +211,33 @@ docker exec -t $1 true
 """
 FAST_REBOOT = """#!/bin/bash
 # kexec into another image; warm-reboot is a link
-/usr/local/bin/ctrmgr_tools.py tag-all
+TAG_LATEST=yes
+case "$REBOOT_TYPE" in
+    "warm-reboot") ;;
+esac
+if test -f /usr/local/bin/ctrmgr_tools.py
+then
+    if [[ x"${TAG_LATEST}" == x"yes" ]]; then
+        /usr/local/bin/ctrmgr_tools.py tag-all
+    fi
+fi
 container kill lldp
 """
+# soft-reboot; upstream's words about an earlier warm one are in it.
+SOFT_REBOOT = """#!/bin/bash
+TAG_LATEST=yes
+function tag_images()
+{
+    if test -f /usr/local/bin/ctrmgr_tools.py
+    then
+        if [[ x"${TAG_LATEST}" == x"yes" ]]; then
+            /usr/local/bin/ctrmgr_tools.py tag-all
+        fi
+    fi
+}
+debug "Cancel warm-reboot: ${result}"
+"""
+VENDOR_REBOOT = "#!/bin/sh\nctrmgr_tools.py tag -f snmp\nctrmgr_tools.py kill-all\n"
 
 
 def said(text: str, name: str = "", features: Features = ANY) -> list[tuple[int, str]]:
@@ -265,9 +292,16 @@ def test_update_containers_needs_no_change() -> None:
     assert said(UPDATE_CONTAINERS, "mine.sh") == [(2, LISTED), (4, "container exec ...")]
 
 
-def test_the_reboot_script_is_told_of_the_preparation_and_a_plain_reboot_is_not() -> None:
-    assert said(FAST_REBOOT) == [(3, TAGGED)]
-    assert said(FAST_REBOOT.replace("warm-reboot", "another")) == []
+def test_each_call_of_ctrmgrds_tool_is_found_by_the_kind_of_reboot() -> None:
+    """It removes stopped local containers. Only a warm or fast reboot has to be prepared."""
+    assert said(FAST_REBOOT) == [(10, TAGGED)]
+    assert said(SOFT_REBOOT) == [(8, UNTAGGED)]
+    assert said(VENDOR_REBOOT) == [(2, UNTAGGED), (3, UNTAGGED)]
+    assert said("#!/bin/sh\necho ctrmgr_tools.py tag-all\n") == []
+
+
+def test_a_plain_reboot_that_never_tags_needs_no_change() -> None:
+    assert said(SOFT_REBOOT.replace("TAG_LATEST=yes", "TAG_LATEST=no")) == []
 
 
 def test_features_that_are_always_local_are_passed_over() -> None:

@@ -178,6 +178,40 @@ def test_another_engine_is_left_alone(
     assert changed("exec snmp id") == (f"exec {ID} id" if here else "exec snmp id")
 
 
+@pytest.mark.parametrize(
+    ("config", "environ", "here"),
+    [
+        ('{"auths": {}, "currentContext": "remote"}', {}, False),
+        ('{"currentContext": "remote"}', {"DOCKER_HOST": "unix:///var/run/docker.sock"}, True),
+        ('{"currentContext": "remote"}', {"DOCKER_CONTEXT": "default"}, True),
+        ('{"currentContext": "default"}', {}, True),
+        ('{"currentContext": ""}', {}, True),
+        ('{"auths": {}}', {}, True),
+        ('{"currentContext"', {}, False),
+        (None, {}, True),
+    ],
+)
+@pytest.mark.parametrize("home", [True, False])
+def test_the_context_that_docker_uses_by_itself_is_left_alone(
+    front: Switch, tmp_path: Path, config: str | None, environ: dict[str, str], here: bool, home: bool
+) -> None:
+    folder = tmp_path / (".docker" if home else "docker-config")
+    folder.mkdir()
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    front.env |= environ | ({"HOME": str(tmp_path)} if home else {"DOCKER_CONFIG": str(folder)})
+    front.host.start(protocol.out(ID) + DONE)
+    assert run(front, "exec", "snmp", "id") == (0, "", "")
+    assert front.said_to("docker") == ["exec", ID if here else "snmp", "id"]
+
+
+@pytest.mark.parametrize("words", ["ps", "exec snmp ls", "exec pmon ls", "start snmp"])
+def test_without_docker_every_command_has_the_code_of_a_missing_one(front: Switch, words: str) -> None:
+    front.host.start(protocol.out(ID) + DONE)
+    front.env["KUBESYNCD_DOCKER"] = "/nonexistent"
+    assert run(front, *words.split()) == (127, "", "docker: /nonexistent cannot be run; reinstall docker\n")
+
+
 WORDS = st.sampled_from(
     ["exec", "inspect", "cp", "container", "snmp", "snmp:/x", "-it", "-e", "--", "-", "--x=", "-l"]
 )

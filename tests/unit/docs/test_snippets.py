@@ -7,6 +7,7 @@ and the script of warm and fast reboots.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import subprocess
 import tomllib
@@ -19,7 +20,7 @@ from click.testing import CliRunner
 
 from kubesyncd.cli.root import root
 from kubesyncd.settings import check as check_settings
-from tests.paths import DOCS, ROOT
+from tests.paths import ROOT
 from tests.unit.docs.snippets import LIMIT_S, apply, diff_of, lint, snippets
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ sudo cp $BUILD_TEMPLATES/qos_config.j2 $FILESYSTEM_ROOT_USR_SHARE_SONIC_TEMPLATE
 """
 FAST_REBOOT = r"""#!/bin/bash -e
 REBOOT_TYPE=$(basename $0)
-TAG_LATEST=yes
+TAG_LATEST=${TAGS:-yes}
 function clear_boot()
 {
     /sbin/kexec -u -a || /bin/true
@@ -157,7 +158,7 @@ case "$REBOOT_TYPE" in
         trap clear_boot EXIT HUP INT QUIT TERM
         ;;
 esac
-if test -f $CTRMGR_TOOLS
+if test -f /usr/local/bin/ctrmgr_tools.py
 then
     if [[ x"${TAG_LATEST}" == x"yes" ]]; then
         /usr/local/bin/ctrmgr_tools.py tag-all
@@ -306,9 +307,45 @@ def test_an_image_build_installs_the_package_and_the_link(tmp_path: Path, kubern
     subprocess.run(["bash", str(script)], env=environ, capture_output=True, timeout=LIMIT_S, check=True)
     assert (image / "usr/local/bin/container").readlink().as_posix() == "/usr/bin/container"
     calls = (image / "calls").read_text()
-    assert "installed target/debs/bookworm/kubesyncd_*.deb target/debs/bookworm/kubesyncd-kube_*.deb" in calls
+    debs = (f"target/debs/bookworm/{name}_*+deb12_*.deb" for name in ("kubesyncd", "kubesyncd-kube"))
+    assert f"installed {' '.join(debs)}\n" in calls
     assert f"chroot {image} systemctl disable ctrmgrd.service" in calls
     assert {path.name for path in (tmp_path / "shared").iterdir()} == {"buffers_config.j2", "qos_config.j2"}
+
+
+# One folder with every package that `make deb` has made.
+BUILT = [
+    f"{name}_0.1.0+{release}_{arch}.deb"
+    for release in ("deb12", "deb13")
+    for name, arch in (("kubesyncd", "amd64"), ("kubesyncd-kube", "all"))
+]
+
+
+def test_each_name_of_a_package_to_install_is_that_of_one_debian_release() -> None:
+    pages = [one.text for one in snippets()] + [(ROOT / "README.md").read_text()]
+    lines = [
+        line for text in pages for line in text.splitlines() if re.search(r"(dpkg -i|install_deb)", line)
+    ]
+    assert len(lines) > 2
+    for line in lines:
+        named = [word.rpartition("/")[2] for word in line.split() if word.endswith(".deb")]
+        found = [name for pattern in named for name in fnmatch.filter(BUILT, pattern)]
+        assert found == BUILT[:2], line
+
+
+def test_a_running_switch_keeps_the_program_that_the_link_replaces(tmp_path: Path) -> None:
+    """The guide has one sequence, and typing it again loses nothing."""
+    forced = [one.text for one in snippets(language="console") if re.search(r"ln -\w*f", one.text)]
+    assert forced == [], "only an image build replaces the program for good"
+    (block,) = (one.text for one in snippets(language="console") if "/usr/bin/container " in one.text)
+    steps = [line[2:] for line in block.splitlines() if "/usr/local/bin/container" in line]
+    (tmp_path / "container").write_text("theirs")
+    for _ in range(2):
+        for step in steps:
+            command = ["sh", "-c", step.replace("/usr/local/bin", str(tmp_path))]
+            subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=False)
+        assert (tmp_path / "container").readlink().as_posix() == "/usr/bin/container"
+        assert (tmp_path / "container.ctrmgrd").read_text() == "theirs"
 
 
 def test_the_yang_diff_applies_on_a_switch_by_the_command_beside_it(tmp_path: Path) -> None:
@@ -336,13 +373,8 @@ def test_the_drop_in_of_the_guide_is_what_the_generator_writes(tmp_path: Path) -
         timeout=LIMIT_S,
         check=True,
     )
-    written = (made / "snmp.service.d/20-kubesyncd.conf").read_text().splitlines()
     (shown,) = snippets("sonic.md", "ini")
-    assert [line for line in shown.text.splitlines() if line not in written] == []
-    # The page describes the line that it does not print.
-    page = (DOCS / "sonic.md").read_text()
-    more = [line for line in written if "=" in line and line not in shown.text]
-    assert all(line.partition("=")[0] + "=" in page for line in more)
+    assert shown.text == (made / "snmp.service.d/20-kubesyncd.conf").read_text()
 
 
 @pytest.mark.real("monit")
@@ -360,19 +392,28 @@ def test_monit_accepts_the_check_of_the_guide(tmp_path: Path) -> None:
         assert (ended.returncode == 0) is accepted, ended.stdout + ended.stderr
 
 
-def reboot(tmp_path: Path, word: str, code: int = 0, **environ: str) -> tuple[int, list[str]]:
-    """The exit code and the output of a reboot script with the guide's diff; `kubesync reboot` returns this code."""
+def reboot(
+    tmp_path: Path, word: str, code: int = 0, *, tools: bool = True, **environ: str
+) -> tuple[int, list[str]]:
+    """The exit code and the output of a reboot script with the guide's diff; `kubesync reboot` returns this code.
+
+    `tools`: the image has ctrmgrd's tools.
+    """
     file = tmp_path / "scripts/fast-reboot"
     file.parent.mkdir()
     file.write_text(FAST_REBOOT)
     apply(diff_of("sonic.md", "fast-reboot"), tmp_path, 1)
     lint(file)
     script = file.rename(file.with_name(word))
-    (tmp_path / "tools").touch()
+    theirs = tmp_path / "ctrmgr_tools.py"
+    script.write_text(script.read_text().replace("/usr/local/bin/ctrmgr_tools.py", str(theirs)))
+    if tools:
+        theirs.write_text('#!/bin/sh\necho "tools $*"\n')
+        theirs.chmod(0o755)
     kubesync = tmp_path / "kubesync"
     kubesync.write_text(f'#!/bin/sh\necho "kubesync $*"\n[ "$3" = --undo ] || exit {code}\n')
     kubesync.chmod(0o755)
-    environ |= {"PATH": f"{tmp_path}:/usr/bin:/bin", "CTRMGR_TOOLS": str(tmp_path / "tools")}
+    environ |= {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     command = ["bash", str(script)]
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     return ended.returncode, ended.stdout.splitlines()
@@ -384,6 +425,16 @@ UNDONE = ["kubesync reboot prepare --undo", "cleared"]
 @pytest.mark.parametrize("word", ["warm-reboot", "fast-reboot", "express-reboot"])
 def test_the_reboot_script_prepares_before_any_service_stops(tmp_path: Path, word: str) -> None:
     assert reboot(tmp_path, word) == (0, [f"kubesync reboot prepare {word}", "stop lldp", "stop snmp"])
+
+
+@pytest.mark.parametrize("tags", ["yes", "no"])
+@pytest.mark.parametrize("tools", [True, False])
+def test_the_reboot_script_prepares_whatever_becomes_of_ctrmgrds_tags(
+    tmp_path: Path, *, tools: bool, tags: str
+) -> None:
+    code, lines = reboot(tmp_path, "warm-reboot", tools=tools, TAGS=tags)
+    assert (code, lines[0]) == (0, "kubesync reboot prepare warm-reboot")
+    assert not any(line.startswith("tools") for line in lines)
 
 
 def test_the_reboot_script_passes_the_word_that_it_has_decided_on(tmp_path: Path) -> None:

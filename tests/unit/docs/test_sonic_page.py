@@ -16,8 +16,8 @@ ROWS = [re.split(r"(?<!\\)\|", row)[1:4] for row in TABLE.splitlines()]
 
 
 def script_of(cell: str) -> str:
-    """A script of the lines that a cell names, for snmp. It is a reboot script too: they call ctrmgr_tools.py."""
-    lines = ["#!/bin/bash", "# as warm-reboot"]
+    """A script of the lines that a cell names, for snmp."""
+    lines = ["#!/bin/bash"]
     for span in re.findall(r"`([^`]+)`", cell):
         line = span.replace("\\|", "|").replace("NAME", "snmp").replace("…", "").replace("[-rs]", "-rs")
         words = [word.split("|") for word in line.split()]

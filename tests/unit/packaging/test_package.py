@@ -118,9 +118,13 @@ def test_a_package_is_for_its_suite_and_its_architecture(
 ) -> None:
     built = builder("", suite, arch)
     assert (field(built.daemon, "Architecture"), field(built.kube, "Architecture")) == (arch, "all")
-    version = f"{kubesyncd.__version__}~{RELEASES[suite]}"
+    version = f"{kubesyncd.__version__}+{RELEASES[suite]}"
     assert field(built.daemon, "Version") == field(built.kube, "Version") == version
     assert field(built.kube, "Depends") == f"kubesyncd (= {version})"
+    # An upgrade from a package without the suite's name, and with one's suite.
+    older = [kubesyncd.__version__, *(f"{kubesyncd.__version__}+{RELEASES[one]}" for one in SUITES)]
+    for lower in older[: older.index(version)]:
+        assert run("dpkg", "--compare-versions", version, "gt", lower).returncode == 0, lower
     # An image has no other Python package of Debian's.
     assert field(built.daemon, "Depends") == f"{PYTHONS[suite]}, libc6 (>= 2.28), passwd, systemd (>= 247)"
 

@@ -63,13 +63,26 @@ WAITS = {
     "snmp.service": "ExecStart=/usr/local/bin/snmp.sh wait",
     "swss@.service": "ExecStart=/usr/local/bin/swss.sh wait %i",
     "tap.service": "ExecStart=/usr/bin/container wait tap",
+    "plus.service": "ExecStart=-+/usr/bin/plus.sh wait",
+    "blanks.service": "  ExecStart\t= \t/usr/bin/blanks.sh wait",
+    "quoted.service": 'ExecStart="/usr/bin/quoted.sh"  wait',
+    "bash.service": 'ExecStart=/usr/bin/bash -c "/usr/bin/bash.sh wait"',
+    "sh.service": "ExecStart = -/bin/sh -ec 'exec /usr/bin/sh.sh wait; true'",
+    "script.service": "ExecStart=/bin/bash /usr/bin/script.sh wait",
+}
+OTHERS = {
+    "ssh.service": "ExecStart=/usr/sbin/sshd -D",
+    "start.service": "ExecStartPre=/usr/bin/start.sh wait",
+    "waiter.service": "ExecStart=/usr/bin/waiter.sh waits",
+    "disabled.service": "#ExecStart=/usr/bin/disabled.sh wait",
+    "shell.service": "ExecStart=/usr/bin/bash -c 'sleep 1; wait'",
 }
 
 
 def test_each_unit_that_waits_for_a_container_tells_when_it_ends(bin_: Bin, tmp_path: Path) -> None:
     units, made = tmp_path / "units", tmp_path / "made"
     units.mkdir()
-    for name, line in {**WAITS, "ssh.service": "ExecStart=/usr/sbin/sshd -D"}.items():
+    for name, line in {**WAITS, **OTHERS}.items():
         (units / name).write_text(f"[Service]\n{line}\n")
     generator = ROOT / "packaging/systemd/kubesyncd-features"
     assert bin_.run(generator, str(made), KUBESYNCD_UNIT_FOLDERS=str(units)) == (0, "")
