@@ -59,13 +59,14 @@ def see_startup(record: Record, observed: Observation) -> Record:
     unconfirmed = running and (
         _unconfirmed(record, observed) if record.unconfirmed else _asks_again(record, observed)
     )
+    gates = _seen_beside(replace(record, unconfirmed=unconfirmed), observed)
     version = record.version
     owner = observed.container(record.grant if running else observed.local_running)
     if owner is not None and not owner.unread:
         version = (_asks(record, owner.id) if running else "") or owner.version
-    if (unconfirmed, version) == (record.unconfirmed, record.version):
+    if (unconfirmed, gates, version) == (record.unconfirmed, record.gates, record.version):
         return record
-    return replace(record, unconfirmed=unconfirmed, version=version)
+    return replace(record, unconfirmed=unconfirmed, gates=gates, version=version)
 
 
 def waits_at_row(record: Record, container_id: str) -> bool:
@@ -159,10 +160,29 @@ def _unconfirmed(record: Record, observed: Observation) -> bool:
 
 
 def _asks_again(record: Record, observed: Observation) -> bool:
-    """Return whether the admitted container asks once more, as one does whose start-up script is run again."""
+    """Return whether the admitted container asks once more, as one does whose start-up script is run again.
+
+    It has written the row only where this daemon has not, and no other container that runs can have.
+    """
     row = observed.row
-    asks = row is not None and row.startup is Startup.WAIT and row.current_owner is Owner.KUBE
-    return asks and _alone(record, observed)
+    if row is None or row.startup is not Startup.WAIT or row.current_owner is not Owner.KUBE:
+        return False
+    running = [c for c in observed.containers if c.id in observed.kube_running]
+    may = {c.id for c in running if (_asks(record, c.id) or c.version) in ("", row.version)}
+    beside = any(w.beside and w.container_id == record.grant for w in record.gates)
+    return not beside and may == {record.grant}
+
+
+def _seen_beside(record: Record, observed: Observation) -> tuple[GateWatch, ...]:
+    """Return the watches with whether the row may still say `Startup.WAIT` because this daemon has written it."""
+    row, waits = observed.row, shown(record, observed)[0] is Startup.WAIT
+    unread = row is None or row.startup is Startup.WAIT
+
+    def seen(watch: GateWatch) -> GateWatch:
+        owns = watch.container_id == record.grant
+        return replace(watch, beside=owns and (waits or (watch.beside and unread)))
+
+    return tuple(seen(watch) for watch in record.gates)
 
 
 def _asks(record: Record, container_id: str) -> str:

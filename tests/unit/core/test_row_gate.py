@@ -364,6 +364,57 @@ def test_the_owner_may_ask_once_more() -> None:
     assert (switch.row.startup, switch.record.unconfirmed) == (Startup.NONE, False)
 
 
+@pytest.mark.parametrize("version", [NEW_VERSION, OLD_VERSION])
+def test_the_row_of_another_one_that_has_ended_is_no_request_of_the_owner(version: str) -> None:
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    script.poll()
+    switch.settle()
+    for _ in range(2):
+        switch.run(pod(KUBE2, version, started="2026-01-03"))
+        switch.script(version)
+        switch.settle()
+        assert switch.row is not None
+        assert (switch.row.startup, switch.row.version) == (Startup.WAIT, version)
+        switch.end(KUBE2)
+        written, switch.row = switch.row, None
+        switch.look()
+        switch.row = written
+        switch.look()
+        assert switch.settle() == []
+        assert (switch.row.startup, switch.row.version) == (Startup.NONE, NEW_VERSION)
+        assert not switch.record.unconfirmed
+    script = switch.script()
+    switch.settle()
+    script.poll()
+    assert script.passed, "what it writes itself still counts"
+
+
+def test_what_another_one_wrote_and_ended_unseen_is_no_request_of_the_owner() -> None:
+    switch = Switch(record=granted(version=NEW_VERSION), containers=(pod(),))
+    switch.settle()
+    switch.script("3.0")
+    assert switch.settle() == []
+    assert switch.row is not None
+    assert (switch.row.startup, switch.row.version) == (Startup.NONE, NEW_VERSION)
+
+
+def test_the_owner_asks_once_more_beside_one_that_cannot_have_asked() -> None:
+    switch = Switch(record=granted(version=NEW_VERSION), containers=(pod(),))
+    switch.run(pod(KUBE2, OLD_VERSION, started="2026-01-03"))
+    switch.settle()
+    script = switch.script()
+    switch.settle()
+    script.poll()
+    assert not script.passed
+    switch.end(KUBE2)
+    switch.settle()
+    script.poll()
+    assert script.passed
+
+
 def test_it_is_remembered_over_the_loss_of_the_row_and_one_that_gave_up_is_ended() -> None:
     switch = Switch(FALLBACK, up(local_id=LOCAL, refuse_until=NOW + 60.0, crashes=1), (LOCAL_CONTAINER,))
     switch.settle()
