@@ -17,8 +17,8 @@ class GateWatch:
     """A running kube container, since when it has been observed running, and whether it has asked to be admitted.
 
     `asks`: the version with which its start-up script has asked by STATE_DB's row; empty: it has not. `given_up`: that
-    script does not wait any more (see core.row_gate). `beside`, of the admitted one: this daemon lets the row say that
-    a container waits, and the row has not been read with another word since.
+    script, not admitted yet, does not wait any more (see core.row_gate). `beside`, of the admitted one: this daemon
+    lets the row say that a container waits, and the row has not been read with another word since.
     """
 
     container_id: str

@@ -60,7 +60,10 @@ def up_kube(inputs: Inputs) -> Plan:
 
 
 def _wake_up(inputs: Inputs) -> Plan | None:
-    """Plan to end a kube container whose start-up script has given up: the next one asks again; None: none has."""
+    """Plan to end a kube container whose start-up script has given up: the next one asks again; None: none has.
+
+    Only one that waits to be admitted is ended: an admitted one may serve.
+    """
     found = given_up(inputs.record, inputs.observed)
     if not found:
         return None

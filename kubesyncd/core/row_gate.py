@@ -34,9 +34,9 @@ def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observatio
         if watch.container_id in observed.waiting:
             return replace(watch, asks="", given_up=False)
         version = watch.asks or asks.get(watch.container_id, "")
-        waits = version and (watch.container_id != record.grant or record.unconfirmed)
-        given_up = watch.given_up or bool(waits and _another_version(version, observed.row))
-        return replace(watch, asks=version, given_up=given_up)
+        # What the admitted one does is not known: it may serve, and is left to the kubelet.
+        lost = version and (watch.given_up or _another_version(version, observed.row))
+        return replace(watch, asks=version, given_up=bool(lost) and watch.container_id != record.grant)
 
     return tuple(seen(watch) for watch in gates)
 
@@ -75,7 +75,7 @@ def waits_at_row(record: Record, container_id: str) -> bool:
 
 
 def given_up(record: Record, observed: Observation) -> str:
-    """Return the one kube container that runs, where its script has given up waiting; else empty.
+    """Return the one kube container that runs, where its script has given up waiting to be admitted; else empty.
 
     Beside another one it is left: each would make the other's script give up.
     """

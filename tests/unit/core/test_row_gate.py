@@ -433,16 +433,45 @@ def test_it_is_remembered_over_the_loss_of_the_row_and_one_that_gave_up_is_ended
     assert again.passed
 
 
-def test_one_admitted_that_gave_up_is_ended() -> None:
+@pytest.mark.parametrize("sees_it", [False, True])
+def test_an_admitted_one_is_not_ended_where_the_row_loses_its_version(sees_it: bool) -> None:
+    """Whether its script gives up is not known: it looks every 2 s, and its program may run without it."""
     switch = Switch()
     switch.run(pod())
     script = switch.script()
     switch.settle()
     switch.row = Row()
+    if sees_it:
+        script.poll()
+    assert switch.settle() == []
+    assert switch.row == project(switch.record, switch.observed())
     script.poll()
-    assert script.frozen
-    assert switch.settle() == [f"end {KUBE[:4]}"]
-    assert switch.record.crashes == 0, "it has not crashed"
+    assert script.passed is not sees_it
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == []
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.NOT_GONE_ON] * sees_it
+
+
+def test_one_that_gave_up_counts_no_longer_once_it_is_admitted() -> None:
+    gates = (GateWatch(KUBE, NOW, asked=True, asks=NEW_VERSION, given_up=True),)
+    switch = Switch(record=granted(gates=gates, version=NEW_VERSION), containers=(pod(),))
+    assert switch.settle() == []
+    assert not switch.record.gates[0].given_up
+
+
+def test_two_aborted_pods_or_a_flush_end_no_container_that_serves() -> None:
+    switch = Switch(record=granted(gates=(WAITING,), version=NEW_VERSION), containers=(pod(),))
+    switch.settle()
+    for started in ("2026-01-03", "2026-01-04"):
+        switch.run(pod(KUBE2, OLD_VERSION, started))
+        switch.script(OLD_VERSION)
+        assert switch.settle() == []
+        switch.end(KUBE2)
+        assert switch.settle() == []
+    switch.row = Row()
+    assert switch.settle() == []
 
 
 def test_one_that_does_not_go_on_is_one_alert_and_nothing_else() -> None:
@@ -658,8 +687,8 @@ def test_one_that_gave_up_is_ended_once_and_only_alone() -> None:
 def test_a_row_without_the_version_is_given_up_by_those_who_wait_alone() -> None:
     lost = Observation(row=Row(), containers=(pod(),))
     assert watch_row((WAITING,), up(), lost)[0].given_up
-    assert watch_row((WAITING,), ADMITTED, lost)[0].given_up
-    assert not watch_row((WAITING,), granted(), lost)[0].given_up, "its script has gone on"
+    assert not watch_row((WAITING,), ADMITTED, lost)[0].given_up, "it may serve"
+    assert not watch_row((replace(WAITING, given_up=True),), granted(), lost)[0].given_up
     assert not watch_row((WAITING,), up(), replace(lost, row=None))[0].given_up, "Redis does not answer"
     asks_here = watch_row((replace(WAITING, given_up=True),), up(), replace(lost, waiting=frozenset({KUBE})))
     assert asks_here == (replace(WAITING, asks=""),)
