@@ -241,8 +241,8 @@ def _ungated(
     for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now)):
         if container_id in same:
             text = (
-                f"the kube container {container_id[:SHORT_ID]} has the local one's version: SONiC's start-up script "
-                "keeps it waiting (a dry run)"
+                f"the kube container {container_id[:SHORT_ID]} has the version that runs locally, and has not asked: "
+                "SONiC's start-up script keeps such a one waiting (a dry run)"
             )
             found.append(Condition(ConditionKind.DRY_RUN, text, "deploy another version to hand over"))
         else:

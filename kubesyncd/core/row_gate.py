@@ -92,8 +92,12 @@ def stuck(record: Record, gate_after_s: float, now: float) -> bool:
 
 
 def dry_runs(observed: Observation) -> frozenset[str]:
-    """Return the kube containers of the local container's version: SONiC's script never lets such a one go on."""
-    version = "" if observed.local is None else observed.local.version
+    """Return the kube containers of the version that runs locally: SONiC's script never lets such a one go on.
+
+    Where no local container runs, an equal version proves nothing: the local one may be made from the kube image.
+    """
+    local = observed.local
+    version = local.version if local is not None and local.running else ""
     kube = (c for c in observed.containers if c.owner is Owner.KUBE and c.running)
     return frozenset(c.id for c in kube if version and c.version == version)
 

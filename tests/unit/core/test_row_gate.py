@@ -567,10 +567,9 @@ def test_the_permission_ends_with_the_container_before_anything_else_starts() ->
     assert not switch.script().passed
 
 
-def test_a_container_of_the_local_version_is_a_dry_run_and_never_the_owner() -> None:
+def test_a_container_of_the_version_that_runs_locally_is_a_dry_run() -> None:
     """SONiC's script keeps it waiting for ever: it does not ask, and what it would run does not run."""
-    ended = local(running=False, version=OLD_VERSION)
-    switch = Switch(containers=(ended,))
+    switch = Switch(FALLBACK, up(local_id=LOCAL), (LOCAL_CONTAINER,))
     switch.run(pod(version=OLD_VERSION))
     switch.settle()
     switch.now += TIMING.gate_after_s
@@ -578,6 +577,22 @@ def test_a_container_of_the_local_version_is_a_dry_run_and_never_the_owner() -> 
     found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
     assert [c.kind for c in found] == [ConditionKind.DRY_RUN]
     assert "(a dry run)" in found[0].text
+
+
+@pytest.mark.parametrize("config", [KUBE_CONFIG, FALLBACK], ids=["kube", "fallback"])
+def test_a_container_without_a_gate_is_the_owner_also_with_the_version_of_the_local_one(
+    config: FeatureConfig,
+) -> None:
+    """The local container has been made from the kube image: what runs serves, and nothing starts beside it."""
+    switch = Switch(config, containers=(local(running=False, version=OLD_VERSION),))
+    switch.run(pod(version=OLD_VERSION))
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.GATE_IGNORED]
+    switch.now += TIMING.fallback_after_s
+    assert switch.settle() == []
 
 
 def test_a_container_of_the_local_version_that_asks_is_admitted() -> None:
