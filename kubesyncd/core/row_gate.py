@@ -2,8 +2,10 @@
 
 Knows no clock, no client, no coroutine. Such a script writes its image's version and `Startup.WAIT` to the row, goes on
 at `Startup.GO`, and then reports itself as the owner. It names no container when it asks: what runs tells which one it
-is. It gives up for ever where the row has another version. Every script that reads `Startup.GO` goes on, so the row
-says it only while the admitted container is the only one of the feature. What a script says of its ID is not used.
+is. It gives up for ever where the row has another version. Every script that reads `Startup.GO` goes on, also one that
+starts a moment later. So it is written only while the admitted container is the only one of the feature, taken back
+when another one is observed, and stands at the longest for the time in which that script must have read it. What a
+script says of its ID is not used.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observatio
 
 def shown(record: Record, observed: Observation) -> tuple[Startup, str]:
     """Return what the row says to start-up scripts, and the version that it names."""
-    admitted = record.unconfirmed and record.grant in observed.kube_running
+    admitted = record.unconfirmed and record.grant in observed.kube_running and not _late(record)
     asks = dict(observed.row_asks)
     if admitted:
         asks[record.grant] = _asks(record, record.grant)
@@ -53,13 +55,19 @@ def shown(record: Record, observed: Observation) -> tuple[Startup, str]:
     return (Startup.WAIT if asks else Startup.NONE), newest
 
 
-def see_startup(record: Record, observed: Observation) -> Record:
-    """Note whether the script of the admitted container has gone on, and the version of the image that runs."""
+def see_startup(record: Record, observed: Observation, gate_after_s: float, now: float) -> Record:
+    """Note whether the script of the admitted container has gone on, and the version of the image that runs.
+
+    Where it has not for `gate_after_s` of being told to, it is late, and one that has never asked has no such script.
+    """
     running = record.grant in observed.kube_running
-    unconfirmed = running and (
-        _unconfirmed(record, observed) if record.unconfirmed else _asks_again(record, observed)
-    )
-    gates = _seen_beside(replace(record, unconfirmed=unconfirmed), observed)
+    waits = record.unconfirmed and not _late(record)
+    again = running and not waits and _asks_again(record, observed)
+    unconfirmed = running and (again or (record.unconfirmed and _unconfirmed(record, observed)))
+    gates = _told(replace(record, unconfirmed=unconfirmed), observed, gate_after_s, now, again=again)
+    gates = _seen_beside(replace(record, unconfirmed=unconfirmed, gates=gates), observed)
+    silent = any(w.late and not w.asks for w in gates)
+    unconfirmed = unconfirmed and not silent
     version = record.version
     owner = observed.container(record.grant if running else observed.local_running)
     if owner is not None and not owner.unread:
@@ -85,10 +93,14 @@ def given_up(record: Record, observed: Observation) -> str:
     return running[0] if any(w.given_up and w.container_id == running[0] for w in record.gates) else ""
 
 
-def stuck(record: Record, gate_after_s: float, now: float) -> bool:
-    """Return whether the script of the admitted container has not gone on for `gate_after_s`."""
-    waits = record.unconfirmed and bool(_asks(record, record.grant))
-    return waits and now >= record.granted_at + gate_after_s
+def stuck(record: Record) -> bool:
+    """Return whether the script of the admitted container has been told to go on for long enough, and has not."""
+    return record.unconfirmed and _late(record)
+
+
+def told_since(record: Record) -> float | None:
+    """Return since when the row has told the admitted container's script to go on (BOOTTIME seconds); None: not now."""
+    return next((w.told_since for w in record.gates if w.container_id == record.grant), None)
 
 
 def dry_runs(observed: Observation) -> frozenset[str]:
@@ -157,6 +169,9 @@ def _unconfirmed(record: Record, observed: Observation) -> bool:
     silent = any(w.container_id == record.grant and not w.asked for w in record.gates)
     if record.grant in observed.waiting or (record.proven and silent):
         return False
+    if _late(record):
+        # The row is this daemon's.
+        return True
     row = observed.row
     if row is None or row.startup is not Startup.NONE:
         return True
@@ -175,6 +190,31 @@ def _asks_again(record: Record, observed: Observation) -> bool:
     may = {c.id for c in running if (_asks(record, c.id) or c.version) in ("", row.version)}
     beside = any(w.beside and w.container_id == record.grant for w in record.gates)
     return not beside and may == {record.grant}
+
+
+def _late(record: Record) -> bool:
+    return any(w.late and w.container_id == record.grant for w in record.gates)
+
+
+def _told(
+    record: Record, observed: Observation, gate_after_s: float, now: float, *, again: bool
+) -> tuple[GateWatch, ...]:
+    """Return the watches with since when the row tells the admitted container's script to go on, and if it is late."""
+    row, grant = observed.row, record.grant
+    reads = row is not None and row.startup is Startup.GO and not observed.paused(grant)
+    tells = reads and record.unconfirmed and _alone(record, observed)
+
+    def seen(watch: GateWatch) -> GateWatch:
+        owns = watch.container_id == grant and record.unconfirmed
+        late = owns and watch.late and not again
+        since = None
+        if owns and tells and not late:
+            since = now if watch.told_since is None else watch.told_since
+        late = late or (since is not None and now >= since + gate_after_s)
+        asks = watch.asks or (row.version if row is not None and again and owns else "")
+        return replace(watch, asks=asks, told_since=None if late else since, late=late)
+
+    return tuple(seen(watch) for watch in record.gates)
 
 
 def _seen_beside(record: Record, observed: Observation) -> tuple[GateWatch, ...]:

@@ -432,7 +432,9 @@ def _folded_exit(w: World) -> Exit | None:
 
 def _folded_gates(record: Record, names: dict[str, str]) -> tuple[GateWatch, ...]:
     return tuple(
-        GateWatch(names[g.container_id], _clock(g.since) or OLD, g.asked, g.asks, g.given_up, g.beside)
+        GateWatch(
+            names[g.container_id], _clock(g.since) or OLD, g.asked, g.asks, g.given_up, g.beside, late=g.late
+        )
         for g in record.gates
         if g.container_id in names
     )

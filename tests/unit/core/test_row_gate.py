@@ -25,6 +25,7 @@ from kubesyncd.core.row_gate import (
     see_startup,
     shown,
     stuck,
+    told_since,
     waits_at_row,
     watch_row,
     with_row_asks,
@@ -487,6 +488,53 @@ def test_one_that_does_not_go_on_is_one_alert_and_nothing_else() -> None:
     found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
     assert [c.kind for c in found] == [ConditionKind.NOT_GONE_ON]
     assert f"docker kill {KUBE[:12]}" in found[0].text
+    assert switch.row is not None
+    assert switch.row.startup is Startup.NONE, "no later pod reads that it may go on"
+    for _ in range(2):
+        switch.now += TIMING.gate_after_s
+        switch.row = replace(switch.row, update_ts=1)
+        assert switch.settle() == []
+        assert switch.record.unconfirmed, "the row that says so is this daemon's"
+    again = switch.script()
+    switch.settle()
+    again.poll()
+    assert again.passed, "its script is run again"
+    switch.settle()
+    assert not conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+
+
+def test_the_time_of_a_script_begins_when_it_is_told() -> None:
+    """A second pod beside it takes the permission back for long."""
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.settle()
+    switch.now += 2 * TIMING.gate_after_s
+    switch.settle()
+    switch.end(KUBE2)
+    switch.settle()
+    switch.now += 1.0
+    switch.settle()
+    script.poll()
+    assert script.passed
+
+
+def test_an_owner_that_asks_once_more_and_is_late_is_told_too() -> None:
+    """It has asked over the socket first: its image has both."""
+    switch = Switch(record=granted(version=NEW_VERSION), containers=(pod(),))
+    switch.now += 10 * TIMING.gate_after_s
+    switch.settle()
+    switch.script()
+    switch.settle()
+    assert not conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == []
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.NOT_GONE_ON]
+    assert switch.row is not None
+    assert switch.row.startup is Startup.NONE
 
 
 def test_what_never_asked_and_runs_alone_is_told_too_until_it_is_stable() -> None:
@@ -663,18 +711,18 @@ def test_what_says_that_a_script_has_gone_on(
     unconfirmed: bool,
 ) -> None:
     seen = Observation(row=row, containers=containers, waiting=frozenset(waiting))
-    assert see_startup(record, seen).unconfirmed is unconfirmed
+    assert see_startup(record, seen, 60.0, NOW).unconfirmed is unconfirmed
 
 
 def test_the_version_is_that_of_the_owner_as_far_as_docker_describes_it() -> None:
     seen = Observation(row=None, containers=(replace(LOCAL_CONTAINER, version="", unread="500"),))
-    assert see_startup(up(version="1"), seen).version == "1"
+    assert see_startup(up(version="1"), seen, 60.0, NOW).version == "1"
     assert (
-        see_startup(up(version="1"), Observation(row=None, containers=(LOCAL_CONTAINER,))).version
+        see_startup(up(version="1"), Observation(row=None, containers=(LOCAL_CONTAINER,)), 60.0, NOW).version
         == OLD_VERSION
     )
     asked = replace(ADMITTED, gates=(OTHER, replace(WAITING, asks="7")))
-    assert see_startup(asked, Observation(row=None, containers=(pod(),))).version == "7"
+    assert see_startup(asked, Observation(row=None, containers=(pod(),)), 60.0, NOW).version == "7"
 
 
 @pytest.mark.parametrize(
@@ -709,12 +757,36 @@ def test_a_row_without_the_version_is_given_up_by_those_who_wait_alone() -> None
     assert asks_here == (replace(WAITING, asks=""),)
 
 
-def test_only_a_script_that_waits_is_stuck() -> None:
-    late = ADMITTED.granted_at + 60.0
-    assert stuck(ADMITTED, 60.0, late)
-    assert not stuck(ADMITTED, 60.0, late - 1.0)
-    assert not stuck(replace(ADMITTED, unconfirmed=False), 60.0, late)
-    assert not stuck(replace(ADMITTED, gates=(OTHER,)), 60.0, late)
+def test_only_a_script_that_is_late_is_stuck() -> None:
+    late = (replace(WAITING, late=True), OTHER)
+    assert stuck(replace(ADMITTED, gates=late))
+    assert not stuck(ADMITTED)
+    assert not stuck(replace(ADMITTED, gates=late, unconfirmed=False))
+    assert not stuck(replace(ADMITTED, gates=late, grant=KUBE2))
+
+
+@pytest.mark.parametrize(
+    ("row", "container", "since"),
+    [
+        (SAYS_GO, pod(), NOW),
+        (replace(SAYS_GO, startup=Startup.WAIT), pod(), None),
+        (None, pod(), None),
+        (SAYS_GO, replace(pod(), paused=True), None),
+    ],
+)
+def test_a_script_has_its_time_from_when_it_can_read_that_it_may_go_on(
+    row: Row | None, container: Container, since: float | None
+) -> None:
+    seen = Observation(row=row, containers=(container,))
+    told = see_startup(ADMITTED, seen, 60.0, NOW)
+    assert told_since(told) == since
+    if since is not None:
+        assert told_since(see_startup(told, seen, 60.0, NOW + 59.0)) == NOW
+        assert not stuck(see_startup(told, seen, 60.0, NOW + 59.0))
+        late = see_startup(told, seen, 60.0, NOW + 60.0)
+        assert stuck(late)
+        assert told_since(late) is None
+        assert see_startup(late, seen, 60.0, NOW + 60.0) == late
 
 
 def test_only_one_that_has_not_asked_over_the_socket_waits_at_the_row() -> None:
