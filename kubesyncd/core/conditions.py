@@ -248,7 +248,7 @@ def _ungated(
         else:
             ignored = _ignored(feature, container_id, record, timing)
             container = observed.container(container_id)
-            if container is not None and container.version:
+            if container is not None and container.version and observed.by_row:
                 ignored += f", or its container_startup.py waits for ever: run: docker kill {container_id[:SHORT_ID]}"
             found.append(Condition(ConditionKind.GATE_IGNORED, ignored))
     return tuple(found)

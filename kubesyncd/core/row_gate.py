@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.model import Mode, Owner, Startup, SystemState
 
 if TYPE_CHECKING:
-    from kubesyncd.core.gate import GateWatch
     from kubesyncd.core.model import Row
     from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 def with_row_asks(record: Record, observed: Observation) -> Observation:
     """Return the observation with the kube containers whose script waits at the row, and their versions."""
+    if not observed.by_row:
+        return observed
     waiting = _remembered(record, observed)
     return replace(observed, row_asks=(*waiting, *_new_asks(record, replace(observed, row_asks=waiting))))
 
 
 def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observation) -> tuple[GateWatch, ...]:
     """Return the watches with what each container has asked by the row, and whether its script has given up."""
+    if not observed.by_row:
+        return tuple(GateWatch(watch.container_id, watch.since, watch.asked) for watch in gates)
     asks = dict(observed.row_asks)
 
     def seen(watch: GateWatch) -> GateWatch:
@@ -45,6 +49,8 @@ def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observatio
 
 def shown(record: Record, observed: Observation) -> tuple[Startup, str]:
     """Return what the row says to start-up scripts, and the version that it names."""
+    if not observed.by_row:
+        return Startup.NONE, ""
     admitted = record.unconfirmed and record.grant in observed.kube_running and not _late(record)
     asks = dict(observed.row_asks)
     if admitted:
@@ -60,6 +66,8 @@ def see_startup(record: Record, observed: Observation, gate_after_s: float, now:
 
     Where it has not for `gate_after_s` of being told to, it is late, and one that has never asked has no such script.
     """
+    if not observed.by_row:
+        return replace(record, unconfirmed=False, version="")
     running = record.grant in observed.kube_running
     waits = record.unconfirmed and not _late(record)
     again = running and not waits and _asks_again(record, observed)
@@ -108,7 +116,7 @@ def dry_runs(observed: Observation) -> frozenset[str]:
 
     Where no local container runs, an equal version proves nothing: the local one may be made from the kube image.
     """
-    local = observed.local
+    local = observed.local if observed.by_row else None
     version = local.version if local is not None and local.running else ""
     kube = (c for c in observed.containers if c.owner is Owner.KUBE and c.running)
     return frozenset(c.id for c in kube if version and c.version == version)

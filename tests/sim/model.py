@@ -290,6 +290,7 @@ def facts_of(w: World) -> Observation:
         row=None,
         containers=tuple(containers),
         waiting=frozenset() if w.by_row else asking,
+        by_row=w.by_row,
         row_asks=tuple((c, VERSION) for c in sorted(asking - {w.record.grant})) if w.by_row else (),
         reasking=w.reasking,
         stopping=w.stopping,
@@ -562,7 +563,7 @@ def _granted(w: World, container_id: str) -> World:
         raise Broken("a grant while the switch leaves its master")
     if container_id in w.stopping | w.killed:
         raise Broken("S1: a grant to a container that is being ended")
-    granted = replace(w, record=with_grant(w.record, container_id, NOW))
+    granted = replace(w, record=with_grant(w.record, container_id, NOW, by_row=w.by_row))
     return _with_kube(granted, container_id, past_up=True) if w.silent else granted
 
 

@@ -63,6 +63,7 @@ class Switch:
     waiting: frozenset[str] = frozenset()
     now: float = NOW
     label: LabelView = ON
+    by_row: bool = True
 
     def __post_init__(self) -> None:
         if self.row is None:
@@ -70,6 +71,7 @@ class Switch:
 
     def observed(self) -> Observation:
         return Observation(
+            by_row=self.by_row,
             row=self.row,
             containers=self.containers,
             waiting=self.waiting,
@@ -98,7 +100,7 @@ class Switch:
                     self.record = with_mode(self.record, mode)
                     done.append(f"mode {mode.value}")
                 case Admit(container_id):
-                    self.record = with_grant(self.record, container_id, self.now)
+                    self.record = with_grant(self.record, container_id, self.now, by_row=self.by_row)
                     done.append(f"admit {container_id[:4]}")
                 case EndContainer(container_id):
                     self.record = replace(self.record, asked=(container_id, Cause.STOP))
@@ -672,6 +674,33 @@ def test_a_row_that_is_behind_is_no_request() -> None:
     assert not with_row_asks(switch.record, switch.observed()).row_asks
 
 
+def test_without_the_names_of_sonic_nothing_of_this_is() -> None:
+    """Whatever versions images have, and whatever the ledger says after a change of the names."""
+    before = granted(
+        gates=(replace(WAITING, given_up=True, late=True),), version=NEW_VERSION, unconfirmed=True
+    )
+    switch = Switch(record=before, containers=(pod(),), by_row=False)
+    assert switch.settle() == []
+    assert switch.record.gates == (GateWatch(KUBE, NOW, asked=True),)
+    assert (switch.record.unconfirmed, switch.record.version) == (False, "")
+    switch = Switch(FALLBACK, up(local_id=LOCAL), (LOCAL_CONTAINER,), by_row=False)
+    switch.run(pod(version=OLD_VERSION))
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    switch.settle()
+    (found,) = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert found.kind is ConditionKind.GATE_IGNORED
+    assert "container_startup" not in found.text
+    switch = Switch(containers=(pod(),), by_row=False)
+    switch.settle()
+    switch.script()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    assert switch.row is not None
+    assert (switch.row.startup, switch.row.version) == (Startup.NONE, "")
+    assert (switch.record.unconfirmed, switch.record.version) == (False, "")
+
+
 # ---- single facts --------------------------------------------------------------------------------
 
 WAITING = GateWatch(KUBE, NOW, asked=True, asks=NEW_VERSION)
@@ -710,19 +739,25 @@ def test_what_says_that_a_script_has_gone_on(
     waiting: tuple[str, ...],
     unconfirmed: bool,
 ) -> None:
-    seen = Observation(row=row, containers=containers, waiting=frozenset(waiting))
+    seen = Observation(by_row=True, row=row, containers=containers, waiting=frozenset(waiting))
     assert see_startup(record, seen, 60.0, NOW).unconfirmed is unconfirmed
 
 
 def test_the_version_is_that_of_the_owner_as_far_as_docker_describes_it() -> None:
-    seen = Observation(row=None, containers=(replace(LOCAL_CONTAINER, version="", unread="500"),))
+    seen = Observation(
+        by_row=True, row=None, containers=(replace(LOCAL_CONTAINER, version="", unread="500"),)
+    )
     assert see_startup(up(version="1"), seen, 60.0, NOW).version == "1"
     assert (
-        see_startup(up(version="1"), Observation(row=None, containers=(LOCAL_CONTAINER,)), 60.0, NOW).version
+        see_startup(
+            up(version="1"), Observation(by_row=True, row=None, containers=(LOCAL_CONTAINER,)), 60.0, NOW
+        ).version
         == OLD_VERSION
     )
     asked = replace(ADMITTED, gates=(OTHER, replace(WAITING, asks="7")))
-    assert see_startup(asked, Observation(row=None, containers=(pod(),)), 60.0, NOW).version == "7"
+    assert (
+        see_startup(asked, Observation(by_row=True, row=None, containers=(pod(),)), 60.0, NOW).version == "7"
+    )
 
 
 @pytest.mark.parametrize(
@@ -735,12 +770,12 @@ def test_the_version_is_that_of_the_owner_as_far_as_docker_describes_it() -> Non
     ],
 )
 def test_what_the_row_says_to_the_admitted_one(record: Record, said: Startup) -> None:
-    assert shown(record, Observation(row=None, containers=(pod(),)))[0] is said
+    assert shown(record, Observation(by_row=True, row=None, containers=(pod(),)))[0] is said
 
 
 def test_one_that_gave_up_is_ended_once_and_only_alone() -> None:
     record = up(gates=(OTHER, replace(WAITING, given_up=True)))
-    seen = Observation(row=None, containers=(pod(),))
+    seen = Observation(by_row=True, row=None, containers=(pod(),))
     assert given_up(record, seen) == KUBE
     assert given_up(record, replace(seen, stopping=frozenset({KUBE}))) == ""
     assert given_up(record, replace(seen, containers=(pod(), SECOND))) == ""
@@ -748,7 +783,7 @@ def test_one_that_gave_up_is_ended_once_and_only_alone() -> None:
 
 
 def test_a_row_without_the_version_is_given_up_by_those_who_wait_alone() -> None:
-    lost = Observation(row=Row(), containers=(pod(),))
+    lost = Observation(by_row=True, row=Row(), containers=(pod(),))
     assert watch_row((WAITING,), up(), lost)[0].given_up
     assert not watch_row((WAITING,), ADMITTED, lost)[0].given_up, "it may serve"
     assert not watch_row((replace(WAITING, given_up=True),), granted(), lost)[0].given_up
@@ -777,7 +812,7 @@ def test_only_a_script_that_is_late_is_stuck() -> None:
 def test_a_script_has_its_time_from_when_it_can_read_that_it_may_go_on(
     row: Row | None, container: Container, since: float | None
 ) -> None:
-    seen = Observation(row=row, containers=(container,))
+    seen = Observation(by_row=True, row=row, containers=(container,))
     told = see_startup(ADMITTED, seen, 60.0, NOW)
     assert told_since(told) == since
     if since is not None:
@@ -834,5 +869,5 @@ def test_who_asks_by_the_row(
     waiting: tuple[str, ...],
     asks: tuple[str, ...],
 ) -> None:
-    seen = Observation(row=row, containers=containers, waiting=frozenset(waiting))
+    seen = Observation(by_row=True, row=row, containers=containers, waiting=frozenset(waiting))
     assert tuple(c for c, _ in with_row_asks(record, seen).row_asks) == asks
