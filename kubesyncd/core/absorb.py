@@ -62,7 +62,7 @@ def absorb(
     health = see_starts(record.health, observed.containers, timing, now)
     record = replace(record, health=health, registered=registered)
     record = _see_grant(record, config, observed, timing, now)
-    record = _see_refusal(see_startup(record, observed), observed, timing, now)
+    record = _see_refusal(see_startup(record, observed, timing.gate_after_s, now), observed, timing, now)
     record = replace(record, health=_see_health(record, config, observed))
     record = _keep_clocks(record, config, observed, now)
     judged = _judge(record, config, observed, timing, now)

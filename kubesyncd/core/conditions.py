@@ -96,7 +96,7 @@ def conditions(
         *(condition for c in observed.containers for condition in _of_container(feature, c)),
         *(Condition(ConditionKind.OOM_KILLED, _oom(c), _OOM_FIX) for c in _oom_killed(record, observed)),
         *_ungated(feature, record, observed, timing, now),
-        *_at_the_row(record, observed, timing, now),
+        *_at_the_row(record, observed, timing),
         *([Condition(ConditionKind.CONTESTED, observed.label.contested)] if observed.label.contested else ()),
         *_stray(feature, record, observed),
     )
@@ -241,20 +241,20 @@ def _ungated(
     for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now)):
         if container_id in same:
             text = (
-                f"the kube container {container_id[:SHORT_ID]} has the local one's version: SONiC's start-up script "
-                "keeps it waiting (a dry run)"
+                f"the kube container {container_id[:SHORT_ID]} has the version that runs locally, and has not asked: "
+                "SONiC's start-up script keeps such a one waiting (a dry run)"
             )
             found.append(Condition(ConditionKind.DRY_RUN, text, "deploy another version to hand over"))
         else:
             ignored = _ignored(feature, container_id, record, timing)
             container = observed.container(container_id)
-            if container is not None and container.version:
+            if container is not None and container.version and observed.by_row:
                 ignored += f", or its container_startup.py waits for ever: run: docker kill {container_id[:SHORT_ID]}"
             found.append(Condition(ConditionKind.GATE_IGNORED, ignored))
     return tuple(found)
 
 
-def _at_the_row(record: Record, observed: Observation, timing: Timing, now: float) -> tuple[Condition, ...]:
+def _at_the_row(record: Record, observed: Observation, timing: Timing) -> tuple[Condition, ...]:
     """Say why the start-up script of a kube container that asks by STATE_DB's row waits on."""
     found, running = [], len(observed.kube_running)
     if observed.row_asks and running > 1:
@@ -264,14 +264,18 @@ def _at_the_row(record: Record, observed: Observation, timing: Timing, now: floa
         )
         fix = "delete the pod that should not run, or wait until it has ended"
         found.append(Condition(ConditionKind.GATE_SHARED, text, fix))
-    if stuck(record, timing.gate_after_s, now):
+    if stuck(record):
         short = record.grant[:SHORT_ID]
         text = (
-            f"the kube container {short} was admitted {timing.gate_after_s:g} s ago, and its container_startup.py has "
-            "not gone on"
+            f"the kube container {short} is admitted, and its container_startup.py has not gone on within "
+            f"{timing.gate_after_s:g} s"
         )
         found.append(
-            Condition(ConditionKind.NOT_GONE_ON, text, f"run: docker logs {short}; docker kill {short}")
+            Condition(
+                ConditionKind.NOT_GONE_ON,
+                text,
+                f"run: docker logs {short}; where it waits: docker kill {short}",
+            )
         )
     return tuple(found)
 

@@ -17,7 +17,9 @@ class GateWatch:
     """A running kube container, since when it has been observed running, and whether it has asked to be admitted.
 
     `asks`: the version with which its start-up script has asked by STATE_DB's row; empty: it has not. `given_up`: that
-    script does not wait any more (see core.row_gate).
+    script, not admitted yet, does not wait any more (see core.row_gate). `beside`, of the admitted one: this daemon
+    lets the row say that a container waits, and the row has not been read with another word since. `told_since`: since
+    when the row has told its script to go on. `late`: it was told so for long enough, and the row says it no longer.
     """
 
     container_id: str
@@ -25,6 +27,9 @@ class GateWatch:
     asked: bool = False
     asks: str = ""
     given_up: bool = False
+    beside: bool = False
+    told_since: float | None = None
+    late: bool = False
 
 
 def watch_gate(

@@ -15,6 +15,7 @@ from kubesyncd.core.feature_label import label_missing
 from kubesyncd.core.gate import gate_deadline
 from kubesyncd.core.model import KubeLabel, Owner
 from kubesyncd.core.record import Cause, failure_deadline, lasts_at, ruling_owner
+from kubesyncd.core.row_gate import told_since
 from kubesyncd.core.stray import stray_deadline
 from kubesyncd.core.unasked_start import shown_until
 from kubesyncd.core.unverified import unverified_deadline
@@ -83,8 +84,8 @@ class Inputs:
         gate_at = gate_deadline(self.record.gates, self.timing.gate_after_s, self.now)
         skipped = [f.again_at for f in self.observed.failures if f.kind in SKIPPED]
         stray_at = stray_deadline(self.record.off, self.observed, self.record.grant)
-        unconfirmed = self.record.unconfirmed and self.record.grant
-        stuck_at = self.record.granted_at + self.timing.gate_after_s if unconfirmed else None
+        told_at = told_since(self.record)
+        stuck_at = None if told_at is None else told_at + self.timing.gate_after_s
         failed_at = failure_deadline(self.record, self.config)
         start_at, unverified_at = (
             start_deadline(self.record.start),

@@ -32,7 +32,8 @@ class Observation:
     `registered`: CONFIG_DB has a FEATURE row; None: not known. `absent`: the feature has no FEATURE row, no container
     and no unit, for certain. `settling`: the FEATURE row has just gone, and may be written again in a moment.
     `boot`: this boot's number, by which the row tells whether it is of this one. `row_asks`: kube containers whose
-    start-up script waits at the row, each with the version that it asks for (see core.row_gate).
+    start-up script waits at the row, each with the version that it asks for (see core.row_gate). `by_row`: the row has
+    SONiC's names, by which such a script asks; without them none does.
     """
 
     row: Row | None
@@ -58,6 +59,7 @@ class Observation:
     no_way_back: str = ""
     way_back_unknown: str = ""
     row_asks: tuple[tuple[str, str], ...] = ()
+    by_row: bool = False
 
     def failed(self, action: Action) -> FailedAction | None:
         """Return the failure of this action, if it failed when it was last tried."""

@@ -29,7 +29,7 @@ from kubesyncd.core.record import (
     uncertain,
     wished_owner,
 )
-from kubesyncd.core.row_gate import dry_runs, given_up
+from kubesyncd.core.row_gate import given_up
 from kubesyncd.core.state import State
 from kubesyncd.core.unasked_start import unasked_runs
 
@@ -60,7 +60,10 @@ def up_kube(inputs: Inputs) -> Plan:
 
 
 def _wake_up(inputs: Inputs) -> Plan | None:
-    """Plan to end a kube container whose start-up script has given up: the next one asks again; None: none has."""
+    """Plan to end a kube container whose start-up script has given up: the next one asks again; None: none has.
+
+    Only one that waits to be admitted is ended: an admitted one may serve.
+    """
     found = given_up(inputs.record, inputs.observed)
     if not found:
         return None
@@ -178,7 +181,7 @@ def _nothing_runs(inputs: Inputs) -> Plan:
 def _admission(inputs: Inputs) -> Plan | None:
     """Plan to admit a kube container, or to wait for what must be known before; None where none is to be admitted."""
     waiter, record = inputs.observed.waiter, inputs.record
-    ungated = ignoring(record.gates, inputs.timing.gate_after_s, inputs.now) - dry_runs(inputs.observed)
+    ungated = ignoring(record.gates, inputs.timing.gate_after_s, inputs.now)
     silent = inputs.observed.newest_staying(ungated)
     if record.mode is Mode.NONE or not (waiter or silent):
         return None

@@ -267,15 +267,15 @@ def with_mode(record: Record, mode: Mode) -> Record:
     return replace(record, mode=mode, exit=None if local else record.exit)
 
 
-def with_grant(record: Record, container_id: str, now: float) -> Record:
-    """Return the record after the reconciler has admitted this kube container."""
+def with_grant(record: Record, container_id: str, now: float, *, by_row: bool) -> Record:
+    """Return the record after the reconciler has admitted this kube container; `by_row` as observed."""
     return replace(
         with_mode(record, Mode.READY),
         grant=container_id,
         granted_at=now,
         proven=False,
         local_back=False,
-        unconfirmed=waits_at_row(record, container_id),
+        unconfirmed=by_row and waits_at_row(record, container_id),
     )
 
 

@@ -2,8 +2,10 @@
 
 Knows no clock, no client, no coroutine. Such a script writes its image's version and `Startup.WAIT` to the row, goes on
 at `Startup.GO`, and then reports itself as the owner. It names no container when it asks: what runs tells which one it
-is. It gives up for ever where the row has another version. Every script that reads `Startup.GO` goes on, so the row
-says it only while the admitted container is the only one of the feature. What a script says of its ID is not used.
+is. It gives up for ever where the row has another version. Every script that reads `Startup.GO` goes on, also one that
+starts a moment later. So it is written only while the admitted container is the only one of the feature, taken back
+when another one is observed, and stands at the longest for the time in which that script must have read it. What a
+script says of its ID is not used.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.model import Mode, Owner, Startup, SystemState
 
 if TYPE_CHECKING:
-    from kubesyncd.core.gate import GateWatch
     from kubesyncd.core.model import Row
     from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
@@ -22,28 +24,34 @@ if TYPE_CHECKING:
 
 def with_row_asks(record: Record, observed: Observation) -> Observation:
     """Return the observation with the kube containers whose script waits at the row, and their versions."""
+    if not observed.by_row:
+        return observed
     waiting = _remembered(record, observed)
     return replace(observed, row_asks=(*waiting, *_new_asks(record, replace(observed, row_asks=waiting))))
 
 
 def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observation) -> tuple[GateWatch, ...]:
     """Return the watches with what each container has asked by the row, and whether its script has given up."""
+    if not observed.by_row:
+        return tuple(GateWatch(watch.container_id, watch.since, watch.asked) for watch in gates)
     asks = dict(observed.row_asks)
 
     def seen(watch: GateWatch) -> GateWatch:
         if watch.container_id in observed.waiting:
             return replace(watch, asks="", given_up=False)
         version = watch.asks or asks.get(watch.container_id, "")
-        waits = version and (watch.container_id != record.grant or record.unconfirmed)
-        given_up = watch.given_up or bool(waits and _another_version(version, observed.row))
-        return replace(watch, asks=version, given_up=given_up)
+        # What the admitted one does is not known: it may serve, and is left to the kubelet.
+        lost = version and (watch.given_up or _another_version(version, observed.row))
+        return replace(watch, asks=version, given_up=bool(lost) and watch.container_id != record.grant)
 
     return tuple(seen(watch) for watch in gates)
 
 
 def shown(record: Record, observed: Observation) -> tuple[Startup, str]:
     """Return what the row says to start-up scripts, and the version that it names."""
-    admitted = record.unconfirmed and record.grant in observed.kube_running
+    if not observed.by_row:
+        return Startup.NONE, ""
+    admitted = record.unconfirmed and record.grant in observed.kube_running and not _late(record)
     asks = dict(observed.row_asks)
     if admitted:
         asks[record.grant] = _asks(record, record.grant)
@@ -53,19 +61,28 @@ def shown(record: Record, observed: Observation) -> tuple[Startup, str]:
     return (Startup.WAIT if asks else Startup.NONE), newest
 
 
-def see_startup(record: Record, observed: Observation) -> Record:
-    """Note whether the script of the admitted container has gone on, and the version of the image that runs."""
+def see_startup(record: Record, observed: Observation, gate_after_s: float, now: float) -> Record:
+    """Note whether the script of the admitted container has gone on, and the version of the image that runs.
+
+    Where it has not for `gate_after_s` of being told to, it is late, and one that has never asked has no such script.
+    """
+    if not observed.by_row:
+        return replace(record, unconfirmed=False, version="")
     running = record.grant in observed.kube_running
-    unconfirmed = running and (
-        _unconfirmed(record, observed) if record.unconfirmed else _asks_again(record, observed)
-    )
+    waits = record.unconfirmed and not _late(record)
+    again = running and not waits and _asks_again(record, observed)
+    unconfirmed = running and (again or (record.unconfirmed and _unconfirmed(record, observed)))
+    gates = _told(replace(record, unconfirmed=unconfirmed), observed, gate_after_s, now, again=again)
+    gates = _seen_beside(replace(record, unconfirmed=unconfirmed, gates=gates), observed)
+    silent = any(w.late and not w.asks for w in gates)
+    unconfirmed = unconfirmed and not silent
     version = record.version
     owner = observed.container(record.grant if running else observed.local_running)
     if owner is not None and not owner.unread:
         version = (_asks(record, owner.id) if running else "") or owner.version
-    if (unconfirmed, version) == (record.unconfirmed, record.version):
+    if (unconfirmed, gates, version) == (record.unconfirmed, record.gates, record.version):
         return record
-    return replace(record, unconfirmed=unconfirmed, version=version)
+    return replace(record, unconfirmed=unconfirmed, gates=gates, version=version)
 
 
 def waits_at_row(record: Record, container_id: str) -> bool:
@@ -74,7 +91,7 @@ def waits_at_row(record: Record, container_id: str) -> bool:
 
 
 def given_up(record: Record, observed: Observation) -> str:
-    """Return the one kube container that runs, where its script has given up waiting; else empty.
+    """Return the one kube container that runs, where its script has given up waiting to be admitted; else empty.
 
     Beside another one it is left: each would make the other's script give up.
     """
@@ -84,15 +101,23 @@ def given_up(record: Record, observed: Observation) -> str:
     return running[0] if any(w.given_up and w.container_id == running[0] for w in record.gates) else ""
 
 
-def stuck(record: Record, gate_after_s: float, now: float) -> bool:
-    """Return whether the script of the admitted container has not gone on for `gate_after_s`."""
-    waits = record.unconfirmed and bool(_asks(record, record.grant))
-    return waits and now >= record.granted_at + gate_after_s
+def stuck(record: Record) -> bool:
+    """Return whether the script of the admitted container has been told to go on for long enough, and has not."""
+    return record.unconfirmed and _late(record)
+
+
+def told_since(record: Record) -> float | None:
+    """Return since when the row has told the admitted container's script to go on (BOOTTIME seconds); None: not now."""
+    return next((w.told_since for w in record.gates if w.container_id == record.grant), None)
 
 
 def dry_runs(observed: Observation) -> frozenset[str]:
-    """Return the kube containers of the local container's version: SONiC's script never lets such a one go on."""
-    version = "" if observed.local is None else observed.local.version
+    """Return the kube containers of the version that runs locally: SONiC's script never lets such a one go on.
+
+    Where no local container runs, an equal version proves nothing: the local one may be made from the kube image.
+    """
+    local = observed.local if observed.by_row else None
+    version = local.version if local is not None and local.running else ""
     kube = (c for c in observed.containers if c.owner is Owner.KUBE and c.running)
     return frozenset(c.id for c in kube if version and c.version == version)
 
@@ -152,6 +177,9 @@ def _unconfirmed(record: Record, observed: Observation) -> bool:
     silent = any(w.container_id == record.grant and not w.asked for w in record.gates)
     if record.grant in observed.waiting or (record.proven and silent):
         return False
+    if _late(record):
+        # The row is this daemon's.
+        return True
     row = observed.row
     if row is None or row.startup is not Startup.NONE:
         return True
@@ -159,10 +187,54 @@ def _unconfirmed(record: Record, observed: Observation) -> bool:
 
 
 def _asks_again(record: Record, observed: Observation) -> bool:
-    """Return whether the admitted container asks once more, as one does whose start-up script is run again."""
+    """Return whether the admitted container asks once more, as one does whose start-up script is run again.
+
+    It has written the row only where this daemon has not, and no other container that runs can have.
+    """
     row = observed.row
-    asks = row is not None and row.startup is Startup.WAIT and row.current_owner is Owner.KUBE
-    return asks and _alone(record, observed)
+    if row is None or row.startup is not Startup.WAIT or row.current_owner is not Owner.KUBE:
+        return False
+    running = [c for c in observed.containers if c.id in observed.kube_running]
+    may = {c.id for c in running if (_asks(record, c.id) or c.version) in ("", row.version)}
+    beside = any(w.beside and w.container_id == record.grant for w in record.gates)
+    return not beside and may == {record.grant}
+
+
+def _late(record: Record) -> bool:
+    return any(w.late and w.container_id == record.grant for w in record.gates)
+
+
+def _told(
+    record: Record, observed: Observation, gate_after_s: float, now: float, *, again: bool
+) -> tuple[GateWatch, ...]:
+    """Return the watches with since when the row tells the admitted container's script to go on, and if it is late."""
+    row, grant = observed.row, record.grant
+    reads = row is not None and row.startup is Startup.GO and not observed.paused(grant)
+    tells = reads and record.unconfirmed and _alone(record, observed)
+
+    def seen(watch: GateWatch) -> GateWatch:
+        owns = watch.container_id == grant and record.unconfirmed
+        late = owns and watch.late and not again
+        since = None
+        if owns and tells and not late:
+            since = now if watch.told_since is None else watch.told_since
+        late = late or (since is not None and now >= since + gate_after_s)
+        asks = watch.asks or (row.version if row is not None and again and owns else "")
+        return replace(watch, asks=asks, told_since=None if late else since, late=late)
+
+    return tuple(seen(watch) for watch in record.gates)
+
+
+def _seen_beside(record: Record, observed: Observation) -> tuple[GateWatch, ...]:
+    """Return the watches with whether the row may still say `Startup.WAIT` because this daemon has written it."""
+    row, waits = observed.row, shown(record, observed)[0] is Startup.WAIT
+    unread = row is None or row.startup is Startup.WAIT
+
+    def seen(watch: GateWatch) -> GateWatch:
+        owns = watch.container_id == record.grant
+        return replace(watch, beside=owns and (waits or (watch.beside and unread)))
+
+    return tuple(seen(watch) for watch in record.gates)
 
 
 def _asks(record: Record, container_id: str) -> str:

@@ -31,7 +31,7 @@ def handlers(parts: Parts, connections: Connections) -> Mapping[Role, Mapping[st
     groups = (
         container,
         FeatureHandlers(
-            parts.reconcilers, containers, parts.runtime.clock, log, short_ids=parts.rules.short_ids
+            parts.reconcilers, containers, parts.runtime.clock, log, short_ids=parts.rules.sonic_names
         ).handlers(),
         ClusterHandlers(parts.cluster, parts.join, refusals, parts.ledger).handlers(),
         ResourceHandlers(parts.reconcilers, connections).handlers(),

@@ -79,12 +79,13 @@ class Boot:
 class Rules:
     """The settings that decisions depend on.
 
-    `short_ids`: a container is named to scripts as SONiC's scripts expect it: by its feature, or 12 characters.
+    `sonic_names`: both databases have SONiC's field names, so its scripts are answered as they expect it: they ask by
+    STATE_DB's row to be admitted, and get a container's short ID.
     """
 
     timing: Timing
     always_local: frozenset[str]
-    short_ids: bool = False
+    sonic_names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ def assemble(
             runtime=runtime,
             wakes=wakes,
             always_local=rules.always_local,
+            by_row=rules.sonic_names,
             first_record=partial(_first_record, images, boot.falls_back),
             told=partial(_report, reports),
             ledger_lost=partial(_lose, ledger, ports.store, runtime),

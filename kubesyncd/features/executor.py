@@ -151,9 +151,8 @@ class Executor:
                 # A hand-over ends the local container next: only where the admission after it can be recorded.
                 await self._change_state(view, with_mode(view.record, mode), surely=mode is Mode.PENDING)
             case Admit(container_id):
-                await self._change_state(
-                    view, with_grant(view.record, container_id, self._clock()), surely=True
-                )
+                admitted = with_grant(view.record, container_id, self._clock(), by_row=view.observed.by_row)
+                await self._change_state(view, admitted, surely=True)
             case RequestLabel(on):
                 await around.labels.request_feature(self._name, on=on)
             case StartLocal():

@@ -353,6 +353,7 @@ class Reconciler:
             leaving=around.labels.leaving,
             wall_s=int(around.runtime.wall()),
             boot=around.ledger.boot.number,
+            by_row=around.by_row,
         )
 
     def _failures(self, containers: tuple[Container, ...]) -> tuple[FailedAction, ...]:

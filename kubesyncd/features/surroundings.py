@@ -81,7 +81,7 @@ class Surroundings:
 
     `first_record`: the initial record of a feature without one in the ledger. `told` is called with each view, and with
     None when a feature is uninstalled. `ledger_lost` is called when a row of this boot shows that the boot is not new,
-    although no file did.
+    although no file did. `by_row`: STATE_DB has SONiC's names, by which start-up scripts ask to be admitted.
     """
 
     store: FeatureStore
@@ -94,6 +94,7 @@ class Surroundings:
     runtime: Runtime
     wakes: Wakes
     always_local: frozenset[str]
+    by_row: bool = False
     first_record: Callable[[str], Record] = lambda _: Record()
     told: Callable[[str, View | None], None] = lambda _name, _view: None
     ledger_lost: Callable[[], None] = lambda: None

@@ -290,6 +290,7 @@ def facts_of(w: World) -> Observation:
         row=None,
         containers=tuple(containers),
         waiting=frozenset() if w.by_row else asking,
+        by_row=w.by_row,
         row_asks=tuple((c, VERSION) for c in sorted(asking - {w.record.grant})) if w.by_row else (),
         reasking=w.reasking,
         stopping=w.stopping,
@@ -432,7 +433,9 @@ def _folded_exit(w: World) -> Exit | None:
 
 def _folded_gates(record: Record, names: dict[str, str]) -> tuple[GateWatch, ...]:
     return tuple(
-        GateWatch(names[g.container_id], _clock(g.since) or OLD, g.asked, g.asks, g.given_up)
+        GateWatch(
+            names[g.container_id], _clock(g.since) or OLD, g.asked, g.asks, g.given_up, g.beside, late=g.late
+        )
         for g in record.gates
         if g.container_id in names
     )
@@ -560,7 +563,7 @@ def _granted(w: World, container_id: str) -> World:
         raise Broken("a grant while the switch leaves its master")
     if container_id in w.stopping | w.killed:
         raise Broken("S1: a grant to a container that is being ended")
-    granted = replace(w, record=with_grant(w.record, container_id, NOW))
+    granted = replace(w, record=with_grant(w.record, container_id, NOW, by_row=w.by_row))
     return _with_kube(granted, container_id, past_up=True) if w.silent else granted
 
 

@@ -214,7 +214,7 @@ class Life:
                 PlainDisk(),
             ),
             Boot(boot_id, begin_boot(hold, promised, boot_id, log)),
-            Rules(world.timing, ALWAYS_LOCAL),
+            Rules(world.timing, ALWAYS_LOCAL, sonic_names=True),
             runtime=Runtime(world.boottime, world.wall, rng, log),
             images=_Images(world),  # type: ignore[arg-type]
             join=NoJoin(),  # type: ignore[arg-type]

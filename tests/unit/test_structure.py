@@ -22,7 +22,7 @@ ATTRIBUTES_MAX = 15
 VALUES = {
     "Timing": 25,
     "Record": 43,
-    "Observation": 23,
+    "Observation": 24,
     "ContainerDescription": 19,
     "Container": 18,
     "FeatureDescription": 29,

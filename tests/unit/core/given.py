@@ -131,7 +131,18 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         unstartable=(local_id, "2026-01-29T00:00:00Z", "no such program"),
         unstartable_until=96.0,
         unpause=True,
-        gates=(GateWatch(kube_id, 13.0, asked=True, asks="20251110.7", given_up=True),),
+        gates=(
+            GateWatch(
+                kube_id,
+                13.0,
+                asked=True,
+                asks="20251110.7",
+                given_up=True,
+                beside=True,
+                told_since=14.0,
+                late=True,
+            ),
+        ),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
         unverified=Unverified(
             lost=True, first=True, since=97.0, containers=(kube_id,), spoken=True, unmanaged=True, kept=True

@@ -50,7 +50,7 @@ def lived(
     ends: Observation = ENDED,
 ) -> tuple[float, Record]:
     """One life of a kube container, from its admission to its end."""
-    record = with_grant(record, KUBE, now)
+    record = with_grant(record, KUBE, now, by_row=False)
     for passed in (0.0, TIMING.kube_stable_s):
         if passed <= life_s:
             record = absorb(record, config, RUNS, TIMING, now + passed)
@@ -119,7 +119,7 @@ def test_an_early_end_and_a_late_one_count_together() -> None:
 @pytest.mark.parametrize("held_s", [TIMING.crash_window_s, TIMING.crash_window_s + 99])
 def test_it_is_over_once_a_container_has_run_for_the_window(held_s: float) -> None:
     now, record = looped(3)
-    record = with_grant(record, KUBE, now)
+    record = with_grant(record, KUBE, now, by_row=False)
     young = absorb(record, FALLBACK, RUNS, TIMING, now + TIMING.crash_window_s - 1)
     assert young.proven
     assert (young.failure, young.crashes) == (f"crash-looping: {TOLD}", 1)
@@ -167,7 +167,9 @@ def test_another_image_is_judged_by_itself() -> None:
     assert (other.health.ends, other.health.looping) == ((), "")
     assert other.failure, "until it has stayed up"
     stays = observed(replace(kube(), image_id="sha256:good"), label=ON)
-    proven = absorb(with_grant(other, KUBE, now), FALLBACK, stays, TIMING, now + TIMING.kube_stable_s)
+    proven = absorb(
+        with_grant(other, KUBE, now, by_row=False), FALLBACK, stays, TIMING, now + TIMING.kube_stable_s
+    )
     assert (proven.failure, proven.crashes) == ("", 0)
 
 
@@ -218,7 +220,7 @@ def test_the_failure_names_the_last_exit(ends: Observation, how: str) -> None:
 def test_the_failure_names_the_complaint_for_which_the_last_one_was_ended() -> None:
     now, record = looped(2)
     said = Complaint(KUBE, FROM_CONTAINER, "port 161")
-    unwell = with_grant(replace(record, health=complain(record.health, said)), KUBE, now)
+    unwell = with_grant(replace(record, health=complain(record.health, said)), KUBE, now, by_row=False)
     record = absorb(replace(unwell, asked=(KUBE, Cause.STOP)), FALLBACK, ENDED, TIMING, now + 5)
     assert record.health.looping == "3 ends within 15 min, the last one because it was unhealthy: port 161"
 
@@ -226,7 +228,7 @@ def test_the_failure_names_the_complaint_for_which_the_last_one_was_ended() -> N
 def test_complaints_and_containers_that_end_before_their_admission_count_alike() -> None:
     now, record = looped(1)
     said = Complaint(KUBE, FROM_CONTAINER, "port 161")
-    unwell = with_grant(replace(record, health=complain(record.health, said)), KUBE, now)
+    unwell = with_grant(replace(record, health=complain(record.health, said)), KUBE, now, by_row=False)
     record = absorb(replace(unwell, asked=(KUBE, Cause.STOP)), FALLBACK, ENDED, TIMING, now + 5)
     assert (len(record.health.ends), record.health.sick, record.health.looping) == (2, 1, "")
     made_room = replace(record, mode=Mode.PENDING, local_due=False, local_id="", exit=None)

@@ -288,7 +288,9 @@ def acted(s: Snapshot, decided: Plan) -> Snapshot:
         case Admit(container_id):
             assert not s.local, "S1: a grant beside a running local container"
             return replace(
-                s, record=with_grant(s.record, container_id, NOW), waiting=s.waiting - {container_id}
+                s,
+                record=with_grant(s.record, container_id, NOW, by_row=False),
+                waiting=s.waiting - {container_id},
             )
         case RequestLabel(on):
             return replace(s, label=KubeLabel.ON if on else KubeLabel.OFF)
@@ -494,7 +496,7 @@ def test_a_hand_over_stops_the_local_container_and_then_admits_the_kube_one() ->
     ended = observed(local(running=False), kube(), waiting=waits, label=ON)
     decided = plan(FALLBACK, replace(pending, local_id=LOCAL, asked=(LOCAL, Cause.STOP)), ended)
     assert (decided.state, decided.action) == (State.KUBE_PENDING, Admit(KUBE))
-    after = with_grant(pending, KUBE, NOW)
+    after = with_grant(pending, KUBE, NOW, by_row=False)
     decided = plan(FALLBACK, after, replace(ended, waiting=frozenset()))
     assert (decided.state, decided.action) == (State.KUBE_RUNNING, None)
     assert decided.wake_at == NOW + TIMING.kube_stable_s

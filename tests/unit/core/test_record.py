@@ -375,7 +375,7 @@ def test_another_mode_deals_with_a_local_exit_but_no_kube_one() -> None:
 
 
 def test_an_admission_begins_as_not_stable() -> None:
-    record = with_grant(up(mode=Mode.PENDING, proven=True), KUBE, NOW)
+    record = with_grant(up(mode=Mode.PENDING, proven=True), KUBE, NOW, by_row=False)
     assert record == up(mode=Mode.READY, grant=KUBE, granted_at=NOW)
 
 

@@ -87,7 +87,7 @@ def test_what_never_ran_locally_waits_without_fallback_and_falls_back_with_it() 
 def test_it_is_over_once_it_runs_is_admitted_or_down() -> None:
     back = up(mode=Mode.READY, local_back=True)
     assert local_wanted(KUBE_CONFIG, back)
-    assert not with_grant(back, KUBE, NOW).local_back
+    assert not with_grant(back, KUBE, NOW, by_row=False).local_back
     for record, seen in ((back, BESIDE), (down(local_back=True), NOTHING)):
         assert not look(KUBE_CONFIG, record, seen)[0].local_back
     assert look(KUBE_CONFIG, back, NOTHING)[0].local_back

@@ -25,6 +25,7 @@ from kubesyncd.core.row_gate import (
     see_startup,
     shown,
     stuck,
+    told_since,
     waits_at_row,
     watch_row,
     with_row_asks,
@@ -62,6 +63,7 @@ class Switch:
     waiting: frozenset[str] = frozenset()
     now: float = NOW
     label: LabelView = ON
+    by_row: bool = True
 
     def __post_init__(self) -> None:
         if self.row is None:
@@ -69,6 +71,7 @@ class Switch:
 
     def observed(self) -> Observation:
         return Observation(
+            by_row=self.by_row,
             row=self.row,
             containers=self.containers,
             waiting=self.waiting,
@@ -97,7 +100,7 @@ class Switch:
                     self.record = with_mode(self.record, mode)
                     done.append(f"mode {mode.value}")
                 case Admit(container_id):
-                    self.record = with_grant(self.record, container_id, self.now)
+                    self.record = with_grant(self.record, container_id, self.now, by_row=self.by_row)
                     done.append(f"admit {container_id[:4]}")
                 case EndContainer(container_id):
                     self.record = replace(self.record, asked=(container_id, Cause.STOP))
@@ -364,6 +367,57 @@ def test_the_owner_may_ask_once_more() -> None:
     assert (switch.row.startup, switch.record.unconfirmed) == (Startup.NONE, False)
 
 
+@pytest.mark.parametrize("version", [NEW_VERSION, OLD_VERSION])
+def test_the_row_of_another_one_that_has_ended_is_no_request_of_the_owner(version: str) -> None:
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    script.poll()
+    switch.settle()
+    for _ in range(2):
+        switch.run(pod(KUBE2, version, started="2026-01-03"))
+        switch.script(version)
+        switch.settle()
+        assert switch.row is not None
+        assert (switch.row.startup, switch.row.version) == (Startup.WAIT, version)
+        switch.end(KUBE2)
+        written, switch.row = switch.row, None
+        switch.look()
+        switch.row = written
+        switch.look()
+        assert switch.settle() == []
+        assert (switch.row.startup, switch.row.version) == (Startup.NONE, NEW_VERSION)
+        assert not switch.record.unconfirmed
+    script = switch.script()
+    switch.settle()
+    script.poll()
+    assert script.passed, "what it writes itself still counts"
+
+
+def test_what_another_one_wrote_and_ended_unseen_is_no_request_of_the_owner() -> None:
+    switch = Switch(record=granted(version=NEW_VERSION), containers=(pod(),))
+    switch.settle()
+    switch.script("3.0")
+    assert switch.settle() == []
+    assert switch.row is not None
+    assert (switch.row.startup, switch.row.version) == (Startup.NONE, NEW_VERSION)
+
+
+def test_the_owner_asks_once_more_beside_one_that_cannot_have_asked() -> None:
+    switch = Switch(record=granted(version=NEW_VERSION), containers=(pod(),))
+    switch.run(pod(KUBE2, OLD_VERSION, started="2026-01-03"))
+    switch.settle()
+    script = switch.script()
+    switch.settle()
+    script.poll()
+    assert not script.passed
+    switch.end(KUBE2)
+    switch.settle()
+    script.poll()
+    assert script.passed
+
+
 def test_it_is_remembered_over_the_loss_of_the_row_and_one_that_gave_up_is_ended() -> None:
     switch = Switch(FALLBACK, up(local_id=LOCAL, refuse_until=NOW + 60.0, crashes=1), (LOCAL_CONTAINER,))
     switch.settle()
@@ -382,16 +436,45 @@ def test_it_is_remembered_over_the_loss_of_the_row_and_one_that_gave_up_is_ended
     assert again.passed
 
 
-def test_one_admitted_that_gave_up_is_ended() -> None:
+@pytest.mark.parametrize("sees_it", [False, True])
+def test_an_admitted_one_is_not_ended_where_the_row_loses_its_version(sees_it: bool) -> None:
+    """Whether its script gives up is not known: it looks every 2 s, and its program may run without it."""
     switch = Switch()
     switch.run(pod())
     script = switch.script()
     switch.settle()
     switch.row = Row()
+    if sees_it:
+        script.poll()
+    assert switch.settle() == []
+    assert switch.row == project(switch.record, switch.observed())
     script.poll()
-    assert script.frozen
-    assert switch.settle() == [f"end {KUBE[:4]}"]
-    assert switch.record.crashes == 0, "it has not crashed"
+    assert script.passed is not sees_it
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == []
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.NOT_GONE_ON] * sees_it
+
+
+def test_one_that_gave_up_counts_no_longer_once_it_is_admitted() -> None:
+    gates = (GateWatch(KUBE, NOW, asked=True, asks=NEW_VERSION, given_up=True),)
+    switch = Switch(record=granted(gates=gates, version=NEW_VERSION), containers=(pod(),))
+    assert switch.settle() == []
+    assert not switch.record.gates[0].given_up
+
+
+def test_two_aborted_pods_or_a_flush_end_no_container_that_serves() -> None:
+    switch = Switch(record=granted(gates=(WAITING,), version=NEW_VERSION), containers=(pod(),))
+    switch.settle()
+    for started in ("2026-01-03", "2026-01-04"):
+        switch.run(pod(KUBE2, OLD_VERSION, started))
+        switch.script(OLD_VERSION)
+        assert switch.settle() == []
+        switch.end(KUBE2)
+        assert switch.settle() == []
+    switch.row = Row()
+    assert switch.settle() == []
 
 
 def test_one_that_does_not_go_on_is_one_alert_and_nothing_else() -> None:
@@ -407,6 +490,53 @@ def test_one_that_does_not_go_on_is_one_alert_and_nothing_else() -> None:
     found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
     assert [c.kind for c in found] == [ConditionKind.NOT_GONE_ON]
     assert f"docker kill {KUBE[:12]}" in found[0].text
+    assert switch.row is not None
+    assert switch.row.startup is Startup.NONE, "no later pod reads that it may go on"
+    for _ in range(2):
+        switch.now += TIMING.gate_after_s
+        switch.row = replace(switch.row, update_ts=1)
+        assert switch.settle() == []
+        assert switch.record.unconfirmed, "the row that says so is this daemon's"
+    again = switch.script()
+    switch.settle()
+    again.poll()
+    assert again.passed, "its script is run again"
+    switch.settle()
+    assert not conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+
+
+def test_the_time_of_a_script_begins_when_it_is_told() -> None:
+    """A second pod beside it takes the permission back for long."""
+    switch = Switch()
+    switch.run(pod())
+    script = switch.script()
+    switch.settle()
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.settle()
+    switch.now += 2 * TIMING.gate_after_s
+    switch.settle()
+    switch.end(KUBE2)
+    switch.settle()
+    switch.now += 1.0
+    switch.settle()
+    script.poll()
+    assert script.passed
+
+
+def test_an_owner_that_asks_once_more_and_is_late_is_told_too() -> None:
+    """It has asked over the socket first: its image has both."""
+    switch = Switch(record=granted(version=NEW_VERSION), containers=(pod(),))
+    switch.now += 10 * TIMING.gate_after_s
+    switch.settle()
+    switch.script()
+    switch.settle()
+    assert not conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == []
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.NOT_GONE_ON]
+    assert switch.row is not None
+    assert switch.row.startup is Startup.NONE
 
 
 def test_what_never_asked_and_runs_alone_is_told_too_until_it_is_stable() -> None:
@@ -487,10 +617,9 @@ def test_the_permission_ends_with_the_container_before_anything_else_starts() ->
     assert not switch.script().passed
 
 
-def test_a_container_of_the_local_version_is_a_dry_run_and_never_the_owner() -> None:
+def test_a_container_of_the_version_that_runs_locally_is_a_dry_run() -> None:
     """SONiC's script keeps it waiting for ever: it does not ask, and what it would run does not run."""
-    ended = local(running=False, version=OLD_VERSION)
-    switch = Switch(containers=(ended,))
+    switch = Switch(FALLBACK, up(local_id=LOCAL), (LOCAL_CONTAINER,))
     switch.run(pod(version=OLD_VERSION))
     switch.settle()
     switch.now += TIMING.gate_after_s
@@ -498,6 +627,22 @@ def test_a_container_of_the_local_version_is_a_dry_run_and_never_the_owner() -> 
     found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
     assert [c.kind for c in found] == [ConditionKind.DRY_RUN]
     assert "(a dry run)" in found[0].text
+
+
+@pytest.mark.parametrize("config", [KUBE_CONFIG, FALLBACK], ids=["kube", "fallback"])
+def test_a_container_without_a_gate_is_the_owner_also_with_the_version_of_the_local_one(
+    config: FeatureConfig,
+) -> None:
+    """The local container has been made from the kube image: what runs serves, and nothing starts beside it."""
+    switch = Switch(config, containers=(local(running=False, version=OLD_VERSION),))
+    switch.run(pod(version=OLD_VERSION))
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert [c.kind for c in found] == [ConditionKind.GATE_IGNORED]
+    switch.now += TIMING.fallback_after_s
+    assert switch.settle() == []
 
 
 def test_a_container_of_the_local_version_that_asks_is_admitted() -> None:
@@ -527,6 +672,33 @@ def test_a_row_that_is_behind_is_no_request() -> None:
     switch.row = stale
     switch.run(pod())
     assert not with_row_asks(switch.record, switch.observed()).row_asks
+
+
+def test_without_the_names_of_sonic_nothing_of_this_is() -> None:
+    """Whatever versions images have, and whatever the ledger says after a change of the names."""
+    before = granted(
+        gates=(replace(WAITING, given_up=True, late=True),), version=NEW_VERSION, unconfirmed=True
+    )
+    switch = Switch(record=before, containers=(pod(),), by_row=False)
+    assert switch.settle() == []
+    assert switch.record.gates == (GateWatch(KUBE, NOW, asked=True),)
+    assert (switch.record.unconfirmed, switch.record.version) == (False, "")
+    switch = Switch(FALLBACK, up(local_id=LOCAL), (LOCAL_CONTAINER,), by_row=False)
+    switch.run(pod(version=OLD_VERSION))
+    switch.settle()
+    switch.now += TIMING.gate_after_s
+    switch.settle()
+    (found,) = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert found.kind is ConditionKind.GATE_IGNORED
+    assert "container_startup" not in found.text
+    switch = Switch(containers=(pod(),), by_row=False)
+    switch.settle()
+    switch.script()
+    switch.now += TIMING.gate_after_s
+    assert switch.settle() == [f"admit {KUBE[:4]}"]
+    assert switch.row is not None
+    assert (switch.row.startup, switch.row.version) == (Startup.NONE, "")
+    assert (switch.record.unconfirmed, switch.record.version) == (False, "")
 
 
 # ---- single facts --------------------------------------------------------------------------------
@@ -567,19 +739,25 @@ def test_what_says_that_a_script_has_gone_on(
     waiting: tuple[str, ...],
     unconfirmed: bool,
 ) -> None:
-    seen = Observation(row=row, containers=containers, waiting=frozenset(waiting))
-    assert see_startup(record, seen).unconfirmed is unconfirmed
+    seen = Observation(by_row=True, row=row, containers=containers, waiting=frozenset(waiting))
+    assert see_startup(record, seen, 60.0, NOW).unconfirmed is unconfirmed
 
 
 def test_the_version_is_that_of_the_owner_as_far_as_docker_describes_it() -> None:
-    seen = Observation(row=None, containers=(replace(LOCAL_CONTAINER, version="", unread="500"),))
-    assert see_startup(up(version="1"), seen).version == "1"
+    seen = Observation(
+        by_row=True, row=None, containers=(replace(LOCAL_CONTAINER, version="", unread="500"),)
+    )
+    assert see_startup(up(version="1"), seen, 60.0, NOW).version == "1"
     assert (
-        see_startup(up(version="1"), Observation(row=None, containers=(LOCAL_CONTAINER,))).version
+        see_startup(
+            up(version="1"), Observation(by_row=True, row=None, containers=(LOCAL_CONTAINER,)), 60.0, NOW
+        ).version
         == OLD_VERSION
     )
     asked = replace(ADMITTED, gates=(OTHER, replace(WAITING, asks="7")))
-    assert see_startup(asked, Observation(row=None, containers=(pod(),))).version == "7"
+    assert (
+        see_startup(asked, Observation(by_row=True, row=None, containers=(pod(),)), 60.0, NOW).version == "7"
+    )
 
 
 @pytest.mark.parametrize(
@@ -592,12 +770,12 @@ def test_the_version_is_that_of_the_owner_as_far_as_docker_describes_it() -> Non
     ],
 )
 def test_what_the_row_says_to_the_admitted_one(record: Record, said: Startup) -> None:
-    assert shown(record, Observation(row=None, containers=(pod(),)))[0] is said
+    assert shown(record, Observation(by_row=True, row=None, containers=(pod(),)))[0] is said
 
 
 def test_one_that_gave_up_is_ended_once_and_only_alone() -> None:
     record = up(gates=(OTHER, replace(WAITING, given_up=True)))
-    seen = Observation(row=None, containers=(pod(),))
+    seen = Observation(by_row=True, row=None, containers=(pod(),))
     assert given_up(record, seen) == KUBE
     assert given_up(record, replace(seen, stopping=frozenset({KUBE}))) == ""
     assert given_up(record, replace(seen, containers=(pod(), SECOND))) == ""
@@ -605,21 +783,45 @@ def test_one_that_gave_up_is_ended_once_and_only_alone() -> None:
 
 
 def test_a_row_without_the_version_is_given_up_by_those_who_wait_alone() -> None:
-    lost = Observation(row=Row(), containers=(pod(),))
+    lost = Observation(by_row=True, row=Row(), containers=(pod(),))
     assert watch_row((WAITING,), up(), lost)[0].given_up
-    assert watch_row((WAITING,), ADMITTED, lost)[0].given_up
-    assert not watch_row((WAITING,), granted(), lost)[0].given_up, "its script has gone on"
+    assert not watch_row((WAITING,), ADMITTED, lost)[0].given_up, "it may serve"
+    assert not watch_row((replace(WAITING, given_up=True),), granted(), lost)[0].given_up
     assert not watch_row((WAITING,), up(), replace(lost, row=None))[0].given_up, "Redis does not answer"
     asks_here = watch_row((replace(WAITING, given_up=True),), up(), replace(lost, waiting=frozenset({KUBE})))
     assert asks_here == (replace(WAITING, asks=""),)
 
 
-def test_only_a_script_that_waits_is_stuck() -> None:
-    late = ADMITTED.granted_at + 60.0
-    assert stuck(ADMITTED, 60.0, late)
-    assert not stuck(ADMITTED, 60.0, late - 1.0)
-    assert not stuck(replace(ADMITTED, unconfirmed=False), 60.0, late)
-    assert not stuck(replace(ADMITTED, gates=(OTHER,)), 60.0, late)
+def test_only_a_script_that_is_late_is_stuck() -> None:
+    late = (replace(WAITING, late=True), OTHER)
+    assert stuck(replace(ADMITTED, gates=late))
+    assert not stuck(ADMITTED)
+    assert not stuck(replace(ADMITTED, gates=late, unconfirmed=False))
+    assert not stuck(replace(ADMITTED, gates=late, grant=KUBE2))
+
+
+@pytest.mark.parametrize(
+    ("row", "container", "since"),
+    [
+        (SAYS_GO, pod(), NOW),
+        (replace(SAYS_GO, startup=Startup.WAIT), pod(), None),
+        (None, pod(), None),
+        (SAYS_GO, replace(pod(), paused=True), None),
+    ],
+)
+def test_a_script_has_its_time_from_when_it_can_read_that_it_may_go_on(
+    row: Row | None, container: Container, since: float | None
+) -> None:
+    seen = Observation(by_row=True, row=row, containers=(container,))
+    told = see_startup(ADMITTED, seen, 60.0, NOW)
+    assert told_since(told) == since
+    if since is not None:
+        assert told_since(see_startup(told, seen, 60.0, NOW + 59.0)) == NOW
+        assert not stuck(see_startup(told, seen, 60.0, NOW + 59.0))
+        late = see_startup(told, seen, 60.0, NOW + 60.0)
+        assert stuck(late)
+        assert told_since(late) is None
+        assert see_startup(late, seen, 60.0, NOW + 60.0) == late
 
 
 def test_only_one_that_has_not_asked_over_the_socket_waits_at_the_row() -> None:
@@ -667,5 +869,5 @@ def test_who_asks_by_the_row(
     waiting: tuple[str, ...],
     asks: tuple[str, ...],
 ) -> None:
-    seen = Observation(row=row, containers=containers, waiting=frozenset(waiting))
+    seen = Observation(by_row=True, row=row, containers=containers, waiting=frozenset(waiting))
     assert tuple(c for c, _ in with_row_asks(record, seen).row_asks) == asks
