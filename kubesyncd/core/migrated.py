@@ -27,11 +27,25 @@ def owner_named(row: Row, observed: Observation, *, local_only: bool) -> Contain
     if row.system_state is not SystemState.UP:
         return None
     if row.current_owner is Owner.LOCAL:
-        running = (c for c in observed.containers if c.owner is Owner.LOCAL and c.running)
-        return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
+        return local_owner(observed)
     if row.current_owner is not Owner.KUBE or not row.docker_id or observed.local_running or local_only:
         return None
     return next((c for c in observed.containers if c.running and c.id.startswith(row.docker_id)), None)
+
+
+def local_owner(observed: Observation) -> Container | None:
+    """Return the running local container of a row whose owner is local: such a row may hold no ID.
+
+    None where Docker has started it by its restart policy, or where it is being ended.
+    """
+    running = (c for c in observed.containers if c.owner is Owner.LOCAL and c.running)
+    return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
+
+
+def local_mode(row: Row) -> Mode:
+    """Return the mode of a feature that another program runs locally."""
+    # A kube container may wait in the row's own protocol.
+    return Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE
 
 
 def taken_over(record: Record, row: Row, owner: Container, observed: Observation, now: float) -> Record:
@@ -47,9 +61,7 @@ def taken_over(record: Record, row: Row, owner: Container, observed: Observation
     )
     if owner.owner is Owner.KUBE:
         return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)
-    # A kube container may wait in the row's own protocol.
-    mode = Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE
-    return replace(record, mode=mode, local_id=owner.id)
+    return replace(record, mode=local_mode(row), local_id=owner.id)
 
 
 def stands(row: Row, observed: Observation, now: float, *, before: bool) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
-from kubesyncd.core.migrated import owner_named, stands, taken_over
+from kubesyncd.core.migrated import local_mode, local_owner, owner_named, stands, taken_over
 from kubesyncd.core.model import Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.revision import ends, of_boot
 
@@ -136,6 +136,7 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     owner = _owner(row, observed)
     if not mark.lost and not _is_newer(row, owner, record, observed, now):
         return replace(record, unverified=None)
+    another = not mark.lost and _by_another(row, record)
     if not mark.spoken:
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
@@ -143,11 +144,14 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
         # Where the row names the local container, the stop is over once that has ended.
         goes_on = owner is not None or row.current_owner is not Owner.LOCAL
         ending = state is SystemState.DOWN and ends(row.revision) and goes_on
-        record = replace(record, system_state=state, mode=row.transition_mode, ending=ending)
+        record = replace(record, system_state=state, mode=row.transition_mode, ending=ending, follows=another)
     # What an older copy says of containers is not known to be their last end.
     record = replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
         return _granted(record, owner.id, row, now)
+    if another and owner is not None and owner.owner is Owner.LOCAL:
+        # Its unit asked for it.
+        return replace(record, mode=local_mode(row), local_id=owner.id)
     if observed.local_running:
         return record
     local = observed.local
@@ -163,7 +167,9 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
 
 
 def _owner(row: Row, observed: Observation) -> Container | None:
-    """Return the running container that the row names."""
+    """Return the running container that the row names. With SONiC's names, a local one has no ID there."""
+    if row.current_owner is Owner.LOCAL and not row.docker_id:
+        return local_owner(observed)
     named = (c for c in observed.containers if row.docker_id and c.id.startswith(row.docker_id))
     return next((c for c in named if c.running), None)
 
@@ -172,14 +178,24 @@ def _is_newer(row: Row, owner: Container | None, record: Record, observed: Obser
     """Return whether the row tells of what the file does not know: the file is an older copy, or of other features.
 
     Each change is stored in the file before it is written to the row. A row without a number, as before an upgrade,
-    counts if it names an owner that the file does not know; so does one with the file's own number, which another
-    program has changed since (ctrmgrd, while this daemon was not there).
+    counts if it names an owner that the file does not know; so does one that another program has changed since. A
+    local container that its script has made again is the same owner.
     """
     if row.revision and row.revision != record.revision.number:
         return row.revision > record.revision.number
     if owner is None or owner.id in (record.grant, record.local_id) or record.grant in observed.kube_running:
         return False
+    if owner.owner is record.owner is Owner.LOCAL and row.system_state is record.system_state:
+        return False
     return row.update_ts >= max(record.owner_ts, observed.wall_s - now)
+
+
+def _by_another(row: Row, record: Record) -> bool:
+    """Return whether a newer row is another program's: ctrmgrd has run the feature while this daemon was not there.
+
+    It knows no number. A file without one is from before an upgrade: such a row may be this daemon's.
+    """
+    return record.revision.number != 0 and row.revision in (0, record.revision.number)
 
 
 def _resolved(record: Record, mark: Unverified, observed: Observation, timing: Timing, now: float) -> Record:

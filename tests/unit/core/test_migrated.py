@@ -36,6 +36,7 @@ from tests.unit.core.given import (
     OFF,
     ON,
     TIMING,
+    granted,
     kube,
     local,
     observed,
@@ -299,3 +300,48 @@ def test_a_row_that_ctrmgrd_has_changed_while_the_daemon_was_away_counts(
         replace(record, unverified=Unverified()), facts(replace(row, revision=8), *containers), FALLBACK
     )
     assert (after.grant, after.unverified) == (grant, None)
+
+
+WAITED = up(mode=Mode.READY, owner_ts=SINCE, revision=Revision(8, "up none kube_ready "))
+ADMITTED = granted(owner=Owner.KUBE, owner_ts=SINCE, revision=Revision(8, f"up kube kube_ready {KUBE[:12]}"))
+
+
+@pytest.mark.parametrize("before", [WAITED, ADMITTED, replace(WAITED, system_state=SystemState.DOWN)])
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("number", [0, 8])
+def test_a_local_container_that_ctrmgrd_has_started_meanwhile_is_kept(
+    before: Record, mode: Mode, number: int
+) -> None:
+    """Only Kubernetes may run the feature: what is new and not asked for would be ended."""
+    row = replace(BY_LOCAL, transition_mode=mode, revision=number)
+    look = facts(row, local())
+    after = seen(replace(before, unverified=Unverified()), look)
+    assert (after.system_state, after.grant, after.unverified) == (SystemState.UP, "", None)
+    assert (after.mode is Mode.PENDING, after.unasked, after.local_id) == (mode is Mode.PENDING, None, LOCAL)
+    assert after.follows, "its unit waits by ctrmgrd's program"
+    plan = decide(KUBE_CONFIG, after, told(after, look), TIMING, NOW, "snmp")
+    assert not isinstance(plan.action, EndContainer)
+    assert plan.state in (State.LOCAL, State.LOCAL_TO_KUBE)
+
+
+def test_one_that_no_row_tells_of_is_ended_though_it_started_while_the_daemon_was_away() -> None:
+    """SONiC's update-containers writes no row; nor does ctrmgrd's row of before the feature waited tell of it."""
+    for row in (replace(WAITS, revision=8), replace(BY_LOCAL, revision=8, update_ts=SINCE - 1)):
+        look = facts(row, local())
+        after = seen(replace(WAITED, unverified=Unverified()), look)
+        assert decide(KUBE_CONFIG, after, told(after, look), TIMING, NOW, "snmp").action == EndContainer(
+            LOCAL, Cause.STOP, TIMING.stop_grace_s
+        )
+
+
+def test_a_local_container_that_its_script_made_again_belongs_to_the_unit_as_before() -> None:
+    """Without the daemon the client uses docker where the ledger says local: the row stays this daemon's."""
+    before = up(
+        local_id="f00d" * 16, owner=Owner.LOCAL, owner_ts=SINCE, revision=Revision(8, "up local none ")
+    )
+    look = facts(replace(BY_LOCAL, revision=8), local())
+    after = seen(replace(before, unverified=Unverified()), look)
+    assert (after.local_id, after.follows, after.unasked) == (LOCAL, False, None)
+    assert decide(KUBE_CONFIG, after, told(after, look), TIMING, NOW, "snmp").action is None, (
+        "owner kube since"
+    )
