@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import Mode, Owner, Row, SystemState
+from kubesyncd.core.model import Mode, Owner, Row, Startup, SystemState
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container
@@ -28,8 +28,10 @@ def owner_named(row: Row, observed: Observation, *, local_only: bool) -> Contain
         return None
     if row.current_owner is Owner.LOCAL:
         return local_owner(observed)
-    if row.current_owner is not Owner.KUBE or not row.docker_id or observed.local_running or local_only:
+    if row.current_owner is not Owner.KUBE or observed.local_running or local_only:
         return None
+    if not row.docker_id:
+        return only_kube(row, observed)
     return next((c for c in observed.containers if c.running and c.id.startswith(row.docker_id)), None)
 
 
@@ -42,10 +44,21 @@ def local_owner(observed: Observation) -> Container | None:
     return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
 
 
-def local_mode(row: Row) -> Mode:
-    """Return the mode of a feature that another program runs locally."""
-    # A kube container may wait in the row's own protocol.
-    return Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE
+def only_kube(row: Row, observed: Observation) -> Container | None:
+    """Return the owner by a row that says kube without an ID: the only container of the feature that runs.
+
+    The start-up script in a kube container finds no ID of its own on cgroup v2. None where the row does not say that
+    this script has gone on, and where the container waits to be admitted.
+    """
+    said = row.current_owner is Owner.KUBE and row.transition_mode is Mode.READY
+    running = [c for c in observed.containers if c.running]
+    if not said or row.startup is not Startup.NONE or len(running) != 1:
+        return None
+    only = running[0]
+    waits = only.id in observed.waiting | observed.being_ended or any(
+        c == only.id for c, _ in observed.row_asks
+    )
+    return only if only.owner is Owner.KUBE and not waits else None
 
 
 def taken_over(record: Record, row: Row, owner: Container, observed: Observation, now: float) -> Record:
@@ -61,7 +74,9 @@ def taken_over(record: Record, row: Row, owner: Container, observed: Observation
     )
     if owner.owner is Owner.KUBE:
         return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)
-    return replace(record, mode=local_mode(row), local_id=owner.id)
+    # A kube container may wait in the row's own protocol.
+    mode = Mode.PENDING if row.transition_mode is Mode.PENDING else Mode.NONE
+    return replace(record, mode=mode, local_id=owner.id)
 
 
 def stands(row: Row, observed: Observation, now: float, *, before: bool) -> bool:

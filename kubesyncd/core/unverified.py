@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
-from kubesyncd.core.migrated import local_mode, local_owner, owner_named, stands, taken_over
+from kubesyncd.core.migrated import local_owner, only_kube, owner_named, stands, taken_over
 from kubesyncd.core.model import Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.revision import ends, of_boot
 
@@ -136,7 +136,8 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     owner = _owner(row, observed)
     if not mark.lost and not _is_newer(row, owner, record, observed, now):
         return replace(record, unverified=None)
-    another = not mark.lost and _by_another(row, record)
+    if not mark.lost and owner is not None and owner.owner is row.current_owner and _by_another(row, record):
+        return _back(_without_containers(record), mark, row, owner, observed, now)
     if not mark.spoken:
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
@@ -144,14 +145,10 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
         # Where the row names the local container, the stop is over once that has ended.
         goes_on = owner is not None or row.current_owner is not Owner.LOCAL
         ending = state is SystemState.DOWN and ends(row.revision) and goes_on
-        record = replace(record, system_state=state, mode=row.transition_mode, ending=ending, follows=another)
-    # What an older copy says of containers is not known to be their last end.
-    record = replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
+        record = replace(record, system_state=state, mode=row.transition_mode, ending=ending)
+    record = _without_containers(record)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
         return _granted(record, owner.id, row, now)
-    if another and owner is not None and owner.owner is Owner.LOCAL:
-        # Its unit asked for it.
-        return replace(record, mode=local_mode(row), local_id=owner.id)
     if observed.local_running:
         return record
     local = observed.local
@@ -166,10 +163,28 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     return replace(record, unverified=replace(mark, since=now, containers=observed.kube_running))
 
 
+def _without_containers(record: Record) -> Record:
+    """Return the record without its containers: what an older copy says is not known to be their last end."""
+    return replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
+
+
+def _back(
+    record: Record, mark: Unverified, row: Row, owner: Container, observed: Observation, now: float
+) -> Record:
+    """Take over what another program has run since this record, unless a verb has said otherwise."""
+    state, follows = record.system_state, record.follows
+    taken = replace(taken_over(record, row, owner, observed, now), ending=False)
+    if mark.spoken:
+        return replace(taken, system_state=state, ending=record.ending, follows=follows)
+    return taken if row.system_state is SystemState.UP else replace(taken, system_state=row.system_state)
+
+
 def _owner(row: Row, observed: Observation) -> Container | None:
-    """Return the running container that the row names. With SONiC's names, a local one has no ID there."""
+    """Return the running container that the row names; it may do so without an ID."""
     if row.current_owner is Owner.LOCAL and not row.docker_id:
         return local_owner(observed)
+    if not row.docker_id:
+        return only_kube(row, observed)
     named = (c for c in observed.containers if row.docker_id and c.id.startswith(row.docker_id))
     return next((c for c in named if c.running), None)
 
