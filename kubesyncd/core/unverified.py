@@ -72,8 +72,11 @@ def spoken(mark: Unverified | None) -> Unverified | None:
     return mark if mark is None or mark.since is not None else replace(mark, spoken=True)
 
 
-def compared(record: Record) -> bool:
-    """Return whether the record needs no comparison, or has been compared with STATE_DB's row at least once."""
+def row_seen(record: Record) -> bool:
+    """Return whether STATE_DB's row has been read for the record at least once, or need not be.
+
+    `unmanaged` outlives that, where the row has told nothing; `first` does not.
+    """
     mark = record.unverified
     return mark is None or mark.since is not None or (mark.unmanaged and not mark.first)
 
