@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.model import Mode, Owner, Row, Startup, SystemState
 
 if TYPE_CHECKING:
@@ -63,14 +64,15 @@ def only_kube(row: Row, observed: Observation) -> Container | None:
 
 def taken_over(record: Record, row: Row, owner: Container, observed: Observation, now: float) -> Record:
     """Return the record of the feature that `owner` runs. Of the row, nothing changes."""
+    # It has passed another program's gate, by this version.
+    passed = (GateWatch(owner.id, now, asked=True, asks=row.version),) if owner.owner is Owner.KUBE else ()
     record = replace(
         record,
         system_state=SystemState.UP,
         owner=owner.owner,
         owner_ts=row.update_ts or observed.wall_s,
         follows=True,
-        # It has passed another program's gate.
-        gates=tuple(watch for watch in record.gates if watch.container_id != owner.id),
+        gates=(*(watch for watch in record.gates if watch.container_id != owner.id), *passed),
     )
     if owner.owner is Owner.KUBE:
         return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)

@@ -242,6 +242,20 @@ def test_what_has_passed_another_program_s_gate_does_not_ignore_this_one() -> No
     assert [watch.asked for watch in owned.gates] == [True]
 
 
+@pytest.mark.parametrize("row", [BY_KUBE, NO_ID])
+@pytest.mark.parametrize("of_image", ["", "20240510.1"])
+def test_the_version_that_the_row_shows_stays(row: Row, of_image: str) -> None:
+    """An image may not tell its version; its start-up script has told the row."""
+    row = replace(row, version="20240510.1")
+    look = facts(row, STOPPED, kube(version=of_image))
+    taken = seen(NEW, look)
+    assert (project(taken, look).version, taken.unconfirmed) == ("20240510.1", False)
+    again = accept(Start(), KUBE_CONFIG, taken, told(taken, look))
+    assert isinstance(again, Record)
+    after = seen(again, told(again, look), now=NOW + 1.0)
+    assert (project(after, look).version, after.unconfirmed) == ("20240510.1", False)
+
+
 def test_a_verb_counts_over_the_row() -> None:
     look = facts(BY_KUBE, local(), kube())
     for verb, state in ((Stop(), SystemState.DOWN), (Start(), SystemState.UP)):
