@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import Mode, Owner, Row, SystemState
+from kubesyncd.core.gate import GateWatch
+from kubesyncd.core.model import Mode, Owner, Row, Startup, SystemState
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container
@@ -27,23 +28,51 @@ def owner_named(row: Row, observed: Observation, *, local_only: bool) -> Contain
     if row.system_state is not SystemState.UP:
         return None
     if row.current_owner is Owner.LOCAL:
-        running = (c for c in observed.containers if c.owner is Owner.LOCAL and c.running)
-        return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
-    if row.current_owner is not Owner.KUBE or not row.docker_id or observed.local_running or local_only:
+        return local_owner(observed)
+    if row.current_owner is not Owner.KUBE or observed.local_running or local_only:
         return None
+    if not row.docker_id:
+        return only_kube(row, observed)
     return next((c for c in observed.containers if c.running and c.id.startswith(row.docker_id)), None)
+
+
+def local_owner(observed: Observation) -> Container | None:
+    """Return the running local container of a row whose owner is local: such a row may hold no ID.
+
+    None where Docker has started it by its restart policy, or where it is being ended.
+    """
+    running = (c for c in observed.containers if c.owner is Owner.LOCAL and c.running)
+    return next((c for c in running if not c.by_policy and c.id not in observed.being_ended), None)
+
+
+def only_kube(row: Row, observed: Observation) -> Container | None:
+    """Return the owner by a row that says kube without an ID: the only container of the feature that runs.
+
+    The start-up script in a kube container finds no ID of its own on cgroup v2. None where the row does not say that
+    this script has gone on, and where the container waits to be admitted.
+    """
+    said = row.current_owner is Owner.KUBE and row.transition_mode is Mode.READY
+    running = [c for c in observed.containers if c.running]
+    if not said or row.startup is not Startup.NONE or len(running) != 1:
+        return None
+    only = running[0]
+    waits = only.id in observed.waiting | observed.being_ended or any(
+        c == only.id for c, _ in observed.row_asks
+    )
+    return only if only.owner is Owner.KUBE and not waits else None
 
 
 def taken_over(record: Record, row: Row, owner: Container, observed: Observation, now: float) -> Record:
     """Return the record of the feature that `owner` runs. Of the row, nothing changes."""
+    # It has passed another program's gate, by this version.
+    passed = (GateWatch(owner.id, now, asked=True, asks=row.version),) if owner.owner is Owner.KUBE else ()
     record = replace(
         record,
         system_state=SystemState.UP,
         owner=owner.owner,
         owner_ts=row.update_ts or observed.wall_s,
         follows=True,
-        # It has passed another program's gate.
-        gates=tuple(watch for watch in record.gates if watch.container_id != owner.id),
+        gates=(*(watch for watch in record.gates if watch.container_id != owner.id), *passed),
     )
     if owner.owner is Owner.KUBE:
         return replace(record, mode=Mode.READY, grant=owner.id, granted_at=now)

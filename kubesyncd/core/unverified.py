@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.asked_start import asked_start
-from kubesyncd.core.migrated import owner_named, stands, taken_over
+from kubesyncd.core.migrated import local_owner, only_kube, owner_named, stands, taken_over
 from kubesyncd.core.model import Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.revision import ends, of_boot
 
@@ -72,8 +72,11 @@ def spoken(mark: Unverified | None) -> Unverified | None:
     return mark if mark is None or mark.since is not None else replace(mark, spoken=True)
 
 
-def compared(record: Record) -> bool:
-    """Return whether the record needs no comparison, or has been compared with STATE_DB's row at least once."""
+def row_seen(record: Record) -> bool:
+    """Return whether STATE_DB's row has been read for the record at least once, or need not be.
+
+    `unmanaged` outlives that, where the row has told nothing; `first` does not.
+    """
     mark = record.unverified
     return mark is None or mark.since is not None or (mark.unmanaged and not mark.first)
 
@@ -136,6 +139,8 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     owner = _owner(row, observed)
     if not mark.lost and not _is_newer(row, owner, record, observed, now):
         return replace(record, unverified=None)
+    if not mark.lost and owner is not None and owner.owner is row.current_owner and _by_another(row, record):
+        return _back(_without_containers(record), mark, row, owner, observed, now)
     if not mark.spoken:
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
@@ -144,8 +149,7 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
         goes_on = owner is not None or row.current_owner is not Owner.LOCAL
         ending = state is SystemState.DOWN and ends(row.revision) and goes_on
         record = replace(record, system_state=state, mode=row.transition_mode, ending=ending)
-    # What an older copy says of containers is not known to be their last end.
-    record = replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
+    record = _without_containers(record)
     if owner is not None and owner.owner is Owner.KUBE and row.current_owner is Owner.KUBE:
         return _granted(record, owner.id, row, now)
     if observed.local_running:
@@ -162,8 +166,28 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     return replace(record, unverified=replace(mark, since=now, containers=observed.kube_running))
 
 
+def _without_containers(record: Record) -> Record:
+    """Return the record without its containers: what an older copy says is not known to be their last end."""
+    return replace(record, unverified=None, grant="", granted_at=0.0, proven=False, local_id="", exit=None)
+
+
+def _back(
+    record: Record, mark: Unverified, row: Row, owner: Container, observed: Observation, now: float
+) -> Record:
+    """Take over what another program has run since this record, unless a verb has said otherwise."""
+    state, follows = record.system_state, record.follows
+    taken = replace(taken_over(record, row, owner, observed, now), ending=False)
+    if mark.spoken:
+        return replace(taken, system_state=state, ending=record.ending, follows=follows)
+    return taken if row.system_state is SystemState.UP else replace(taken, system_state=row.system_state)
+
+
 def _owner(row: Row, observed: Observation) -> Container | None:
-    """Return the running container that the row names."""
+    """Return the running container that the row names; it may do so without an ID."""
+    if row.current_owner is Owner.LOCAL and not row.docker_id:
+        return local_owner(observed)
+    if not row.docker_id:
+        return only_kube(row, observed)
     named = (c for c in observed.containers if row.docker_id and c.id.startswith(row.docker_id))
     return next((c for c in named if c.running), None)
 
@@ -172,14 +196,24 @@ def _is_newer(row: Row, owner: Container | None, record: Record, observed: Obser
     """Return whether the row tells of what the file does not know: the file is an older copy, or of other features.
 
     Each change is stored in the file before it is written to the row. A row without a number, as before an upgrade,
-    counts if it names an owner that the file does not know; so does one with the file's own number, which another
-    program has changed since (ctrmgrd, while this daemon was not there).
+    counts if it names an owner that the file does not know; so does one that another program has changed since. A
+    local container that its script has made again is the same owner.
     """
     if row.revision and row.revision != record.revision.number:
         return row.revision > record.revision.number
     if owner is None or owner.id in (record.grant, record.local_id) or record.grant in observed.kube_running:
         return False
+    if owner.owner is record.owner is Owner.LOCAL and row.system_state is record.system_state:
+        return False
     return row.update_ts >= max(record.owner_ts, observed.wall_s - now)
+
+
+def _by_another(row: Row, record: Record) -> bool:
+    """Return whether a newer row is another program's: ctrmgrd has run the feature while this daemon was not there.
+
+    It knows no number. A file without one is from before an upgrade: such a row may be this daemon's.
+    """
+    return record.revision.number != 0 and row.revision in (0, record.revision.number)
 
 
 def _resolved(record: Record, mark: Unverified, observed: Observation, timing: Timing, now: float) -> Record:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kubesyncd.core.kube_names import KubeClaim
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
-from kubesyncd.core.unverified import Unverified, compared, shows_loss
+from kubesyncd.core.unverified import Unverified, row_seen, shows_loss
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Memory:
         self.history = deque(ledger.histories.get(name, ()), maxlen=HISTORY_MAX)
         self.record = ledger.records.get(name) or around.first_record(name)
         # A record that was never compared with Redis may have been stored with the default configuration.
-        self.config_read = name in around.always_local or (name in ledger.configs and compared(self.record))
+        self.config_read = name in around.always_local or (name in ledger.configs and row_seen(self.record))
         if self.record.unverified is None:
             # What the file says is compared once with STATE_DB's row and with what runs.
             unknown = name not in ledger.records

@@ -10,16 +10,16 @@ import pytest
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import EndContainer, RestartUnit, WriteRow
 from kubesyncd.core.failed_action import ActionKind, FailedAction
-from kubesyncd.core.model import Container, FeatureConfig, Mode, Owner, Row, SystemState
+from kubesyncd.core.model import Container, FeatureConfig, Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Record, project, row_told, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
 from kubesyncd.core.unverified import (
     Unverified,
-    compared,
     keeps_row,
     may_be_admitted,
+    row_seen,
     shows_loss,
     undecided,
     verified,
@@ -36,6 +36,7 @@ from tests.unit.core.given import (
     OFF,
     ON,
     TIMING,
+    granted,
     kube,
     local,
     observed,
@@ -45,6 +46,7 @@ from tests.unit.core.given import (
 if TYPE_CHECKING:
     from kubesyncd.core.observation import Observation
 
+OTHER = "0dd0" * 16
 NEW = Record(unverified=Unverified(lost=True, first=True, unmanaged=True))
 LATER = Record(unverified=Unverified(unmanaged=True))
 STOPPED = local(running=False)
@@ -52,10 +54,14 @@ WALL_S = 1_790_000_000
 SINCE = WALL_S - 3600
 # What ctrmgrd's scripts leave in STATE_DB.
 BY_KUBE = Row(SystemState.UP, Owner.KUBE, Mode.READY, KUBE[:12], SINCE)
+NO_ID = replace(BY_KUBE, docker_id="")
 BY_LOCAL = Row(SystemState.UP, Owner.LOCAL, Mode.NONE, "", SINCE)
 WAITS = Row(SystemState.UP, Owner.NONE, Mode.READY, "", SINCE)
 IN_WAIT = Row(SystemState.UP, Owner.NONE, Mode.PENDING, "", SINCE)
 STOPPED_ROW = Row(SystemState.DOWN, Owner.NONE, Mode.READY, "", SINCE)
+
+WAITED = up(mode=Mode.READY, owner_ts=SINCE, revision=Revision(8, "up none kube_ready "))
+ADMITTED = granted(owner=Owner.KUBE, owner_ts=SINCE, revision=Revision(8, f"up kube kube_ready {KUBE[:12]}"))
 
 
 def facts(row: Row | None, *containers: Container, **more: object) -> Observation:
@@ -81,6 +87,21 @@ def test_a_running_kube_container_that_the_row_names_is_the_owner(
     assert decide(config, after, look, TIMING, NOW, "snmp").action == WriteRow(wanted), "the number is added"
     told = replace(look, row=wanted)
     assert decide(config, after, told, TIMING, NOW, "snmp").action is None
+
+
+@pytest.mark.parametrize("record", [NEW, LATER, replace(WAITED, unverified=Unverified())])
+def test_on_cgroup_v2_the_only_running_kube_container_is_the_owner(record: Record) -> None:
+    """SONiC's script finds its own ID in /proc/self/cgroup, which has none there: the row is up, kube, and no ID."""
+    row = replace(NO_ID, revision=record.revision.number)
+    look = facts(row, STOPPED, kube(KUBE2, running=False), kube())
+    after = seen(record, look)
+    assert (after.system_state, after.mode, after.grant) == (SystemState.UP, Mode.READY, KUBE)
+    assert (after.follows, after.unverified) == (True, None)
+    wanted = project(after, look)
+    assert replace(wanted, docker_id="", revision=0) == NO_ID
+    assert decide(KUBE_CONFIG, after, look, TIMING, NOW, "snmp").action == WriteRow(wanted), "the ID is added"
+    ending = seen(record, replace(look, stopping=frozenset({KUBE})))
+    assert ending.grant == ""
 
 
 def test_a_running_local_container_that_the_row_names_is_the_owner() -> None:
@@ -114,7 +135,14 @@ LEFT = [
     (BY_KUBE, (STOPPED, kube(running=False))),
     (BY_KUBE, (STOPPED,)),
     (BY_KUBE, (STOPPED, kube(KUBE2))),
-    (replace(BY_KUBE, docker_id=""), (STOPPED, kube())),
+    # Without an ID, which one it names is not certain: it waits, there are two, or a local one runs.
+    (NO_ID, (STOPPED, kube())),
+    (NO_ID, (STOPPED, kube(OTHER), kube(KUBE2))),
+    (NO_ID, (STOPPED, kube(OTHER, running=False))),
+    (NO_ID, (local(), kube(OTHER))),
+    (replace(NO_ID, transition_mode=Mode.PENDING, startup=Startup.WAIT), (STOPPED, kube(OTHER))),
+    (replace(NO_ID, startup=Startup.GO), (STOPPED, kube(OTHER))),
+    (replace(NO_ID, transition_mode=Mode.NONE), (STOPPED, kube(OTHER))),
     (replace(BY_KUBE, docker_id=local().id[:12]), (kube(),)),
     # A local one runs beside it: which of them is past its gate is not known.
     (BY_KUBE, (local(), kube())),
@@ -147,7 +175,7 @@ def test_a_row_that_docker_does_not_confirm_opens_nothing_and_is_left_alone(
         assert (plan.state, plan.action) == (State.UNKNOWN, None)
         assert plan.why.endswith("STATE_DB's row is another program's, and unchanged")
         assert seen(after, look, config) == after
-        assert (undecided(after), may_be_admitted(after, look), compared(after)) == (None, False, True)
+        assert (undecided(after), may_be_admitted(after, look), row_seen(after)) == (None, False, True)
 
 
 def test_a_local_container_that_is_being_ended_is_not_taken_over() -> None:
@@ -212,6 +240,20 @@ def test_what_has_passed_another_program_s_gate_does_not_ignore_this_one() -> No
     assert [watch.asked for watch in waits.gates] == [False]
     owned = seen(waits, facts(BY_KUBE, STOPPED, kube()), now=NOW + 100.0)
     assert [watch.asked for watch in owned.gates] == [True]
+
+
+@pytest.mark.parametrize("row", [BY_KUBE, NO_ID])
+@pytest.mark.parametrize("of_image", ["", "20240510.1"])
+def test_the_version_that_the_row_shows_stays(row: Row, of_image: str) -> None:
+    """An image may not tell its version; its start-up script has told the row."""
+    row = replace(row, version="20240510.1")
+    look = facts(row, STOPPED, kube(version=of_image))
+    taken = seen(NEW, look)
+    assert (project(taken, look).version, taken.unconfirmed) == ("20240510.1", False)
+    again = accept(Start(), KUBE_CONFIG, taken, told(taken, look))
+    assert isinstance(again, Record)
+    after = seen(again, told(again, look), now=NOW + 1.0)
+    assert (project(after, look).version, after.unconfirmed) == ("20240510.1", False)
 
 
 def test_a_verb_counts_over_the_row() -> None:
@@ -299,3 +341,65 @@ def test_a_row_that_ctrmgrd_has_changed_while_the_daemon_was_away_counts(
         replace(record, unverified=Unverified()), facts(replace(row, revision=8), *containers), FALLBACK
     )
     assert (after.grant, after.unverified) == (grant, None)
+
+
+@pytest.mark.parametrize("before", [WAITED, ADMITTED, replace(WAITED, system_state=SystemState.DOWN)])
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("number", [0, 8])
+def test_a_local_container_that_ctrmgrd_has_started_meanwhile_is_kept(
+    before: Record, mode: Mode, number: int
+) -> None:
+    """Only Kubernetes may run the feature: what is new and not asked for would be ended."""
+    row = replace(BY_LOCAL, transition_mode=mode, revision=number)
+    look = facts(row, local())
+    after = seen(replace(before, unverified=Unverified()), look)
+    assert (after.system_state, after.grant, after.unverified) == (SystemState.UP, "", None)
+    assert (after.mode is Mode.PENDING, after.unasked, after.local_id) == (mode is Mode.PENDING, None, LOCAL)
+    assert after.follows, "its unit waits by ctrmgrd's program"
+    plan = decide(KUBE_CONFIG, after, told(after, look), TIMING, NOW, "snmp")
+    assert not isinstance(plan.action, EndContainer)
+    assert plan.state in (State.LOCAL, State.LOCAL_TO_KUBE)
+
+
+@pytest.mark.parametrize("verb", [Start(), Stop()])
+def test_what_a_verb_has_said_before_the_row_was_read_stands(verb: Start | Stop) -> None:
+    row = replace(BY_LOCAL, revision=8, transition_mode=Mode.READY)
+    spoken = accept(verb, KUBE_CONFIG, replace(WAITED, unverified=Unverified()), facts(row, local()))
+    assert isinstance(spoken, Record)
+    after = seen(spoken, facts(row, local()))
+    assert (after.system_state, after.ending, after.follows, after.unasked) == (
+        spoken.system_state,
+        spoken.ending,
+        False,
+        None,
+    )
+    assert (after.local_id, after.mode) == (LOCAL, Mode.NONE)
+
+
+def test_a_stop_of_ctrmgrd_that_is_under_way_goes_on() -> None:
+    row = replace(BY_LOCAL, revision=8, system_state=SystemState.DOWN)
+    after = seen(replace(WAITED, unverified=Unverified()), facts(row, local()))
+    assert (after.system_state, after.ending, after.local_id) == (SystemState.DOWN, False, LOCAL)
+
+
+def test_one_that_no_row_tells_of_is_ended_though_it_started_while_the_daemon_was_away() -> None:
+    """SONiC's update-containers writes no row; nor does ctrmgrd's row of before the feature waited tell of it."""
+    for row in (replace(WAITS, revision=8), replace(BY_LOCAL, revision=8, update_ts=SINCE - 1)):
+        look = facts(row, local())
+        after = seen(replace(WAITED, unverified=Unverified()), look)
+        assert decide(KUBE_CONFIG, after, told(after, look), TIMING, NOW, "snmp").action == EndContainer(
+            LOCAL, Cause.STOP, TIMING.stop_grace_s
+        )
+
+
+def test_a_local_container_that_its_script_made_again_belongs_to_the_unit_as_before() -> None:
+    """Without the daemon the client uses docker where the ledger says local: the row stays this daemon's."""
+    before = up(
+        local_id="f00d" * 16, owner=Owner.LOCAL, owner_ts=SINCE, revision=Revision(8, "up local none ")
+    )
+    look = facts(replace(BY_LOCAL, revision=8), local())
+    after = seen(replace(before, unverified=Unverified()), look)
+    assert (after.local_id, after.follows, after.unasked) == (LOCAL, False, None)
+    assert decide(KUBE_CONFIG, after, told(after, look), TIMING, NOW, "snmp").action is None, (
+        "owner kube since"
+    )
