@@ -58,7 +58,7 @@ esac
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def master(installed: InstalledSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
     with Master(installed, tmp_path_factory.mktemp("master")) as master:
         yield master
