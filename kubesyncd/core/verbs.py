@@ -7,7 +7,6 @@ Knows no clock, no client, no coroutine. A verb only changes the desired state (
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
 from kubesyncd.core import protocol
@@ -141,29 +140,21 @@ def running_units(feature: str, record: Record) -> tuple[str, ...]:
 
 
 def left_by_unit(
-    record: Record, end: UnitEnd, observed: Observation | None, now: float, *, hold: bool
+    record: Record, end: UnitEnd, observed: Observation | None = None, *, ended: str = "", hold: bool
 ) -> Record:
     """Return the record after systemd was found to run the feature's unit no more: the same as after a stop.
 
     A script that calls no `stop` leaves the feature up: Kubernetes would go on to run it. Without an effect where the
     feature is down already, by the verb that ended it, and where it was started since. What the unit has left is
     ended, but not a local container that someone may have started while the unit was down and no daemon ran.
-    `observed` None: only for an end that was heard. `hold`: a reboot is being prepared, and labels are left unchanged.
+    `observed` None: only for an end that was heard. `ended`: when the unit has ended, to the second, as Docker writes
+    times; empty: not known. `hold`: a reboot is being prepared, and labels are left unchanged.
     """
     if record.system_state is not SystemState.UP or not concerns(end, record.started_by):
         return record
-    by_hand = not end.heard and observed is not None and _started_since(end, observed, now)
+    local = None if end.heard or observed is None or not observed.local_running else observed.local
+    by_hand = local is not None and (not ended or local.started >= ended)
     return replace(_down(record, StopStyle(kubelet_check=not hold)), exit=None, ending=not by_hand)
-
-
-def _started_since(end: UnitEnd, observed: Observation, now: float) -> bool:
-    """Return whether the local container runs, and may have been started after the unit had ended."""
-    if observed.local is None or not observed.local_running:
-        return False
-    if end.ended_at is None:
-        return True
-    ended = datetime.fromtimestamp(observed.wall_s - (now - end.ended_at), UTC)
-    return observed.local.started >= ended.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _down(record: Record, style: StopStyle) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -111,7 +112,9 @@ class Memory:
 
     def leave(self, end: UnitEnd, observed: Observation | None, now: float) -> bool:
         """Record that the feature's unit has ended, not yet on disk; return whether that changes anything."""
-        noted = left_by_unit(self.record, end, observed, now, hold=self._around.labels.hold)
+        wall_s = None if end.ended_at is None else self._around.runtime.wall() - (now - end.ended_at)
+        ended = "" if wall_s is None else time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall_s))
+        noted = left_by_unit(self.record, end, observed, ended=ended, hold=self._around.labels.hold)
         if noted is self.record:
             return False
         self._log.info(

@@ -919,7 +919,7 @@ def unit_moves(w: World) -> Iterator[tuple[str, World]]:
     yield "container kill --no-kubelet-check", verb(w, verbs.Kill(kubelet_check=False))
     if w.record.system_state is SystemState.UP:
         end = UnitEnd("snmp.service", NOW)
-        left = verbs.left_by_unit(w.record, end, None, NOW, hold=w.hold)
+        left = verbs.left_by_unit(w.record, end, hold=w.hold)
         yield "the unit ends, and its script calls no stop", replace(w, record=left)
 
 

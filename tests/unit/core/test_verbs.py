@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -45,7 +44,6 @@ from tests.unit.core.given import (
 )
 
 if TYPE_CHECKING:
-    from kubesyncd.core.model import Container
     from kubesyncd.core.observation import Observation
 
 STOPPED = local(running=False)
@@ -271,8 +269,8 @@ def end(at: float = NOW + 1, ended_at: float | None = None, *, heard: bool = Tru
     return UnitEnd("snmp.service", at, ended_at, heard=heard)
 
 
-def left(record: Record, why: UnitEnd, look: Observation | None = None) -> Record:
-    return left_by_unit(record, why, look, NOW, hold=False)
+def left(record: Record, why: UnitEnd, look: Observation | None = None, ended: str = "") -> Record:
+    return left_by_unit(record, why, look, ended=ended, hold=False)
 
 
 def test_the_end_of_the_unit_is_as_a_stop() -> None:
@@ -285,7 +283,7 @@ def test_the_end_of_the_unit_is_as_a_stop() -> None:
 
 
 def test_the_end_of_the_unit_while_a_reboot_is_prepared_leaves_labels_alone() -> None:
-    assert left_by_unit(up(), end(), None, NOW, hold=True).style == StopStyle(kubelet_check=False)
+    assert left_by_unit(up(), end(), hold=True).style == StopStyle(kubelet_check=False)
 
 
 @pytest.mark.parametrize(
@@ -328,26 +326,21 @@ def test_a_unit_has_ended_the_feature_only_since_its_last_start(
 
 
 @pytest.mark.parametrize(
-    ("container", "why", "ends"),
+    ("began", "ended", "heard", "ends"),
     [
-        # The unit ended 100 s ago, and someone has started the container 50 s ago.
-        (
-            replace(local(), started="2026-01-01T00:00:50.123456789Z"),
-            end(ended_at=NOW - 100, heard=False),
-            False,
-        ),
-        (replace(local(), started="2025-12-31T23:59:50Z"), end(ended_at=NOW - 100, heard=False), True),
-        (replace(local(), started="2025-12-31T23:59:50Z"), end(ended_at=None, heard=False), False),
-        (replace(local(), started="2026-01-01T00:00:50Z"), end(ended_at=NOW - 100), True),
-        (local(running=False), end(ended_at=None, heard=False), True),
+        ("2026-01-01T00:00:50.123456789Z", "2026-01-01T00:00:50", False, False),
+        ("2026-01-01T00:00:49.9Z", "2026-01-01T00:00:50", False, True),
+        ("2026-01-01T00:00:49.9Z", "", False, False),
+        ("2026-01-01T00:00:50Z", "2026-01-01T00:00:40", True, True),
     ],
 )
 def test_a_container_started_by_hand_after_the_unit_had_ended_is_not_ended(
-    container: Container, why: UnitEnd, ends: bool
+    began: str, ended: str, heard: bool, ends: bool
 ) -> None:
-    look = told(container, wall_s=calendar.timegm((2026, 1, 1, 0, 1, 40)))
-    gone = left(started(NOW - 500), why, look)
+    look = told(replace(local(), started=began))
+    gone = left(started(NOW - 500), end(heard=heard), look, ended)
     assert (gone.system_state, gone.ending) == (SystemState.DOWN, ends)
+    assert left(started(NOW - 500), end(heard=heard), told(STOPPED), ended).ending
 
 
 def test_the_units_of_a_feature() -> None:

@@ -383,6 +383,25 @@ def test_an_end_that_the_audit_finds_leaves_what_someone_may_have_started_since(
     loop.run(story())
 
 
+def test_an_end_that_the_audit_finds_ends_what_the_unit_has_left() -> None:
+    world = World(containers=(local(),), config=FeatureConfig())
+
+    async def story() -> None:
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        assert (await reconciler.carry_out(Start("snmp.service"))).code == 0
+        now = asyncio.get_running_loop().time() + 1.0
+        await asyncio.sleep(2.0)
+        # Docker has started it long before.
+        world.containers = (replace(local(), started="1960-01-01T00:00:00Z"),)
+        await reconciler.unit_ended(UnitEnd("snmp.service", now, now, heard=False))
+        await asyncio.sleep(60.0)
+        assert world.stops == 1
+        running.cancel()
+
+    loop.run(story())
+
+
 def test_a_feature_that_no_unit_is_known_of_has_those_of_its_name() -> None:
     async def story() -> None:
         reconciler = reconciler_in(World(containers=(local(),)))
