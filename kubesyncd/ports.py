@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from kubesyncd.core.certificate_life import CertificateLife
-    from kubesyncd.core.feature_unit import UnitPhase
+    from kubesyncd.core.feature_unit import UnitLook
     from kubesyncd.core.image_model import Stock
     from kubesyncd.core.model import (
         Container,
@@ -297,7 +297,7 @@ class Units(Protocol):
     async def unit_exists(self, feature: str) -> bool:
         """Return whether systemd has a unit of the feature that can run; a masked one cannot. Raises Unavailable."""
 
-    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+    async def phases(self, units: Sequence[str]) -> tuple[UnitLook, ...]:
         """Return what systemd does with each of these units. Raises Unavailable."""
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.feature_unit import UnitPhase
+from kubesyncd.core.feature_unit import UnitLook, UnitPhase
 from kubesyncd.core.model import valid_feature_name
 from kubesyncd.core.text import number_in
 from kubesyncd.ports import Refused, Unavailable
@@ -34,6 +34,9 @@ _INACTIVE = (3, 4)  # systemctl(1): the unit is not active, the unit does not ex
 # A unit that waits for its restart starts its containers by itself: it counts as running.
 _RUNNING_WORDS = frozenset({"active", "activating", "reloading", "refreshing"})
 _ENDED_WORDS = frozenset({"inactive", "failed"})
+_LOOK = "LoadState,ActiveState,Job,InactiveEnterTimestampMonotonic,DropInPaths"
+# kubesyncd-features writes it for each unit that runs a feature.
+_DROP_IN = "/20-kubesyncd.conf"
 # How many units one call describes.
 _UNITS_MAX = 64
 # A unit that systemd has restarted, and that has not run for this long since, may fail again.
@@ -96,18 +99,20 @@ class SystemdUnits:
         said = await self._loaded(feature, "FragmentPath")
         return bool(said) and not await asyncio.to_thread(_written_by_us, Path(said.get("FragmentPath", "")))
 
-    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+    async def phases(self, units: Sequence[str]) -> tuple[UnitLook, ...]:
         """See ports.Units. Raises Unavailable."""
-        found: list[UnitPhase] = []
+        found: list[UnitLook] = []
         for begin in range(0, len(units), _UNITS_MAX):
             some = units[begin : begin + _UNITS_MAX]
-            command = (*self._systemctl, "show", "--property=ActiveState,Job", *some)
+            command = (*self._systemctl, "show", f"--property={_LOOK}", *some)
             ended = await run(command, self._look_s, SERVICE)
             told = [_read_properties(each) for each in ended.out.strip().split("\n\n")]
             if ended.code != 0 or len(told) != len(some) or not all(said.get("ActiveState") for said in told):
                 text = ended.reason or f"exit code {ended.code}, {len(told)} of {len(some)} units described"
                 raise Unavailable(SERVICE, f"show {some[0]}: {text}")
-            found += map(_phase, told)
+            # systemd counts without the time that the switch was suspended.
+            since = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+            found += [_look(said, since) for said in told]
         return tuple(found)
 
     async def _loaded(self, feature: str, *names: str) -> dict[str, str]:
@@ -200,11 +205,20 @@ def _has_job(said: Mapping[str, str]) -> bool:
     return said.get("Job", "") not in ("", "0")
 
 
-def _phase(said: Mapping[str, str]) -> UnitPhase:
-    """Return what systemd does with a unit, by its properties. One that waits for its restart is activating."""
+def _look(said: Mapping[str, str], offset: float) -> UnitLook:
+    """Return what systemd does with a unit, by its properties. One that waits for its restart is activating.
+
+    `offset`: from CLOCK_MONOTONIC to BOOTTIME seconds.
+    """
+    ours = any(path.endswith(_DROP_IN) for path in said.get("DropInPaths", "").split())
+    if said.get("LoadState") not in ("loaded", "masked") or not ours:
+        return UnitLook(UnitPhase.UNTOLD)
     if said["ActiveState"] in _ENDED_WORDS:
-        return UnitPhase.RUNS if _has_job(said) else UnitPhase.ENDED
-    return UnitPhase.ENDING if said["ActiveState"] == "deactivating" else UnitPhase.RUNS
+        if _has_job(said):
+            return UnitLook(UnitPhase.RUNS)
+        at = number_in(said.get("InactiveEnterTimestampMonotonic", ""))
+        return UnitLook(UnitPhase.ENDED, at / 1e6 + offset if at else None)
+    return UnitLook(UnitPhase.ENDING if said["ActiveState"] == "deactivating" else UnitPhase.RUNS)
 
 
 def _trouble(unit: str, said: Mapping[str, str], now: float) -> str:

@@ -24,8 +24,10 @@ from kubesyncd.api.messages import AtLimit
 # A cgroup's last step for a container: docker's and the kubelet's plain ID, or a systemd scope such as
 # docker-<id>.scope, cri-containerd-<id>.scope, or kubepods-pod<uid>.slice:cri-containerd:<id>.
 _CONTAINER_STEP = re.compile(r"(?:[^/]*[-:])?([0-9a-f]{64})(?:\.scope)?")
-# A cgroup's step for a systemd service.
-_UNIT_STEP = re.compile(r"[A-Za-z0-9:_.@\\-]{1,255}\.service")
+# A cgroup's path below a service of the system: the service is directly in one of systemd's slices.
+_OF_SERVICE = re.compile(r"(?:/[^/]+\.slice)*/([A-Za-z0-9:_.@\\-]{1,255}\.service)(?:/.*)?", re.DOTALL)
+# The service of a user's manager: the services below it are the user's.
+_USER_MANAGER = re.compile(r"user@.*\.service")
 _CREDENTIALS = struct.Struct("3i")
 # socket.SO_PEERPIDFD, missing in this Python: Linux 6.5. It refers to the process itself, not to its number.
 _SO_PEERPIDFD = 77
@@ -116,15 +118,25 @@ def container_of(cgroup: str, own_cgroup: str) -> str | None:
 
 
 def unit_of(cgroup: str) -> str:
-    """Return the systemd service of a process with this /proc/<pid>/cgroup; empty for a process of none."""
+    """Return the system's service of a process with this /proc/<pid>/cgroup; empty for a process of none.
+
+    A service may have services of its own below it: a user's manager has those of the user, which may have any name.
+    """
     for line in cgroup.split("\n"):
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers in ("", "name=systemd"):
-            services = [step for step in path.split("/") if _UNIT_STEP.fullmatch(step)]
-            if services:
-                return services[-1]
+            found = _OF_SERVICE.fullmatch(_in_container(path))
+            if found:
+                return "" if _USER_MANAGER.fullmatch(found[1]) else found[1]
     return ""
+
+
+def _in_container(path: str) -> str:
+    """Return the part of a cgroup's path that is below the innermost container on it."""
+    steps = path.split("/")
+    inside = max((n for n, step in enumerate(steps) if _CONTAINER_STEP.fullmatch(step)), default=0)
+    return "/" + "/".join(steps[inside + 1 :])
 
 
 def _below(path: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:

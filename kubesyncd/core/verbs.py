@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, assert_never
 from kubesyncd.core import protocol
 from kubesyncd.core.failed_action import ActionKind
 from kubesyncd.core.feature_label import label_missing
-from kubesyncd.core.feature_unit import StartedBy
+from kubesyncd.core.feature_unit import StartedBy, concerns, units_of
 from kubesyncd.core.model import Mode, Owner, SystemState
 from kubesyncd.core.record import StopStyle, local_wanted, row_told, ruling_owner, state_of
 from kubesyncd.core.state import State
 from kubesyncd.core.unverified import may_be_admitted, spoken
 
 if TYPE_CHECKING:
+    from kubesyncd.core.feature_unit import UnitEnd
     from kubesyncd.core.model import FeatureConfig, Timing
     from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
@@ -131,16 +132,29 @@ def accept(
     return replace(_down(record, style), exit=ended)
 
 
-def left_by_unit(record: Record, looked_at: float, *, hold: bool) -> Record:
+def running_units(feature: str, record: Record) -> tuple[str, ...]:
+    """Return the systemd units that may run this feature, the likeliest first; none where it is not up."""
+    if record.system_state is not SystemState.UP:
+        return ()
+    return (record.started_by.unit,) if record.started_by.unit else units_of(feature)
+
+
+def left_by_unit(
+    record: Record, end: UnitEnd, observed: Observation | None = None, *, ended: str = "", hold: bool
+) -> Record:
     """Return the record after systemd was found to run the feature's unit no more: the same as after a stop.
 
     A script that calls no `stop` leaves the feature up: Kubernetes would go on to run it. Without an effect where the
-    feature is down already, by the verb that ended it, and where it was started after `looked_at`, when systemd was
-    asked (BOOTTIME seconds). `hold`: a reboot is being prepared, and labels are left unchanged.
+    feature is down already, by the verb that ended it, and where it was started since. What the unit has left is
+    ended, but not a local container that someone may have started while the unit was down and no daemon ran.
+    `observed` None: only for an end that was heard. `ended`: when the unit has ended, to the second, as Docker writes
+    times; empty: not known. `hold`: a reboot is being prepared, and labels are left unchanged.
     """
-    if record.system_state is not SystemState.UP or record.started_by.at >= looked_at:
+    if record.system_state is not SystemState.UP or not concerns(end, record.started_by):
         return record
-    return replace(_down(record, StopStyle(kubelet_check=not hold)), exit=None)
+    local = None if end.heard or observed is None or not observed.local_running else observed.local
+    by_hand = local is not None and (not ended or local.started >= ended)
+    return replace(_down(record, StopStyle(kubelet_check=not hold)), exit=None, ending=not by_hand)
 
 
 def _down(record: Record, style: StopStyle) -> Record:
@@ -162,6 +176,9 @@ def _accept_start(
     if observed.row is None and not config.always_local:
         return redis_down(observed)
     came_up = record.system_state is not SystemState.UP
+    if not came_up and not started_by.unit:
+        # Another caller's start of a feature that is up: the unit that runs it is the same.
+        started_by = replace(started_by, unit=record.started_by.unit)
     # Its row is written again, also where the FEATURE row is deleted: the unit runs it.
     registered = record.registered or None
     owning = record.grant if record.grant in observed.kube_running else observed.local_running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,13 +11,16 @@ from kubesyncd.core.kube_names import KubeClaim
 from kubesyncd.core.model import FeatureConfig, Owner
 from kubesyncd.core.state import HISTORY_MAX, State, Transition
 from kubesyncd.core.unverified import Unverified, row_seen, shows_loss
+from kubesyncd.core.verbs import left_by_unit
 from kubesyncd.ports import PortError, Unavailable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from kubesyncd.core.actions import Plan
+    from kubesyncd.core.feature_unit import UnitEnd
     from kubesyncd.core.model import Row, Stored
+    from kubesyncd.core.observation import Observation
     from kubesyncd.core.record import Record
     from kubesyncd.features.surroundings import Surroundings
     from kubesyncd.runtime.alerts import AlertLog
@@ -105,6 +109,19 @@ class Memory:
     async def change(self, **changes: object) -> None:
         """Change fields of the record as it is now: another intent may have been recorded since the plan was made."""
         await self.remember(replace(self.record, **changes))  # type: ignore[arg-type]
+
+    def leave(self, end: UnitEnd, observed: Observation | None, now: float) -> bool:
+        """Record that the feature's unit has ended, not yet on disk; return whether that changes anything."""
+        wall_s = None if end.ended_at is None else self._around.runtime.wall() - (now - end.ended_at)
+        ended = "" if wall_s is None else time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall_s))
+        noted = left_by_unit(self.record, end, observed, ended=ended, hold=self._around.labels.hold)
+        if noted is self.record:
+            return False
+        self._log.info(
+            "unit_ended", unit=end.unit, why="the unit has ended, and its script has called no stop"
+        )
+        self.record = noted
+        return True
 
     async def note_rollback(self) -> None:
         """Store a rollback, or its end, in the image store: the ledger does not outlive a boot."""

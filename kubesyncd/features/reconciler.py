@@ -21,13 +21,13 @@ from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Forget
 from kubesyncd.core.conditions import ALERTING, conditions
 from kubesyncd.core.failed_action import ActionKind
-from kubesyncd.core.model import Owner, SystemState
+from kubesyncd.core.model import Owner
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide, foresee
 from kubesyncd.core.record import Record, lacking, repaired, state_of
 from kubesyncd.core.row_gate import with_row_asks
 from kubesyncd.core.state import check
-from kubesyncd.core.verbs import Outcome, Start, accept, left_by_unit
+from kubesyncd.core.verbs import Outcome, Start, accept, running_units
 from kubesyncd.features.container_reader import ContainerReader
 from kubesyncd.features.executor import Executor
 from kubesyncd.features.existence import Existence
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from kubesyncd.core.actions import Plan
     from kubesyncd.core.conditions import Condition
     from kubesyncd.core.failed_action import FailedAction
+    from kubesyncd.core.feature_unit import UnitEnd
     from kubesyncd.core.model import Container
     from kubesyncd.core.state import Transition
     from kubesyncd.core.verbs import Verb
@@ -85,6 +86,7 @@ class Reconciler:
         self._notes: list[Callable[[Record], Record]] = []
         self._backoff = around.runtime.backoff(around.timing)
         self._retry_at: float | None = None
+        self._left: UnitEnd | None = None
         store = StoreReader(name, around, self._memory, self._alerts)
         self._sources = _Sources(
             store,
@@ -133,22 +135,19 @@ class Reconciler:
         return memory.remember(noted)
 
     @property
-    def unit(self) -> str:
-        """The systemd unit that has started the feature, which is up; empty where none has."""
-        record = self._memory.record
-        return record.started_by.unit if record.system_state is SystemState.UP else ""
+    def units(self) -> tuple[str, ...]:
+        """The systemd units that may run the feature, which is up, the likeliest first; none where it is not."""
+        return running_units(self.name, self._memory.record)
 
-    async def unit_ended(self, unit: str, looked_at: float) -> None:
-        """Note that systemd runs the feature's unit no more, as asked `looked_at` (see verbs.left_by_unit)."""
-        memory = self._memory
-        noted = left_by_unit(memory.record, looked_at, hold=self._around.labels.hold)
-        if noted is not memory.record:
-            self._log.info(
-                "unit_ended", unit=unit, why="the unit has ended, and its script has called no stop"
-            )
-            memory.record = noted
+    async def unit_ended(self, end: UnitEnd) -> None:
+        """Note that systemd runs the feature's unit no more (see verbs.left_by_unit)."""
+        if not end.heard:
+            # It is judged by what the next observation shows to run.
+            self._left = end
             self._observe_soon()
-            await memory.remember(noted)
+        elif self._memory.leave(end, None, self._now()):
+            self._observe_soon()
+            await self._memory.remember(self._memory.record)
 
     async def seen(self) -> View:
         """Return the view after an observation that begins now or later. Raises Unavailable without Docker."""
@@ -269,6 +268,9 @@ class Reconciler:
         now, timing, memory = self._now(), self._around.timing, self._memory
         observed = with_row_asks(memory.record, observed)
         config = memory.config
+        if self._left is not None:
+            memory.leave(self._left, observed, now)
+            self._left = None
         record = absorb(memory.record, config, observed, timing, now)
         while self._notes:
             record = absorb(self._notes.pop(0)(record), config, observed, timing, now)

@@ -3,7 +3,8 @@
 A script may call no `stop`: SONiC's looks for a running container first, and a feature that waits for Kubernetes has
 none; and a script can be killed. A unit's ExecStopPost tells that it ends. systemd is then asked until it has ended, or
 is started again: what counts is systemd's own word. Once in `audit_s` it is asked for all units, in case it was not
-told: the daemon may have been down.
+told: the daemon may have been down. Only a unit with our ExecStopPost counts: one that just starts a container by
+`container start` ends at once, and the container stays.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.feature_unit import UnitPhase, runs_feature
+from kubesyncd.core.feature_unit import UnitEnd, UnitPhase, runs_feature
 from kubesyncd.ports import Unavailable
 from kubesyncd.runtime.wakeup import woken
 
@@ -33,7 +34,7 @@ HEARD_S_MAX = 600.0
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    unit: str
+    feature: str
     until: float
 
 
@@ -46,6 +47,7 @@ class UnitWatch:
         self._audit_s = timing.audit_s
         self._clock = runtime.clock
         self._alerts = runtime.alert_log("units")
+        # By unit.
         self._heard: dict[str, _Ending] = {}
         self._wake = asyncio.Event()
         # The first look finds the units that have ended while no daemon ran.
@@ -58,13 +60,13 @@ class UnitWatch:
         reconciler = self._reconcilers.known(feature)
         if reconciler is None:
             return
-        unit = unit if runs_feature(unit, feature) else reconciler.unit
-        if unit:
+        units = (unit,) if runs_feature(unit, feature) else reconciler.units
+        if units:
             now = self._clock()
             look_at = now + LOOK_S
             self._look_at = min(self._look_at, look_at) if self._heard else look_at
             self._delay_s = LOOK_S
-            self._heard[feature] = _Ending(unit, now + HEARD_S_MAX)
+            self._heard |= dict.fromkeys(units, _Ending(feature, now + HEARD_S_MAX))
             self._wake.set()
 
     async def run(self) -> None:
@@ -77,41 +79,46 @@ class UnitWatch:
             await woken(self._wake, max(0.0, ahead - self._clock()))
 
     def _due(self) -> dict[str, str]:
-        """Return the features whose units are to be asked about now, with their units."""
+        """Return the units to be asked about now, with their features."""
         now = self._clock()
         due: dict[str, str] = {}
         if now >= self._audit_at:
             self._audit_at = now + self._audit_s
-            due = {reconciler.name: reconciler.unit for reconciler in self._reconcilers if reconciler.unit}
-        self._heard = {feature: ending for feature, ending in self._heard.items() if now < ending.until}
+            due = {unit: reconciler.name for reconciler in self._reconcilers for unit in reconciler.units}
+        self._heard = {unit: ending for unit, ending in self._heard.items() if now < ending.until}
         if self._heard and now >= self._look_at:
             self._delay_s = min(2 * self._delay_s, LOOK_S_MAX)
             self._look_at = now + self._delay_s
-            due |= {feature: ending.unit for feature, ending in self._heard.items()}
+            due |= {unit: ending.feature for unit, ending in self._heard.items()}
         return due
 
     async def _look(self, units: Mapping[str, str]) -> None:
         looked_at = self._clock()
         try:
-            phases = await self._units.phases(tuple(units.values()))
+            looks = await self._units.phases(tuple(units))
         except Unavailable as error:
             self._alerts.fails("units", error)
             return
         self._alerts.answers("units")
-        over = []
-        for (feature, unit), phase in zip(units.items(), phases, strict=True):
-            if phase is UnitPhase.ENDING:
-                self._heard.setdefault(feature, _Ending(unit, looked_at + HEARD_S_MAX))
+        ends: dict[str, UnitEnd] = {}
+        # Of several units that may run a feature, the first one with our ExecStopPost does.
+        running: set[str] = set()
+        for (unit, feature), look in zip(units.items(), looks, strict=True):
+            if look.phase is UnitPhase.ENDING:
+                self._heard.setdefault(unit, _Ending(feature, looked_at + HEARD_S_MAX))
+                running.add(feature)
                 continue
-            heard = self._heard.get(feature)
+            heard = self._heard.get(unit)
             # Heard since, it is asked about again.
             if heard is not None and heard.until <= looked_at + HEARD_S_MAX:
-                del self._heard[feature]
-            if phase is UnitPhase.ENDED:
-                over.append((feature, unit))
-        await asyncio.gather(*(self._tell(feature, unit, looked_at) for feature, unit in over))
+                del self._heard[unit]
+            if look.phase is UnitPhase.RUNS:
+                running.add(feature)
+            elif look.phase is UnitPhase.ENDED and feature not in running:
+                ends.setdefault(feature, UnitEnd(unit, looked_at, look.ended_at, heard=heard is not None))
+        await asyncio.gather(*(self._tell(feature, end) for feature, end in ends.items()))
 
-    async def _tell(self, feature: str, unit: str, looked_at: float) -> None:
+    async def _tell(self, feature: str, end: UnitEnd) -> None:
         reconciler = self._reconcilers.known(feature)
         if reconciler is not None:
-            await reconciler.unit_ended(unit, looked_at)
+            await reconciler.unit_ended(end)

@@ -18,7 +18,7 @@ from tests.sim.engine import CUT, Stream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from kubesyncd.core.feature_unit import UnitPhase
+    from kubesyncd.core.feature_unit import UnitLook
     from kubesyncd.core.node_condition import NodeCondition
     from tests.sim.engine import Box
     from tests.sim.switch import Life, World
@@ -380,13 +380,13 @@ class UnitsPort:
         self._life.check()
         return self._world.people.has_unit(feature)
 
-    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+    async def phases(self, units: Sequence[str]) -> tuple[UnitLook, ...]:
         self._life.check()
         await asyncio.sleep(0.02)
         self._life.check()
         if self._world.chance.strikes(Fault.UNITS_SILENT):
             raise Unavailable("systemd", "Failed to connect to bus")
-        return tuple(self._world.people.phase(unit.removesuffix(".service")) for unit in units)
+        return tuple(self._world.people.look(unit.removesuffix(".service")) for unit in units)
 
     async def _reach(self) -> None:
         self._life.check()

@@ -36,6 +36,7 @@ from kubesyncd.core.actions import (
 )
 from kubesyncd.core.asked_start import asked_start
 from kubesyncd.core.failed_action import ActionKind, FailedAction
+from kubesyncd.core.feature_unit import UnitEnd
 from kubesyncd.core.gate import GateWatch
 from kubesyncd.core.health import Complaint, ContainerStart, Health, complain
 from kubesyncd.core.label_queue import Entry, Queue
@@ -920,7 +921,8 @@ def unit_moves(w: World) -> Iterator[tuple[str, World]]:
         yield f"container {type(wish).__name__.lower()}", verb(w, wish)
     yield "container kill --no-kubelet-check", verb(w, verbs.Kill(kubelet_check=False))
     if w.record.system_state is SystemState.UP:
-        left = verbs.left_by_unit(w.record, NOW, hold=w.hold)
+        end = UnitEnd("snmp.service", NOW)
+        left = verbs.left_by_unit(w.record, end, hold=w.hold)
         yield "the unit ends, and its script calls no stop", replace(w, record=left)
 
 

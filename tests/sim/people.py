@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kubesyncd.api.messages import Role
 from kubesyncd.api.peer import Peer
 from kubesyncd.core import protocol
-from kubesyncd.core.feature_unit import UnitPhase
+from kubesyncd.core.feature_unit import UnitLook, UnitPhase
 from kubesyncd.core.model import Owner
 from tests.sim.chance import Fault
 from tests.sim.row_pods import VERSION, let_through
@@ -87,6 +87,7 @@ class Unit:
     asked_at: float = 0.0
     unheard: bool = False
     restarts: int = 0
+    ended_at: float | None = None
 
 
 class People:
@@ -273,12 +274,16 @@ class People:
         """Whether systemd has a unit of the feature."""
         return feature in self.units
 
-    def phase(self, feature: str) -> UnitPhase:
+    def look(self, feature: str) -> UnitLook:
         """What systemd does with the feature's unit."""
-        unit = self.units[feature]
+        unit = self.units.get(feature)
+        if unit is None:
+            return UnitLook(UnitPhase.UNTOLD)
         if unit.ending is not None and not unit.ending.done():
-            return UnitPhase.ENDING
-        return UnitPhase.ENDED if unit.life is None or unit.life.done() else UnitPhase.RUNS
+            return UnitLook(UnitPhase.ENDING)
+        if unit.life is None or unit.life.done():
+            return UnitLook(UnitPhase.ENDED, unit.ended_at)
+        return UnitLook(UnitPhase.RUNS)
 
     def start_unit(self, feature: str) -> None:
         """systemctl start."""
@@ -320,7 +325,7 @@ class People:
             for task in (unit.life, unit.ending):
                 if task is not None:
                     task.cancel()
-            unit.life = unit.ending = None
+            unit.life = unit.ending = unit.ended_at = None
             unit.last_verb, unit.unheard = "", False
 
     def _end(self, unit: Unit, verb: str) -> None:
@@ -338,6 +343,7 @@ class People:
             await self._ended_silently(unit)
         else:
             await self._verb(unit, verb)
+        unit.ended_at = self._world.boottime()
 
     async def _ended_silently(self, unit: Unit) -> None:
         """The script has found no container by docker ps; only the unit's ExecStopPost says that it ends.

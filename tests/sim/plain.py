@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd.core.feature_unit import UnitPhase
+from kubesyncd.core.feature_unit import UnitLook, UnitPhase
 from kubesyncd.core.model import MasterConfig, NodeSeen
 from kubesyncd.images.policy import ImageRecord
 from kubesyncd.ports import Missing, PortError, Refused, Unavailable
@@ -268,8 +268,8 @@ class PlainUnits:
     async def unit_exists(self, feature: str) -> bool:
         raise AssertionError(feature)
 
-    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
-        return tuple(self.phase.get(unit, UnitPhase.RUNS) for unit in units)
+    async def phases(self, units: Sequence[str]) -> tuple[UnitLook, ...]:
+        return tuple(UnitLook(self.phase.get(unit, UnitPhase.RUNS)) for unit in units)
 
     def _do(self, call: str, *, running: bool) -> None:
         self.calls.append(call)

@@ -58,7 +58,7 @@ esac
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def master(installed: InstalledSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
     with Master(installed, tmp_path_factory.mktemp("master")) as master:
         yield master
@@ -105,11 +105,11 @@ def label(master: Master) -> str | None:
     return (master.labels() or {}).get("lldp_enabled")
 
 
-def is_down(switch: InstalledSwitch, master: Master) -> None:
+def is_down(switch: InstalledSwitch, master: Master, *, runs: str = "none") -> None:
     """Once the row says so, the label is off, and what Kubernetes deploys afterwards is not admitted."""
     switch.wait_for(lambda: row(switch, "lldp").get("system_state") == "down", "the row is down")
     switch.wait_for(lambda: label(master) is None, "the label is off")
-    assert row(switch, "lldp")["current_owner"] == "none"
+    assert row(switch, "lldp")["current_owner"] == runs
 
 
 def test_a_feature_that_waits_for_kubernetes_ends_with_its_unit(
@@ -144,6 +144,43 @@ def test_a_disabled_feature_ends_also_where_no_daemon_runs_then(
         lldp.run("systemctl", "unmask", *sockets)
         lldp.run("systemctl", "start", *sockets)
     is_down(lldp, master)
+
+
+def test_a_container_that_an_operator_starts_with_the_unit_down_is_kept_by_the_next_daemon(
+    lldp: InstalledSwitch, master: Master
+) -> None:
+    redis(lldp, 4, "hset", "FEATURE|lldp", "set_owner", "local")
+    lldp.wait_for(lambda: running(lldp, "lldp"), "its local container runs")
+    sockets = ("kubesyncd.socket", "kubesyncd-container.socket", "kubesyncd.service")
+    lldp.run("systemctl", "mask", "--now", *sockets)
+    try:
+        lldp.run("systemctl", "stop", "lldp")
+        lldp.run("docker", "start", "lldp")
+    finally:
+        lldp.run("systemctl", "unmask", *sockets)
+        lldp.run("systemctl", "start", *sockets)
+    is_down(lldp, master, runs="local")
+    assert running(lldp, "lldp")
+
+
+def test_a_service_that_only_starts_a_feature_does_not_end_it(installed: InstalledSwitch) -> None:
+    add(installed, "lldp", set_owner="local")
+    try:
+        installed.run("systemctl", "start", "lldp")
+        installed.wait_for(lambda: running(installed, "lldp"), "it has made its container")
+        installed.run("systemctl", "stop", "lldp")
+        starts = "[Service]\nType=oneshot\nExecStart=/usr/bin/container start lldp\n"
+        installed.write("/usr/lib/systemd/system/lldp.service", starts)
+        installed.run("systemctl", "daemon-reload")
+        installed.run("systemctl", "start", "lldp")
+        assert installed.show("lldp", "ActiveState") == "inactive"
+        # The daemon's first look is an audit of all units.
+        installed.run("systemctl", "restart", "kubesyncd")
+        installed.wait_for(lambda: row(installed, "lldp").get("system_state") == "up", "it is up")
+        assert running(installed, "lldp")
+    finally:
+        installed.process("container", "stop", "lldp")
+        remove(installed, "lldp", "lldp")
 
 
 def test_a_unit_that_systemd_starts_again_does_not_move_the_label(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.adapters.systemd import SystemdUnits
-from kubesyncd.core.feature_unit import UnitPhase
+from kubesyncd.core.feature_unit import UnitLook, UnitPhase
 from kubesyncd.ports import Refused, Unavailable
 from kubesyncd.runtime.sdnotify import listen_fds, notify, watchdog_s
 from kubesyncd.settings import SystemdSettings
@@ -337,23 +337,54 @@ async def test_a_systemd_that_does_not_answer_leaves_a_unit_unknown(tmp_path: Pa
         await FakeSystemctl(tmp_path, said).units().unit_exists("snmp")
 
 
+OURS = "LoadState=loaded\\nDropInPaths=/etc/x/a.conf /run/x.service.d/20-kubesyncd.conf\\n"
+
+
 async def test_units_are_described_by_one_call_in_their_order(tmp_path: Path) -> None:
     told = (
         "ActiveState=active", "ActiveState=deactivating\\nJob=7", "ActiveState=inactive", "ActiveState=failed\\nJob=0",
         "ActiveState=activating", "ActiveState=inactive\\nJob=8", "ActiveState=reloading\\nJob=",
     )  # fmt: skip
-    shown = "\\n\\n".join(told)
+    shown = "\\n\\n".join(OURS + each for each in told)
     fake = FakeSystemctl(tmp_path, f"show) printf '{shown}\\n';;")
     units = tuple(f"{name}.service" for name in "abcdefg")
-    runs, ending, ended = UnitPhase
-    assert await fake.units().phases(units) == (runs, ending, ended, ended, runs, runs, runs)
-    assert fake.calls == [f"show --property=ActiveState,Job {' '.join(units)}"]
+    runs, ending, ended, _ = UnitPhase
+    looks = await fake.units().phases(units)
+    assert tuple(look.phase for look in looks) == (runs, ending, ended, ended, runs, runs, runs)
+    assert {look.ended_at for look in looks} == {None}
+    properties = "LoadState,ActiveState,Job,InactiveEnterTimestampMonotonic,DropInPaths"
+    assert fake.calls == [f"show --property={properties} {' '.join(units)}"]
+
+
+@pytest.mark.parametrize(
+    ("said", "phase"),
+    [
+        (OURS, UnitPhase.ENDED),
+        (OURS.replace("loaded", "masked"), UnitPhase.ENDED),
+        (OURS.replace("loaded", "not-found"), UnitPhase.UNTOLD),
+        (OURS.replace("loaded", "bad-setting"), UnitPhase.UNTOLD),
+        # It starts the feature and ends: ExecStart=/usr/bin/container start snmp.
+        ("LoadState=loaded\\nDropInPaths=/etc/x/a.conf\\n", UnitPhase.UNTOLD),
+        ("LoadState=loaded\\n", UnitPhase.UNTOLD),
+    ],
+)
+async def test_only_a_unit_with_our_drop_in_tells_an_end(tmp_path: Path, said: str, phase: UnitPhase) -> None:
+    fake = FakeSystemctl(tmp_path, f"show) printf '{said}ActiveState=inactive\\n';;")
+    assert await fake.units().phases(("a.service",)) == (UnitLook(phase),)
+
+
+async def test_the_end_of_a_unit_has_its_time(tmp_path: Path) -> None:
+    ended = int(time.monotonic() * 1e6) - 5_000_000
+    said = f"{OURS}ActiveState=failed\\nInactiveEnterTimestampMonotonic={ended}\\n"
+    (look,) = await FakeSystemctl(tmp_path, f"show) printf '{said}';;").units().phases(("a.service",))
+    assert look.ended_at == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME) - 5.0, abs=5.0)
 
 
 async def test_hundreds_of_units_are_described_by_some_calls(tmp_path: Path) -> None:
-    script = 'show) shift 2; for unit; do printf "ActiveState=active\\n\\n"; done;;'
+    script = f'show) shift 2; for unit; do printf "{OURS}ActiveState=active\\n\\n"; done;;'
     fake = FakeSystemctl(tmp_path, script)
-    assert await fake.units().phases([f"u{n}.service" for n in range(150)]) == (UnitPhase.RUNS,) * 150
+    looks = await fake.units().phases([f"u{n}.service" for n in range(150)])
+    assert looks == (UnitLook(UnitPhase.RUNS),) * 150
     assert len(fake.calls) == 3
 
 

@@ -101,6 +101,12 @@ def test_a_cgroup_named_like_a_second_line_does_not_make_one(end: str) -> None:
         ("12:memory:/system.slice/snmp.service\n1:name=systemd:/user.slice\n0::/\n", ""),
         ("0::/user.slice/user-0.slice/session-1.scope\n", ""),
         ("0::/.service\n", ""),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", ""),
+        ("0::/user.slice/user-1000.slice/user@1000.service/init.scope\n", ""),
+        ("0::/user.slice/user-1000.slice/session-1.scope/web.service\n", ""),
+        ("0::/system.slice/manager.service/web.service\n", "manager.service"),
+        (f"0::/system.slice/docker-{A}.scope/system.slice/snmp.service\n", "snmp.service"),
+        ("0::/snmp.service\n", "snmp.service"),
         ("", ""),
     ],
 )

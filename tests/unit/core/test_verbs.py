@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.core import verbs
-from kubesyncd.core.feature_unit import StartedBy
+from kubesyncd.core.feature_unit import StartedBy, UnitEnd, runs_feature, units_of
 from kubesyncd.core.model import FeatureConfig, KubeLabel, LabelView, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import Cause, Exit, Record, StopStyle, project
 from kubesyncd.core.verbs import (
@@ -258,18 +258,32 @@ def test_a_start_notes_which_unit_asked_for_it_and_when() -> None:
     assert record.started_by == StartedBy("snmp.service", NOW)
 
 
+def test_a_start_from_a_shell_keeps_the_unit_of_a_feature_that_is_up() -> None:
+    again = noted(Start(), started(NOW), told(local()))
+    assert again.started_by.unit == "snmp.service"
+    fresh = noted(Start(), down(started_by=StartedBy("snmp.service", 1.0)), told(STOPPED))
+    assert fresh.started_by.unit == ""
+
+
+def end(at: float = NOW + 1, ended_at: float | None = None, *, heard: bool = True) -> UnitEnd:
+    return UnitEnd("snmp.service", at, ended_at, heard=heard)
+
+
+def left(record: Record, why: UnitEnd, look: Observation | None = None, ended: str = "") -> Record:
+    return left_by_unit(record, why, look, ended=ended, hold=False)
+
+
 def test_the_end_of_the_unit_is_as_a_stop() -> None:
-    left = left_by_unit(started(NOW, mode=Mode.READY), NOW + 1, hold=False)
-    stopped = noted(Stop(), started(NOW, mode=Mode.READY), told())
-    assert left == stopped
-    assert (left.system_state, left.ending, left.style) == (SystemState.DOWN, True, StopStyle())
+    gone = left(started(NOW, mode=Mode.READY), end())
+    assert gone == noted(Stop(), started(NOW, mode=Mode.READY), told())
+    assert (gone.system_state, gone.ending, gone.style) == (SystemState.DOWN, True, StopStyle())
     ended = started(NOW, exit=Exit(LOCAL, Owner.LOCAL, 139, Cause.ITSELF), unpause=True, ending_since=NOW)
-    left = left_by_unit(ended, NOW + 1, hold=False)
-    assert (left.exit, left.unpause, left.ending_since) == (None, False, None)
+    gone = left(ended, end())
+    assert (gone.exit, gone.unpause, gone.ending_since) == (None, False, None)
 
 
 def test_the_end_of_the_unit_while_a_reboot_is_prepared_leaves_labels_alone() -> None:
-    assert left_by_unit(up(), NOW, hold=True).style == StopStyle(kubelet_check=False)
+    assert left_by_unit(up(), end(), hold=True).style == StopStyle(kubelet_check=False)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +297,59 @@ def test_the_end_of_the_unit_while_a_reboot_is_prepared_leaves_labels_alone() ->
     ],
 )
 def test_the_end_of_the_unit_changes_nothing_where_it_is_down_or_started_since(record: Record) -> None:
-    assert left_by_unit(record, NOW, hold=False) is record
+    assert left(record, end(NOW)) is record
+
+
+@pytest.mark.parametrize(
+    ("start", "ended_at", "heard", "over"),
+    [
+        (StartedBy("snmp.service", NOW), NOW + 0.5, False, True),
+        (StartedBy("snmp.service", NOW), NOW - 5.0, False, False),
+        # Unloaded since: systemd has forgotten when it ended.
+        (StartedBy("snmp.service", NOW), None, False, True),
+        # From a shell, with the unit down: it may have ended before.
+        (StartedBy("", NOW), None, False, False),
+        (StartedBy("", NOW), NOW - 5.0, False, False),
+        (StartedBy("", NOW), NOW + 0.5, False, True),
+        (StartedBy("", NOW), None, True, True),
+        # By an earlier kubesyncd or by ctrmgrd, or it was forgotten with the ledger.
+        (StartedBy(), None, False, True),
+        (StartedBy(), NOW - 5.0, False, True),
+    ],
+)
+def test_a_unit_has_ended_the_feature_only_since_its_last_start(
+    start: StartedBy, ended_at: float | None, heard: bool, over: bool
+) -> None:
+    record = up(started_by=start)
+    gone = left(record, end(ended_at=ended_at, heard=heard), told())
+    assert (gone.system_state is SystemState.DOWN) is over
+
+
+@pytest.mark.parametrize(
+    ("began", "ended", "heard", "ends"),
+    [
+        ("2026-01-01T00:00:50.123456789Z", "2026-01-01T00:00:50", False, False),
+        ("2026-01-01T00:00:49.9Z", "2026-01-01T00:00:50", False, True),
+        ("2026-01-01T00:00:49.9Z", "", False, False),
+        ("2026-01-01T00:00:50Z", "2026-01-01T00:00:40", True, True),
+    ],
+)
+def test_a_container_started_by_hand_after_the_unit_had_ended_is_not_ended(
+    began: str, ended: str, heard: bool, ends: bool
+) -> None:
+    look = told(replace(local(), started=began))
+    gone = left(started(NOW - 500), end(heard=heard), look, ended)
+    assert (gone.system_state, gone.ending) == (SystemState.DOWN, ends)
+    assert left(started(NOW - 500), end(heard=heard), told(STOPPED), ended).ending
+
+
+def test_the_units_of_a_feature() -> None:
+    assert units_of("snmp") == ("snmp.service",)
+    assert units_of("swss0") == ("swss0.service", "swss@0.service")
+    assert units_of("p4rt") == ("p4rt.service",)
+    assert units_of("swss@0") == ("swss@0.service",)
+    for feature in ("snmp", "swss0", "swss12", "dhcp_relay3"):
+        assert all(runs_feature(unit, feature) for unit in units_of(feature))
 
 
 def test_an_overtaken_verb_says_by_what() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kubesyncd.core.actions import StartLocal
+from kubesyncd.core.feature_unit import UnitEnd
 from kubesyncd.core.model import FeatureConfig, Mode, Owner, Row, SystemState
 from kubesyncd.core.record import Cause
 from kubesyncd.core.revision import of_boot
@@ -344,21 +345,69 @@ def test_the_end_of_the_unit_counts_at_once_also_while_docker_does_not_answer() 
     async def story() -> None:
         reconciler = reconciler_in(world)
         running = asyncio.create_task(reconciler.run())
-        assert reconciler.unit == ""
+        assert reconciler.units == ()
         assert (await reconciler.carry_out(Start("snmp.service"))).code == 0
-        assert reconciler.unit == "snmp.service"
+        assert reconciler.units == ("snmp.service",)
         began = asyncio.get_running_loop().time()
         world.docker_fails = Unavailable("Docker", "it does not answer")
         await asyncio.sleep(1.0)
-        await reconciler.unit_ended("snmp.service", began - 1.0)
-        assert reconciler.unit == "snmp.service", "it was started since systemd was asked"
-        await reconciler.unit_ended("snmp.service", began + 1.0)
-        assert reconciler.unit == ""
+        await reconciler.unit_ended(UnitEnd("snmp.service", began - 1.0))
+        assert reconciler.units == ("snmp.service",), "it was started since systemd was asked"
+        await reconciler.unit_ended(UnitEnd("snmp.service", began + 1.0))
+        assert reconciler.units == ()
         assert b'"system_state": "down"' in (world.file.data or b"")
         world.docker_fails = None
         await asyncio.sleep(60.0)
         assert world.stops == 1, "what the unit has left is ended"
         assert world.row.system_state is SystemState.DOWN
+        running.cancel()
+
+    loop.run(story())
+
+
+def test_an_end_that_the_audit_finds_leaves_what_someone_may_have_started_since() -> None:
+    world = World(containers=(local(),), config=FeatureConfig())
+
+    async def story() -> None:
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        assert (await reconciler.carry_out(Start("snmp.service"))).code == 0
+        looked_at = asyncio.get_running_loop().time() + 1.0
+        await reconciler.unit_ended(UnitEnd("snmp.service", looked_at, None, heard=False))
+        await asyncio.sleep(60.0)
+        assert world.row.system_state is SystemState.DOWN
+        assert world.stops == 0
+        assert reconciler.units == ()
+        running.cancel()
+
+    loop.run(story())
+
+
+def test_an_end_that_the_audit_finds_ends_what_the_unit_has_left() -> None:
+    world = World(containers=(local(),), config=FeatureConfig())
+
+    async def story() -> None:
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        assert (await reconciler.carry_out(Start("snmp.service"))).code == 0
+        now = asyncio.get_running_loop().time() + 1.0
+        await asyncio.sleep(2.0)
+        # Docker has started it long before.
+        world.containers = (replace(local(), started="1960-01-01T00:00:00Z"),)
+        await reconciler.unit_ended(UnitEnd("snmp.service", now, now, heard=False))
+        await asyncio.sleep(60.0)
+        assert world.stops == 1
+        running.cancel()
+
+    loop.run(story())
+
+
+def test_a_feature_that_no_unit_is_known_of_has_those_of_its_name() -> None:
+    async def story() -> None:
+        reconciler = reconciler_in(World(containers=(local(),)))
+        running = asyncio.create_task(reconciler.run())
+        assert (await reconciler.carry_out(Start())).code == 0
+        assert reconciler.units == ("snmp.service",)
         running.cancel()
 
     loop.run(story())

@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kubesyncd.core.feature_unit import UnitPhase
+from kubesyncd.core.feature_unit import UnitEnd, UnitLook, UnitPhase
 from kubesyncd.core.model import Timing
 from kubesyncd.features.unit_watch import HEARD_S_MAX, LOOK_S_MAX, UnitWatch
 from kubesyncd.ports import Unavailable
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 AUDIT_S = 60.0
-RUNS, ENDING, ENDED = UnitPhase
+ENDED_AT = 0.25
+RUNS, ENDING, ENDED, UNTOLD = UnitPhase
 
 
 @dataclass
@@ -28,12 +29,12 @@ class Reconciler:
     """Notes what it is told."""
 
     name: str
-    unit: str
-    told: list[tuple[str, float]] = field(default_factory=list)
+    units: tuple[str, ...]
+    told: list[UnitEnd] = field(default_factory=list)
 
-    async def unit_ended(self, unit: str, looked_at: float) -> None:
-        self.told.append((unit, looked_at))
-        self.unit = ""
+    async def unit_ended(self, end: UnitEnd) -> None:
+        self.told.append(end)
+        self.units = ()
 
 
 @dataclass
@@ -53,12 +54,12 @@ class Switch:
     def __iter__(self) -> Iterator[Reconciler]:
         return iter(self.reconcilers.values())
 
-    async def phases(self, units: Sequence[str]) -> tuple[UnitPhase, ...]:
+    async def phases(self, units: Sequence[str]) -> tuple[UnitLook, ...]:
         self.asked.append((now(), tuple(units)))
         await asyncio.sleep(self.answer_s)
         if self.silent:
             raise Unavailable("systemd", "Failed to connect to bus")
-        return tuple(self.phase.get(unit, RUNS) for unit in units)
+        return tuple(UnitLook(self.phase.get(unit, RUNS), ended_at=ENDED_AT) for unit in units)
 
 
 def now() -> float:
@@ -66,7 +67,7 @@ def now() -> float:
 
 
 def switch(**units: str) -> Switch:
-    return Switch({name: Reconciler(name, unit) for name, unit in units.items()})
+    return Switch({name: Reconciler(name, tuple(unit.split())) for name, unit in units.items()})
 
 
 def run(world: Switch, story: Callable[[UnitWatch], Awaitable[None]]) -> None:
@@ -89,7 +90,8 @@ def test_units_that_ended_while_no_daemon_ran_are_found_at_once() -> None:
 
     async def story(watch: UnitWatch) -> None:
         await asyncio.sleep(1.0)
-        assert [unit for unit, _ in world.reconcilers["snmp"].told] == ["snmp.service"]
+        (end,) = world.reconcilers["snmp"].told
+        assert (end.unit, end.ended_at, end.heard) == ("snmp.service", ENDED_AT, False)
         assert world.reconcilers["lldp"].told == []
         assert [units for _, units in world.asked] == [("snmp.service", "lldp.service")], "one call for all"
 
@@ -126,8 +128,9 @@ def test_a_unit_that_says_it_ends_is_asked_about_until_it_has() -> None:
         assert max(b - a for a, b in itertools.pairwise(asked)) <= LOOK_S_MAX + 0.1
         world.phase["swss@0.service"] = ENDED
         await asyncio.sleep(LOOK_S_MAX + 0.1)
-        ((unit, looked_at),) = world.reconcilers["swss0"].told
-        assert (unit, looked_at) == ("swss@0.service", world.asked[-1][0]), "what came since then counts"
+        asked_at = world.asked[-1][0]
+        told = world.reconcilers["swss0"].told
+        assert told == [UnitEnd("swss@0.service", asked_at, ENDED_AT, heard=True)], "what came since counts"
         count = len(world.asked)
         await asyncio.sleep(30.0)
         assert len(world.asked) == count
@@ -222,5 +225,31 @@ def test_a_silent_systemd_is_asked_again_and_is_one_alert() -> None:
         world.silent = False
         await asyncio.sleep(LOOK_S_MAX + 0.1)
         assert len(world.reconcilers["snmp"].told) == 1
+
+    run(world, story)
+
+
+def test_a_unit_that_only_starts_the_feature_is_no_end_of_it() -> None:
+    world = switch(snmp="snmp.service")
+    world.phase["snmp.service"] = UNTOLD
+
+    async def story(watch: UnitWatch) -> None:
+        await asyncio.sleep(1.0)
+        watch.hear("snmp", "snmp.service")
+        await asyncio.sleep(3 * AUDIT_S)
+        assert world.reconcilers["snmp"].told == []
+        assert len(world.asked) == 5, "and it is not asked about again and again"
+
+    run(world, story)
+
+
+def test_of_the_units_that_may_run_a_feature_the_first_with_our_drop_in_does() -> None:
+    world = switch(swss0="swss0.service swss@0.service", dhcp4="dhcp4.service dhcp@4.service")
+    world.phase |= {"swss0.service": UNTOLD, "swss@0.service": ENDED, "dhcp@4.service": ENDED}
+
+    async def story(watch: UnitWatch) -> None:
+        await asyncio.sleep(1.0)
+        assert [end.unit for end in world.reconcilers["swss0"].told] == ["swss@0.service"]
+        assert world.reconcilers["dhcp4"].told == []
 
     run(world, story)
