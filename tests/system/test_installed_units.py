@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.installed_fixtures import IMAGE, UNIT, redis, row, running
+from tests.system.installed_fixtures import IMAGE, UNIT, on_every_suite, redis, row, running
 from tests.system.installed_kube import Master
 
 if TYPE_CHECKING:
@@ -109,9 +109,10 @@ def is_down(switch: InstalledSwitch, master: Master, *, runs: str = "none") -> N
     """Once the row says so, the label is off, and what Kubernetes deploys afterwards is not admitted."""
     switch.wait_for(lambda: row(switch, "lldp").get("system_state") == "down", "the row is down")
     switch.wait_for(lambda: label(master) is None, "the label is off")
-    assert row(switch, "lldp")["current_owner"] == runs
+    switch.wait_for(lambda: row(switch, "lldp")["current_owner"] == runs, "what it has started ends")
 
 
+@on_every_suite
 def test_a_feature_that_waits_for_kubernetes_ends_with_its_unit(
     lldp: InstalledSwitch, master: Master
 ) -> None:
@@ -253,6 +254,7 @@ def test_the_unit_of_an_asic_ends_the_container_of_that_asic(
         remove(installed, "teamd", "teamd0", at="@0")
 
 
+@on_every_suite
 @pytest.mark.parametrize("word", ["fastfast-reboot", "fast-reboot"])
 def test_a_kill_while_a_reboot_is_prepared_is_the_quick_one(
     lldp: InstalledSwitch, master: Master, word: str
