@@ -132,7 +132,15 @@ def hands_over_both_ways(switch: InstalledSwitch) -> None:
     assert switch.show("radv", "NRestarts") == "0"
 
 
-@pytest.mark.slow("installs and removes the packages twice")
+def runs_locally_meanwhile(switch: InstalledSwitch) -> None:
+    """ctrmgrd runs lldp locally, which kubesyncd has left waiting for its pod; it is Kubernetes' again."""
+    redis(switch, 4, "hset", "FEATURE|lldp", "set_owner", "local")
+    switch.run("systemctl", "restart", "lldp")
+    switch.wait_for(lambda: switch.succeeds("pgrep", "-fx", "docker wait lldp"), "its unit waits")
+    redis(switch, 4, "hset", "FEATURE|lldp", "set_owner", "kube")
+
+
+@pytest.mark.slow("installs and removes the packages three times")
 def test_a_switch_of_ctrmgrds_moves_and_back_without_a_restart(
     bare_switches: Callable[[], InstalledSwitch], packages: Callable[[str], Packages]
 ) -> None:
@@ -165,7 +173,16 @@ def test_a_switch_of_ctrmgrds_moves_and_back_without_a_restart(
     switch.run("systemctl", "stop", "lldp")
     assert row(switch, "lldp")["system_state"] == "down"
     assert switch.run("docker", "ps", "-q", "--filter", "name=k8s_lldp_") == ""
+    switch.run("systemctl", "start", "lldp")
+    is_in(switch, "lldp", "KUBE_READY")
+    moves_back(switch)
+    runs_locally_meanwhile(switch)
     before = seen(switch)
+    moves(switch, packages(""))
+    is_in(switch, "lldp", "LOCAL")
+    switch.wait_for(lambda: "revision" in row(switch, "lldp"), "its row is looked at")
+    assert seen(switch) == before
+
     moves_back(switch)
     assert seen(switch) == before
     switch.run("systemctl", "restart", "snmp")
