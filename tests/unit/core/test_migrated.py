@@ -65,7 +65,8 @@ ADMITTED = granted(owner=Owner.KUBE, owner_ts=SINCE, revision=Revision(8, f"up k
 
 
 def facts(row: Row | None, *containers: Container, **more: object) -> Observation:
-    return observed(*containers, row=row, wall_s=WALL_S, label=ON, **more)
+    """An observation under SONiC's names, which are the names of such a row."""
+    return observed(*containers, row=row, wall_s=WALL_S, label=ON, by_row=True, **more)
 
 
 def seen(record: Record, seen: Observation, config: FeatureConfig = KUBE_CONFIG, now: float = NOW) -> Record:
