@@ -67,7 +67,8 @@ def absorb(
     record = _keep_clocks(record, config, observed, now)
     judged = _judge(record, config, observed, timing, now)
     if judged.rolled_back is not record.rolled_back:
-        # The ruling owner has changed, so other clocks run.
+        # The ruling owner has changed, so other clocks run, and a local container may run again.
+        judged = _see_unasked(judged, config, observed, now)
         judged = _see_label_off(judged, config, observed, timing, now)
         judged = _keep_clocks(judged, config, observed, now)
     record = judged

@@ -135,6 +135,15 @@ def test_it_is_kept_once_it_is_wanted() -> None:
     )
 
 
+def test_it_is_kept_where_the_same_observation_gives_kubernetes_up() -> None:
+    rollback = replace(ONLY_KUBE, failure_policy=FailurePolicy.ROLLBACK)
+    record, seen = look(
+        rollback, waits(failure="no kube container has run for 1 min"), observed(local(), label=ON)
+    )
+    assert (record.rolled_back, record.unasked) == (True, None)
+    assert not isinstance(plan(rollback, record, seen).action, EndContainer)
+
+
 def test_beside_an_admitted_container_it_is_stopped_and_told() -> None:
     record, seen = look(FALLBACK, granted(), observed(local(), kube(), label=ON))
     assert plan(FALLBACK, record, seen).action == STOP
