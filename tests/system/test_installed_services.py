@@ -210,7 +210,7 @@ def test_a_service_goes_along_into_another_image_and_starts_there(
     switch = bare_switches()
     install_packages(switch, packages(""))
     switch.write(BOOT, "one\n")
-    settings = switch.read(SETTINGS).replace("[paths]", f'[paths]\nboot_id = "{BOOT}"', 1)
+    settings = switch.read(SETTINGS).replace("\n[paths]", f'\n[paths]\nboot_id = "{BOOT}"', 1)
     switch.write(SETTINGS, settings)
     switch.run("systemctl", "restart", "kubesyncd")
     add_feature(switch, "swss")
