@@ -33,10 +33,14 @@ class SwitchUnits:
     @property
     def calls(self) -> list[str]:
         """Each call of systemctl, in order, that may change something; looks (is-active, show) are left out."""
-        file = self._folder / "calls"
-        calls = file.read_text().splitlines() if file.exists() else []
         looks = ("is-active ", "show ")
-        return [call for call in calls if not call.startswith(looks)]
+        return [call for call in self.all_calls if not call.startswith(looks)]
+
+    @property
+    def all_calls(self) -> list[str]:
+        """Each call of systemctl, in order."""
+        file = self._folder / "calls"
+        return file.read_text().splitlines() if file.exists() else []
 
     @property
     def kubelet_runs(self) -> bool:

@@ -148,7 +148,9 @@ def test_fallback_kept_from_ctrmgrds_time_survives_a_restart_and_ends_with_its_c
     switch.run("systemctl", "disable", "--now", "ctrmgrd")
     switch.run("ln", "-sf", "/usr/bin/container", "/usr/local/bin/container")
     switch.run("systemctl", "start", "--no-block", "lldp")
-    switch.wait_for(lambda: row(switch, "lldp").get("remote_state") == "stopped", "it waits for its deployment")
+    switch.wait_for(
+        lambda: row(switch, "lldp").get("remote_state") == "stopped", "it waits for its deployment"
+    )
     switch.run("systemctl", "restart", "kubesyncd")
     switch.wait_for(lambda: switch.succeeds("kubesync", "show", "feature", "lldp"), "the daemon is back")
     said = "lldp does not fall back"

@@ -188,7 +188,7 @@ def test_a_unit_that_systemd_starts_again_does_not_move_the_label(
     lldp: InstalledSwitch, master: Master
 ) -> None:
     waiter = lldp.show("lldp", "MainPID")
-    before = label_changes(lldp)
+    before = labels_applied(lldp, "true")
     lldp.run("systemctl", "kill", "--signal=KILL", "lldp")
     lldp.wait_for(
         lambda: lldp.show("lldp", "SubState") == "running" and lldp.show("lldp", "MainPID") != waiter, "again"
@@ -203,7 +203,7 @@ def test_a_unit_that_systemd_starts_again_does_not_move_the_label(
     lldp.wait_for(
         lambda: int(lldp.show("lldp", "NRestarts")) > restarts and running(lldp, "lldp"), "it runs again"
     )
-    assert label_changes(lldp) == before
+    assert labels_applied(lldp, "true") == before
     assert label(master) == "true"
 
     # As `featured` writes it for auto_restart=disabled: a unit whose start fails has ended, and what it started ends.
@@ -217,8 +217,17 @@ def test_a_unit_that_systemd_starts_again_does_not_move_the_label(
     lldp.wait_for(lambda: not running(lldp, "lldp"), "the container that no unit follows is ended")
 
 
-def label_changes(switch: InstalledSwitch) -> int:
-    return switch.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"event": "labels_applied"')
+def labels_applied(switch: InstalledSwitch, last: str) -> int:
+    """How many times labels were sent, by the journal; the last of them set lldp's to `last`."""
+
+    def lines() -> list[str]:
+        journal = switch.run("journalctl", "-u", "kubesyncd", "-o", "cat").splitlines()
+        return [line for line in journal if '"event": "labels_applied"' in line]
+
+    # The master has a label a moment before the journal says so.
+    said = f'"lldp_enabled": "{last}"'
+    switch.wait_for(lambda: said in " ".join(lines()[-1:]), f"the journal says that the label is {last}")
+    return len(lines())
 
 
 def test_a_start_that_fails_leaves_nothing_up(installed: InstalledSwitch, master: Master) -> None:
@@ -263,7 +272,7 @@ def test_a_kill_while_a_reboot_is_prepared_is_the_quick_one(
     master.deploy("lldp")
     lldp.wait_for(lambda: row(lldp, "lldp").get("current_owner") == "kube", "kube runs lldp")
     lldp.wait_for(lambda: lldp.show("kubelet", "ActiveState") == "active", "the kubelet runs")
-    kube, changes = row(lldp, "lldp")["docker_id"], label_changes(lldp)
+    kube, changes = row(lldp, "lldp")["docker_id"], labels_applied(lldp, "true")
     try:
         told = json.loads(lldp.run("kubesync", "reboot", "prepare", word, "--json"))
         assert (told["prepared"], told["kind"]) == (True, "warm" if word == "fastfast-reboot" else "fast")
@@ -273,7 +282,9 @@ def test_a_kill_while_a_reboot_is_prepared_is_the_quick_one(
         assert lldp.show("lldp", "Result") == "success"
         assert "state=INIT" in lldp.run("container", "state", "lldp")
         assert lldp.show("kubelet", "ActiveState") == "inactive"
-        assert (label(master), label_changes(lldp)) == ("true", changes), "labels are left as they are"
+        assert (label(master), labels_applied(lldp, "true")) == ("true", changes), (
+            "labels are left as they are"
+        )
     finally:
         redis(lldp, 6, "del", "WARM_RESTART_ENABLE_TABLE|system")
         lldp.run("kubesync", "reboot", "prepare", "--undo")
