@@ -14,14 +14,20 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.paths import ROOT
 
+if TYPE_CHECKING:
+    from types import CodeType
+
 PIECES = Path(__file__).parent
+# Names a piece's file to the processes that inherit the bug.
+INHERITED = "KUBESYNCD_TEST_PIECE"
 
 
 class Outdated(Exception):
@@ -72,8 +78,8 @@ def read(path: Path) -> Piece:
     return Piece(name, story.strip(), file, fails, now, then.removesuffix("\n"), seed)
 
 
-class Ghost(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets the bug be imported instead of the module."""
+class Ghost(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Lets the bug be imported, or run by `python -m`, instead of the module."""
 
     def __init__(self, piece: Piece) -> None:
         self._piece = piece
@@ -84,13 +90,24 @@ class Ghost(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         return importlib.util.spec_from_loader(fullname, self, origin=str(ROOT / self._piece.file))
 
-    def exec_module(self, module: Any) -> None:
-        exec(compile(self._source, module.__spec__.origin, "exec"), module.__dict__)
+    def get_source(self, fullname: str) -> str:
+        return self._source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self._source, str(ROOT / self._piece.file))
+
+
+def _restore(piece: Piece) -> None:
+    """Let this process and the Python processes that it starts import the bug (in them: inherited/sitecustomize.py)."""
+    sys.meta_path.insert(0, Ghost(piece))
+    os.environ[INHERITED] = f"{piece.name}.txt"
+    paths = [str(PIECES / "inherited"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 def found_again(piece: Piece) -> bool:
     """Whether all that the piece names fail. To be asked once, in a process of its own."""
-    sys.meta_path.insert(0, Ghost(piece))
+    _restore(piece)
     return all(_fails(what, piece.seed) for what in piece.fails)
 
 
@@ -99,7 +116,7 @@ def finding_seed(piece: Piece) -> int | None:
 
     To be asked once, in a process of its own.
     """
-    sys.meta_path.insert(0, Ghost(piece))
+    _restore(piece)
     for what in piece.fails:
         if what.startswith("storm "):
             return _storm_that_fails(*what.split()[1:], first=piece.seed)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -187,9 +188,10 @@ class Sandboxed:
                 process.kill()
 
     def told(self, what: str) -> None:
-        """Wait until systemd has been told this."""
+        """Wait until systemd has been told this; the daemon tells it again and again that it lives."""
+        ends = time.monotonic() + LIMIT_S
         while what not in self.systemd.recv(4096).decode().split("\n"):
-            pass
+            assert time.monotonic() < ends, f"systemd is not told {what}"
 
 
 @pytest.mark.slow("the daemon starts")
