@@ -16,6 +16,7 @@ from kubesyncd.core.model import SHORT_ID, Owner, SystemState
 from kubesyncd.core.record import Cause, lacking
 from kubesyncd.core.row_gate import dry_runs, stuck
 from kubesyncd.core.unasked_start import unasked_runs
+from kubesyncd.core.unverified import maybe_admitted
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Container, Timing
@@ -238,7 +239,8 @@ def _ungated(
 ) -> tuple[Condition, ...]:
     """Say of each container that has not asked for long what its image does."""
     same, found = dry_runs(observed) - {record.grant}, []
-    for container_id in sorted(ignoring(record.gates, timing.gate_after_s, now)):
+    ungated = ignoring(record.gates, timing.gate_after_s, now)
+    for container_id in sorted(ungated - maybe_admitted(record, observed)):
         if container_id in same:
             text = (
                 f"the kube container {container_id[:SHORT_ID]} has the version that runs locally, and has not asked: "

@@ -182,7 +182,8 @@ def _admission(inputs: Inputs) -> Plan | None:
     """Plan to admit a kube container, or to wait for what must be known before; None where none is to be admitted."""
     waiter, record = inputs.observed.waiter, inputs.record
     ungated = ignoring(record.gates, inputs.timing.gate_after_s, inputs.now)
-    silent = inputs.observed.newest_staying(ungated)
+    # One that has not asked owns only where nothing else is to run: a failure may be noticed at the same moment.
+    silent = "" if _gives_up_kube(inputs) else inputs.observed.newest_staying(ungated)
     if record.mode is Mode.NONE or not (waiter or silent):
         return None
     if record.start is not None:
@@ -195,6 +196,12 @@ def _admission(inputs: Inputs) -> Plan | None:
             Admit(silent), "a kube container runs without having asked, and nothing else does: it owns"
         )
     return plan
+
+
+def _gives_up_kube(inputs: Inputs) -> bool:
+    """Return whether the feature has failed, and its local container can take over."""
+    failed = bool(inputs.record.failure) and local_wanted(inputs.config, inputs.record)
+    return failed and not _no_local(inputs) and inputs.observed.no_comeback is None
 
 
 def _no_local(inputs: Inputs) -> str:

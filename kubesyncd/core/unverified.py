@@ -98,13 +98,20 @@ def undecided(record: Record) -> Unverified | None:
     return None if mark is None or mark.since is None else mark
 
 
-def may_be_admitted(record: Record, observed: Observation) -> bool:
-    """Return whether a running kube container counts as admitted although no record of it is left."""
+def maybe_admitted(record: Record, observed: Observation) -> frozenset[str]:
+    """Return the running kube containers that count as admitted although no record of it is left.
+
+    Before STATE_DB's row is read, that is each one of a feature of which no file tells: the row may name it.
+    """
     mark = record.unverified
-    if mark is None or (mark.since is None and not mark.lost):
-        return False
-    unknown = observed.kube_running if mark.since is None else mark.containers
-    return any(c in observed.kube_running and c not in observed.asking for c in unknown)
+    if mark is None:
+        return frozenset()
+    if mark.since is None:
+        unknown = mark.lost or (mark.unmanaged and observed.row is None)
+        may_be = observed.kube_running if unknown else ()
+    else:
+        may_be = mark.containers
+    return frozenset(may_be).intersection(observed.kube_running).difference(observed.asking)
 
 
 def unverified_deadline(record: Record, timing: Timing) -> float | None:

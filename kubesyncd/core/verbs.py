@@ -16,7 +16,7 @@ from kubesyncd.core.feature_unit import StartedBy, concerns, units_of
 from kubesyncd.core.model import Mode, Owner, SystemState
 from kubesyncd.core.record import StopStyle, local_wanted, row_told, ruling_owner, state_of
 from kubesyncd.core.state import State
-from kubesyncd.core.unverified import may_be_admitted, spoken
+from kubesyncd.core.unverified import maybe_admitted, spoken
 
 if TYPE_CHECKING:
     from kubesyncd.core.feature_unit import UnitEnd
@@ -255,7 +255,7 @@ def outcome(
 def _down_outcome(config: FeatureConfig, record: Record, observed: Observation) -> Outcome | None:
     told = row_told(record, observed) or observed.hold
     running = (record.ending and observed.local_running) or record.grant in observed.kube_running
-    running = running or observed.local_starting or may_be_admitted(record, observed)
+    running = running or observed.local_starting or bool(maybe_admitted(record, observed))
     if not running and told and label_missing(config, record, observed) is None:
         return DONE
     return None
@@ -325,7 +325,7 @@ def wait_code(
 
 def _runs(record: Record, observed: Observation) -> bool:
     local = bool(observed.local_running) or observed.local_starting
-    return local or record.grant in observed.kube_running or may_be_admitted(record, observed)
+    return local or record.grant in observed.kube_running or bool(maybe_admitted(record, observed))
 
 
 def _code(record: Record) -> int:

@@ -71,6 +71,17 @@ def test_a_silent_container_becomes_the_owner_where_nothing_else_runs() -> None:
     assert made.action == Admit(KUBE)
 
 
+def test_a_failure_that_is_noticed_at_the_same_moment_goes_before_a_silent_container() -> None:
+    seen = observed(kube(), local(running=False), label=ON)
+    failed = replace(READY, failure="no kube container has run for 1 min")
+    made = plan(FALLBACK, failed, seen)
+    assert made.action == SetMode(Mode.NONE)
+    assert plan(FALLBACK, replace(failed, mode=Mode.NONE), seen).action == StartLocal(LOCAL)
+    assert plan(KUBE_CONFIG, failed, seen).action == Admit(KUBE), "only Kubernetes may run it"
+    broken = FailedAction(ActionKind.START_LOCAL, LOCAL, "no space left", at=NOW, again_at=NOW + 5.0)
+    assert plan(FALLBACK, failed, replace(seen, failures=(broken,))).action == Admit(KUBE)
+
+
 def test_a_silent_container_whose_admission_cannot_be_recorded_is_waited_for() -> None:
     full = FailedAction(ActionKind.RECORD, KUBE, "no space left", at=NOW, again_at=NOW + 5.0)
     made = plan(KUBE_CONFIG, READY, observed(kube(), local(running=False), label=ON, failures=(full,)))

@@ -18,7 +18,7 @@ from kubesyncd.core.state import State
 from kubesyncd.core.unverified import (
     Unverified,
     keeps_row,
-    may_be_admitted,
+    maybe_admitted,
     row_seen,
     shows_loss,
     undecided,
@@ -176,7 +176,7 @@ def test_a_row_that_docker_does_not_confirm_opens_nothing_and_is_left_alone(
         assert (plan.state, plan.action) == (State.UNKNOWN, None)
         assert plan.why.endswith("STATE_DB's row is another program's, and unchanged")
         assert seen(after, look, config) == after
-        assert (undecided(after), may_be_admitted(after, look), row_seen(after)) == (None, False, True)
+        assert (undecided(after), maybe_admitted(after, look), row_seen(after)) == (None, frozenset(), True)
 
 
 def test_a_local_container_that_is_being_ended_is_not_taken_over() -> None:

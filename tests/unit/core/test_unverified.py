@@ -9,13 +9,14 @@ import pytest
 from kubesyncd.core.absorb import absorb
 from kubesyncd.core.actions import Admit, EndContainer, RequestLabel, WriteRow
 from kubesyncd.core.asked_start import asked_start
+from kubesyncd.core.conditions import ConditionKind, conditions
 from kubesyncd.core.model import Container, Mode, Owner, Row, SystemState
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Exit, Record, project, state_of
 from kubesyncd.core.revision import COUNT_BITS, Revision
 from kubesyncd.core.state import State
-from kubesyncd.core.unverified import Unverified, may_be_admitted, shows_loss, undecided, unverified_deadline
-from kubesyncd.core.verbs import DONE, Start, Stop, accept, outcome, wait_code
+from kubesyncd.core.unverified import Unverified, maybe_admitted, shows_loss, undecided, unverified_deadline
+from kubesyncd.core.verbs import DONE, Start, Stop, accept, outcome, wait_code, wait_follows
 from tests.unit.core.given import (
     FALLBACK,
     KUBE,
@@ -241,12 +242,33 @@ def test_a_recovered_record_keeps_no_earlier_grant() -> None:
 
 
 def test_which_kube_containers_count_as_admitted() -> None:
-    both = observed(kube(), kube(KUBE2))
-    assert may_be_admitted(up(unverified=Unverified(lost=True, since=NOW, containers=(KUBE,))), both) is True
-    ended = up(unverified=Unverified(lost=True, since=NOW, containers=("dead" * 16,)))
-    assert may_be_admitted(ended, both) is False
-    assert may_be_admitted(up(unverified=LOST), replace(both, waiting=frozenset({KUBE}))) is True
-    assert may_be_admitted(up(), both) is False
+    both, blind = observed(kube(), kube(KUBE2), row=Row()), observed(kube(), kube(KUBE2), row=None)
+    asking = replace(both, waiting=frozenset({KUBE}))
+    compared = up(unverified=Unverified(lost=True, since=NOW, containers=(KUBE, "dead" * 16)))
+    assert maybe_admitted(compared, both) == {KUBE}
+    assert maybe_admitted(compared, asking) == frozenset()
+    assert maybe_admitted(up(unverified=LOST), asking) == {KUBE2}
+    assert maybe_admitted(up(), both) == frozenset()
+    assert maybe_admitted(up(unverified=Unverified()), blind) == frozenset(), "its file tells"
+    unmanaged = up(unverified=Unverified(unmanaged=True))
+    assert maybe_admitted(unmanaged, blind) == {KUBE, KUBE2}, "the row may name them"
+    assert maybe_admitted(unmanaged, both) == frozenset()
+
+
+@pytest.mark.parametrize("mark", [LOST, Unverified(unmanaged=True)])
+def test_a_wait_goes_on_and_nobody_is_blamed_while_the_row_that_may_name_the_owner_is_not_read(
+    mark: Unverified,
+) -> None:
+    blind = observed(kube(), STOPPED, row=None)
+    long = NOW + TIMING.gate_after_s
+    started = absorb(Record(unverified=mark), KUBE_CONFIG, blind, TIMING, NOW)
+    for record in (started, replace(started, system_state=SystemState.UP)):
+        assert wait_follows(KUBE_CONFIG, record, blind)
+        assert wait_code(KUBE_CONFIG, record, blind, TIMING, long, NOW) is None
+        kinds = {each.kind for each in conditions("snmp", record, blind, TIMING, long)}
+        assert ConditionKind.GATE_IGNORED not in kinds
+    ended = observed(kube(running=False), STOPPED, row=None)
+    assert wait_code(KUBE_CONFIG, started, ended, TIMING, NOW + TIMING.local_wait_s, NOW) == 1
 
 
 @pytest.mark.parametrize(
@@ -280,7 +302,7 @@ def test_an_older_copy_does_not_know_what_was_admitted_either() -> None:
     older = up(revision=Revision(6), unverified=Unverified())
     after = seen(older, row, STOPPED, kube(running=False), kube(KUBE2))
     assert after.unverified == Unverified(since=NOW, containers=(KUBE2,))
-    assert may_be_admitted(after, observed(kube(KUBE2)))
+    assert maybe_admitted(after, observed(kube(KUBE2))) == {KUBE2}
 
 
 def test_what_ended_before_the_newer_owner_is_forgotten() -> None:
