@@ -232,7 +232,7 @@ def test_kill_of_a_kube_feature_ends_it_for_good(kube_switch: Switch) -> None:
     handed_over(kube_switch)
     waiter = kube_switch.waits("snmp")
     kube_switch.done("kill", "snmp")
-    assert waiter.wait(30) == 137
+    assert waiter.wait(30) in (0, 137), "the kubelet, which the label tells, may stop it before"
     assert kube_switch.row("snmp")["system_state"] == "down"
     kube_switch.wait_for(lambda: kube_switch.master.label_of("snmp") == "", "the label is gone")
     kube_switch.wait_for(lambda: kube_switch.running("snmp") == [], "the pod is gone")
