@@ -33,10 +33,11 @@ from kubesyncd.core.record import (
     project,
     ruling_owner,
     settled,
+    with_grant,
 )
 from kubesyncd.core.registration import registered_after
 from kubesyncd.core.revision import revised
-from kubesyncd.core.row_gate import see_startup, watch_row
+from kubesyncd.core.row_gate import maybe_past, see_startup, watch_row
 from kubesyncd.core.stray import blocked, strays, watch_label_off
 from kubesyncd.core.unasked_start import watch_unasked
 from kubesyncd.core.unverified import verified
@@ -62,6 +63,7 @@ def absorb(
     health = see_starts(record.health, observed.containers, timing, now)
     record = replace(record, health=health, registered=registered)
     record = _see_grant(record, config, observed, timing, now)
+    record = _see_gone_on(record, config, observed, now)
     record = _see_refusal(see_startup(record, observed, timing.gate_after_s, now), observed, timing, now)
     record = replace(record, health=_see_health(record, config, observed))
     record = _keep_clocks(record, config, observed, now)
@@ -206,6 +208,18 @@ def _see_grant(
         record = _end_noted(record, observed.container(record.grant), timing, now, unwell)
         record = _count_end(record, observed, timing, now, early=not record.proven, sick=bool(unwell))
     return replace(record, grant="", granted_at=0.0, proven=False, exit=ended)
+
+
+def _see_gone_on(record: Record, config: FeatureConfig, observed: Observation, now: float) -> Record:
+    """Take a container for admitted that may have gone on by the permission of an admitted one that has ended.
+
+    Not while a local container runs or may be starting: it is not ended for that.
+    """
+    past = maybe_past(record, observed)
+    if not past or record.grant or observed.local_running or record.start is not None:
+        return record
+    record = with_grant(record, past, now, by_row=observed.by_row)
+    return record if _kube_wanted(record, config, observed) else replace(record, unconfirmed=False)
 
 
 def _see_run(record: Record, timing: Timing, now: float) -> Record:

@@ -20,6 +20,7 @@ class GateWatch:
     script, not admitted yet, does not wait any more (see core.row_gate). `beside`, of the admitted one: this daemon
     lets the row say that a container waits, and the row has not been read with another word since. `told_since`: since
     when the row has told its script to go on. `late`: it was told so for long enough, and the row says it no longer.
+    `maybe_past`: it was first observed when its script may have read a permission that was another container's.
     """
 
     container_id: str
@@ -30,6 +31,7 @@ class GateWatch:
     beside: bool = False
     told_since: float | None = None
     late: bool = False
+    maybe_past: bool = False
 
 
 def watch_gate(
@@ -49,11 +51,13 @@ def watch_gate(
 
 
 def ignoring(watched: tuple[GateWatch, ...], gate_after_s: float, now: float) -> frozenset[str]:
-    """Return the containers that have run for `gate_after_s` without asking."""
-    return frozenset(w.container_id for w in watched if not w.asked and now >= w.since + gate_after_s)
+    """Return the containers that have run for `gate_after_s` without asking, and had no permission to read."""
+    return frozenset(
+        w.container_id for w in watched if not (w.asked or w.maybe_past) and now >= w.since + gate_after_s
+    )
 
 
 def gate_deadline(watched: tuple[GateWatch, ...], gate_after_s: float, now: float) -> float | None:
     """Return when the next container counts as one that ignores the gate, if it does not ask until then."""
-    due = (w.since + gate_after_s for w in watched if not w.asked)
+    due = (w.since + gate_after_s for w in watched if not (w.asked or w.maybe_past))
     return min((at for at in due if at > now), default=None)

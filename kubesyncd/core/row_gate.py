@@ -4,8 +4,9 @@ Knows no clock, no client, no coroutine. Such a script writes its image's versio
 at `Startup.GO`, and then reports itself as the owner. It names no container when it asks: what runs tells which one it
 is. It gives up for ever where the row has another version. Every script that reads `Startup.GO` goes on, also one that
 starts a moment later. So it is written only while the admitted container is the only one of the feature, taken back
-when another one is observed, and stands at the longest for the time in which that script must have read it. What a
-script says of its ID is not used.
+when another one is observed, and stands at the longest for the time in which that script must have read it. Where the
+admitted one ends before that, another one may have read it unseen: it counts as admitted. What a script says of its ID
+is not used.
 """
 
 from __future__ import annotations
@@ -35,16 +36,26 @@ def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observatio
     if not observed.by_row:
         return tuple(GateWatch(watch.container_id, watch.since, watch.asked) for watch in gates)
     asks = dict(observed.row_asks)
+    known = {watch.container_id for watch in record.gates}
 
     def seen(watch: GateWatch) -> GateWatch:
         if watch.container_id in observed.waiting:
-            return replace(watch, asks="", given_up=False)
+            return replace(watch, asks="", given_up=False, maybe_past=False)
+        # A script that finds `Startup.GO` when it starts compares no version.
+        if record.told_go and watch.container_id not in known and watch.container_id != record.grant:
+            watch = replace(watch, maybe_past=True)
         version = watch.asks or asks.get(watch.container_id, "")
         # What the admitted one does is not known: it may serve, and is left to the kubelet.
         lost = version and (watch.given_up or _another_version(version, observed.row))
         return replace(watch, asks=version, given_up=bool(lost) and watch.container_id != record.grant)
 
     return tuple(seen(watch) for watch in gates)
+
+
+def maybe_past(record: Record, observed: Observation) -> str:
+    """Return the newest running kube container that may have gone on by the permission of another one, or empty."""
+    past = {watch.container_id for watch in record.gates if watch.maybe_past}
+    return next((c for c in observed.kube_running if c in past), "")
 
 
 def shown(record: Record, observed: Observation) -> tuple[Startup, str]:
@@ -67,7 +78,7 @@ def see_startup(record: Record, observed: Observation, gate_after_s: float, now:
     Where it has not for `gate_after_s` of being told to, it is late, and one that has never asked has no such script.
     """
     if not observed.by_row:
-        return replace(record, unconfirmed=False, version="")
+        return replace(record, unconfirmed=False, told_go=False, version="")
     running = record.grant in observed.kube_running
     waits = record.unconfirmed and not _late(record)
     again = running and not waits and _asks_again(record, observed)
@@ -80,9 +91,9 @@ def see_startup(record: Record, observed: Observation, gate_after_s: float, now:
     owner = observed.container(record.grant if running else observed.local_running)
     if owner is not None and not owner.unread:
         version = (_asks(record, owner.id) if running else "") or owner.version
-    if (unconfirmed, gates, version) == (record.unconfirmed, record.gates, record.version):
-        return record
-    return replace(record, unconfirmed=unconfirmed, gates=gates, version=version)
+    after = replace(record, unconfirmed=unconfirmed, gates=gates, version=version)
+    after = replace(after, told_go=_told_go(after, observed))
+    return record if after == record else after
 
 
 def waits_at_row(record: Record, container_id: str) -> bool:
@@ -157,6 +168,12 @@ def _may_ask(container_id: str, record: Record, observed: Observation) -> bool:
 
 def _another_version(version: str, row: Row | None) -> bool:
     return row is not None and row.version != version
+
+
+def _told_go(record: Record, observed: Observation) -> bool:
+    """Return whether the row may say `Startup.GO`: it is to be written, or has not been read without it since."""
+    unread = observed.row is None or observed.row.startup is Startup.GO
+    return shown(record, observed)[0] is Startup.GO or (record.told_go and unread)
 
 
 def _alone(record: Record, observed: Observation) -> bool:

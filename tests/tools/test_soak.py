@@ -180,7 +180,6 @@ def test_a_switch_settles_after_every_operation_and_every_fault(tmp_path: Path) 
             assert again is not None
             assert again.life == 2
             assert watch.log.told().tracebacks == ()
-            switch.done("stop", LOCAL_ONLY[0])
             switch.units.call("stop", f"{LOCAL_ONLY[0]}.service")
             assert any(LOCAL_ONLY[0] in sentence for sentence in bench.unsettled())
     finally:

@@ -30,6 +30,7 @@ from kubesyncd.core.row_gate import (
     watch_row,
     with_row_asks,
 )
+from kubesyncd.core.state import State
 from kubesyncd.core.unverified import Unverified
 from tests.unit.core.given import (
     FALLBACK,
@@ -42,6 +43,7 @@ from tests.unit.core.given import (
     OFF,
     ON,
     TIMING,
+    down,
     granted,
     kube,
     local,
@@ -615,6 +617,107 @@ def test_the_permission_ends_with_the_container_before_anything_else_starts() ->
     switch.settle()
     switch.run(late)
     assert not switch.script().passed
+
+
+def read_unseen(config: FeatureConfig = FALLBACK) -> tuple[Switch, Script]:
+    """An admitted one ends before it has gone on, and the next one reads its permission before Docker tells of it."""
+    switch = Switch(config)
+    switch.run(pod(), local(running=False, version=OLD_VERSION))
+    switch.script()
+    switch.settle()
+    switch.end(KUBE)
+    second = switch.script()
+    assert second.passed
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    return switch, second
+
+
+def test_one_that_has_gone_on_unseen_counts_as_admitted() -> None:
+    switch, _ = read_unseen()
+    assert switch.settle() == []
+    assert switch.record.grant == KUBE2
+    assert switch.look().state is State.KUBE_RUNNING
+    assert (switch.row.current_owner, switch.row.docker_id) == (Owner.KUBE, KUBE2)
+    switch.now += TIMING.gate_after_s + 1
+    switch.settle()
+    found = conditions("snmp", switch.record, switch.observed(), TIMING, switch.now)
+    assert ConditionKind.GATE_IGNORED not in {each.kind for each in found}
+
+
+@pytest.mark.parametrize("config", [LOCAL_CONFIG, FALLBACK])
+def test_no_local_container_starts_beside_one_that_has_gone_on_unseen(config: FeatureConfig) -> None:
+    switch, _ = read_unseen()
+    switch.config = config
+    switch.record = replace(switch.record, failure="crash-looping: 3 ends within 10 min")
+    assert switch.settle() == []
+    assert switch.record.grant == KUBE2
+
+
+@pytest.mark.parametrize(
+    "to", [{"config": LOCAL_CONFIG}, {"record": down(told_go=True, version=NEW_VERSION)}]
+)
+def test_what_is_to_end_is_not_told_to_go_on(to: dict[str, object]) -> None:
+    switch = Switch(FALLBACK, up(mode=Mode.READY, told_go=True, version=NEW_VERSION))
+    switch = replace(switch, **to)  # type: ignore[arg-type]
+    switch.run(pod(KUBE2))
+    switch.look()
+    assert (switch.record.grant, switch.record.unconfirmed) == (KUBE2, False)
+
+
+def test_one_that_has_read_nothing_is_told_after_all() -> None:
+    switch = Switch(KUBE_CONFIG)
+    switch.run(pod())
+    switch.script()
+    switch.settle()
+    switch.end(KUBE)
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.settle()
+    assert (switch.record.grant, switch.record.unconfirmed) == (KUBE2, True)
+    assert switch.row.startup is Startup.GO
+    assert switch.script().passed
+
+
+def test_one_that_may_have_gone_on_ends_no_local_container() -> None:
+    """STATE_DB is not read for long, and the local container has taken over meanwhile."""
+    switch = Switch(FALLBACK, up(local_id=LOCAL, told_go=True), (LOCAL_CONTAINER,))
+    switch.row = None
+    switch.run(pod(KUBE2))
+    observed = switch.observed()
+    for _ in range(2):
+        switch.record = absorb(switch.record, switch.config, replace(observed, row=None), TIMING, switch.now)
+    assert (switch.record.grant, switch.record.gates[0].maybe_past) == ("", True)
+    ended = replace(observed, row=None, containers=(pod(KUBE2), local(running=False, version=OLD_VERSION)))
+    assert absorb(switch.record, switch.config, ended, TIMING, switch.now).grant == KUBE2
+
+
+def test_what_starts_after_the_permission_was_taken_back_has_read_nothing() -> None:
+    switch = Switch(KUBE_CONFIG)
+    switch.run(pod())
+    switch.script()
+    switch.settle()
+    switch.end(KUBE)
+    assert switch.settle() == []
+    assert not switch.record.told_go, "the row was read without it"
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.settle()
+    assert switch.record.grant == ""
+    assert not switch.record.gates[0].maybe_past
+
+
+def test_it_may_have_been_read_until_the_row_is_read_without_it() -> None:
+    """Docker told of the end, and the next one started, before the row was written."""
+    switch = Switch(FALLBACK)
+    switch.run(pod(), local(running=False, version=OLD_VERSION))
+    switch.script()
+    switch.settle()
+    switch.end(KUBE)
+    first = switch.look()
+    assert switch.script().passed
+    assert isinstance(first.action, WriteRow)
+    switch.row = first.action.row
+    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.settle()
+    assert switch.record.grant == KUBE2
 
 
 def test_a_container_of_the_version_that_runs_locally_is_a_dry_run() -> None:
