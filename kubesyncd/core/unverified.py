@@ -33,18 +33,24 @@ class Unverified:
     `lost`: no file had it although the boot is not new; else it comes from the file. `first`: only a row of this boot
     would show that the boot is not new; without one, this is its first start. `since`: when it was compared with
     the row (BOOTTIME seconds); None: not yet. `containers`: running kube containers that may have been admitted, and
-    have time to ask again. `spoken`: a verb has been recorded since the daemon's start; it stands. `unmanaged`: no
-    file and no verb of this boot has told of the feature; until one does, a row without a number may be another
-    program's. `kept`: it is, and it is left unchanged.
+    have time to ask again. `spoken_at`: a verb has been recorded since, at that time; it stands, but not over a
+    container that was started later, by a daemon that could not write its file. `unmanaged`: no file and no verb of
+    this boot has told of the feature; until one does, a row without a number may be another program's. `kept`: it is,
+    and it is left unchanged.
     """
 
     lost: bool = False
     first: bool = False
     since: float | None = None
     containers: tuple[str, ...] = ()
-    spoken: bool = False
+    spoken_at: float | None = None
     unmanaged: bool = False
     kept: bool = False
+
+    @property
+    def spoken(self) -> bool:
+        """Whether a verb stands over STATE_DB's row."""
+        return self.spoken_at is not None
 
 
 def verified(
@@ -67,9 +73,9 @@ def verified(
     return record if mark is None else _resolved(record, mark, observed, timing, now)
 
 
-def spoken(mark: Unverified | None) -> Unverified | None:
+def spoken(mark: Unverified | None, now: float) -> Unverified | None:
     """Return the mark after a verb: what the verb asks for stands."""
-    return mark if mark is None or mark.since is not None else replace(mark, spoken=True)
+    return mark if mark is None or mark.since is not None else replace(mark, spoken_at=now)
 
 
 def row_seen(record: Record) -> bool:
@@ -148,7 +154,7 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
         return replace(record, unverified=None)
     if not mark.lost and owner is not None and owner.owner is row.current_owner and _by_another(row, record):
         return _back(_without_containers(record), mark, row, owner, observed, now)
-    if not mark.spoken:
+    if not mark.spoken or _started_since(mark, row, owner, observed, now):
         state = row.system_state
         if state is SystemState.ABSENT and observed.local_running:
             state = SystemState.UP
@@ -171,6 +177,15 @@ def _compared(record: Record, mark: Unverified, row: Row, observed: Observation,
     if nothing_ran and before:
         return record
     return replace(record, unverified=replace(mark, since=now, containers=observed.kube_running))
+
+
+def _started_since(
+    mark: Unverified, row: Row, owner: Container | None, observed: Observation, now: float
+) -> bool:
+    """Return whether the container that the row names, of a unit that is up, was started after the recorded verb."""
+    changed_at = now - (observed.wall_s - row.update_ts)
+    runs = owner is not None and row.system_state is SystemState.UP
+    return runs and mark.spoken_at is not None and changed_at > mark.spoken_at
 
 
 def _without_containers(record: Record) -> Record:

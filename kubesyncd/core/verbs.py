@@ -129,7 +129,7 @@ def accept(
     # A stop that finds nothing running ends nothing: an earlier exit is not its result.
     running = observed.local_running or observed.kube_running
     ended = record.exit if running or record.system_state is SystemState.DOWN else None
-    return replace(_down(record, style), exit=ended)
+    return replace(_down(record, style, asked_at), exit=ended)
 
 
 def running_units(feature: str, record: Record) -> tuple[str, ...]:
@@ -154,10 +154,12 @@ def left_by_unit(
         return record
     local = None if end.heard or observed is None or not observed.local_running else observed.local
     by_hand = local is not None and (not ended or local.started >= ended)
-    return replace(_down(record, StopStyle(kubelet_check=not hold)), exit=None, ending=not by_hand)
+    return replace(
+        _down(record, StopStyle(kubelet_check=not hold), end.looked_at), exit=None, ending=not by_hand
+    )
 
 
-def _down(record: Record, style: StopStyle) -> Record:
+def _down(record: Record, style: StopStyle, now: float) -> Record:
     return replace(
         record,
         system_state=SystemState.DOWN,
@@ -165,7 +167,7 @@ def _down(record: Record, style: StopStyle) -> Record:
         ending=True,
         ending_since=None,
         unpause=False,
-        unverified=spoken(record.unverified),
+        unverified=spoken(record.unverified, now),
         follows=False,
     )
 
@@ -189,7 +191,7 @@ def _accept_start(
         ending=False,
         registered=registered,
         unpause=observed.paused(owning),
-        unverified=spoken(record.unverified),
+        unverified=spoken(record.unverified, started_by.at),
         follows=False,
         started_by=started_by,
     )

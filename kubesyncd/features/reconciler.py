@@ -129,7 +129,7 @@ class Reconciler:
         observed = view.observed if view is not None else Observation(row=None)
         # A reboot may be prepared since the last observation.
         observed = replace(observed, hold=self._around.labels.hold)
-        noted = accept(verb, memory.config, memory.record, observed)
+        noted = accept(verb, memory.config, memory.record, observed, asked_at=self._now())
         assert isinstance(noted, Record), "only a start can be declined"
         memory.record = noted
         return memory.remember(noted)

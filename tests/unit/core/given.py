@@ -145,7 +145,13 @@ def full(kube_id: str = KUBE, local_id: str = LOCAL) -> Record:
         ),
         start=AskedStart(local_id, "2026-01-29T00:00:00Z", 98.0),
         unverified=Unverified(
-            lost=True, first=True, since=97.0, containers=(kube_id,), spoken=True, unmanaged=True, kept=True
+            lost=True,
+            first=True,
+            since=97.0,
+            containers=(kube_id,),
+            spoken_at=98.0,
+            unmanaged=True,
+            kept=True,
         ),
         local_back=True,
         follows=True,

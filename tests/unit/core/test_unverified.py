@@ -160,7 +160,7 @@ def test_a_stop_waits_for_the_end_of_what_may_have_been_admitted() -> None:
 def test_what_a_verb_has_asked_for_since_stands() -> None:
     blind = observed(STOPPED, kube(), row=None)
     for mark in (LOST, Unverified()):
-        stopped = accept(Stop(), FALLBACK, up(unverified=mark), blind)
+        stopped = accept(Stop(), FALLBACK, up(unverified=mark), blind, asked_at=NOW)
         assert isinstance(stopped, Record)
         record = seen(stopped, BY_KUBE, STOPPED, kube())
         assert (record.system_state, record.ending, record.grant) == (SystemState.DOWN, True, KUBE)
@@ -171,6 +171,18 @@ def test_what_a_verb_has_asked_for_since_stands() -> None:
     again = accept(Stop(), FALLBACK, idle, blind)
     assert isinstance(again, Record)
     assert again.unverified == idle.unverified
+
+
+@pytest.mark.parametrize(("row_s", "state"), [(-11, SystemState.DOWN), (-9, SystemState.UP)])
+def test_a_verb_of_the_file_does_not_end_what_was_started_after_it(row_s: int, state: SystemState) -> None:
+    """The disk was full: the start was written to the row only, and the daemon was restarted."""
+    stopped = down(unverified=Unverified(unmanaged=True, spoken_at=NOW - 10))
+    row = Row(SystemState.UP, Owner.LOCAL, Mode.NONE, LOCAL, WALL_S + row_s, revision=8)
+    look = observed(local(), row=row, wall_s=WALL_S, label=OFF)
+    record = absorb(stopped, LOCAL_CONFIG, look, TIMING, NOW)
+    assert (record.system_state, record.unverified) == (state, None)
+    ended = absorb(stopped, LOCAL_CONFIG, replace(look, containers=(STOPPED,)), TIMING, NOW)
+    assert ended.system_state is SystemState.DOWN, "nothing that the row names runs"
 
 
 def test_without_a_row_what_runs_was_started_for_a_unit_that_is_up() -> None:
