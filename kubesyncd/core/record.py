@@ -102,8 +102,7 @@ class Record:
     while it may not run. `revision`: how often what the row tells has changed. `follows`: it was taken over from
     another program, whose process the unit still waits by: it ends with the container, not with the feature.
     `unconfirmed`: the admitted container has not asked over the socket, and its start-up script has not reported that
-    it has gone on. `told_go`: the row has told it to, and has not been read without that since. `version`: of the image
-    that runs, or ran last. `started_by`: its last start.
+    it has gone on. `version`: of the image that runs, or ran last. `started_by`: its last start.
     """
 
     system_state: SystemState = SystemState.ABSENT
@@ -145,7 +144,6 @@ class Record:
     unasked: UnaskedStart | None = None
     revision: Revision = UNTOLD
     unconfirmed: bool = False
-    told_go: bool = False
     version: str = ""
     started_by: StartedBy = NOT_STARTED
     owner: Owner = Owner.NONE

@@ -7,10 +7,10 @@ boot's: a row of an earlier boot tells nothing. The lowest bit tells whether a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kubesyncd.core.model import REVISION_MAX, SHORT_ID, Owner, SystemState
+from kubesyncd.core.model import REVISION_MAX, SHORT_ID, Owner, Startup, SystemState
 
 if TYPE_CHECKING:
     from kubesyncd.core.model import Row
@@ -23,10 +23,14 @@ BOOTS = REVISION_MAX >> COUNT_BITS
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The number of the last change, and what the row told then; 0: no row has been read."""
+    """The number of the last change, and what the row told then; 0: no row has been read.
+
+    `admits`: the row says `Startup.GO`, or may still do so: it has not been read without that since.
+    """
 
     number: int = 0
     told: str = ""
+    admits: bool = False
 
 
 UNTOLD = Revision()
@@ -48,6 +52,8 @@ def revised(before: Revision, wanted: Row, stored: Row | None, boot: int, *, end
     `ending`: a stop or kill is being carried out. The number is at least that of every row of this boot that was read
     before.
     """
+    unread = stored is None or stored.startup is Startup.GO
+    before = replace(before, admits=wanted.startup is Startup.GO or (before.admits and unread))
     if stored is None:
         return before
     told = ""
@@ -58,7 +64,7 @@ def revised(before: Revision, wanted: Row, stored: Row | None, boot: int, *, end
     number = max(known, default=boot << COUNT_BITS)
     if told != before.told or (told and (not known or ends(number) is not ending)):
         number = min(number - number % 2 + 2 + ending, REVISION_MAX)
-    return before if not known and not told else Revision(number, told)
+    return before if not known and not told else replace(before, number=number, told=told)
 
 
 def tells(state: SystemState, owner: Owner) -> bool:

@@ -42,7 +42,7 @@ def watch_row(gates: tuple[GateWatch, ...], record: Record, observed: Observatio
         if watch.container_id in observed.waiting:
             return replace(watch, asks="", given_up=False, maybe_past=False)
         # A script that finds `Startup.GO` when it starts compares no version.
-        if record.told_go and watch.container_id not in known and watch.container_id != record.grant:
+        if record.revision.admits and watch.container_id not in known and watch.container_id != record.grant:
             watch = replace(watch, maybe_past=True)
         version = watch.asks or asks.get(watch.container_id, "")
         # What the admitted one does is not known: it may serve, and is left to the kubelet.
@@ -78,7 +78,7 @@ def see_startup(record: Record, observed: Observation, gate_after_s: float, now:
     Where it has not for `gate_after_s` of being told to, it is late, and one that has never asked has no such script.
     """
     if not observed.by_row:
-        return replace(record, unconfirmed=False, told_go=False, version="")
+        return replace(record, unconfirmed=False, version="")
     running = record.grant in observed.kube_running
     waits = record.unconfirmed and not _late(record)
     again = running and not waits and _asks_again(record, observed)
@@ -91,9 +91,9 @@ def see_startup(record: Record, observed: Observation, gate_after_s: float, now:
     owner = observed.container(record.grant if running else observed.local_running)
     if owner is not None and not owner.unread:
         version = (_asks(record, owner.id) if running else "") or owner.version
-    after = replace(record, unconfirmed=unconfirmed, gates=gates, version=version)
-    after = replace(after, told_go=_told_go(after, observed))
-    return record if after == record else after
+    if (unconfirmed, gates, version) == (record.unconfirmed, record.gates, record.version):
+        return record
+    return replace(record, unconfirmed=unconfirmed, gates=gates, version=version)
 
 
 def waits_at_row(record: Record, container_id: str) -> bool:
@@ -168,12 +168,6 @@ def _may_ask(container_id: str, record: Record, observed: Observation) -> bool:
 
 def _another_version(version: str, row: Row | None) -> bool:
     return row is not None and row.version != version
-
-
-def _told_go(record: Record, observed: Observation) -> bool:
-    """Return whether the row may say `Startup.GO`: it is to be written, or has not been read without it since."""
-    unread = observed.row is None or observed.row.startup is Startup.GO
-    return shown(record, observed)[0] is Startup.GO or (record.told_go and unread)
 
 
 def _alone(record: Record, observed: Observation) -> bool:

@@ -154,9 +154,8 @@ def left_by_unit(
         return record
     local = None if end.heard or observed is None or not observed.local_running else observed.local
     by_hand = local is not None and (not ended or local.started >= ended)
-    return replace(
-        _down(record, StopStyle(kubelet_check=not hold), end.looked_at), exit=None, ending=not by_hand
-    )
+    down = _down(record, StopStyle(kubelet_check=not hold), end.looked_at)
+    return replace(down, exit=None, ending=not by_hand)
 
 
 def _down(record: Record, style: StopStyle, now: float) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kubesyncd.core.absorb import absorb
-from kubesyncd.core.model import REVISION_MAX, Mode, Owner, Row, SystemState
+from kubesyncd.core.model import REVISION_MAX, Mode, Owner, Row, Startup, SystemState
 from kubesyncd.core.parse import parse_row
 from kubesyncd.core.record import Record, project
 from kubesyncd.core.revision import COUNT_BITS, UNTOLD, Revision, ends, of_boot, revised
@@ -55,6 +55,17 @@ def test_each_boot_counts_for_itself() -> None:
     assert numbered(Revision(8, f"up local none {LOCAL[:12]}"), RUNS, Row(), 3).number == third + 2
     assert numbered(Revision(REVISION_MAX), RUNS, Row(), REVISION_MAX >> COUNT_BITS).number == REVISION_MAX
     assert (of_boot(third + 2, 3), of_boot(third + 2, 4)) == (True, False)
+
+
+def test_the_row_may_admit_until_it_was_read_without_that() -> None:
+    go = replace(RUNS, startup=Startup.GO)
+    told = numbered(UNTOLD, go, RUNS)
+    assert told.admits, "it is to be written"
+    for unread in (None, go):
+        assert numbered(told, STOPPED, unread).admits
+        assert not numbered(numbered(UNTOLD, RUNS, RUNS), STOPPED, unread).admits
+    assert not numbered(told, STOPPED, RUNS).admits
+    assert numbered(told, go, RUNS).admits
 
 
 def test_without_a_row_nothing_is_numbered() -> None:

@@ -20,6 +20,7 @@ from kubesyncd.core.model import Container, FeatureConfig, LabelView, Mode, Owne
 from kubesyncd.core.observation import Observation
 from kubesyncd.core.planner import decide
 from kubesyncd.core.record import Cause, Record, project, with_grant, with_mode
+from kubesyncd.core.revision import Revision
 from kubesyncd.core.row_gate import (
     given_up,
     see_startup,
@@ -52,6 +53,7 @@ from tests.unit.core.given import (
 
 OLD_VERSION, NEW_VERSION = "20240510.1", "20251110.7"
 LOCAL_CONTAINER = local(version=OLD_VERSION)
+ADMITS = Revision(admits=True)
 
 
 @dataclass
@@ -654,10 +656,10 @@ def test_no_local_container_starts_beside_one_that_has_gone_on_unseen(config: Fe
 
 
 @pytest.mark.parametrize(
-    "to", [{"config": LOCAL_CONFIG}, {"record": down(told_go=True, version=NEW_VERSION)}]
+    "to", [{"config": LOCAL_CONFIG}, {"record": down(revision=ADMITS, version=NEW_VERSION)}]
 )
 def test_what_is_to_end_is_not_told_to_go_on(to: dict[str, object]) -> None:
-    switch = Switch(FALLBACK, up(mode=Mode.READY, told_go=True, version=NEW_VERSION))
+    switch = Switch(FALLBACK, up(mode=Mode.READY, revision=ADMITS, version=NEW_VERSION))
     switch = replace(switch, **to)  # type: ignore[arg-type]
     switch.run(pod(KUBE2))
     switch.look()
@@ -679,7 +681,7 @@ def test_one_that_has_read_nothing_is_told_after_all() -> None:
 
 def test_one_that_may_have_gone_on_ends_no_local_container() -> None:
     """STATE_DB is not read for long, and the local container has taken over meanwhile."""
-    switch = Switch(FALLBACK, up(local_id=LOCAL, told_go=True), (LOCAL_CONTAINER,))
+    switch = Switch(FALLBACK, up(local_id=LOCAL, revision=ADMITS), (LOCAL_CONTAINER,))
     switch.row = None
     switch.run(pod(KUBE2))
     observed = switch.observed()
@@ -697,7 +699,7 @@ def test_what_starts_after_the_permission_was_taken_back_has_read_nothing() -> N
     switch.settle()
     switch.end(KUBE)
     assert switch.settle() == []
-    assert not switch.record.told_go, "the row was read without it"
+    assert not switch.record.revision.admits, "the row was read without it"
     switch.run(pod(KUBE2, started="2026-01-03"))
     switch.settle()
     assert switch.record.grant == ""
