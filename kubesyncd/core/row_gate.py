@@ -98,7 +98,8 @@ def see_startup(record: Record, observed: Observation, gate_after_s: float, now:
 
 def waits_at_row(record: Record, container_id: str) -> bool:
     """Return whether this container, once admitted, has to be told by the row: it has not asked over the socket."""
-    return any(w.container_id == container_id and (w.asks or not w.asked) for w in record.gates)
+    watch = _watch_of(record, container_id)
+    return bool(watch.asks) or not watch.asked
 
 
 def given_up(record: Record, observed: Observation) -> str:
@@ -119,7 +120,7 @@ def stuck(record: Record) -> bool:
 
 def told_since(record: Record) -> float | None:
     """Return since when the row has told the admitted container's script to go on (BOOTTIME seconds); None: not now."""
-    return next((w.told_since for w in record.gates if w.container_id == record.grant), None)
+    return _watch_of(record, record.grant).told_since
 
 
 def dry_runs(observed: Observation) -> frozenset[str]:
@@ -185,7 +186,7 @@ def _unconfirmed(record: Record, observed: Observation) -> bool:
 
     This daemon writes no such row while that is so. An image without such a script reports nothing.
     """
-    silent = any(w.container_id == record.grant and not w.asked for w in record.gates)
+    silent = not _watch_of(record, record.grant).asked
     if record.grant in observed.waiting or (record.proven and silent):
         return False
     if _late(record):
@@ -207,12 +208,11 @@ def _asks_again(record: Record, observed: Observation) -> bool:
         return False
     running = [c for c in observed.containers if c.id in observed.kube_running]
     may = {c.id for c in running if (_asks(record, c.id) or c.version) in ("", row.version)}
-    beside = any(w.beside and w.container_id == record.grant for w in record.gates)
-    return not beside and may == {record.grant}
+    return not _watch_of(record, record.grant).beside and may == {record.grant}
 
 
 def _late(record: Record) -> bool:
-    return any(w.late and w.container_id == record.grant for w in record.gates)
+    return _watch_of(record, record.grant).late
 
 
 def _told(
@@ -249,4 +249,10 @@ def _seen_beside(record: Record, observed: Observation) -> tuple[GateWatch, ...]
 
 
 def _asks(record: Record, container_id: str) -> str:
-    return next((watch.asks for watch in record.gates if watch.container_id == container_id), "")
+    return _watch_of(record, container_id).asks
+
+
+def _watch_of(record: Record, container_id: str) -> GateWatch:
+    """Return the watch of this container; where it is not watched, one that tells nothing of it."""
+    nothing = GateWatch(container_id, 0.0, asked=True)
+    return next((watch for watch in record.gates if watch.container_id == container_id), nothing)
