@@ -53,6 +53,7 @@ from tests.unit.core.given import (
 
 OLD_VERSION, NEW_VERSION = "20240510.1", "20251110.7"
 LOCAL_CONTAINER = local(version=OLD_VERSION)
+LOCAL_STOPPED = local(running=False, version=OLD_VERSION)
 ADMITS = Revision(admits=True)
 
 
@@ -125,7 +126,7 @@ class Switch:
     def end(self, container_id: str) -> None:
         ended = tuple(c for c in self.containers if c.id != container_id)
         stays = container_id == LOCAL
-        self.containers = (*ended, local(running=False, version=OLD_VERSION)) if stays else ended
+        self.containers = (*ended, LOCAL_STOPPED) if stays else ended
 
     def script(self, version: str = NEW_VERSION, *, its_id: str = "") -> Script:
         script = Script(self, version, its_id)
@@ -284,7 +285,7 @@ def test_a_container_that_asks_over_the_socket_is_not_told_by_the_row() -> None:
 
 def test_of_two_none_is_admitted_until_one_has_ended() -> None:
     switch = Switch()
-    switch.run(pod(), pod(KUBE2, started="2026-01-03"))
+    switch.run(pod(), SECOND)
     first, second = switch.script(), switch.script()
     assert switch.settle() == []
     assert switch.row is not None
@@ -307,7 +308,7 @@ def test_a_second_one_takes_the_permission_back() -> None:
     switch.run(pod())
     script = switch.script()
     switch.settle()
-    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.run(SECOND)
     assert switch.settle() == []
     assert switch.row is not None
     assert switch.row.startup is Startup.WAIT
@@ -345,7 +346,7 @@ def test_one_beside_an_owner_waits_and_takes_over_from_it() -> None:
     switch = Switch(record=granted(version=OLD_VERSION))
     switch.run(pod(version=OLD_VERSION))
     switch.settle()
-    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.run(SECOND)
     script = switch.script()
     assert switch.settle() == []
     assert switch.row is not None
@@ -432,7 +433,7 @@ def test_it_is_remembered_over_the_loss_of_the_row_and_one_that_gave_up_is_ended
     script.poll()
     assert script.frozen, "as the real one: it will never go on"
     assert switch.settle() == [f"end {KUBE[:4]}"], "the kubelet starts it again, and that one asks"
-    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.run(SECOND)
     again = switch.script()
     switch.now += 61.0
     assert switch.settle() == ["mode kube_pending", f"end {LOCAL[:4]}", f"admit {KUBE2[:4]}"]
@@ -515,7 +516,7 @@ def test_the_time_of_a_script_begins_when_it_is_told() -> None:
     switch.run(pod())
     script = switch.script()
     switch.settle()
-    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.run(SECOND)
     switch.settle()
     switch.now += 2 * TIMING.gate_after_s
     switch.settle()
@@ -606,36 +607,36 @@ def test_the_version_is_kept_after_the_end_of_what_ran() -> None:
     assert (switch.row.current_owner, switch.row.version) == (Owner.NONE, OLD_VERSION)
 
 
-def test_the_permission_ends_with_the_container_before_anything_else_starts() -> None:
-    switch = Switch(FALLBACK)
-    switch.run(pod(), local(running=False, version=OLD_VERSION))
+def ended_before_it_went_on(config: FeatureConfig) -> Switch:
+    """A kube container has been admitted and ends before its script has read that, and Docker has not told of it."""
+    switch = Switch(config)
+    switch.run(pod(), LOCAL_STOPPED)
     switch.script()
     switch.settle()
     switch.end(KUBE)
+    return switch
+
+
+def test_the_permission_ends_with_the_container_before_anything_else_starts() -> None:
+    switch = ended_before_it_went_on(FALLBACK)
     first = switch.look()
     assert isinstance(first.action, WriteRow)
     assert first.action.row.startup is Startup.NONE
-    late = pod(KUBE2, started="2026-01-03")
     switch.settle()
-    switch.run(late)
+    switch.run(SECOND)
     assert not switch.script().passed
 
 
-def read_unseen(config: FeatureConfig = FALLBACK) -> tuple[Switch, Script]:
-    """An admitted one ends before it has gone on, and the next one reads its permission before Docker tells of it."""
-    switch = Switch(config)
-    switch.run(pod(), local(running=False, version=OLD_VERSION))
-    switch.script()
-    switch.settle()
-    switch.end(KUBE)
-    second = switch.script()
-    assert second.passed
-    switch.run(pod(KUBE2, started="2026-01-03"))
-    return switch, second
+def read_unseen() -> Switch:
+    """The next one reads the permission of the admitted one before Docker tells of either."""
+    switch = ended_before_it_went_on(FALLBACK)
+    assert switch.script().passed
+    switch.run(SECOND)
+    return switch
 
 
 def test_one_that_has_gone_on_unseen_counts_as_admitted() -> None:
-    switch, _ = read_unseen()
+    switch = read_unseen()
     assert switch.settle() == []
     assert switch.record.grant == KUBE2
     assert switch.look().state is State.KUBE_RUNNING
@@ -648,7 +649,7 @@ def test_one_that_has_gone_on_unseen_counts_as_admitted() -> None:
 
 @pytest.mark.parametrize("config", [LOCAL_CONFIG, FALLBACK])
 def test_no_local_container_starts_beside_one_that_has_gone_on_unseen(config: FeatureConfig) -> None:
-    switch, _ = read_unseen()
+    switch = read_unseen()
     switch.config = config
     switch.record = replace(switch.record, failure="crash-looping: 3 ends within 10 min")
     assert switch.settle() == []
@@ -667,12 +668,8 @@ def test_what_is_to_end_is_not_told_to_go_on(to: dict[str, object]) -> None:
 
 
 def test_one_that_has_read_nothing_is_told_after_all() -> None:
-    switch = Switch(KUBE_CONFIG)
-    switch.run(pod())
-    switch.script()
-    switch.settle()
-    switch.end(KUBE)
-    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch = ended_before_it_went_on(KUBE_CONFIG)
+    switch.run(SECOND)
     switch.settle()
     assert (switch.record.grant, switch.record.unconfirmed) == (KUBE2, True)
     assert switch.row.startup is Startup.GO
@@ -688,19 +685,15 @@ def test_one_that_may_have_gone_on_ends_no_local_container() -> None:
     for _ in range(2):
         switch.record = absorb(switch.record, switch.config, replace(observed, row=None), TIMING, switch.now)
     assert (switch.record.grant, switch.record.gates[0].maybe_past) == ("", True)
-    ended = replace(observed, row=None, containers=(pod(KUBE2), local(running=False, version=OLD_VERSION)))
+    ended = replace(observed, row=None, containers=(pod(KUBE2), LOCAL_STOPPED))
     assert absorb(switch.record, switch.config, ended, TIMING, switch.now).grant == KUBE2
 
 
 def test_what_starts_after_the_permission_was_taken_back_has_read_nothing() -> None:
-    switch = Switch(KUBE_CONFIG)
-    switch.run(pod())
-    switch.script()
-    switch.settle()
-    switch.end(KUBE)
+    switch = ended_before_it_went_on(KUBE_CONFIG)
     assert switch.settle() == []
     assert not switch.record.revision.admits, "the row was read without it"
-    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.run(SECOND)
     switch.settle()
     assert switch.record.grant == ""
     assert not switch.record.gates[0].maybe_past
@@ -708,16 +701,12 @@ def test_what_starts_after_the_permission_was_taken_back_has_read_nothing() -> N
 
 def test_it_may_have_been_read_until_the_row_is_read_without_it() -> None:
     """Docker told of the end, and the next one started, before the row was written."""
-    switch = Switch(FALLBACK)
-    switch.run(pod(), local(running=False, version=OLD_VERSION))
-    switch.script()
-    switch.settle()
-    switch.end(KUBE)
+    switch = ended_before_it_went_on(FALLBACK)
     first = switch.look()
     assert switch.script().passed
     assert isinstance(first.action, WriteRow)
     switch.row = first.action.row
-    switch.run(pod(KUBE2, started="2026-01-03"))
+    switch.run(SECOND)
     switch.settle()
     assert switch.record.grant == KUBE2
 
@@ -739,7 +728,7 @@ def test_a_container_without_a_gate_is_the_owner_also_with_the_version_of_the_lo
     config: FeatureConfig,
 ) -> None:
     """The local container has been made from the kube image: what runs serves, and nothing starts beside it."""
-    switch = Switch(config, containers=(local(running=False, version=OLD_VERSION),))
+    switch = Switch(config, containers=(LOCAL_STOPPED,))
     switch.run(pod(version=OLD_VERSION))
     switch.settle()
     switch.now += TIMING.gate_after_s
@@ -752,7 +741,7 @@ def test_a_container_without_a_gate_is_the_owner_also_with_the_version_of_the_lo
 
 def test_a_container_of_the_local_version_that_asks_is_admitted() -> None:
     """An image with kubesyncd's start hook asks, whatever its version is."""
-    switch = Switch(containers=(local(running=False, version=OLD_VERSION),), waiting=frozenset({KUBE}))
+    switch = Switch(containers=(LOCAL_STOPPED,), waiting=frozenset({KUBE}))
     switch.run(pod(version=OLD_VERSION))
     assert switch.settle() == [f"admit {KUBE[:4]}"]
 
