@@ -65,11 +65,13 @@ def deploy(switch: Switch, version: str, number: int = 0, **environ: str) -> str
     return switch.run_kube("snmp", number, **image(switch, version, **environ))
 
 
-def crash(switch: Switch, container_id: str) -> None:
-    """Kubernetes takes over by this container, which ends at once: the local one returns, and the next is delayed."""
+def crash(switch: Switch) -> None:
+    """Kubernetes takes over by a container that ends at once: the local one returns, and the next is delayed."""
+    # Before the container: a script that finds the owner local waits for ever.
     switch.config("snmp", set_owner="kube", no_fallback_to_local="false")
+    first = deploy(switch, TWO)
     switch.until_ups("snmp", "local", "kube")
-    switch.docker.do("kill", container_id)
+    switch.docker.do("kill", first)
     switch.until_ups("snmp", "local", "kube", "local")
 
 
@@ -139,7 +141,7 @@ def test_a_deployment_of_what_runs_locally_restarts_nothing(switch: Switch) -> N
 def test_one_that_is_refused_waits_and_is_admitted_later(switches: MakeSwitch) -> None:
     switch = switches(settings=SONIC, timing={"handover_delay_s": 4.0})
     local = boot(switch)
-    crash(switch, deploy(switch, TWO))
+    crash(switch)
     second = deploy(switch, THREE, 1)
     waits(switch, THREE, owner="local")
     shown = " ".join(switch.prints("show", "feature", "snmp").split())
@@ -174,7 +176,7 @@ def test_one_that_waits_for_its_unit_and_one_that_ends_meanwhile(switch: Switch)
 def test_of_two_pods_none_is_let_through_until_one_has_ended(switches: MakeSwitch) -> None:
     switch = switches(settings=SONIC, timing={"handover_delay_s": 3.0})
     local = boot(switch)
-    crash(switch, deploy(switch, TWO))
+    crash(switch)
     first, second = deploy(switch, THREE, 1), deploy(switch, THREE, 2)
     waits(switch, THREE, owner="local")
     switch.wait_for(
@@ -191,7 +193,7 @@ def test_of_two_pods_none_is_let_through_until_one_has_ended(switches: MakeSwitc
 def test_the_row_of_one_that_waits_is_lost(switch: Switch) -> None:
     """Its script gives up for ever: the container is ended, and the kubelet's next one asks again."""
     boot(switch)
-    crash(switch, deploy(switch, TWO))
+    crash(switch)
     second = deploy(switch, THREE, 1)
     switch.until_row("snmp", remote_state="pending", container_version=THREE)
     switch.state_db.delete("FEATURE|snmp")
