@@ -321,8 +321,14 @@ class Switch:
 
     def until_ups(self, feature: str, *owners: str) -> None:
         """Return once exactly these have got past `state up`."""
-        self.wait_for(lambda: self.ups(feature) == [*owners], f"{feature} up: {', '.join(owners)}")
+        self._until_ups(feature, lambda ups: ups == [*owners], ", ".join(owners))
 
     def until_up(self, feature: str, owner: str) -> None:
         """Return once this was the last one to get past `state up`."""
-        self.wait_for(lambda: self.ups(feature)[-1:] == [owner], f"{feature} up: … {owner}")
+        self._until_ups(feature, lambda ups: ups[-1:] == [owner], f"… {owner}")
+
+    def _until_ups(self, feature: str, seen: Callable[[list[str]], bool], what: str) -> None:
+        def told() -> str:
+            return f"\nup were: {', '.join(self.ups(feature)) or 'none'}\n{self.told()}"
+
+        until(lambda: seen(self.ups(feature)), f"{feature} up: {what}", told=told)
