@@ -249,7 +249,11 @@ def test_the_unit_of_an_asic_ends_the_container_of_that_asic(
             installed.run("systemctl", "start", f"teamd@{asic}")
             installed.wait_for(lambda asic=asic: running(installed, f"teamd{asic}"), f"teamd{asic} runs")
         # As swss.sh does in a warm reboot: by docker, past every verb.
-        installed.write("/usr/bin/teamd.sh", "#!/bin/sh\n[ $1 != stop ] || docker kill teamd$2\n", mode=0o755)
+        # The unit of ASIC 1 may not have begun to wait yet.
+        kills = '#!/bin/sh\n[ $1 != stop ] || exec docker kill teamd$2\nexec /usr/bin/teamd.whole "$@"\n'
+        installed.write("/usr/bin/teamd.kills", kills, mode=0o755)
+        installed.run("cp", "/usr/bin/teamd.sh", "/usr/bin/teamd.whole")
+        installed.run("mv", "/usr/bin/teamd.kills", "/usr/bin/teamd.sh")
         installed.run("systemctl", "stop", "teamd@0")
         installed.wait_for(lambda: row(installed, "teamd0").get("system_state") == "down", "teamd0 is down")
         assert row(installed, "teamd1")["system_state"] == "up"
