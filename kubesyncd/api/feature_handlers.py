@@ -166,7 +166,10 @@ class FeatureHandlers:
         return Reply(out=f"cleared ({before.failure or waited or unstartable}): {after.plan.why}")
 
     async def _show(self, request: Request) -> Reply:
-        """Reply with one JSON object per feature and line: all features, or the given one."""
+        """Reply with one JSON object per feature and line: all features, or the given one.
+
+        One that Docker has not reported since the daemon's start has no line: the status names it.
+        """
         wanted = request.argument(1)
         reconcilers = [k for k in self._reconcilers if wanted in ("", k.name)]
         if wanted and not reconcilers:
@@ -177,6 +180,8 @@ class FeatureHandlers:
         for number, known in enumerate(sorted(reconcilers, key=lambda k: k.name), 1):
             if known.view:
                 shown.append(json.dumps(describe(known, known.view, self._clock())))
+            else:
+                request.say(f"{known.name}: Docker has not reported its containers yet")
             # All of a full switch would hold up every other request for 40 ms.
             if number % SHOWN_AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -99,8 +99,17 @@ class DaemonClient:
                     return lines, code
 
     def features(self, *, within_s: float = ANSWER_S) -> list[FeatureDescription]:
-        """Return all features as the daemon describes them. Raises Unavailable, Forbidden."""
-        return [json.loads(line) for line in self.ask("show", within_s=within_s) if line]
+        """Return all features as the daemon describes them. Raises Unavailable, Forbidden.
+
+        A daemon that has just started leaves out each that Docker has not reported: it is asked again until `within_s`.
+        """
+        deadline = time.monotonic() + within_s
+        while True:
+            lacking: list[str] = []
+            lines = self.ask("show", within_s=deadline - time.monotonic(), say=lacking.append)
+            if not lacking or time.monotonic() + AGAIN_S >= deadline:
+                return [json.loads(line) for line in lines if line]
+            time.sleep(AGAIN_S)
 
     def feature(self, name: str) -> FeatureDescription:
         """Return one feature as the daemon describes it. Raises Unavailable, Forbidden, Declined.

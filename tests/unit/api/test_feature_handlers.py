@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import nullcontext
 
 import pytest
@@ -58,6 +59,19 @@ async def test_an_invalid_grace_time_is_refused_with_the_feature_s_name() -> Non
 def seen(record: Record, *containers: Container) -> View:
     """A view of a feature with these containers."""
     return View(FeatureConfig(), record, Observation(None, containers), Plan(State.LOCAL, None, None, ""), ())
+
+
+async def test_a_list_names_what_docker_has_not_reported_yet() -> None:
+    surroundings, said = around(World()), list[str]()
+    known = Reconcilers(surroundings)
+    known.get("lldp").waiters.view = seen(Record(SystemState.UP))
+    known.get("snmp")
+    runtime = surroundings.runtime
+    handlers = FeatureHandlers(known, surroundings.containers, runtime.clock, runtime.log).handlers()
+    request = Request(["show"], Peer(1, 0, 0, None), Role.HOST, said.append, nullcontext)
+    listed = (await handlers["show"](request)).out.splitlines()
+    assert [json.loads(line)["feature"] for line in listed] == ["lldp"]
+    assert said == ["snmp: Docker has not reported its containers yet"]
 
 
 @pytest.mark.parametrize("grant", [KUBE, ""])

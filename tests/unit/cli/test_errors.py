@@ -174,6 +174,15 @@ def test_a_daemon_that_waits_for_dockers_first_report_is_asked_again(terminal: O
     assert terminal.daemon.requests.count(["show", "snmp"]) == 2
 
 
+def test_a_list_that_lacks_a_feature_is_asked_for_again(terminal: Operator) -> None:
+    lacks = protocol.status("snmp: Docker has not reported its containers yet") + protocol.result(0)
+    terminal.daemon.replies = Once(show=lacks)
+    assert "snmp" in terminal.types("show feature").stdout
+    assert terminal.daemon.requests.count(["show"]) == 2
+    terminal.daemon.replies["show"] = lacks
+    assert terminal.types("show feature").exit_code == 0, "the others are shown nevertheless"
+
+
 def test_a_docker_that_never_reports_is_one_line(terminal: Operator) -> None:
     terminal.daemon.replies["show"] = protocol.result(protocol.EXIT_DONE)
     assert "snmp: Docker has not reported its containers yet" in gives_one_line(terminal, "explain snmp")
