@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ from tests.system.installed_fixtures import (
     running,
 )
 from tests.system.installed_load import load
-from tests.system.installed_switch import ROOT
+from tests.system.installed_switch import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +151,30 @@ def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: In
     assert fresh.run("container", "state", "snmp")
 
 
+CORRECT_WHILE_IT_IS_DOWN = f"""
+while [ "$(systemctl show -P ActiveState kubesyncd-retry)" != activating ]; do :; done
+exec cp /run/good.toml {SETTINGS}
+"""
+
+
+def test_clients_that_ask_after_a_failed_start_leave_no_daemon_without_sockets(
+    fresh: InstalledSwitch,
+) -> None:
+    fresh.write("/run/good.toml", fresh.read(SETTINGS))
+    fresh.write(SETTINGS, "[redis]\nurl = 5\n")
+    # The sockets are still open when the daemon has just failed: the next question would start it.
+    scripts = fresh.spawn("sh", "-c", "while sleep 0.02; do container state snmp; done >/dev/null 2>&1")
+    correction = fresh.spawn("sh", "-c", CORRECT_WHILE_IT_IS_DOWN)
+    fresh.process("systemctl", "restart", "kubesyncd")
+    assert correction.wait(PATIENCE_S) == 0
+    fresh.wait_for(lambda: active(fresh, "kubesyncd"), "it has started with the corrected file")
+    for socket in ("kubesyncd.socket", "kubesyncd-container.socket"):
+        fresh.wait_for(partial(active, fresh, socket), f"{socket} is open")
+    assert fresh.show("kubesyncd-retry", "ActiveState") == "inactive", "nothing is left to be tried"
+    assert scripts.poll() is None, "they have asked until now"
+    fresh.run("pkill", "-f", "while sleep 0.02")
+
+
 @pytest.mark.slow("packages are installed twice under load")
 @on_every_suite
 def test_upgrade_and_downgrade_under_load_are_not_noticed(
@@ -228,7 +253,9 @@ def test_scripts_that_call_us_by_full_path_outlive_the_package(
     assert active(switch, "kubesyncd"), "a removal that failed leaves the daemon"
     assert not (switch.root / "run/kubesyncd/removed").exists()
     assert switch.run("readlink", path) == "/usr/bin/container"
-    assert (unit(switch), started_at(switch)) == (before, started)
+    assert (unit(switch), started_at(switch)) == (before, started), switch.run(
+        "journalctl", "-o", "short-monotonic"
+    )
 
     switch.write("/var/lib/dpkg/info/kubesyncd.prerm", prerm, mode=0o755)
     switch.run("dpkg", "--purge", "kubesyncd-kube", "kubesyncd")
