@@ -101,31 +101,24 @@ class DaemonClient:
     def features(self, *, within_s: float = ANSWER_S) -> list[FeatureDescription]:
         """Return all features as the daemon describes them. Raises Unavailable, Forbidden.
 
-        A daemon that has just started leaves out each that Docker has not reported: it is asked again until `within_s`.
+        Without each that Docker has not reported to a just started daemon within `within_s`.
         """
+        return self._described("show", within_s=within_s)
+
+    def feature(self, name: str) -> FeatureDescription:
+        """Return one feature as the daemon describes it. Raises Unavailable, Forbidden, Declined."""
+        for found in self._described("show", name, within_s=ANSWER_S):
+            return found
+        raise Unavailable("kubesyncd", f"{name}: Docker has not reported its containers yet; ask again")
+
+    def _described(self, *arguments: str, within_s: float) -> list[FeatureDescription]:
+        """Ask again, until `within_s`, a daemon that has just started and names what Docker has not reported."""
         deadline = time.monotonic() + within_s
         while True:
             lacking: list[str] = []
-            lines = self.ask("show", within_s=deadline - time.monotonic(), say=lacking.append)
+            lines = self.ask(*arguments, within_s=deadline - time.monotonic(), say=lacking.append)
             if not lacking or time.monotonic() + AGAIN_S >= deadline:
                 return [json.loads(line) for line in lines if line]
-            time.sleep(AGAIN_S)
-
-    def feature(self, name: str) -> FeatureDescription:
-        """Return one feature as the daemon describes it. Raises Unavailable, Forbidden, Declined.
-
-        A daemon that has just started describes it only once Docker has reported: it is asked again until then.
-        """
-        deadline = time.monotonic() + ANSWER_S
-        while True:
-            lines = [line for line in self.ask("show", name, within_s=deadline - time.monotonic()) if line]
-            if lines:
-                found: FeatureDescription = json.loads(lines[0])
-                return found
-            if time.monotonic() + AGAIN_S >= deadline:
-                raise Unavailable(
-                    "kubesyncd", f"{name}: Docker has not reported its containers yet; ask again"
-                )
             time.sleep(AGAIN_S)
 
     def lacking(self, name: str) -> str:

@@ -154,6 +154,9 @@ def test_a_daemon_is_not_said_to_run_where_that_is_not_known(
     assert f"{said}{terminal.daemon.path} is gone or closed; ask again" in str(failure.value)
 
 
+LACKS_SNMP = protocol.status("snmp: Docker has not reported its containers yet") + protocol.result(0)
+
+
 class Once(dict[str, bytes | None]):
     """Replies that are given once each."""
 
@@ -169,17 +172,16 @@ def test_a_daemon_that_ends_in_the_midst_is_asked_again(terminal: Operator) -> N
 
 @pytest.mark.parametrize("line", ["explain snmp", "show feature snmp"])
 def test_a_daemon_that_waits_for_dockers_first_report_is_asked_again(terminal: Operator, line: str) -> None:
-    terminal.daemon.replies = Once(show=protocol.result(protocol.EXIT_DONE))
+    terminal.daemon.replies = Once(show=LACKS_SNMP)
     assert terminal.types(line).exit_code == 0
     assert terminal.daemon.requests.count(["show", "snmp"]) == 2
 
 
 def test_a_list_that_lacks_a_feature_is_asked_for_again(terminal: Operator) -> None:
-    lacks = protocol.status("snmp: Docker has not reported its containers yet") + protocol.result(0)
-    terminal.daemon.replies = Once(show=lacks)
+    terminal.daemon.replies = Once(show=LACKS_SNMP)
     assert "snmp" in terminal.types("show feature").stdout
     assert terminal.daemon.requests.count(["show"]) == 2
-    terminal.daemon.replies["show"] = lacks
+    terminal.daemon.replies["show"] = LACKS_SNMP
     assert terminal.types("show feature").exit_code == 0, "the others are shown nevertheless"
 
 
