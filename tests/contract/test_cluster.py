@@ -95,10 +95,10 @@ class RealMaster:
         await asyncio.to_thread(self._cluster.start)
 
     async def freeze(self) -> None:
-        self._cluster.signal(API_SERVER, signal.SIGSTOP)
+        self._cluster.freeze(API_SERVER)
 
     async def thaw(self) -> None:
-        self._cluster.signal(API_SERVER, signal.SIGCONT)
+        self._cluster.thaw(API_SERVER)
 
 
 @pytest.fixture(params=["lab", pytest.param("real", marks=pytest.mark.real("kube"))])

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tests.lab.processes import freeze
 from tests.paths import ROOT
 from tests.wait import until, until_async
 
@@ -159,7 +160,7 @@ class LabKubeProcess:
     def freeze_api(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def thaw_api(self) -> None:
         """Go on where `freeze_api` stopped."""

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.wait import until
 
 
 class Stat(NamedTuple):
@@ -39,3 +43,17 @@ def alive(pid: int) -> bool:
         return stat_of(pid).state not in ("Z", "X")
     except OSError:
         return False
+
+
+def freeze(pid: int) -> None:
+    """Stop a process with SIGSTOP, and return once none of its threads runs.
+
+    The signal waits until one thread takes it: on a busy machine the others go on answering meanwhile.
+    Raises OSError for a process that is gone.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: _thread_states(pid) == {"T"}, f"process {pid} is stopped", pause_s=0.001)
+
+
+def _thread_states(pid: int) -> set[str]:
+    return {stat_of(int(thread.name)).state for thread in Path(f"/proc/{pid}/task").iterdir()}

@@ -19,6 +19,7 @@ import redis
 
 from tests.lab.engines import end
 from tests.lab.places import remove
+from tests.lab.processes import freeze
 from tests.wait import until
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class RedisServer:
     def pause(self) -> None:
         """Make it silent without ending it: connections stay open, nothing is answered."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def resume(self) -> None:
         """Undo `pause`."""

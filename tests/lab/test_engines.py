@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from tests.lab.engines import end
+from tests.lab.processes import freeze
 
 DEAF = "trap '' TERM; echo; while :; do sleep 0.05; done"
 
 
 def test_a_frozen_process_ends_by_its_signal() -> None:
     with subprocess.Popen(["sleep", "600"]) as process:
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         end(process)
     assert process.returncode == -signal.SIGTERM
     end(process)
     end(None)
+
+
+# The first thread takes a signal: another one answers.
+ANSWERS = """
+import os, threading, time
+def answer():
+    while os.write(1, os.read(0, 1)):
+        pass
+threading.Thread(target=answer, daemon=True).start()
+time.sleep(600)
+"""
+
+
+def test_a_frozen_process_with_threads_answers_nothing_even_on_a_busy_machine() -> None:
+    command = [sys.executable, "-c", ANSWERS]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process,
+        contextlib.ExitStack() as ended,
+    ):
+        ended.callback(process.kill)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(4):
+            spinner = ended.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            ended.callback(spinner.kill)
+        for _ in range(4):
+            process.stdin.write(b"x")
+            assert process.stdout.read(1) == b"x"
+            freeze(process.pid)
+            process.stdin.write(b"x")
+            assert not select.select([process.stdout], [], [], 0.1)[0]
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.read(1) == b"x"
 
 
 @pytest.mark.parametrize("leads", [True, False])

@@ -18,6 +18,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from tests.lab.engines import end
+from tests.lab.processes import freeze
 from tests.wait import until
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class RealDocker:
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def thaw(self) -> None:
         """Go on where `freeze` stopped."""

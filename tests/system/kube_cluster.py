@@ -28,6 +28,7 @@ from tests.lab.certificates import Authority, Pair, service_account_keys, write_
 from tests.lab.kube_api import free_port
 from tests.lab.kube_names import NAMESPACE
 from tests.lab.places import remove
+from tests.lab.processes import freeze
 from tests.wait import until
 
 API_SERVER = "kube-apiserver"
@@ -170,6 +171,16 @@ class RealKube:
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one program that runs."""
         os.kill(self._pid(name), number)
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: connections stay open and nothing answers, from when this returns."""
+        pid = self._pid(name)
+        assert pid, f"{name} does not run"
+        freeze(pid)
+
+    def thaw(self, name: str) -> None:
+        """Go on where `freeze` stopped."""
+        self.signal(name, signal.SIGCONT)
 
     def _etcd_command(self) -> list[str]:
         client, peer = self._local("etcd"), self._local("peer")

@@ -5,7 +5,6 @@ Knows nothing of kubesyncd.
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING, Any
 
 from tests.system.kube_cluster import API_SERVER
@@ -39,11 +38,11 @@ class RealMaster:
 
     def freeze_api(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
-        self._cluster.signal(API_SERVER, signal.SIGSTOP)
+        self._cluster.freeze(API_SERVER)
 
     def thaw_api(self) -> None:
         """Go on where `freeze_api` stopped."""
-        self._cluster.signal(API_SERVER, signal.SIGCONT)
+        self._cluster.thaw(API_SERVER)
 
     def stop(self) -> None:
         """Nothing: the maker of the cluster ends it."""

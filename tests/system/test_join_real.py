@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -58,10 +57,10 @@ class RealMaster:
         self.cluster.kill(API_SERVER)
 
     def freeze_api(self) -> None:
-        self.cluster.signal(API_SERVER, signal.SIGSTOP)
+        self.cluster.freeze(API_SERVER)
 
     def thaw_api(self) -> None:
-        self.cluster.signal(API_SERVER, signal.SIGCONT)
+        self.cluster.thaw(API_SERVER)
 
     def stop(self) -> None:
         """The maker of the cluster ends it."""
@@ -139,7 +138,7 @@ def a_switch(
             yield switch
         finally:
             switch.units.call("stop", "kubelet.service")
-            lab.cluster.signal(API_SERVER, signal.SIGCONT)
+            lab.cluster.thaw(API_SERVER)
             lab.cluster.start()
             switch.close()
             admin(lab, "delete", f"{NODES}/{NODE}")

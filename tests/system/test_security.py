@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.lab.processes import freeze
 from tests.lab.switch_units import LAB, PYTHON
 from tests.system.test_switch_local import to_kube
 
@@ -136,7 +137,7 @@ def test_a_process_that_ended_before_it_was_identified_is_refused(attacker: Atta
 
 def _paused(switch: Switch, meanwhile: Callable[[], object]) -> None:
     """The daemon is too busy to look."""
-    switch.daemon.send_signal(signal.SIGSTOP)
+    freeze(switch.daemon.pid)
     try:
         meanwhile()
     finally:

@@ -10,9 +10,7 @@ import base64
 import contextlib
 import http.server
 import json
-import os
 import shutil
-import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -770,8 +768,7 @@ def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_retu
     switch.until_state("snmp", "KUBE_RUNNING")
 
     (kube,) = switch.running("snmp")
-    pid = int((kubelet_real.cluster.folder / "pids" / "kubelet").read_text())
-    os.kill(pid, signal.SIGSTOP)
+    kubelet_real.cluster.freeze("kubelet")
     try:
         switch.wait_for(
             lambda: "is not ready" in switch.prints("doctor"), "the master misses heartbeats", 120
@@ -781,5 +778,5 @@ def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_retu
         switch.until_state("snmp", "LOCAL")
         says(switch, "the Node is not ready (NodeStatusUnknown")
     finally:
-        os.kill(pid, signal.SIGCONT)
+        kubelet_real.cluster.thaw("kubelet")
     switch.wait_for(lambda: "yes, ready" in switch.prints("show", "kubernetes", "status"), "ready again")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.processes import freeze
 from tests.lab.switch_clients import CLIENTS
 from tests.lab.switch_units import LAB
 from tests.system.docker_engine import RealDocker
@@ -432,7 +433,7 @@ def test_a_context_that_the_first_boot_of_another_image_has_moved_is_found(
 def test_a_daemon_that_falls_silent_is_waited_for_no_longer_than_the_limit(switches: MakeSwitch) -> None:
     switch = switches(timing={"reboot_s_max": 2.0})
     kube_owned(switch)
-    switch.daemon.send_signal(signal.SIGSTOP)
+    freeze(switch.daemon.pid)
     try:
         code, lines = prepare(switch, "warm")
     finally:

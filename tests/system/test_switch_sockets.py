@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kubesyncd.api.connections import WAITING_FOR_ONE_MAX
+from tests.lab.processes import freeze
 from tests.lab.switch_clients import CLIENTS
 from tests.lab.switch_units import PYTHON
 from tests.system.test_switch_local import held, to_kube
@@ -102,7 +103,7 @@ def test_commands_are_carried_out_beside_more_waiters_than_there_is_room_for(
 
 def test_a_frozen_daemon_is_not_bypassed_and_promises_nothing(switch: Switch) -> None:
     local = switch.boot_local("snmp")
-    switch.daemon.send_signal(signal.SIGSTOP)
+    freeze(switch.daemon.pid)
     try:
         command = [PYTHON, "-IS", "-c", IMPATIENT, str(CLIENTS), "stop", "snmp"]
         stopped = subprocess.run(
