@@ -196,6 +196,7 @@ def wait(verb, args):
         if not follow:
             only_if_local(name)
             say_docker(["wait", name])
+        pass_the_front_by()
         become(SHELLS, ["sh", "-c", DOCKER_WAIT, "container", follow or name])
         raise ClientError(UNAVAILABLE, f"{name}: no shell to wait in; install /bin/sh") from None
 
@@ -745,6 +746,7 @@ def end_without_daemon(docker):
         say_docker(docker)
         return become_docker(docker)
     kept = f"container: {AbsentError(name, 'Kubernetes runs its container', 'that one runs on')}"
+    pass_the_front_by()
     become(SHELLS, ["sh", "-c", DOCKER_END, "container", name, grant, used(docker), kept, *docker[:-1]])
     raise ClientError(UNAVAILABLE, f"{name}: no shell to run docker in; install /bin/sh")
 
@@ -825,10 +827,22 @@ def gone():
 
 def become_docker(arguments):
     """Become docker, from PATH, with unchanged environment, terminal and exit code. Never returns."""
-    path = posix.environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
-    found = [f"{folder}/docker" for folder in path.split(":") if folder]
-    become([docker for docker in found if not is_front(docker)], ["docker", *arguments])
+    become([f"{folder}/docker" for folder in folders_past_the_front()], ["docker", *arguments])
     raise ClientError(UNAVAILABLE, "docker: not found in PATH; install docker or set PATH")
+
+
+def pass_the_front_by():
+    """Let a shell that this process becomes find Docker's own command.
+
+    A package that is being removed takes its docker command away while the shells of its waiters begin docker.
+    """
+    posix.environ[b"PATH"] = ":".join(folders_past_the_front()).encode(errors="surrogateescape")
+
+
+def folders_past_the_front():
+    """Return the folders of PATH, without those in which our own command has docker's name."""
+    path = posix.environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
+    return [folder for folder in path.split(":") if folder and not is_front(f"{folder}/docker")]
 
 
 def is_front(path):

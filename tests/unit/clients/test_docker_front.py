@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kubesyncd.core import protocol
 from tests.paths import CLIENTS
-from tests.unit.clients.test_client import CLIENT, DONE, HOLD, ID, LIMIT_S, Switch
+from tests.unit.clients.test_client import CLIENT, DONE, HOLD, ID, LIMIT_S, Switch, ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -337,3 +337,17 @@ def test_container_exec_passes_the_front_by(front: Switch) -> None:
     assert front.run("container", "exec", "snmp", "id") == (0, "", "")
     assert (real / "docker.args").read_text().split() == ["exec", ID, "id"]
     assert front.host.requests == [["resolve", "snmp"]]
+
+
+@pytest.mark.parametrize("verb", ["wait", "stop"])
+def test_a_shell_that_goes_on_with_docker_passes_the_front_by(front: Switch, verb: str) -> None:
+    """The removal of the package takes the front away while the shells of waiters begin docker."""
+    real = front.root / "real"
+    real.mkdir()
+    (front.bin / "docker").rename(real / "docker")
+    (front.bin / "docker").symlink_to(CLIENTS / "docker")
+    front.env.update(PATH=f"{front.bin}:{real}:/usr/bin:/bin", KUBESYNCD_DOCKER="/nonexistent")
+    front.ledger.write_text(ledger({"snmp": {"record": {"grant": ID}, "config": {}}}))
+    (front.root / "removed").touch()
+    assert front.run("container", verb, "snmp")[0] == (3 if verb == "wait" else 0)
+    assert (real / "docker.args").read_text().split()[0] == ("wait" if verb == "wait" else "ps")
