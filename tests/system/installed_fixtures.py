@@ -22,6 +22,7 @@ import pytest
 
 from tests.system.installed_switch import (
     DEFAULT_SUITE,
+    PATIENCE_S,
     ROOT,
     SUITES,
     InstalledSwitch,
@@ -269,9 +270,10 @@ def import_image(switch: InstalledSwitch) -> None:
         if program != "busybox":
             (image / "usr/bin" / program).symlink_to("busybox")
     (image / "tmp").chmod(0o1777)
-    packed = subprocess.run(["tar", "-C", str(image), "-c", "."], check=True, capture_output=True, timeout=90)
+    command = ["tar", "-C", str(image), "-c", "."]
+    packed = subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
     command = switch.command("docker", "import", "-", IMAGE)
-    subprocess.run(command, input=packed.stdout, check=True, capture_output=True, timeout=90)
+    subprocess.run(command, input=packed.stdout, check=True, capture_output=True, timeout=PATIENCE_S)
 
 
 def install(switch: InstalledSwitch, packages: Packages) -> None:
@@ -284,7 +286,8 @@ def install_files(switch: InstalledSwitch, *packages: Path) -> None:
     for package in packages:
         switch.write(f"/var/tmp/{package.name}", "")
         (switch.root / "var/tmp" / package.name).write_bytes(package.read_bytes())
-    switch.run("dpkg", "--force-downgrade", "-i", *(f"/var/tmp/{package.name}" for package in packages))
+    files = (f"/var/tmp/{package.name}" for package in packages)
+    switch.run("dpkg", "--force-downgrade", "-i", *files, limit_s=BUILD_S)
 
 
 def add_feature(

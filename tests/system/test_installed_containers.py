@@ -21,6 +21,7 @@ from tests.system.installed_fixtures import (
     row,
     running,
 )
+from tests.system.installed_switch import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,7 +192,7 @@ def test_the_entry_point_holds_back_an_image_that_has_only_a_shell(
 def test_the_client_waits_in_an_image_that_has_only_python(radv: InstalledSwitch) -> None:
     empty = subprocess.run(["tar", "-cf", "-", "-T", "/dev/null"], check=True, capture_output=True).stdout
     command = radv.command("docker", "import", "-", EMPTY_IMAGE)
-    subprocess.run(command, input=empty, check=True, capture_output=True, timeout=90)
+    subprocess.run(command, input=empty, check=True, capture_output=True, timeout=PATIENCE_S)
     redis(radv, 4, "hset", "FEATURE|radv", "set_owner", "kube")
     python = "/usr/bin/python3.11"
     main = f"import sys; sys.path.insert(0, {HOOKS!r}); import client, time;"

@@ -390,7 +390,7 @@ def test_a_stop_that_races_a_restart_of_the_daemon_stops_and_a_start_starts(fres
             racing = fresh.spawn(*ways[turn % 2])
             fresh.run("systemctl", what, "snmp")
             assert running(fresh, "snmp") is runs, f"{what} in turn {turn}"
-            racing.wait(90)
+            racing.wait(PATIENCE_S)
             fresh.wait_for(lambda: active(fresh, "kubesyncd"), "the daemon is back")
             wanted = "up" if runs else "down"
             fresh.wait_for(
