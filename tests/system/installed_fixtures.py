@@ -357,6 +357,12 @@ def row(switch: InstalledSwitch, name: str) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=False))
 
 
+def journal(switch: InstalledSwitch, unit: str) -> str:
+    """All that a unit has printed until now; journald itself is a moment behind."""
+    switch.run("journalctl", "--sync")
+    return switch.run("journalctl", "-u", unit, "-o", "cat")
+
+
 def running(switch: InstalledSwitch, name: str) -> bool:
     """Whether the local container runs, by Docker's word."""
     return switch.process("docker", "inspect", "-f", "{{.State.Running}}", name).stdout.strip() == "true"

@@ -15,6 +15,7 @@ from tests.system.installed_fixtures import (
     DEBIAN_INSIDE,
     IMAGE,
     add_feature,
+    journal,
     on_every_suite,
     redis,
     remove_feature,
@@ -112,7 +113,7 @@ def log(switch: InstalledSwitch, name: str) -> str:
 
 def heard(switch: InstalledSwitch, container: str) -> list[str]:
     """What the daemon has heard from a container."""
-    lines = switch.run("journalctl", "-u", "kubesyncd", "-o", "cat").splitlines()
+    lines = journal(switch, "kubesyncd").splitlines()
     events = [json.loads(line) for line in lines if '"container_said"' in line]
     return [event["said"] for event in events if event["container"] == container]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.installed_fixtures import add_feature, redis, remove_feature, row, running
+from tests.system.installed_fixtures import add_feature, journal, redis, remove_feature, row, running
 from tests.system.installed_kube import Master
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def without_daemon(switch: InstalledSwitch) -> Iterator[None]:
 
 
 def alerts(switch: InstalledSwitch) -> list[str]:
-    lines = switch.run("journalctl", "-u", "kubesyncd", "-o", "cat").splitlines()
+    lines = journal(switch, "kubesyncd").splitlines()
     return [line for line in lines if '"event": "local_started_by_another"' in line and '"radv"' in line]
 
 

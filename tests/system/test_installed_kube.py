@@ -13,6 +13,7 @@ from tests.lab import system_health as lab
 from tests.system.installed_fixtures import (
     add_feature,
     install,
+    journal,
     on_every_suite,
     redis,
     remove_feature,
@@ -241,15 +242,14 @@ def test_system_health_finds_a_feature_that_kubernetes_runs(
 
     # A package upgrade of SONiC's writes the row again: deleted, then set within 200 ms.
     before = (unit(lldp), row(lldp, "lldp")["container_id"])
-    asked = lldp.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"action": "label')
+    asked = journal(lldp, "kubesyncd").count('"action": "label')
     fields = [word for item in config_names(lldp).items() for word in item]
     for _ in range(3):
         rewrite = 'r="redis-cli -s /run/redis/redis.sock -n 4"; $r del "$0"; sleep 0.15; $r hset "$0" "$@"'
         lldp.run("sh", "-c", rewrite, "FEATURE|lldp", *fields)
         assert (unit(lldp), row(lldp, "lldp")["container_id"]) == before
     assert (master.labels() or {})["lldp_enabled"] == "true"
-    lldp.run("journalctl", "--sync")
-    assert lldp.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"action": "label') == asked
+    assert journal(lldp, "kubesyncd").count('"action": "label') == asked
 
     master.withdraw("lldp")
     owned_by(lldp, "none")

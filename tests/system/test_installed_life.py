@@ -15,6 +15,7 @@ from tests.system.installed_fixtures import (
     add_feature,
     install,
     install_files,
+    journal,
     on_every_suite,
     redis,
     row,
@@ -123,6 +124,7 @@ def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: In
     fresh.write(SETTINGS, '[redis]\nurl = 5\n[docker]\nurl = "tcp://10.0.0.1:2375"\n')
     assert fresh.process("systemctl", "reload", "kubesyncd").returncode != 0, "the file is checked first"
     assert fresh.run("systemctl", "show", "--value", "-p", "MainPID", "kubesyncd") == pid, "and it runs on"
+    fresh.run("journalctl", "--sync")
     shown = fresh.process("systemctl", "status", "--full", "kubesyncd").stdout
     assert "[redis] url = 5; allowed:" in shown, shown
     assert "[docker] url = 'tcp://10.0.0.1:2375'; allowed:" in shown, "all errors are told at once"
@@ -141,9 +143,7 @@ def test_local_features_work_while_wrong_settings_keep_the_daemon_down(fresh: In
     fresh.wait_for(lambda: not active(fresh, "kubesyncd.socket"), "its sockets are closed while it fails")
     fresh.run("systemctl", "restart", "snmp")
     assert running(fresh, "snmp")
-    fresh.wait_for(
-        lambda: "[redis] url" in fresh.run("journalctl", "-u", "kubesyncd", "-o", "cat"), "it says so"
-    )
+    fresh.wait_for(lambda: "[redis] url" in journal(fresh, "kubesyncd"), "it says so")
 
     fresh.write(SETTINGS, good)
     fresh.wait_for(lambda: active(fresh, "kubesyncd"), "it comes back by itself")
@@ -284,7 +284,7 @@ def test_an_image_without_kubernetes_runs_locally_until_it_is_added(
     switch.wait_for(lambda: row(switch, "snmp").get("current_owner") == "local", "snmp runs locally")
     redis(switch, 4, "hset", "FEATURE|snmp", "set_owner", "kube")
     assert master_by_doctor(switch) == "the Kubernetes packages are not installed: every feature is local"
-    assert "kubernetes_asyncio" not in switch.run("journalctl", "-u", "kubesyncd", "-o", "cat")
+    assert "kubernetes_asyncio" not in journal(switch, "kubesyncd")
     switch.run("systemctl", "restart", "snmp")
     assert running(switch, "snmp")
     assert row(switch, "snmp")["current_owner"] == "local"
@@ -405,7 +405,7 @@ def test_sockets_removed_under_the_daemon_return_and_serve_all_who_had_access(fr
     sockets = ("/run/kubesyncd/host.sock", "/run/kubesyncd/container/container.sock")
 
     def alerts() -> int:
-        return fresh.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"event": "socket"')
+        return journal(fresh, "kubesyncd").count('"event": "socket"')
 
     fresh.run("rm", *sockets)
     fresh.run("systemctl", "stop", "snmp")
@@ -436,4 +436,4 @@ def test_sockets_removed_under_the_daemon_return_and_serve_all_who_had_access(fr
     assert not running(fresh, "snmp")
     assert row(fresh, "snmp").get("system_state") == "down"
     assert fresh.show("kubesyncd", "MainPID") != daemon
-    assert fresh.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"event": "run_folder"') == 1
+    assert journal(fresh, "kubesyncd").count('"event": "run_folder"') == 1

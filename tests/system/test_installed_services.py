@@ -14,6 +14,7 @@ from tests.system.installed_fixtures import (
     IMAGE,
     SETTINGS,
     add_feature,
+    journal,
     on_every_suite,
     redis,
     remove_feature,
@@ -225,8 +226,8 @@ def test_a_service_goes_along_into_another_image_and_starts_there(
     assert switch.show("tap", "UnitFileState") == "enabled"
     assert switch.run("sh", "-c", "find /etc/systemd -name tap.service | sort") == enabled
     assert switch.show("tap", "InvocationID"), "it was started in this boot"
-    journal = switch.run("journalctl", "-u", "kubesyncd-restore", "-o", "cat")
-    assert "restored /usr/local/lib/systemd/system/tap.service" in journal
+    told = journal(switch, "kubesyncd-restore")
+    assert "restored /usr/local/lib/systemd/system/tap.service" in told
     assert switch.run("kubesync", "reboot", "restore") == "", "exactly once"
     assert not (switch.root / "var/lib/kubesyncd/hold").exists(), "the kubelet may run again"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.installed_fixtures import IMAGE, UNIT, on_every_suite, redis, row, running
+from tests.system.installed_fixtures import IMAGE, UNIT, journal, on_every_suite, redis, row, running
 from tests.system.installed_kube import Master
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def test_a_feature_that_waits_for_kubernetes_ends_with_its_unit(
     lldp.run("systemctl", "stop", "lldp")
     is_down(lldp, master)
     assert lldp.show("lldp", "Result") == "success"
-    told = lldp.run("journalctl", "-u", "lldp", "-o", "cat")
+    told = journal(lldp, "lldp")
     assert "nothing to stop: lldp" in told, "its script has not called us"
     assert "unit-ended" not in told, "and the end of the unit prints nothing"
     lldp.run("systemctl", "start", "lldp")
@@ -223,7 +223,7 @@ def test_a_unit_that_systemd_starts_again_does_not_move_the_label(
 
 def labels_taken_off(switch: InstalledSwitch) -> int:
     """How many times lldp's label was taken off, by the journal."""
-    return switch.run("journalctl", "-u", "kubesyncd", "-o", "cat").count('"lldp_enabled": "(removed)"')
+    return journal(switch, "kubesyncd").count('"lldp_enabled": "(removed)"')
 
 
 def test_a_start_that_fails_leaves_nothing_up(installed: InstalledSwitch, master: Master) -> None:
