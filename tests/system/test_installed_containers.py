@@ -237,9 +237,17 @@ def test_a_container_reaches_the_daemon_through_every_way_it_is_restarted(radv: 
         [("kill", "--signal=KILL", "kubesyncd.service")],
         [("stop", *ours), ("start", *ours)],
     ):
+        daemon = radv.show("kubesyncd", "MainPID")
         for command in commands:
             radv.run("systemctl", *command)
-        radv.wait_for(lambda: radv.show("kubesyncd", "ActiveState") == "active", "the daemon is back")
+        # systemd learns of a kill after the command that sends it.
+        radv.wait_for(
+            lambda before=daemon: (
+                radv.show("kubesyncd", "MainPID") not in ("0", before)
+                and radv.show("kubesyncd", "ActiveState") == "active"
+            ),
+            "the daemon is back",
+        )
         assert radv.succeeds(*says), f"the folder it has mounted is the same after {commands}"
 
 

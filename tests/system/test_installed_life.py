@@ -53,6 +53,11 @@ def started_at(switch: InstalledSwitch) -> str:
     return switch.run("docker", "inspect", "-f", "{{.State.StartedAt}}", "snmp")
 
 
+def runs_again(switch: InstalledSwitch, before: str) -> bool:
+    """Whether snmp's container runs, with another start than `before`: a killed one counts as running for a moment."""
+    return running(switch, "snmp") and started_at(switch) != before
+
+
 def active(switch: InstalledSwitch, name: str) -> bool:
     return switch.show(name, "ActiveState") == "active"
 
@@ -92,8 +97,9 @@ def test_a_switch_with_the_daemon_masked_runs_its_features_by_plain_docker(fresh
     for what, runs in (("stop", False), ("start", True), ("restart", True)):
         fresh.run("systemctl", what, "snmp")
         assert running(fresh, "snmp") is runs
+    killed = started_at(fresh)
     fresh.run("docker", "kill", "snmp")
-    fresh.wait_for(lambda: running(fresh, "snmp"), "systemd has restarted the unit")
+    fresh.wait_for(lambda: runs_again(fresh, killed), "systemd has restarted the unit")
 
     fresh.power_off()
     fresh.boot()
@@ -265,8 +271,9 @@ def test_scripts_that_call_us_by_full_path_outlive_the_package(
         switch.run("systemctl", what, "snmp")
         assert running(switch, "snmp") is runs
     assert len(switch.run(path, "id", "snmp")) == 64
+    killed = started_at(switch)
     switch.run(path, "kill", "--no-kubelet-check", "snmp")
-    switch.wait_for(lambda: running(switch, "snmp"), "systemd has restarted the unit")
+    switch.wait_for(lambda: runs_again(switch, killed), "systemd has restarted the unit")
 
     install(switch, packages(""))
     assert switch.run("readlink", path) == "/usr/bin/container"
