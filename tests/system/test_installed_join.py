@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.installed_kube import Master
+from tests.system.installed_switch import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.real("systemd")
 
 CREDENTIAL = "/etc/kubernetes/kubelet.conf"
+# A join by kubeadm goes on once this exists.
+MAY_JOIN = "/run/lab-may-join"
 KUBEADM = f"""#!/bin/sh
 case $1 in
 version) echo v1.20.2 ;;
 reset) rm -f {CREDENTIAL} ;;
-join) sleep 4 && cp -p /root/kubelet.conf {CREDENTIAL} ;;
+join) until [ -e {MAY_JOIN} ]; do sleep 0.1; done; cp -p /root/kubelet.conf {CREDENTIAL} ;;
 esac
 """
 
@@ -39,7 +42,8 @@ def joined(
         installed.write("/etc/sonic/kube_admin.conf", master.admin_conf.read_text(), mode=0o600)
         shutil.copy(installed.root / CREDENTIAL.lstrip("/"), installed.root / "root/kubelet.conf")
         yield installed, master
-        for file in ("/usr/bin/kubeadm", "/root/kubelet.conf", CREDENTIAL, "/etc/sonic/kube_admin.conf"):
+        ours = ("/usr/bin/kubeadm", "/root/kubelet.conf", CREDENTIAL, "/etc/sonic/kube_admin.conf", MAY_JOIN)
+        for file in ours:
             (installed.root / file.lstrip("/")).unlink(missing_ok=True)
 
 
@@ -55,7 +59,9 @@ def test_join_and_reset_are_units_of_their_own(joined: tuple[InstalledSwitch, Ma
     run = last_run(switch, "kubesyncd-join")
     assert run != before
     switch.run("systemctl", "restart", "kubesyncd")
-    said, _ = join.communicate(timeout=90)
+    assert last_run(switch, "kubesyncd-join") == run, "the daemon's restart has not ended it"
+    switch.write(MAY_JOIN, "")
+    said, _ = join.communicate(timeout=PATIENCE_S)
     assert join.returncode == 0, said
     assert last_run(switch, "kubesyncd-join") in (run, ""), "the daemon's restart began it no second time"
     assert switch.show("kubesyncd-join", "Result") == "success"
