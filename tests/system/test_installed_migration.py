@@ -74,15 +74,14 @@ def moves(switch: InstalledSwitch, packages: Packages) -> None:
 def moves_back(switch: InstalledSwitch) -> None:
     switch.run("dpkg", "-r", "kubesyncd-kube", "kubesyncd")
     switch.run("systemctl", "enable", "--now", "ctrmgrd")
+    # Not what an earlier ctrmgrd has seen.
+    run = f"_SYSTEMD_INVOCATION_ID={switch.show('ctrmgrd', 'InvocationID')}"
     for name in FEATURES:
         if not active(switch, name):
             continue
         told = f"seen {name} "
         switch.wait_for(
-            lambda told=told: (
-                told in switch.run("journalctl", "-u", "ctrmgrd", "-o", "cat", "--since", "-1min")
-            ),
-            f"ctrmgrd looks at {name}",
+            lambda told=told: told in switch.run("journalctl", "-o", "cat", run), f"ctrmgrd looks at {name}"
         )
 
 
