@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tests.lab.engines import ROOT, LabKubeProcess, end
 from tests.lab.kube_client import DAEMONSETS, NODES, KubeClient, KubeError
 from tests.system.installed_fixtures import IMAGE, redis
+from tests.system.installed_switch import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,10 +56,17 @@ class Master:
     def __exit__(self, *_: object) -> None:
         redis(self._switch, 4, "del", "KUBERNETES_MASTER|SERVER")
         try:
-            end(self._kubelet)
+            end(self._kubelet, limit_s=PATIENCE_S)
+            self._remove_pods()
         finally:
             self._api.stop()
             self._switch.run("systemctl", "disable", "--now", "kubelet.service")
+
+    def _remove_pods(self) -> None:
+        """Remove what the kubelet had no time to: it would ask to be admitted in the next test."""
+        kube = ("--filter", "label=io.kubernetes.pod.uid")
+        if left := self._switch.run("docker", "ps", "-aq", *kube).split():
+            self._switch.process("docker", "rm", "-f", *left)
 
     def _lend_credential(self) -> None:
         """The kubelet's kubeconfig and what it names, where a real one keeps them."""
