@@ -142,13 +142,14 @@ def test_a_kube_container_that_is_waited_for_owns_the_feature_whatever_its_versi
 
 @pytest.mark.upstream("container_startup/remote-state-none", "differs")
 def test_a_kube_container_waits_until_the_local_one_has_ended(switch: Switch) -> None:
-    # Docker's stop takes as long as this container's own grace.
-    deaf = {"StopSignal": "SIGCONT", "StopTimeout": 1}
+    # Docker's stop takes as long as this container's own grace, or until another one ends it.
+    deaf = {"StopSignal": "SIGCONT", "StopTimeout": 600}
     local_runs(switch, "radv", OLD, **deaf)
     switch.config("radv", **KUBE)
     kube = deploy(switch, "radv", NEW)
     switch.until_row("radv", remote_state="pending", container_version=NEW, current_owner="local")
     assert switch.ups("radv") == ["local"]
+    switch.docker.do("kill", "radv")
     switch.until_row("radv", remote_state="running", current_owner="kube", container_id=kube[:12])
     assert switch.running("radv") == [kube]
     switch.until_ups("radv", "local", "kube")
