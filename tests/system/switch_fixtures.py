@@ -132,10 +132,11 @@ def lab_kube_switch(lab_kube_switches: MakeSwitch) -> Switch:
 def sonic_switch(lab_docker: LabDockerProcess, lab_kube: LabKubeProcess) -> Iterator[Switch]:
     """A joined switch on the lab's engines with SONiC's field names: the tests of a module share it.
 
-    Each test has a feature of its own. `local_wait_s` and `fallback_after_s` are short, as ctrmgrd's tests set them.
+    Each test has a feature of its own. `fallback_after_s` is short, as ctrmgrd's tests set it. The master always
+    answers, and commands wait for that.
     """
     settings = {"schema": {"names": "sonic"}}
-    timing = {"fallback_after_s": 2.0}
+    timing = {"fallback_after_s": 2.0, "label_wait_s": 60.0}
     with ExitStack() as stack:
         switch = _powered(stack, Switch(lab_docker, lab_kube, settings=settings, timing=timing))
         joined(switch)

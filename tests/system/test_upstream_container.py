@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.wait import LIMIT_S
+
 if TYPE_CHECKING:
     from tests.lab.switch import Switch
 
@@ -243,7 +245,7 @@ def test_wait_for_a_local_feature_ends_with_its_container_and_its_code(sonic_swi
     switch.until_ups("bgp", "local")
     waiter = switch.waits("bgp")
     switch.docker.do("stop", "bgp")
-    assert waiter.wait(30) == 3
+    assert waiter.wait(LIMIT_S) == 3
     assert "container_stable_version" not in switch.row("bgp")
 
 
@@ -260,7 +262,7 @@ def test_wait_for_a_pod_that_does_not_come_goes_on_and_falls_back(sonic_switch: 
     switch.until_row("teamd", remote_state="none", current_owner="local", container_id="teamd")
     assert waiter.poll() is None
     switch.done("stop", "teamd")
-    assert waiter.wait(30) in (0, 143)
+    assert waiter.wait(LIMIT_S) in (0, 143)
 
 
 @pytest.mark.upstream("container/id", "same")
