@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -89,6 +89,10 @@ def to_run(printed: str) -> list[str]:
     return printed.partition("# to run\n")[2].partition("\n\n")[0].splitlines()
 
 
+def shown(switch: InstalledSwitch, name: str) -> dict[str, Any]:
+    return dict(json.loads(switch.run("kubesync", "show", "feature", name, "--json")))
+
+
 def journal(switch: InstalledSwitch) -> list[str]:
     return switch.run("journalctl", "-u", "kubesyncd", "-o", "cat").splitlines()
 
@@ -163,7 +167,5 @@ def test_fallback_kept_from_ctrmgrds_time_survives_a_restart_and_ends_with_its_c
     redis(switch, 4, "hset", "FEATURE|lldp", "no_fallback_to_local", "false")
     switch.run("systemctl", "restart", "kubesyncd")
     switch.wait_for(lambda: switch.succeeds("kubesync", "show", "feature", "lldp"), "the daemon is back")
-    shown = json.loads(switch.run("kubesync", "show", "feature", "lldp", "--json"))
-    assert (shown["state"], shown["problems"]) == ("LOCAL", []), (
-        "told once, it means what SONiC's documents say"
-    )
+    switch.wait_for(lambda: shown(switch, "lldp")["state"] == "LOCAL", "it runs locally as before")
+    assert shown(switch, "lldp")["problems"] == [], "told once, it means what SONiC's documents say"
