@@ -85,41 +85,42 @@ def test_a_flaky_mark_is_refused_past_its_date_without_a_link_and_as_the_sixth()
             tiers.refuse_stale_flakes(refused, TODAY)
 
 
-def test_a_process_and_a_file_that_stay_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "ksr-0"
-    monkeypatch.setenv(RUN, folder.name)
-    monkeypatch.setattr(leftovers, "ENDING_S_MAX", 0.0)
-    (folder / leftovers.BASETEMP).mkdir(parents=True)
-    assert leftovers.found(folder) == []
-    # With an environment of its own, as clients have.
-    with subprocess.Popen(["sleep", "600"], cwd=folder, env={}) as process:
-        (folder / "kd-1").mkdir()
-        try:
-            # A process that has just been started does not say yet which command it is.
-            until(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() == b"sleep\x00600\x00")
-            (program, file) = leftovers.found(folder)
-        finally:
-            process.kill()
-    assert program == f"process {process.pid}: sleep 600 "
-    assert file == f"file: {folder}/kd-1"
-    leftovers.end(folder)
-    assert leftovers.found(folder) == []
-
-
-def test_a_person_s_shell_in_a_run_s_folder_does_not_count_as_its_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "ksr-0"
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that has ended. Its name is this worker's: a process is looked for by it, in all of /proc."""
+    folder = tmp_path / f"ksr-0-{os.getpid()}"
     monkeypatch.setenv(RUN, folder.name)
     monkeypatch.setattr(leftovers, "ENDING_S_MAX", 0.0)
     folder.mkdir()
+    return folder
+
+
+def test_a_process_and_a_file_that_stay_are_found(run_folder: Path) -> None:
+    (run_folder / leftovers.BASETEMP).mkdir()
+    assert leftovers.found(run_folder) == []
+    # With an environment of its own, as clients have.
+    with subprocess.Popen(["sleep", "600"], cwd=run_folder, env={}) as process:
+        (run_folder / "kd-1").mkdir()
+        try:
+            # A process that has just been started does not say yet which command it is.
+            until(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() == b"sleep\x00600\x00")
+            (program, file) = leftovers.found(run_folder)
+        finally:
+            process.kill()
+    assert program == f"process {process.pid}: sleep 600 "
+    assert file == f"file: {run_folder}/kd-1"
+    leftovers.end(run_folder)
+    assert leftovers.found(run_folder) == []
+
+
+def test_a_person_s_shell_in_a_run_s_folder_does_not_count_as_its_process(run_folder: Path) -> None:
     ours, theirs = pty.openpty()
     command = ["setsid", "--ctty", "sh", "-c", "echo $$; exec sleep 600"]
-    with subprocess.Popen(command, cwd=folder, env={}, stdin=theirs, stdout=subprocess.PIPE) as shell:
+    with subprocess.Popen(command, cwd=run_folder, env={}, stdin=theirs, stdout=subprocess.PIPE) as shell:
         assert shell.stdout is not None
         pid = int(shell.stdout.readline())
         try:
-            assert leftovers.found(folder) == []
+            assert leftovers.found(run_folder) == []
         finally:
             os.kill(pid, signal.SIGKILL)
     os.close(ours)
