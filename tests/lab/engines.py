@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-END_S_MAX, ABORT_S_MAX = 20.0, 5.0
+END_S_MAX, ABORT_S_MAX = 60.0, 5.0
 
 
 class Docker(Protocol):

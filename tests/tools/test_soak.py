@@ -12,6 +12,7 @@ import pytest
 
 from tests.lab.engines import LabDockerProcess, LabKubeProcess
 from tests.lab.switch import Switch
+from tests.tools.soak.__main__ import SETTLE_S_MAX
 from tests.tools.soak.judge import LAST_STORMS, Sample, Storm, Told, findings, least
 from tests.tools.soak.storm import BY_KUBE_TOO, LOCAL_ONLY, Bench, Faults, People, heal
 from tests.tools.soak.watch import LogTail, Watch
@@ -168,7 +169,7 @@ def test_a_switch_settles_after_every_operation_and_every_fault(tmp_path: Path) 
                 left = bench.unsettled()
                 assert any(sentence.startswith(f"{BY_KUBE_TOO[0]} is ") for sentence in left), left
             heal(bench)
-            switch.wait_for(lambda: not bench.unsettled(), "everything settles", limit_s=120.0)
+            switch.wait_for(lambda: not bench.unsettled(), "everything settles", limit_s=SETTLE_S_MAX)
             assert set(bench.done + bench.failed) == {c.__name__ for c in (*people.chances, *faults.chances)}
             assert sum(bench.failed.values()) <= 2, bench.failed
             after = watch.sample()
