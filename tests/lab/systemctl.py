@@ -9,13 +9,14 @@ Standard library only: it starts often.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STOP_S_MAX = 20.0
@@ -77,10 +78,20 @@ def carry_out(verb: str, unit: dict[str, str], job: Path) -> int:
             print("active" if alive else "inactive")
             return 0 if alive else INACTIVE
         case "enable" | "start" | "restart":
-            start(unit, pid_file, again=verb == "restart")
+            with alone(pid_file):
+                start(unit, pid_file, again=verb == "restart")
         case "disable" | "stop":
-            stop(pid_file)
+            with alone(pid_file):
+                stop(pid_file)
     return 0
+
+
+@contextmanager
+def alone(pid_file: Path):  # type: ignore[no-untyped-def]
+    """Change a unit after those that are changing it: two that start it at once would run its program twice."""
+    with Path(f"{pid_file}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def start(unit: dict[str, str], pid_file: Path, *, again: bool) -> None:
