@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -56,4 +57,9 @@ def freeze(pid: int) -> None:
 
 
 def _thread_states(pid: int) -> set[str]:
-    return {stat_of(int(thread.name)).state for thread in Path(f"/proc/{pid}/task").iterdir()}
+    states = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # One may end while the others are looked at.
+        with contextlib.suppress(OSError):
+            states.add(stat_of(int(thread.name)).state)
+    return states

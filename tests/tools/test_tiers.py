@@ -139,6 +139,8 @@ def test_folders_of_ended_runs_are_cleared_and_an_undeletable_one_blocks_no_run(
         monkeypatch.setenv(name, os.environ[name])
     monkeypatch.setattr(leftovers, "DISK", tmp_path)
     monkeypatch.setattr(leftovers, "MEMORY", tmp_path)
+    # A run without workers has our number: its processes are not meant.
+    monkeypatch.setattr(leftovers, "_processes", lambda _: [])
     monkeypatch.setattr(leftovers, "remove", remove)
     monkeypatch.setattr(leftovers.tempfile, "tempdir", str(tmp_path))
     with subprocess.Popen(["true"]) as process:
