@@ -19,7 +19,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-STOP_S_MAX = 20.0
+# systemd's own: a feature may use all its grace periods.
+STOP_S_MAX = 90.0
 INACTIVE, NO_UNIT = 3, 5
 
 
