@@ -28,7 +28,8 @@ def to_kube(switch: Switch, feature: str, number: int = 0, **container: object) 
     container_id = switch.run_kube(feature, number, **container)
     switch.wait_for(lambda: switch.shown(feature).get("proven"), f"{feature} runs by kube, and stays up")
     switch.until_up(feature, "kube")
-    assert switch.row(feature)["docker_id"] == container_id
+    # Where the one before was kube's too, neither of these waits for the row.
+    switch.until_row(feature, docker_id=container_id)
     return container_id
 
 
@@ -168,7 +169,7 @@ def test_an_image_that_never_says_it_is_up_is_failed_by_the_clock(switches: Make
 def test_a_check_that_fails_again_and_again_is_a_complaint_and_one_that_is_well_takes_it_back(
     switches: MakeSwitch,
 ) -> None:
-    switch = switches(timing={"check_every_s": 0.3, "check_failures": 2, "check_s_max": 2.0})
+    switch = switches(timing={"check_every_s": 0.3, "check_failures": 2, "check_s_max": 60.0})
     asked = switch.folder / "asked"
     broken = switch.folder / "broken"
     switch.hook(
@@ -212,7 +213,7 @@ def test_the_local_container_is_back_at_once_when_a_new_kube_one_dies_and_the_un
     switch.boot_local("snmp")
     waiter = switch.waits("snmp")
     switch.config("snmp", set_owner="kube", fallback_to_local="true")
-    ups, took_s = ["local"], []
+    ups, late_s = ["local"], []
     # A machine that is busy with something else may be slow once, but not each time.
     for number in range(3):
         switch.run_kube("snmp", number)
@@ -220,24 +221,34 @@ def test_the_local_container_is_back_at_once_when_a_new_kube_one_dies_and_the_un
         crash(switch, number)
         ups += ["kube", "local"]
         switch.until_ups("snmp", *ups)
-        took_s.append(gap_s(switch))
-        print(f"dead time from Docker's die to the local container's start: {took_s[-1] * 1000:.0f} ms")
-        if took_s[-1] < 1.0:
+        took_s, by_hand_s = gap_s(switch, "snmp", "k8s_"), restarted_by_hand_s(switch)
+        print(f"from Docker's die to the local container's start: {took_s:.2f} s, by hand {by_hand_s:.2f} s")
+        late_s.append(took_s - max(1.0, 2.5 * by_hand_s))
+        if late_s[-1] < 0.0:
             break
         switch.ask("clear", "snmp")
-    assert min(took_s) < 1.0
+    assert min(late_s) < 0.0, "within 1 s, or on a slow machine in 2.5 times that of a start by hand"
     assert waiter.poll() is None
     assert not [call for call in switch.units.calls if "snmp" in call]
     assert switch.shown("snmp")["refused_for_s"] > 2000
 
 
-def gap_s(switch: Switch) -> float:
-    """From Docker's word of the kube container's end to its word of the local one's start."""
-    events = switch.docker.events("start", "die")
-    died = next(
-        e for e in reversed(events) if e["Action"] == "die" and "k8s_" in e["Actor"]["Attributes"]["name"]
-    )
-    back = next(
-        e for e in reversed(events) if e["Action"] == "start" and e["Actor"]["Attributes"]["name"] == "snmp"
-    )
-    return float(back["timeNano"] - died["timeNano"]) / 1e9
+def gap_s(switch: Switch, started: str, died: str) -> float:
+    """From Docker's last word of an end to its last word of a start of the containers with these names."""
+    told = switch.docker.events("start", "die")
+    events = [(e["Action"], e["Actor"]["Attributes"]["name"], e["timeNano"]) for e in told]
+    end_ns = next(at for action, name, at in reversed(events) if action == "die" and name.startswith(died))
+    start_ns = next(at for action, name, at in reversed(events) if action == "start" and name == started)
+    return float(start_ns - end_ns) / 1e9
+
+
+def restarted_by_hand_s(switch: Switch) -> float:
+    """As `gap_s`, of a container that is no feature's and is started once Docker has told its end."""
+    name = "no.feature"
+    command = {"command": ["/bin/sleep", "100000"]}
+    container_id = switch.docker.create(name, switch.containers.config("snmp", "local", **command))
+    for verb in ("start", "kill", "wait", "start"):
+        switch.docker.do(verb, container_id)
+    gap = gap_s(switch, name, name)
+    switch.docker.remove(container_id)
+    return gap
