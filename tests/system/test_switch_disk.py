@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import tempfile
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.places import remove
+from tests.lab.switch import TIMING as SWITCH_TIMING
 from tests.system.docker_engine import RealDocker
 from tests.system.test_switch_failure import to_kube
 from tests.system.test_switch_images import REGISTRY, adopted, booted
@@ -135,10 +136,10 @@ def test_after_a_load_on_a_full_disk_the_configuration_applies_at_once(
         saved = switch.kubesync("feature-table", "save")
         assert saved.returncode == 0, saved
         state.fill()
-        # As `config load_minigraph` does.
+        # As `config load_minigraph` does. A flush has no event: the daemon notices the load when it next reads.
         switch.config_db.flushdb()
-        # Longer than a busy machine keeps the daemon from noticing that the load is under way.
-        time.sleep(1.5)
+        unknown = switch.container("start", "lldp")
+        assert "CONFIG_DB is being loaded" in unknown.stderr, unknown
         switch.config("snmp", set_owner="kube", state="enabled")
         switch.config_db.set("CONFIG_DB_INITIALIZED", "1")
         # What is set before the copy is used counts as the load's own: the operator comes afterwards.
@@ -185,8 +186,8 @@ def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(
     small_docker: tuple[RealDocker, Disk], new_switch: MakeSwitch
 ) -> None:
     engine, data = small_docker
-    # Time enough to hand all of them over before the first one is adopted.
-    switch = new_switch(engine, timing={"tag_after_s": 15.0})
+    # None is adopted before all have been handed over and the disk is full.
+    switch = new_switch(engine, timing={"tag_after_s": 3000.0})
     old, new = run_by_kube(switch)
     kube = {f: switch.run_kube(f, image=f"{REGISTRY}/docker-{f}:v2") for f in FEATURES}
     for feature in FEATURES:
@@ -194,6 +195,8 @@ def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(
     # On a full disk containerd would keep the processes of containers that have just ended for ever.
     switch.wait_for(lambda: engine.tasks() == set(kube.values()), "containerd has deleted the ended ones")
     data.fill()
+    switch.configure_daemon({"timing": {**SWITCH_TIMING, **TIMING}})
+    switch.daemon.send_signal(signal.SIGHUP)
     for feature in FEATURES:
         switch.wait_for(lambda f=feature: switch.log("image_not_adopted", feature=f), "it is noticed")
     assert len(alerts(switch)) == 1, alerts(switch)
