@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,12 +14,13 @@ import yaml
 
 from kubesyncd.adapters.kube_node import KubeCluster
 from kubesyncd.core.model import MasterConfig
+from kubesyncd.ports import Unavailable
 from tests.lab.kube_client import NODES, KubeClient, node
 from tests.paths import ROOT
-from tests.wait import until_async
+from tests.wait import LIMIT_S, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
 
     from tests.system.kube_cluster import RealKube
 
@@ -49,16 +51,27 @@ def told(kube_api_real: RealKube) -> Iterator[RealKube]:
             await admin.delete(f"{NODES}/switch1")
             await admin.post(NODES, node("switch1"))
             await until_async(lambda: namespaced(admin))
-        await cluster.apply_labels({"snmp_enabled": "true", "hwsku": "Force10-S6000"})
+        labels = {"snmp_enabled": "true", "hwsku": "Force10-S6000"}
+        await until_async(lambda: answered(cluster.apply_labels(labels)))
         failure = "KUBE_READY failed: not running for 5 min"
-        await cluster.annotate({"feature.kubesyncd/snmp": failure, "feature.kubesyncd/lldp": "LOCAL"})
-        await cluster.report("FeatureFailed", "snmp: not running for 5 min", warning=True)
+        told = {"feature.kubesyncd/snmp": failure, "feature.kubesyncd/lldp": "LOCAL"}
+        await until_async(lambda: answered(cluster.annotate(told)))
+        event = "snmp: not running for 5 min"
+        await until_async(lambda: answered(cluster.report("FeatureFailed", event, warning=True)))
         await cluster.close()
 
     kube_api_real.write_kubeconfigs()
     asyncio.run(tell())
     yield kube_api_real
     asyncio.run(forget(kube_api_real))
+
+
+async def answered(call: Awaitable[None]) -> bool:
+    """Whether the API server has answered within the adapter's few seconds."""
+    with suppress(Unavailable):
+        await call
+        return True
+    return False
 
 
 async def namespaced(admin: KubeClient) -> bool:
@@ -77,7 +90,7 @@ def test_every_query_returns_what_the_switch_has_reported(told: RealKube) -> Non
     for query in QUERIES:
         environ = {**os.environ, "KUBECONFIG": str(told.admin_conf)}
         ended = subprocess.run(
-            ["sh", "-c", query], env=environ, capture_output=True, text=True, timeout=60, check=False
+            ["sh", "-c", query], env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
         (expected,) = [text for part, text in EXPECTED.items() if part in query]
         assert expected in ended.stdout, f"{query}\n{ended.stdout}\n{ended.stderr}"

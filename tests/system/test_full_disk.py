@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.wait import LIMIT_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -52,7 +54,8 @@ def fill(folder: Path) -> Path:
 @pytest.fixture
 def cramped(switches: MakeSwitch) -> Iterator[Switch]:
     """A switch whose /run/kubesyncd and /var/lib/kubesyncd are small disks of their own."""
-    switch = switches()
+    # Time for a goodbye on a busy machine: code 0.
+    switch = switches(timing={"stop_grace_s": 30.0})
     switch.daemon.stop()
     with ExitStack() as stack:
         for name in ("run", "state"):
@@ -69,7 +72,7 @@ def test_on_a_full_disk_features_stop_and_start_and_admissions_are_never_forgott
     switch = cramped
     lldp = switch.boot_local("lldp")
     switch.boot_local("snmp")
-    waiter = switch.spawn("wait", "lldp")
+    waiter = switch.waits("lldp")
     fillers = [fill(switch.folder / name) for name in ("run", "state")]
 
     switch.done("stop", "snmp")
@@ -96,4 +99,4 @@ def test_on_a_full_disk_features_stop_and_start_and_admissions_are_never_forgott
     assert local != [kube]
     assert (switch.running("lldp"), waiter.poll()) == ([lldp], None)
     switch.done("stop", "lldp")
-    assert waiter.wait(30) == 0
+    assert waiter.wait(LIMIT_S) == 0
