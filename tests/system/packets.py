@@ -43,4 +43,4 @@ def packets_lost(url: str) -> Iterator[None]:
 
 def _iptables(*words: str) -> None:
     # -w: another program may hold the tables' lock for a moment.
-    subprocess.run(["iptables", "-w", "10", *words], check=True, capture_output=True, timeout=30)
+    subprocess.run(["iptables", "-w", "60", *words], check=True, capture_output=True, timeout=120)

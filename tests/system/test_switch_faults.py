@@ -279,7 +279,7 @@ def test_a_daemon_that_starts_before_redis_and_docker_finds_them_later(switches:
 
 def test_without_redis_stop_and_database_work_and_start_says_69(switches: MakeSwitch) -> None:
     graces = ("label_wait_s", "kubelet_stop_s", "kube_stop_grace_s", "stop_grace_s")
-    switch = switches(timing={"verb_s_max": 14.0, **dict.fromkeys(graces, 1.0)})
+    switch = switches(timing={"verb_s_max": 24.0, **dict.fromkeys(graces, 1.0)})
     switch.boot_local("snmp")
     switch.boot_local("bgp")
     to_kube(switch, "bgp")

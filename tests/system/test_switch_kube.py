@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.https_server import HttpsServer
-from tests.lab.kube_client import DAEMONSETS, NODES, PODS
+from tests.lab.kube_client import DAEMONSETS, NODES, PODS, KubeError
 from tests.lab.kube_names import NAMESPACE
 from tests.system.kube_cluster import API_SERVER
 from tests.system.packets import missing_for_packets, packets_lost
 from tests.system.switch_fixtures import joined
 from tests.system.switch_kube import RealMaster
 from tests.system.test_switch_local import QUIET_S, started_at
+from tests.wait import LIMIT_S
 
 if TYPE_CHECKING:
     import subprocess
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from tests.lab.switch import Switch
     from tests.system.kube_fixtures import RealKubelet
     from tests.system.switch_fixtures import MakeSwitch
+
+
+# For a label's answer: a queued one is no refusal.
+ANSWER_S = 50.0
 
 
 def master(switch: Switch) -> Kube:
@@ -57,6 +62,11 @@ def until_kube(switch: Switch, feature: str, *ups: str) -> str:
     switch.until_state(feature, "KUBE_RUNNING")
     switch.wait_for(lambda: switch.shown(feature)["proven"], f"{feature} has stayed up long enough")
     return switch.row(feature)["docker_id"]
+
+
+def doctor_says(switch: Switch, words: str) -> None:
+    """`kubesync doctor` says so. It leaves out what it is not told within a second or two."""
+    switch.wait_for(lambda: words in " ".join(switch.prints("doctor").split()), f"doctor: {words}")
 
 
 def down(switch: Switch) -> None:
@@ -104,7 +114,7 @@ def test_a_feature_with_an_underscore_runs_in_kubernetes_with_a_hyphen(kube_swit
     assert (
         "wanted local: its container in Kubernetes would be dhcp-relay, which is that of dhcp_relay" in told
     )
-    assert "dhcp-relay has owner kube without effect" in switch.kubesync("doctor").stdout
+    doctor_says(switch, "dhcp-relay has owner kube without effect")
 
     switch.done("stop", "dhcp_relay")
     switch.wait_for(lambda: not switch.running("dhcp_relay"), "the kubelet has ended it")
@@ -125,8 +135,9 @@ def test_a_pod_that_follows_no_label_is_named_and_not_stopped_again_and_again(
     bare = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": "bare", "namespace": NAMESPACE}}
     switch.master.call("post", PODS, bare)
     try:
-        # It waits beside the local container.
+        # It waits beside the local container. It may be named before it has asked.
         switch.wait_for(lambda: switch.shown("snmp").get("conditions"), "the pod is named")
+        switch.wait_for(lambda: switch.shown("snmp")["waiting"], "its container waits")
         assert switch.state("snmp") == "LOCAL"
         told = " ".join(switch.kubesync("explain", "snmp").stdout.split())
         assert f"pod {NAMESPACE}/bare comes although the node label snmp_enabled is off" in told
@@ -148,9 +159,12 @@ def test_a_pod_that_follows_no_label_is_named_and_not_stopped_again_and_again(
         told = " ".join(switch.kubesync("explain", "snmp").stdout.split())
         assert "waiting for the kubelet to end the container" not in told
         assert f"pod {NAMESPACE}/bare comes although" in told
-        assert f"pod {NAMESPACE}/bare comes although" in " ".join(switch.kubesync("doctor").stdout.split())
-        assert f"pod {NAMESPACE}/bare comes" in " ".join(
-            switch.kubesync("show", "feature", "snmp").stdout.split()
+        doctor_says(switch, f"pod {NAMESPACE}/bare comes although")
+        switch.wait_for(
+            lambda: (
+                f"pod {NAMESPACE}/bare comes" in " ".join(switch.prints("show", "feature", "snmp").split())
+            ),
+            "show says so",
         )
 
         # A restart of the daemon changes nothing, and with the pod its condition goes.
@@ -204,7 +218,7 @@ def test_a_feature_moves_to_kube_and_back_and_its_unit_notices_nothing(kube_swit
     assert len(starts) <= 2, "the unit was started once"
 
     switch.units.call("stop", "snmp.service")
-    assert waiters[0].wait(30) == 0
+    assert waiters[0].wait(LIMIT_S) == 0
     assert switch.running("snmp") == []
     assert not switch.row("snmp")["docker_id"]
 
@@ -230,7 +244,7 @@ def test_kill_of_a_kube_feature_ends_it_for_good(kube_switch: Switch) -> None:
     handed_over(kube_switch)
     waiter = kube_switch.waits("snmp")
     kube_switch.done("kill", "snmp")
-    assert waiter.wait(30) in (0, 137), "the kubelet, which the label tells, may stop it before"
+    assert waiter.wait(LIMIT_S) in (0, 137), "the kubelet, which the label tells, may stop it before"
     assert kube_switch.row("snmp")["system_state"] == "down"
     kube_switch.wait_for(lambda: kube_switch.master.label_of("snmp") == "", "the label is gone")
     kube_switch.wait_for(lambda: kube_switch.running("snmp") == [], "the pod is gone")
@@ -257,10 +271,11 @@ def test_s4_s5_stop_works_while_the_master_is_away_and_the_label_follows_in_one_
     switch.done("stop", "snmp")
     assert time.monotonic() - begun < 90, "systemd's own patience"
     assert switch.running("snmp") == []
-    assert waiter.wait(30) in (0, 137)
+    assert waiter.wait(LIMIT_S) in (0, 137)
     assert switch.row("snmp")["system_state"] == "down"
     switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
-    assert not switch.kubelet_runs
+    # The stop waits 10 s for that, and then goes on.
+    switch.wait_for(lambda: not switch.kubelet_runs, "no kubelet while a label has failed")
     assert switch.units.calls[-1] == "disable --now kubelet.service"
     time.sleep(QUIET_S)
     assert switch.running("snmp") == [], "and it is not started again"
@@ -322,8 +337,10 @@ def test_a_label_drain_cut_short_by_kill_9_is_finished_at_the_next_start(lab_kub
     master(switch).thaw_api()
     switch.daemon.start()
     switch.wait_for(lambda: switch.master.labels.get("c") == "3", "the queue is sent")
+    # The feature's label is asked for anew, where the file did not have it yet.
+    switch.wait_for(lambda: switch.master.label_of("snmp") == "true", "and the feature's label")
     labels = switch.master.labels
-    assert (labels.get("a"), labels.get("b"), labels.get("snmp_enabled")) == (None, "2", "true")
+    assert (labels.get("a"), labels.get("b")) == (None, "2")
     switch.wait_for(lambda: switch.pending == "", "and forgotten")
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs again")
 
@@ -343,9 +360,9 @@ def test_a_stop_without_a_master_cut_short_by_kill_9_is_finished_at_the_next_sta
     time.sleep(after_s)
     switch.daemon.kill9()
     switch.daemon.start()
-    assert stopping.wait(60) == 0
+    assert stopping.wait(LIMIT_S) == 0
     assert switch.running("snmp") == []
-    assert waiter.wait(30) in (0, 137)
+    assert waiter.wait(LIMIT_S) in (0, 137)
     switch.wait_for(lambda: not switch.kubelet_runs, "no kubelet while a label has failed")
     switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     master(switch).start()
@@ -378,13 +395,15 @@ def test_the_node_is_the_one_of_the_kubelets_credential_whatever_the_host_is_cal
     joined(switch)
     assert switch.ask("label", "rack=7")[0] == 0
     switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the label is on the own Node")
+    switch.wait_for(
+        lambda: json.loads(switch.ask("cluster")[1][0])["node_exists"], "the watch shows the Node"
+    )
     told = json.loads(switch.ask("cluster")[1][0])
-    assert (told["node"], told["node_exists"]) == (master(switch).node, True)
+    assert told["node"] == master(switch).node
     assert "config kube join -f" in told["renamed"]
     assert len(switch.log("node_renamed")) == 1
-    doctor = switch.kubesync("doctor")
-    assert "'sonic'" in doctor.stdout
-    assert "join -f" in doctor.stdout
+    doctor_says(switch, "'sonic'")
+    doctor_says(switch, "join -f")
 
 
 class DenyTier(http.server.BaseHTTPRequestHandler):
@@ -412,7 +431,7 @@ WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfiguration
 
 @contextlib.contextmanager
 def tier_denied(switch: Switch, authority: Authority) -> Iterator[None]:
-    """The master asks a webhook about every change of a Node."""
+    """The master asks a webhook about every change of a Node, from when this is entered."""
     pair = authority.issue("webhook", "webhook", server=True)
     with HttpsServer(DenyTier, pair) as server:
         client = {"url": f"https://{server.where}/", "caBundle": base64.b64encode(authority.pem).decode()}
@@ -433,9 +452,20 @@ def tier_denied(switch: Switch, authority: Authority) -> Iterator[None]:
         }
         switch.master.call("post", WEBHOOKS, config)
         try:
+            switch.wait_for(lambda: denies_tier(switch), "the API server has read the webhook")
             yield
         finally:
             switch.master.call("delete", f"{WEBHOOKS}/labels")
+
+
+def denies_tier(switch: Switch) -> bool:
+    """Whether the master refuses the label, by a change that it only tries."""
+    tried = {"metadata": {"labels": {"tier": "tried"}}}
+    try:
+        switch.master.call("patch", f"{NODES}/{master(switch).node}?dryRun=All", tried)
+    except KubeError as error:
+        return "no tier in this cluster" in str(error)
+    return False
 
 
 @pytest.mark.real("kubelet")
@@ -444,7 +474,10 @@ def test_a_label_that_an_admission_webhook_denies_is_refused_by_name_and_the_oth
 ) -> None:
     """Labels given before the join are in the first PATCH; what describes the switch is not the operator's."""
     kubelet_real.cluster.start_kubelet(kubelet_real.docker_socket)
-    switch = new_switch(kubelet_real.docker, RealMaster(kubelet_real.cluster))
+    # A command waits for the answer, however slow it is.
+    switch = new_switch(
+        kubelet_real.docker, RealMaster(kubelet_real.cluster), timing={"label_wait_s": ANSWER_S}
+    )
     for early in ("rack=7", "slot=1", "tier=x"):
         code, said = switch.ask("label", early)
         assert (code, said[0][:6]) == (0, "queued")
@@ -453,7 +486,6 @@ def test_a_label_that_an_admission_webhook_denies_is_refused_by_name_and_the_oth
     assert refused.returncode == 64
     assert "follows hwsku of DEVICE_METADATA" in refused.stderr
     with tier_denied(switch, kubelet_real.cluster.authority):
-        time.sleep(2.0)  # the API server reads webhooks once a second
         joined(switch)
         switch.wait_for(lambda: switch.log("label_rejected"), "it is refused by name")
         assert switch.log("label_rejected")[0]["label"] == "tier"
@@ -465,7 +497,7 @@ def test_a_label_that_an_admission_webhook_denies_is_refused_by_name_and_the_oth
         assert again.returncode != 0
         assert "no tier in this cluster" in again.stderr
         assert "join -f" not in again.stderr
-        assert "tier was refused" in switch.kubesync("doctor").stdout
+        doctor_says(switch, "tier was refused")
         assert switch.kubelet_runs
         assert not [call for call in switch.units.calls if call.startswith("disable")]
 
@@ -527,7 +559,7 @@ def test_a_master_restored_from_a_backup_gets_the_labels_that_it_has_lost(
     cluster.start()
     assert switch.ask("label", "rack=7")[0] == 0
     switch.wait_for(lambda: switch.master.labels.get("rack") == "7", "the label is on the Node")
-    switch.wait_for(lambda: switch.pending == "", "and acknowledged")
+    switch.wait_for(lambda: any("rack" in patch["labels"] for patch in patches(switch)), "and acknowledged")
     cluster.kill(API_SERVER)
     cluster.stop("etcd")
     shutil.rmtree(cluster.folder / "etcd-data")
@@ -573,7 +605,7 @@ def test_a_silent_master_is_noticed_and_everything_local_goes_on(
         switch.boot_local("lldp")
         switch.done("stop", "snmp")
         assert switch.running("snmp") == []
-        assert not switch.kubelet_runs
+        switch.wait_for(lambda: not switch.kubelet_runs, "no kubelet while a label has failed")
         switch.wait_for(lambda: switch.connected == "False", "the silence noticed")
         code, said = switch.ask("label", "rack=7")
         assert (code, said[0][:6]) == (0, "queued")
@@ -698,8 +730,9 @@ def test_s7_a_pod_that_comes_while_the_unit_is_down_is_blocked_and_ended(kube_sw
     assert switch.state("snmp") == "INIT"
 
 
-def test_a_bad_label_is_refused_by_name_and_blocks_no_other(kube_switch: Switch) -> None:
-    switch = kube_switch
+def test_a_bad_label_is_refused_by_name_and_blocks_no_other(kube_switches: MakeSwitch) -> None:
+    switch = kube_switches(timing={"label_wait_s": ANSWER_S})
+    joined(switch)
     for bad in ("key=with space", "key=" + "x" * 64, "-bad=1", "a/b/c=1"):
         reply = switch.daemon.raw(f"1\0label\0{bad}\n".encode()).decode()
         assert reply.splitlines()[-1] == "R 64", reply
@@ -770,9 +803,7 @@ def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_retu
     (kube,) = switch.running("snmp")
     kubelet_real.cluster.freeze("kubelet")
     try:
-        switch.wait_for(
-            lambda: "is not ready" in switch.prints("doctor"), "the master misses heartbeats", 120
-        )
+        switch.wait_for(lambda: "is not ready" in switch.prints("doctor"), "the master misses heartbeats")
         assert switch.state("snmp") == "KUBE_RUNNING", "its container runs on"
         switch.docker.do("kill", kube)
         switch.until_state("snmp", "LOCAL")
