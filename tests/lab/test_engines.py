@@ -7,11 +7,16 @@ import select
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab.engines import end
-from tests.lab.processes import freeze
+from tests.lab.processes import freeze, stat_of
+from tests.system.kube_cluster import API_SERVER, RealKube
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEAF = "trap '' TERM; echo; while :; do sleep 0.05; done"
 
@@ -23,6 +28,20 @@ def test_a_frozen_process_ends_by_its_signal() -> None:
     assert process.returncode == -signal.SIGTERM
     end(process)
     end(None)
+
+
+def test_an_api_server_that_does_not_run_is_thawed_without_a_signal_to_others(tmp_path: Path) -> None:
+    """The frozen engines of all workers are in one process group."""
+    cluster = RealKube(tmp_path)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            freeze(process.pid)
+            cluster.thaw(API_SERVER)
+            with pytest.raises(AssertionError, match="does not run"):
+                cluster.signal(API_SERVER, signal.SIGCONT)
+            assert stat_of(process.pid).state == "T"
+        finally:
+            end(process)
 
 
 # The first thread takes a signal: another one answers.

@@ -170,7 +170,10 @@ class RealKube:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one program that runs."""
-        os.kill(self._pid(name), number)
+        pid = self._pid(name)
+        # The number 0 would be every process of this process group, and all workers are in it.
+        assert pid, f"{name} does not run"
+        os.kill(pid, number)
 
     def freeze(self, name: str) -> None:
         """SIGSTOP: connections stay open and nothing answers, from when this returns."""
@@ -179,8 +182,9 @@ class RealKube:
         freeze(pid)
 
     def thaw(self, name: str) -> None:
-        """Go on where `freeze` stopped."""
-        self.signal(name, signal.SIGCONT)
+        """Go on where `freeze` stopped; one that does not run is left alone."""
+        if self._pid(name):
+            self.signal(name, signal.SIGCONT)
 
     def _etcd_command(self) -> list[str]:
         client, peer = self._local("etcd"), self._local("peer")
