@@ -34,11 +34,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_S = 60.0
+# Of a stop that is to end a container in good order, on a busy machine too; SIGKILL would be another end.
+GRACE_S = "45"
 # A signal before the trap is set is lost: `Api.marked` waits for $MARK.
 POLITE = ("sh", "-c", 'trap "exit 5" TERM; : >$MARK; while :; do sleep 0.05; done')
 STUBBORN = ("sh", "-c", 'trap "" TERM; : >$MARK; while :; do sleep 0.05; done')
-# Long enough that the stop is still under way when its caller leaves, on a busy machine too.
-SLOW = ("sh", "-c", 'trap ": >$MARK.term; sleep 5; exit 6" TERM; : >$MARK; while :; do sleep 0.05; done')
+# It ends once it is told to and $MARK.go is there: a stop of it is under way as long as a test likes.
+SLOW_END = ": >$MARK.term; until test -e $MARK.go; do sleep 0.05; done; exit 6"
+SLOW = ("sh", "-c", f'trap "{SLOW_END}" TERM; : >$MARK; while :; do sleep 0.05; done')
 SLEEPY = ("sh", "-c", 'trap "exit 0" TERM; : >$MARK; while :; do sleep 0.05; done')
 BRIEF = ("sh", "-c", "exit 3")
 # Long enough that a stop meets it, and it does not answer SIGTERM.
@@ -141,6 +144,12 @@ class Api:
 
         await until_async(there)
 
+    async def mark(self, container: str, mark: str) -> None:
+        """Leave a mark that its program waits for."""
+        body = {"Cmd": ["sh", "-c", f": >{mark}"]}
+        _, run = await self.ask("POST", f"/containers/{container}/exec", json=body)
+        await self.ask("POST", f"/exec/{run['Id']}/start", json={"Detach": True})
+
     async def wait(self, container: str) -> None:
         """Until it has ended."""
         await self.do("POST", container, "/wait")
@@ -150,11 +159,16 @@ class Api:
         await self.do("DELETE", container, force="1")
 
     async def clear(self) -> None:
-        """Leave nothing behind."""
-        _, boxes = await self.ask("GET", "/containers/json", params={"all": "1"})
-        for box in boxes:
-            with contextlib.suppress(AssertionError):
-                await self.remove(box["Id"])
+        """Leave nothing behind, nor what is just being removed: its name would be taken."""
+
+        async def none_left() -> bool:
+            _, boxes = await self.ask("GET", "/containers/json", params={"all": "1"})
+            for box in boxes:
+                with contextlib.suppress(AssertionError):
+                    await self.remove(box["Id"])
+            return not boxes
+
+        await until_async(none_left, "the engine has no container any more")
 
 
 def sandbox_of(feature: str) -> tuple[str, dict[str, str]]:
@@ -201,10 +215,16 @@ async def api(engine: Engine) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def containers(engine: Engine, api: Api) -> AsyncIterator[DockerContainers]:
+def quiet_s() -> float:
+    """How long the event stream may be silent before the engine is pinged: a late answer would be a gap."""
+    return docker_events.QUIET_S
+
+
+@pytest.fixture
+async def containers(engine: Engine, api: Api, quiet_s: float) -> AsyncIterator[DockerContainers]:
     """The port, with no event stream yet."""
     port = DockerContainers(
-        DockerSettings(engine.url), [NAMESPACE], random.Random(1), names=KubeNames(), quiet_s=0.5
+        DockerSettings(engine.url), [NAMESPACE], random.Random(1), names=KubeNames(), quiet_s=quiet_s
     )
     yield port
     await port.close()
@@ -434,7 +454,9 @@ class TestStartStopKill:
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
         """It is the first process of its namespace, which the kernel protects."""
-        snmp = await api.run(feature, ("sleep", "600"))
+        snmp = await api.run(feature, ("sh", "-c", ": >$MARK; exec sleep 600"))
+        # Before its own program begins, its first process is runc's, which has handlers.
+        await api.marked(snmp)
         for signal in ("TERM", "INT", "HUP", "USR1"):
             await containers.kill(snmp, signal)
         assert [c.running for c in await containers.list(feature)] == [True]
@@ -470,18 +492,19 @@ class TestStartStopKill:
             with pytest.raises(Refused, match="invalid container ID"):
                 await call
 
-    @pytest.mark.slow("a stop's whole grace")
     async def test_a_stop_outlives_its_caller(
         self, containers: DockerContainers, api: Api, feature: str
     ) -> None:
         snmp = await api.run(feature, SLOW)
         await api.marked(snmp)
 
-        caller = asyncio.create_task(containers.stop(snmp, 30))
+        caller = asyncio.create_task(containers.stop(snmp, 300))
         await api.marked(snmp, "$MARK.term")
         caller.cancel()
         await asyncio.wait([caller])
-        await containers.close(drain_s=PATIENCE_S)
+        closing = asyncio.create_task(containers.close(drain_s=PATIENCE_S))
+        await api.mark(snmp, "$MARK.go")
+        await closing
 
         _, found = await api.ask("GET", f"/containers/{snmp}/json")
         assert (found["State"]["Running"], found["State"]["ExitCode"]) == (False, 6)
@@ -557,7 +580,7 @@ class TestExitsOfTheDestroyed:
     ) -> None:
         kube = await api.run_kube(feature)
         await api.marked(kube)
-        await api.do("POST", kube, "/stop")
+        await api.do("POST", kube, "/stop", t=GRACE_S)
         await api.remove(kube)
         await heard.until(lambda said: said.count(feature) >= 4)
 
@@ -698,7 +721,7 @@ class TestWhenDockerGoesAway:
                 if life == "stopped":
                     await api.do("POST", container, "/start")
                     await api.marked(container)
-                    await api.do("POST", container, "/stop", t="5")
+                    await api.do("POST", container, "/stop", t=GRACE_S)
         by_hand = f"by-hand-{next(NUMBERS)}"
         await api.run(by_hand, SLEEPY, restart="always")
         (found,) = await containers.list(by_hand)
@@ -753,6 +776,7 @@ class TestWhenDockerGoesAway:
         assert (found.running, found.restart_policy, found.by_policy) == (True, "always", False)
 
     @pytest.mark.slow("waits for a deadline of the product")
+    @pytest.mark.parametrize("quiet_s", [0.5])
     async def test_an_engine_that_hangs_is_a_gap_and_its_cache_is_not_believed(
         self, containers: DockerContainers, heard: Heard, api: Api, engine: Engine, feature: str
     ) -> None:
@@ -838,7 +862,7 @@ class TestTheApiItself:
     async def test_a_container_s_events_come_in_order(self, api: Api) -> None:
         snmp = await api.run("snmp", labels={"a": "b"})
         await api.marked(snmp)
-        await api.do("POST", snmp, "/stop")
+        await api.do("POST", snmp, "/stop", t=GRACE_S)
         await api.do("POST", snmp, "/start")
         await api.do("POST", snmp, "/rename", name="lldp")
         await api.do("POST", snmp, "/kill")

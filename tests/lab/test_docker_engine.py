@@ -65,12 +65,14 @@ class TestTheDockerCommand:
         shown = await docker(lab, "inspect", "-f", "{{.Id}} {{.State.Running}} {{.Config.Labels.a}}", "snmp")
         assert shown == (0, f"{made} true b", "")
 
-    @pytest.mark.slow("a stop's whole grace")
     async def test_it_stops_kills_and_waits_with_the_containers_code(self, lab: LabDocker, api: Api) -> None:
         snmp = await api.run("snmp", SLOW)
         await api.marked(snmp)
         waiter = asyncio.create_task(docker(lab, "wait", "snmp"))
-        assert await docker(lab, "stop", "-t", "30", "snmp") == (0, "snmp", "")
+        stop = asyncio.create_task(docker(lab, "stop", "-t", "300", "snmp"))
+        await api.marked(snmp, "$MARK.term")
+        await api.mark(snmp, "$MARK.go")
+        assert await stop == (0, "snmp", "")
         assert await waiter == (0, "6", "")
         await docker(lab, "start", "snmp")
         assert await docker(lab, "kill", "snmp") == (0, "snmp", "")

@@ -314,7 +314,6 @@ class TestFaults:
         with pytest.raises(Unavailable, match="database is locked"):
             await containers.list("snmp")
 
-    @pytest.mark.slow("waits for a deadline of the product")
     async def test_where_a_dropped_stop_kills_the_container_keeps_its_grace(
         self, lab: LabDocker, containers: DockerContainers
     ) -> None:
@@ -323,10 +322,11 @@ class TestFaults:
         snmp = await api.run("snmp", SLOW)
         await api.marked(snmp)
 
-        caller = asyncio.create_task(containers.stop(snmp, 30))
+        caller = asyncio.create_task(containers.stop(snmp, 300))
         await api.marked(snmp, "$MARK.term")
         caller.cancel()
         await asyncio.wait([caller])
+        await api.mark(snmp, "$MARK.go")
         await api.wait(snmp)
 
         assert [c.exit_code for c in await containers.list("snmp")] == [6]
