@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tests.system.kube_fixtures import RealKubelet
 
-PATIENCE_S = 90
 IMAGE = "busybox:lab"
 # A container's first process ignores SIGTERM unless it says otherwise.
 COMMAND = ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait"]
@@ -62,10 +61,14 @@ class Switch:
         return await until_async(one, pause_s=0.1)
 
     async def reported(self) -> None:
-        """Returns once the master knows that the feature's pod runs."""
+        """Returns once the master knows that the feature's pod runs; one that ends may be an earlier test's."""
 
         async def phase() -> str:
-            pods = (await self.admin.get(PODS))["items"]
+            pods = [
+                pod
+                for pod in (await self.admin.get(PODS))["items"]
+                if "deletionTimestamp" not in pod["metadata"]
+            ]
             return "known" if any(pod["status"]["phase"] == "Running" for pod in pods) else ""
 
         await until_async(phase, pause_s=0.1)
