@@ -102,14 +102,29 @@ class JoinableKube(RealKube):
         ]
         file = self.folder / "kubeadm.yaml"
         file.write_text("\n---\n".join(json.dumps(document) for document in documents))
-        for phase in ("upload-config kubeadm", "upload-config kubelet", "bootstrap-token"):
-            # The kubelet phase also annotates the master's own Node, which there is not: its ConfigMap counts.
-            command = [self._program("kubeadm"), "init", "phase", *phase.split(), "--config", str(file)]
-            limit_s = 5 if phase.endswith("kubelet") else 60
-            subprocess.run(
-                ["timeout", str(limit_s), *command, "--kubeconfig", str(self.admin_conf)],
-                check=limit_s != 5, capture_output=True, timeout=PATIENCE_S,
-            )  # fmt: skip
+        for phase in ("upload-config kubeadm", "bootstrap-token"):
+            command = self._phase_command(phase, file)
+            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
+        # This phase also annotates the master's own Node, which there is not: it is ended once all else is there.
+        with (self.folder / "log" / "kubeadm").open("ab") as log:
+            upload = subprocess.Popen(
+                self._phase_command("upload-config kubelet", file), stdout=log, stderr=log
+            )
+        try:
+            until(self._has_kubelet_config, f"the kubelets' ConfigMap; see {log.name}", PATIENCE_S)
+        finally:
+            upload.kill()
+            upload.wait()
+
+    def _phase_command(self, phase: str, file: Path) -> list[str]:
+        """One phase of `kubeadm init`."""
+        words = ["init", "phase", *phase.split(), "--config", str(file), "--kubeconfig", str(self.admin_conf)]
+        return [self._program("kubeadm"), *words]
+
+    def _has_kubelet_config(self) -> bool:
+        """Whether kubelets find their ConfigMap and may read it: kubeadm makes the RoleBinding last."""
+        rights = "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings"
+        return bool(self._get(f"{rights}/kubeadm:kubelet-config-1.20"))
 
 
 class NodeFolders:
