@@ -47,6 +47,8 @@ LAST_BOOKMARK_S = 2.0
 HEALTH_PATHS = ("/readyz", "/healthz", "/livez")
 # OpenSSL's flag of this name: like the real server, we answer an expired client with 401, not with an alert.
 X509_V_FLAG_NO_CHECK_TIME = 0x200000
+# Of the ports that `free_port` has given to this process.
+CLAIMS: list[socket.socket] = []
 
 
 @dataclass(slots=True)
@@ -306,12 +308,20 @@ def free_port() -> int:
 
     A stopped server finds such a port again. A port of the other range may be
     given to a client that keeps connecting, which may even connect to itself.
+    No other process of this machine is given it as long as this one lives.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(10_300, first)  # above the kubelet's own
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            # An abstract name: the kernel gives it to one socket, and frees it with the process.
+            claim.bind(f"\0kubesyncd-tests-port-{port}")
+            with socket.create_server(("127.0.0.1", port)):
+                CLAIMS.append(claim)
+                return port
+        except OSError:
+            claim.close()
 
 
 async def _spoil(request: web.BaseRequest, fault: Fault) -> web.StreamResponse | None:
