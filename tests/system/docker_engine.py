@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-READY_S = 60.0
+READY_S = 120.0
 IMAGE = "busybox:lab"
 # runc, after it has been told the OOM score 0 in place of a negative one.
 LENIENT = """#!/bin/sh

@@ -370,13 +370,13 @@ def _import_pause_image(docker_socket: str) -> None:
     pause = ["/bin/busybox", "sh", "-c", "trap 'exit 0' TERM; /bin/busybox sleep 2147483647 & wait"]
     entry = f"ENTRYPOINT {json.dumps(pause)}"
     command = ["docker", "-H", f"unix://{docker_socket}", "import", "-c", entry, "-", PAUSE_IMAGE]
-    subprocess.run(command, input=content.getvalue(), check=True, capture_output=True, timeout=60)
+    subprocess.run(command, input=content.getvalue(), check=True, capture_output=True, timeout=READY_S_MAX)
 
 
 def _docker(docker_socket: str, *arguments: str, check: bool = True) -> str:
     """What the docker command prints; nothing where it fails and `check` is off."""
     command = ["docker", "-H", f"unix://{docker_socket}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=check)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=READY_S_MAX, check=check)
     return done.stdout if done.returncode == 0 else ""
 
 
