@@ -186,10 +186,10 @@ class Switch:
         return self.clients.spawn(*arguments, **environ)
 
     def kubesync(
-        self, *arguments: str, crash_after: int = 0, **environ: str
+        self, *arguments: str, crash_after: int = 0, limit_s: float = 120.0, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run an operator's command to its end; `crash_after`, `environ`: for this run."""
-        return self.clients.kubesync(*arguments, crash_after=crash_after, **environ)
+        return self.clients.kubesync(*arguments, crash_after=crash_after, limit_s=limit_s, **environ)
 
     def prints(self, *arguments: str) -> str:
         """What an operator's command prints, for what is asked again until it is so."""

@@ -87,13 +87,13 @@ class SwitchClients:
         self._running.clear()
 
     def kubesync(
-        self, *arguments: str, crash_after: int = 0, **environ: str
+        self, *arguments: str, crash_after: int = 0, limit_s: float = 120.0, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run an operator's command to its end, with more in its environment; `crash_after` as for the daemon."""
         command = [sys.executable, *run_module(crash_after), "kubesyncd.cli"]
         return subprocess.run(
             [*command, "--config", str(self._paths.settings), *arguments],
-            cwd=ROOT, env={**self.environment, **environ}, capture_output=True, text=True, timeout=120.0,
+            cwd=ROOT, env={**self.environment, **environ}, capture_output=True, text=True, timeout=limit_s,
             check=False,
         )  # fmt: skip
 
