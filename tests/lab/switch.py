@@ -161,7 +161,8 @@ class Switch:
         if self.kube is not None:
             self.units.call("stop", KUBELET)
         self.clients.end()
-        self.containers.kill_all()
+        # One that Docker still takes for running would be a feature that runs already, to the next boot's start.
+        self.wait_for(self.containers.kill_all, "no container runs any more")
         self.state_db.flushdb()
         for mark in (*self.paths.marks.iterdir(), self.paths.ledger):
             mark.unlink(missing_ok=True)

@@ -70,11 +70,12 @@ class SwitchContainers:
         file = self._paths.marks / f"{feature}.twice"
         return file.read_text() if file.exists() else ""
 
-    def kill_all(self) -> None:
-        """Kill every container on the engine that runs."""
-        for container in self._docker.list(status=["running"]):
+    def kill_all(self) -> bool:
+        """Kill every container on the engine that runs; whether there was none."""
+        for container in (left := self._docker.list(status=["running"])):
             with contextlib.suppress(DockerError):
                 self._docker.do("kill", container["Id"])
+        return not left
 
     def none_left(self) -> bool:
         """Remove every container on the engine; whether there was none."""
