@@ -34,7 +34,8 @@ def test_a_local_container_that_cannot_start_does_not_keep_a_kube_one_out(
     switch.create_local("snmp", command=NO_PROGRAM)
     switch.done("start", "snmp")
     switch.until_state("snmp", "KUBE_READY")
-    assert "/no/such/program" in switch.shown("snmp")["why"]
+    # While it is tried again, that is the reason.
+    switch.wait_for(lambda: "/no/such/program" in switch.shown("snmp")["why"], "it is told")
     switch.wait_for(lambda: "/no/such/program" in switch.row("snmp").get("failure", ""), "the row says why")
     assert "/no/such/program" in switch.prints("explain", "snmp")
     assert len(switch.log("start_failed", alert=True)) == 1, switch.told()
@@ -87,7 +88,8 @@ def test_the_only_container_is_not_ended_for_owner_local(switch: Switch) -> None
     switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [kube]
-    assert "no unit has a script to make one: the kube container is kept" in switch.shown("snmp")["why"]
+    kept = "no unit has a script to make one: the kube container is kept"
+    switch.wait_for(lambda: kept in switch.shown("snmp")["why"], kept)
     assert len(switch.log("no_way_back", alert=True)) <= 2, "once in each life of the daemon"
 
     local = switch.create_local("snmp")
