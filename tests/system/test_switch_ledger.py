@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.test_full_disk import fill, small_disk
+from tests.wait import LIMIT_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ def test_without_a_daemon_and_its_ledger_docker_is_not_used_beside_kubernetes(
     verbs = [["start"], ["stop"], ["kill"], ["wait"], ["id"], ["inspect"], ["exec", "true"]]
     asked = [switch.spawn(verb, "snmp", *more) for verb, *more in verbs]
     for client in asked:
-        out, err = client.communicate(timeout=60)
+        out, err = client.communicate(timeout=LIMIT_S)
         assert (client.returncode, out) == (69, ""), (client.args, err)
         assert f"{switch.paths.ledger} " in err
         assert "Kubernetes may run snmp, so docker is not used; run systemctl start kubesyncd" in err
@@ -223,7 +224,11 @@ def unwritable(folder: Path, by: str) -> Callable[[], object]:
         return fill(folder).unlink
 
     def remount(how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True, timeout=60)
+        # It is refused while the daemon writes a file.
+        command = ["mount", "-o", f"remount,{how}", str(folder)]
+        until(
+            lambda: subprocess.run(command, check=False, timeout=LIMIT_S).returncode == 0, " ".join(command)
+        )
 
     remount("ro")
     return lambda: remount("rw")

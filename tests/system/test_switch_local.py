@@ -15,6 +15,7 @@ import pytest
 
 from tests.lab.switch_clients import CLIENTS
 from tests.system.switch_fixtures import joined
+from tests.wait import LIMIT_S
 
 if TYPE_CHECKING:
     from tests.lab.switch import Switch
@@ -181,7 +182,7 @@ def test_a_newer_verb_overtakes_an_older_one(switch: Switch) -> None:
     stopping = switch.spawn("stop", "-t", "60", "snmp")
     switch.until_state("snmp", "INIT")
     switch.done("kill", "snmp")
-    assert stopping.wait(30) == 1
+    assert stopping.wait(LIMIT_S) == 1
     assert "superseded" in (stopping.stderr.read() if stopping.stderr else "")
     assert switch.running("snmp") == []
 
@@ -196,8 +197,8 @@ def test_the_daemon_reports_its_resources_and_releases_them(switch: Switch) -> N
     waiters = [switch.spawn("wait", "snmp") for _ in range(5)]
     switch.wait_for(lambda: held(switch)["connections"]["host"] == 6, "five wait")
     assert held(switch)["tasks"] >= at_rest["tasks"] + 5
-    switch.done("stop", "snmp")
-    assert [waiter.wait(30) for waiter in waiters] == [0] * 5
+    switch.done("stop", "-t", "60", "snmp")
+    assert [waiter.wait(LIMIT_S) for waiter in waiters] == [0] * 5
     switch.wait_for(lambda: held(switch) == at_rest, "nothing is left of them")
 
 
@@ -290,8 +291,8 @@ def test_s1_a_kube_container_without_an_admission_counts_as_nothing(switch: Swit
     assert (switch.state("snmp"), switch.row("snmp")["docker_id"]) == ("LOCAL", local)
     switch.until_ups("snmp", "local")
 
-    switch.docker.do("stop", local, t="5")
-    assert waiter.wait(30) == 0, "the unit ends although the blocked container runs"
+    switch.docker.do("stop", local, t="60")
+    assert waiter.wait(LIMIT_S) == 0, "the unit ends although the blocked container runs"
     switch.until_state("snmp", "LOCAL_EXITED")
     switch.until_row("snmp", current_owner="none")
     assert switch.running("snmp") == [blocked]
@@ -434,13 +435,15 @@ def test_s6_a_crash_after_a_stop_and_a_start_is_a_crash_that_systemd_restarts(
     switch.until_ups("snmp", "local", "local")
     waiter = switch.waits("snmp")
     switch.docker.do("kill", local)
-    assert waiter.wait(30) == 137
+    assert waiter.wait(LIMIT_S) == 137
     switch.until_state("snmp", "LOCAL_EXITED")
     time.sleep(QUIET_S)
     assert switch.running("snmp") == [], "its unit starts it again, not we"
 
 
-@pytest.mark.parametrize(("verb", "code"), [(("stop",), 5), (("kill",), 137), (("kill", "-s", "TERM"), 5)])
+@pytest.mark.parametrize(
+    ("verb", "code"), [(("stop", "-t", "60"), 5), (("kill",), 137), (("kill", "-s", "TERM"), 5)]
+)
 def test_s6_wait_returns_the_code_after_stop_and_kill(
     switch: Switch, verb: tuple[str, ...], code: int
 ) -> None:
@@ -450,7 +453,7 @@ def test_s6_wait_returns_the_code_after_stop_and_kill(
     switch.wait_for(lambda: switch.ups("snmp"), "it is up, and will end politely")
     waiter = switch.waits("snmp")
     switch.done(*verb, "snmp")
-    assert waiter.wait(30) == code
+    assert waiter.wait(LIMIT_S) == code
 
 
 def test_s6_wait_follows_the_feature_through_hand_over_re_deploy_and_switch_back(switch: Switch) -> None:
@@ -467,7 +470,7 @@ def test_s6_wait_follows_the_feature_through_hand_over_re_deploy_and_switch_back
     assert [w.poll() for w in waiters] == [None, None, None]
     switch.until_ups("snmp", "local", "kube", "kube", "local")
     switch.done("kill", "snmp")
-    assert [w.wait(30) for w in waiters] == [137, 137, 137]
+    assert [w.wait(LIMIT_S) for w in waiters] == [137, 137, 137]
 
 
 def test_s6_wait_in_local_mode_without_a_container_gives_up_in_time(switch: Switch) -> None:
@@ -503,6 +506,8 @@ def test_l1_l4_after_a_manual_storm_every_feature_settles_and_then_nothing_happe
 
     def at_rest(feature: str) -> bool:
         shown = switch.shown(feature)
+        if not shown:
+            return False  # the daemon has just started
         # Where the owner is local, containers of kube stay blocked, as no kubelet takes them away; elsewhere
         # each lives its life. One that has not asked yet is yet to come, whatever the state says.
         others = set(switch.running(feature)) - {ids[feature]}

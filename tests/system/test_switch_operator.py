@@ -9,14 +9,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tests.system.switch_fixtures import joined
+from tests.wait import LIMIT_S
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.lab.switch import Switch
     from tests.system.switch_fixtures import MakeSwitch
-
-LIMIT_S = 60.0
 
 
 def kubesync(switch: Switch, line: str) -> subprocess.CompletedProcess[str]:

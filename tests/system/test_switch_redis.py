@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.wait import LIMIT_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -102,7 +104,7 @@ def silent(switch: Switch) -> Iterator[None]:
 def refuses(switch: Switch, word: str) -> bool:
     """Whether Redis answers with this word."""
     with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(10.0)
+        link.settimeout(LIMIT_S)
         link.connect(str(switch.redis.socket))
         link.sendall(b"HGETALL FEATURE|snmp\r\n")
         return link.recv(200).decode().startswith(f"-{word}")
@@ -168,7 +170,7 @@ def test_an_outage_that_passes_is_waited_for_told_once_and_rows_are_right_after_
             for feature in looked_at:
                 switch.shown(feature)
             assert starting.poll() is None, "the start waits"
-        assert starting.wait(60) == 0, (name, starting.communicate())
+        assert starting.wait(LIMIT_S) == 0, (name, starting.communicate())
         switch.until_row("snmp", system_state="down")
         switch.until_row("lldp", system_state="up", current_owner="local")
         end_is_told(switch, before)
