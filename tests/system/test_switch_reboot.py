@@ -26,6 +26,7 @@ from tests.system.test_switch_faults import begin, has_ended_within, start_morta
 from tests.system.test_switch_images import KUBE, LOCAL, booted
 from tests.system.test_switch_policies import explained
 from tests.system.test_switch_rollback import deployed
+from tests.wait import LIMIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,18 +55,22 @@ def up_again(switch: Switch, features: Sequence[str]) -> dict[str, float]:
     begun = time.time()
     starting = [switch.spawn("start", feature) for feature in features]
     for feature, client in zip(features, starting, strict=True):
-        assert client.wait(60) == 0, f"{feature}\n{switch.told()}"
+        assert client.wait(LIMIT_S) == 0, f"{feature}\n{switch.told()}"
         switch.until_ups(feature, "local")
     return {feature: (switch.paths.marks / f"{feature}.up").stat().st_mtime - begun for feature in features}
+
+
+def states(switch: Switch, feature: str) -> list[str]:
+    """Which states the feature has had since the daemon was last started."""
+    lines = switch.log()
+    begun = max(number for number, line in enumerate(lines) if line.get("event") == "started")
+    return [x["state"] for x in lines[begun:] if (x.get("event"), x.get("feature")) == ("state", feature)]
 
 
 # ---- with a master --------------------------------------------------------------------------------
 
 
 PLAIN, KUBE_RUN = ("lldp", "dhcp", "ntp"), ("snmp", "telemetry", "pmon")
-# Of features that start at the same time one is first: a busy machine starts one container after the other. More than
-# this differs, and a feature that waits for kube first waits longer (`fallback_after_s`).
-SLACK_S = 3.0
 # Long enough for a flap, had there been one: longer than every delay these switches have.
 ALONE_S = 8.0
 
@@ -104,7 +109,8 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
     switch.daemon.start()
     back_s = up_again(switch, [f for pair in zip(PLAIN, KUBE_RUN, strict=True) for f in pair])
     print({feature: round(seconds, 2) for feature, seconds in back_s.items()})
-    assert max(back_s[f] for f in KUBE_RUN) <= max(back_s[f] for f in PLAIN) + SLACK_S
+    for feature in back_s:
+        assert states(switch, feature) == ["STARTING", "LOCAL"], "none waits for kube first"
     assert [sorted(entry["fallback"]) for entry in switch.log("hold_lifted")] == [sorted(KUBE_RUN)]
     told = "local after a prepared reboot until its kube container is stable"
     assert told in explained(switch, "snmp")
@@ -140,7 +146,7 @@ def test_a_prepared_reboot_that_does_not_take_place_is_taken_back(kube_switches:
     code, lines = prepare(switch, "--undo")
     assert (code, lines) == (0, ["hold: removed; the kubelet follows its normal rules"])
     switch.wait_for(lambda: switch.kubelet_runs, "the kubelet runs again")
-    assert switch.state("snmp") == "KUBE_RUNNING"
+    switch.until_state("snmp", "KUBE_RUNNING")
     assert not list((switch.folder / "carried").iterdir())
 
 
@@ -240,15 +246,16 @@ def test_hooks_run_by_kind_and_one_that_must_succeed_takes_everything_back(switc
 
 
 def test_hooks_have_a_limit_each_and_all_together(switches: MakeSwitch) -> None:
-    switch = switches(timing={"hook_s_max": 0.5, "reboot_s_max": 4.0})
-    for number in range(20):
+    # Of 12 s, 10 s are for hooks, and for what a busy machine does before them.
+    switch = switches(timing={"hook_s_max": 0.5, "reboot_s_max": 12.0})
+    for number in range(40):
         switch.hook("warm-reboot.d", f"{number:02}-slow", "sleep 100")
     begun = time.monotonic()
     code, lines = prepare(switch, "warm")
-    print(f"20 hooks that never end: {time.monotonic() - begun:.1f} s")
+    print(f"40 hooks that never end: {time.monotonic() - begun:.1f} s")
     assert code == 0
     assert "warn 00-slow: it failed: it did not end within 0.5 s" in lines
-    assert "warn 19-slow: not run: no time is left of 4 s" in lines
+    assert "warn 39-slow: not run: no time is left of 12 s" in lines
 
 
 def test_a_daemon_that_is_not_there_is_one_line_and_69(switch: Switch) -> None:
@@ -343,7 +350,8 @@ def comes_up(switch: Switch) -> None:
     switch.run_kube("snmp", 7, image=f"{KUBE}:v2", command=by_runtime_owner(switch))
     switch.until_state("snmp", "KUBE_RUNNING")
     switch.until_ups("snmp", *before, "kube")
-    assert "because the kube container runs, as configured" in explained(switch, "snmp")
+    configured = "because the kube container runs, as configured"
+    switch.wait_for(lambda: configured in explained(switch, "snmp"), configured)
     assert prepare(switch, "warm")[0] == 0, "nothing is half done that would be in the way"
 
 
