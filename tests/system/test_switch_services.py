@@ -262,7 +262,7 @@ def test_a_saved_feature_table_survives_a_new_minigraph_and_nothing_restarts(ope
     switch.wait_for(
         lambda: switch.config_db.hget("FEATURE|tap", "set_owner") == "kube", "tap is kube's again"
     )
-    assert switch.state("tap") == "KUBE_READY"
+    switch.until_state("tap", "KUBE_READY")
 
 
 def test_a_table_is_restored_by_a_command_where_the_daemon_was_down(operator: Operator) -> None:
