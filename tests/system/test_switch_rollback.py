@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tests.lab.switch import Switch
     from tests.system.switch_fixtures import MakeSwitch
 
-POD_S = 120.0
+# More than the minute after which the kubelet deletes an ended pod, and its pauses between the starts of one.
+POD_S = 240.0
 
 
 def prepared(kube_switches: MakeSwitch, **timing: float) -> Switch:
@@ -91,7 +92,8 @@ def test_a_rollback_goes_back_to_the_image_before_until_the_master_brings_anothe
     adopted(switch, bad)
     switch.done("state", "snmp", "unhealthy", "wrong answers")
     local_again(switch)
-    assert switch.master.label_of("snmp") == "", "the label is withdrawn"
+    # A master that takes long to answer gets the label later: the daemon then stops the kubelet first.
+    switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is withdrawn")
     assert switch.images.named(LOCAL) == v1
     assert switch.docker.inspect(switch.running("snmp")[0])["Image"] == v1
     shown = switch.shown("snmp")
@@ -148,7 +150,7 @@ def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_swi
     switch.done("state", "snmp", "unhealthy", "wrong answers")
     local_again(switch)
     switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
-    assert not switch.kubelet_runs, "it would start the pod again"
+    switch.wait_for(lambda: not switch.kubelet_runs, "the kubelet is stopped: it would start the pod again")
     assert "because rolled back (the kube container is unhealthy: wrong answers" in explained(switch, "snmp")
     switch.kube.start()
     switch.wait_for(
@@ -217,7 +219,8 @@ def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_
     # Nobody has it, so the kubelet tries in vain to pull it.
     switch.master.deploy("snmp", image=f"{KUBE}:nowhere")
     switch.wait_for(lambda: switch.master.label_of("snmp"), "the label is on")
-    assert "because the local container runs until kube deploys" in explained(switch, "snmp")
+    runs_on = "because the local container runs until kube deploys"
+    switch.wait_for(lambda: runs_on in explained(switch, "snmp"), runs_on)
     switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "a minute in vain", POD_S)
     switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is off", POD_S)
     assert "because rolled back (no kube container has run for 1 min)" in explained(switch, "snmp")
@@ -228,7 +231,10 @@ def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_
 def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one_outlasts_its_trial(
     kube_switches: MakeSwitch,
 ) -> None:
-    """snmp has fallback, lldp has not: each life is longer than `kube_stable_s`, and ends by itself."""
+    """snmp has fallback, lldp has not: each life is longer than `kube_stable_s`, and ends by itself.
+
+    It is so by more than a busy machine keeps the daemon from looking.
+    """
     switch = kube_switches(
         timing={
             "kube_stable_s": 1.0,
@@ -244,7 +250,7 @@ def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one
         switch.boot_local(feature)
         switch.config(feature, set_owner="kube", fallback_to_local=str(feature == "snmp").lower())
         switch.images.make(f"{KUBE}:{feature}")
-        switch.master.deploy(feature, image=f"{KUBE}:{feature}", life_s=3.0, code=3)
+        switch.master.deploy(feature, image=f"{KUBE}:{feature}", life_s=6.0, code=3)
     waiter = switch.waits("snmp")
 
     for feature in ("snmp", "lldp"):
