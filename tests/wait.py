@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Seen = TypeVar("Seen")
 
 # Never what is tested: only how long a broken run may hang.
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 PAUSE_S = 0.02
 # Sync waits start processes and requests: what takes long is looked at less often.
 SLOWER = 5

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 # Of a stop that is to end a container in good order, on a busy machine too; SIGKILL would be another end.
 GRACE_S = "45"
 # A signal before the trap is set is lost: `Api.marked` waits for $MARK.

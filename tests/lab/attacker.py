@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 # For the file that ends an attack: only a test that has failed does not make it.
 END_S_MAX = 600.0
 

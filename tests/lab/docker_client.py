@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-ANSWER_S_MAX = 90.0
+ANSWER_S_MAX = 300.0
 
 
 class DockerError(Exception):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.core.model import Signal
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 
 class Speaker(Protocol):

@@ -159,7 +159,7 @@ class JoinSwitch(Switch):
             "--config",
             str(self.paths.settings),
         ]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
     @property
     def progress(self) -> progress.Progress:

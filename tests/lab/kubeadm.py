@@ -113,7 +113,7 @@ def join(settings: dict[str, Any], kubeconfig: Path, words: list[str]) -> None:
     config = Path(settings["config"])
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(KUBELET_CONFIG)
-    subprocess.run(settings["start"], check=True, timeout=60)
+    subprocess.run(settings["start"], check=True, timeout=180)
 
 
 def preflight(settings: dict[str, Any], words: list[str]) -> tuple[str, str, bytes, dict[str, Any]]:

@@ -16,7 +16,7 @@ RUN = "KUBESYNCD_TEST_RUN"
 """The environment variable with the name of the test run; every process of the run inherits it."""
 # Overlays need a file system that is not itself an overlay or memory.
 DISK, MEMORY = Path("/var/tmp"), Path("/dev/shm")
-UMOUNT_S_MAX = 60
+UMOUNT_S_MAX = 180
 
 
 def memory_folder(prefix: str) -> Path:

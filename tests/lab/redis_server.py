@@ -25,7 +25,7 @@ from tests.wait import until
 if TYPE_CHECKING:
     from types import TracebackType
 
-END_S_MAX = 60.0
+END_S_MAX = 180.0
 # The socket's path: 107 bytes are all that Linux allows.
 _FOLDER_PREFIX = "ks-redis-"
 

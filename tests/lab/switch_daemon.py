@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # How long whatever a switch does may take: kubelet 1.20 may delete an ended pod only with its next collection of
 # sandboxes, once a minute, and the next pod comes after that.
-PATIENCE_S = 150.0
+PATIENCE_S = 300.0
 
 
 class SwitchDaemon:

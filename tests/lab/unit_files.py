@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 FOLDERS = ("usr/local/lib/systemd/system", "lib/systemd/system")
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 
 
 def main(root: Path, folder: Path, words: list[str]) -> int:

@@ -154,7 +154,7 @@ def build_packages(folder: Path, suite: str = DEFAULT_SUITE, arch: str = "") -> 
 def native_architecture() -> str:
     """Debian's name of this machine's architecture."""
     command = ["dpkg", "--print-architecture"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=180).stdout.strip()
 
 
 def found_packages(folder: Path) -> Packages:

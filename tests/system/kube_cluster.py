@@ -35,7 +35,7 @@ API_SERVER = "kube-apiserver"
 # In the order they stop: the kubelet before what it reports to.
 PROGRAMS = ("kubelet", "kube-scheduler", "kube-controller-manager", API_SERVER, "etcd")
 PAUSE_IMAGE = "pause:lab"
-READY_S_MAX = 120.0
+READY_S_MAX = 300.0
 
 
 def programs_folder() -> Path:

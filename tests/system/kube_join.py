@@ -40,7 +40,7 @@ FOLDERS = (
 TOKEN = "abcdef.0123456789abcdef"
 # The kubelet's port for its health is written into kubeadm.
 HEALTH_PORT = 10248
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def missing_for_join() -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     MakeSwitch = Callable[..., Switch]
 
-PODS_S_MAX = 180.0
+PODS_S_MAX = 300.0
 
 
 @pytest.fixture(scope="session")

@@ -31,11 +31,11 @@ def small_disk(folder: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small file system")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=755", "kubesyncd-test", str(folder)]
-    subprocess.run(mount, check=True, capture_output=True, timeout=60)
+    subprocess.run(mount, check=True, capture_output=True, timeout=180)
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True, timeout=60)
+        subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True, timeout=180)
 
 
 def fill(folder: Path) -> Path:

@@ -662,7 +662,7 @@ def typed(switch: JoinSwitch, site: Path, line: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.lab.sonic_utilities", str(site), *line.split()],
         env={**environ, "PATH": f"{site}/bin:{environ['PATH']}"}, cwd=ROOT, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, f"{line}: {ended}\n{switch.told()}"
 

@@ -58,12 +58,12 @@ def disk(folder: Path, size: str) -> Iterator[Disk]:
     """What is in `folder` moves to a file system of this size."""
     before = Path(tempfile.mkdtemp(prefix="kf-"))
     shutil.copytree(folder, before, dirs_exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True, timeout=60)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True, timeout=180)
     try:
         shutil.copytree(before, folder, dirs_exist_ok=True)
         yield Disk(folder)
     finally:
-        subprocess.run(["umount", "-l", folder], check=True, timeout=60)
+        subprocess.run(["umount", "-l", folder], check=True, timeout=180)
         shutil.rmtree(before)
 
 

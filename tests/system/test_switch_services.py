@@ -50,7 +50,7 @@ class Operator:
         environ["KUBESYNCD_CONFIG"] = str(self.switch.folder / "kubesyncd.toml")
         return subprocess.run(
             [sys.executable, "-m", "kubesyncd.cli", *words],
-            env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+            env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
 
     def done(self, *words: str) -> str:

@@ -111,7 +111,7 @@ def test_a_frozen_daemon_is_not_bypassed_and_promises_nothing(switch: Switch) ->
     try:
         command = [PYTHON, "-IS", "-c", IMPATIENT, str(CLIENTS), "stop", "snmp"]
         stopped = subprocess.run(
-            command, env=switch.clients.environment, capture_output=True, text=True, timeout=120, check=False
+            command, env=switch.clients.environment, capture_output=True, text=True, timeout=300, check=False
         )
     finally:
         switch.daemon.send_signal(signal.SIGCONT)

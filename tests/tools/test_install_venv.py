@@ -32,7 +32,7 @@ def ran(
         (path / name).chmod(0o755)
     command = [str(PROGRAM), str(path / "python"), str(folder / "venv"), "kube,cli"]
     environ = {**os.environ, "PATH": str(path)}
-    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
     assert ended.stdout == ""
     assert (ended.returncode == 0) is (ended.stderr == "")
     return ended.stderr

@@ -252,7 +252,7 @@ def _died(switch: Switch, since: str) -> int:
         "{{.TimeNano}}",
     ]
     told = subprocess.run(
-        command, env=switch.clients.environment, capture_output=True, text=True, check=True, timeout=60
+        command, env=switch.clients.environment, capture_output=True, text=True, check=True, timeout=180
     )
     return int(told.stdout.split()[-1])
 

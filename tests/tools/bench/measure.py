@@ -83,7 +83,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -116,7 +116,7 @@ def compile_daemon(folder: Path) -> None:
         "from kubesyncd import __main__; from kubesyncd.runtime import lean_imports; lean_imports.load(); "
         "import kubesyncd.daemon.app, kubesyncd.adapters.kube_node"
     )
-    subprocess.run([sys.executable, "-c", everything], check=True, timeout=120, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", everything], check=True, timeout=300, cwd=ROOT)
 
 
 def plain(switch: Switch, name: str) -> str:

@@ -14,7 +14,7 @@ pytest.importorskip("kubernetes_asyncio", reason="kubesyncd[kube] is not install
 def python(code: str) -> str:
     """What a fresh interpreter prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=180
     )
     return done.stdout.strip()
 

@@ -19,7 +19,7 @@ from tests.wait import until_async
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 POD = f"{PODS}/one"
 
 

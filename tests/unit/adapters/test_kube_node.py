@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NODE = "switch1"
 SECURE = MasterConfig(ip="127.0.0.1")
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ REFUSALS = (
     (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
 )
 # Never what is tested: only how long a broken run may hang.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def make_store(server: RedisServer | FakeRedis, names: str = "hld", *, look_s: float = 20.0) -> RedisStore:

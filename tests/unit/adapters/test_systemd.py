@@ -264,7 +264,7 @@ def test_sockets_opened_by_systemd_are_taken_by_name_and_only_once(tmp_path: Pat
         pass_fds=[s.fileno() for s in sockets],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     for opened in sockets:

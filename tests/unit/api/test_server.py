@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from kubesyncd.api.messages import Request
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 HOST = Peer(pid=1, uid=0, gid=0, container_id=None)
 
 

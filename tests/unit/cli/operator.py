@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.lab.redis_server import RedisServer
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 CONFIG_DB, STATE_DB = 4, 6
 
 # Says of each service what is written in its file of that name: is-enabled, is-active, cat.

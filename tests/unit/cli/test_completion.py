@@ -55,7 +55,7 @@ def offered(operator: Operator, shell: str, line: str) -> set[str]:
     command = [shell, *QUIET[shell], ASK[shell], *([] if shell == "fish" else [shell]), line]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environ = {**os.environ, **operator.environ, "PATH": path, "HOME": str(operator.folder)}
-    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended
     return set(ended.stdout.split())
 

@@ -105,7 +105,7 @@ def test_an_image_that_brings_a_readiness_probe_is_asked_by_it(
         (tmp_path / name).write_text(f"#!/bin/sh\nexit {exits}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "readme").write_text("")
-    ran = subprocess.run([shell, option, text.replace("/usr/bin", str(tmp_path))], check=False, timeout=30)
+    ran = subprocess.run([shell, option, text.replace("/usr/bin", str(tmp_path))], check=False, timeout=180)
     assert ran.returncode == code
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROMISED_S = 3.0
 # A loaded machine may take long to start Python; what hangs takes far longer.
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 ONE_LINE = re.compile(r"kubesync: [^\n]+; [^\n]+\n")
 
 NEED_THE_DAEMON = [

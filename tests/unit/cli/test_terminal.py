@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.unit.cli.operator import Operator
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 # Long enough that a process that has received a key has ended before it is typed again.
 AGAIN_S = 15.0
 # What each picture of `watch` begins with.

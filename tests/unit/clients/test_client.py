@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PYTHONS = [p for p in dict.fromkeys([sys.executable, "/usr/bin/python3"]) if Path(p).exists()]
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 ID = "0123456789abcdef" * 4
 BOOT = "00000000-0000-4000-8000-00000000000b"
 FOREVER = float("inf")

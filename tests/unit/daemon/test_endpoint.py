@@ -29,7 +29,7 @@ from tests.wait import until, until_async
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 MODE = 0o660
 RIGHTS = Rights(MODE, os.getegid())
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 EXIT_SETTINGS = 78
 
 

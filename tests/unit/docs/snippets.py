@@ -16,7 +16,7 @@ from tests.paths import DOCS
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)

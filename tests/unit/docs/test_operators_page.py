@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.system.switch_fixtures import MakeSwitch
 
 PAGE = ROOT / "docs" / "operators.md"
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 FEATURES = ("bgp", "lldp", "snmp", "telemetry")
 
 SAME = (

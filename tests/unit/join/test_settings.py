@@ -13,7 +13,7 @@ from kubesyncd.join.__main__ import EXIT_SETTINGS
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 
 @pytest.mark.parametrize("job", ["join", "reset"])

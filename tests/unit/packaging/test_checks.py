@@ -34,7 +34,7 @@ def ended(folder: Path, *, budget_unit_s: int = 60, **programs: str) -> subproce
     bash = shutil.which("bash")
     assert bash is not None
     return subprocess.run(
-        [bash, str(folder / ".ci/run")], env=environ, capture_output=True, text=True, timeout=60, check=False
+        [bash, str(folder / ".ci/run")], env=environ, capture_output=True, text=True, timeout=180, check=False
     )
 
 

@@ -54,7 +54,7 @@ def says(tmp_path: Path, *, by: Path | None, owner: str = "kube", container_id: 
         "OWNER": owner,
         "ID": container_id,
     }
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
@@ -122,7 +122,7 @@ def test_a_checker_of_another_form_runs_as_it_is(tmp_path: Path, text: str) -> N
         env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "looked\n")

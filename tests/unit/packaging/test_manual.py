@@ -101,7 +101,7 @@ def test_the_pages_are_written_into_a_folder(pages: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_ends_the_build() -> None:
     ended = subprocess.run(
-        [sys.executable, PROGRAM, "/proc/nowhere"], capture_output=True, timeout=60, check=False
+        [sys.executable, PROGRAM, "/proc/nowhere"], capture_output=True, timeout=180, check=False
     )
     assert ended.returncode == 1
 
@@ -122,7 +122,7 @@ def test_mandoc_accepts_every_page(pages: Path) -> None:
     ours = [page for page in HAND_WRITTEN.iterdir() if not page.read_text().startswith(".so ")]
     for page in (*sorted(pages.iterdir()), *ours):
         lint = ["mandoc", "-T", "lint", "-W", "warning", str(page)]
-        checked = subprocess.run(lint, capture_output=True, text=True, timeout=60, check=False)
+        checked = subprocess.run(lint, capture_output=True, text=True, timeout=180, check=False)
         assert (checked.returncode, checked.stdout) == (0, ""), page
 
 
@@ -137,14 +137,14 @@ def test_a_page_refers_only_to_pages_that_exist(pages: Path) -> None:
 
 def test_the_pages_of_a_release_have_its_date(tmp_path: Path) -> None:
     environ = {**os.environ, "SOURCE_DATE_EPOCH": "86400"}
-    subprocess.run([sys.executable, PROGRAM, tmp_path], env=environ, timeout=60, check=True)
+    subprocess.run([sys.executable, PROGRAM, tmp_path], env=environ, timeout=180, check=True)
     assert '"1970-01-02"' in (tmp_path / "kubesync.1").read_text()
 
 
 def rendered(page: Path) -> subprocess.CompletedProcess[str]:
     command = ["man", "--warnings=all", "-l", "-P", "cat", str(page)]
     environ = {"MANWIDTH": "200", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=True)
 
 
 def test_text_that_looks_like_a_roff_command_is_escaped() -> None:

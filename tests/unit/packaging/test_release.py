@@ -58,7 +58,7 @@ class Checkout:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "MAKE"))}
         environ = {**own, **who, "GIT_CONFIG_GLOBAL": os.devnull}
         return subprocess.run(
-            command, cwd=self.root, env=environ, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.root, env=environ, capture_output=True, text=True, timeout=180, check=False
         )
 
     def git(self, *words: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIB = ROOT / "packaging/lib"
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 
 @dataclass

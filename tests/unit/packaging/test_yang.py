@@ -101,7 +101,7 @@ def yanglint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     if not (folder / "sonic-feature.yang").exists():
         furnish(folder)
     command = ["yanglint", "-p", str(MODELS), "-p", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def problem(folder: Path, **fields: str | int) -> str:

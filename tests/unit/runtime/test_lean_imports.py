@@ -51,7 +51,7 @@ asyncio.run(main())
 def _told() -> list[str]:
     environ = {key: value for key, value in os.environ.items() if key != "SSL_CERT_FILE"}
     command = [sys.executable, "-c", PROGRAM]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environ)
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180, env=environ)
     return ended.stdout.splitlines()
 
 
@@ -70,5 +70,5 @@ def test_the_daemon_loads_no_client_of_redis_clusters_and_another_program_can():
 def test_a_tls_connection_has_a_small_buffer_and_carries_everything(tmp_path: Path):
     pair = Authority(tmp_path).issue("server", "server", server=True)
     command = [sys.executable, "-c", CONVERSATION, str(pair.certificate), str(pair.key)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180)
     assert ended.stdout.split() == ["True", str(TLS_BUFFER_BYTES)]

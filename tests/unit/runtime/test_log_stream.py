@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 F_SETPIPE_SZ = 1031
 PAGE = 4096
 

@@ -163,7 +163,7 @@ class Signer:
     def _run(self, *words: str) -> None:
         command = [self._minisign, *words]
         subprocess.run(
-            command, cwd=self._folder, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+            command, cwd=self._folder, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=180
         )
 
     def sign(self, data: bytes, *, legacy: bool = False) -> bytes:

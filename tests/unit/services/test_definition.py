@@ -190,7 +190,7 @@ def test_a_package_s_own_programs_are_run_from_where_they_are_placed() -> None:
 def test_scripts_pass_a_shell_linter(spec: ServiceSpec, tmp_path: Path) -> None:
     linter = needs("shellcheck")
     scripts = [str(at) for at in placed(tmp_path, definition.files(spec)).values() if at.suffix != ".service"]
-    ended = subprocess.run([linter, *scripts], capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run([linter, *scripts], capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stdout
 
 
@@ -210,7 +210,7 @@ def test_units_pass_systemd_s_own_check(spec: ServiceSpec, tmp_path: Path) -> No
     ended = subprocess.run(
         [analyze, "verify", "--man=no", f"--root={root}", "--recursive-errors=no", unit.name],
         env={"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": "/usr/local/lib/systemd/system"},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, ""), ended
 
@@ -237,7 +237,7 @@ class Scripted:
         self._notes.write_text("")
         ended = subprocess.run(
             [str(self._script), *words], env={"PATH": f"{self._bin}:{os.environ['PATH']}"},
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         return ended.returncode, self._notes.read_text().splitlines(), ended.stderr
 
@@ -299,7 +299,7 @@ def test_any_word_reaches_its_program_as_it_is(words: list[str]) -> None:
     command = definition.ServiceCommand(("/bin/echo", *words))
     ended = subprocess.run(
         ["/bin/sh", "-c", command.line.replace("/bin/echo", "/usr/bin/printf '%s\\n'", 1)],
-        capture_output=True, timeout=60, check=True,
+        capture_output=True, timeout=180, check=True,
     )  # fmt: skip
     assert ended.stdout.decode().splitlines() == (words or [""])
 

@@ -76,7 +76,7 @@ def test_archives_of_debian_s_tar_are_read(tmp_path: Path, form: str) -> None:
     (tmp_path / "bin/probe").write_bytes(PROBE)
     for what in ((".",), ("service.yaml", "bin")):
         command = ["tar", f"--format={form}", "-czf", "-", *what]
-        made = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+        made = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=180)
         if form == "v7":
             with pytest.raises(Unusable, match="--format=ustar"):
                 read_files(made.stdout)
