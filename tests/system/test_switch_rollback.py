@@ -228,6 +228,7 @@ def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_
     assert waiter.poll() is None
 
 
+@pytest.mark.slow("the kubelet pauses before it starts a container again that has failed")
 def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one_outlasts_its_trial(
     kube_switches: MakeSwitch,
 ) -> None:
