@@ -306,6 +306,14 @@ class Switch:
         """Return once it holds. Raises AssertionError that tells what is missing, and the log's end."""
         until(condition, what, limit_s, told=self.told)
 
+    def until_told(self, words: str, *command: str) -> None:
+        """Return once this operator's command says so, on one line.
+
+        While the daemon tries again what has failed, its reason is the try, not the failure.
+        """
+        told = f"kubesync {' '.join(command)}: {words}"
+        self.wait_for(lambda: words in " ".join(self.prints(*command).split()), told)
+
     def until_state(self, feature: str, *states: str) -> None:
         """Return once the feature is in one of `states`."""
         self.wait_for(lambda: self.state(feature) in states, f"{feature} in {' or '.join(states)}")

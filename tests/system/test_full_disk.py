@@ -85,7 +85,7 @@ def test_on_a_full_disk_features_stop_and_start_and_admissions_are_never_forgott
     kube = switch.run_kube("snmp")
     # No container is let through that a restart would not know, and none is ended for it.
     switch.wait_for(lambda: switch.log("not_recorded", feature="snmp"), "the hand-over cannot be recorded")
-    switch.wait_for(lambda: "No space left" in switch.prints("explain", "snmp"), "it is told")
+    switch.until_told("No space left", "explain", "snmp")
     assert set(switch.running("snmp")) == {*local, kube}
     assert switch.row("snmp").get("docker_id") == local[0]
     assert (switch.running("lldp"), waiter.poll()) == ([lldp], None)

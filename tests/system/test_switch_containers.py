@@ -136,7 +136,7 @@ def test_a_restarting_container_runs_until_it_is_stopped(switch: Switch) -> None
     waiter = switch.waits("snmp")
     switch.wait_for(lambda: switch.docker.inspect(local)["RestartCount"] >= 3, "Docker has restarted it")
     assert waiter.poll() is None
-    switch.wait_for(lambda: "its restart policy" in switch.prints("explain", "snmp"), "explain says so")
+    switch.until_told("its restart policy", "explain", "snmp")
     switch.done("stop", "snmp")
     assert waiter.wait(LIMIT_S) in (0, 3, 137)
     began = switch.docker.inspect(local)["State"]["StartedAt"]
@@ -252,7 +252,7 @@ def test_a_paused_container_is_shown_and_unpaused_by_a_start(switch: Switch) -> 
     local = switch.boot_local("snmp")
     switch.docker.do("pause", local)
     for command in VIEWS:
-        switch.wait_for(lambda c=command: "paused" in switch.prints(*c), f"{command} says it is paused")  # type: ignore[misc]
+        switch.until_told("paused", *command)
     switch.done("start", "snmp")
     assert not switch.docker.inspect(local)["State"]["Paused"]
     switch.wait_for(lambda: "paused" not in switch.prints("explain", "snmp"), "the condition ends")

@@ -98,9 +98,8 @@ def test_a_full_state_folder_is_one_alert_for_all_features_and_nothing_breaks(
             assert switch.images.named(f"docker-{feature}:latest") == old[feature]
         assert len(alerts(switch)) == 1, alerts(switch)
         assert NO_SPACE in alerts(switch)[0]
-        assert f"alert state file: {switch.folder}/state/images.json cannot be written: {NO_SPACE}" in (
-            explained(switch, "telemetry")
-        )
+        told = f"alert state file: {switch.folder}/state/images.json cannot be written: {NO_SPACE}"
+        switch.until_told(told, "explain", "telemetry")
         # Every verb does its work all the same.
         switch.done("stop", "snmp")
         switch.done("start", "snmp")
@@ -201,7 +200,9 @@ def test_a_full_disk_under_docker_is_one_alert_and_what_runs_runs_on(
         switch.wait_for(lambda f=feature: switch.log("image_not_adopted", feature=f), "it is noticed")
     assert len(alerts(switch)) == 1, alerts(switch)
     for feature in FEATURES:
-        assert "no space left on device" in explained(switch, feature).lower()
+        switch.wait_for(
+            lambda f=feature: "no space left on device" in explained(switch, f).lower(), "it is told"
+        )
         assert switch.running(feature) == [kube[feature]]
         assert switch.images.named(f"docker-{feature}:latest") == old[feature]
     data.free()

@@ -64,11 +64,6 @@ def until_kube(switch: Switch, feature: str, *ups: str) -> str:
     return switch.row(feature)["docker_id"]
 
 
-def doctor_says(switch: Switch, words: str) -> None:
-    """`kubesync doctor` says so. It leaves out what it is not told within a second or two."""
-    switch.wait_for(lambda: words in " ".join(switch.prints("doctor").split()), f"doctor: {words}")
-
-
 def down(switch: Switch) -> None:
     """The master is gone, and the switch has noticed."""
     master(switch).stop_api()
@@ -114,7 +109,7 @@ def test_a_feature_with_an_underscore_runs_in_kubernetes_with_a_hyphen(kube_swit
     assert (
         "wanted local: its container in Kubernetes would be dhcp-relay, which is that of dhcp_relay" in told
     )
-    doctor_says(switch, "dhcp-relay has owner kube without effect")
+    switch.until_told("dhcp-relay has owner kube without effect", "doctor")
 
     switch.done("stop", "dhcp_relay")
     switch.wait_for(lambda: not switch.running("dhcp_relay"), "the kubelet has ended it")
@@ -159,7 +154,7 @@ def test_a_pod_that_follows_no_label_is_named_and_not_stopped_again_and_again(
         told = " ".join(switch.kubesync("explain", "snmp").stdout.split())
         assert "waiting for the kubelet to end the container" not in told
         assert f"pod {NAMESPACE}/bare comes although" in told
-        doctor_says(switch, f"pod {NAMESPACE}/bare comes although")
+        switch.until_told(f"pod {NAMESPACE}/bare comes although", "doctor")
         switch.wait_for(
             lambda: (
                 f"pod {NAMESPACE}/bare comes" in " ".join(switch.prints("show", "feature", "snmp").split())
@@ -402,8 +397,8 @@ def test_the_node_is_the_one_of_the_kubelets_credential_whatever_the_host_is_cal
     assert told["node"] == master(switch).node
     assert "config kube join -f" in told["renamed"]
     assert len(switch.log("node_renamed")) == 1
-    doctor_says(switch, "'sonic'")
-    doctor_says(switch, "join -f")
+    switch.until_told("'sonic'", "doctor")
+    switch.until_told("join -f", "doctor")
 
 
 class DenyTier(http.server.BaseHTTPRequestHandler):
@@ -497,7 +492,7 @@ def test_a_label_that_an_admission_webhook_denies_is_refused_by_name_and_the_oth
         assert again.returncode != 0
         assert "no tier in this cluster" in again.stderr
         assert "join -f" not in again.stderr
-        doctor_says(switch, "tier was refused")
+        switch.until_told("tier was refused", "doctor")
         assert switch.kubelet_runs
         assert not [call for call in switch.units.calls if call.startswith("disable")]
 
@@ -525,7 +520,7 @@ def test_a_feature_s_label_that_another_client_keeps_removing_is_contested(kube_
     put_back = [patch for patch in patches(switch)[sent:] if "snmp_enabled" in str(patch["labels"])]
     assert 3 <= len(put_back) <= 8, "not one a second"
     switch.wait_for(lambda: switch.log("label_contested"), "one alert")
-    assert "another client changes the label snmp_enabled" in switch.kubesync("explain", "snmp").stdout
+    switch.until_told("another client changes the label snmp_enabled", "explain", "snmp")
     switch.wait_for(lambda: switch.master.label_of("snmp") == "true", "and it comes back when left alone")
     assert len(switch.log("label_contested")) == 1
 
@@ -773,7 +768,7 @@ def judge(switch: Switch, spec: dict[str, object]) -> None:
 def says(switch: Switch, words: str) -> None:
     """Every view says so."""
     for command in (("explain", "snmp"), ("doctor",), ("show", "kubernetes", "status")):
-        switch.wait_for(lambda c=command: words in " ".join(switch.prints(*c).split()), f"{command}: {words}")  # type: ignore[misc]
+        switch.until_told(words, *command)
 
 
 @pytest.mark.real("kubelet")
@@ -793,7 +788,7 @@ def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_retu
 
     judge(switch, {"unschedulable": True})
     for command in (("doctor",), ("show", "kubernetes", "status")):
-        switch.wait_for(lambda c=command: "cordoned" in switch.prints(*c), f"{command}: cordoned")  # type: ignore[misc]
+        switch.until_told("cordoned", *command)
     assert switch.state("snmp") == "KUBE_RUNNING"
     judge(switch, {"unschedulable": None})
 
@@ -806,11 +801,11 @@ def test_the_node_s_own_state_is_told_and_with_fallback_the_local_container_retu
     (kube,) = switch.running("snmp")
     kubelet_real.cluster.freeze("kubelet")
     try:
-        switch.wait_for(lambda: "is not ready" in switch.prints("doctor"), "the master misses heartbeats")
+        switch.until_told("is not ready", "doctor")
         assert switch.state("snmp") == "KUBE_RUNNING", "its container runs on"
         switch.docker.do("kill", kube)
         switch.until_state("snmp", "LOCAL")
         says(switch, "the Node is not ready (NodeStatusUnknown")
     finally:
         kubelet_real.cluster.thaw("kubelet")
-    switch.wait_for(lambda: "yes, ready" in switch.prints("show", "kubernetes", "status"), "ready again")
+    switch.until_told("yes, ready", "show", "kubernetes", "status")

@@ -175,7 +175,7 @@ def test_a_grant_that_cannot_be_written_ends_no_local_container_and_is_a_finding
         assert found["grade"] == "FAIL"
         assert "features.json cannot be written" in found["found"]
         assert "no feature is handed over to Kubernetes" in found["found"]
-        assert "cannot be written" in switch.prints("explain", "snmp")
+        switch.until_told("cannot be written", "explain", "snmp")
         alerts = switch.log(alert=True)
         assert len([line for line in alerts if "cannot be written" in line["why"]]) == 1, alerts
         undo()
@@ -207,7 +207,7 @@ def test_local_returns_where_the_grant_cannot_be_written_after_local_has_ended(
         assert set(switch.running("snmp")) == {local, kube}
         assert switch.log("trouble", action="not_recorded"), switch.told()
         switch.daemon.restart()
-        switch.wait_for(lambda: "cannot be written" in switch.prints("explain", "snmp"), "it is told")
+        switch.until_told("cannot be written", "explain", "snmp")
         assert set(switch.running("snmp")) == {local, kube}, "nor does a restart of the daemon end it"
         filler.unlink()
         switch.wait_for(lambda: switch.row("snmp").get("docker_id") == kube, "it goes on by itself")

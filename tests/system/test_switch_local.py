@@ -145,8 +145,8 @@ def test_no_feature_is_made_by_being_named_and_one_that_is_gone_is_forgotten(swi
     time.sleep(QUIET_S)
     told = [e["alert"] for e in switch.log("feature_names") if "FEATURE|1st, FEATURE|P4RT" in e["why"]]
     assert told == [True]
-    assert "unusable row" in switch.kubesync("show", "feature").stdout
-    assert "invalid name" in switch.kubesync("doctor").stdout
+    switch.until_told("unusable row", "show", "feature")
+    switch.until_told("invalid name", "doctor")
 
 
 def test_a_start_without_a_container_names_the_unit_s_script(switch: Switch) -> None:

@@ -102,7 +102,7 @@ def alerted(switch: Switch, told: str, image_id: str) -> None:
     assert "local" not in switch.ups("snmp")[1:]
     assert switch.state("snmp") in ("KUBE_RUNNING", "KUBE_READY")
     assert switch.images.named("docker-snmp:latest") == image_id
-    assert f"failed {told}" in explained(switch, "snmp")
+    switch.until_told(f"failed {told}", "explain", "snmp")
 
 
 def switched(switch: Switch, told: str, image_id: str) -> None:
@@ -112,7 +112,7 @@ def switched(switch: Switch, told: str, image_id: str) -> None:
     assert switch.images.named("docker-lldp:latest") == image_id
     assert not switch.shown("lldp")["rolled_back"]
     assert switch.shown("lldp")["config"]["set_owner"] == "kube"
-    assert f"failed {told}" in explained(switch, "lldp")
+    switch.until_told(f"failed {told}", "explain", "lldp")
 
 
 def rolled_back(switch: Switch, told: str, image_id: str) -> None:
@@ -122,6 +122,5 @@ def rolled_back(switch: Switch, told: str, image_id: str) -> None:
     assert switch.images.named("docker-telemetry:latest") == image_id
     assert switch.docker.inspect("telemetry")["Image"] == image_id
     assert switch.shown("telemetry")["rolled_back"]
-    why = explained(switch, "telemetry")
-    assert f"because rolled back ({told})" in why
-    assert "kubesync clear" in why
+    switch.until_told(f"because rolled back ({told})", "explain", "telemetry")
+    switch.until_told("kubesync clear", "explain", "telemetry")

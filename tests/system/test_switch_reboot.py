@@ -24,7 +24,6 @@ from tests.system.switch_fixtures import joined, powered_on
 from tests.system.test_switch_failure import to_kube
 from tests.system.test_switch_faults import begin, has_ended_within, start_mortal
 from tests.system.test_switch_images import KUBE, LOCAL, booted
-from tests.system.test_switch_policies import explained
 from tests.system.test_switch_rollback import deployed
 from tests.wait import LIMIT_S
 
@@ -113,7 +112,7 @@ def test_after_the_boot_all_is_back_as_soon_as_on_a_local_switch_and_kube_takes_
         assert states(switch, feature) == ["STARTING", "LOCAL"], "none waits for kube first"
     assert [sorted(entry["fallback"]) for entry in switch.log("hold_lifted")] == [sorted(KUBE_RUN)]
     told = "local after a prepared reboot until its kube container is stable"
-    assert told in explained(switch, "snmp")
+    switch.until_told(told, "explain", "snmp")
     for feature in KUBE_RUN:
         fallback = switch.config_db.hget(f"FEATURE|{feature}", "fallback_to_local")
         assert fallback is None, "the operator's setting is as it was"
@@ -345,13 +344,13 @@ def comes_up(switch: Switch) -> None:
     switch.until_state("snmp", state)
     switch.until_ups("snmp", *before)
     # The configuration of the master is read after the boot.
-    switch.wait_for(lambda: f"because {why}" in explained(switch, "snmp"), why)
+    switch.until_told(f"because {why}", "explain", "snmp")
     # The one or the other: a kube container that comes takes over, and the end is the same.
     switch.run_kube("snmp", 7, image=f"{KUBE}:v2", command=by_runtime_owner(switch))
     switch.until_state("snmp", "KUBE_RUNNING")
     switch.until_ups("snmp", *before, "kube")
     configured = "because the kube container runs, as configured"
-    switch.wait_for(lambda: configured in explained(switch, "snmp"), configured)
+    switch.until_told(configured, "explain", "snmp")
     assert prepare(switch, "warm")[0] == 0, "nothing is half done that would be in the way"
 
 

@@ -37,14 +37,14 @@ def test_a_local_container_that_cannot_start_does_not_keep_a_kube_one_out(
     # While it is tried again, that is the reason.
     switch.wait_for(lambda: "/no/such/program" in switch.shown("snmp")["why"], "it is told")
     switch.wait_for(lambda: "/no/such/program" in switch.row("snmp").get("failure", ""), "the row says why")
-    assert "/no/such/program" in switch.prints("explain", "snmp")
+    switch.until_told("/no/such/program", "explain", "snmp")
     assert len(switch.log("start_failed", alert=True)) == 1, switch.told()
 
     kube = switch.run_kube("snmp")
     switch.until_state("snmp", "KUBE_RUNNING")
     switch.until_row("snmp", docker_id=kube, failure="")
     assert switch.log("start_failed", alert=True)[1:] == [], switch.told()
-    assert "/no/such/program" in switch.prints("explain", "snmp"), "a fallback would fail"
+    switch.until_told("/no/such/program", "explain", "snmp")
 
 
 @pytest.mark.real("docker")
@@ -84,7 +84,7 @@ def test_the_only_container_is_not_ended_for_owner_local(switch: Switch) -> None
 
     forced = switch.kubesync("config", "feature", "owner", "snmp", "local", "--force")
     assert forced.returncode == 0, forced
-    switch.wait_for(lambda: "no way back" in switch.prints("explain", "snmp"), "it is told")
+    switch.until_told("no way back", "explain", "snmp")
     switch.daemon.restart()
     switch.until_state("snmp", "KUBE_RUNNING")
     assert switch.running("snmp") == [kube]
@@ -167,7 +167,7 @@ def test_a_state_db_that_takes_no_writes_holds_up_no_verb(
         switch.done("stop", "snmp")
         assert switch.running("snmp") == []
         switch.wait_for(lambda: reason in " ".join(switch.shown("snmp")["troubles"]), "it is told")
-        assert reason in switch.prints("explain", "snmp")
+        switch.until_told(reason, "explain", "snmp")
         switch.done("start", "snmp")
         switch.until_state("snmp", "LOCAL")
         switch.done("kill", "lldp")

@@ -151,7 +151,9 @@ def test_a_master_lost_in_the_midst_of_a_rollback_delays_only_the_label(kube_swi
     local_again(switch)
     switch.wait_for(lambda: switch.pending == "snmp_enabled-", "the queue as STATE_DB tells it")
     switch.wait_for(lambda: not switch.kubelet_runs, "the kubelet is stopped: it would start the pod again")
-    assert "because rolled back (the kube container is unhealthy: wrong answers" in explained(switch, "snmp")
+    switch.until_told(
+        "because rolled back (the kube container is unhealthy: wrong answers", "explain", "snmp"
+    )
     switch.kube.start()
     switch.wait_for(
         lambda: not switch.pending and switch.kubelet_runs, "label and kubelet are as they should be", POD_S
@@ -194,9 +196,9 @@ def test_a_crash_looping_image_is_rolled_back_and_never_takes_the_local_one_down
     switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is off", POD_S)
     local_again(switch)
     switch.until_ups("snmp", "local")
-    told = explained(switch, "snmp")
-    assert "because rolled back (crash-looping: 3 starts within 10 min, and none stayed up)" in told
-    assert "kubesync clear" in told
+    told = "because rolled back (crash-looping: 3 starts within 10 min, and none stayed up)"
+    switch.until_told(told, "explain", "snmp")
+    switch.until_told("kubesync clear", "explain", "snmp")
     switch.wait_for(lambda: "crash-looping" in failure_event(switch), "the Event on the Node", POD_S)
 
 
@@ -220,10 +222,10 @@ def test_an_image_that_never_becomes_ready_is_failed_by_the_clock_and_the_local_
     switch.master.deploy("snmp", image=f"{KUBE}:nowhere")
     switch.wait_for(lambda: switch.master.label_of("snmp"), "the label is on")
     runs_on = "because the local container runs until kube deploys"
-    switch.wait_for(lambda: runs_on in explained(switch, "snmp"), runs_on)
+    switch.until_told(runs_on, "explain", "snmp")
     switch.wait_for(lambda: switch.shown("snmp")["rolled_back"], "a minute in vain", POD_S)
     switch.wait_for(lambda: not switch.master.label_of("snmp"), "the label is off", POD_S)
-    assert "because rolled back (no kube container has run for 1 min)" in explained(switch, "snmp")
+    switch.until_told("because rolled back (no kube container has run for 1 min)", "explain", "snmp")
     switch.until_ups("snmp", "local")
     assert waiter.poll() is None
 
@@ -273,12 +275,12 @@ def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one
     paused = (
         "because CrashLoopBackOff: the kubelet waits before it starts the kube container again (3 ends within"
     )
-    switch.wait_for(lambda: paused in explained(switch, "lldp"), "the next pause", POD_S)
+    switch.until_told(paused, "explain", "lldp")
     shown = explained(switch, "lldp").partition(" because ")[0]
     assert shown.startswith("lldp is KUBE_R")
     assert "means waiting" not in shown
-    assert "failed crash-looping: 3 ends within 4 min" in explained(switch, "lldp")
-    assert "crash-looping: 3 ends within 4 min" in " ".join(switch.kubesync("doctor").stdout.split())
+    switch.until_told("failed crash-looping: 3 ends within 4 min", "explain", "lldp")
+    switch.until_told("crash-looping: 3 ends within 4 min", "doctor")
     assert "local" not in switch.ups("lldp")[1:]
     for feature in ("snmp", "lldp"):
         assert len(switch.log("kube_failed", feature=feature, alert=True)) == 1, "one alert"

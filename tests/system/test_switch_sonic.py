@@ -119,7 +119,7 @@ def test_a_hand_over_and_back_and_forth(switch: Switch) -> None:
     kube = deploy(switch, TWO)
     switch.until_ups("snmp", "local", "kube")
     runs(switch, kube, TWO)
-    assert TWO in switch.prints("explain", "snmp")
+    switch.until_told(TWO, "explain", "snmp")
 
     # A restart of the daemon changes nothing, and neither does a flush of STATE_DB.
     switch.daemon.restart()
@@ -193,7 +193,7 @@ def test_of_two_pods_none_is_let_through_until_one_has_ended(refusing: Switch) -
     )
     waits(switch, THREE, owner="local")
     assert set(switch.running("snmp")) == {local, first, second}
-    assert "2 kube containers run, and one of them asks" in " ".join(switch.prints("explain", "snmp").split())
+    switch.until_told("2 kube containers run, and one of them asks", "explain", "snmp")
     switch.docker.do("kill", first)
     switch.until_ups("snmp", "local", "kube", "local", "kube")
     runs(switch, second, THREE)
