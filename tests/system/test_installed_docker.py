@@ -155,6 +155,16 @@ def front(radv: InstalledSwitch) -> Iterator[InstalledSwitch]:
     radv.run("rm", FRONT)
 
 
+def printed(switch: InstalledSwitch, *arguments: str, user: str = "root") -> str:
+    """What docker prints, also where it fails."""
+    return switch.process("docker", *arguments, user=user).stdout.strip()
+
+
+def until_docker(switch: InstalledSwitch, wanted: str, *arguments: str, user: str = "root") -> None:
+    """Return once docker prints this. A daemon that takes over 1 s to answer leaves the name to Docker."""
+    switch.wait_for(lambda: printed(switch, *arguments, user=user) == wanted, f"docker {arguments}: {wanted}")
+
+
 def test_docker_by_a_feature_s_name_reaches_the_container_that_kubernetes_runs(
     front: InstalledSwitch, master: Master
 ) -> None:
@@ -166,21 +176,17 @@ def test_docker_by_a_feature_s_name_reaches_the_container_that_kubernetes_runs(
     owned_by(switch, "kube")
     kube = row(switch, "radv")["docker_id"]
     for user in ("root", "admin"):
-        assert switch.run("docker", "inspect", "-f", "{{.Id}}", "radv", user=user) == kube
-        assert (
-            switch.run("docker", "exec", "-u", "0", "radv", "sh", "-c", "echo $RUNTIME_OWNER.", user=user)
-            == "."
-        )
-    assert (
-        switch.run("docker", "--log-level", "error", "container", "exec", "-w", "/tmp", "radv", "pwd")
-        == "/tmp"
-    )
-    assert "lab-feature" in switch.run("docker", "top", "radv")
-    assert kube[:12] in switch.run("docker", "stats", "--no-stream", "radv")
+        until_docker(switch, kube, "inspect", "-f", "{{.Id}}", "radv", user=user)
+        until_docker(switch, ".", "exec", "-u", "0", "radv", "sh", "-c", "echo $RUNTIME_OWNER.", user=user)
+    until_docker(switch, "/tmp", "--log-level", "error", "container", "exec", "-w", "/tmp", "radv", "pwd")
+    switch.wait_for(lambda: "lab-feature" in printed(switch, "top", "radv"), "its processes")
+    switch.wait_for(lambda: kube[:12] in printed(switch, "stats", "--no-stream", "radv"), "its figures")
     switch.run("docker", "logs", "--tail", "1", "radv")
 
     switch.write("/var/tmp/post-start.sh", POST_START, mode=0o755)
-    switch.run("/var/tmp/post-start.sh")
+    switch.wait_for(
+        lambda: switch.code("/var/tmp/post-start.sh") == 0, "a script's commands meet one container"
+    )
     assert switch.read("/var/tmp/from-radv") == switch.read("/etc/hostname")
     assert (
         switch.run("/usr/bin/docker", "exec", kube, "cat", "/tmp/from-host")
@@ -193,7 +199,7 @@ def test_docker_by_a_feature_s_name_reaches_the_container_that_kubernetes_runs(
     assert switch.code("/usr/bin/docker", "inspect", local) != 0
     switch.run("/usr/bin/radv.sh", "start")
     assert switch.run("/usr/bin/docker", "inspect", "-f", "{{.State.Status}}", "radv") == "created"
-    assert switch.run("docker", "inspect", "-f", "{{.State.Running}} {{.Id}}", "radv") == f"true {kube}"
+    until_docker(switch, f"true {kube}", "inspect", "-f", "{{.State.Running}} {{.Id}}", "radv")
 
     # Without an answer of the daemon docker works as ever: the name is the local container's.
     switch.run("systemctl", "kill", "--signal=STOP", "kubesyncd")
