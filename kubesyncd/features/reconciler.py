@@ -264,6 +264,7 @@ class Reconciler:
     async def _plan_next(self) -> View:
         """Observe, record and plan: everything of a turn but to publish it and to act."""
         self.waiters.begin()
+        self._call.begin()
         observed = await self._observe()
         now, timing, memory = self._now(), self._around.timing, self._memory
         observed = with_row_asks(memory.record, observed)

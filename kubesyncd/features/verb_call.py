@@ -26,6 +26,7 @@ class _Call:
     verb: Verb
     answer: asyncio.Future[Outcome]
     asked_at: float
+    observed: bool = False
     accepted: bool = False
     outcome: Outcome | None = None
 
@@ -85,10 +86,20 @@ class VerbCall:
             if self._call is call:
                 self._call = None
 
+    def begin(self) -> None:
+        """Note that an observation begins: what it finds counts for the verb that has come by now."""
+        if self._call is not None:
+            self._call.observed = True
+
     def accept(self, config: FeatureConfig, record: Record, observed: Observation) -> Record | None:
-        """Return the record with the verb's request applied; None without a new verb, or where it is declined."""
+        """Return the record with the verb's request applied; None without a new verb, or where it is declined.
+
+        A feature that did not exist before the verb came may exist now: the next observation tells.
+        """
         call = self._call
         if call is None or call.accepted or self._must_wait(call, config, observed):
+            return None
+        if observed.absent and not call.observed:
             return None
         noted = verbs.accept(call.verb, config, record, observed, asked_at=call.asked_at)
         if isinstance(noted, Outcome):

@@ -306,6 +306,30 @@ def test_an_uninstalled_feature_is_forgotten_as_soon_as_systemd_answers() -> Non
     loop.run(story())
 
 
+def test_a_start_that_comes_while_a_feature_that_was_gone_is_observed_is_one_of_the_feature_made_again() -> (
+    None
+):
+    async def story() -> None:
+        world = World((), config=None, unit=False)
+
+        async def answered_late(feature: str) -> bool:
+            answer = bool(world.unit)
+            await asyncio.sleep(1.0)
+            return answer
+
+        world.unit_exists = answered_late  # type: ignore[method-assign]
+        reconciler = reconciler_in(world)
+        running = asyncio.create_task(reconciler.run())
+        await asyncio.sleep(0.5)
+        world.unit, world.config, world.containers = True, FeatureConfig(), (local(running=False),)
+        started = await reconciler.carry_out(Start())
+        assert (started.code, started.text, world.containers[0].running) == (0, "", True)
+        running.cancel()
+        await asyncio.wait([running])
+
+    loop.run(story())
+
+
 async def test_a_container_that_ignores_the_requested_signal_is_killed_by_the_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
