@@ -110,8 +110,11 @@ def comes_and_ends(switch: InstalledSwitch) -> None:
     admitted(switch, "lldp", late, "20240510.1")
     is_in(switch, "lldp", "KUBE_RUNNING")
     assert seen(switch).units == before
+    # That process looks for the pod from time to time: it would not notice one that comes and goes in between.
+    switch.wait_for(
+        lambda: switch.succeeds("pgrep", "-fx", f"docker wait {late[:12]}"), "its unit waits for the pod"
+    )
     switch.run("docker", "kill", late)
-    # The process that ctrmgrd's unit has begun may not have ended yet.
     switch.wait_for(
         lambda: switch.show("lldp", "NRestarts") == "1", "systemd restarts its unit, as under ctrmgrd"
     )
