@@ -306,13 +306,13 @@ class Switch:
         """Return once it holds. Raises AssertionError that tells what is missing, and the log's end."""
         until(condition, what, limit_s, told=self.told)
 
-    def until_told(self, words: str, *command: str) -> None:
+    def until_told(self, words: str, *command: str, limit_s: float = PATIENCE_S) -> None:
         """Return once this operator's command says so, on one line.
 
         While the daemon tries again what has failed, its reason is the try, not the failure.
         """
         told = f"kubesync {' '.join(command)}: {words}"
-        self.wait_for(lambda: words in " ".join(self.prints(*command).split()), told)
+        self.wait_for(lambda: words in " ".join(self.prints(*command).split()), told, limit_s)
 
     def until_state(self, feature: str, *states: str) -> None:
         """Return once the feature is in one of `states`."""

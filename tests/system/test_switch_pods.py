@@ -49,7 +49,7 @@ def said(switch: Switch, *command: str) -> str:
 
 
 def says(switch: Switch, words: str, *command: str) -> None:
-    switch.wait_for(lambda: words in said(switch, *command), f"{' '.join(command)}: {words}", POD_S)
+    switch.until_told(words, *command, limit_s=POD_S)
 
 
 def polite(switch: Switch, feature: str) -> dict[str, Any]:

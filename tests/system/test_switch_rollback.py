@@ -271,17 +271,7 @@ def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one
     assert switch.ups("snmp").count("local") >= 3
     assert waiter.poll() is None
 
-    # Without it nothing may run meanwhile, and `explain` says what the kubelet does.
-    paused = (
-        "because CrashLoopBackOff: the kubelet waits before it starts the kube container again (3 ends within"
-    )
-    switch.until_told(paused, "explain", "lldp")
-    shown = explained(switch, "lldp").partition(" because ")[0]
-    assert shown.startswith("lldp is KUBE_R")
-    assert "means waiting" not in shown
-    switch.until_told("failed crash-looping: 3 ends within 4 min", "explain", "lldp")
-    switch.until_told("crash-looping: 3 ends within 4 min", "doctor")
-    assert "local" not in switch.ups("lldp")[1:]
+    pauses_without_fallback(switch)
     for feature in ("snmp", "lldp"):
         assert len(switch.log("kube_failed", feature=feature, alert=True)) == 1, "one alert"
 
@@ -293,6 +283,20 @@ def test_a_kube_container_that_ends_again_and_again_has_failed_although_each_one
     switch.until_row("snmp", failure="")
     assert len(switch.log("kube_recovered", feature="snmp")) == 1
     assert switch.shown("snmp")["crashes"] == 0
+
+
+def pauses_without_fallback(switch: Switch) -> None:
+    """Nothing of lldp may run meanwhile, and `explain` says what the kubelet does."""
+    paused = (
+        "because CrashLoopBackOff: the kubelet waits before it starts the kube container again (3 ends within"
+    )
+    switch.until_told(paused, "explain", "lldp")
+    shown = explained(switch, "lldp").partition(" because ")[0]
+    assert shown.startswith("lldp is KUBE_R")
+    assert "means waiting" not in shown
+    switch.until_told("failed crash-looping: 3 ends within 4 min", "explain", "lldp")
+    switch.until_told("crash-looping: 3 ends within 4 min", "doctor")
+    assert "local" not in switch.ups("lldp")[1:]
 
 
 def refusals(switch: Switch) -> list[float]:

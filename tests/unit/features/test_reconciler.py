@@ -306,9 +306,7 @@ def test_an_uninstalled_feature_is_forgotten_as_soon_as_systemd_answers() -> Non
     loop.run(story())
 
 
-def test_a_start_that_comes_while_a_feature_that_was_gone_is_observed_is_one_of_the_feature_made_again() -> (
-    None
-):
+def test_a_start_that_comes_while_a_feature_is_found_gone_starts_the_one_made_again() -> None:
     async def story() -> None:
         world = World((), config=None, unit=False)
 
